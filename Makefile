@@ -1,0 +1,36 @@
+# Every target makes its own .venv from pyproject.toml and constraints.txt; nothing else has to be installed before.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKSPACE ?= workspace
+
+.PHONY: help quickstart test check bench clean
+
+help:
+	@echo "make quickstart   the whole path on built-in data, end to end"
+	@echo "make test         lint, types, import rules, tests"
+	@echo "make check        lint, types, import rules"
+	@echo "make bench        measurements, each beside its baseline"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+quickstart: $(VENV)/installed
+	$(BIN)/zse quickstart --workspace $(WORKSPACE)
+
+check: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test: check
+	$(BIN)/pytest
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) workspace build dist *.egg-info

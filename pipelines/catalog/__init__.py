@@ -1,0 +1,92 @@
+"""The data sets. Adding one = its file with a config and an adapter, and a line in DATASETS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any, TypeAlias
+
+from zse_model.split import ZeroShotSplit, normalise_name
+
+from pipelines import storage
+from pipelines.catalog.base import DatasetAdapter, DatasetConfig, ImageRecord
+from pipelines.catalog.folder import Folder, FolderConfig
+from pipelines.catalog.synthetic import Synthetic, SyntheticConfig
+from zse_model import synthetic
+
+AnyDatasetConfig: TypeAlias = FolderConfig | SyntheticConfig
+DATASETS: dict[type[DatasetConfig], Any] = {FolderConfig: Folder, SyntheticConfig: Synthetic}
+
+
+def create_dataset(config: DatasetConfig) -> DatasetAdapter:
+    return DATASETS[type(config)](config)
+
+
+def split_names() -> list[str]:
+    """The built-in splits."""
+    files = resources.files("pipelines.catalog").joinpath("splits").iterdir()
+    return sorted([f.name.removesuffix(".json") for f in files if f.name.endswith(".json")] + ["synthetic"])
+
+
+def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSplit:
+    """The split of a data set with these categories, its pseudo-unseen classes drawn.
+
+    Classes of the data that a built-in split does not name belong to neither side. Raises ValueError for an unseen
+    class that the data does not have, and for a split that names nothing known.
+    """
+    present = {normalise_name(category): category for category in sorted(categories)}
+    if len(present) < len(set(categories)):
+        raise ValueError(f"Class folders that mean the same class: {_clashes(categories)}. Merge them")
+    seen: Iterable[str] | None = None
+    name, citation = config.name, "custom split"
+    if isinstance(config.split, tuple):
+        unseen: Iterable[str] = config.split
+    elif config.split == "synthetic":
+        unseen, citation = synthetic.UNSEEN, "zse_model.synthetic.UNSEEN"
+    elif config.split in split_names():
+        file = resources.files("pipelines.catalog").joinpath("splits", f"{config.split}.json")
+        raw = storage.json.loads(file.read_text())
+        name, citation, seen, unseen = raw["name"], raw["citation"], raw["seen"], raw["unseen"]
+    else:
+        if not storage.exists(config.split):
+            raise ValueError(
+                f"dataset.split {config.split!r} is neither a built-in split {split_names()} nor a file that exists"
+            )
+        lines = storage.read_bytes(config.split).decode("utf-8-sig").splitlines()
+        unseen = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    wanted = [normalise_name(c) for c in unseen]
+    if missing := sorted(set(wanted) - set(present)):
+        raise ValueError(
+            f"The data has no pictures of the unseen classes {missing} of split {config.split!r}. Its classes: "
+            f"{sorted(present.values())[:20]}{' ...' if len(present) > 20 else ''}"
+        )
+    trained = [normalise_name(c) for c in seen] if seen is not None else [c for c in present if c not in set(wanted)]
+    split = ZeroShotSplit(
+        name=name,
+        citation=citation,
+        seen=tuple(present[c] for c in trained if c in present),
+        unseen=tuple(present[c] for c in wanted),
+        held_back=config.held_back,
+    )
+    return split.with_pseudo_unseen(round(config.pseudo_unseen * len(split.seen)), seed=config.split_seed)
+
+
+def _clashes(categories: Iterable[str]) -> list[str]:
+    by_name: dict[str, list[str]] = {}
+    for category in categories:
+        by_name.setdefault(normalise_name(category), []).append(category)
+    return sorted(name for group in by_name.values() if len(group) > 1 for name in group)
+
+
+__all__ = [
+    "DATASETS",
+    "AnyDatasetConfig",
+    "DatasetAdapter",
+    "DatasetConfig",
+    "FolderConfig",
+    "ImageRecord",
+    "SyntheticConfig",
+    "create_dataset",
+    "load_split",
+    "split_names",
+]

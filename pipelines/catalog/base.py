@@ -1,0 +1,64 @@
+"""What a data set is to the rest of the pipeline: a listing of records, their bytes, and a zero-shot split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from zse_model.methods import Modality
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """One picture as listed, before anybody has read it."""
+
+    id: str
+    """`modality/category/file`: unique in its data set and the same wherever the data lies."""
+    modality: Modality
+    category: str
+    """The class name, as the data set spells it."""
+    instance: str | None
+    """The thing that the photo shows and the sketch was drawn from; None where nobody knows."""
+    path: str
+    """What `read` needs to find it."""
+    size: int
+    version: str
+    """Changes when the content does, as far as the store can tell without reading."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """What every adapter is told. Each adapter adds its own fields in its own file."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    """In outputs and settings: lower case letters, digits and `_.-`."""
+    split: str | tuple[str, ...]
+    """A built-in split, a file (or URL) with one unseen class a line, or a list of unseen classes."""
+    pseudo_unseen: float = 0.1
+    """Share of the seen classes that training never touches and everything is chosen on."""
+    held_back: float = 0.1
+    """Share of the instances of seen classes that training never touches."""
+    split_seed: int = 0
+    """Draws the pseudo-unseen classes."""
+
+    def __post_init__(self) -> None:
+        if not self.name or set(self.name) - set("abcdefghijklmnopqrstuvwxyz0123456789_.-"):
+            raise ValueError(f"dataset.name {self.name!r} may hold only lower case letters, digits and _ . -")
+        for field in ("pseudo_unseen", "held_back"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"dataset.{field} must be in 0..1 (1 excluded), got {getattr(self, field)}")
+
+
+class DatasetAdapter(Protocol):
+    """Lists and reads one data set. Built from its configuration; cheap to build and to pickle."""
+
+    def records(self) -> list[ImageRecord]:
+        """All pictures, sorted by id. Reads no picture. Raises a clear error where there are none."""
+        ...
+
+    def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
+        """The bytes of each; a picture that cannot be read is its exception."""
+        ...

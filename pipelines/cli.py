@@ -1,0 +1,214 @@
+"""The command line. Every verb is one stage; `run` is all of them. Flags choose what to run, the YAML says how."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pipelines import storage
+from pipelines.config import ConfigError, ExperimentConfig, experiment_names, load_experiment
+from pipelines.progress import say
+
+app = typer.Typer(
+    name="zse",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Find photos by drawings, of things the model was never trained on.\n\n"
+    "Start with `zse quickstart`: it draws a small world, trains two methods and searches classes they never saw. "
+    "Then point `zse run --experiment folder+global` at a folder with `sketch/<class>/*` and `photo/<class>/*`.",
+)
+
+WORKSPACE = os.environ.get("ZSE_WORKSPACE", "workspace")
+
+Experiment = Annotated[
+    str, typer.Option("--experiment", "-e", help="A shipped experiment or a YAML file. `zse experiments` lists them.")
+]
+Workspace = Annotated[
+    str, typer.Option("--workspace", "-w", help="Where outputs go: a folder or s3://bucket/prefix. Env: ZSE_WORKSPACE.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="a.b=c", help="Override a field of the experiment; may be given again."),
+]
+Report = Annotated[Path | None, typer.Option("--report", help="Also write all result rows to this JSON file.")]
+
+
+@app.command()
+def ingest(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPACE, set_: Set = None) -> None:
+    """Raw pictures -> image shards (Parquet). Bad files are skipped, counted and named.
+
+    Example: `zse ingest -e folder+global --set dataset.source=s3://bucket/pictures --set dataset.split=sketchy-25`
+    """
+    _stage("ingest", experiment, workspace, set_)
+
+
+@app.command()
+def shard(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPACE, set_: Set = None) -> None:
+    """Image shards -> pair shards: training items planned from the seen classes, augmented, written once."""
+    _stage("shard", experiment, workspace, set_)
+
+
+@app.command()
+def train(
+    experiment: Experiment = "quickstart",
+    workspace: Workspace = WORKSPACE,
+    set_: Set = None,
+    overfit: Annotated[
+        bool, typer.Option("--overfit", help="Every step on the first batch: the loss must go to almost 0.")
+    ] = False,
+) -> None:
+    """Pair shards -> checkpoint. DDP by Ray Train, or one plain process with --set cluster.workers=0.
+
+    An interrupted training goes on where its last checkpoint was: give the same command again. Set a budget by
+    --set train.steps=2000 or --set train.minutes=15 (CPU minutes over all workers).
+    """
+    _stage("train", experiment, workspace, [*(set_ or []), *(["train.overfit=true"] if overfit else [])])
+
+
+@app.command()
+def embed(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPACE, set_: Set = None) -> None:
+    """Checkpoint -> encodings of the sketches and photos of the unseen classes, each encoded once."""
+    _stage("embed", experiment, workspace, set_)
+
+
+@app.command()
+def evaluate(
+    experiment: Experiment = "quickstart",
+    workspace: Workspace = WORKSPACE,
+    set_: Set = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", "-c", help="Evaluate this checkpoint instead of the experiment's own.")
+    ] = None,
+    report: Report = None,
+) -> None:
+    """Encodings -> report: every metric of every protocol with intervals, per class and per query, and pictures.
+
+    A checkpoint that has seen a test class or a test picture is refused.
+    """
+    config = load_experiment(experiment, set_ or [])
+    from pipelines.jobs import run as stages
+
+    if checkpoint is None:
+        out = stages.run(config, workspace)
+    else:
+        out = stages.evaluate_checkpoint(config, workspace, checkpoint)
+    _finish_evaluation(config, workspace, out, report)
+
+
+@app.command()
+def search(
+    sketch: Annotated[str, typer.Option("--sketch", help="A drawing: any picture file or URL.")],
+    gallery: Annotated[str, typer.Option("--gallery", help="A folder or URL with photos, at any depth.")],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="What `zse train` or `zse run` ended with.")],
+    workspace: Workspace = WORKSPACE,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos.")] = 10,
+    mode: Annotated[str | None, typer.Option("--mode", help="Retrieval mode: ret, or rn for zse_sbir.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the picture of the result goes.")] = Path(
+        "search.png"
+    ),
+) -> None:
+    """Find the photos that a drawing means. Prints the best and draws them.
+
+    Example: `zse search --sketch cat.png --gallery ~/photos --checkpoint workspace/checkpoints/...`
+    """
+    from pipelines.jobs.search import search as find
+
+    for i, match in enumerate(find(sketch, gallery, checkpoint, workspace, top=top, mode=mode, picture=out)):
+        print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
+    _last(f"Drawn in {out}", f"zse search --sketch {sketch} --gallery {gallery} --checkpoint {checkpoint} --top 50")
+
+
+@app.command()
+def run(
+    experiment: Experiment = "quickstart",
+    workspace: Workspace = WORKSPACE,
+    set_: Set = None,
+    report: Report = None,
+) -> None:
+    """All stages of an experiment, skipping what is done: ingest, shard, train, embed, evaluate.
+
+    Example: `zse run -e folder+zse_sbir -w s3://bucket/zse --set dataset.source=s3://bucket/pictures`
+    """
+    from pipelines.jobs import run as stages
+
+    config = load_experiment(experiment, set_ or [])
+    _finish_evaluation(config, workspace, stages.run(config, workspace), report)
+
+
+@app.command()
+def quickstart(workspace: Workspace = WORKSPACE, set_: Set = None, report: Report = None) -> None:
+    """The whole path on built-in data: `zse run --experiment quickstart`. A few minutes on two cores."""
+    run("quickstart", workspace, set_, report)
+
+
+@app.command()
+def experiments() -> None:
+    """List the shipped experiments."""
+    for name in experiment_names():
+        print(name)
+
+
+def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -> None:
+    from pipelines.jobs import run as stages
+
+    config = load_experiment(experiment, set_ or [])
+    out = stages.run(config, workspace, until=name)
+    made = {"ingest": [out.images], "shard": [out.pairs]}.get(name)
+    made = made or list((out.encodings or out.checkpoints).values())
+    for folder in made:
+        storage.write_json(storage.join(folder, "report.json"), {"stage": name, "output": folder})
+    after = stages.STAGES[stages.STAGES.index(name) + 1]
+    options = "".join(f" --set {s}" for s in set_ or [])
+    _last("\n".join(made), f"zse {after} --experiment {experiment} --workspace {workspace}{options}")
+
+
+def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Any, report: Path | None) -> None:
+    from pipelines.jobs.run import result_table
+    from pipelines.tracking import tracking_uri, ui_command
+
+    rows = out.rows()
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(json.dumps(rows, indent=1))
+    Console(width=None if sys.stdout.isatty() else 160).print(result_table(out))
+    for name, folder in out.reports.items():
+        if name in config.methods:
+            say(f"{name}: checkpoint {out.checkpoints[name]}, report {folder}")
+    following = f"zse search --sketch FILE --gallery FOLDER --checkpoint {next(iter(out.checkpoints.values()))}"
+    if config.tracking.enabled:
+        opened = ui_command(tracking_uri(config, storage.absolute(workspace)))
+        following = f"{opened}   (runs, curves, pictures)\n      {following}"
+    _last(str(report) if report else "\n".join(out.reports.values()), following)
+
+
+def _last(result: str, following: str) -> None:
+    """The last lines of every verb: where the result is, and what to run next."""
+    say(f"Result: {result}\nNext: {following}")
+
+
+def main() -> None:
+    """The `zse` command. What a user can mend ends with one clear message, everything else with a traceback."""
+    warnings.filterwarnings("ignore", module=r"(ray|mlflow|timm|torch)\b.*")
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    try:
+        app()
+    except (ConfigError, ValueError, storage.StorageError, RuntimeError, OSError) as error:
+        if os.environ.get("ZSE_DEBUG"):
+            traceback.print_exc()
+        say(f"zse: {error}\n(ZSE_DEBUG=1 shows where)")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

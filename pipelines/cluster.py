@@ -1,0 +1,87 @@
+"""Ray: join the cluster this runs on, or start one on this machine; run planned parts as Ray Data tasks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+import ray.data
+
+from pipelines.progress import Meter
+
+SPARE_CPUS = 2  # Ray Data needs CPUs of its own beside training workers and encoding actors, or it waits for ever
+
+
+def connect(workers: int = 0, cpus_per_worker: int = 1) -> None:
+    """Join the cluster named by RAY_ADDRESS (a submitted job has it), else start Ray on this machine.
+
+    Logical CPUs may exceed the cores: training workers hold theirs while data tasks run beside them.
+    """
+    quiet_ray_data()
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ray.init(
+        address="local",
+        num_cpus=max(cores, workers * cpus_per_worker) + SPARE_CPUS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def quiet_ray_data() -> None:
+    """Our own progress instead of Ray Data's bars, and an order of results that does not depend on timing."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.verbose_progress = False
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def run_parts(
+    tasks: Sequence[dict[str, Any]],
+    work: Any,
+    *,
+    what: str,
+    unit: str,
+    total: int,
+    workers: int | None = None,
+    constructor: dict[str, Any] | None = None,
+    gpus: float = 0,
+) -> Iterator[dict[str, Any]]:
+    """`work(task) -> result` for every task, each a Ray Data block of its own; results in the order of the tasks.
+
+    `work` is a function, or a class that is built once in each of `workers` actors with `constructor` (for a model). A
+    result has `rows`, which the progress counts towards `total` in `unit`.
+    """
+    if not tasks:
+        return
+    connect()
+    dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(
+        work,
+        fn_constructor_kwargs=constructor,
+        compute=ray.data.ActorPoolStrategy(size=workers) if workers else None,
+        num_cpus=1,
+        num_gpus=gpus or None,
+    )
+    done = 0
+    with Meter(what, total, unit) as meter:
+        for row in dataset.iter_rows():
+            done += row["rows"]
+            meter.update(done)
+            yield row
+
+
+def model_workers(tasks: int) -> int:
+    """How many actors that hold a model: one a CPU, without those that Ray Data keeps for itself."""
+    connect()
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    return max(1, min(tasks, cpus - SPARE_CPUS))

@@ -1,0 +1,198 @@
+"""One experiment, one YAML, one frozen value. The only place where configuration is read and checked.
+
+A YAML reads on its own: no inheritance, no interpolation. `--set a.b=c` is applied to it, then everything is validated
+with unknown keys refused and the path of the field in the error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Discriminator, TypeAdapter, ValidationError
+from zse_model.augment import AugmentConfig
+
+from pipelines import storage
+from pipelines.catalog import AnyDatasetConfig
+from zse_model.backbones import BackboneConfig
+from zse_model.evaluation.protocol import PROTOCOLS
+from zse_model.fit import TrainConfig
+from zse_model.methods import METHODS
+from zse_model.transforms import TransformConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the field, its value and what is allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    on_bad: Literal["skip", "raise"] = "skip"
+    """What a picture that cannot be used does to the job."""
+    max_bad_fraction: float = 0.05
+    """With `skip`: more bad pictures than this fail the job, after all of them were named."""
+    part_size: int = 1000
+    """Pictures a part; a part is one task and one Parquet file."""
+    row_group: int = 128
+    """Pictures a row group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    layout: Literal["shards", "memory"] = "shards"
+    """`shards`: items are planned, augmented and written once, and streamed. `memory`: the same items are made on the
+    fly from pictures held in memory, for sets that fit (docs/pipeline.md has the measurements)."""
+    items: int = 10_000
+    """Training items a pass; longer trainings pass over them again (`shards`) or go on (`memory`)."""
+    part_size: int = 500
+    row_group: int = 32
+    own_photo: float = 0.5
+    """Where pairs are known: share of items whose photo is the one that the sketch was drawn from."""
+    hard_negatives: float = 0.0
+    """Share of items whose negative photo is another instance of the sketch's own class."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    workers: int = 2
+    """Training workers (DDP ranks); 0 = train in this process, without Ray."""
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0
+    max_failures: int = 3
+    """How often training is taken up again after a worker or node was lost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    protocols: tuple[str, ...] = ("plain", "zse_paper")
+    references: tuple[Literal["untrained", "raw_pixels"], ...] = ()
+    """Rows to stand beside the methods: their networks before training, and pixels compared as they are."""
+    instance_level: bool = True
+    """Also find a sketch's own photo (acc_k) where pairs are known."""
+    batch_size: int = 64
+    """Pictures encoded at once."""
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
+            raise ValueError(f"evaluation.protocols {unknown} are unknown. Known: {sorted(PROTOCOLS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    enabled: bool = True
+    uri: str | None = None
+    """MLflow tracking URI; None = MLFLOW_TRACKING_URI, else SQLite in a local workspace."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    dataset: Annotated[AnyDatasetConfig, Discriminator("adapter")]
+    methods: Mapping[str, Any]
+    """Name -> its configuration, each trained and evaluated in turn."""
+    transforms: TransformConfig = field(default_factory=TransformConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    shard: ShardConfig = field(default_factory=ShardConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    train: TrainConfig
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def experiment_names() -> list[str]:
+    files = resources.files("pipelines").joinpath("experiments").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def load_experiment(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """A shipped experiment by name, or a YAML file, with `a.b=c` overrides. Raises ConfigError."""
+    if name in experiment_names():
+        text = resources.files("pipelines").joinpath("experiments", f"{name}.yaml").read_text()
+    elif Path(name).is_file():
+        text = Path(name).read_text()
+    else:
+        raise ConfigError(f"Unknown experiment {name!r}: no such file, and the shipped ones are {experiment_names()}")
+    raw = yaml.safe_load(text)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{name} must be a mapping of sections, got {type(raw).__name__}")
+    apply_overrides(raw, overrides)
+    return validate(raw)
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set `a.b=c` in place; c is read as YAML. Setting one of train.steps and train.minutes unsets the other."""
+    for override in overrides:
+        path, equals, value = override.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set takes a.b=c, got {override!r}")
+        *parents, last = path.split(".")
+        section = raw
+        for parent in parents:
+            section = section.setdefault(parent, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"--set {override}: {parent!r} is a value, not a section")
+        try:
+            section[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: {value!r} is not YAML: {error}") from error
+        other = {"train.steps": "minutes", "train.minutes": "steps"}.get(path)
+        if other and section[last] is not None:
+            section[other] = None
+
+
+def validate(raw: dict[str, Any]) -> ExperimentConfig:
+    raw = dict(raw)
+    methods = raw.get("methods")
+    if not isinstance(methods, dict) or not methods:
+        raise ConfigError(f"methods: name at least one of {sorted(METHODS)}, each with its configuration")
+    if unknown := sorted(set(methods) - set(METHODS)):
+        raise ConfigError(f"methods: unknown {unknown}. Known methods: {sorted(METHODS)}")
+    raw["methods"] = {n: _adapt(METHODS[n].Config, c or {}, f"methods.{n}.") for n, c in methods.items()}
+    config: ExperimentConfig = _adapt(ExperimentConfig, raw, "")
+    return dataclasses.replace(config, backbone=_absolute_weights(config.backbone))
+
+
+def _adapt(kind: type, raw: Any, prefix: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(raw)
+    except ValidationError as error:
+        lines = [
+            f"{prefix}{'.'.join(str(part) for part in e['loc'])}: {e['msg']}"
+            + ("" if e["type"] == "missing" else f", got {e['input']!r}")
+            for e in error.errors()
+        ]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _absolute_weights(backbone: BackboneConfig) -> BackboneConfig:
+    """A worker on the cluster has another working folder: name the file from the root."""
+    if backbone.weights in (None, "hub"):
+        return backbone
+    if not storage.exists(backbone.weights):
+        raise ConfigError(f"backbone.weights: {backbone.weights!r} does not exist. Allowed: null, hub, or a file")
+    return dataclasses.replace(backbone, weights=storage.absolute(backbone.weights))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain values, for hashes, checkpoints and tracking."""
+    return dataclasses.asdict(config)

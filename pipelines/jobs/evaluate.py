@@ -1,0 +1,280 @@
+"""evaluate: encodings -> report. Scores every sketch against every photo of the unseen classes, by named protocols.
+
+    <workspace>/reports/<checkpoint>-<hash>/report.json  queries.parquet  per_class.json  sheets/*.png  manifest.json
+
+`report.json` is the list of rows that the README describes. `queries.parquet` keeps each query's own values, so that
+two reports of the same queries can be compared pair by pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from torch import Tensor
+from zse_model.split import ZeroShotSplit
+
+from pipelines import shards, sheets, storage
+from pipelines.cluster import model_workers, run_parts
+from pipelines.config import ExperimentConfig
+from pipelines.jobs.embed import Encodings, read_encodings
+from pipelines.members import Members, read_members, read_pictures
+from zse_model.checkpoint import Checkpoint, load_checkpoint
+from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
+from zse_model.evaluation.leaks import refuse_leaks
+from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS
+from zse_model.methods import Encoding
+from zse_model.transforms import decode_pixels
+
+REPORT, QUERIES, PER_CLASS, SHEETS = "report.json", "queries.parquet", "per_class.json", "sheets"
+QUERY_BLOCK = 32  # queries a scoring task: enough to share the projections of a gallery, few enough to show progress
+EMBEDDING_TILE = 512  # queries scored at once where a score is one dot product
+
+
+@dataclass(frozen=True)
+class Search:
+    """A task with the pictures behind it: which of the encoded sketches and photos take part."""
+
+    task: Task
+    queries: np.ndarray
+    """int64, rows of the encoded sketches"""
+    gallery: np.ndarray
+    """int64, rows of the encoded photos"""
+
+
+def evaluate(config: ExperimentConfig, workspace: str, images: str, encodings: str, method: str) -> str:
+    """Run the stage for one checkpoint's encodings, or find it done; gives the folder of the report.
+
+    Raises LeakError where the checkpoint has seen what it would be tested on.
+    """
+    source = shards.read_manifest(images, "zse ingest")
+    embedded = shards.read_manifest(encodings, "zse embed")
+    checkpoint = load_checkpoint(storage.local_copy(embedded["checkpoint"]))
+    folder = _folder(config, workspace, encodings.rsplit("/", 1)[1], embedded)
+    if shards.has_manifest(folder):
+        return folder
+    sketches, photos = (read_encodings(encodings, m, source) for m in ("sketch", "photo"))
+    refuse_leaks(checkpoint, checkpoint.split, [*sketches.members.sha256, *photos.members.sha256])
+    searches = plan_searches(config, checkpoint.split, source["fingerprint"], sketches.members, photos.members)
+    evaluations: dict[tuple[str, str], Evaluation] = {}
+    for mode in checkpoint.method.modes:
+        # One score matrix serves every setting of its pictures: rows and columns are picked from it.
+        scores = torch.cat(list(_score(embedded["checkpoint"], checkpoint, sketches, photos, mode)))
+        for search in searches:
+            picked = scores[search.queries][:, search.gallery]
+            evaluations[search.task.setting, mode] = evaluate_scores(_tiles(picked), search.task)
+    provenance = {
+        "split": checkpoint.split.name,
+        "split_hash": checkpoint.split.digest,
+        "dataset_fingerprint": source["fingerprint"],
+        "checkpoint_hash": embedded["checkpoint_hash"],
+        "checkpoint": checkpoint.training["run"],
+    }
+    _write(folder, images, source, searches, evaluations, sketches.members, photos.members, method, provenance)
+    return folder
+
+
+def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: ZeroShotSplit) -> str:
+    """The reference row that anything has to beat: 32x32 grey pixels, centred, compared by cosine."""
+    source = shards.read_manifest(images, "zse ingest")
+    folder = _folder(config, workspace, "raw_pixels", {"images": images, "split": split.digest})
+    if shards.has_manifest(folder):
+        return folder
+    unseen = read_members(images, source).of(categories=split.unseen).by_content()
+    encodings = []
+    for modality in ("sketch", "photo"):
+        members = unseen.where(unseen.modality == modality)
+        encodings.append(Encodings(members, _pixels(read_pictures(images, source, members))))
+    sketches, photos = encodings
+    scores = sketches.values["embedding"] @ photos.values["embedding"].T
+    searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members)
+    evaluations = {
+        (search.task.setting, "ret"): evaluate_scores(_tiles(scores[search.queries][:, search.gallery]), search.task)
+        for search in searches
+    }
+    provenance = {
+        "split": split.name,
+        "split_hash": split.digest,
+        "dataset_fingerprint": source["fingerprint"],
+        "checkpoint_hash": "none",
+        "checkpoint": "none",
+    }
+    _write(folder, images, source, searches, evaluations, sketches.members, photos.members, "raw_pixels", provenance)
+    return folder
+
+
+def setting_name(split: ZeroShotSplit, fingerprint: str) -> str:
+    """The setting with what it was run on: members other than the published ones never carry the bare name."""
+    return f"{split.name}.{fingerprint[:8]}"
+
+
+def plan_searches(
+    config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str, sketches: Members, photos: Members
+) -> list[Search]:
+    """By class; and by instance where pairs are known, among the photos that were drawn."""
+    labels = {category: i for i, category in enumerate(split.unseen)}
+    classes, others = (torch.tensor([labels[c] for c in m.category], dtype=torch.int64) for m in (sketches, photos))
+    name = setting_name(split, fingerprint)
+    searches = [
+        Search(
+            Task(
+                setting=name,
+                query_labels=classes,
+                gallery_labels=others,
+                query_groups=classes,
+                metrics=CATEGORY_METRICS,
+                protocols=config.evaluation.protocols,
+            ),
+            np.arange(len(sketches)),
+            np.arange(len(photos)),
+        )
+    ]
+    drawn = {i for i in sketches.instance if i is not None} & {i for i in photos.instance if i is not None}
+    if config.evaluation.instance_level and len(drawn) > 1:
+        ids = {instance: i for i, instance in enumerate(sorted(drawn))}
+        queries, gallery = (np.flatnonzero([i in ids for i in m.instance]) for m in (sketches, photos))
+        of_query = torch.tensor([ids[i] for i in sketches.instance[queries]], dtype=torch.int64)
+        of_photo = torch.tensor([ids[i] for i in photos.instance[gallery]], dtype=torch.int64)
+        searches.append(
+            Search(
+                Task(
+                    setting=f"{split.name}-fg.{fingerprint[:8]}",
+                    query_labels=of_query,
+                    gallery_labels=of_photo,
+                    query_groups=of_query,
+                    metrics=INSTANCE_METRICS,
+                    protocols=("plain",),
+                ),
+                queries,
+                gallery,
+            )
+        )
+    return searches
+
+
+def _score(url: str, checkpoint: Checkpoint, sketches: Encodings, photos: Encodings, mode: str) -> Iterator[Tensor]:
+    """Blocks of rows of the score matrix, in order. Cheap modes here, pair networks on the cluster."""
+    method, total = checkpoint.method, len(sketches.members)
+    if mode == "ret":
+        for i in range(0, total, EMBEDDING_TILE):
+            yield method.score(_rows(sketches.values, i, i + EMBEDDING_TILE), photos.values, mode)
+        return
+    tasks = [{"start": i, "rows": min(QUERY_BLOCK, total - i)} for i in range(0, total, QUERY_BLOCK)]
+    workers = model_workers(len(tasks))
+    # References in a list: Ray hands them over unopened, and all actors of a machine map the same memory.
+    constructor = {
+        "checkpoint": url,
+        "sketches": [ray.put(sketches.values)],
+        "photos": [ray.put(photos.values)],
+        "mode": mode,
+    }
+    for row in run_parts(
+        tasks,
+        ScoreBlock,
+        what=f"Score {checkpoint.name} {mode}",
+        unit="queries",
+        total=total,
+        workers=workers,
+        constructor=constructor,
+    ):
+        yield torch.from_numpy(np.array(row["scores"], dtype=np.float32)).view(row["rows"], -1)
+
+
+class ScoreBlock:
+    """An actor that holds the network and scores a block of queries against the whole gallery."""
+
+    def __init__(self, checkpoint: str, sketches: list[Any], photos: list[Any], mode: str) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.method, self.mode = load_checkpoint(storage.local_copy(checkpoint), self.device).method, mode
+        self.sketches: Encoding = ray.get(sketches[0])
+        gallery: Encoding = ray.get(photos[0])
+        self.photos = {k: v.to(self.device) for k, v in gallery.items()}
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        block = {
+            k: v.to(self.device) for k, v in _rows(self.sketches, task["start"], task["start"] + task["rows"]).items()
+        }
+        with torch.inference_mode():
+            scores = self.method.score(block, self.photos, self.mode)
+        return {"rows": task["rows"], "scores": scores.cpu().numpy().reshape(-1)}
+
+
+def _rows(values: Encoding, start: int, stop: int) -> Encoding:
+    return {name: value[start:stop] for name, value in values.items()}
+
+
+def _tiles(scores: Tensor) -> Iterator[Tensor]:
+    for i in range(0, len(scores), EMBEDDING_TILE):
+        yield scores[i : i + EMBEDDING_TILE].contiguous()
+
+
+def _pixels(pictures: list[bytes]) -> Encoding:
+    rows = []
+    for picture in pictures:
+        pixels = torch.from_numpy(decode_pixels(picture).astype(np.float32))
+        grey = pixels.mean(-1) if pixels.dim() == 3 else pixels
+        small = torch.nn.functional.adaptive_avg_pool2d(grey[None, None], 32).flatten()
+        rows.append(torch.nn.functional.normalize(small - small.mean(), dim=0))
+    return {"embedding": torch.stack(rows)}
+
+
+def _folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> str:
+    settings = [config.evaluation.protocols, config.evaluation.instance_level]
+    return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, settings], 8)}")
+
+
+def _write(
+    folder: str,
+    images: str,
+    source: dict[str, Any],
+    searches: list[Search],
+    evaluations: dict[tuple[str, str], Evaluation],
+    sketches: Members,
+    photos: Members,
+    method: str,
+    provenance: dict[str, str],
+) -> None:
+    rows: list[dict[str, Any]] = []
+    columns: dict[str, Any] = {"id": sketches.id, "category": sketches.category, "instance": sketches.instance}
+    for search in searches:
+        for mode, found in _of(search, evaluations).items():
+            rows.extend(found.rows(method=method, mode=mode, provenance=provenance))
+            for (protocol, metric), values in found.per_query.items():
+                column = np.full(len(sketches), np.nan)
+                column[search.queries] = values.numpy()
+                columns[f"{search.task.setting}/{protocol}/{mode}/{metric}"] = column
+    by_class = _of(searches[0], evaluations)
+    names = _names(searches[0].task, sketches)
+    protocol = searches[0].task.protocols[0]
+    per_class = [
+        {"mode": mode, **row} for mode, found in by_class.items() for row in found.per_class(protocol, "mAP_all", names)
+    ]
+    default = next(iter(by_class.values()))
+    for name, png in sheets.retrieval_sheets(default, images, source, sketches, photos).items():
+        storage.write_bytes(storage.join(folder, SHEETS, name), png)
+    storage.write_bytes(storage.join(folder, QUERIES), shards.encode_part(pa.table(columns), row_group=4096))
+    storage.write_json(storage.join(folder, PER_CLASS), [_finite(row) for row in per_class])
+    storage.write_json(storage.join(folder, REPORT), [_finite(row) for row in rows])
+    shards.write_manifest(folder, {"method": method, **provenance, "settings": [s.task.setting for s in searches]})
+
+
+def _of(search: Search, evaluations: dict[tuple[str, str], Evaluation]) -> dict[str, Evaluation]:
+    """Mode -> evaluation of one setting, the method's default mode first."""
+    return {mode: found for (setting, mode), found in evaluations.items() if setting == search.task.setting}
+
+
+def _names(task: Task, sketches: Members) -> list[str]:
+    """Names of the query groups by their id."""
+    named = dict(zip(task.query_groups.tolist(), sketches.category, strict=True))
+    return [str(named.get(group, "")) for group in range(max(named) + 1)]
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: an interval that cannot be had is null."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

@@ -1,0 +1,144 @@
+"""ingest: raw pictures -> image shards. Lists, reads, decodes once, brings to the experiment's size, writes Parquet.
+
+    <workspace>/images/<dataset>-<hash>/part-00000-of-00007.parquet ... manifest.json
+
+The hash is of the listing and of the transforms: a changed picture, or another size, is another folder; an interrupted
+ingest goes on where it was. The manifest's fingerprint is of the content alone, so the same pictures have the same one
+wherever they lie and however many workers read them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import shards, storage
+from pipelines.catalog import DatasetConfig, ImageRecord, create_dataset
+from pipelines.cluster import run_parts
+from pipelines.config import ExperimentConfig, IngestConfig, to_dict
+from pipelines.progress import say
+from zse_model.transforms import BadPicture, TransformConfig, encode_photo, encode_sketch, prepare_photo, prepare_sketch
+
+
+class TooManyBadPicturesError(RuntimeError):
+    """More pictures were skipped than the configuration allows."""
+
+
+def ingest(config: ExperimentConfig, workspace: str) -> str:
+    """Run the stage, or find it done; gives the folder of the image shards."""
+    dataset = create_dataset(config.dataset)
+    say(f"Listing {getattr(config.dataset, 'source', config.dataset.name)} ...")
+    records = dataset.records()
+    key = storage.digest(
+        {
+            "schema": shards.SCHEMA_VERSION,
+            "records": storage.digest_lines(json.dumps(list(vars(record).values())) for record in records),
+            "transforms": to_dict(config.transforms),
+            "parts": [config.ingest.part_size, config.ingest.row_group],
+        },
+        8,
+    )
+    folder = storage.join(workspace, "images", f"{config.dataset.name}-{key}")
+    if shards.has_manifest(folder):
+        return folder
+    size = config.ingest.part_size
+    chunks = [records[i : i + size] for i in range(0, len(records), size)]
+    parts = [shards.part_name(i, len(chunks)) for i in range(len(chunks))]
+    there = storage.names(folder)
+    tasks = [
+        {"part": name, "records": json.dumps([asdict(r) for r in chunk])}
+        for name, chunk in zip(parts, chunks, strict=True)
+        if name not in there
+    ]
+    if len(tasks) < len(parts):
+        say(f"{len(parts) - len(tasks)} of {len(parts)} parts are there already")
+    work = partial(
+        write_images, folder=folder, dataset=config.dataset, transforms=config.transforms, ingest=config.ingest
+    )
+    left = sum(len(chunk) for name, chunk in zip(parts, chunks, strict=True) if name not in there)
+    for _ in run_parts(tasks, work, what="Ingest", unit="pictures", total=left):
+        pass
+    manifest = _manifest(folder, parts, config, len(records))
+    skipped = manifest["skipped"]
+    if len(skipped) > config.ingest.max_bad_fraction * len(records):
+        first = "\n".join(f"  {s['uri']}: {s['reason']}" for s in skipped[:10])
+        raise TooManyBadPicturesError(
+            f"{len(skipped)} of {len(records)} pictures cannot be used, ingest.max_bad_fraction allows "
+            f"{config.ingest.max_bad_fraction:.1%}. The first:\n{first}\nMend them, or raise the limit with "
+            f"--set ingest.max_bad_fraction={len(skipped) / len(records) + 0.005:.2f}; what was read is kept"
+        )
+    shards.write_manifest(folder, manifest)
+    if skipped:
+        reasons = Counter(s["reason"] for s in skipped).most_common(3)
+        say(f"Skipped {len(skipped)} of {len(records)} pictures: {reasons}; all are named in {folder}/manifest.json")
+    return folder
+
+
+def write_images(
+    task: dict[str, Any], *, folder: str, dataset: DatasetConfig, transforms: TransformConfig, ingest: IngestConfig
+) -> dict[str, Any]:
+    """One part: read, prepare, write. A bad picture becomes a line in the part's metadata, or an error."""
+    records = [ImageRecord(**raw) for raw in json.loads(task["records"])]
+    rows: list[dict[str, Any]] = []
+    skipped: list[dict[str, str]] = []
+    for record, data in zip(records, create_dataset(dataset).read(records), strict=True):
+        try:
+            if isinstance(data, Exception):
+                raise data
+            rows.append(_row(record, data, transforms))
+        except (BadPicture, FileNotFoundError, PermissionError) as error:
+            # What belongs to the picture is a bad picture; a store that does not answer is an error of the job.
+            reason = str(error) if isinstance(error, BadPicture) else f"{type(error).__name__}: cannot be read"
+            if ingest.on_bad == "raise":
+                raise BadPicture(f"{record.path}: {reason}") from error
+            skipped.append({"uri": record.path, "reason": reason})
+    table = pa.Table.from_pylist(rows, schema=shards.IMAGES)
+    url = storage.join(folder, task["part"])
+    shards.write_part(url, table, row_group=ingest.row_group, extra={"skipped": skipped})
+    return {"part": task["part"], "rows": len(records)}
+
+
+def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:
+    if record.modality == "sketch":
+        encoded = encode_sketch(prepare_sketch(data, transforms))
+    else:
+        encoded = encode_photo(prepare_photo(data, transforms))
+    return {
+        "id": record.id,
+        "modality": record.modality,
+        "category": record.category,
+        "instance": record.instance,
+        "uri": record.path,
+        "sha256": storage.sha256(data),
+        "data": encoded,
+    }
+
+
+def _manifest(folder: str, parts: list[str], config: ExperimentConfig, listed: int) -> dict[str, Any]:
+    """Made from the parts alone, so it does not matter who wrote them and when."""
+    written, skipped, content = [], [], []
+    counts: dict[str, Counter[str]] = {}
+    for name in parts:
+        file = shards.open_part(storage.join(folder, name))
+        skipped.extend(shards.part_extra(file)["skipped"])
+        written.append({"name": name, "rows": file.metadata.num_rows})
+        for row in file.read(columns=["modality", "category", "instance", "sha256"]).to_pylist():
+            counts.setdefault(row["category"], Counter())[row["modality"]] += 1
+            content.append(json.dumps([row["modality"], row["category"], row["instance"], row["sha256"]]))
+    return {
+        "dataset": config.dataset.name,
+        "source": getattr(config.dataset, "source", None),
+        "transforms": to_dict(config.transforms),
+        "listed": listed,
+        "pictures": sum(shard["rows"] for shard in written),
+        "counts": {c: dict(sorted(n.items())) for c, n in sorted(counts.items())},
+        "fingerprint": storage.digest_lines(sorted(content)),
+        "skipped": skipped,
+        "shards": written,
+        "row_group": config.ingest.row_group,
+    }

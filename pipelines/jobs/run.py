@@ -1,0 +1,147 @@
+"""run: all stages of an experiment, each skipped where its output is there. And the table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from pipelines import shards, storage
+from pipelines.config import ExperimentConfig
+from pipelines.jobs.embed import embed
+from pipelines.jobs.evaluate import QUERIES, REPORT, evaluate, raw_pixels
+from pipelines.jobs.ingest import ingest
+from pipelines.jobs.shard import shard
+from pipelines.jobs.train import train, untrained
+from pipelines.tracking import deliver_evaluation, deliver_training
+from zse_model.evaluation.metrics import PairedDifference, paired_difference
+from zse_model.split import ZeroShotSplit
+
+
+@dataclass
+class Outputs:
+    """Folders of what an experiment has made so far."""
+
+    images: str = ""
+    pairs: str = ""
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    """By method, `-untrained` for the reference rows."""
+    encodings: dict[str, str] = field(default_factory=dict)
+    reports: dict[str, str] = field(default_factory=dict)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for report in self.reports.values() for row in storage.read_json(storage.join(report, REPORT))]
+
+
+STAGES = ("ingest", "shard", "train", "embed", "evaluate")
+
+
+def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Outputs:
+    """Every stage up to `until`, in order."""
+    last, out = STAGES.index(until), Outputs()
+    workspace = storage.absolute(workspace)
+    out.images = ingest(config, workspace)
+    if last >= 1:
+        out.pairs = shard(config, workspace, out.images)
+    if last >= 2:
+        for method in config.methods:
+            out.checkpoints[method] = train(config, method, workspace, out.images, out.pairs)
+            deliver_training(config, workspace, out.checkpoints[method])
+            if "untrained" in config.evaluation.references:
+                out.checkpoints[f"{method}-untrained"] = untrained(config, method, workspace, out.images, out.pairs)
+    if last >= 3:
+        for name, checkpoint in out.checkpoints.items():
+            out.encodings[name] = embed(config, workspace, out.images, checkpoint)
+    if last >= 4:
+        for name, encodings in out.encodings.items():
+            out.reports[name] = evaluate(config, workspace, out.images, encodings, name)
+            deliver_evaluation(config, workspace, out.reports[name], out.checkpoints[name])
+        if "raw_pixels" in config.evaluation.references:
+            split = ZeroShotSplit.from_json(storage.json.dumps(shards.read_manifest(out.pairs, "zse shard")["split"]))
+            out.reports["raw_pixels"] = raw_pixels(config, workspace, out.images, split)
+            deliver_evaluation(config, workspace, out.reports["raw_pixels"], None)
+    return out
+
+
+def evaluate_checkpoint(config: ExperimentConfig, workspace: str, checkpoint: str) -> Outputs:
+    """A checkpoint from anywhere on this experiment's data and its own split."""
+    workspace = storage.absolute(workspace)
+    images = ingest(config, workspace)
+    name = shards.read_manifest(checkpoint, "zse train")["method"]
+    encodings = embed(config, workspace, images, storage.absolute(checkpoint))
+    report = evaluate(config, workspace, images, encodings, name)
+    deliver_evaluation(config, workspace, report, checkpoint)
+    return Outputs(images, "", {name: checkpoint}, {name: encodings}, {name: report})
+
+
+# The table ----------------------------------------------------------------------------------------------------------
+
+
+def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> float:
+    """mAP_all of an order that knows nothing: the mean share of relevant photos."""
+    counts = shards.read_manifest(out.images, "zse ingest")["counts"]
+    queries = per_query(next(iter(out.reports.values())))
+    photos = {c: counts[c].get("photo", 0) for c in set(queries["category"])}
+    total = sum(photos.values())
+    return float(np.mean([photos[c] / total for c in queries["category"]]))
+
+
+def per_query(report: str) -> dict[str, Any]:
+    """Columns of a report's queries.parquet."""
+    return shards.open_part(storage.join(report, QUERIES)).read().to_pydict()
+
+
+def against(ours: str, theirs: str, key: str, their_key: str) -> PairedDifference:
+    """The difference of two reports on the same queries, resampled by class. Keys as in queries.parquet."""
+    a, b = per_query(ours), per_query(theirs)
+    if a["id"] != b["id"]:
+        raise ValueError(f"{ours} and {theirs} are of different queries; only the same queries can be paired")
+    groups = torch.tensor(np.unique(a["category"], return_inverse=True)[1])
+    return paired_difference(torch.tensor(a[key]), torch.tensor(b[their_key]), groups)
+
+
+def result_table(out: Outputs) -> Table:
+    """One line a method and mode: mAP_all and what stands beside it, and the difference to the reference rows."""
+    rows = [row for row in out.rows() if row["protocol"] == "plain"]
+    settings = list(dict.fromkeys(row["setting"] for row in rows if row["metric"] == "mAP_all"))
+    references = [name for name in out.reports if name.endswith("-untrained") or name == "raw_pixels"]
+    table = Table(title=f"Unseen classes of {', '.join(settings)} (chance mAP_all {chance(rows, out):.3f})")
+    columns = ("method", "mode", "mAP_all", "95 % interval", "P_1", "P_25", "mAP_200", "vs untrained", "vs raw_pixels")
+    for column in columns if references else columns[:-2]:
+        table.add_column(column, justify="left" if column in ("method", "mode") else "right")
+    for (setting, method, mode), cells in _grouped(rows).items():
+        best = cells.get("mAP_all")
+        if best is None:
+            continue
+        line = [
+            method,
+            mode,
+            f"{best['value']:.3f}",
+            f"{best['ci_low']:.3f}-{best['ci_high']:.3f}" if best["ci_low"] is not None else "",
+            *(f"{cells[m]['value']:.3f}" if m in cells else "" for m in ("P_1", "P_25", "mAP_200")),
+        ]
+        for reference in (f"{method}-untrained", "raw_pixels") if references else ():
+            if reference in out.reports and method not in references:
+                their_mode = mode if reference != "raw_pixels" else "ret"
+                difference = against(
+                    out.reports[method],
+                    out.reports[reference],
+                    f"{setting}/plain/{mode}/mAP_all",
+                    f"{setting}/plain/{their_mode}/mAP_all",
+                )
+                line.append(f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]")
+            else:
+                line.append("")
+        table.add_row(*line)
+    return table
+
+
+def _grouped(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dict[str, Any]]]:
+    grouped: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault((row["setting"], row["method"], row["mode"]), {})[row["metric"]] = row
+    return grouped

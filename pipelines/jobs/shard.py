@@ -1,0 +1,141 @@
+"""shard: image shards and a split -> pair shards. Plans training items, augments them, writes them as Parquet.
+
+    <workspace>/pairs/<dataset>-<hash>/part-00000-of-00020.parquet ... manifest.json
+
+Each planned part is one task with a fixed file name. With `shard.layout: memory` only the manifest is written: the
+trainer makes the same items on the fly.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from pipelines import shards, storage
+from pipelines.catalog import load_split
+from pipelines.cluster import connect, run_parts
+from pipelines.config import ExperimentConfig, ShardConfig, to_dict
+from pipelines.members import Members, read_members, training_members
+from pipelines.plan import ROLES, ItemPlan
+from pipelines.progress import say
+from zse_model.transforms import decode_pixels, encode_photo, encode_sketch
+
+
+def shard(config: ExperimentConfig, workspace: str, images: str) -> str:
+    """Run the stage, or find it done; gives the folder of the pair shards."""
+    source = shards.read_manifest(images, "zse ingest")
+    split = load_split(config.dataset, source["counts"])
+    settings = config.shard
+    key = storage.digest(
+        {
+            "schema": shards.SCHEMA_VERSION,
+            "fingerprint": source["fingerprint"],
+            "transforms": source["transforms"],
+            "split": split.digest,
+            "shard": to_dict(settings),
+        },
+        8,
+    )
+    folder = storage.join(workspace, "pairs", f"{config.dataset.name}-{key}")
+    if shards.has_manifest(folder):
+        return folder
+    members = training_members(read_members(images, source), split)
+    plan = ItemPlan(members, settings)
+    if plan.incomplete:
+        say(f"Left out of training, no sketch or no photo: {', '.join(plan.incomplete[:20])}")
+    written: list[dict[str, Any]] = []
+    if settings.layout == "shards":
+        starts = range(0, settings.items, settings.part_size)
+        written = [
+            {"name": shards.part_name(i, len(starts)), "rows": min(settings.part_size, settings.items - start)}
+            for i, start in enumerate(starts)
+        ]
+        _write(folder, written, images, source, members, settings)
+    shards.write_manifest(
+        folder,
+        {
+            "dataset": config.dataset.name,
+            "images": images,
+            "fingerprint": source["fingerprint"],
+            "transforms": source["transforms"],
+            "split": storage.json.loads(split.to_json()),
+            "split_hash": split.digest,
+            "classes": plan.classes,
+            "left_out": plan.incomplete,
+            "pictures": len(members),
+            "shard": to_dict(settings),
+            "row_group": settings.row_group,
+            "shards": written,
+        },
+    )
+    return folder
+
+
+def _write(
+    folder: str,
+    written: list[dict[str, Any]],
+    images: str,
+    source: dict[str, Any],
+    members: Members,
+    settings: ShardConfig,
+) -> None:
+    there = storage.names(folder)
+    tasks = [
+        {"part": part["name"], "start": i * settings.part_size, "rows": part["rows"]}
+        for i, part in enumerate(written)
+        if part["name"] not in there
+    ]
+    if not tasks:
+        return
+    connect()
+    # Training pictures are read once and shared by all tasks through the object store, which maps them into each
+    # process and spills what does not fit; any item may need any picture.
+    load = ray.remote(_training_rows)
+    tables = []
+    for index, image_shard in enumerate(source["shards"]):
+        rows = members.row[members.part == index]
+        tables.append(load.remote(storage.join(images, image_shard["name"]), rows))
+    where = _positions(members)
+    work = partial(
+        write_pairs, folder=folder, tables=tables, where=ray.put(where), members=ray.put(members), settings=settings
+    )
+    for _ in run_parts(tasks, work, what="Shard", unit="items", total=sum(task["rows"] for task in tasks)):
+        pass
+
+
+def _training_rows(url: str, rows: np.ndarray) -> pa.Table:
+    return shards.open_part(url).read(columns=["data"]).take(pa.array(rows))
+
+
+def _positions(members: Members) -> np.ndarray:
+    """int64 [n, 2]: table and row in it of every member, as `_training_rows` leaves them."""
+    position = np.zeros(len(members), dtype=np.int64)
+    for part in np.unique(members.part):
+        inside = np.flatnonzero(members.part == part)
+        position[inside] = np.arange(len(inside))
+    return np.stack([members.part.astype(np.int64), position], axis=1)
+
+
+def write_pairs(
+    task: dict[str, Any], *, folder: str, tables: list[Any], where: Any, members: Any, settings: ShardConfig
+) -> dict[str, Any]:
+    """One part: items [start, start + rows), augmented, encoded, written."""
+    pictures = [table["data"] for table in ray.get(tables)]
+    positions, plan = ray.get(where), ItemPlan(ray.get(members), settings)
+    rows = []
+    for i in range(task["start"], task["start"] + task["rows"]):
+        item = plan[i]
+        a, b, c, d = (decode_pixels(pictures[t][int(r)].as_py()) for t, r in positions[np.array(item.pictures())])
+        rendered = plan.render(i, (a, b, c, d))
+        encoded = {
+            role: (encode_sketch if role.startswith("sketch") else encode_photo)(picture)
+            for role, picture in zip(ROLES, rendered, strict=True)
+        }
+        rows.append({"item": i, "label": item.label, "negative_label": item.negative_label, **encoded})
+    table = pa.Table.from_pylist(rows, schema=shards.PAIRS)
+    shards.write_part(storage.join(folder, task["part"]), table, row_group=settings.row_group)
+    return {"part": task["part"], "rows": task["rows"]}

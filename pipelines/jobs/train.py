@@ -1,0 +1,386 @@
+"""train: pair shards -> checkpoint. Ray Train runs `zse_model.fit` as DDP workers; workers: 0 runs it in this process.
+
+    <workspace>/checkpoints/<experiment>-<method>-<hash>/
+        run.json             what is trained, written first; the step count of a budget once it is known
+        state/               what an interrupted training resumes from; removed when the checkpoint is complete
+        model.safetensors ... manifest.json
+
+The name is the hash of everything that the weights depend on, so the same command resumes, or finds it done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from zse_model.split import ZeroShotSplit, imagenet_units_naming
+
+from pipelines import shards, storage
+from pipelines.cluster import connect
+from pipelines.config import ExperimentConfig, to_dict
+from pipelines.loaders import MemorySource, ShardSource
+from pipelines.members import read_members, read_pictures, training_members
+from pipelines.plan import ItemPlan
+from pipelines.progress import Meter
+from pipelines.selection import PseudoUnseen
+from pipelines.tracking import TrainingRun
+from zse_model.checkpoint import INFO, Checkpoint, save_checkpoint, seen_keys
+from zse_model.fit import (
+    BEST_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    BatchSource,
+    FitState,
+    LocalContext,
+    TrainConfig,
+    WorkerContext,
+    fit,
+)
+from zse_model.methods import RetrievalMethod, create_method
+from zse_model.transforms import TransformConfig
+
+STATE = "state"
+RUN = "run.json"
+Event = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything that a worker needs, picklable."""
+
+    name: str
+    method: str
+    config: ExperimentConfig
+    images: str
+    pairs: str
+    folder: str
+
+    def split(self) -> ZeroShotSplit:
+        return ZeroShotSplit.from_json(json.dumps(self.pairs_manifest()["split"]))
+
+    def pairs_manifest(self) -> dict[str, Any]:
+        return shards.read_manifest(self.pairs, "zse shard")
+
+    def images_manifest(self) -> dict[str, Any]:
+        return shards.read_manifest(self.images, "zse ingest")
+
+    def create_method(self, *, load_weights: bool = True) -> RetrievalMethod:
+        """The network as training starts from it, the same in every process."""
+        config = self.config.methods[self.method]
+        if getattr(config, "distillation", 0) and not config.dropped_units:
+            config = dataclasses.replace(config, dropped_units=units_to_drop(self.split()))
+        torch.manual_seed(self.config.train.seed)
+        backbone = self.config.backbone
+        if load_weights and backbone.weights not in (None, "hub"):
+            backbone = dataclasses.replace(backbone, weights=str(storage.local_copy(str(backbone.weights))))
+        method = create_method(
+            self.method,
+            config,
+            backbone,
+            size=self.config.transforms.size,
+            classes=len(self.pairs_manifest()["classes"]),
+            load_weights=load_weights,
+        )
+        method.backbone_config = self.config.backbone
+        return method
+
+
+def units_to_drop(split: ZeroShotSplit) -> tuple[int, ...]:
+    """Of an ImageNet classifier: those that name a class which training must not know about."""
+    return tuple(imagenet_units_naming([*split.unseen, *split.pseudo_unseen]))
+
+
+def train(config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str) -> str:
+    """Run the stage, or find it done; gives the folder of the checkpoint."""
+    job = make_job(config, method, workspace, images, pairs)
+    if shards.has_manifest(job.folder):
+        return job.folder
+    manifest = job.pairs_manifest()
+    storage.write_json(
+        storage.join(job.folder, RUN),
+        {"name": job.name, "experiment": to_dict(config), "method": method, "images": images, "pairs": pairs},
+    )
+    with TrainingRun.open(config, workspace, job.name, job.folder, method, manifest) as run:
+        with _progress(config.train, job, run) as on_event:
+            state = _local(job, on_event) if config.cluster.workers == 0 else _on_ray(job, on_event)
+        folder = _publish(job, state, run.id)
+        run.finish(folder)
+    return folder
+
+
+def untrained(config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str) -> str:
+    """A checkpoint of the network before its training: the reference row that a training has to beat."""
+    job = make_job(config, method, workspace, images, pairs, untrained=True)
+    if not shards.has_manifest(job.folder):
+        _write_checkpoint(job, job.create_method(), {"untrained": True}, {})
+    return job.folder
+
+
+def make_job(
+    config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str, *, untrained: bool = False
+) -> Job:
+    manifest = shards.read_manifest(pairs, "zse shard")
+    weights = config.backbone.weights
+    depends: dict[str, Any] = {
+        "method": [method, to_dict(config.methods[method])],
+        "backbone": {**to_dict(config.backbone), "weights": _weights_hash(weights)},
+        "transforms": to_dict(config.transforms),
+        "split": manifest["split_hash"],
+        "fingerprint": manifest["fingerprint"],
+        "seed": config.train.seed,
+    }
+    if not untrained:
+        depends |= {
+            "pairs": manifest["shard"],
+            "train": to_dict(config.train),
+            "workers": config.cluster.workers,
+            "cpus": config.cluster.cpus_per_worker,
+        }
+    name = f"{config.name}-{method}{'-untrained' if untrained else ''}-{storage.digest(depends, 8)}"
+    return Job(name, method, config, images, pairs, storage.join(workspace, "checkpoints", name))
+
+
+def _weights_hash(weights: str | None) -> str | None:
+    return weights if weights in (None, "hub") else storage.sha256(storage.read_bytes(str(weights)))[:16]
+
+
+# Workers ------------------------------------------------------------------------------------------------------------
+
+
+def run_worker(job: Job, context: WorkerContext) -> FitState:
+    """One worker of a training: build, then fit."""
+    config, manifest = job.config, job.pairs_manifest()
+    split = job.split()
+    if manifest["shard"]["layout"] == "memory":
+        images = job.images_manifest()
+        members = training_members(read_members(job.images, images), split)
+        pictures = read_pictures(job.images, images, members)
+        source: BatchSource = MemorySource(ItemPlan(members, config.shard), pictures, config.train.batch_size)
+    else:
+        source = ShardSource(job.pairs, manifest, config.train.batch_size, config.train.seed)
+    validate = None
+    if context.rank == 0 and split.pseudo_unseen:
+        selection = PseudoUnseen(job.images, job.images_manifest(), split, config.evaluation.batch_size)
+        validate = selection if selection.usable else None
+    return fit(job.create_method(), source, context, config.train, validate=validate)
+
+
+class StorageContext(LocalContext):
+    """One plain process whose states are kept in the workspace, wherever that is."""
+
+    def __init__(self, url: str, on_event: Callable[[Event], None]) -> None:
+        super().__init__(None, on_event)
+        self.url = url
+
+    def restore(self) -> Path | None:
+        if not storage.exists(storage.join(self.url, STATE_FILE)):
+            return None
+        folder = Path(tempfile.mkdtemp(prefix="zse-state-"))
+        latest = storage.read_json(storage.join(self.url, STATE_FILE))["folder"]
+        return storage.download_folder(storage.join(self.url, latest), folder)
+
+    def report(self, metrics: Event, state: Path | None) -> None:
+        """A folder of its own a state; the pointer to it is written last."""
+        if state is None:
+            return
+        step = json.loads((state / STATE_FILE).read_text())["step"]
+        storage.upload_folder(state, storage.join(self.url, f"{step:08d}"), last=STATE_FILE)
+        storage.write_json(storage.join(self.url, STATE_FILE), {"folder": f"{step:08d}"})
+
+
+class RayContext:
+    """A worker of Ray Train. States become Ray Train checkpoints in the workspace."""
+
+    def __init__(self, journal: Any) -> None:
+        place = ray.train.get_context()
+        self.rank, self.world_size = place.get_world_rank(), place.get_world_size()
+        self.device = get_device()
+        self.journal = journal
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return prepare_model(module)
+
+    def total(self, value: Tensor) -> Tensor:
+        if self.world_size > 1:
+            torch.distributed.all_reduce(value)
+        return value
+
+    def restore(self) -> Path | None:
+        checkpoint = ray.train.get_checkpoint()
+        return Path(checkpoint.to_directory()) if checkpoint else None
+
+    def report(self, metrics: Event, state: Path | None) -> None:
+        checkpoint = ray.train.Checkpoint.from_directory(state) if state else None
+        ray.train.report(metrics, checkpoint=checkpoint)
+
+    def log(self, event: Event) -> None:
+        self.journal.put.remote(event)
+
+
+@ray.remote(num_cpus=0)
+class Journal:
+    """Carries progress from the workers to the driver, the only process that prints and tracks."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def put(self, event: Event) -> None:
+        self.events.append(event)
+
+    def drain(self) -> list[Event]:
+        events, self.events = self.events, []
+        return events
+
+
+def _local(job: Job, on_event: Callable[[Event], None]) -> Path:
+    url = storage.join(job.folder, STATE)
+    context = StorageContext(url, on_event)
+    run_worker(job, context)
+    state = context.restore()
+    assert state is not None
+    return state
+
+
+def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Path:
+    cluster = job.config.cluster
+    connect(cluster.workers, cluster.cpus_per_worker)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    journal = Journal.remote()
+
+    def worker(settings: dict[str, Any]) -> None:
+        torch.set_num_threads(cluster.cpus_per_worker)
+        run_worker(settings["job"], RayContext(settings["journal"]))
+
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"job": job, "journal": journal},
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker={
+                "CPU": cluster.cpus_per_worker,
+                **({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name=STATE,
+            storage_path=job.folder,
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    with _polled(journal, on_event):
+        result = trainer.fit()
+    if result.error:
+        raise result.error
+    if result.checkpoint is None:
+        raise storage.StorageError(f"Training left no checkpoint in {job.folder}/{STATE}")
+    return Path(result.checkpoint.to_directory())
+
+
+@contextmanager
+def _polled(journal: Any, on_event: Callable[[Event], None]) -> Iterator[None]:
+    """Hand the journal's events on, about twice a second, and all of them at the end."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.wait(0.5):
+            for event in ray.get(journal.drain.remote()):
+                on_event(event)
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        for event in ray.get(journal.drain.remote()):
+            on_event(event)
+
+
+@contextmanager
+def _progress(config: TrainConfig, job: Job, run: TrainingRun) -> Iterator[Callable[[Event], None]]:
+    with Meter(f"Train {job.method}", config.steps, "steps") as meter:
+        note: dict[str, str] = {}
+
+        def on_event(event: Event) -> None:
+            if total := int(event.get("total", 0)):
+                if meter.total is None:
+                    raw = storage.read_json(storage.join(job.folder, RUN))
+                    storage.write_json(storage.join(job.folder, RUN), {**raw, "steps": total})
+                meter.total = total
+            if "train/loss" in event:
+                note["loss"] = f"loss {event['train/loss']:.3f}, {event['train/images_per_second']:.0f} img/s"
+            if "selection/mAP_all" in event:
+                note["selection"] = f"pseudo-unseen mAP_all {event['selection/mAP_all']:.3f}"
+            meter.update(int(event["step"]), ", ".join(note.values()))
+            run.log(event)
+
+        yield on_event
+
+
+# Publishing ---------------------------------------------------------------------------------------------------------
+
+
+def _publish(job: Job, state_folder: Path, run_id: str | None) -> str:
+    """The best weights of a finished training as a checkpoint; the manifest last."""
+    state = FitState(**json.loads((state_folder / STATE_FILE).read_text()))
+    method = job.create_method(load_weights=False)
+    method.load_state_dict(load_file(state_folder / BEST_FILE), strict=True)
+    training = {
+        "steps": state.total,
+        "best_step": state.best_step,
+        "selection_mAP_all": state.best,
+        "images": state.images,
+        "workers": job.config.cluster.workers,
+    }
+    last = hashlib.sha256((state_folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    extra = {"last_weights_sha256": last, "cpu_seconds": state.cpu_seconds, "mlflow_run": run_id}
+    _write_checkpoint(job, method, training, extra, state.history)
+    storage.remove_folder(storage.join(job.folder, STATE))
+    return job.folder
+
+
+def _write_checkpoint(
+    job: Job,
+    method: RetrievalMethod,
+    training: dict[str, Any],
+    extra: dict[str, Any],
+    history: list[Event] | None = None,
+) -> None:
+    images, pairs, split = job.images_manifest(), job.pairs_manifest(), job.split()
+    members = training_members(read_members(job.images, images), split)
+    checkpoint = Checkpoint(
+        name=job.method,
+        method=method,
+        transforms=TransformConfig(**pairs["transforms"]),
+        split=split,
+        seen_pictures=seen_keys(members.sha256),
+        training={"run": job.name, "fingerprint": images["fingerprint"], "classes": pairs["classes"], **training},
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save_checkpoint(checkpoint, folder)
+        (folder / "history.json").write_text(json.dumps(history or []))
+        storage.upload_folder(folder, job.folder, last=INFO)
+    shards.write_manifest(
+        job.folder,
+        {"name": job.name, "method": job.method, "digest": checkpoint.digest, "training": training, **extra},
+    )

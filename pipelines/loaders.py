@@ -1,0 +1,123 @@
+"""From what is stored to training batches. Two layouts behind one interface: `batch(step, rank, world_size)`.
+
+Batch k of a training is items [k*B, (k+1)*B) of an order that is a function of the seed alone, B = the batches of all
+workers together; a worker takes its slice. So a resumed worker only needs its step, and the same global batch is seen
+by any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from pipelines import shards, storage
+from pipelines.plan import ROLES, ItemPlan
+from zse_model.methods import TrainBatch
+from zse_model.transforms import decode_pixels
+
+OPEN_PARTS = 8
+
+
+class ShardSource:
+    """Pair shards, read by row group."""
+
+    def __init__(self, folder: str, manifest: dict[str, Any], batch_size: int, seed: int) -> None:
+        self.folder, self.batch_size, self.seed = folder, batch_size, seed
+        self.parts: list[dict[str, Any]] = manifest["shards"]
+        self.items = sum(part["rows"] for part in self.parts)
+        self.row_group: int = manifest["row_group"]
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._orders: dict[int, tuple[list[tuple[int, int]], np.ndarray]] = {}
+        self._group: tuple[tuple[int, int], dict[str, Any]] | None = None
+
+    def _order(self, epoch: int) -> tuple[list[tuple[int, int]], np.ndarray]:
+        """Row groups (part, group) of a pass in reading order, and how many items come before each.
+
+        Parts are shuffled, then the groups within a part: a reader has few files open at a time. The items themselves
+        were planned at random.
+        """
+        if epoch not in self._orders:
+            rng = np.random.default_rng([self.seed, epoch])
+            order, sizes = [], []
+            for part in rng.permutation(len(self.parts)):
+                rows = self.parts[part]["rows"]
+                for group in rng.permutation(-(-rows // self.row_group)):
+                    order.append((int(part), int(group)))
+                    sizes.append(min(self.row_group, rows - group * self.row_group))
+            self._orders = {epoch: (order, np.concatenate([[0], np.cumsum(sizes)]))}
+        return self._orders[epoch]
+
+    def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
+        start = (step * world_size + rank) * self.batch_size
+        rows = [self._row(position) for position in range(start, start + self.batch_size)]
+        return collate([[decode_pixels(row[role]) for role in ROLES] for row in rows], rows)
+
+    def _row(self, position: int) -> dict[str, Any]:
+        epoch, offset = divmod(position, self.items)
+        order, before = self._order(epoch)
+        k = int(np.searchsorted(before, offset, side="right")) - 1
+        columns = self._columns(order[k])
+        return {name: values[offset - int(before[k])] for name, values in columns.items()}
+
+    def _columns(self, key: tuple[int, int]) -> dict[str, Any]:
+        if self._group is None or self._group[0] != key:
+            part, group = key
+            if part not in self._open:
+                url = storage.join(self.folder, self.parts[part]["name"])
+                self._open[part] = shards.open_part(url)
+                if len(self._open) > OPEN_PARTS:
+                    self._open.popitem(last=False)[1].close()
+            self._open.move_to_end(part)
+            self._group = key, self._open[part].read_row_group(group).to_pydict()
+        return self._group[1]
+
+
+class MemorySource:
+    """Pictures in memory, items planned and augmented when they are asked for."""
+
+    def __init__(self, plan: ItemPlan, pictures: Sequence[bytes], batch_size: int) -> None:
+        self.plan, self.batch_size = plan, batch_size
+        self.pixels = [decode_pixels(picture) for picture in pictures]
+
+    def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
+        start = (step * world_size + rank) * self.batch_size
+        items = [self.plan[i] for i in range(start, start + self.batch_size)]
+        rendered = []
+        for i, item in enumerate(items):
+            a, b, c, d = (self.pixels[index] for index in item.pictures())
+            rendered.append(self.plan.render(start + i, (a, b, c, d)))
+        return collate(rendered, [vars(item) for item in items])
+
+
+def collate(pictures: Sequence[Sequence[np.ndarray]], rows: Sequence[dict[str, Any]]) -> TrainBatch:
+    """Pictures in the order of ROLES, and rows with `label` and `negative_label`."""
+    columns = [to_tensor([item[i] for item in pictures]) for i in range(4)]
+    return TrainBatch(
+        **dict(zip(ROLES, columns, strict=True)),
+        label=torch.tensor([row["label"] for row in rows]),
+        negative_label=torch.tensor([row["negative_label"] for row in rows]),
+    )
+
+
+def to_tensor(pictures: Sequence[np.ndarray]) -> torch.Tensor:
+    """uint8 [s, s] or [s, s, 3] each -> uint8 [b, 1 or 3, s, s]."""
+    stacked = torch.from_numpy(np.stack(pictures))
+    return stacked[:, None] if stacked.dim() == 3 else stacked.permute(0, 3, 1, 2)
+
+
+def encode_pictures(
+    encode: Callable[[torch.Tensor], dict[str, torch.Tensor]], pictures: Sequence[bytes], batch_size: int
+) -> dict[str, torch.Tensor]:
+    """Encode stored pictures of one modality in batches; the encodings come back on the CPU, in order."""
+    out: dict[str, list[torch.Tensor]] = {}
+    with torch.inference_mode():
+        for i in range(0, len(pictures), batch_size):
+            images = to_tensor([decode_pixels(p) for p in pictures[i : i + batch_size]])
+            for name, value in encode(images).items():
+                out.setdefault(name, []).append(value.cpu())
+    return {name: torch.cat(values) for name, values in out.items()}

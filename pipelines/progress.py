@@ -1,0 +1,79 @@
+"""Progress on long work: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+LOG_EVERY = 5.0  # seconds between lines where there is no terminal
+
+console = Console(stderr=True, highlight=False)
+
+
+class Meter:
+    """`with Meter("Ingest", total=10, unit="parts") as meter: meter.update(3, "12 img/s")`."""
+
+    def __init__(self, what: str, total: int | None = None, unit: str = "") -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.done, self.note = 0, ""
+        self.started = self.printed = time.monotonic()
+        self.bar: Progress | None = None
+        if sys.stderr.isatty():
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                TextColumn("{task.completed:.0f}/{task.total} {task.fields[unit]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+                transient=True,
+            )
+            self.task = self.bar.add_task(what, total=total, unit=unit, note="")
+
+    def __enter__(self) -> Meter:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+        if kind is None:
+            total = f"{self.done:,} {self.unit}".strip()
+            console.print(f"{self.what}: {total} in {time.monotonic() - self.started:.1f} s {self.note}".rstrip())
+
+    def update(self, done: int, note: str = "", total: int | None = None) -> None:
+        self.done, self.note, self.total = done, note, total or self.total
+        if self.bar:
+            self.bar.update(self.task, completed=done, total=self.total, note=note)
+        elif time.monotonic() - self.printed > LOG_EVERY:
+            self.printed = time.monotonic()
+            console.print(f"{self.what}: {done:,}/{self.total or '?'} {self.unit} {self._left()} {note}".rstrip())
+
+    def _left(self) -> str:
+        if not self.total or not self.done:
+            return ""
+        seconds = (time.monotonic() - self.started) * (self.total - self.done) / self.done
+        return f"({seconds:.0f} s left)"
+
+
+def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "") -> Iterator[T]:
+    with Meter(what, total, unit) as meter:
+        for i, item in enumerate(items):
+            yield item
+            meter.update(i + 1)
+
+
+def say(message: str) -> None:
+    """A line for people, on stderr: stdout is for results."""
+    console.print(message, soft_wrap=True, markup=False)

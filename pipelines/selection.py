@@ -1,0 +1,59 @@
+"""Searching the pseudo-unseen classes: how a training chooses its checkpoint without looking at a test class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from zse_model.split import ZeroShotSplit
+
+from pipelines.loaders import encode_pictures
+from pipelines.members import Members, read_members, read_pictures
+from zse_model.evaluation.evaluate import Task, evaluate_scores
+from zse_model.methods import RetrievalMethod
+
+PER_CLASS = 50  # pictures of each modality: enough to rank checkpoints by, cheap enough to do it often
+
+
+class PseudoUnseen:
+    """Sketches and photos of the pseudo-unseen classes, searched by a method's first mode."""
+
+    def __init__(self, images: str, manifest: dict[str, Any], split: ZeroShotSplit, batch_size: int) -> None:
+        members = read_members(images, manifest).of(categories=split.pseudo_unseen).by_content()
+        self.batch_size, self.split = batch_size, split
+        self.sketches, self.query_labels = self._load(images, manifest, members, "sketch")
+        self.photos, self.gallery_labels = self._load(images, manifest, members, "photo")
+
+    @property
+    def usable(self) -> bool:
+        return bool(self.sketches and self.photos)
+
+    def _load(
+        self, images: str, manifest: dict[str, Any], members: Members, modality: Any
+    ) -> tuple[list[bytes], torch.Tensor]:
+        inside = members.of(categories=self.split.pseudo_unseen, modality=modality)
+        kept = np.zeros(len(inside), dtype=bool)
+        for category in self.split.pseudo_unseen:
+            kept[np.flatnonzero(inside.category == category)[:PER_CLASS]] = True
+        inside = inside.where(kept)
+        labels = [self.split.pseudo_unseen.index(c) for c in inside.category]
+        return read_pictures(images, manifest, inside), torch.tensor(labels, dtype=torch.int64)
+
+    def __call__(self, method: RetrievalMethod) -> dict[str, float]:
+        """mAP_all and P_25 of the plain protocol, keys as tracked."""
+        device = next(method.parameters()).device
+        queries = encode_pictures(lambda x: method.encode(x.to(device), "sketch"), self.sketches, self.batch_size)
+        gallery = encode_pictures(lambda x: method.encode(x.to(device), "photo"), self.photos, self.batch_size)
+        task = Task(
+            setting="selection",
+            query_labels=self.query_labels,
+            gallery_labels=self.gallery_labels,
+            query_groups=self.query_labels,
+            metrics=("mAP_all", "P_25"),
+            protocols=("plain",),
+        )
+        with torch.inference_mode():
+            scores = method.score(queries, gallery, method.modes[0])
+        found = evaluate_scores([scores], task)
+        return {f"selection/{m}": float(found.values("plain", m).nanmean()) for m in task.metrics}

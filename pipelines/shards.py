@@ -1,0 +1,113 @@
+"""What is written: Parquet schemas, part files, manifests. A manifest is written last: it means that all is there.
+
+Every stage works the same way. It plans parts with fixed names; each part is one task that writes one Parquet file; a
+part that is there is not made again, because the folder's name is the hash of everything that its parts depend on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+IMAGES = pa.schema(
+    [
+        ("id", pa.string()),  # modality/class/path: unique, stable
+        ("modality", pa.string()),
+        ("category", pa.string()),
+        ("instance", pa.string()),  # the thing that was photographed and drawn; null where nobody knows
+        ("uri", pa.string()),
+        ("sha256", pa.string()),  # of the source bytes
+        ("data", pa.binary()),  # encoded at the experiment's size
+    ]
+)
+PAIRS = pa.schema(
+    [
+        ("item", pa.int64()),
+        ("label", pa.int32()),
+        ("negative_label", pa.int32()),
+        ("sketch", pa.binary()),
+        ("photo", pa.binary()),
+        ("sketch2", pa.binary()),
+        ("negative", pa.binary()),
+    ]
+)
+
+
+def part_name(index: int, total: int) -> str:
+    return f"part-{index:05d}-of-{total:05d}.parquet"
+
+
+def encode_part(table: pa.Table, *, row_group: int, extra: dict[str, Any] | None = None) -> bytes:
+    """A Parquet file: the same table gives the same bytes. Pictures are compressed already, so only text is again."""
+    table = table.replace_schema_metadata({"zse": json.dumps({"schema_version": SCHEMA_VERSION, **(extra or {})})})
+    sink = io.BytesIO()
+    text = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=row_group,
+        compression={f.name: "zstd" if f.name in text else "NONE" for f in table.schema},  # type: ignore[arg-type]
+        use_dictionary=text,  # type: ignore[arg-type]
+        write_statistics=False,
+    )
+    return sink.getvalue()
+
+
+def write_part(url: str, table: pa.Table, *, row_group: int, extra: dict[str, Any] | None = None) -> None:
+    storage.write_bytes(url, encode_part(table, row_group=row_group, extra=extra))
+
+
+def open_part(url: str) -> pq.ParquetFile:
+    """A part for reading by row group. A file that is not Parquet raises StorageError naming it."""
+    fs, path = storage.filesystem(url)
+    try:
+        if storage.is_local(url):
+            return pq.ParquetFile(path, memory_map=True)
+        # Exact ranges, joined where columns lie side by side: a row group is one request.
+        return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise storage.StorageError(f"Cannot read {url}: {error}. Delete it and run the stage again") from error
+
+
+def part_extra(file: pq.ParquetFile) -> dict[str, Any]:
+    metadata = file.schema_arrow.metadata or {}
+    return json.loads(metadata.get(b"zse", b"{}"))
+
+
+def read_parts(folder: str, parts: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    for part in parts:
+        yield open_part(storage.join(folder, part)).read(columns=list(columns))
+
+
+def write_manifest(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    manifest = {"schema_version": SCHEMA_VERSION, **manifest}
+    storage.write_json(storage.join(folder, MANIFEST), manifest)
+    return manifest
+
+
+def read_manifest(folder: str, command: str) -> dict[str, Any]:
+    """The manifest of a complete stage; `command` is what makes it, for the error where it is missing."""
+    url = storage.join(folder, MANIFEST)
+    if not storage.exists(url):
+        raise storage.StorageError(f"{folder} is not complete: it has no {MANIFEST}. Run `{command}` first")
+    manifest = storage.read_json(url)
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise storage.StorageError(
+            f"{url} has schema version {manifest.get('schema_version')}, this code reads {SCHEMA_VERSION}. "
+            f"Delete {folder} and run `{command}` again"
+        )
+    return manifest
+
+
+def has_manifest(folder: str) -> bool:
+    return storage.exists(storage.join(folder, MANIFEST))

@@ -1,0 +1,205 @@
+"""Bytes at URLs: a local folder or any fsspec store (s3://bucket/prefix). Nobody else touches paths.
+
+Writes appear whole or not at all: locally through a temporary name and a rename, on an object store because a PUT is
+atomic. Credentials and endpoints come from the environment or the machine's role (AWS_ENDPOINT_URL for other stores).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+# Object stores answer 503 SlowDown in bursts: botocore waits between attempts, longer each time, with jitter.
+S3_OPTIONS = {
+    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 8}, "connect_timeout": 10, "read_timeout": 60}
+}
+FETCH_AT_ONCE = 32
+
+
+class StorageError(RuntimeError):
+    """A store that could not be read or written; the message names the URL and the reason."""
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A listed file."""
+
+    path: str
+    """Relative to the listed folder, `/` between parts."""
+    size: int
+    version: str
+    """ETag, or the modification time: changes when the content does."""
+
+
+def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """The fsspec file system of a URL, and the path on it."""
+    try:
+        options = S3_OPTIONS if url.startswith(("s3://", "s3a://")) else {}
+        return fsspec.core.url_to_fs(url, **options)
+    except (ValueError, ImportError) as error:
+        raise StorageError(
+            f"Cannot use {url!r}: {error}. Allowed: a folder, s3://bucket/prefix, any fsspec URL"
+        ) from error
+
+
+def is_local(url: str) -> bool:
+    return "://" not in url or url.startswith("file://")
+
+
+def absolute(url: str) -> str:
+    """A URL that means the same in every process: local paths lose `~`, `..` and the working folder."""
+    if is_local(url):
+        return str(Path(url.removeprefix("file://")).expanduser().resolve())
+    return url.rstrip("/")
+
+
+def join(url: str, *parts: str) -> str:
+    """url/part/part. A part that is absolute or climbs out raises ValueError."""
+    for part in parts:
+        if part.startswith("/") or ".." in part.split("/"):
+            raise ValueError(f"{part!r} would leave {url}")
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def list_files(url: str) -> Iterator[FileInfo]:
+    """Every file below a folder, in no particular order. A folder that is not there raises StorageError."""
+    fs, root = filesystem(url)
+    root = root.rstrip("/")
+    found: dict[str, Any] = fs.find(root, detail=True, withdirs=False)  # type: ignore[assignment]
+    if not found and not fs.exists(root):
+        raise StorageError(f"{url} does not exist, or holds nothing that these credentials may list")
+    for path, info in found.items():
+        version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
+        yield FileInfo(path[len(root) :].lstrip("/"), int(info.get("size") or 0), str(version).strip('"'))
+
+
+def exists(url: str) -> bool:
+    fs, path = filesystem(url)
+    fs.invalidate_cache()
+    return fs.exists(path)
+
+
+def names(url: str) -> set[str]:
+    """Names of the files directly in a folder; empty if it is not there."""
+    fs, path = filesystem(url)
+    fs.invalidate_cache()
+    try:
+        return {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)}
+    except FileNotFoundError:
+        return set()
+
+
+def read_bytes(url: str) -> bytes:
+    fs, path = filesystem(url)
+    return bytes(fs.cat_file(path))  # type: ignore[arg-type]
+
+
+def read_many(url: str, paths: Sequence[str]) -> list[bytes | Exception]:
+    """Files below `url`, fetched side by side where the store allows it; a failed one is its exception."""
+    fs, root = filesystem(url)
+    full = [f"{root.rstrip('/')}/{path}" for path in paths]
+    if not fs.async_impl:  # local: one after the other, and no pattern is read into a name with * or [ in it
+        return [_try(fs, path) for path in full]
+    out: list[bytes | Exception] = []
+    for i in range(0, len(full), FETCH_AT_ONCE):
+        chunk = full[i : i + FETCH_AT_ONCE]
+        found = fs.cat_ranges(chunk, [None] * len(chunk), [None] * len(chunk), on_error="return")  # type: ignore[arg-type]
+        out.extend(item if isinstance(item, Exception) else bytes(item) for item in found)
+    return out
+
+
+def _try(fs: AbstractFileSystem, path: str) -> bytes | Exception:
+    try:
+        return bytes(fs.cat_file(path))  # type: ignore[arg-type]
+    except OSError as error:
+        return error
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Whole or not at all."""
+    fs, path = filesystem(url)
+    if not is_local(url):
+        fs.pipe_file(path, data)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(url: str) -> Any:
+    return json.loads(read_bytes(url))
+
+
+def write_json(url: str, value: Any) -> None:
+    write_bytes(url, json.dumps(value, indent=1, sort_keys=True).encode())
+
+
+def upload_folder(folder: Path, url: str, last: str) -> None:
+    """Copy the files of a flat folder; `last` goes last, so that its presence means all of it."""
+    for file in sorted(folder.iterdir(), key=lambda f: f.name == last):
+        write_bytes(join(url, file.name), file.read_bytes())
+
+
+def download_folder(url: str, folder: Path) -> Path:
+    """Copy the files directly in a folder to a local one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names(url):
+        (folder / name).write_bytes(read_bytes(join(url, name)))
+    return folder
+
+
+def local_copy(url: str) -> Path:
+    """A local path with the content of a file or a flat folder: itself, or a copy in a fresh temporary folder."""
+    if is_local(url):
+        path = Path(absolute(url))
+        if not path.exists():
+            raise StorageError(f"{url} does not exist")
+        return path
+    folder = Path(tempfile.mkdtemp(prefix="zse-"))
+    fs, path = filesystem(url)
+    if fs.isdir(path):
+        return download_folder(url, folder)
+    target = folder / path.rsplit("/", 1)[-1]
+    target.write_bytes(read_bytes(url))
+    return target
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest(value: Any, length: int = 64) -> str:
+    """sha256 of the canonical JSON of a value, hex: how outputs are named by what made them."""
+    return sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode())[:length]
+
+
+def digest_lines(lines: Iterable[str]) -> str:
+    """sha256 of lines, order counts, without holding them."""
+    sha = hashlib.sha256()
+    for line in lines:
+        sha.update(line.encode())
+        sha.update(b"\n")
+    return sha.hexdigest()
+
+
+def remove_folder(url: str) -> None:
+    """Delete a folder and what is in it; nothing if it is not there."""
+    fs, path = filesystem(url)
+    fs.invalidate_cache()
+    if fs.exists(path):
+        fs.rm(path, recursive=True)

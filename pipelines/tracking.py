@@ -1,0 +1,415 @@
+"""MLflow: the only file that knows it. One experiment a setting; a training lives in that of its training setting.
+
+What MLflow is told is always in the workspace first (history.json, report.json), and `deliver_*` compare the two and
+log what is missing. So a training does not stop when the tracking server does: live logging is best effort, and the
+next `zse train`, `evaluate` or `run` on the same experiment delivers the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pipelines import storage
+from pipelines.config import ExperimentConfig, to_dict
+from pipelines.progress import say
+
+TRACKED = "tracked.json"
+RUN_ID = "mlflow.json"
+BATCH = 500  # MLflow takes at most 1000 metrics a request
+
+
+class TrackingError(RuntimeError):
+    """The tracking server did not take something; what it was is still in the workspace."""
+
+
+def tracking_uri(config: ExperimentConfig, workspace: str) -> str:
+    """The configured URI, else MLFLOW_TRACKING_URI, else SQLite in a local workspace (the working folder otherwise)."""
+    if uri := config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    folder = Path(storage.absolute(workspace)) if storage.is_local(workspace) else Path.cwd()
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def ui_command(uri: str) -> str:
+    return f"open {uri} in a browser" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+
+@cache
+def _client(uri: str) -> Any:
+    # A server that is away must cost seconds, not minutes: what could not be logged is delivered later.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What MLflow and its transports raise, as one error with the reason."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(str(error).splitlines()[0][:300] if str(error) else type(error).__name__) from error
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where things are tracked."""
+
+    uri: str
+    artifacts: str | None
+    """Root for artifacts of new experiments; None = the server decides."""
+
+    @staticmethod
+    def of(config: ExperimentConfig, workspace: str) -> Store:
+        uri = tracking_uri(config, workspace)
+        return Store(uri, None if uri.startswith("http") else storage.join(storage.absolute(workspace), "mlartifacts"))
+
+    def experiment(self, name: str) -> str:
+        """The id of an experiment, made if need be, also when another process makes it at the same time."""
+        client = _client(self.uri)
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            from mlflow.exceptions import MlflowException
+
+            try:
+                location = storage.join(self.artifacts, name) if self.artifacts else None
+                return client.create_experiment(name, artifact_location=location)
+            except MlflowException:
+                found = client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return found.experiment_id
+
+
+class TrainingRun:
+    """The live side of a training run: takes events at once, logs them in the background, loses none that matter."""
+
+    def __init__(self, config: ExperimentConfig, workspace: str, folder: str, open_run: Callable[[], str]) -> None:
+        self.config, self.workspace, self.folder = config, workspace, folder
+        self.id: str | None = None
+        self._events: queue.Queue[dict[str, float] | None] = queue.Queue()
+        self._open_run = open_run
+        self._thread = threading.Thread(target=self._send, daemon=True)
+
+    @staticmethod
+    @contextmanager
+    def open(
+        config: ExperimentConfig, workspace: str, name: str, folder: str, method: str, pairs: dict[str, Any]
+    ) -> Iterator[TrainingRun]:
+        def open_run() -> str:
+            store = Store.of(config, workspace)
+            return _training_run(store, name, folder, _setting(pairs), method, config, pairs)
+
+        run = TrainingRun(config, workspace, folder, open_run)
+        run._thread.start()
+        try:
+            yield run
+        finally:
+            run._close()
+
+    def log(self, event: dict[str, float]) -> None:
+        self._events.put(event)
+
+    def finish(self, checkpoint: str) -> None:
+        """Everything about the finished training, now complete in its folder."""
+        self._close()
+        deliver_training(self.config, self.workspace, checkpoint)
+
+    def _close(self) -> None:
+        if self._thread.is_alive():
+            self._events.put(None)
+            self._thread.join(timeout=30)
+
+    def _send(self) -> None:
+        if not self.config.tracking.enabled:
+            return
+        retry_at, logged = 0.0, -1
+        while True:
+            event = self._events.get()
+            if event is None:
+                return
+            if time.monotonic() < retry_at:
+                continue
+            try:
+                with _translated():
+                    if self.id is None:
+                        self.id = self._open_run()
+                        logged = _last_step(Store.of(self.config, self.workspace), self.id)
+                    if int(event["step"]) > logged:
+                        _log_history(Store.of(self.config, self.workspace), self.id, [event])
+            except TrackingError as error:
+                if not retry_at:
+                    say(f"MLflow does not answer ({error}); training goes on, the rest is delivered when it ends")
+                retry_at = time.monotonic() + 30
+
+
+def deliver_training(config: ExperimentConfig, workspace: str, checkpoint: str) -> None:
+    """Log what MLflow does not have of a finished training: parameters, history, the checkpoint as a logged model."""
+    if not config.tracking.enabled:
+        return
+    store = Store.of(config, workspace)
+    if _tracked(checkpoint, store.uri):
+        return
+    manifest = storage.read_json(storage.join(checkpoint, "manifest.json"))
+    run = storage.read_json(storage.join(checkpoint, "run.json"))
+    pairs = storage.read_json(storage.join(run["pairs"], "manifest.json"))
+    try:
+        with _translated(), tempfile.TemporaryDirectory() as temporary:
+            client = _client(store.uri)
+            run_id = _training_run(
+                store, manifest["name"], checkpoint, _setting(pairs), manifest["method"], config, pairs
+            )
+            history = storage.read_json(storage.join(checkpoint, "history.json"))
+            last = _last_step(store, run_id)
+            _log_history(store, run_id, [event for event in history if int(event["step"]) > last])
+            model = _logged_model(store, run_id, manifest, checkpoint, Path(temporary))
+            for key in ("digest", "last_weights_sha256"):
+                client.set_tag(run_id, f"zse.checkpoint.{key}", manifest[key])
+            client.log_metric(run_id, "train/cpu_minutes", manifest["cpu_seconds"] / 60)
+            client.set_terminated(run_id)
+            storage.write_json(
+                storage.join(checkpoint, TRACKED), {"uri": _shown(store.uri), "run": run_id, "model": model}
+            )
+    except TrackingError as error:
+        say(f"MLflow does not answer ({error}); run the same command again to deliver what is missing")
+
+
+def deliver_evaluation(config: ExperimentConfig, workspace: str, report: str, checkpoint: str | None) -> None:
+    """Log a report as a run in the experiment of each setting it has rows of, and its summary on the training run."""
+    if not config.tracking.enabled:
+        return
+    store = Store.of(config, workspace)
+    if _tracked(report, store.uri):
+        return
+    rows = storage.read_json(storage.join(report, "report.json"))
+    trained: dict[str, Any] = {}
+    if checkpoint and storage.exists(storage.join(checkpoint, TRACKED)):
+        trained = storage.read_json(storage.join(checkpoint, TRACKED))
+    try:
+        with _translated():
+            runs = {}
+            for setting in sorted({row["setting"] for row in rows}):
+                mine = [row for row in rows if row["setting"] == setting]
+                runs[setting] = _evaluation_run(store, setting, mine, report, trained)
+            if trained:
+                _log_metrics(store, trained["run"], _summary(rows))
+            storage.write_json(storage.join(report, TRACKED), {"uri": _shown(store.uri), "runs": runs})
+    except TrackingError as error:
+        say(f"MLflow does not answer ({error}); run the same command again to deliver what is missing")
+
+
+def metric_key(row: dict[str, Any]) -> str:
+    """The name of a result everywhere: <setting>/<protocol>/<mode>/<metric>."""
+    return "/".join(row[k] for k in ("setting", "protocol", "mode", "metric"))
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for row in rows:
+        metrics[metric_key(row)] = row["value"]
+        for end in ("ci_low", "ci_high"):
+            if row[end] is not None:
+                metrics[f"{metric_key(row)}.{end}"] = row[end]
+    return metrics
+
+
+def _setting(pairs: dict[str, Any]) -> str:
+    return f"{pairs['split']['name']}.{pairs['fingerprint'][:8]}"
+
+
+def _tracked(folder: str, uri: str) -> bool:
+    url = storage.join(folder, TRACKED)
+    return storage.exists(url) and storage.read_json(url)["uri"] == _shown(uri)
+
+
+def _shown(uri: str) -> str:
+    """Without a password."""
+    head, at, tail = uri.rpartition("@")
+    return f"{head.split('://')[0]}://***@{tail}" if at and "://" in head else uri
+
+
+def _training_run(
+    store: Store,
+    name: str,
+    folder: str,
+    setting: str,
+    method: str,
+    config: ExperimentConfig,
+    pairs: dict[str, Any],
+) -> str:
+    """The id of the training's run: the one it already has, or a new one."""
+    url = storage.join(folder, RUN_ID)
+    if storage.exists(url):
+        known = storage.read_json(url)
+        if known["uri"] == _shown(store.uri):
+            return known["run"]
+    from mlflow.entities import Param, RunTag
+
+    client = _client(store.uri)
+    tags = {
+        "zse.kind": "training",
+        "zse.method": method,
+        "zse.setting": setting,
+        "zse.split_hash": pairs["split_hash"],
+        "zse.dataset_fingerprint": pairs["fingerprint"],
+        "zse.checkpoint": folder,
+        "zse.command": " ".join(sys.argv),
+        "mlflow.source.name": "zse train",
+        **_git(),
+    }
+    run = client.create_run(store.experiment(setting), run_name=name, tags=tags)
+    settings = {k: v for k, v in to_dict(config).items() if k not in ("methods", "tracking")}
+    flat = _flat({**settings, "method": {"name": method, **to_dict(config.methods[method])}})
+    client.log_batch(
+        run.info.run_id,
+        params=[Param(k, str(v)[:500]) for k, v in flat.items()],
+        tags=[RunTag("zse.training_pictures", str(pairs["pictures"]))],
+    )
+    _log_dataset(store, run.info.run_id, pairs["dataset"], pairs["fingerprint"], pairs["images"], "training")
+    storage.write_json(url, {"uri": _shown(store.uri), "run": run.info.run_id})
+    return run.info.run_id
+
+
+def _log_dataset(store: Store, run_id: str, name: str, fingerprint: str, source: str, context: str) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=name, digest=fingerprint[:8], source_type="zse", source=json.dumps({"uri": source, "sha256": fingerprint})
+    )
+    _client(store.uri).log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+
+def _log_history(store: Store, run_id: str, history: list[dict[str, float]]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(key, value, now, int(event["step"]))
+        for event in history
+        for key, value in event.items()
+        if key not in ("step", "total")
+    ]
+    for i in range(0, len(metrics), BATCH):
+        _client(store.uri).log_batch(run_id, metrics=metrics[i : i + BATCH])
+
+
+def _log_metrics(store: Store, run_id: str, metrics: dict[str, float]) -> None:
+    _log_history(store, run_id, [{"step": 0, **metrics}])
+
+
+def _last_step(store: Store, run_id: str) -> int:
+    """The last step that MLflow has of a training run; -1 for none."""
+    client = _client(store.uri)
+    metrics = client.get_run(run_id).data.metrics
+    steps = [
+        m.step for key in metrics if key.startswith(("train/", "selection/")) for m in _history(client, run_id, key)
+    ]
+    return max(steps, default=-1)
+
+
+def _history(client: Any, run_id: str, key: str) -> list[Any]:
+    return client.get_metric_history(run_id, key)
+
+
+def _logged_model(store: Store, run_id: str, manifest: dict[str, Any], checkpoint: str, temporary: Path) -> str:
+    """The checkpoint folder as an MLflow logged model, linked to its run: safetensors and JSON, nothing pickled."""
+    from mlflow.entities import LoggedModelOutput
+
+    client = _client(store.uri)
+    experiment = client.get_run(run_id).info.experiment_id
+    model = client.create_logged_model(
+        experiment,
+        name=manifest["name"].replace("+", "-").replace(".", "-"),
+        source_run_id=run_id,
+        model_type=f"zse.{manifest['method']}",
+        tags={"zse.checkpoint_hash": manifest["digest"], "zse.checkpoint": checkpoint},
+        params={k: str(v) for k, v in manifest["training"].items()},
+    )
+    folder = temporary / "model"
+    folder.mkdir()
+    for name in ("model.safetensors", "checkpoint.json", "seen.safetensors"):
+        (folder / name).write_bytes(storage.read_bytes(storage.join(checkpoint, name)))
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, int(manifest["training"].get("steps") or 0))])
+    return model.model_id
+
+
+def _evaluation_run(
+    store: Store, setting: str, rows: list[dict[str, Any]], report: str, trained: dict[str, Any]
+) -> str:
+    client, first = _client(store.uri), rows[0]
+    tags = {
+        "zse.kind": "evaluation",
+        "zse.method": first["method"],
+        "zse.setting": setting,
+        "zse.report": report,
+        "zse.split_hash": first["split_hash"],
+        "zse.dataset_fingerprint": first["dataset_fingerprint"],
+        "zse.checkpoint_hash": first["checkpoint_hash"],
+        "zse.training_run": trained.get("run", ""),
+        "zse.model": trained.get("model", ""),
+        "mlflow.source.name": "zse evaluate",
+        **_git(),
+    }
+    name = f"evaluate {report.rsplit('/', 1)[1]}"
+    run_id = client.create_run(store.experiment(setting), run_name=name, tags=tags).info.run_id
+    _log_metrics(store, run_id, _summary(rows))
+    _log_dataset(store, run_id, setting, first["dataset_fingerprint"], report, "evaluation")
+    per_class = storage.read_json(storage.join(report, "per_class.json"))
+    if per_class:
+        client.log_table(run_id, {k: [row[k] for row in per_class] for k in per_class[0]}, "per_class.json")
+    client.log_dict(run_id, {"rows": rows}, "report.json")
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in sorted(storage.names(storage.join(report, "sheets"))):
+            path = Path(temporary) / name
+            path.write_bytes(storage.read_bytes(storage.join(report, "sheets", name)))
+            client.log_artifact(run_id, str(path), "sheets")
+    client.set_terminated(run_id)
+    return run_id
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+@cache
+def _git() -> dict[str, str]:
+    """The commit of the code, where it runs from a checkout."""
+    here = Path(__file__).parent
+    found = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        return {}
+    dirty = subprocess.run(
+        ["git", "-C", str(here), "status", "--porcelain"], capture_output=True, text=True, check=False
+    )
+    return {"mlflow.source.git.commit": found.stdout.strip(), "zse.git.dirty": str(bool(dirty.stdout.strip())).lower()}

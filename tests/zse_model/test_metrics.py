@@ -1,0 +1,247 @@
+"""Every formula against a naive oracle, against hand-made cases, and against results of the published code."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from zse_model.evaluation import CATEGORY_METRICS, INSTANCE_METRICS, METRICS, PROTOCOLS, rank
+from zse_model.evaluation.metrics import (
+    accuracy_at,
+    average_precision,
+    average_precision_interpolated,
+    bootstrap_interval,
+    interpolated_precision,
+    paired_difference,
+    precision_at,
+)
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "metrics_reference.npz"
+
+
+def naive(protocol, metric, row, total):
+    """One query, straight from the definition: row = relevance by rank, total = R."""
+    kind, depth = metric.split("_")
+    k = len(row) if depth == "all" else int(depth)
+    cap = min(k, total) if depth != "all" else total
+    if total == 0:
+        return math.nan
+    if kind == "acc":
+        return float(any(row[:k]))
+    if kind == "P":
+        n = cap if protocol == "zse_paper" else k
+        return sum(row[:n]) / n
+    head = row[:k]
+    precisions = [sum(head[: i + 1]) / (i + 1) for i in range(len(head))]
+    if protocol == "zse_paper":
+        precisions = [max(precisions[i:]) for i in range(len(head))]
+    return sum(p for p, hit in zip(precisions, head, strict=True) if hit) / cap
+
+
+def lists(seed, queries, gallery, density):
+    """Whole rankings of a gallery: relevant [q, g] and R."""
+    relevant = torch.rand(queries, gallery, generator=torch.Generator().manual_seed(seed)) < density
+    return relevant, relevant.sum(1)
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("gallery", "density"),
+    [(37, 0.3), (150, 0.05), (150, 0.9), (431, 0.7), (431, 0.003), (9, 1.0), (9, 0.0)],
+    ids=["g<k", "R<k", "R near k", "R>k", "R=0 and 1", "all relevant", "R=0"],
+)
+def test_metric_equals_the_naive_oracle(protocol, metric, gallery, density):
+    relevant, total = lists(1, 13, gallery, density)
+    values = PROTOCOLS[protocol].values(metric, relevant, total)
+    expected = [naive(protocol, metric, row, r) for row, r in zip(relevant.tolist(), total.tolist(), strict=True)]
+    assert values.dtype == torch.float64
+    np.testing.assert_allclose(values.numpy(), expected, rtol=0, atol=1e-12)
+
+
+def test_closed_form_average_precision():
+    relevant = torch.tensor([[1, 0, 1, 0, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1], [0, 1, 1, 0, 0]]).bool()
+    total = torch.tensor([3, 1, 5, 2])
+    expected = torch.tensor([(1 + 2 / 3 + 3 / 5) / 3, 1 / 5, 1, (1 / 2 + 2 / 3) / 2]).double()
+    envelope = torch.tensor([(1 + 2 / 3 + 3 / 5) / 3, 1 / 5, 1, (2 / 3 + 2 / 3) / 2]).double()
+    torch.testing.assert_close(average_precision(relevant, total), expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(average_precision_interpolated(relevant, total), envelope, rtol=0, atol=1e-7)
+
+
+def test_denominator_is_min_of_k_and_relevant():
+    """R = 3, k = 2: two hits give 1 (divided by R: 2/3), a hit at rank 1 only gives 1/2 (divided by the hits: 1)."""
+    relevant = torch.tensor([[1, 1, 0, 1], [1, 0, 1, 1]]).bool()
+    assert average_precision(relevant, torch.tensor([3, 3]), k=2).tolist() == [1, 0.5]
+    assert average_precision_interpolated(relevant, torch.tensor([3, 3]), k=2).tolist() == [1, 0.5]
+
+
+def test_precision_denominators():
+    relevant = torch.tensor([[1, 0, 1, 0, 0]]).bool()
+    total = torch.tensor([2])
+    assert precision_at(relevant, total, 4).tolist() == [0.5]
+    assert precision_at(relevant, total, 4, cap_at_relevant=True).tolist() == [0.5]  # of the first two ranks, not 2/2
+    assert precision_at(relevant, total, 10).tolist() == [0.2]
+
+
+def test_accuracy_counts_the_first_k():
+    relevant = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 0, 0]]).bool()
+    assert accuracy_at(relevant, 1).tolist() == [0, 1, 0]
+    assert accuracy_at(relevant, 2).tolist() == [0, 1, 0]
+    assert accuracy_at(relevant, 3).tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_perfect_and_worst_ranking(protocol):
+    perfect = torch.arange(400).lt(250)[None]
+    values = {m: PROTOCOLS[protocol].values(m, perfect, torch.tensor([250])).item() for m in CATEGORY_METRICS}
+    assert set(values.values()) == {1.0}
+    worst = {m: PROTOCOLS[protocol].values(m, perfect.flip(1), torch.tensor([250])).item() for m in CATEGORY_METRICS}
+    assert worst["P_100"] == 0 and worst["mAP_200"] < 0.1 and 0 < worst["mAP_all"] < 0.7
+
+
+def test_better_ranking_never_reads_worse():
+    """Moving one hit up by a rank must not lower any AP."""
+    relevant, total = lists(2, 200, 60, 0.2)
+    better = relevant.clone()
+    for row in better:
+        hits = [i for i in range(1, 60) if row[i] and not row[i - 1]]
+        row[hits[-1]], row[hits[-1] - 1] = False, True
+    assert (average_precision(better, total) > average_precision(relevant, total)).all()
+    # the envelope may hide a step up
+    assert (average_precision_interpolated(better, total) >= average_precision_interpolated(relevant, total)).all()
+
+
+def test_precision_recall_curve():
+    relevant, total = lists(3, 9, 50, 0.4)
+    curve = interpolated_precision(relevant, total)
+    for row, r, got in zip(relevant.tolist(), total.tolist(), curve, strict=True):
+        points = [(sum(row[: i + 1]), sum(row[: i + 1]) / (i + 1)) for i in range(50)]
+        expected = [max(p for hits, p in points if 10 * hits >= t * r) for t in range(11)]
+        np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", "abcd")
+def test_zse_paper_equals_the_published_code(case):
+    if not GOLDEN.exists():
+        pytest.skip(f"{GOLDEN.name} is not beside this checkout (../shared/golden)")
+    data = np.load(GOLDEN)
+    labels = torch.from_numpy(data[f"{case}_gallery_label"])
+    queries = torch.from_numpy(data[f"{case}_query_label"])
+    relevant = labels[rank(-torch.from_numpy(data[f"{case}_distance"])).indices] == queries[:, None]
+    total = (labels == queries[:, None]).sum(1)
+    columns = [PROTOCOLS["zse_paper"].values(m, relevant, total) for m in ("mAP_all", "mAP_200", "P_100", "P_200")]
+    got = torch.stack(columns, dim=1).numpy()
+    np.testing.assert_allclose(got, data[f"{case}_per_query"], rtol=0, atol=1e-9, equal_nan=True)
+    np.testing.assert_allclose(np.nanmean(got, axis=0), data[f"{case}_result"], rtol=0, atol=1e-9)
+
+
+def test_metric_names_are_the_two_lists():
+    assert METRICS == CATEGORY_METRICS + INSTANCE_METRICS
+    assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
+
+
+def test_a_ranking_too_short_for_the_metric_is_refused():
+    relevant, total = lists(4, 5, 300, 0.5)
+    plain = PROTOCOLS["plain"]
+    torch.testing.assert_close(plain.values("P_100", relevant[:, :100], total), plain.values("P_100", relevant, total))
+    for metric in ("mAP_all", "mAP_200", "P_200"):
+        with pytest.raises(ValueError, match="first 100 ranks"):
+            plain.values(metric, relevant[:, :100], total)
+
+
+def test_wrong_arguments_are_refused():
+    relevant, total = lists(5, 4, 10, 0.5)
+    with pytest.raises(ValueError, match="Unknown metric 'mAP@all'"):
+        PROTOCOLS["plain"].values("mAP@all", relevant, total)
+    with pytest.raises(ValueError, match="bool"):
+        average_precision(relevant.double(), total)
+    with pytest.raises(ValueError, match="num_relevant"):
+        average_precision(relevant, total[:3])
+    with pytest.raises(ValueError, match="at least 1"):
+        accuracy_at(relevant, 0)
+
+
+def test_interval_of_constant_values_has_no_width():
+    assert bootstrap_interval(torch.full((40,), 0.25), torch.arange(40) % 7) == (0.25, 0.25)
+
+
+def test_interval_resamples_groups_not_queries():
+    """Two classes, one always right and one always wrong: a draw has neither, one or both of them."""
+    groups = torch.arange(1000) % 2
+    assert bootstrap_interval(groups.double(), groups) == (0, 1)
+    low, high = bootstrap_interval(groups.double(), torch.arange(1000))  # every query its own group: much narrower
+    assert 0.45 < low < 0.5 < high < 0.55
+
+
+def test_interval_equals_a_naive_bootstrap():
+    generator = torch.Generator().manual_seed(0)
+    groups = (12 * torch.rand(300, generator=generator) ** 2).long()  # the first classes are the large ones
+    values = torch.rand(300, generator=generator).double() + groups / 12
+    rng, means = np.random.default_rng(5), []
+    for _ in range(2000):
+        drawn = [values[groups == group] for group in rng.integers(12, size=12)]
+        means.append(torch.cat(drawn).mean().item())
+    interval = bootstrap_interval(values, groups, samples=2000, level=0.9)
+    np.testing.assert_allclose(interval, np.quantile(means, [0.05, 0.95]), atol=0.02)
+    assert interval[0] < values.mean() < interval[1]
+
+
+def test_interval_is_fixed_by_its_seed():
+    values, groups = torch.arange(60).double(), torch.arange(60) % 11
+    assert bootstrap_interval(values, groups, seed=3) == bootstrap_interval(values, groups, seed=3)
+    assert bootstrap_interval(values, groups, seed=3) != bootstrap_interval(values, groups, seed=4)
+    assert bootstrap_interval(values, groups * 1000 - 5, seed=3) == bootstrap_interval(values, groups, seed=3)
+
+
+def test_interval_leaves_nan_out():
+    values, groups = torch.arange(60).double(), torch.arange(60) % 5
+    padded = torch.cat([values, torch.full((9,), torch.nan)])
+    more_groups = torch.cat([groups, torch.arange(9)])  # groups 5 to 8 have no value at all and are never drawn
+    assert bootstrap_interval(padded, more_groups) == bootstrap_interval(values, groups)
+    with pytest.raises(ValueError, match="No value"):
+        bootstrap_interval(torch.full((3,), torch.nan), torch.arange(3))
+    with pytest.raises(ValueError, match="alike"):
+        bootstrap_interval(values, groups[:5])
+
+
+def test_interval_of_one_group_is_unknown():
+    assert all(math.isnan(end) for end in bootstrap_interval(torch.arange(5).double(), torch.zeros(5).long()))
+    one = paired_difference(torch.arange(5).double(), torch.zeros(5).double(), torch.zeros(5).long())
+    assert one.value == 2 and math.isnan(one.p)
+
+
+def test_paired_difference():
+    generator = torch.Generator().manual_seed(1)
+    groups = torch.arange(400) % 20
+    base = torch.rand(400, generator=generator).double()
+    noise = 0.02 * torch.randn(400, generator=generator).double()
+    better = paired_difference(base + 0.01 + noise, base, groups)
+    worse = paired_difference(base, base + 0.01 + noise, groups)
+    assert 0 < better.low < better.value < better.high and better.p == pytest.approx(2 / 1001)
+    assert (worse.value, worse.low) == pytest.approx((-better.value, -better.high)) and worse.p == better.p
+    # The pairing is what makes 0.01 visible: the interval of either side alone is far wider than the difference.
+    low, high = bootstrap_interval(base, groups)
+    assert high - low > 4 * (better.high - better.low)
+
+
+def test_paired_difference_without_a_difference():
+    groups = torch.arange(400) % 20
+    values = torch.rand(400, generator=torch.Generator().manual_seed(2)).double()
+    values[7] = torch.nan
+    same = paired_difference(values, values, groups)
+    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
+    p = [
+        paired_difference(a, b, groups).p
+        for a, b in torch.rand(100, 2, 400, generator=torch.Generator().manual_seed(3)).double()
+    ]
+    assert sum(value < 0.05 for value in p) <= 15  # about 5 of 100 by definition; 15 would be far out
+
+
+def test_paired_difference_needs_the_same_queries():
+    values = torch.tensor([0.1, torch.nan, 0.3]).double()
+    with pytest.raises(ValueError, match="Query 1"):
+        paired_difference(values, values.nan_to_num(), torch.arange(3))
+    with pytest.raises(ValueError, match="3 and 2"):
+        paired_difference(values, values[:2], torch.arange(3))

@@ -1,0 +1,139 @@
+"""Random changes to prepared pictures, each a pure function of (picture, config, state of the generator).
+
+Left out: which pictures are changed, and whether they are mirrored (a sketch and its own photo only together).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import cos, exp, log, radians, sin, sqrt
+
+import numpy as np
+from PIL import Image, ImageChops, ImageEnhance
+
+# Erasing leaves at least this share of the ink: a sketch without its subject teaches nothing but noise.
+INK_KEPT = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How strong each change may be; 0 is off. What is drawn lies uniformly between nothing and this, both ways.
+
+    rotate: degrees a sketch turns, 0..180.           scale: share a sketch grows or shrinks, 0..0.5.
+    translate: share of the side a sketch moves, 0..0.3.
+    thickness: how far strokes go towards one pixel wider on each side, 0..1, or half as far towards thinner.
+    erase: probability that patches of a sketch are wiped out, 0..1.
+    crop: share of a photo's area that may be cut away, 0..0.9; the rest fills the square again.
+    colour: relative change of a photo's brightness, contrast and saturation, 0..0.9.
+    grey: probability that a photo loses its colours, 0..1.
+    flip: probability that a pair is mirrored, 0..1; drawn by the caller.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    rotate: float = 0.0
+    scale: float = 0.0
+    translate: float = 0.0
+    thickness: float = 0.0
+    erase: float = 0.0
+    crop: float = 0.0
+    colour: float = 0.0
+    grey: float = 0.0
+    flip: float = 0.0
+
+    def __post_init__(self) -> None:
+        highest = {"rotate": 180, "scale": 0.5, "translate": 0.3, "crop": 0.9, "colour": 0.9}
+        for field in fields(self):
+            value, limit = getattr(self, field.name), highest.get(field.name, 1)
+            if not 0 <= value <= limit:
+                raise ValueError(f"augment.{field.name} is {value}, allowed are 0 (off) to {limit}")
+
+
+def augment_sketch(array: np.ndarray, config: AugmentConfig, rng: np.random.Generator, *, flip: bool) -> np.ndarray:
+    """A prepared sketch, changed: uint8 [s, s] → uint8 [s, s], 255 paper. What turns in from outside is paper."""
+    picture = Image.fromarray(array)
+    if flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if config.rotate or config.scale or config.translate:
+        picture = _affine(picture, config, rng)
+    if config.thickness:
+        picture = _thickness(picture, rng.uniform(-config.thickness, config.thickness))
+    pixels = np.array(picture)
+    if config.erase and rng.random() < config.erase:
+        pixels = _erased(pixels, rng)
+    return pixels
+
+
+def augment_photo(array: np.ndarray, config: AugmentConfig, rng: np.random.Generator, *, flip: bool) -> np.ndarray:
+    """A prepared photo, changed: uint8 RGB [s, s, 3] → uint8 RGB [s, s, 3]."""
+    picture = Image.fromarray(array)
+    if flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if config.crop:
+        picture = _cropped(picture, config.crop, rng)
+    if config.colour:
+        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            picture = enhance(picture).enhance(1 + rng.uniform(-config.colour, config.colour))
+    if config.grey and rng.random() < config.grey:
+        picture = picture.convert("L").convert("RGB")
+    return np.array(picture)
+
+
+def _affine(picture: Image.Image, config: AugmentConfig, rng: np.random.Generator) -> Image.Image:
+    """Scaled, turned and moved around the centre.
+
+    Scaled by `resize`, which averages over areas; `transform` samples points, and would break up strokes it shrinks.
+    """
+    side = picture.width
+    angle = radians(rng.uniform(-config.rotate, config.rotate))
+    scaled = max(1, round(side * (1 + rng.uniform(-config.scale, config.scale))))
+    dx, dy = side * rng.uniform(-config.translate, config.translate, size=2)
+    if scaled != side:
+        picture = picture.resize((scaled, scaled), Image.Resampling.BILINEAR)
+    # Pillow wants where each new pixel comes from: moved back, turned about the new centre, put on the old one
+    c, s, x, y = cos(angle), sin(angle), side / 2 + dx, side / 2 + dy
+    matrix = (c, s, scaled / 2 - c * x - s * y, -s, c, scaled / 2 + s * x - c * y)
+    method, resample = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return picture.transform((side, side), method, matrix, resample=resample, fillcolor=255)
+
+
+def _thickness(picture: Image.Image, amount: float) -> Image.Image:
+    """Strokes towards one pixel wider on each side (amount 1), or lighter and thinner (-1: half of what would go)."""
+    change = ImageChops.darker if amount > 0 else ImageChops.lighter
+    changed = picture
+    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        moved = Image.new("L", picture.size, 255)
+        moved.paste(picture, (dx, dy))
+        changed = change(changed, moved)
+    return Image.blend(picture, changed, amount if amount > 0 else -amount / 2)
+
+
+def _erased(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Up to three patches, or one band across, become paper; undone where too little ink would be left."""
+    side = len(pixels)
+    left = pixels.copy()
+    if rng.random() < 0.25:
+        start, width = rng.uniform(0, 0.85), rng.uniform(0.08, 0.2)
+        band = slice(int(start * side), int((start + width) * side))
+        left[(band, slice(None)) if rng.random() < 0.5 else (slice(None), band)] = 255
+    else:
+        for _ in range(rng.integers(1, 4)):
+            height, width = (rng.uniform(0.1, 0.3, size=2) * side).astype(int)
+            y, x = rng.integers(0, side - height + 1), rng.integers(0, side - width + 1)
+            left[y : y + height, x : x + width] = 255
+    return left if _ink(left) >= INK_KEPT * _ink(pixels) else pixels
+
+
+def _ink(pixels: np.ndarray) -> int:
+    return 255 * pixels.size - int(pixels.sum(dtype=np.int64))
+
+
+def _cropped(picture: Image.Image, crop: float, rng: np.random.Generator) -> Image.Image:
+    """A window with at least 1 - crop of the area, slightly stretched, resized back with anti-aliasing."""
+    side = picture.width
+    kept = 1 - rng.uniform(0, crop)
+    stretch = exp(rng.uniform(-1, 1) * min(log(4 / 3), -log(kept)) / 2)  # never wider than the picture
+    width, height = side * sqrt(kept) * stretch, side * sqrt(kept) / stretch
+    x, y = rng.uniform(0, side - width), rng.uniform(0, side - height)
+    box = (x, y, x + width, y + height)
+    return picture.resize(picture.size, Image.Resampling.BILINEAR, box=box)

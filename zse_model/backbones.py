@@ -1,0 +1,171 @@
+"""Any timm model as an encoder: pixels in, a pooled feature and a grid of tokens out.
+
+Two families are told apart by what timm reports, not by name:
+
+- vision transformers: the tokens are the patch tokens after the final norm; prefix and register tokens are dropped,
+  the class token (where there is one) is kept beside them;
+- convolutional networks: the tokens are the stride-16 map joined with the upsampled stride-32 map.
+
+Pixel normalisation lives here, so that pictures travel as uint8 and a checkpoint cannot be fed with the wrong mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which timm model, and where its weights come from."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str = "mobilenetv2_100"
+    weights: str | None = None
+    """None = random, "hub" = what timm names for this model, otherwise a .safetensors or .pth file."""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    """Passed to `timm.create_model`, for example {"pad_type": "same"}."""
+    mean: tuple[float, float, float] | None = None
+    """Of the pixels in 0..1; None = what timm names for this model."""
+    std: tuple[float, float, float] | None = None
+
+
+class Features(NamedTuple):
+    """What a backbone gives for a batch of b pictures."""
+
+    pooled: Tensor | None
+    """[b, pooled_dim], None unless asked for."""
+    tokens: Tensor | None
+    """[b, n, token_dim], row-major over the grid; None unless asked for."""
+    cls: Tensor | None
+    """[b, token_dim], the class token of a transformer that has one."""
+
+
+class Backbone(nn.Module):
+    """A timm model reduced to what a method asks for, so that no parameter is left without a gradient.
+
+    `pooled` and `tokens` say what is wanted. `classifier=True` keeps the model's own classifier (with its pretrained
+    weights) as `self.classifier`, [b, pooled_dim] -> [b, classes].
+    """
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        *,
+        size: int,
+        pooled: bool = False,
+        tokens: bool = False,
+        classifier: bool = False,
+        load_weights: bool = True,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(config.name):
+            near = timm.list_models(f"*{config.name.split('_')[0]}*")[:8]
+            raise ValueError(f"Unknown backbone {config.name!r}. timm models with a similar name: {near}")
+        self.wants_pooled, self.wants_tokens = pooled or classifier, tokens
+        cfg = timm.get_pretrained_cfg(config.name)
+        fixed_size = bool(cfg is not None and cfg.fixed_input_size)
+        arguments: dict[str, Any] = dict(config.args)
+        if fixed_size:
+            arguments["img_size"] = size
+        if config.weights is not None and load_weights:
+            arguments["pretrained"] = True
+            if config.weights != "hub":
+                arguments["pretrained_cfg_overlay"] = {"file": config.weights}
+        # A convolutional network that only has to give maps is built without its last layers: they would be dead.
+        self.maps_only = tokens and not self.wants_pooled and not fixed_size
+        if self.maps_only:
+            arguments |= {"features_only": True, "out_indices": _stages(config, arguments)}
+        elif not classifier:
+            arguments["num_classes"] = 0
+        self._grid = (0, 0)
+        self.model: Any = timm.create_model(config.name, **arguments).to(memory_format=torch.channels_last)
+        self.classifier: nn.Module | None = None
+        if classifier:
+            self.classifier = self.model.get_classifier()
+            if not isinstance(self.classifier, nn.Linear):
+                raise ValueError(f"Backbone {config.name!r} has no linear classifier to distil from")
+            self.model.reset_classifier(0)
+        self.is_transformer = hasattr(self.model, "num_prefix_tokens")
+        if tokens and not self.is_transformer and not self.maps_only:
+            self._indices = _stages(config, dict(config.args))
+        mean = config.mean or getattr(cfg, "mean", None) or (0.5, 0.5, 0.5)
+        std = config.std or getattr(cfg, "std", None) or (0.5, 0.5, 0.5)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("scale", 1 / (torch.tensor(std).view(1, 3, 1, 1) * 255), persistent=False)
+        self.pooled_dim, self.token_dim, self.grid = self._measure(size)
+
+    def _measure(self, size: int) -> tuple[int, int, tuple[int, int]]:
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            features = self(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        self.train(training)
+        pooled_dim = 0 if features.pooled is None else features.pooled.shape[1]
+        if features.tokens is None:
+            return pooled_dim, 0, (0, 0)
+        return pooled_dim, features.tokens.shape[2], self._grid
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [b, 1 or 3, h, w] -> float32 [b, 3, h, w], channels last; floating input is taken as normalised."""
+        if images.dtype != torch.uint8:
+            return images
+        mean, scale = self.get_buffer("mean"), self.get_buffer("scale")
+        images = (images.expand(-1, 3, -1, -1).float() - mean) * scale
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, tokenizer: nn.Module | None = None) -> Features:
+        """uint8 [b, 1 or 3, size, size] -> `Features`.
+
+        A tokenizer [b, 3, s, s] -> [b, n, token_dim] is averaged with the patch embedding of a vision transformer.
+        """
+        x = self.normalise(images)
+        if tokenizer is not None:
+            m = self.model
+            patches = m.patch_embed(x)  # [b, n, d], or [b, h, w, d] where timm keeps the grid open
+            x = m.norm_pre(m._pos_embed((patches + tokenizer(x).view_as(patches)) / 2))
+            return self._transformer(m.norm(m.blocks(x)))
+        if self.is_transformer:
+            return self._transformer(self.model.forward_features(x))
+        if self.maps_only:
+            return Features(None, self._join(self.model(x)), None)
+        if not self.wants_tokens:
+            return Features(self.model(x), None, None)
+        final, maps = self.model.forward_intermediates(x, indices=self._indices)
+        return Features(self.model.forward_head(final, pre_logits=True), self._join(maps), None)
+
+    def _transformer(self, x: Tensor) -> Features:
+        """[b, prefix + n, d] after the final norm."""
+        prefix = self.model.num_prefix_tokens
+        self._grid = self.model.patch_embed.grid_size
+        cls = x[:, 0] if getattr(self.model, "cls_token", None) is not None else None
+        pooled = self.model.forward_head(x, pre_logits=True) if self.wants_pooled else None
+        return Features(pooled, x[:, prefix:] if self.wants_tokens else None, cls)
+
+    def _join(self, maps: list[Tensor]) -> Tensor:
+        """Maps at stride 16 [b, c, h, w] and 32 [b, e, h/2, w/2] -> tokens [b, h*w, c + e]."""
+        fine, coarse = maps
+        self._grid = (fine.shape[2], fine.shape[3])
+        coarse = F.interpolate(coarse, size=self._grid, mode="bilinear", align_corners=False)
+        return torch.cat([fine, coarse], dim=1).flatten(2).transpose(1, 2)
+
+
+def _stages(config: BackboneConfig, arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """Indices of the last stride-16 and the last stride-32 map of a convolutional network."""
+    plain = {k: v for k, v in arguments.items() if k not in ("pretrained", "pretrained_cfg_overlay")}
+    try:
+        model: Any = timm.create_model(config.name, features_only=True, **plain)
+        info = model.feature_info
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise ValueError(f"Backbone {config.name!r} gives no feature maps, so it has no tokens: {error}") from error
+    at = {stride: index for index, stride in enumerate(info.reduction())}
+    if 16 not in at or 32 not in at:
+        raise ValueError(f"Backbone {config.name!r} has maps at strides {sorted(at)}; tokens need strides 16 and 32")
+    return at[16], at[32]

@@ -1,0 +1,24 @@
+"""Retrieval evaluation: scores in, rankings and metrics out. The only place where metrics live."""
+
+from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
+from zse_model.evaluation.metrics import PairedDifference, bootstrap_interval, paired_difference
+from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, METRICS, PROTOCOLS, Protocol
+from zse_model.evaluation.search import Ranking, merge, order, rank
+
+__all__ = [
+    "CATEGORY_METRICS",
+    "INSTANCE_METRICS",
+    "METRICS",
+    "PROTOCOLS",
+    "Evaluation",
+    "PairedDifference",
+    "Protocol",
+    "Ranking",
+    "Task",
+    "bootstrap_interval",
+    "evaluate_scores",
+    "merge",
+    "order",
+    "paired_difference",
+    "rank",
+]

@@ -1,0 +1,41 @@
+"""Zero-shot means zero-shot: what a checkpoint has seen may not be what it is tested on (evaluation rule 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from zse_model.checkpoint import Checkpoint, picture_key
+from zse_model.split import ZeroShotSplit, conflicts, normalise_name
+
+
+class LeakError(ValueError):
+    """The checkpoint has seen a test class or a test picture; the message names them."""
+
+
+def refuse_leaks(checkpoint: Checkpoint, split: ZeroShotSplit, pictures: Iterable[str] = ()) -> None:
+    """Raise LeakError where the checkpoint saw an unseen class of `split`, or one of `pictures` (hex sha256).
+
+    Classes that were searched to choose the checkpoint count as seen. On the checkpoint's own split a class is itself
+    only (published lists stand as they are); on another one, what the alias table calls the same thing counts too.
+    """
+    own = checkpoint.split
+    seen_names = {normalise_name(c) for c in own.seen}
+    if (own.seen, own.unseen) == (split.seen, split.unseen):
+        classes = [(c, c) for c in split.unseen if normalise_name(c) in seen_names]
+    else:
+        classes = conflicts(own.seen, split.unseen)
+    if classes:
+        pairs = ", ".join(f"{a} (seen) = {b} (unseen)" for a, b in classes[:10])
+        raise LeakError(
+            f"The checkpoint {checkpoint.training.get('run')} was trained or chosen on {len(classes)} unseen classes "
+            f"of {split.name}: {pairs}. Its result would not be zero-shot; evaluate a checkpoint of another split"
+        )
+    keys = torch.tensor([picture_key(sha) for sha in pictures], dtype=torch.int64)
+    found = torch.isin(keys, checkpoint.seen_pictures)
+    if found.any():
+        raise LeakError(
+            f"{int(found.sum())} of {len(keys)} test pictures of {split.name} were training pictures of the checkpoint "
+            f"{checkpoint.training.get('run')} (same content). Remove them from the test set"
+        )

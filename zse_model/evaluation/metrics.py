@@ -1,0 +1,194 @@
+"""The formulas, and nothing else: per-query metrics, bootstrap intervals, paired comparison.
+
+A ranked list enters as `relevant`, bool [q, k] (column i: is the item at rank i + 1 relevant to the query?), beside
+`num_relevant`, int64 [q] (R: the relevant items in the whole gallery, found or not). Values leave as float64 [q].
+For a query with R = 0 the formulas give 0; `Protocol.values` turns that into NaN, and NaN is left out of every mean.
+
+P@i is the share of relevant items among the first i. The denominator behind a published "mAP@200" or "P@100" differs
+from paper to paper (one ranking reads 0.69, 0.86 or 0.20), so each docstring spells out its own; `protocol.py` says
+who uses which.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def average_precision(relevant: Tensor, num_relevant: Tensor, k: int | None = None) -> Tensor:
+    """AP@k = 1/min(k, R) * sum_{i<=k} P@i * rel_i; without k, AP over the whole ranking, divided by R.
+
+    The textbook formula. torchmetrics divides by the hits in the first k instead, ranx by R.
+    Without k, `relevant` must hold all R hits of every query: a truncated list has no AP@all.
+
+    Args: relevant bool [q, n]; num_relevant int64 [q]; k >= 1, may exceed n.
+    Returns: float64 [q] in [0, 1].
+    Raises: ValueError for wrong shapes or k < 1.
+
+    >>> average_precision(torch.tensor([[True, False, True]]), torch.tensor([2]))  # (1/1 + 2/3) / 2
+    tensor([0.8333], dtype=torch.float64)
+    """
+    return _total(_precision_at_hits(relevant, num_relevant, k)) / _capped(num_relevant, k)
+
+
+def average_precision_interpolated(relevant: Tensor, num_relevant: Tensor, k: int | None = None) -> Tensor:
+    """AP@k as in the published code of ZSE-SBIR and SAKE: `average_precision` with P@i replaced by its VOC envelope,
+    the highest precision at this rank or a later one. The list is cut at k first.
+
+    Reads 0.0004 to 0.006 higher than `average_precision` on the same ranking. Arguments, result, errors: the same.
+
+    >>> average_precision_interpolated(torch.tensor([[False, True, True]]), torch.tensor([2]))  # (2/3 + 2/3) / 2
+    tensor([0.6667], dtype=torch.float64)
+    """
+    return _total(_envelope(_precision_at_hits(relevant, num_relevant, k))) / _capped(num_relevant, k)
+
+
+def interpolated_precision(relevant: Tensor, num_relevant: Tensor, points: int = 11) -> Tensor:
+    """The precision-recall curve: the highest precision at any recall >= r, for r = 0, 1/(points-1), ..., 1.
+
+    Args: relevant bool [q, n], the whole ranking; num_relevant int64 [q]; points >= 2.
+    Returns: float64 [q, points] in [0, 1], never rising along a row.
+    Raises: ValueError for wrong shapes.
+    """
+    envelope = _envelope(_precision_at_hits(relevant, num_relevant, None))
+    steps = torch.arange(points, device=relevant.device)
+    # The first hit that reaches recall r is number ceil(r * R), in integers: 0.1 * 30 is above 3 in floating point.
+    nth = (num_relevant[:, None] * steps + points - 2) // (points - 1)
+    return envelope.gather(1, (nth - 1).clamp(0, envelope.shape[1] - 1))
+
+
+def precision_at(relevant: Tensor, num_relevant: Tensor, k: int, *, cap_at_relevant: bool = False) -> Tensor:
+    """P@k = hits in the first k / k.
+
+    With `cap_at_relevant`, as in the published code of ZSE-SBIR: hits in the first min(k, R) / min(k, R).
+
+    Args: relevant bool [q, n]; num_relevant int64 [q]; k >= 1. Ranks beyond the gallery count as misses.
+    Returns: float64 [q] in [0, 1].
+    Raises: ValueError for wrong shapes or k < 1.
+    """
+    _check(relevant, num_relevant, k)
+    depth = _capped(num_relevant, k) if cap_at_relevant else torch.full_like(num_relevant, k)
+    head = relevant[:, :k]
+    counted = torch.arange(head.shape[1], device=head.device) < depth[:, None]
+    return (head & counted).sum(1).double() / depth
+
+
+def accuracy_at(relevant: Tensor, k: int) -> Tensor:
+    """acc@k: 1 where a right item is among the first k, else 0.
+
+    Args: relevant bool [q, n]; k >= 1. Returns: float64 [q]. Raises: ValueError for wrong shapes or k < 1.
+    """
+    _check(relevant, None, k)
+    return relevant[:, :k].any(1).double()
+
+
+def bootstrap_interval(
+    values: Tensor, groups: Tensor, *, samples: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` when whole groups are drawn with replacement.
+
+    Queries of one class (fine-grained: of one photo) succeed and fail together; drawing single queries would claim a
+    precision that the next 25 classes would not confirm. The statistic is the mean over all queries drawn.
+
+    Args: values float64 [q], NaN left out; groups int64 [q], class or photo of each query; samples >= 1; 0 < level < 1.
+    Returns: (low, high). Both NaN where only one group has values: its spread is unknown, not zero.
+    Raises: ValueError for wrong shapes, or if no value is left.
+    """
+    return _quantiles(_resampled_means(values, groups, samples, seed), level)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of a - b over the queries, its bootstrap interval, and the two-sided p of "no difference"."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_difference(
+    a: Tensor, b: Tensor, groups: Tensor, *, samples: int = 1000, level: float = 0.95, seed: int = 0
+) -> PairedDifference:
+    """Is method a better than method b on the same queries? `bootstrap_interval` of a - b, and the p that goes with it.
+
+    p = 2 * min(share of resampled means <= 0, share >= 0), at most 1, with one draw added to each share: 1000 samples
+    never claim less than p = 0.002. With few groups (under about 10) a bootstrap is optimistic; with one, p is NaN.
+
+    Args: a, b float64 [q], row i of both the same query, NaN in the same places; the rest as `bootstrap_interval`.
+    Raises: ValueError for wrong shapes, if no value is left, or if one method has a value where the other has none.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"A paired comparison needs the same queries on both sides, got {len(a)} and {len(b)} values.")
+    if bool((a.isnan() != b.isnan()).any()):
+        row = int((a.isnan() != b.isnan()).nonzero()[0])
+        raise ValueError(f"Query {row} has a value on one side only: these are not the same queries in the same order.")
+    difference = a - b
+    means = _resampled_means(difference, groups, samples, seed)
+    low, high = _quantiles(means, level)
+    tail = (1 + min((means <= 0).sum(), (means >= 0).sum())) / (1 + samples)
+    p = float("nan") if np.isnan(means).any() else min(1.0, 2 * float(tail))
+    return PairedDifference(value=float(difference.nanmean()), low=low, high=high, p=p)
+
+
+def _check(relevant: Tensor, num_relevant: Tensor | None, k: int | None) -> None:
+    if relevant.dtype != torch.bool or relevant.ndim != 2:
+        raise ValueError(f"relevant must be bool [q, k], got {relevant.dtype} {list(relevant.shape)}.")
+    if num_relevant is not None and num_relevant.shape != relevant.shape[:1]:
+        raise ValueError(f"num_relevant must be [{len(relevant)}] as relevant, got {list(num_relevant.shape)}.")
+    if k is not None and k < 1:
+        raise ValueError(f"k must be at least 1, got {k}.")
+
+
+def _capped(num_relevant: Tensor, k: int | None) -> Tensor:
+    """min(k, R) as a denominator: 1 where R = 0."""
+    return num_relevant.clamp(min=1, max=k)
+
+
+def _precision_at_hits(relevant: Tensor, num_relevant: Tensor, k: int | None) -> Tensor:
+    """P@i at every hit among the first k: float64 [q, most hits of a query (at least 1)], in rank order, then zeros.
+
+    Only hits enter a formula, and among 25 classes they are 4 % of the ranks. AP@all of 15,229 x 17,101 on one core:
+    1 s this way, 5 s with a cumulative sum over every rank (8 s with the envelope).
+    """
+    _check(relevant, num_relevant, k)
+    row, column = relevant[:, :k].nonzero(as_tuple=True)  # sorted by row, then by rank
+    hits = torch.bincount(row, minlength=len(relevant))
+    nth = torch.arange(len(row), device=row.device) - (hits.cumsum(0) - hits)[row]
+    precision = torch.zeros(len(relevant), max([1, *hits.tolist()]), dtype=torch.float64, device=row.device)
+    precision[row, nth] = (nth + 1).double() / (column + 1)
+    return precision
+
+
+def _envelope(precision: Tensor) -> Tensor:
+    """Highest value at this column or a later one; the zeros behind a query's last hit stay zeros."""
+    return precision.flip(1).cummax(1).values.flip(1)
+
+
+def _total(precision: Tensor) -> Tensor:
+    """Sum of each row, added one by one: `sum` groups its terms by the width, so that the last digit of a query would
+    depend on the other queries of its tile."""
+    return precision.cumsum(1)[:, -1]
+
+
+def _resampled_means(values: Tensor, groups: Tensor, samples: int, seed: int) -> np.ndarray:
+    """Mean of each resample: float64 [samples]. Drawing groups = weighting their sums and counts by how often each came
+    up, so the memory is samples x groups, whatever the number of queries."""
+    if values.shape != groups.shape or values.ndim != 1:
+        raise ValueError(f"values and groups must be [q] alike, got {list(values.shape)} and {list(groups.shape)}.")
+    kept = ~values.isnan()
+    if not bool(kept.any()):
+        raise ValueError(f"No value to average: all {len(values)} queries are NaN (R = 0).")
+    _, group = np.unique(groups[kept].cpu().numpy(), return_inverse=True)
+    sums = np.bincount(group, weights=values[kept].double().cpu().numpy())
+    counts = np.bincount(group)
+    if len(counts) == 1:
+        return np.full(samples, np.nan)
+    weights = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=samples)
+    return (weights @ sums) / (weights @ counts)
+
+
+def _quantiles(means: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

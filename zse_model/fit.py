@@ -1,0 +1,391 @@
+"""The training loop. It knows neither the method (it sums named losses) nor the cluster (it talks to a `WorkerContext`).
+
+Everything a step depends on is a function of (config, step, rank, world size): the batch, the learning rate, the random
+numbers of dropout. So a run that was killed and resumed ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from zse_model.methods.base import RetrievalMethod, TrainBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and how fast. Exactly one of `steps` and `minutes` is set."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    steps: int | None = None
+    minutes: float | None = None
+    """Budget in CPU minutes, summed over workers and their threads; a short warm-up turns it into steps."""
+    batch_size: int = 16
+    """Items a worker and step; an item is two sketches and two photos."""
+    lr: float = 5e-4
+    backbone_lr: float = 1.0
+    """Of the backbone, as a share of lr."""
+    weight_decay: float = 1e-2
+    warmup: int = 20
+    """Steps of linear warm-up; then a cosine to 0."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 = no limit."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checks: int = 4
+    """How often, evenly spread, a checkpoint is written and the pseudo-unseen classes are searched."""
+    seed: int = 0
+    overfit: bool = False
+    """Every step on the first batch: a network that cannot reach a loss near 0 on it is broken."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError(f"train: set exactly one of steps and minutes, got {self.steps} and {self.minutes}")
+        for name in ("steps", "minutes", "batch_size", "lr", "checks"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"train.{name} must be above 0, got {value}")
+        if self.warmup < 0:
+            raise ValueError(f"train.warmup must be 0 or more, got {self.warmup}")
+
+
+class BatchSource(Protocol):
+    """Training batches by position, the same at any time and for any reader."""
+
+    def batch(self, step: int, rank: int, world_size: int) -> TrainBatch: ...
+
+
+class WorkerContext(Protocol):
+    """The place of one worker in a training: alone in a process, or one of many on a cluster."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module itself, or DistributedDataParallel around it."""
+        ...
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over all workers, in place; every worker must call it."""
+        ...
+
+    def restore(self) -> Path | None:
+        """A local folder with the last state that `report` was given, or None."""
+        ...
+
+    def report(self, metrics: dict[str, float], state: Path | None) -> None:
+        """Every worker calls it equally often; `state` is set on rank 0 and is kept, whole, before it returns."""
+        ...
+
+    def log(self, event: dict[str, float]) -> None:
+        """Progress, for people and tracking; may be lost."""
+        ...
+
+
+class LocalContext:
+    """One plain process. States go to `folder`; `on_event` hears of progress."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        on_event: Callable[[dict[str, float]], None] | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.folder, self.on_event = folder, on_event
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def total(self, value: Tensor) -> Tensor:
+        return value
+
+    def restore(self) -> Path | None:
+        return self.folder if self.folder and (self.folder / STATE_FILE).exists() else None
+
+    def report(self, metrics: dict[str, float], state: Path | None) -> None:
+        if state is not None and self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for file in sorted(
+                state.iterdir(), key=lambda f: f.name == STATE_FILE
+            ):  # the state last: it makes it whole
+                (self.folder / f"{file.name}.tmp").write_bytes(file.read_bytes())
+                (self.folder / f"{file.name}.tmp").rename(self.folder / file.name)
+
+    def log(self, event: dict[str, float]) -> None:
+        if self.on_event is not None:
+            self.on_event(event)
+
+
+STATE_FILE = "state.json"
+WEIGHTS_FILE, BEST_FILE, OPTIMIZER_FILE = "model.safetensors", "best.safetensors", "optimizer.pt"
+
+
+@dataclass
+class FitState:
+    """What a resumed run continues from, besides weights and optimizer."""
+
+    step: int = 0
+    total: int | None = None
+    """Steps of the whole run; None until the warm-up of a run by minutes has measured its rate."""
+    best: float | None = None
+    best_step: int = 0
+    cpu_seconds: float = 0.0
+    """Of all workers, of the attempts that got as far as this state."""
+    images: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Every logged point, in order: {"step": ..., name: value}."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss is NaN or infinite; nothing was updated with it."""
+
+
+def fit(
+    method: RetrievalMethod,
+    source: BatchSource,
+    context: WorkerContext,
+    config: TrainConfig,
+    *,
+    validate: Callable[[RetrievalMethod], dict[str, float]] | None = None,
+    select_by: str = "selection/mAP_all",
+    prepare_steps: int = 50,
+) -> FitState:
+    """Train `method` in place, resuming from what `context` restores; the last and the best weights are reported.
+
+    `validate` gives metrics of the current weights (on pseudo-unseen classes); it runs on rank 0 at each of
+    `config.checks` checks, and once before the first step. Without it the last weights are the best.
+    Raises NonFiniteLoss, on every worker and before the update, naming the step.
+    """
+    device = context.device
+    method.to(device)
+    clock = _CpuClock(context)
+    optimizer = _optimizer(method, config)
+    state, best_weights = FitState(), None
+    folder = context.restore()
+    if folder is None:
+        method.eval()
+        steps = range(prepare_steps)
+        method.prepare((source.batch(i, context.rank, context.world_size).to(device) for i in steps), context.total)
+    else:
+        state, best_weights = _load(folder, method, optimizer)
+    spent_before = state.cpu_seconds
+    if config.steps is not None:
+        state.total = config.steps
+
+    def check(step: int) -> None:
+        """Validate, remember the best, hand the state over."""
+        nonlocal best_weights
+        state.cpu_seconds = spent_before + clock.all_workers()
+        metrics: dict[str, float] = {}
+        if context.rank == 0:
+            if validate is not None:
+                method.eval()
+                with torch.no_grad():
+                    metrics = validate(method)
+            value = metrics.get(select_by)
+            if value is None or state.best is None or value > state.best:
+                state.best, state.best_step = value, step
+                best_weights = _weights(method)
+            state.history.append({"step": step, **metrics})
+            context.log({"step": step, "total": state.total or 0, **metrics})
+            with tempfile.TemporaryDirectory() as temporary:
+                context.report(metrics, _save(Path(temporary), method, optimizer, state, best_weights))
+        else:
+            context.report(metrics, None)
+
+    validation_cost = 0.0
+    if state.step == 0:
+        before = clock.all_workers()
+        check(0)
+        validation_cost = clock.all_workers() - before
+    model = context.wrap(method)
+    batches = prefetch(source, state.step, context.rank, context.world_size, same=config.overfit)
+    window = _Window()
+    measured_from = clock.all_workers()
+    for step in range(state.step, 10**12):
+        if state.total is not None and step >= state.total:
+            break
+        batch = next(batches).to(device)
+        lr = _learning_rate(config, step, state.total)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["scale"]
+        torch.manual_seed(hash((config.seed, step, context.rank)))  # ints hash alike in every process
+        method.train()
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            losses = model(batch)
+        loss = torch.stack([value.mean() for value in losses.values()]).sum()
+        # One small all-reduce: every worker learns the mean losses, so every worker sees a bad one in the same step.
+        means = context.total(torch.stack([loss, *(v.mean() for v in losses.values())]).detach().double().clone())
+        means /= context.world_size
+        if not torch.isfinite(means[0]):
+            raise NonFiniteLoss(f"The loss of step {step} is {means[0].item()}; no update was made. Lower train.lr?")
+        optimizer.zero_grad()
+        loss.backward()
+        if config.clip:
+            nn.utils.clip_grad_norm_(method.parameters(), config.clip)
+        optimizer.step()
+
+        done = state.step = step + 1
+        state.images += 4 * config.batch_size * context.world_size
+        window.add(
+            dict(zip(["loss", *losses], means.tolist(), strict=True)), 4 * config.batch_size * context.world_size
+        )
+        if state.total is None and done == max(config.warmup // 4, 1):
+            measured_from = clock.all_workers()  # the first steps pay for allocation
+        if state.total is None and done >= max(config.warmup, 8):
+            rate = (clock.all_workers() - measured_from) / (done - max(config.warmup // 4, 1))
+            assert config.minutes is not None
+            left = config.minutes * 60 - clock.all_workers() - config.checks * validation_cost
+            state.total = done + max(int(left / rate), 0)
+            check(done)  # the number of steps is a measurement: it is kept before anything depends on it
+        if window.due(done, state.total):
+            event = {"step": done, **window.drain(), "train/lr": lr}
+            state.history.append(event)
+            context.log({**event, "total": state.total or 0})
+        if state.total is not None and done in _check_steps(config, state.total):
+            check(done)
+    return state
+
+
+def prefetch(
+    source: BatchSource, start: int, rank: int, world_size: int, *, same: bool = False, depth: int = 2
+) -> Iterator[TrainBatch]:
+    """Batches from `start` on, read by a thread `depth` ahead. `same` repeats the first one."""
+    ready: queue.Queue[TrainBatch | BaseException] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: TrainBatch | BaseException) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        step = start
+        try:
+            while not stop.is_set():
+                put(source.batch(0 if same else step, rank, world_size))
+                step += 1
+        except BaseException as error:  # handed to the consumer, who raises it
+            put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+
+
+class _CpuClock:
+    """CPU seconds of this process since it was made, all threads, and their sum over the workers."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self.context, self.start = context, time.process_time()
+
+    def all_workers(self) -> float:
+        mine = torch.tensor([time.process_time() - self.start], dtype=torch.float64, device=self.context.device)
+        return self.context.total(mine).item()
+
+
+class _Window:
+    """Means of the losses between two log points, and pictures per second of wall time."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.steps, self.images, self.since = 0, 0, time.perf_counter()
+
+    def add(self, losses: dict[str, float], images: int) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps, self.images = self.steps + 1, self.images + images
+
+    def due(self, done: int, total: int | None) -> bool:
+        """About 200 points a run, and its last step."""
+        return total is not None and (done % max(total // 200, 1) == 0 or done == total)
+
+    def drain(self) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        means = {f"train/{name}": value / self.steps for name, value in self.sums.items()}
+        means["train/images_per_second"] = self.images / seconds
+        self.__init__()
+        return means
+
+
+def _check_steps(config: TrainConfig, total: int) -> set[int]:
+    return {max(1, round(total * (i + 1) / config.checks)) for i in range(config.checks)}
+
+
+def _learning_rate(config: TrainConfig, step: int, total: int | None) -> float:
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if total is None or config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup) / max(total - config.warmup, 1)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _optimizer(method: RetrievalMethod, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; no decay on biases, norms and single tokens; the backbone at its own share of the learning rate."""
+    backbone = {id(p) for p in method.backbone.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for p in method.parameters():
+        groups.setdefault((id(p) in backbone, p.squeeze().dim() > 1), []).append(p)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "scale": config.backbone_lr if in_backbone else 1.0,
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for (in_backbone, decays), parameters in groups.items()
+        ],
+        lr=config.lr,
+        fused=True,
+    )
+
+
+def _weights(method: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in method.state_dict().items()}
+
+
+def _save(
+    folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer, state: FitState, best: dict[str, Tensor] | None
+) -> Path:
+    weights = _weights(method)
+    save_file(weights, folder / WEIGHTS_FILE)
+    save_file(best or weights, folder / BEST_FILE)
+    torch.save(optimizer.state_dict(), folder / OPTIMIZER_FILE)
+    (folder / STATE_FILE).write_text(json.dumps(vars(state)))
+    return folder
+
+
+def _load(
+    folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[FitState, dict[str, Tensor] | None]:
+    method.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
+    optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, weights_only=True, map_location="cpu"))
+    raw: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
+    return FitState(**raw), load_file(folder / BEST_FILE)

@@ -1,0 +1,41 @@
+"""Losses over labelled sketches and photos. Each gives one value per row, so that a caller can see which rows hurt."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_modal_infonce(
+    anchors: Tensor, others: Tensor, anchor_labels: Tensor, other_labels: Tensor, t: float
+) -> Tensor:
+    """Mean negative log-probability of an anchor's same-class items among all items of the other modality (our design).
+
+    anchors [n, d] and others [m, d] are L2-normalised; labels are int64 [n] and [m]; t is the temperature (> 0).
+    Gives float32 [n]. Every anchor needs at least one item of its class in `others`; with m items of which one is
+    right and all similarities equal it is log(m).
+    """
+    log_p = (anchors @ others.T / t).float().log_softmax(dim=1)
+    positive = anchor_labels[:, None] == other_labels[None, :]
+    return -(log_p * positive).sum(1) / positive.sum(1)
+
+
+def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0) -> Tensor:
+    """max(0, |a - p| - |a - n| + margin) per row, float32 [b] (ZSE-SBIR, section 3.4; not normalised)."""
+    return F.triplet_margin_loss(anchor.float(), positive.float(), negative.float(), margin=margin, reduction="none")
+
+
+def soft_label_divergence(logits: Tensor, targets: Tensor) -> Tensor:
+    """KL(targets || softmax(logits)) per row, float32 [b]; targets [b, c] are probabilities."""
+    return F.kl_div(logits.float().log_softmax(dim=1), targets, reduction="none").sum(1)
+
+
+def normalised(x: Tensor) -> Tensor:
+    """L2-normalised along the last axis, in fp32; a zero vector stays zero."""
+    return F.normalize(x.float(), dim=-1)
+
+
+def cosine_logits(x: Tensor, weight: Tensor, scale: float) -> Tensor:
+    """scale * cosine of every row of x [b, d] with every row of weight [c, d]: [b, c]."""
+    return scale * torch.mm(normalised(x), normalised(weight).T)

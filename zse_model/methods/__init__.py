@@ -1,0 +1,42 @@
+"""The methods, one file each. Adding one = its file, a line here, and an experiment that names it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zse_model.backbones import BackboneConfig
+from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
+from zse_model.methods.global_embedding import GlobalConfig, GlobalEmbedding
+from zse_model.methods.zse_sbir import ZseSbir, ZseSbirConfig
+
+METHODS: dict[str, type[RetrievalMethod]] = {"global": GlobalEmbedding, "zse_sbir": ZseSbir}
+
+
+def create_method(
+    name: str, config: Any, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
+) -> RetrievalMethod:
+    """Build a method for pictures of `size` px and `classes` training classes.
+
+    `load_weights=False` leaves the backbone's pretrained weights out, for a checkpoint that brings all of them.
+    Raises ValueError for an unknown name or a configuration that makes no sense.
+    """
+    if name not in METHODS:
+        raise ValueError(f"Unknown method {name!r}. Known methods: {sorted(METHODS)}")
+    method = METHODS[name]
+    if not isinstance(config, method.Config):
+        raise ValueError(f"Method {name!r} is configured by {method.Config.__name__}, got {type(config).__name__}")
+    return method(config, backbone, size=size, classes=classes, load_weights=load_weights)
+
+
+__all__ = [
+    "METHODS",
+    "Encoding",
+    "GlobalConfig",
+    "GlobalEmbedding",
+    "Modality",
+    "RetrievalMethod",
+    "TrainBatch",
+    "ZseSbir",
+    "ZseSbirConfig",
+    "create_method",
+]

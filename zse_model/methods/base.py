@@ -1,0 +1,96 @@
+"""What every retrieval method offers. `encode` once per picture and `score` for every pair serve all of them: one
+search, one evaluation and one training loop work with whatever implements this file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from zse_model.backbones import Backbone, BackboneConfig
+
+Modality: TypeAlias = Literal["sketch", "photo"]
+Encoding: TypeAlias = dict[str, Tensor]
+"""Per picture, first axis = picture. Always has "embedding" [b, d], float32, L2-normalised; a method may add more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBatch:
+    """b training items, all uint8; an item is (sketch, photo, another sketch of the class, photo of another class)."""
+
+    sketch: Tensor
+    """[b, 1, s, s]"""
+    photo: Tensor
+    """[b, 3, s, s], of the sketch's class: its own photo where pairs are known"""
+    sketch2: Tensor
+    """[b, 1, s, s]"""
+    negative: Tensor
+    """[b, 3, s, s]"""
+    label: Tensor
+    """int64 [b], index of the class among the training classes"""
+    negative_label: Tensor
+    """int64 [b]; equal to `label` for a hard negative (another instance of the class)"""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def to(self, device: torch.device) -> TrainBatch:
+        return TrainBatch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
+
+    def pictures(self) -> tuple[Tensor, Tensor]:
+        """All 4b pictures, sketch, sketch2, photo, negative in this order: uint8 [4b, 3, s, s] and labels [4b].
+
+        One batch for one forward: batch statistics are then of both modalities, as the running ones are.
+        """
+        sketches = torch.cat([self.sketch, self.sketch2]).expand(-1, 3, -1, -1)
+        labels = torch.cat([self.label, self.label, self.label, self.negative_label])
+        return torch.cat([sketches, self.photo, self.negative]), labels
+
+
+class RetrievalMethod(nn.Module, ABC):
+    """A network that encodes sketches and photos and scores pairs of them.
+
+    Subclasses set `Config` (their frozen dataclass) and are built by `create_method`.
+    """
+
+    Config: ClassVar[type]
+    modes: tuple[str, ...]
+    """Ways of scoring, the first is the default and what checkpoints are selected by."""
+    backbone: Backbone
+
+    def __init__(
+        self, config: Any, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
+    ) -> None:
+        super().__init__()
+        self.config, self.backbone_config, self.size, self.classes = config, backbone, size, classes
+
+    @abstractmethod
+    def encode(self, images: Tensor, modality: Modality) -> Encoding:
+        """uint8 [b, 1 or 3, size, size] -> what `score` needs of each picture, independent of the others."""
+
+    @abstractmethod
+    def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
+        """Named and weighted, each float32 [b]; training minimises the mean of their sum."""
+
+    def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
+        """float32 [q, g], higher is more alike; row i, column j belongs to query i and gallery item j alone."""
+        self.check_mode(mode)
+        return queries["embedding"].float() @ gallery["embedding"].float().T
+
+    def forward(self, batch: TrainBatch) -> dict[str, Tensor]:
+        """`losses`, under the name that DistributedDataParallel calls."""
+        return self.losses(batch)
+
+    def prepare(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:  # noqa: B027
+        """Called once before a new training, in eval mode: a method may measure its start on training batches.
+
+        `total` sums a tensor over all workers. What is kept must be a buffer, so that it is in the checkpoint.
+        """
+
+    def check_mode(self, mode: str) -> None:
+        if mode not in self.modes:
+            raise ValueError(f"Unknown retrieval mode {mode!r} for {type(self).__name__}. Known modes: {self.modes}")

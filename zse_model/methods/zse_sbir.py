@@ -1,0 +1,174 @@
+"""`zse_sbir`: Lin et al., "Zero-Shot Everything Sketch-Based Image Retrieval, and in Explainable Style", CVPR 2023.
+
+Learnable tokenizer -> self-attention -> cross-attention between a sketch and a photo -> kernel-based relation network.
+Scores by `ret` (cosine of the retrieval token before cross-attention) and by `rn` (the relation network on every pair).
+
+Deviations, ours: the relation head reads tokens as image regions (the published code mixes them); on a convolutional
+backbone the tokens are its stride-16 and stride-32 maps, with a learned retrieval token and `depth` self-attention
+blocks of the method's own; classification, contrast and distillation are extra losses, 0 in the paper's configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.layers import CrossAttention, OverlappingTokenizer, RelationHead, SelfAttentionBlock, Wiring
+from zse_model.losses import normalised, triplet
+from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
+from zse_model.methods.distillation import SoftLabels
+from zse_model.methods.global_embedding import embedding_losses
+
+# Pairs scored at once: the activations of a block stay within a few hundred MB at 196 tokens of 768.
+SKETCH_BLOCK, PHOTO_BLOCK = 8, 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZseSbirConfig:
+    """The defaults are the paper's where a transformer is the backbone; loss weights of 0 leave nothing behind."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    tokenizer: Literal["sketch", "both", "none"] = "none"
+    """Whose tokens get the overlapping convolutions; transformers only."""
+    dim: int | None = None
+    """Width of the tokens; None = the backbone's own (transformer) or 256 (maps)."""
+    depth: int | None = None
+    """Self-attention blocks after the backbone; None = 0 where it has a class token, else 2."""
+    heads: int = 8
+    ffn: int = 1024
+    """Hidden width of the cross-attention's feed-forward."""
+    cross_attention: Wiring = "standard"
+    pool: bool = False
+    """Join 2x2 tokens by a strided convolution before the kernel."""
+    pooled_dim: int = 512
+    dropout: float = 0.1
+    triplet: float = 2.0
+    margin: float = 1.0
+    relation: float = 4.0
+    classification: float = 0.0
+    contrast: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 0.07
+    scale: float = 16.0
+    dropped_units: tuple[int, ...] = ()
+    """Of the pretrained classifier, never distilled: those that name an unseen class. Filled in from the split."""
+
+
+class ZseSbir(RetrievalMethod):
+    Config = ZseSbirConfig
+    modes = ("ret", "rn")
+    config: ZseSbirConfig
+
+    def __init__(
+        self, config: ZseSbirConfig, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
+    ) -> None:
+        super().__init__(config, backbone, size=size, classes=classes)
+        c = config
+        self.backbone = Backbone(
+            backbone, size=size, tokens=True, classifier=c.distillation > 0, load_weights=load_weights
+        )
+        has_cls = getattr(self.backbone.model, "cls_token", None) is not None
+        dim = c.dim or (self.backbone.token_dim if self.backbone.is_transformer else 256)
+        depth = c.depth if c.depth is not None else (0 if has_cls else 2)
+        if depth == 0 and not has_cls:
+            raise ValueError(f"{backbone.name!r} has no class token: the retrieval token needs depth >= 1, got depth 0")
+        n = self.backbone.grid[0] * self.backbone.grid[1]
+
+        self.tokenizer: OverlappingTokenizer | None = None
+        if c.tokenizer != "none":
+            if not isinstance(self.backbone.model, VisionTransformer):
+                raise ValueError(
+                    f"tokenizer: {c.tokenizer} needs a vision transformer, {backbone.name!r} is none; use tokenizer: none"
+                )
+            self.tokenizer = OverlappingTokenizer(self.backbone.token_dim)
+        self.project = nn.Linear(self.backbone.token_dim, dim) if dim != self.backbone.token_dim else nn.Identity()
+        self.ret = None if has_cls else nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        self.positions = nn.Parameter(torch.randn(1, 1 + n, dim) * 0.02) if depth else None
+        self.blocks = nn.Sequential(*(SelfAttentionBlock(dim, c.heads, 4 * dim, c.dropout) for _ in range(depth)))
+        self.norm = nn.LayerNorm(dim) if depth else nn.Identity()
+        # Separate weights a direction: what a sketch asks of a photo is not what a photo asks of a sketch.
+        self.sketch_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
+        self.photo_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
+        self.relation = RelationHead(dim, self.backbone.grid, c.dropout, c.pool, c.pooled_dim)
+        self.prototypes = nn.Parameter(torch.randn(classes, dim) * dim**-0.5) if c.classification else None
+        self.soft_labels: SoftLabels | None = None
+        if isinstance(self.backbone.classifier, nn.Linear):
+            self.soft_labels = SoftLabels(classes, self.backbone.classifier.out_features, c.dropped_units)
+
+    def tokens(self, images: Tensor, modality: Modality) -> tuple[Tensor, Tensor | None]:
+        """uint8 [b, 1 or 3, s, s] -> tokens [b, 1 + n, dim], the retrieval token first, and the pooled feature."""
+        tokenized = self.tokenizer is not None and (modality == "sketch" or self.config.tokenizer == "both")
+        features = self.backbone(images, self.tokenizer if tokenized else None)
+        x = self.project(features.tokens)
+        ret = self.project(features.cls)[:, None] if self.ret is None else self.ret.expand(len(x), -1, -1)
+        x = torch.cat([ret, x], dim=1)
+        if self.positions is not None:
+            x = x + self.positions
+        return self.norm(self.blocks(x)), features.pooled
+
+    def encode(self, images: Tensor, modality: Modality) -> Encoding:
+        """-> "embedding" [b, dim], the normalised retrieval token, and "tokens" [b, 1 + n, dim], both float32."""
+        x, _ = self.tokens(images, modality)
+        return {"embedding": normalised(x[:, 0]), "tokens": x.float()}
+
+    def relate(self, sketch: Tensor, photo: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [..., 1 + n, dim] of both sides, leading axes broadcast -> the pair's logit [...] and both retrieval
+        tokens after cross-attention [..., dim]."""
+        sketch, photo = self.sketch_attends(sketch, photo), self.photo_attends(photo, sketch)
+        logits = self.relation(sketch[..., 1:, :], photo[..., 1:, :])
+        return logits, sketch[..., 0, :], photo[..., 0, :]
+
+    def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
+        if mode != "rn":
+            return super().score(queries, gallery, mode)
+        sketches, photos = queries["tokens"], gallery["tokens"]
+        scores = torch.empty(len(sketches), len(photos), device=photos.device)
+        # Photo tile outside, sketch block inside: the larger side's projections are computed once per tile.
+        for g in range(0, len(photos), PHOTO_BLOCK):
+            tile = photos[None, g : g + PHOTO_BLOCK]
+            for q in range(0, len(sketches), SKETCH_BLOCK):
+                block = sketches[q : q + SKETCH_BLOCK, None]
+                scores[q : q + SKETCH_BLOCK, g : g + PHOTO_BLOCK] = self.relate(block, tile)[0].float()
+        return scores
+
+    def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
+        c, b = self.config, len(batch)
+        images, labels = batch.pictures()
+        if self.tokenizer is None:
+            x, pooled = self.tokens(images, "photo")
+        else:
+            parts = self.tokens(images[: 2 * b], "sketch"), self.tokens(images[2 * b :], "photo")
+            x = torch.cat([part[0] for part in parts])
+            pooled = None if parts[0][1] is None else torch.cat([part[1] for part in parts if part[1] is not None])
+
+        losses: dict[str, Tensor] = {}
+        logits, sketch_ret, photo_ret = self.relate(x[: 2 * b], x[2 * b :])
+        if c.triplet:
+            losses["triplet"] = c.triplet * triplet(sketch_ret[:b], photo_ret[:b], photo_ret[b:], c.margin)
+        if c.relation:
+            target = torch.tensor([0.99, 0.01], device=logits.device).repeat_interleave(b)
+            losses["relation"] = c.relation * (logits.float().sigmoid() - target).square().view(2, b).mean(0)
+        losses |= embedding_losses(
+            normalised(x[:, 0]),
+            labels,
+            self.prototypes,
+            c.scale,
+            c.temperature,
+            classification=c.classification,
+            contrast=c.contrast,
+        )
+        if self.soft_labels is not None and self.backbone.classifier is not None:
+            divergence = self.soft_labels(self.backbone.classifier(pooled), labels)
+            losses["distillation"] = c.distillation * divergence.view(4, b).mean(0)
+        return losses
+
+    def prepare(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:
+        if self.soft_labels is not None:
+            self.soft_labels.measure(self.backbone, batches, total)

@@ -1,0 +1,311 @@
+"""Which classes a model may see: zero-shot splits, when two class names mean one thing, and what ImageNet names.
+
+Left out: which data set has which classes, and the published lists themselves (`pipelines/catalog/splits`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import Any
+
+# Reviewed by hand over the class lists of Sketchy, TU-Berlin, QuickDraw and Caltech-101, in normalised names. Spaces
+# and a final s need no entry (`hotdog`, `headphones`). In neither table are pairs where one word contains the other but
+# the pictures do not: Sketchy's bears have no panda, its fans no ceiling fan, its fish no shark or ray, its bats fly.
+
+# Each name of a group means the same as every other, or the pictures of one are filed under the other.
+ALIASES: tuple[tuple[str, ...], ...] = (
+    ("airplane", "aeroplane"),
+    ("ape", "monkey"),  # one word in everyday speech, drawn alike
+    ("bear", "bear animal"),
+    ("bicycle", "bike"),
+    ("bookshelf", "bookcase"),
+    ("car", "car sedan", "car side", "automobile"),
+    ("couch", "sofa"),
+    ("crocodilian", "crocodile", "alligator"),
+    ("donut", "doughnut"),
+    ("eiffel tower", "the eiffel tower"),
+    ("eyeglasses", "glasses", "spectacles"),
+    ("flower", "flower with stem", "sunflower"),
+    ("flying saucer", "ufo"),
+    ("hamburger", "burger", "cheeseburger"),
+    ("head", "face", "smiley face"),  # a drawn head is a face
+    ("hurricane", "tornado"),  # Quick, Draw!'s hurricanes are drawn as funnels
+    ("jack o lantern", "pumpkin"),  # the one is a carved other
+    ("light bulb", "bulb"),
+    ("motorcycle", "motorbike"),
+    ("mouse", "mouse animal"),
+    ("pigeon", "songbird", "bird", "standing bird", "flying bird"),  # small birds that no list tells apart
+    ("pipe for smoking", "pipe"),
+    ("pistol", "revolver", "handgun"),
+    ("potted plant", "house plant"),
+    ("purse", "handbag"),
+    ("racket", "racquet", "tennis racket", "tennis racquet"),
+    ("rhinoceros", "rhino"),
+    ("rocket", "space shuttle"),  # photos of rockets are in part shuttle launches
+    ("rollerblades", "rollerskates"),
+    ("sailboat", "ketch"),
+    ("sea turtle", "hawksbill"),
+    ("streetlight", "street lamp"),
+    ("suitcase", "briefcase"),
+    ("telephone", "phone"),
+    ("tire", "wheel", "car wheel"),
+    ("trousers", "pants"),
+    ("tv", "television"),
+    ("wristwatch", "watch"),
+)
+
+# The first name contains each of the others, which need have nothing to do with one another.
+KINDS: dict[str, tuple[str, ...]] = {
+    "axe": ("hatchet",),
+    "bird": ("chicken", "duck", "flamingo", "owl", "parrot", "penguin", "rooster", "seagull", "swan", "wading bird"),
+    "bus": ("school bus",),
+    "cake": ("birthday cake",),
+    "car": ("police car", "race car", "suv"),
+    "chair": ("armchair", "windsor chair"),
+    "chicken": ("rooster", "hen"),
+    "clock": ("alarm clock",),
+    "computer": ("laptop",),
+    "crab": ("hermit crab",),  # no true crab, but called one
+    "cup": ("coffee cup", "mug", "beer mug", "teacup"),
+    "dog": ("dalmatian",),
+    "guitar": ("electric guitar",),
+    "house": ("barn", "cabin"),
+    "lamp": ("floor lamp", "table lamp"),
+    "mountain": ("volcano",),
+    "mug": ("beer mug", "coffee cup"),
+    "piano": ("grand piano",),
+    "shoe": ("flip flops",),
+    "ship": ("cruise ship", "aircraft carrier"),
+    "standing bird": ("flamingo", "seagull", "wading bird"),
+    "flying bird": ("seagull",),
+    "telephone": ("cell phone",),
+    "tree": ("palm tree",),
+    "truck": ("firetruck", "pickup truck"),
+    "turtle": ("sea turtle",),
+    "wading bird": ("flamingo",),
+}
+
+# Words of ImageNet's labels that belong to a class and do not contain its name; from reading the 1,000 labels.
+_IMAGENET_WORDS: dict[str, tuple[str, ...]] = {
+    "airplane": ("airliner", "warplane", "military plane"),
+    "ape": ("chimpanzee", "gibbon", "gorilla", "orangutan", "siamang"),
+    "beach": ("lakeside", "sandbar", "seashore"),
+    "bear": ("panda",),
+    "bottle opener": ("corkscrew", "can opener"),
+    "bread": ("bagel", "dough", "french loaf"),
+    "bridge": ("viaduct",),
+    "cabin": ("boathouse", "mobile home"),
+    "cabinet": ("chiffonier", "wardrobe"),
+    "chicken": ("cock",),
+    "couch": ("day bed",),
+    "cow": ("ox", "oxcart", "water buffalo", "cattle"),
+    "cup": ("espresso", "goblet"),
+    "dolphin": ("killer whale",),
+    "duck": ("drake", "merganser"),
+    "eyeglasses": ("sunglass",),
+    "feather": ("quill",),
+    "fish": ("shark", "ray"),
+    "frying pan": ("skillet", "wok"),
+    "hat": ("bonnet", "sombrero"),
+    "hot air balloon": ("balloon",),
+    "laptop": ("notebook computer",),
+    "lighter": ("igniter",),
+    "motorcycle": ("moped", "motor scooter"),
+    "mushroom": ("agaric", "bolete", "coral fungus", "earthstar", "gyromitra", "hen of the woods", "stinkhorn"),
+    "parrot": ("african grey", "cockatoo", "lorikeet", "macaw"),
+    "pear": ("prickly pear",),
+    "purse": ("wallet",),
+    "ray": ("stingray",),
+    "sailboat": ("catamaran", "schooner", "trimaran", "yawl"),
+    "saw": ("chainsaw",),
+    "seagull": ("gull", "albatross"),
+    "shoe": ("clog", "cowboy boot", "loafer", "sandal"),
+    "snail": ("conch", "slug"),
+    "snake": ("boa constrictor", "cobra", "mamba", "python", "rattlesnake", "sidewinder", "viper"),
+    "songbird": (
+        *("brambling", "bulbul", "bunting", "chickadee", "finch", "goldfinch", "jay", "junco", "magpie", "robin"),
+        "water ouzel",
+    ),
+    "spoon": ("ladle",),
+    "streetlight": ("spotlight",),
+    "sword": ("scabbard",),
+    "t shirt": ("jersey", "sweatshirt"),
+    "table": ("desk",),
+    "teacup": ("cup", "coffee mug"),  # its unit is broader than the class, and shows it
+    "telephone": ("cellphone", "mobile phone", "pay phone", "dial phone"),
+    "tiger": ("tiger cat",),
+    "tree": ("acorn", "buckeye"),
+    "trumpet": ("cornet",),
+    "wading bird": ("bittern", "crane", "egret", "heron", "limpkin", "spoonbill", "stork"),
+    "windmill": ("wind turbine",),
+    "wine bottle": ("red wine",),
+}
+
+
+@cache
+def normalise_name(name: str) -> str:
+    """One form per class name: `Hot-air_balloon` → "hot air balloon", `car_(sedan)` → "car sedan", `wine.glass` → …
+
+    Unicode NFKC and case folded; apostrophes vanish, every other run of non-letters is one space. May return "".
+    """
+    name = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join(re.sub(r"[\W_]+", " ", re.sub(r"['’]", "", name)).split())
+
+
+def same_thing(a: str, b: str) -> bool:
+    """Whether two class names mean the same thing, or one is inside the other: a model that saw one has seen both.
+
+    Not transitive: a songbird is a bird and so is an owl. Any spelling; spaces and a final s do not matter.
+    """
+    return _key(a) == _key(b) or _key(b) in _relatives().get(_key(a), ())
+
+
+def conflicts(seen: Iterable[str], unseen: Iterable[str]) -> list[tuple[str, str]]:
+    """The pairs (seen, unseen) that are the same thing, in the order given; empty where nothing leaks."""
+    unseen = tuple(unseen)
+    return [(a, b) for a in seen for b in unseen if same_thing(a, b)]
+
+
+@cache
+def _key(name: str) -> str:
+    return normalise_name(name).replace(" ", "").removesuffix("s")
+
+
+@cache
+def _relatives() -> dict[str, set[str]]:
+    relatives: dict[str, set[str]] = {}
+    pairs = [(a, b) for group in ALIASES for a in group for b in group]
+    pairs += [(whole, kind) for whole, kinds in KINDS.items() for kind in kinds]
+    for a, b in pairs:
+        relatives.setdefault(_key(a), set()).add(_key(b))
+        relatives.setdefault(_key(b), set()).add(_key(a))
+    return relatives
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotSplit:
+    """Which classes training may see, and which of their instances.
+
+    pseudo_unseen: seen classes kept out of training, on which everything is chosen.
+    held_back: share of the seen classes' instances kept out of training, for the generalised and seen-class settings.
+
+    Raises ValueError for an empty or doubled class, one that is both seen and unseen, an unknown pseudo-unseen class.
+    Aliases across seen and unseen (`conflicts`) are no error: published lists have them and stay verbatim.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    citation: str
+    seen: tuple[str, ...]
+    unseen: tuple[str, ...]
+    pseudo_unseen: tuple[str, ...] = ()
+    held_back: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in ("seen", "unseen", "pseudo_unseen"):
+            classes = getattr(self, field)
+            if not isinstance(classes, tuple):
+                raise ValueError(f"Split {self.name!r}: {field} is a {type(classes).__name__}, not a tuple of names")
+            names = [normalise_name(c) for c in classes]
+            if doubled := [c for c, n in zip(classes, names, strict=True) if not n or names.count(n) > 1]:
+                raise ValueError(f"Split {self.name!r}: empty or duplicate classes in {field}: {doubled}")
+        if not self.seen or not self.unseen:
+            raise ValueError(f"Split {self.name!r}: {len(self.seen)} seen and {len(self.unseen)} unseen classes")
+        seen = {normalise_name(c) for c in self.seen}
+        if both := [c for c in self.unseen if normalise_name(c) in seen]:
+            raise ValueError(f"Split {self.name!r}: classes are both seen and unseen: {both}")
+        if unknown := sorted(set(self.pseudo_unseen) - set(self.seen)):
+            raise ValueError(f"Split {self.name!r}: pseudo_unseen classes are not among the seen: {unknown}")
+        if len(self.pseudo_unseen) == len(self.seen):
+            raise ValueError(f"Split {self.name!r}: all {len(self.seen)} seen classes are pseudo_unseen: none to train")
+        if not 0 <= self.held_back < 1:
+            raise ValueError(f"Split {self.name!r}: held_back is {self.held_back}, allowed are shares in [0, 1)")
+
+    @property
+    def training(self) -> tuple[str, ...]:
+        """The seen classes that training may use, in the order of `seen`."""
+        return tuple(c for c in self.seen if c not in self.pseudo_unseen)
+
+    def is_held_back(self, instance_id: str) -> bool:
+        """Whether this instance of a seen class is kept out of training: a function of its id alone."""
+        return int(hashlib.sha256(instance_id.encode()).hexdigest()[:16], 16) < self.held_back * 2**64
+
+    def with_pseudo_unseen(self, count: int, seed: int) -> ZeroShotSplit:
+        """This split with `count` other pseudo-unseen classes, a function of the set of seen classes and the seed.
+
+        Classes with an alias among the seen are not drawn (turtle beside sea turtle): they would not be unseen.
+        """
+        apart = [c for c in self.seen if not any(same_thing(c, other) for other in self.seen if other != c)]
+        if not 0 <= count <= min(len(apart), len(self.seen) - 1):
+            raise ValueError(f"Split {self.name!r}: {count} pseudo-unseen of {len(apart)} classes without an alias")
+        drawn = sorted(apart, key=lambda c: hashlib.sha256(f"{seed}/{normalise_name(c)}".encode()).digest())
+        return replace(self, pseudo_unseen=tuple(sorted(drawn[:count])))
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of `to_json`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical: the same split is the same text."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ZeroShotSplit:
+        """The inverse of `to_json`; raises ValueError for anything but such an object."""
+        fields: Any = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError(f"A split is a JSON object, not {type(fields).__name__}")
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        try:
+            return cls(**fields)
+        except TypeError as error:  # a missing or unknown field, named in Python's message
+            raise ValueError(f"Not a split: {error}") from error
+
+
+def imagenet_units_naming(classes: Iterable[str]) -> list[int]:
+    """The ImageNet-1k units (indices 0..999, ascending) whose label or definition mentions one of the classes.
+
+    For distillation without leaks: over-inclusive by intent, a dropped unit costs less than a leaked class. A class's
+    aliases, its kinds and a reviewed supplement count as mentions; spelling as in `same_thing`. Labels and definitions
+    are WordNet's, from timm's `ImageNetInfo`.
+    """
+    keys = set().union(*(_mentions(name) for name in classes))
+    return [unit for unit, phrases in enumerate(_imagenet_phrases()) if not keys.isdisjoint(phrases)]
+
+
+def _mentions(name: str) -> set[str]:
+    """The keys of all names that mention a class: its own, its aliases, their kinds, and words for ImageNet."""
+    names = {_key(name)}
+    names |= {_key(b) for group in ALIASES if names & set(map(_key, group)) for b in group}
+    for table in (KINDS, KINDS, _IMAGENET_WORDS):  # kinds have kinds: a bird contains a chicken contains a rooster
+        names |= {_key(word) for whole, words in table.items() if _key(whole) in names for word in words}
+    return names
+
+
+@cache
+def _imagenet_phrases() -> list[frozenset[str]]:
+    """The keys of all phrases of up to four words, per unit."""
+    from timm.data.imagenet_info import (
+        ImageNetInfo,
+    )  # here: it imports all of timm's data code, which splits do not need
+
+    info = ImageNetInfo("imagenet-1k")
+    phrases = []
+    for unit in range(info.num_classes()):
+        words = [_plain(word) for word in normalise_name(info.index_to_description(unit, detailed=True)).split()]
+        runs = (words[i : i + n] for n in range(1, 5) for i in range(len(words)))
+        phrases.append(frozenset(_key("".join(run)) for run in runs))
+    return phrases
+
+
+def _plain(word: str) -> str:
+    """butterflies → butterfly, axes stays: `_key` takes the final s."""
+    return word[:-3] + "y" if word.endswith("ies") and len(word) > 4 else word

@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Discriminator, TypeAdapter, ValidationError
-from zse_model.augment import AugmentConfig
 
 from pipelines import storage
 from pipelines.catalog import AnyDatasetConfig
+from pipelines.plan import ShardConfig
+from pipelines.prepare import IngestConfig
 from zse_model.backbones import BackboneConfig
 from zse_model.evaluation.protocol import PROTOCOLS
 from zse_model.fit import TrainConfig
@@ -28,39 +29,6 @@ from zse_model.transforms import TransformConfig
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the field, its value and what is allowed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestConfig:
-    __pydantic_config__ = {"extra": "forbid"}
-
-    on_bad: Literal["skip", "raise"] = "skip"
-    """What a picture that cannot be used does to the job."""
-    max_bad_fraction: float = 0.05
-    """With `skip`: more bad pictures than this fail the job, after all of them were named."""
-    part_size: int = 1000
-    """Pictures a part; a part is one task and one Parquet file."""
-    row_group: int = 128
-    """Pictures a row group."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardConfig:
-    __pydantic_config__ = {"extra": "forbid"}
-
-    layout: Literal["shards", "memory"] = "shards"
-    """`shards`: items are planned, augmented and written once, and streamed. `memory`: the same items are made on the
-    fly from pictures held in memory, for sets that fit (docs/pipeline.md has the measurements)."""
-    items: int = 10_000
-    """Training items a pass; longer trainings pass over them again (`shards`) or go on (`memory`)."""
-    part_size: int = 500
-    row_group: int = 32
-    own_photo: float = 0.5
-    """Where pairs are known: share of items whose photo is the one that the sketch was drawn from."""
-    hard_negatives: float = 0.0
-    """Share of items whose negative photo is another instance of the sketch's own class."""
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from zse_model.split import ZeroShotSplit
 
 from pipelines import shards, storage
-from zse_model.methods import Modality
+from zse_model.split import ZeroShotSplit
+from zse_model.transforms import Modality
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,34 @@ photo, another sketch of its class, a photo it must not match); zse_sbir section
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
-from pipelines.config import ShardConfig
 from pipelines.members import Members
-from zse_model.augment import augment_photo, augment_sketch
+from zse_model.augment import AugmentConfig, augment_photo, augment_sketch
 
 ROLES = ("sketch", "photo", "sketch2", "negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    layout: Literal["shards", "memory"] = "shards"
+    """`shards`: items are planned, augmented and written once, and streamed. `memory`: the same items are made on the
+    fly from pictures held in memory, for sets that fit (docs/pipeline.md has the measurements)."""
+    items: int = 10_000
+    """Training items a pass; longer trainings pass over them again (`shards`) or go on (`memory`)."""
+    part_size: int = 500
+    row_group: int = 32
+    own_photo: float = 0.5
+    """Where pairs are known: share of items whose photo is the one that the sketch was drawn from."""
+    hard_negatives: float = 0.0
+    """Share of items whose negative photo is another instance of the sketch's own class."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    seed: int = 0
 
 
 @dataclass(frozen=True)

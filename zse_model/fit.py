@@ -1,4 +1,4 @@
-"""The training loop. It knows neither the method (it sums named losses) nor the cluster (it talks to a `WorkerContext`).
+"""The training loop. It knows neither the method (it sums named losses) nor the cluster (it has a `WorkerContext`).
 
 Everything a step depends on is a function of (config, step, rank, world size): the batch, the learning rate, the random
 numbers of dropout. So a run that was killed and resumed ends with the weights of one that was not.
@@ -154,7 +154,7 @@ class FitState:
     """Every logged point, in order: {"step": ..., name: value}."""
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """The loss is NaN or infinite; nothing was updated with it."""
 
 
@@ -172,7 +172,7 @@ def fit(
 
     `validate` gives metrics of the current weights (on pseudo-unseen classes); it runs on rank 0 at each of
     `config.checks` checks, and once before the first step. Without it the last weights are the best.
-    Raises NonFiniteLoss, on every worker and before the update, naming the step.
+    Raises NonFiniteLossError, on every worker and before the update, naming the step.
     """
     device = context.device
     method.to(device)
@@ -236,7 +236,7 @@ def fit(
         means = context.total(torch.stack([loss, *(v.mean() for v in losses.values())]).detach().double().clone())
         means /= context.world_size
         if not torch.isfinite(means[0]):
-            raise NonFiniteLoss(f"The loss of step {step} is {means[0].item()}; no update was made. Lower train.lr?")
+            raise NonFiniteLossError(f"The loss of step {step} is {means[0].item()}; no update was made. Lower train.lr?")
         optimizer.zero_grad()
         loss.backward()
         if config.clip:

@@ -150,7 +150,7 @@ _IMAGENET_WORDS: dict[str, tuple[str, ...]] = {
 
 @cache
 def normalise_name(name: str) -> str:
-    """One form per class name: `Hot-air_balloon` → "hot air balloon", `car_(sedan)` → "car sedan", `wine.glass` → …
+    """One form per class name: `Hot-air_balloon` → "hot air balloon", `car_(sedan)` → "car sedan".
 
     Unicode NFKC and case folded; apostrophes vanish, every other run of non-letters is one space. May return "".
     """

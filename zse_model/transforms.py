@@ -12,9 +12,12 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
+
+Modality: TypeAlias = Literal["sketch", "photo"]
 
 # The formats people store pictures in. Not "all that Pillow reads": some of those start other programs (EPS runs
 # Ghostscript), and a query may come from anybody.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from zse_model.methods import Modality
+from zse_model.transforms import Modality
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pipelines import storage
 from pipelines.catalog.base import DatasetConfig, ImageRecord
-from zse_model.methods import Modality
+from zse_model.transforms import Modality
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 PAIRS = "pairs.tsv"

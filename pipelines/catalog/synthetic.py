@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipelines.catalog.base import DatasetConfig, ImageRecord
 from zse_model import synthetic
-from zse_model.methods import Modality
+from zse_model.transforms import Modality
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
-
 from pipelines import shards, storage
-from pipelines.catalog import DatasetConfig, ImageRecord, create_dataset
+from pipelines.catalog import create_dataset
 from pipelines.cluster import run_parts
-from pipelines.config import ExperimentConfig, IngestConfig, to_dict
+from pipelines.config import ExperimentConfig, to_dict
+from pipelines.prepare import write_images
 from pipelines.progress import say
-from zse_model.transforms import BadPicture, TransformConfig, encode_photo, encode_sketch, prepare_photo, prepare_sketch
 
 
 class TooManyBadPicturesError(RuntimeError):
@@ -77,46 +75,6 @@ def ingest(config: ExperimentConfig, workspace: str) -> str:
         reasons = Counter(s["reason"] for s in skipped).most_common(3)
         say(f"Skipped {len(skipped)} of {len(records)} pictures: {reasons}; all are named in {folder}/manifest.json")
     return folder
-
-
-def write_images(
-    task: dict[str, Any], *, folder: str, dataset: DatasetConfig, transforms: TransformConfig, ingest: IngestConfig
-) -> dict[str, Any]:
-    """One part: read, prepare, write. A bad picture becomes a line in the part's metadata, or an error."""
-    records = [ImageRecord(**raw) for raw in json.loads(task["records"])]
-    rows: list[dict[str, Any]] = []
-    skipped: list[dict[str, str]] = []
-    for record, data in zip(records, create_dataset(dataset).read(records), strict=True):
-        try:
-            if isinstance(data, Exception):
-                raise data
-            rows.append(_row(record, data, transforms))
-        except (BadPicture, FileNotFoundError, PermissionError) as error:
-            # What belongs to the picture is a bad picture; a store that does not answer is an error of the job.
-            reason = str(error) if isinstance(error, BadPicture) else f"{type(error).__name__}: cannot be read"
-            if ingest.on_bad == "raise":
-                raise BadPicture(f"{record.path}: {reason}") from error
-            skipped.append({"uri": record.path, "reason": reason})
-    table = pa.Table.from_pylist(rows, schema=shards.IMAGES)
-    url = storage.join(folder, task["part"])
-    shards.write_part(url, table, row_group=ingest.row_group, extra={"skipped": skipped})
-    return {"part": task["part"], "rows": len(records)}
-
-
-def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:
-    if record.modality == "sketch":
-        encoded = encode_sketch(prepare_sketch(data, transforms))
-    else:
-        encoded = encode_photo(prepare_photo(data, transforms))
-    return {
-        "id": record.id,
-        "modality": record.modality,
-        "category": record.category,
-        "instance": record.instance,
-        "uri": record.path,
-        "sha256": storage.sha256(data),
-        "data": encoded,
-    }
 
 
 def _manifest(folder: str, parts: list[str], config: ExperimentConfig, listed: int) -> dict[str, Any]:

@@ -12,17 +12,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 
 from pipelines import shards, storage
 from pipelines.catalog import load_split
 from pipelines.cluster import connect, run_parts
-from pipelines.config import ExperimentConfig, ShardConfig, to_dict
+from pipelines.config import ExperimentConfig, to_dict
 from pipelines.members import Members, read_members, training_members
-from pipelines.plan import ROLES, ItemPlan
+from pipelines.pairing import training_rows, write_pairs
+from pipelines.plan import ItemPlan, ShardConfig
 from pipelines.progress import say
-from zse_model.transforms import decode_pixels, encode_photo, encode_sketch
 
 
 def shard(config: ExperimentConfig, workspace: str, images: str) -> str:
@@ -94,7 +93,7 @@ def _write(
     connect()
     # Training pictures are read once and shared by all tasks through the object store, which maps them into each
     # process and spills what does not fit; any item may need any picture.
-    load = ray.remote(_training_rows)
+    load = ray.remote(training_rows)
     tables = []
     for index, image_shard in enumerate(source["shards"]):
         rows = members.row[members.part == index]
@@ -107,35 +106,10 @@ def _write(
         pass
 
 
-def _training_rows(url: str, rows: np.ndarray) -> pa.Table:
-    return shards.open_part(url).read(columns=["data"]).take(pa.array(rows))
-
-
 def _positions(members: Members) -> np.ndarray:
-    """int64 [n, 2]: table and row in it of every member, as `_training_rows` leaves them."""
+    """int64 [n, 2]: table and row in it of every member, as `training_rows` leaves them."""
     position = np.zeros(len(members), dtype=np.int64)
     for part in np.unique(members.part):
         inside = np.flatnonzero(members.part == part)
         position[inside] = np.arange(len(inside))
     return np.stack([members.part.astype(np.int64), position], axis=1)
-
-
-def write_pairs(
-    task: dict[str, Any], *, folder: str, tables: list[Any], where: Any, members: Any, settings: ShardConfig
-) -> dict[str, Any]:
-    """One part: items [start, start + rows), augmented, encoded, written."""
-    pictures = [table["data"] for table in ray.get(tables)]
-    positions, plan = ray.get(where), ItemPlan(ray.get(members), settings)
-    rows = []
-    for i in range(task["start"], task["start"] + task["rows"]):
-        item = plan[i]
-        a, b, c, d = (decode_pixels(pictures[t][int(r)].as_py()) for t, r in positions[np.array(item.pictures())])
-        rendered = plan.render(i, (a, b, c, d))
-        encoded = {
-            role: (encode_sketch if role.startswith("sketch") else encode_photo)(picture)
-            for role, picture in zip(ROLES, rendered, strict=True)
-        }
-        rows.append({"item": i, "label": item.label, "negative_label": item.negative_label, **encoded})
-    table = pa.Table.from_pylist(rows, schema=shards.PAIRS)
-    shards.write_part(storage.join(folder, task["part"]), table, row_group=settings.row_group)
-    return {"part": task["part"], "rows": task["rows"]}

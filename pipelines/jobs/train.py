@@ -29,7 +29,6 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from zse_model.split import ZeroShotSplit, imagenet_units_naming
 
 from pipelines import shards, storage
 from pipelines.cluster import connect
@@ -53,6 +52,7 @@ from zse_model.fit import (
     fit,
 )
 from zse_model.methods import RetrievalMethod, create_method
+from zse_model.split import ZeroShotSplit, imagenet_units_naming
 from zse_model.transforms import TransformConfig
 
 STATE = "state"

@@ -22,8 +22,8 @@ COUNTS = {
 
 def published(name: str) -> ZeroShotSplit:
     raw = FILES[name]
-    lists = {"seen": tuple(raw["seen"]), "unseen": tuple(raw["unseen"])}
-    return ZeroShotSplit(name=raw["name"], citation=raw["citation"], **lists)
+    seen, unseen = tuple(raw["seen"]), tuple(raw["unseen"])
+    return ZeroShotSplit(name=raw["name"], citation=raw["citation"], seen=seen, unseen=unseen)
 
 
 def small(**changes) -> ZeroShotSplit:

@@ -6,14 +6,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.transforms import Modality
 
-Modality: TypeAlias = Literal["sketch", "photo"]
 Encoding: TypeAlias = dict[str, Tensor]
 """Per picture, first axis = picture. Always has "embedding" [b, d], float32, L2-normalised; a method may add more."""
 

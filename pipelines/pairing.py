@@ -1,0 +1,38 @@
+"""The work of one shard task: plan items, augment, encode, write a part. Imports no torch: workers start fast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from pipelines import shards, storage
+from pipelines.plan import ROLES, ItemPlan, ShardConfig
+from zse_model.transforms import decode_pixels, encode_photo, encode_sketch
+
+
+def training_rows(url: str, rows: np.ndarray) -> pa.Table:
+    return shards.open_part(url).read(columns=["data"]).take(pa.array(rows))
+
+
+def write_pairs(
+    task: dict[str, Any], *, folder: str, tables: list[Any], where: Any, members: Any, settings: ShardConfig
+) -> dict[str, Any]:
+    """One part: items [start, start + rows), augmented, encoded, written."""
+    pictures = [table["data"] for table in ray.get(tables)]
+    positions, plan = ray.get(where), ItemPlan(ray.get(members), settings)
+    rows = []
+    for i in range(task["start"], task["start"] + task["rows"]):
+        item = plan[i]
+        a, b, c, d = (decode_pixels(pictures[t][int(r)].as_py()) for t, r in positions[np.array(item.pictures())])
+        rendered = plan.render(i, (a, b, c, d))
+        encoded = {
+            role: (encode_sketch if role.startswith("sketch") else encode_photo)(picture)
+            for role, picture in zip(ROLES, rendered, strict=True)
+        }
+        rows.append({"item": i, "label": item.label, "negative_label": item.negative_label, **encoded})
+    table = pa.Table.from_pylist(rows, schema=shards.PAIRS)
+    shards.write_part(storage.join(folder, task["part"]), table, row_group=settings.row_group)
+    return {"part": task["part"], "rows": task["rows"]}

@@ -1,0 +1,67 @@
+"""The work of one ingest task: read, decode, bring to size, write a part. Imports no torch: workers start fast."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from pipelines import shards, storage
+from pipelines.catalog import DatasetConfig, ImageRecord, create_dataset
+from zse_model.transforms import BadPicture, TransformConfig, encode_photo, encode_sketch, prepare_photo, prepare_sketch
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestConfig:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    on_bad: Literal["skip", "raise"] = "skip"
+    """What a picture that cannot be used does to the job."""
+    max_bad_fraction: float = 0.05
+    """With `skip`: more bad pictures than this fail the job, after all of them were named."""
+    part_size: int = 1000
+    """Pictures a part; a part is one task and one Parquet file."""
+    row_group: int = 128
+    """Pictures a row group."""
+
+
+def write_images(
+    task: dict[str, Any], *, folder: str, dataset: DatasetConfig, transforms: TransformConfig, ingest: IngestConfig
+) -> dict[str, Any]:
+    """One part: read, prepare, write. A bad picture becomes a line in the part's metadata, or an error."""
+    records = [ImageRecord(**raw) for raw in json.loads(task["records"])]
+    rows: list[dict[str, Any]] = []
+    skipped: list[dict[str, str]] = []
+    for record, data in zip(records, create_dataset(dataset).read(records), strict=True):
+        try:
+            if isinstance(data, Exception):
+                raise data
+            rows.append(_row(record, data, transforms))
+        except (BadPicture, FileNotFoundError, PermissionError) as error:
+            # What belongs to the picture is a bad picture; a store that does not answer is an error of the job.
+            reason = str(error) if isinstance(error, BadPicture) else f"{type(error).__name__}: cannot be read"
+            if ingest.on_bad == "raise":
+                raise BadPicture(f"{record.path}: {reason}") from error
+            skipped.append({"uri": record.path, "reason": reason})
+    table = pa.Table.from_pylist(rows, schema=shards.IMAGES)
+    url = storage.join(folder, task["part"])
+    shards.write_part(url, table, row_group=ingest.row_group, extra={"skipped": skipped})
+    return {"part": task["part"], "rows": len(records)}
+
+
+def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:
+    if record.modality == "sketch":
+        encoded = encode_sketch(prepare_sketch(data, transforms))
+    else:
+        encoded = encode_photo(prepare_photo(data, transforms))
+    return {
+        "id": record.id,
+        "modality": record.modality,
+        "category": record.category,
+        "instance": record.instance,
+        "uri": record.path,
+        "sha256": storage.sha256(data),
+        "data": encoded,
+    }

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 
@@ -32,6 +33,10 @@ class BackboneConfig:
     """None = random, "hub" = what timm names for this model, otherwise a .safetensors or .pth file."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Passed to `timm.create_model`, for example {"pad_type": "same"}."""
+    frozen: int = 0
+    """Leading layer groups, in timm's order (stem, stage 1, ...), that keep their pretrained weights and statistics.
+    The first, large maps cost most of a small network's training: with mobilenetv2_100 at 128 px, 4 frozen groups halve
+    the CPU time of an image."""
     mean: tuple[float, float, float] | None = None
     """Of the pixels in 0..1; None = what timm names for this model."""
     std: tuple[float, float, float] | None = None
@@ -71,19 +76,14 @@ class Backbone(nn.Module):
             raise ValueError(f"Unknown backbone {config.name!r}. timm models with a similar name: {near}")
         self.wants_pooled, self.wants_tokens = pooled or classifier, tokens
         cfg = timm.get_pretrained_cfg(config.name)
-        fixed_size = bool(cfg is not None and cfg.fixed_input_size)
         arguments: dict[str, Any] = dict(config.args)
-        if fixed_size:
+        if is_transformer(config.name):
             arguments["img_size"] = size
         if config.weights is not None and load_weights:
             arguments["pretrained"] = True
             if config.weights != "hub":
                 arguments["pretrained_cfg_overlay"] = {"file": config.weights}
-        # A convolutional network that only has to give maps is built without its last layers: they would be dead.
-        self.maps_only = tokens and not self.wants_pooled and not fixed_size
-        if self.maps_only:
-            arguments |= {"features_only": True, "out_indices": _stages(config, arguments)}
-        elif not classifier:
+        if not classifier:
             arguments["num_classes"] = 0
         self._grid = (0, 0)
         self.model: Any = timm.create_model(config.name, **arguments).to(memory_format=torch.channels_last)
@@ -93,14 +93,37 @@ class Backbone(nn.Module):
             if not isinstance(self.classifier, nn.Linear):
                 raise ValueError(f"Backbone {config.name!r} has no linear classifier to distil from")
             self.model.reset_classifier(0)
+        self._freeze(config.frozen)
         self.is_transformer = hasattr(self.model, "num_prefix_tokens")
-        if tokens and not self.is_transformer and not self.maps_only:
-            self._indices = _stages(config, dict(config.args))
+        if tokens and not self.is_transformer:
+            self._stages = _stages(config.name, self.model)
+            if not self.wants_pooled:  # what comes after the maps would have no gradient
+                self.model.prune_intermediate_layers(self._stages, prune_norm=True, prune_head=True)
         mean = config.mean or getattr(cfg, "mean", None) or (0.5, 0.5, 0.5)
         std = config.std or getattr(cfg, "std", None) or (0.5, 0.5, 0.5)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("scale", 1 / (torch.tensor(std).view(1, 3, 1, 1) * 255), persistent=False)
         self.pooled_dim, self.token_dim, self.grid = self._measure(size)
+
+    def _freeze(self, groups: int) -> None:
+        if not groups:
+            return
+        by_group = group_parameters(self.model, self.model.group_matcher(coarse=True), reverse=True)
+        order = sorted(set(by_group.values()))
+        if not 0 < groups < len(order):
+            raise ValueError(f"backbone.frozen must be 0..{len(order) - 1} for this backbone, got {groups}")
+        for name, parameter in self.model.named_parameters():
+            if by_group[name] in order[:groups]:
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """As usual, but a frozen batch norm keeps its statistics too."""
+        super().train(mode)
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None:
+                if not module.weight.requires_grad:
+                    module.eval()
+        return self
 
     def _measure(self, size: int) -> tuple[int, int, tuple[int, int]]:
         training = self.training
@@ -134,11 +157,12 @@ class Backbone(nn.Module):
             return self._transformer(m.norm(m.blocks(x)))
         if self.is_transformer:
             return self._transformer(self.model.forward_features(x))
-        if self.maps_only:
-            return Features(None, self._join(self.model(x)), None)
         if not self.wants_tokens:
             return Features(self.model(x), None, None)
-        final, maps = self.model.forward_intermediates(x, indices=self._indices)
+        if not self.wants_pooled:
+            maps = self.model.forward_intermediates(x, indices=self._stages, intermediates_only=True)
+            return Features(None, self._join(maps), None)
+        final, maps = self.model.forward_intermediates(x, indices=self._stages)
         return Features(self.model.forward_head(final, pre_logits=True), self._join(maps), None)
 
     def _transformer(self, x: Tensor) -> Features:
@@ -157,15 +181,17 @@ class Backbone(nn.Module):
         return torch.cat([fine, coarse], dim=1).flatten(2).transpose(1, 2)
 
 
-def _stages(config: BackboneConfig, arguments: Mapping[str, Any]) -> tuple[int, int]:
+def is_transformer(name: str) -> bool:
+    """Whether a timm model is built for one picture size, as those with position embeddings are."""
+    cfg = timm.get_pretrained_cfg(name)
+    return bool(cfg is not None and cfg.fixed_input_size)
+
+
+def _stages(name: str, model: Any) -> list[int]:
     """Indices of the last stride-16 and the last stride-32 map of a convolutional network."""
-    plain = {k: v for k, v in arguments.items() if k not in ("pretrained", "pretrained_cfg_overlay")}
-    try:
-        model: Any = timm.create_model(config.name, features_only=True, **plain)
-        info = model.feature_info
-    except (RuntimeError, AttributeError, TypeError) as error:
-        raise ValueError(f"Backbone {config.name!r} gives no feature maps, so it has no tokens: {error}") from error
-    at = {stride: index for index, stride in enumerate(info.reduction())}
+    if not hasattr(model, "forward_intermediates"):
+        raise ValueError(f"Backbone {name!r} gives no feature maps, so it has no tokens")
+    at = {info["reduction"]: index for index, info in enumerate(model.feature_info)}
     if 16 not in at or 32 not in at:
-        raise ValueError(f"Backbone {config.name!r} has maps at strides {sorted(at)}; tokens need strides 16 and 32")
-    return at[16], at[32]
+        raise ValueError(f"Backbone {name!r} has maps at strides {sorted(at)}; tokens need strides 16 and 32")
+    return [at[16], at[32]]

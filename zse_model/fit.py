@@ -236,7 +236,9 @@ def fit(
         means = context.total(torch.stack([loss, *(v.mean() for v in losses.values())]).detach().double().clone())
         means /= context.world_size
         if not torch.isfinite(means[0]):
-            raise NonFiniteLossError(f"The loss of step {step} is {means[0].item()}; no update was made. Lower train.lr?")
+            raise NonFiniteLossError(
+                f"The loss of step {step} is {means[0].item()}; no update was made. Lower train.lr?"
+            )
         optimizer.zero_grad()
         loss.backward()
         if config.clip:
@@ -351,7 +353,7 @@ def _optimizer(method: RetrievalMethod, config: TrainConfig) -> torch.optim.Adam
     """AdamW; no decay on biases, norms and single tokens; the backbone at its own share of the learning rate."""
     backbone = {id(p) for p in method.backbone.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for p in method.parameters():
+    for p in (p for p in method.parameters() if p.requires_grad):
         groups.setdefault((id(p) in backbone, p.squeeze().dim() > 1), []).append(p)
     return torch.optim.AdamW(
         [

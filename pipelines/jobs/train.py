@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipelines import shards, storage
-from pipelines.cluster import connect
+from pipelines.cluster import connect, keep_freed_memory
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
@@ -165,6 +165,7 @@ def _weights_hash(weights: str | None) -> str | None:
 
 def run_worker(job: Job, context: WorkerContext) -> FitState:
     """One worker of a training: build, then fit."""
+    keep_freed_memory()
     config, manifest = job.config, job.pairs_manifest()
     split = job.split()
     if manifest["shard"]["layout"] == "memory":

@@ -4,8 +4,8 @@ Learnable tokenizer -> self-attention -> cross-attention between a sketch and a 
 Scores by `ret` (cosine of the retrieval token before cross-attention) and by `rn` (the relation network on every pair).
 
 Deviations, ours: the relation head reads tokens as image regions (the published code mixes them); on a convolutional
-backbone the tokens are its stride-16 and stride-32 maps, with a learned retrieval token and `depth` self-attention
-blocks of the method's own; classification, contrast and distillation are extra losses, 0 in the paper's configuration.
+backbone the tokens are its stride-16 and stride-32 maps, the retrieval token is learned and starts from the pooled
+feature, and `depth` self-attention blocks of the method's own follow; classification, contrast and distillation are extra losses, 0 in the paper's configuration.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.backbones import Backbone, BackboneConfig, is_transformer
 from zse_model.layers import CrossAttention, OverlappingTokenizer, RelationHead, SelfAttentionBlock, Wiring
 from zse_model.losses import normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
@@ -72,7 +72,12 @@ class ZseSbir(RetrievalMethod):
         super().__init__(config, backbone, size=size, classes=classes)
         c = config
         self.backbone = Backbone(
-            backbone, size=size, tokens=True, classifier=c.distillation > 0, load_weights=load_weights
+            backbone,
+            size=size,
+            tokens=True,
+            pooled=not is_transformer(backbone.name),
+            classifier=c.distillation > 0,
+            load_weights=load_weights,
         )
         has_cls = getattr(self.backbone.model, "cls_token", None) is not None
         dim = c.dim or (self.backbone.token_dim if self.backbone.is_transformer else 256)
@@ -90,6 +95,9 @@ class ZseSbir(RetrievalMethod):
             self.tokenizer = OverlappingTokenizer(self.backbone.token_dim)
         self.project = nn.Linear(self.backbone.token_dim, dim) if dim != self.backbone.token_dim else nn.Identity()
         self.ret = None if has_cls else nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        # Maps come with a pooled feature that already knows classes: the retrieval token starts from it.
+        pooled = self.backbone.pooled_dim if not self.backbone.is_transformer else 0
+        self.summary = nn.Linear(pooled, dim) if pooled else None
         self.positions = nn.Parameter(torch.randn(1, 1 + n, dim) * 0.02) if depth else None
         self.blocks = nn.Sequential(*(SelfAttentionBlock(dim, c.heads, 4 * dim, c.dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim) if depth else nn.Identity()
@@ -108,6 +116,8 @@ class ZseSbir(RetrievalMethod):
         features = self.backbone(images, self.tokenizer if tokenized else None)
         x = self.project(features.tokens)
         ret = self.project(features.cls)[:, None] if self.ret is None else self.ret.expand(len(x), -1, -1)
+        if self.summary is not None:
+            ret = ret + self.summary(features.pooled)[:, None]
         x = torch.cat([ret, x], dim=1)
         if self.positions is not None:
             x = x + self.positions

@@ -1,0 +1,67 @@
+"""The two layouts of training items, read by one process: pair shards against pictures in memory.
+
+Prints images per second and core, what each costs before the first step, and the bytes of the shards.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from benchmarks.world import originals
+from pipelines import storage
+from pipelines.config import load_experiment
+from pipelines.jobs.ingest import ingest
+from pipelines.jobs.shard import shard
+from pipelines.loaders import MemorySource, ShardSource
+from pipelines.members import read_members, read_pictures, training_members
+from pipelines.plan import ItemPlan
+from zse_model.split import ZeroShotSplit
+
+ITEMS, BATCH = 4_000, 16
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        unseen = scratch / "unseen.txt"
+        source = originals(scratch)
+        classes = sorted(p.name for p in (source / "photo").iterdir())
+        unseen.write_text("\n".join(classes[::5]))
+        config = load_experiment(
+            "folder+global", [f"dataset.source={source}", f"dataset.split={unseen}", f"shard.items={ITEMS}"]
+        )
+        images = ingest(config, str(scratch / "w"))
+        start = time.perf_counter()
+        pairs = shard(config, str(scratch / "w"), images)
+        sharding = time.perf_counter() - start
+        manifest: dict[str, Any] = storage.read_json(storage.join(pairs, "manifest.json"))
+        size = sum(p.stat().st_size for p in Path(pairs).glob("part-*"))
+        streamed = ShardSource(pairs, manifest, BATCH, seed=0)
+
+        start = time.perf_counter()
+        stored = storage.read_json(storage.join(images, "manifest.json"))
+        split = ZeroShotSplit.from_json(json.dumps(manifest["split"]))
+        members = training_members(read_members(images, stored), split)
+        memory = MemorySource(ItemPlan(members, config.shard), read_pictures(images, stored, members), BATCH)
+        loading = time.perf_counter() - start
+        held = sum(pixels.nbytes for pixels in memory.pixels)
+
+        print(f"shards: {ITEMS} items written in {sharding:.1f} s, {size / ITEMS / 1024:.1f} KiB an item")
+        print(f"memory: {len(members)} pictures loaded in {loading:.1f} s, {held / 1e6:.0f} MB a worker")
+        for name, reader in (("shards", streamed), ("memory", memory), ("shards", streamed), ("memory", memory)):
+            start, steps = time.process_time(), 60
+            for step in range(steps):
+                reader.batch(step, 0, 1)
+            seconds = time.process_time() - start
+            print(f"{name}: {steps * BATCH * 4 / seconds:,.0f} images per CPU second")
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

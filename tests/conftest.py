@@ -1,0 +1,103 @@
+"""What several tests share: a tiny real world, a real Ray, a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import ExperimentConfig, validate
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "dataset": {
+        "adapter": "synthetic",
+        "name": "synthetic",
+        "split": ["fish", "teapot", "church"],
+        "categories": ["fish", "teapot", "church", "airplane", "bicycle", "car", "umbrella", "rabbit"],
+        "instances": 4,
+        "size": 64,
+        "pseudo_unseen": 0.25,
+    },
+    "transforms": {"size": 32},
+    "ingest": {"part_size": 16},
+    "shard": {"items": 48, "part_size": 20, "row_group": 6},
+    "backbone": {"name": "test_resnet"},
+    "methods": {"global": {"dim": 16, "readout": "head"}},
+    "train": {"steps": 6, "batch_size": 4, "warmup": 2, "checks": 3},
+    "cluster": {"workers": 0},
+    "tracking": {"enabled": False},
+}
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in changes.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def tiny(**changes: Any) -> ExperimentConfig:
+    """The tiny experiment with some sections changed."""
+    return validate(merged(TINY, changes))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray for all tests that need one."""
+    import ray
+
+    from pipelines.cluster import quiet_ray_data
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    quiet_ray_data()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The URL of an empty bucket on a real S3 server process, with the environment that leads every client to it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {key: os.environ.get(key) for key in environment}
+    os.environ |= environment
+    try:
+        import boto3
+
+        client = boto3.client("s3")
+        for attempt in range(60):
+            try:
+                client.create_bucket(Bucket="zse")
+                break
+            except Exception:
+                if attempt == 59:
+                    raise
+                time.sleep(0.25)
+        yield "s3://zse"
+    finally:
+        server.terminate()
+        server.wait()
+        for key, value in before.items():
+            os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)

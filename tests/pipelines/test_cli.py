@@ -1,0 +1,121 @@
+"""The command line as people use it: help, errors, search, and a submitted job."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.conftest import TINY
+from tests.pipelines.test_stages import picture
+from zse_model.synthetic import draw_photo, draw_sketch
+
+ZSE = [sys.executable, "-m", "pipelines.cli"]
+REPOSITORY = Path(__file__).parents[2]
+
+
+def zse(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "COLUMNS": "200", **environment}
+    return subprocess.run([*ZSE, *arguments], capture_output=True, text=True, env=env, check=False)
+
+
+def test_help_teaches_every_verb() -> None:
+    listed = zse("--help").stdout
+    for verb in ("ingest", "shard", "train", "embed", "evaluate", "search", "run", "quickstart", "experiments"):
+        assert verb in listed
+    assert "--overfit" in zse("train", "--help").stdout
+
+
+def test_errors_are_one_message_with_what_to_do() -> None:
+    found = zse("run", "-e", "folder+global", "--set", "train.lr=fast")
+    assert found.returncode == 1 and "train.lr" in found.stderr and "Traceback" not in found.stderr
+    found = zse("train", "-e", "nothing.yaml")
+    assert found.returncode == 1 and "the shipped ones are" in found.stderr
+
+
+def test_search_finds_photos_in_a_folder_of_anything(tmp_path: Path) -> None:
+    experiment = tmp_path / "tiny.yaml"
+    experiment.write_text(yaml.safe_dump(TINY))
+    trained = zse("train", "-e", str(experiment), "-w", str(tmp_path / "w"))
+    assert trained.returncode == 0, trained.stderr
+    assert "Next: zse embed" in trained.stderr
+    (checkpoint,) = (tmp_path / "w" / "checkpoints").iterdir()
+    gallery = tmp_path / "my photos"
+    (gallery / "sub").mkdir(parents=True)
+    for i in range(5):
+        (gallery / "sub" / f"{i} é.png").write_bytes(picture(draw_photo("car", i, size=64)))
+    (gallery / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (gallery / "notes.txt").write_text("no picture")
+    sketch = tmp_path / "drawing.png"
+    sketch.write_bytes(picture(draw_sketch("car", 0, size=64)))
+    options = [
+        "--gallery",
+        str(gallery),
+        "-c",
+        str(checkpoint),
+        "-w",
+        str(tmp_path / "w"),
+        "-o",
+        str(tmp_path / "o.png"),
+    ]
+    found = zse("search", "--sketch", str(sketch), *options, "--top", "9")
+    assert found.returncode == 0, found.stderr
+    assert len(found.stdout.splitlines()) == 5 and "Skipped 1 of 6" in found.stderr
+    assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+    again = zse("search", "--sketch", str(sketch), *options)
+    assert again.stdout == found.stdout and "Encode" not in again.stderr, "the gallery is encoded once"
+
+    empty = tmp_path / "empty.png"
+    empty.write_bytes(picture(np.full((40, 40), 255, np.uint8)))
+    found = zse("search", "--sketch", str(empty), *options)
+    assert found.returncode == 1 and "blank" in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
+    """`ray start --head`, then `ray job submit --working-dir . -- zse run ...`, as the README says."""
+    ports = {"--port": "16379", "--dashboard-port": "18265", "--ray-client-server-port": "16001"}
+    ports |= {"--dashboard-agent-listen-port": "16366", "--min-worker-port": "17000", "--max-worker-port": "17999"}
+    ray = [str(Path(sys.executable).with_name("ray"))]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
+    env |= {"RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
+    head = subprocess.Popen(
+        [*ray, "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={tmp_path}/ray"]
+        + [f"{flag}={port}" for flag, port in ports.items()],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    experiment = tmp_path / "tiny.yaml"
+    experiment.write_text(yaml.safe_dump(TINY | {"cluster": {"workers": 1}}))
+    report = tmp_path / "report.json"
+    try:
+        address = "http://127.0.0.1:18265"
+        for _ in range(60):
+            ready = subprocess.run(
+                [*ray, "job", "list", "--address", address], env=env, capture_output=True, check=False
+            )
+            if ready.returncode == 0:
+                break
+        done = subprocess.run(
+            [*ray, "job", "submit", "--address", address, "--working-dir", str(REPOSITORY)]
+            + ["--runtime-env-json", json.dumps({"excludes": [".git", ".venv", "workspace*"]}), "--"]
+            + ["zse", "run", "-e", str(experiment), "-w", str(tmp_path / "w"), "--report", str(report)],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        rows = json.loads(report.read_text())
+        assert {row["metric"] for row in rows} >= {"mAP_all", "acc_1"}
+    finally:
+        head.terminate()
+        head.wait(timeout=30)

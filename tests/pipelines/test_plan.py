@@ -1,0 +1,76 @@
+"""Planned items: pure, balanced, and never of a class or picture that training may not see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipelines.members import Members, training_members
+from pipelines.plan import ItemPlan, ShardConfig
+from zse_model.augment import AugmentConfig
+from zse_model.split import ZeroShotSplit
+
+SPLIT = ZeroShotSplit(
+    name="s", citation="c", seen=("a", "b", "c", "d"), unseen=("x", "y"), pseudo_unseen=("d",), held_back=0.3
+)
+
+
+def members() -> Members:
+    """Each class has 10 instances with a photo and two sketches; class b has 50."""
+    rows = [
+        (f"{modality}/{category}/{i}-{k}", modality, category, f"{category}/{i}")
+        for category in "abcdxy"
+        for i in range(50 if category == "b" else 10)
+        for modality, k in (("photo", 0), ("sketch", 0), ("sketch", 1))
+    ]
+    ids, modalities, categories, instances = (np.array(column, dtype=object) for column in zip(*rows, strict=True))
+    n = np.arange(len(ids))
+    return Members(ids, modalities, categories, instances, np.array([f"{i:064x}" for i in n], dtype=object), n * 0, n)
+
+
+def test_training_sees_neither_unseen_nor_pseudo_unseen_nor_held_back() -> None:
+    inside = training_members(members(), SPLIT)
+    assert set(inside.category) == {"a", "b", "c"}
+    assert not any(SPLIT.is_held_back(i) for i in inside.instance) and 0 < len(inside) < 3 * 70
+    plan = ItemPlan(inside, ShardConfig(hard_negatives=0.5))
+    used = {index for i in range(500) for index in plan[i].pictures()}
+    assert {str(inside.category[i]) for i in used} == {"a", "b", "c"}
+
+
+def test_items_are_a_function_of_their_number_and_classes_are_uniform() -> None:
+    inside = training_members(members(), SPLIT)
+    config = ShardConfig(own_photo=1.0, hard_negatives=0.5, seed=3)
+    plan, again = ItemPlan(inside, config), ItemPlan(inside, config)
+    items = [plan[i] for i in range(3000)]
+    assert [again[i] for i in reversed(range(3000))] == items[::-1]
+    assert (
+        ItemPlan(inside, replace(config, seed=4))[0] != items[0]
+        or ItemPlan(inside, replace(config, seed=4))[1] != items[1]
+    )
+    shares = np.bincount([item.label for item in items]) / len(items)
+    assert np.allclose(shares, 1 / 3, atol=0.04)  # not 5 : 1 as the pictures are
+    for item in items:
+        sketch, photo, sketch2, negative = item.pictures()
+        assert inside.instance[sketch] == inside.instance[photo] and sketch != sketch2
+        assert inside.category[sketch2] == inside.category[sketch]
+        assert (item.negative_label == item.label) == (inside.category[negative] == inside.category[sketch])
+        assert inside.instance[negative] not in (inside.instance[sketch2], inside.instance[photo])
+    assert 0.45 < np.mean([item.label == item.negative_label for item in items]) < 0.55
+
+
+def test_rendering_is_deterministic_and_mirrors_pairs_together() -> None:
+    plan = ItemPlan(training_members(members(), SPLIT), ShardConfig(augment=AugmentConfig(flip=1.0)))
+    left = np.tile(np.arange(16, dtype=np.uint8), (16, 1))
+    pictures = (left, np.stack([left] * 3, -1), left, np.stack([left] * 3, -1))
+    out = plan.render(5, pictures)
+    assert all(np.array_equal(a, b) for a, b in zip(out, plan.render(5, pictures), strict=True))
+    assert np.array_equal(out[0], left[:, ::-1]) and np.array_equal(out[1][..., 0], left[:, ::-1])
+
+
+def test_nothing_to_plan_is_said() -> None:
+    inside = training_members(members(), SPLIT)
+    photos = inside.where((inside.modality == "photo") | (inside.category == "a"))
+    with pytest.raises(ValueError, match=r"at least two classes .* got \['a'\]; .*\['b', 'c'\]"):
+        ItemPlan(photos, ShardConfig())

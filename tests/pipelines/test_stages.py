@@ -1,0 +1,264 @@
+"""The stages on a real Ray with real Parquet: ingest, shard, read back, evaluate."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines import shards, storage
+from pipelines.config import ExperimentConfig
+from pipelines.jobs.evaluate import plan_searches
+from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
+from pipelines.jobs.run import run
+from pipelines.jobs.shard import shard
+from pipelines.loaders import MemorySource, ShardSource
+from pipelines.members import read_members, read_pictures, training_members
+from pipelines.plan import ItemPlan
+from tests.conftest import tiny
+from zse_model.checkpoint import load_checkpoint
+from zse_model.evaluation.leaks import LeakError, refuse_leaks
+from zse_model.split import ZeroShotSplit
+from zse_model.synthetic import draw_photo, draw_sketch
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def manifest(folder: str) -> dict[str, Any]:
+    return storage.read_json(storage.join(folder, "manifest.json"))
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+# Ingest -------------------------------------------------------------------------------------------------------------
+
+
+def picture(array: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def folder_of_odd_files(root: Path) -> ExperimentConfig:
+    """Three classes of good pictures, and what people's folders hold besides."""
+    for category in ("fish", "tea pot", "car"):
+        for i in range(3):
+            for modality, pixels in (
+                ("sketch", draw_sketch(category.replace(" ", ""), i, size=48)),
+                ("photo", draw_photo(category.replace(" ", ""), i, size=48)),
+            ):
+                path = root / modality / category / f"{i} #1%.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture(pixels))
+    sketch = draw_sketch("fish", 7, size=48)
+    clear = np.dstack([np.zeros((48, 48, 3), np.uint8), 255 - sketch])
+    odd = {
+        "sketch/fish/transparent.png": picture(clear),
+        "photo/fish/grey.jpg": picture(draw_photo("fish", 8, size=48)[..., 0], "JPEG"),
+        "sketch/fish/empty canvas.png": picture(np.full((48, 48), 255, np.uint8)),
+        "photo/car/truncated.jpg": picture(draw_photo("car", 9, size=48), "JPEG")[:400],
+        "photo/car/zero.png": b"",
+        "photo/car/page.jpg": b"<html>404</html>",
+    }
+    for path, data in odd.items():
+        (root / path).write_bytes(data)
+    return tiny(
+        dataset={"adapter": "folder", "name": "odd", "source": str(root), "split": ["car"], "pseudo_unseen": 0}
+        | {"categories": None, "instances": None, "size": None},
+        ingest={"max_bad_fraction": 0.5},
+    )
+
+
+def without_none(config: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if v is not None}
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExperimentConfig:
+    import tests.conftest
+
+    dataset = {k: v for k, v in tests.conftest.TINY["dataset"].items() if k not in ("categories", "instances", "size")}
+    monkeypatch.setitem(tests.conftest.TINY, "dataset", dataset)
+    return folder_of_odd_files(tmp_path / "my pictures")
+
+
+def test_bad_files_are_skipped_counted_and_named(odd: ExperimentConfig, tmp_path: Path) -> None:
+    found = manifest(ingest(odd, str(tmp_path / "w")))
+    assert found["counts"] == {
+        "car": {"photo": 3, "sketch": 3},
+        "fish": {"photo": 4, "sketch": 4},
+        "tea pot": {"photo": 3, "sketch": 3},
+    }
+    reasons = {s["uri"]: s["reason"] for s in found["skipped"]}
+    assert set(reasons) == {
+        "sketch/fish/empty canvas.png",
+        "photo/car/truncated.jpg",
+        "photo/car/zero.png",
+        "photo/car/page.jpg",
+    }
+    assert "blank" in reasons["sketch/fish/empty canvas.png"] and all(reasons.values())
+
+
+def test_too_many_bad_files_fail_with_their_names(odd: ExperimentConfig, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    strict = replace(odd, ingest=replace(odd.ingest, max_bad_fraction=0.01))
+    with pytest.raises(TooManyBadPicturesError, match=r"4 of 24 .*max_bad_fraction allows 1\.0%"):
+        ingest(strict, str(tmp_path / "w"))
+    # What was read is kept: with the limit raised only the manifest is missing.
+    assert manifest(ingest(odd, str(tmp_path / "w")))["pictures"] == 20
+    with pytest.raises(Exception, match="empty canvas|truncated|zero|page"):
+        ingest(replace(odd, ingest=replace(odd.ingest, on_bad="raise")), str(tmp_path / "other"))
+
+
+def test_the_fingerprint_is_of_the_content_and_an_interrupted_ingest_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    folder = ingest(tiny(), str(tmp_path / "one"))
+    whole = contents(folder)
+    other = ingest(tiny(ingest={"part_size": 50}), str(tmp_path / "two"))
+    assert manifest(other)["fingerprint"] == manifest(folder)["fingerprint"] and len(contents(other)) < len(whole)
+    assert (
+        manifest(ingest(tiny(dataset={"seed": 1}), str(tmp_path / "two")))["fingerprint"]
+        != manifest(other)["fingerprint"]
+    )
+
+    (Path(folder) / "manifest.json").unlink()
+    lost = sorted(Path(folder).glob("part-*"))[1]
+    kept = {path.name: path.stat().st_mtime_ns for path in Path(folder).glob("part-*") if path != lost}
+    lost.unlink()
+    assert ingest(tiny(), str(tmp_path / "one")) == folder
+    assert contents(folder) == whole
+    assert {p.name: p.stat().st_mtime_ns for p in Path(folder).glob("part-*") if p.name in kept} == kept
+
+
+# Shard --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[str, str, str]:
+    workspace = str(tmp_path_factory.mktemp("workspace"))
+    images = ingest(tiny(), workspace)
+    return workspace, images, shard(tiny(), workspace, images)
+
+
+def test_pair_shards_hold_the_plan_and_only_training_classes(prepared: tuple[str, str, str]) -> None:
+    workspace, images, pairs = prepared
+    found = manifest(pairs)
+    split = ZeroShotSplit.from_json(json.dumps(found["split"]))
+    assert set(found["classes"]) == set(split.training) and len(split.pseudo_unseen) == 1
+    assert not set(found["classes"]) & (set(split.unseen) | set(split.pseudo_unseen))
+    tables = list(shards.read_parts(pairs, [s["name"] for s in found["shards"]], ["item", "label"]))
+    assert [i for t in tables for i in t["item"].to_pylist()] == list(range(48))
+    assert shards.open_part(storage.join(pairs, found["shards"][0]["name"])).metadata.num_row_groups == 4
+
+    whole = contents(pairs)
+    (Path(pairs) / "manifest.json").unlink()
+    (Path(pairs) / found["shards"][2]["name"]).unlink()
+    assert shard(tiny(), workspace, images) == pairs and contents(pairs) == whole
+
+
+def test_both_layouts_give_the_same_items(prepared: tuple[str, str, str]) -> None:
+    _, images, pairs = prepared
+    found, source = manifest(pairs), manifest(images)
+    members = training_members(read_members(images, source), ZeroShotSplit.from_json(json.dumps(found["split"])))
+    memory = MemorySource(ItemPlan(members, tiny().shard), read_pictures(images, source, members), 48)
+    streamed = ShardSource(pairs, found, 48, seed=0).batch(0, 0, 1)
+    direct = memory.batch(0, 0, 1)
+
+    # The order differs (parts and groups are shuffled), the items do not; photos went through JPEG once more.
+    def rows(batch: Any) -> list[tuple[int, ...]]:
+        return sorted(
+            (int(a), int(b), *s.flatten().tolist()[::37])
+            for a, b, s in zip(batch.label, batch.negative_label, batch.sketch, strict=True)
+        )
+
+    assert rows(streamed) == rows(direct)
+    difference = (streamed.photo.float().mean() - direct.photo.float().mean()).abs()
+    assert difference < 1
+
+
+def test_readers_split_a_batch_and_pass_over_every_item_once(prepared: tuple[str, str, str]) -> None:
+    _, _, pairs = prepared
+    found = manifest(pairs)
+    one, two = ShardSource(pairs, found, 8, seed=0), ShardSource(pairs, found, 4, seed=0)
+    for step in (0, 3, 5, 6, 11):  # 48 items: step 6 begins the second pass
+        halves = [two.batch(step, rank, 2) for rank in (0, 1)]
+        assert torch.equal(one.batch(step, 0, 1).photo, torch.cat([half.photo for half in halves]))
+    positions = [[int(one._row(e * 48 + i)["item"]) for i in range(48)] for e in (0, 1)]
+    assert sorted(positions[0]) == sorted(positions[1]) == list(range(48)) and positions[0] != positions[1]
+
+
+# Evaluate -----------------------------------------------------------------------------------------------------------
+
+ROW = {"setting", "protocol", "method", "mode", "metric", "value", "ci_low", "ci_high", "queries", "gallery", "classes"}
+
+
+def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str, str, str]) -> None:
+    workspace, _, _ = prepared
+    config = tiny(
+        methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}},
+        evaluation={"references": ["untrained", "raw_pixels"]},
+    )
+    out = run(config, workspace)
+    rows = out.rows()
+    assert all(row.keys() >= ROW | {"split_hash", "dataset_fingerprint", "checkpoint_hash"} for row in rows)
+    assert {(r["method"], r["mode"]) for r in rows} == {
+        ("global", "ret"),
+        ("global-untrained", "ret"),
+        ("zse_sbir", "ret"),
+        ("zse_sbir", "rn"),
+        ("zse_sbir-untrained", "ret"),
+        ("zse_sbir-untrained", "rn"),
+        ("raw_pixels", "ret"),
+    }
+    category = [r for r in rows if r["metric"] == "mAP_all" and r["method"] == "zse_sbir"]
+    assert {(r["protocol"], r["queries"], r["gallery"], r["classes"]) for r in category} == {
+        ("plain", 12, 12, 3),
+        ("zse_paper", 12, 12, 3),
+    }
+    assert {r["metric"] for r in rows if "-fg." in r["setting"]} == {"acc_1", "acc_5", "acc_10"}
+    stamps = {p: p.stat().st_mtime_ns for p in Path(workspace).rglob("*") if p.is_file()}
+    assert run(config, workspace).rows() == rows
+    assert {p: p.stat().st_mtime_ns for p in Path(workspace).rglob("*") if p.is_file()} == stamps
+
+
+def test_the_pair_network_scores_on_the_cluster_as_in_one_process(prepared: tuple[str, str, str]) -> None:
+    from pipelines.jobs.embed import read_encodings
+    from pipelines.jobs.evaluate import _score
+
+    workspace, images, _ = prepared
+    config = tiny(methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}})
+    out = run(config, workspace, until="embed")
+    source = manifest(images)
+    sketches, photos = (read_encodings(out.encodings["zse_sbir"], m, source) for m in ("sketch", "photo"))
+    assert list(photos.members.sha256) == sorted(photos.members.sha256), "a gallery stands in content order"
+    checkpoint = load_checkpoint(out.checkpoints["zse_sbir"])
+    there = torch.cat(list(_score(out.checkpoints["zse_sbir"], checkpoint, sketches, photos, "rn")))
+    with torch.no_grad():
+        here = checkpoint.method.score(sketches.values, photos.values, "rn")
+    torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
+    assert len(plan_searches(config, checkpoint.split, "f" * 64, sketches.members, photos.members)) == 2
+
+
+def test_a_leak_is_refused(prepared: tuple[str, str, str]) -> None:
+    workspace, images, _ = prepared
+    out = run(tiny(), workspace, until="train")
+    checkpoint = load_checkpoint(out.checkpoints["global"])
+    refuse_leaks(checkpoint, checkpoint.split, ["00" * 32])
+    taken = checkpoint.split.training[0]
+    other = ZeroShotSplit(name="other", citation="c", seen=("fish",), unseen=(taken.upper(), "church"))
+    with pytest.raises(LeakError, match=f"1 unseen classes of other: {taken} .seen. = {taken.upper()}"):
+        refuse_leaks(checkpoint, other)
+    chosen_on = ZeroShotSplit(name="o", citation="c", seen=("fish",), unseen=checkpoint.split.pseudo_unseen)
+    with pytest.raises(LeakError, match="trained or chosen on"):
+        refuse_leaks(checkpoint, chosen_on)
+    inside = training_members(read_members(images, manifest(images)), checkpoint.split)
+    with pytest.raises(LeakError, match="1 of 2 test pictures"):
+        refuse_leaks(checkpoint, checkpoint.split, [str(inside.sha256[0]), "00" * 32])

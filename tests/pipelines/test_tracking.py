@@ -1,0 +1,90 @@
+"""A real MLflow with SQLite: what a run leaves there, once, and also when the server was away."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines import storage
+from pipelines.jobs.run import run
+from pipelines.tracking import ui_command
+from tests.conftest import tiny
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+def runs(client: MlflowClient, setting: str, kind: str) -> list[Any]:
+    experiment = client.get_experiment_by_name(setting)
+    assert experiment is not None
+    return client.search_runs([experiment.experiment_id], filter_string=f"tags.`zse.kind` = '{kind}'")
+
+
+def test_a_run_is_tracked_once_with_everything_a_reader_needs(tmp_path: Path) -> None:
+    config = tiny(tracking={"enabled": True}, evaluation={"references": ["untrained"]})
+    workspace = str(tmp_path)
+    out = run(config, workspace)
+    run(config, workspace)  # nothing is tracked twice
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    setting = out.rows()[0]["setting"]
+    (training,) = runs(client, setting, "training")
+    assert training.data.params["train.lr"] == "0.0005" and training.data.params["method.dim"] == "16"
+    assert training.data.metrics[f"{setting}/plain/ret/mAP_all"] == pytest.approx(out.rows()[0]["value"])
+    assert training.data.metrics["train/cpu_minutes"] > 0
+    steps = [m.step for m in client.get_metric_history(training.info.run_id, "train/loss")]
+    assert steps == sorted(set(steps)) and steps[-1] == 6
+    assert training.data.tags["zse.split_hash"] == out.rows()[0]["split_hash"]
+    assert training.inputs.dataset_inputs[0].dataset.digest == out.rows()[0]["dataset_fingerprint"][:8]
+
+    (model,) = client.search_logged_models([training.info.experiment_id])
+    assert model.status == "READY" and model.source_run_id == training.info.run_id
+    evaluations = runs(client, setting, "evaluation")
+    assert {e.data.tags["zse.method"] for e in evaluations} == {"global", "global-untrained"}
+    (ours,) = [e for e in evaluations if e.data.tags["zse.method"] == "global"]
+    assert ours.data.tags["zse.training_run"] == training.info.run_id
+    assert ours.data.tags["zse.model"] == model.model_id
+    artifacts = {a.path for a in client.list_artifacts(ours.info.run_id)}
+    assert {"per_class.json", "report.json", "sheets"} <= artifacts
+    assert {Path(a.path).name for a in client.list_artifacts(ours.info.run_id, "sheets")} == {
+        "good.png",
+        "typical.png",
+        "bad.png",
+    }
+    # The fine-grained setting is an experiment of its own.
+    assert any("-fg." in e.name for e in client.search_experiments())
+
+
+def test_training_survives_a_tracking_server_that_is_away_and_delivers_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)
+    config = tiny(tracking={"enabled": True})
+    out = run(config, str(tmp_path))
+    assert "MLflow does not answer" in " ".join(capsys.readouterr().err.split())
+    assert not storage.exists(storage.join(out.checkpoints["global"], "tracked.json"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/later.db")
+    assert run(config, str(tmp_path)).rows() == out.rows()
+    client = MlflowClient(f"sqlite:///{tmp_path}/later.db")
+    setting = out.rows()[0]["setting"]
+    (training,) = runs(client, setting, "training")
+    assert [m.step for m in client.get_metric_history(training.info.run_id, "train/loss")][-1] == 6
+    assert f"{setting}/plain/ret/mAP_all" in training.data.metrics
+    assert len(runs(client, setting, "evaluation")) == 1
+
+
+def test_the_way_to_the_ui_is_printed() -> None:
+    assert ui_command("sqlite:////w/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////w/mlflow.db"
+    assert "http://mlflow:5000" in ui_command("http://mlflow:5000")

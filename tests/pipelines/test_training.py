@@ -1,0 +1,93 @@
+"""Training on a real Ray: the same as in one process, through a killed worker, and on S3."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipelines import storage
+from pipelines.jobs.ingest import ingest
+from pipelines.jobs.run import run
+from pipelines.jobs.shard import shard
+from pipelines.jobs.train import train
+from tests.conftest import tiny
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture(autouse=True)
+def quick_failure_detection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+
+def trained(config: Any, workspace: str) -> dict[str, Any]:
+    images = ingest(config, workspace)
+    folder = train(config, "global", workspace, images, shard(config, workspace, images))
+    assert not storage.exists(storage.join(folder, "state")), "the state of a finished training is removed"
+    return storage.read_json(storage.join(folder, "manifest.json"))
+
+
+def test_one_ray_worker_equals_one_plain_process(tmp_path: Path) -> None:
+    plain = trained(tiny(), str(tmp_path / "plain"))
+    ray = trained(tiny(cluster={"workers": 1}), str(tmp_path / "ray"))
+    assert ray["last_weights_sha256"] == plain["last_weights_sha256"]
+
+
+def test_a_killed_worker_costs_steps_but_changes_nothing(tmp_path: Path) -> None:
+    config = tiny(train={"steps": 40, "checks": 8}, cluster={"workers": 2})
+    whole = trained(config, str(tmp_path / "whole"))
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        state = tmp_path / "killed" / "checkpoints"
+        while not killed:
+            time.sleep(0.05)
+            if len(list(state.glob("*/state/**/state.json"))) < 1:
+                continue
+            time.sleep(0.5)  # some steps past a checkpoint
+            workers = [
+                p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])
+            ]
+            if workers:
+                os.kill(workers[-1].pid, signal.SIGKILL)
+                killed.append(workers[-1].pid)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    again = trained(config, str(tmp_path / "killed"))
+    assert killed, "the training ended before a worker could be killed"
+    assert again["last_weights_sha256"] == whole["last_weights_sha256"]
+    assert again["digest"] == whole["digest"]
+
+
+def test_the_whole_path_on_s3(s3: str, tmp_path: Path) -> None:
+    """Pictures, shards, states, checkpoints, encodings and reports in a bucket; nothing left on this machine's disk."""
+    from tests.pipelines.test_stages import picture
+    from zse_model.synthetic import draw_photo, draw_sketch
+
+    categories = ["fish", "teapot", "church", "car", "rabbit"]
+    for category in categories:
+        for i in range(3):
+            storage.write_bytes(f"{s3}/in/sketch/{category}/{i}.png", picture(draw_sketch(category, i, size=48)))
+            storage.write_bytes(f"{s3}/in/photo/{category}/{i}.png", picture(draw_photo(category, i, size=48)))
+    from pipelines.config import validate
+    from tests.conftest import TINY
+
+    config = validate(
+        TINY
+        | {
+            "dataset": {"adapter": "folder", "name": "pictures", "source": f"{s3}/in", "split": ["fish", "car"]},
+            "cluster": {"workers": 1},
+        }
+    )
+    out = run(config, f"{s3}/out")
+    assert {row["metric"] for row in out.rows()} >= {"mAP_all", "P_1"}
+    kinds = {file.path.split("/")[0] for file in storage.list_files(f"{s3}/out")}
+    assert kinds == {"images", "pairs", "checkpoints", "encodings", "reports"}

@@ -1,0 +1,119 @@
+"""The training loop, alone in a process: resumes to the same weights, keeps its budget, refuses nonsense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from zse_model.backbones import BackboneConfig
+from zse_model.fit import LocalContext, NonFiniteLossError, TrainConfig, fit
+from zse_model.methods import GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
+
+SIZE = 32
+
+
+class Source:
+    """Random batches by position."""
+
+    def __init__(self, b: int = 4, broken_at: int | None = None) -> None:
+        self.b, self.broken_at, self.asked = b, broken_at, []
+
+    def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
+        self.asked.append(step)
+        if step == self.broken_at:
+            raise OSError("the store went away")
+        g = torch.Generator().manual_seed(step)  # not the global one: that is the training loop's
+
+        def pictures(c: int) -> torch.Tensor:
+            return torch.randint(0, 256, (self.b, c, SIZE, SIZE), generator=g, dtype=torch.uint8)
+
+        label = torch.arange(self.b) % 3
+        return TrainBatch(
+            sketch=pictures(1),
+            photo=pictures(3),
+            sketch2=pictures(1),
+            negative=pictures(3),
+            label=label,
+            negative_label=(label + 1) % 3,
+        )
+
+
+def method() -> RetrievalMethod:
+    torch.manual_seed(0)
+    config = ZseSbirConfig(dim=16, heads=2, ffn=16, contrast=1.0, dropout=0.2)
+    return create_method("zse_sbir", config, BackboneConfig(name="test_resnet"), size=SIZE, classes=3)
+
+
+def config(**changes: object) -> TrainConfig:
+    return TrainConfig(**{"steps": 9, "lr": 1e-3, "warmup": 2, "checks": 3, **changes})  # type: ignore[arg-type]
+
+
+def weights(m: RetrievalMethod) -> torch.Tensor:
+    return torch.cat([p.detach().double().flatten() for p in m.state_dict().values()])
+
+
+def test_a_resumed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = method()
+    fit(whole, Source(), LocalContext(tmp_path / "whole"), config())
+    broken = method()
+    with pytest.raises(OSError, match="went away"):
+        fit(broken, Source(broken_at=7), LocalContext(tmp_path / "broken"), config())
+    resumed, source = method(), Source()
+    state = fit(resumed, source, LocalContext(tmp_path / "broken"), config())
+    assert min(source.asked) == 6, "it goes on from the last check"
+    assert torch.equal(weights(resumed), weights(whole))
+    steps = [event["step"] for event in state.history if "train/loss" in event]
+    assert steps == sorted(set(steps)), "each logged once"
+
+
+def test_the_best_weights_are_those_of_the_best_check(tmp_path: Path) -> None:
+    scores = iter([0.1, 0.5, 0.3, 0.2])
+    seen: list[torch.Tensor] = []
+
+    def validate(m: RetrievalMethod) -> dict[str, float]:
+        seen.append(weights(m))
+        return {"selection/mAP_all": next(scores)}
+
+    state = fit(method(), Source(), LocalContext(tmp_path), config(), validate=validate)
+    assert (state.best, state.best_step) == (0.5, 3)
+    from safetensors.torch import load_file
+
+    best, last = method(), method()
+    best.load_state_dict(load_file(tmp_path / "best.safetensors"))
+    last.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(weights(best), seen[1]) and torch.equal(weights(last), seen[3])
+
+
+def test_a_budget_becomes_a_number_of_steps_and_is_kept(tmp_path: Path) -> None:
+    context = LocalContext(tmp_path)
+    state = fit(method(), Source(), context, config(steps=None, minutes=0.03))
+    assert state.total == state.step and state.total >= 8
+    assert 0.5 < state.cpu_seconds / (0.03 * 60) < 2.0
+    again = fit(method(), Source(), context, config(steps=None, minutes=60))
+    assert again.total == state.total, "a resumed run keeps the measured number"
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
+    m = create_method("global", GlobalConfig(dim=8), BackboneConfig(name="test_resnet"), size=SIZE, classes=3)
+    with torch.no_grad():
+        next(m.head.parameters()).fill_(float("nan"))  # type: ignore[union-attr]
+    before = weights(m)
+    with pytest.raises(NonFiniteLossError, match="step 0 is nan"):
+        fit(m, Source(), LocalContext(), config(checks=1))
+    parameters = torch.isnan(weights(m)) == torch.isnan(before)
+    assert bool(parameters.all())
+
+
+def test_overfit_repeats_the_first_batch() -> None:
+    source = Source()
+    fit(method(), source, LocalContext(), config(overfit=True, steps=4))
+    assert set(source.asked[50:]) <= {0}
+
+
+def test_exactly_one_budget() -> None:
+    with pytest.raises(ValueError, match="exactly one of steps and minutes"):
+        TrainConfig(steps=1, minutes=1)
+    with pytest.raises(ValueError, match="exactly one of steps and minutes"):
+        TrainConfig()

@@ -1,0 +1,177 @@
+"""What every method has to keep to, over the registry and its variants; and the layers they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
+from zse_model.layers import WIRINGS, CrossAttention
+from zse_model.losses import cross_modal_infonce, triplet
+from zse_model.methods import METHODS, GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
+from zse_model.split import ZeroShotSplit
+from zse_model.transforms import TransformConfig
+
+SIZE, CLASSES = 64, 4
+VIT = BackboneConfig(name="test_vit")
+CNN = BackboneConfig(name="test_resnet", args={"zero_init_last": False})  # a branch of zeros has no gradient at first
+VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
+    "global": ("global", GlobalConfig(dim=16), CNN),
+    "global, head": ("global", GlobalConfig(dim=16, readout="head", distillation=1.0), CNN),
+    "global, distillation alone": (
+        "global",
+        GlobalConfig(classification=0, contrast=0, distillation=1.0, dropped_units=(0, 5)),
+        CNN,
+    ),
+    "global, transformer": ("global", GlobalConfig(dim=16), VIT),
+    "zse_sbir": ("zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32), CNN),
+    "zse_sbir, all losses": (
+        "zse_sbir",
+        ZseSbirConfig(dim=32, heads=4, ffn=32, classification=1, contrast=1, distillation=1),
+        CNN,
+    ),
+    "zse_sbir, transformer": ("zse_sbir", ZseSbirConfig(tokenizer="sketch", heads=4, ffn=32), VIT),
+    "zse_sbir, both, released": (
+        "zse_sbir",
+        ZseSbirConfig(tokenizer="both", heads=4, ffn=32, cross_attention="released"),
+        VIT,
+    ),
+}
+
+
+@pytest.fixture(params=sorted(VARIANTS))
+def method(request: pytest.FixtureRequest) -> RetrievalMethod:
+    torch.manual_seed(0)
+    name, config, backbone = VARIANTS[request.param]
+    return create_method(name, config, backbone, size=SIZE, classes=CLASSES).eval()
+
+
+def pictures(n: int, channels: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (n, channels, SIZE, SIZE), generator=torch.manual_seed(seed), dtype=torch.uint8)
+
+
+def batch(b: int = 4) -> TrainBatch:
+    return TrainBatch(
+        sketch=pictures(b, 1, 1),
+        photo=pictures(b, 3, 2),
+        sketch2=pictures(b, 1, 3),
+        negative=pictures(b, 3, 4),
+        label=torch.arange(b) % CLASSES,
+        negative_label=(torch.arange(b) + 1) % CLASSES,
+    )
+
+
+def test_every_method_of_the_registry_is_covered() -> None:
+    assert {name for name, _, _ in VARIANTS.values()} == set(METHODS)
+
+
+@torch.no_grad()
+def test_encoding_and_score_do_not_depend_on_the_other_pictures(method: RetrievalMethod) -> None:
+    queries, gallery = method.encode(pictures(3, 1), "sketch"), method.encode(pictures(20, 3), "photo")
+    assert torch.allclose(queries["embedding"].norm(dim=1), torch.ones(3), atol=1e-5)
+    alone = method.encode(pictures(20, 3)[7:8], "photo")
+    for mode in method.modes:
+        scores = method.score(queries, gallery, mode)
+        assert scores.shape == (3, 20) and scores.dtype == torch.float32
+        one = method.score({k: v[1:2] for k, v in queries.items()}, alone, mode)
+        torch.testing.assert_close(one[0, 0], scores[1, 7], atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="Unknown retrieval mode 'nearest'"):
+        method.score(queries, gallery, "nearest")
+
+
+def test_losses_are_per_item_and_reach_every_parameter(method: RetrievalMethod) -> None:
+    losses = method.train()(batch(4))
+    assert all(loss.shape == (4,) and loss.dtype == torch.float32 for loss in losses.values()), losses
+    torch.stack([loss.mean() for loss in losses.values()]).sum().backward()
+    dead = [n for n, p in method.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not dead
+
+
+def test_overfits_one_batch(method: RetrievalMethod) -> None:
+    data, optimizer = batch(4), torch.optim.AdamW(method.parameters(), lr=2e-3)
+    method.prepare(iter([data]), lambda x: x)
+    method.train()
+    for module in method.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    losses = []
+    for _ in range(40):
+        loss = torch.stack([x.mean() for x in method(data).values()]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.6 * losses[0], losses[::10]
+
+
+def test_a_saved_checkpoint_is_the_same_checkpoint(method: RetrievalMethod, tmp_path: Path) -> None:
+    split = ZeroShotSplit(name="s", citation="c", seen=("a", "b"), unseen=("c",))
+    name = next(n for n, m in METHODS.items() if isinstance(method, m))
+    saved = Checkpoint(name, method, TransformConfig(size=SIZE), split, seen_keys(["ff" * 32, "0a" * 32]), {"steps": 3})
+    save_checkpoint(saved, tmp_path)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded.digest == saved.digest and loaded.split == split and loaded.transforms == saved.transforms
+    assert loaded.method.config == method.config
+    with torch.no_grad():
+        for key, value in method.encode(pictures(2, 1), "sketch").items():
+            assert torch.equal(loaded.method.encode(pictures(2, 1), "sketch")[key], value)
+    (tmp_path / "checkpoint.json").write_text(
+        (tmp_path / "checkpoint.json").read_text().replace('"classes": 4', '"classes": 5')
+    )
+    if "prototypes" in dict(method.named_parameters()) or "soft_labels.targets" in dict(method.named_buffers()):
+        with pytest.raises((ValueError, RuntimeError), match=r"prototypes|targets"):
+            load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("wiring", sorted(WIRINGS))
+def test_cross_attention_of_a_block_equals_that_of_its_pairs(wiring: Any) -> None:
+    torch.manual_seed(0)
+    layer = CrossAttention(16, 4, 32, 0.1, wiring).eval()
+    sketches, photos = torch.randn(3, 5, 16), torch.randn(4, 5, 16)
+    block = layer(sketches[:, None], photos[None])
+    pairs = layer(sketches.repeat_interleave(4, 0), photos.repeat(3, 1, 1)).view(3, 4, 5, 16)
+    torch.testing.assert_close(block, pairs, atol=1e-5, rtol=1e-4)
+
+
+def test_configurations_that_make_no_sense_are_refused() -> None:
+    def create(name: str, config: Any, backbone: BackboneConfig = CNN) -> RetrievalMethod:
+        return create_method(name, config, backbone, size=SIZE, classes=CLASSES)
+
+    with pytest.raises(ValueError, match="Unknown method 'best'. Known methods: "):
+        create("best", GlobalConfig())
+    with pytest.raises(ValueError, match="Unknown backbone 'resnet_9000'"):
+        create("global", GlobalConfig(), BackboneConfig(name="resnet_9000"))
+    with pytest.raises(ValueError, match="needs a vision transformer"):
+        create("zse_sbir", ZseSbirConfig(tokenizer="sketch"))
+    with pytest.raises(ValueError, match="at least 49 are needed"):
+        create("zse_sbir", ZseSbirConfig(dim=32, pool=True))
+    with pytest.raises(ValueError, match="no class token"):
+        create("zse_sbir", ZseSbirConfig(dim=32, depth=0))
+    with pytest.raises(ValueError, match="readout 'head' needs"):
+        create("global", GlobalConfig(readout="head", classification=0, contrast=0, distillation=1))
+    with pytest.raises(ValueError, match="not divisible by 8 heads"):
+        create("zse_sbir", ZseSbirConfig(dim=36, depth=0), VIT)
+
+
+def test_a_backbone_takes_pixels_and_normalises_them_as_configured() -> None:
+    backbone = Backbone(replace(CNN, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)), size=SIZE, pooled=True)
+    grey = torch.full((1, 1, SIZE, SIZE), 255, dtype=torch.uint8)
+    torch.testing.assert_close(backbone.normalise(grey), torch.full((1, 3, SIZE, SIZE), 2.0))
+
+
+def test_losses_in_closed_form() -> None:
+    zeros, labels = torch.zeros(5, 8), torch.arange(5)
+    expected = torch.full((5,), torch.log(torch.tensor(5.0)).item())
+    torch.testing.assert_close(cross_modal_infonce(zeros, zeros, labels, labels, 0.1), expected)
+    # Two of four candidates are right and all are alike: the mean over the right ones is still log(4).
+    two = cross_modal_infonce(zeros[:1], zeros[:4], torch.tensor([1]), torch.tensor([1, 1, 0, 2]), 0.1)
+    torch.testing.assert_close(two, torch.log(torch.tensor([4.0])))
+    a = torch.zeros(1, 2)
+    p, n = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1.0]])
+    torch.testing.assert_close(triplet(a, p, n, margin=1.0), torch.tensor([5.0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(triplet(a, n, p, margin=1.0), torch.tensor([0.0]), atol=1e-4, rtol=0)

@@ -66,6 +66,9 @@ def run_parts(
     """
     if not tasks:
         return
+    if len(tasks) == 1 and not gpus:  # one task needs no cluster: starting its worker would take longer than it does
+        yield (work(**constructor) if constructor else work)(tasks[0])
+        return
     connect()
     dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(
         work,

@@ -51,6 +51,12 @@ def tiny(**changes: Any) -> ExperimentConfig:
     return validate(merged(TINY, changes))
 
 
+def tiny_folder(source: str, unseen: list[str], **changes: Any) -> ExperimentConfig:
+    """The tiny experiment on a folder of pictures."""
+    dataset = {"adapter": "folder", "name": "pictures", "source": source, "split": unseen, "pseudo_unseen": 0}
+    return validate(merged(TINY | {"dataset": dataset}, changes))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray for all tests that need one."""

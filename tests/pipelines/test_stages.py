@@ -21,7 +21,7 @@ from pipelines.jobs.shard import shard
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
 from pipelines.plan import ItemPlan
-from tests.conftest import tiny
+from tests.conftest import tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError, refuse_leaks
 from zse_model.split import ZeroShotSplit
@@ -49,7 +49,7 @@ def picture(array: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 
 def folder_of_odd_files(root: Path) -> ExperimentConfig:
     """Three classes of good pictures, and what people's folders hold besides."""
-    for category in ("fish", "tea pot", "car"):
+    for category in ("fish", "tea pot", "car"):  # a name with a space
         for i in range(3):
             for modality, pixels in (
                 ("sketch", draw_sketch(category.replace(" ", ""), i, size=48)),
@@ -70,23 +70,11 @@ def folder_of_odd_files(root: Path) -> ExperimentConfig:
     }
     for path, data in odd.items():
         (root / path).write_bytes(data)
-    return tiny(
-        dataset={"adapter": "folder", "name": "odd", "source": str(root), "split": ["car"], "pseudo_unseen": 0}
-        | {"categories": None, "instances": None, "size": None},
-        ingest={"max_bad_fraction": 0.5},
-    )
-
-
-def without_none(config: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if v is not None}
+    return tiny_folder(str(root), ["car"], ingest={"max_bad_fraction": 0.5})
 
 
 @pytest.fixture
-def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExperimentConfig:
-    import tests.conftest
-
-    dataset = {k: v for k, v in tests.conftest.TINY["dataset"].items() if k not in ("categories", "instances", "size")}
-    monkeypatch.setitem(tests.conftest.TINY, "dataset", dataset)
+def odd(tmp_path: Path) -> ExperimentConfig:
     return folder_of_odd_files(tmp_path / "my pictures")
 
 

@@ -17,7 +17,7 @@ from pipelines.jobs.ingest import ingest
 from pipelines.jobs.run import run
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import train
-from tests.conftest import tiny
+from tests.conftest import tiny, tiny_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -77,16 +77,7 @@ def test_the_whole_path_on_s3(s3: str, tmp_path: Path) -> None:
         for i in range(3):
             storage.write_bytes(f"{s3}/in/sketch/{category}/{i}.png", picture(draw_sketch(category, i, size=48)))
             storage.write_bytes(f"{s3}/in/photo/{category}/{i}.png", picture(draw_photo(category, i, size=48)))
-    from pipelines.config import validate
-    from tests.conftest import TINY
-
-    config = validate(
-        TINY
-        | {
-            "dataset": {"adapter": "folder", "name": "pictures", "source": f"{s3}/in", "split": ["fish", "car"]},
-            "cluster": {"workers": 1},
-        }
-    )
+    config = tiny_folder(f"{s3}/in", ["fish", "car"], cluster={"workers": 1})
     out = run(config, f"{s3}/out")
     assert {row["metric"] for row in out.rows()} >= {"mAP_all", "P_1"}
     kinds = {file.path.split("/")[0] for file in storage.list_files(f"{s3}/out")}

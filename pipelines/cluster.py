@@ -46,6 +46,7 @@ def quiet_ray_data() -> None:
     context.execution_options.verbose_progress = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
 
 
 def run_parts(
@@ -58,17 +59,33 @@ def run_parts(
     workers: int | None = None,
     constructor: dict[str, Any] | None = None,
     gpus: float = 0,
+    alone: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """`work(task) -> result` for every task, each a Ray Data block of its own; results in the order of the tasks.
 
     `work` is a function, or a class that is built once in each of `workers` actors with `constructor` (for a model). A
-    result has `rows`, which the progress counts towards `total` in `unit`.
+    result has `rows`, which the progress counts towards `total` in `unit`. `alone` runs them in this process, one after
+    the other: for so little work that starting the workers would take longer.
     """
     if not tasks:
         return
-    if len(tasks) == 1 and not gpus:  # one task needs no cluster: starting its worker would take longer than it does
-        yield (work(**constructor) if constructor else work)(tasks[0])
-        return
+    results = _here(tasks, work, constructor) if alone and not gpus else _there(tasks, work, workers, constructor, gpus)
+    done = 0
+    with Meter(what, total, unit) as meter:
+        for row in results:
+            done += row["rows"]
+            meter.update(done)
+            yield row
+
+
+def _here(tasks: Sequence[dict[str, Any]], work: Any, constructor: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    call = work(**constructor) if constructor else work
+    yield from (call(task) for task in tasks)
+
+
+def _there(
+    tasks: Sequence[dict[str, Any]], work: Any, workers: int | None, constructor: dict[str, Any] | None, gpus: float
+) -> Iterator[dict[str, Any]]:
     connect()
     dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(
         work,
@@ -77,12 +94,7 @@ def run_parts(
         num_cpus=1,
         num_gpus=gpus or None,
     )
-    done = 0
-    with Meter(what, total, unit) as meter:
-        for row in dataset.iter_rows():
-            done += row["rows"]
-            meter.update(done)
-            yield row
+    yield from dataset.iter_rows()
 
 
 def model_workers(tasks: int) -> int:

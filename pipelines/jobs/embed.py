@@ -24,6 +24,7 @@ from pipelines.members import Members, read_members
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.methods import Encoding
 
+ALONE = 1000  # pictures that one process has encoded before another one has loaded its network
 COLUMNS = ("id", "modality", "category", "instance", "sha256")
 
 
@@ -66,7 +67,7 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     }
     total = sum(len(task["keep"]) for task in tasks)
     gpus = 1 if config.cluster.gpus_per_worker else 0
-    workers = model_workers(len(tasks)) if tasks else 0
+    workers = model_workers(len(tasks)) if total > ALONE else 0
     for _ in run_parts(
         tasks,
         EncodePart,
@@ -76,6 +77,7 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
         workers=workers,
         constructor=constructor,
         gpus=gpus,
+        alone=total <= ALONE,
     ):
         pass
     shards.write_manifest(

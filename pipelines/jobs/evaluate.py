@@ -15,10 +15,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 from torch import Tensor
-from zse_model.split import ZeroShotSplit
 
 from pipelines import shards, sheets, storage
 from pipelines.cluster import model_workers, run_parts
@@ -30,10 +28,12 @@ from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS
 from zse_model.methods import Encoding
+from zse_model.split import ZeroShotSplit
 from zse_model.transforms import decode_pixels
 
 REPORT, QUERIES, PER_CLASS, SHEETS = "report.json", "queries.parquet", "per_class.json", "sheets"
 QUERY_BLOCK = 32  # queries a scoring task: enough to share the projections of a gallery, few enough to show progress
+ALONE = 20_000  # pairs that one process has scored before another one has loaded its network
 EMBEDDING_TILE = 512  # queries scored at once where a score is one dot product
 
 
@@ -65,7 +65,7 @@ def evaluate(config: ExperimentConfig, workspace: str, images: str, encodings: s
     evaluations: dict[tuple[str, str], Evaluation] = {}
     for mode in checkpoint.method.modes:
         # One score matrix serves every setting of its pictures: rows and columns are picked from it.
-        scores = torch.cat(list(_score(embedded["checkpoint"], checkpoint, sketches, photos, mode)))
+        scores = torch.cat(list(score_rows(checkpoint, encodings, source, sketches, photos, mode)))
         for search in searches:
             picked = scores[search.queries][:, search.gallery]
             evaluations[search.task.setting, mode] = evaluate_scores(_tiles(picked), search.task)
@@ -158,30 +158,28 @@ def plan_searches(
     return searches
 
 
-def _score(url: str, checkpoint: Checkpoint, sketches: Encodings, photos: Encodings, mode: str) -> Iterator[Tensor]:
+def score_rows(
+    checkpoint: Checkpoint, encodings: str, source: dict[str, Any], sketches: Encodings, photos: Encodings, mode: str
+) -> Iterator[Tensor]:
     """Blocks of rows of the score matrix, in order. Cheap modes here, pair networks on the cluster."""
     method, total = checkpoint.method, len(sketches.members)
+    url = shards.read_manifest(encodings, "zse embed")["checkpoint"]
     if mode == "ret":
         for i in range(0, total, EMBEDDING_TILE):
             yield method.score(_rows(sketches.values, i, i + EMBEDDING_TILE), photos.values, mode)
         return
     tasks = [{"start": i, "rows": min(QUERY_BLOCK, total - i)} for i in range(0, total, QUERY_BLOCK)]
-    workers = model_workers(len(tasks))
-    # References in a list: Ray hands them over unopened, and all actors of a machine map the same memory.
-    constructor = {
-        "checkpoint": url,
-        "sketches": [ray.put(sketches.values)],
-        "photos": [ray.put(photos.values)],
-        "mode": mode,
-    }
+    alone = total * len(photos.members) <= ALONE
+    constructor = {"checkpoint": url, "encodings": encodings, "images": source, "mode": mode}
     for row in run_parts(
         tasks,
         ScoreBlock,
         what=f"Score {checkpoint.name} {mode}",
         unit="queries",
         total=total,
-        workers=workers,
+        workers=None if alone else model_workers(len(tasks)),
         constructor=constructor,
+        alone=alone,
     ):
         yield torch.from_numpy(np.array(row["scores"], dtype=np.float32)).view(row["rows"], -1)
 
@@ -189,12 +187,11 @@ def _score(url: str, checkpoint: Checkpoint, sketches: Encodings, photos: Encodi
 class ScoreBlock:
     """An actor that holds the network and scores a block of queries against the whole gallery."""
 
-    def __init__(self, checkpoint: str, sketches: list[Any], photos: list[Any], mode: str) -> None:
+    def __init__(self, checkpoint: str, encodings: str, images: dict[str, Any], mode: str) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.method, self.mode = load_checkpoint(storage.local_copy(checkpoint), self.device).method, mode
-        self.sketches: Encoding = ray.get(sketches[0])
-        gallery: Encoding = ray.get(photos[0])
-        self.photos = {k: v.to(self.device) for k, v in gallery.items()}
+        self.sketches = read_encodings(encodings, "sketch", images).values
+        self.photos = {k: v.to(self.device) for k, v in read_encodings(encodings, "photo", images).values.items()}
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         block = {

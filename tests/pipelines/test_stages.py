@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,6 @@ def test_bad_files_are_skipped_counted_and_named(odd: ExperimentConfig, tmp_path
 
 
 def test_too_many_bad_files_fail_with_their_names(odd: ExperimentConfig, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     strict = replace(odd, ingest=replace(odd.ingest, max_bad_fraction=0.01))
     with pytest.raises(TooManyBadPicturesError, match=r"4 of 24 .*max_bad_fraction allows 1\.0%"):
         ingest(strict, str(tmp_path / "w"))
@@ -217,18 +216,25 @@ def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str
     assert {p: p.stat().st_mtime_ns for p in Path(workspace).rglob("*") if p.is_file()} == stamps
 
 
-def test_the_pair_network_scores_on_the_cluster_as_in_one_process(prepared: tuple[str, str, str]) -> None:
+def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
+    prepared: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pipelines.jobs.embed import read_encodings
-    from pipelines.jobs.evaluate import _score
+
+    monkeypatch.setattr("pipelines.jobs.embed.ALONE", 0)
+    from pipelines.jobs.evaluate import score_rows
 
     workspace, images, _ = prepared
     config = tiny(methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}})
+    config = replace(config, name="spread")
     out = run(config, workspace, until="embed")
     source = manifest(images)
     sketches, photos = (read_encodings(out.encodings["zse_sbir"], m, source) for m in ("sketch", "photo"))
     assert list(photos.members.sha256) == sorted(photos.members.sha256), "a gallery stands in content order"
     checkpoint = load_checkpoint(out.checkpoints["zse_sbir"])
-    there = torch.cat(list(_score(out.checkpoints["zse_sbir"], checkpoint, sketches, photos, "rn")))
+    monkeypatch.setattr("pipelines.jobs.evaluate.ALONE", 0)
+    monkeypatch.setattr("pipelines.jobs.evaluate.QUERY_BLOCK", 5)
+    there = torch.cat(list(score_rows(checkpoint, out.encodings["zse_sbir"], source, sketches, photos, "rn")))
     with torch.no_grad():
         here = checkpoint.method.score(sketches.values, photos.values, "rn")
     torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)

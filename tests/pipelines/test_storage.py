@@ -63,9 +63,7 @@ def test_paths_cannot_climb_out() -> None:
 def test_a_folder_data_set_lists_pictures_and_pairs(root: str) -> None:
     for path in ("sketch/a cat/1.png", "sketch/a cat/.hidden.png", "sketch/a cat/Thumbs.db", "photo/a cat/sub/1.JPG"):
         storage.write_bytes(storage.join(root, "set", path), b"x")
-    storage.write_bytes(
-        storage.join(root, "set", "pairs.tsv"), b"class\tsketch\tphoto\na cat\t1.png\tsub/1.JPG\n"
-    )
+    storage.write_bytes(storage.join(root, "set", "pairs.tsv"), b"class\tsketch\tphoto\na cat\t1.png\tsub/1.JPG\n")
     records = Folder(FolderConfig(name="x", split=("a cat",), source=storage.join(root, "set"))).records()
     assert [(r.id, r.category, r.instance) for r in records] == [
         ("photo/a cat/sub/1.JPG", "a cat", "a cat/sub/1.JPG"),

@@ -100,13 +100,13 @@ def test_overfits_one_batch(method: RetrievalMethod) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     losses = []
-    for _ in range(40):
+    for _ in range(25):
         loss = torch.stack([x.mean() for x in method(data).values()]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.6 * losses[0], losses[::10]
+    assert losses[-1] < 0.7 * losses[0], losses[::5]
 
 
 def test_a_saved_checkpoint_is_the_same_checkpoint(method: RetrievalMethod, tmp_path: Path) -> None:

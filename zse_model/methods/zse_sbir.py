@@ -5,7 +5,8 @@ Scores by `ret` (cosine of the retrieval token before cross-attention) and by `r
 
 Deviations, ours: the relation head reads tokens as image regions (the published code mixes them); on a convolutional
 backbone the tokens are its stride-16 and stride-32 maps, the retrieval token is learned and starts from the pooled
-feature, and `depth` self-attention blocks of the method's own follow; classification, contrast and distillation are extra losses, 0 in the paper's configuration.
+feature, and `depth` self-attention blocks of the method's own follow; classification, contrast and distillation are
+extra losses, 0 in the paper's configuration.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class ZseSbir(RetrievalMethod):
         if c.tokenizer != "none":
             if not isinstance(self.backbone.model, VisionTransformer):
                 raise ValueError(
-                    f"tokenizer: {c.tokenizer} needs a vision transformer, {backbone.name!r} is none; use tokenizer: none"
+                    f"tokenizer: {c.tokenizer} needs a vision transformer, {backbone.name!r} is none; use none"
                 )
             self.tokenizer = OverlappingTokenizer(self.backbone.token_dim)
         self.project = nn.Linear(self.backbone.token_dim, dim) if dim != self.backbone.token_dim else nn.Identity()

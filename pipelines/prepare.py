@@ -42,13 +42,11 @@ def write_images(
         except (BadPicture, FileNotFoundError, PermissionError) as error:
             # What belongs to the picture is a bad picture; a store that does not answer is an error of the job.
             reason = str(error) if isinstance(error, BadPicture) else f"{type(error).__name__}: cannot be read"
-            if ingest.on_bad == "raise":
-                raise BadPicture(f"{record.path}: {reason}") from error
             skipped.append({"uri": record.path, "reason": reason})
     table = pa.Table.from_pylist(rows, schema=shards.IMAGES)
     url = storage.join(folder, task["part"])
     shards.write_part(url, table, row_group=ingest.row_group, extra={"skipped": skipped})
-    return {"part": task["part"], "rows": len(records)}
+    return {"part": task["part"], "rows": len(records), "skipped": json.dumps(skipped)}
 
 
 def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ atomic. Credentials and endpoints come from the environment or the machine's rol
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from fsspec import AbstractFileSystem
+from fsspec import AbstractFileSystem, asyn
 
 # Object stores answer 503 SlowDown in bursts: botocore waits between attempts, longer each time, with jitter.
 S3_OPTIONS = {
@@ -79,6 +80,8 @@ def list_files(url: str) -> Iterator[FileInfo]:
     if not found and not fs.exists(root):
         raise StorageError(f"{url} does not exist, or holds nothing that these credentials may list")
     for path, info in found.items():
+        if path.rstrip("/") == root or path.endswith("/"):  # some writers leave an empty object named like a folder
+            continue
         version = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
         yield FileInfo(path[len(root) :].lstrip("/"), int(info.get("size") or 0), str(version).strip('"'))
 
@@ -94,9 +97,12 @@ def names(url: str) -> set[str]:
     fs, path = filesystem(url)
     fs.invalidate_cache()
     try:
-        return {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)}
+        entries = fs.ls(path, detail=True)
     except FileNotFoundError:
         return set()
+    # As above: not the empty object named like the folder itself.
+    files = [str(entry["name"]) for entry in entries if entry["type"] == "file"]
+    return {name.rsplit("/", 1)[-1] for name in files if not name.endswith("/") and name.strip("/") != path.strip("/")}
 
 
 def read_bytes(url: str) -> bytes:
@@ -112,10 +118,13 @@ def read_many(url: str, paths: Sequence[str]) -> list[bytes | Exception]:
         return [_try(fs, path) for path in full]
     out: list[bytes | Exception] = []
     for i in range(0, len(full), FETCH_AT_ONCE):
-        chunk = full[i : i + FETCH_AT_ONCE]
-        found = fs.cat_ranges(chunk, [None] * len(chunk), [None] * len(chunk), on_error="return")  # type: ignore[arg-type]
-        out.extend(item if isinstance(item, Exception) else bytes(item) for item in found)
+        out.extend(asyn.sync(fs.loop, _fetch, fs, full[i : i + FETCH_AT_ONCE]))
     return out
+
+
+async def _fetch(fs: Any, paths: Sequence[str]) -> list[bytes | Exception]:
+    """One GET a file, side by side: `fs.cat` reads * and [ in a name as a pattern, `fs.cat_ranges` asks twice."""
+    return await asyncio.gather(*(fs._cat_file(path) for path in paths), return_exceptions=True)
 
 
 def _try(fs: AbstractFileSystem, path: str) -> bytes | Exception:

@@ -58,8 +58,8 @@ def tiny_folder(source: str, unseen: list[str], **changes: Any) -> ExperimentCon
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One Ray for all tests that need one."""
+def ray_cluster(s3: str) -> Iterator[None]:
+    """One Ray for all tests that need one; its workers inherit the way to the S3 server."""
     import ray
 
     from pipelines.cluster import quiet_ray_data

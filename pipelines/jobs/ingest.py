@@ -21,6 +21,7 @@ from pipelines.cluster import run_parts
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.prepare import write_images
 from pipelines.progress import say
+from zse_model.transforms import BadPicture
 
 
 class TooManyBadPicturesError(RuntimeError):
@@ -59,10 +60,11 @@ def ingest(config: ExperimentConfig, workspace: str) -> str:
         write_images, folder=folder, dataset=config.dataset, transforms=config.transforms, ingest=config.ingest
     )
     left = sum(len(chunk) for name, chunk in zip(parts, chunks, strict=True) if name not in there)
-    for _ in run_parts(tasks, work, what="Ingest", unit="pictures", total=left):
-        pass
+    for result in run_parts(tasks, work, what="Ingest", unit="pictures", total=left):
+        _raise_if_asked(config, json.loads(result["skipped"]))
     manifest = _manifest(folder, parts, config, len(records))
     skipped = manifest["skipped"]
+    _raise_if_asked(config, skipped)
     if len(skipped) > config.ingest.max_bad_fraction * len(records):
         first = "\n".join(f"  {s['uri']}: {s['reason']}" for s in skipped[:10])
         raise TooManyBadPicturesError(
@@ -75,6 +77,11 @@ def ingest(config: ExperimentConfig, workspace: str) -> str:
         reasons = Counter(s["reason"] for s in skipped).most_common(3)
         say(f"Skipped {len(skipped)} of {len(records)} pictures: {reasons}; all are named in {folder}/manifest.json")
     return folder
+
+
+def _raise_if_asked(config: ExperimentConfig, skipped: list[dict[str, str]]) -> None:
+    if skipped and config.ingest.on_bad == "raise":
+        raise BadPicture(f"{skipped[0]['uri']}: {skipped[0]['reason']} (ingest.on_bad is raise)")
 
 
 def _manifest(folder: str, parts: list[str], config: ExperimentConfig, listed: int) -> dict[str, Any]:

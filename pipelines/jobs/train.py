@@ -252,7 +252,12 @@ class Journal:
 def _local(job: Job, on_event: Callable[[Event], None]) -> Path:
     url = storage.join(job.folder, STATE)
     context = StorageContext(url, on_event)
-    run_worker(job, context)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(job.config.cluster.cpus_per_worker)  # sums depend on it: as a worker of the cluster has it
+    try:
+        run_worker(job, context)
+    finally:
+        torch.set_num_threads(threads)
     state = context.restore()
     assert state is not None
     return state

@@ -27,6 +27,7 @@ from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError, refuse_leaks
 from zse_model.split import ZeroShotSplit
 from zse_model.synthetic import draw_photo, draw_sketch
+from zse_model.transforms import BadPicture
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -102,7 +103,7 @@ def test_too_many_bad_files_fail_with_their_names(odd: ExperimentConfig, tmp_pat
         ingest(strict, str(tmp_path / "w"))
     # What was read is kept: with the limit raised only the manifest is missing.
     assert manifest(ingest(odd, str(tmp_path / "w")))["pictures"] == 20
-    with pytest.raises(Exception, match="empty canvas|truncated|zero|page"):
+    with pytest.raises(BadPicture, match=r"(empty canvas|truncated|zero|page)\.\w+: "):
         ingest(replace(odd, ingest=replace(odd.ingest, on_bad="raise")), str(tmp_path / "other"))
 
 

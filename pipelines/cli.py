@@ -1,4 +1,7 @@
-"""The command line. Every verb is one stage; `run` is all of them. Flags choose what to run, the YAML says how."""
+"""The command line. Every verb is one stage; `run` is all of them. Flags choose what to run, the YAML says how.
+
+The stages are imported when a verb runs: `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,16 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from pipelines import storage
-from pipelines.config import ConfigError, ExperimentConfig, experiment_names, load_experiment
 from pipelines.progress import say
+
+if TYPE_CHECKING:
+    from pipelines.config import ExperimentConfig
+    from pipelines.jobs.run import Outputs
 
 app = typer.Typer(
     name="zse",
@@ -96,9 +101,10 @@ def evaluate(
 
     A checkpoint that has seen a test class or a test picture is refused.
     """
-    config = load_experiment(experiment, set_ or [])
+    from pipelines.config import load_experiment
     from pipelines.jobs import run as stages
 
+    config = load_experiment(experiment, set_ or [])
     if checkpoint is None:
         out = stages.run(config, workspace)
     else:
@@ -140,6 +146,7 @@ def run(
 
     Example: `zse run -e folder+zse_sbir -w s3://bucket/zse --set dataset.source=s3://bucket/pictures`
     """
+    from pipelines.config import load_experiment
     from pipelines.jobs import run as stages
 
     config = load_experiment(experiment, set_ or [])
@@ -155,25 +162,27 @@ def quickstart(workspace: Workspace = WORKSPACE, set_: Set = None, report: Repor
 @app.command()
 def experiments() -> None:
     """List the shipped experiments."""
+    from pipelines.config import experiment_names
+
     for name in experiment_names():
         print(name)
 
 
 def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -> None:
+    from pipelines.config import load_experiment
     from pipelines.jobs import run as stages
 
     config = load_experiment(experiment, set_ or [])
     out = stages.run(config, workspace, until=name)
     made = {"ingest": [out.images], "shard": [out.pairs]}.get(name)
     made = made or list((out.encodings or out.checkpoints).values())
-    for folder in made:
-        storage.write_json(storage.join(folder, "report.json"), {"stage": name, "output": folder})
     after = stages.STAGES[stages.STAGES.index(name) + 1]
     options = "".join(f" --set {s}" for s in set_ or [])
     _last("\n".join(made), f"zse {after} --experiment {experiment} --workspace {workspace}{options}")
 
 
-def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Any, report: Path | None) -> None:
+def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, report: Path | None) -> None:
+    from pipelines import storage
     from pipelines.jobs.run import result_table
     from pipelines.tracking import tracking_uri, ui_command
 
@@ -203,7 +212,7 @@ def main() -> None:
     logging.getLogger("timm").setLevel(logging.ERROR)
     try:
         app()
-    except (ConfigError, ValueError, storage.StorageError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         if os.environ.get("ZSE_DEBUG"):
             traceback.print_exc()
         say(f"zse: {error}\n(ZSE_DEBUG=1 shows where)")

@@ -118,11 +118,12 @@ def read_many(url: str, paths: Sequence[str]) -> list[bytes | Exception]:
         return [_try(fs, path) for path in full]
     out: list[bytes | Exception] = []
     for i in range(0, len(full), FETCH_AT_ONCE):
-        out.extend(asyn.sync(fs.loop, _fetch, fs, full[i : i + FETCH_AT_ONCE]))
+        found: Any = asyn.sync(fs.loop, _fetch, fs, full[i : i + FETCH_AT_ONCE])
+        out.extend(found)
     return out
 
 
-async def _fetch(fs: Any, paths: Sequence[str]) -> list[bytes | Exception]:
+async def _fetch(fs: Any, paths: Sequence[str]) -> Sequence[bytes | BaseException]:
     """One GET a file, side by side: `fs.cat` reads * and [ in a name as a pattern, `fs.cat_ranges` asks twice."""
     return await asyncio.gather(*(fs._cat_file(path) for path in paths), return_exceptions=True)
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import queue
+import re
 import subprocess
 import sys
 import tempfile
@@ -246,9 +247,8 @@ def _tracked(folder: str, uri: str) -> bool:
 
 
 def _shown(uri: str) -> str:
-    """Without a password."""
-    head, at, tail = uri.rpartition("@")
-    return f"{head.split('://')[0]}://***@{tail}" if at and "://" in head else uri
+    """Without a user and a password."""
+    return re.sub(r"://[^/@\s]+@", "://***@", uri)
 
 
 def _training_run(
@@ -276,7 +276,7 @@ def _training_run(
         "zse.split_hash": pairs["split_hash"],
         "zse.dataset_fingerprint": pairs["fingerprint"],
         "zse.checkpoint": folder,
-        "zse.command": " ".join(sys.argv),
+        "zse.command": _shown(" ".join(sys.argv)),
         "mlflow.source.name": "zse train",
         **_git(),
     }

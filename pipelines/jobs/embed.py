@@ -22,7 +22,9 @@ from pipelines.config import ExperimentConfig
 from pipelines.loaders import encode_pictures
 from pipelines.members import Members, read_members
 from zse_model.checkpoint import Checkpoint, load_checkpoint
+from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.methods import Encoding
+from zse_model.split import ZeroShotSplit
 
 ALONE = 1000  # pictures that one process has encoded before another one has loaded its network
 COLUMNS = ("id", "modality", "category", "instance", "sha256")
@@ -37,14 +39,18 @@ class Encodings:
     values: Encoding
 
 
-def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str) -> str:
-    """Run the stage, or find it done; gives the folder of the encodings."""
+def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str, split: ZeroShotSplit) -> str:
+    """Encode the unseen classes of `split`, or find it done; gives the folder of the encodings.
+
+    Raises LeakError where the checkpoint has seen what it would be tested on.
+    """
     source = shards.read_manifest(images, "zse ingest")
     trained = shards.read_manifest(checkpoint, "zse train")
     loaded = load_checkpoint(storage.local_copy(checkpoint))
     check_transforms(loaded, source, images)
-    members = read_members(images, source).of(categories=loaded.split.unseen)
-    key = storage.digest([trained["digest"], source["fingerprint"], images, sorted(loaded.split.unseen)], 8)
+    members = read_members(images, source).of(categories=split.unseen)
+    refuse_leaks(loaded, split, members.sha256)
+    key = storage.digest([trained["digest"], source["fingerprint"], images, sorted(split.unseen)], 8)
     folder = storage.join(workspace, "encodings", f"{trained['name']}-{key}")
     if shards.has_manifest(folder):
         return folder

@@ -33,7 +33,7 @@ from zse_model.transforms import decode_pixels
 
 REPORT, QUERIES, PER_CLASS, SHEETS = "report.json", "queries.parquet", "per_class.json", "sheets"
 QUERY_BLOCK = 32  # queries a scoring task: enough to share the projections of a gallery, few enough to show progress
-ALONE = 20_000  # pairs that one process has scored before another one has loaded its network
+ALONE = 100_000  # pairs that one process has scored before others have loaded their networks
 EMBEDDING_TILE = 512  # queries scored at once where a score is one dot product
 
 
@@ -48,7 +48,9 @@ class Search:
     """int64, rows of the encoded photos"""
 
 
-def evaluate(config: ExperimentConfig, workspace: str, images: str, encodings: str, method: str) -> str:
+def evaluate(
+    config: ExperimentConfig, workspace: str, images: str, encodings: str, method: str, split: ZeroShotSplit
+) -> str:
     """Run the stage for one checkpoint's encodings, or find it done; gives the folder of the report.
 
     Raises LeakError where the checkpoint has seen what it would be tested on.
@@ -60,8 +62,8 @@ def evaluate(config: ExperimentConfig, workspace: str, images: str, encodings: s
     if shards.has_manifest(folder):
         return folder
     sketches, photos = (read_encodings(encodings, m, source) for m in ("sketch", "photo"))
-    refuse_leaks(checkpoint, checkpoint.split, [*sketches.members.sha256, *photos.members.sha256])
-    searches = plan_searches(config, checkpoint.split, source["fingerprint"], sketches.members, photos.members)
+    refuse_leaks(checkpoint, split, [*sketches.members.sha256, *photos.members.sha256])
+    searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members)
     evaluations: dict[tuple[str, str], Evaluation] = {}
     for mode in checkpoint.method.modes:
         # One score matrix serves every setting of its pictures: rows and columns are picked from it.
@@ -70,8 +72,8 @@ def evaluate(config: ExperimentConfig, workspace: str, images: str, encodings: s
             picked = scores[search.queries][:, search.gallery]
             evaluations[search.task.setting, mode] = evaluate_scores(_tiles(picked), search.task)
     provenance = {
-        "split": checkpoint.split.name,
-        "split_hash": checkpoint.split.digest,
+        "split": split.name,
+        "split_hash": split.digest,
         "dataset_fingerprint": source["fingerprint"],
         "checkpoint_hash": embedded["checkpoint_hash"],
         "checkpoint": checkpoint.training["run"],

@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 
 from pipelines import shards, storage
+from pipelines.catalog import load_split
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import embed
 from pipelines.jobs.evaluate import QUERIES, REPORT, evaluate, raw_pixels
@@ -44,38 +45,54 @@ def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Ou
     """Every stage up to `until`, in order."""
     last, out = STAGES.index(until), Outputs()
     workspace = storage.absolute(workspace)
-    out.images = ingest(config, workspace)
+    out.images = _reported("ingest", ingest(config, workspace))
+    split = experiment_split(config, out.images)
     if last >= 1:
-        out.pairs = shard(config, workspace, out.images)
+        out.pairs = _reported("shard", shard(config, workspace, out.images))
     if last >= 2:
         for method in config.methods:
             out.checkpoints[method] = train(config, method, workspace, out.images, out.pairs)
+            _reported("train", out.checkpoints[method])
             deliver_training(config, workspace, out.checkpoints[method])
             if "untrained" in config.evaluation.references:
-                out.checkpoints[f"{method}-untrained"] = untrained(config, method, workspace, out.images, out.pairs)
+                folder = untrained(config, method, workspace, out.images, out.pairs)
+                out.checkpoints[f"{method}-untrained"] = folder
     if last >= 3:
         for name, checkpoint in out.checkpoints.items():
-            out.encodings[name] = embed(config, workspace, out.images, checkpoint)
+            out.encodings[name] = _reported("embed", embed(config, workspace, out.images, checkpoint, split))
     if last >= 4:
         for name, encodings in out.encodings.items():
-            out.reports[name] = evaluate(config, workspace, out.images, encodings, name)
+            out.reports[name] = evaluate(config, workspace, out.images, encodings, name, split)
             deliver_evaluation(config, workspace, out.reports[name], out.checkpoints[name])
         if "raw_pixels" in config.evaluation.references:
-            split = ZeroShotSplit.from_json(storage.json.dumps(shards.read_manifest(out.pairs, "zse shard")["split"]))
             out.reports["raw_pixels"] = raw_pixels(config, workspace, out.images, split)
             deliver_evaluation(config, workspace, out.reports["raw_pixels"], None)
     return out
 
 
 def evaluate_checkpoint(config: ExperimentConfig, workspace: str, checkpoint: str) -> Outputs:
-    """A checkpoint from anywhere on this experiment's data and its own split."""
-    workspace = storage.absolute(workspace)
-    images = ingest(config, workspace)
+    """A checkpoint from anywhere on this experiment's data and split; refused where it has seen what is tested."""
+    workspace, checkpoint = storage.absolute(workspace), storage.absolute(checkpoint)
+    images = _reported("ingest", ingest(config, workspace))
+    split = experiment_split(config, images)
     name = shards.read_manifest(checkpoint, "zse train")["method"]
-    encodings = embed(config, workspace, images, storage.absolute(checkpoint))
-    report = evaluate(config, workspace, images, encodings, name)
+    encodings = _reported("embed", embed(config, workspace, images, checkpoint, split))
+    report = evaluate(config, workspace, images, encodings, name, split)
     deliver_evaluation(config, workspace, report, checkpoint)
     return Outputs(images, "", {name: checkpoint}, {name: encodings}, {name: report})
+
+
+def experiment_split(config: ExperimentConfig, images: str) -> ZeroShotSplit:
+    return load_split(config.dataset, shards.read_manifest(images, "zse ingest")["counts"])
+
+
+def _reported(stage: str, folder: str) -> str:
+    """`report.json` beside a stage's output: what it is, for scripts. (That of evaluate is its rows.)"""
+    url = storage.join(folder, REPORT)
+    if not storage.exists(url):
+        summary = {k: v for k, v in storage.read_json(storage.join(folder, shards.MANIFEST)).items() if k != "shards"}
+        storage.write_json(url, {"stage": stage, "output": folder, **summary})
+    return folder
 
 
 # The table ----------------------------------------------------------------------------------------------------------

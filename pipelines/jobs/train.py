@@ -114,7 +114,13 @@ def train(config: ExperimentConfig, method: str, workspace: str, images: str, pa
     manifest = job.pairs_manifest()
     storage.write_json(
         storage.join(job.folder, RUN),
-        {"name": job.name, "experiment": to_dict(config), "method": method, "images": images, "pairs": pairs},
+        {
+            "name": job.name,
+            "experiment": {k: v for k, v in to_dict(config).items() if k != "tracking"},  # a URI may hold a password
+            "method": method,
+            "images": images,
+            "pairs": pairs,
+        },
     )
     with TrainingRun.open(config, workspace, job.name, job.folder, method, manifest) as run:
         with _progress(config.train, job, run) as on_event:

@@ -17,7 +17,7 @@ from pipelines import shards, storage
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.evaluate import plan_searches
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
-from pipelines.jobs.run import run
+from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.jobs.shard import shard
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
@@ -240,6 +240,19 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
         here = checkpoint.method.score(sketches.values, photos.values, "rn")
     torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
     assert len(plan_searches(config, checkpoint.split, "f" * 64, sketches.members, photos.members)) == 2
+
+
+def test_another_data_set_is_evaluated_by_its_own_split_or_refused(
+    prepared: tuple[str, str, str], tmp_path: Path
+) -> None:
+    workspace, _, _ = prepared
+    checkpoint = run(tiny(), workspace, until="train").checkpoints["global"]
+    other = {"name": "other", "seed": 5, "categories": ["fish", "church", "sofa", "car"], "pseudo_unseen": 0}
+    fine = tiny(dataset=other | {"split": ["fish", "sofa"]})
+    rows = evaluate_checkpoint(fine, str(tmp_path), checkpoint).rows()
+    assert {row["setting"].split(".")[0] for row in rows} == {"other", "other-fg"} and rows[0]["queries"] == 8
+    with pytest.raises(LeakError, match=r"car \(seen\) = car \(unseen\)"):
+        evaluate_checkpoint(tiny(dataset=other | {"split": ["fish", "car"]}), str(tmp_path), checkpoint)
 
 
 def test_a_leak_is_refused(prepared: tuple[str, str, str]) -> None:

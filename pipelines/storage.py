@@ -118,7 +118,8 @@ def read_many(url: str, paths: Sequence[str]) -> list[bytes | Exception]:
         return [_try(fs, path) for path in full]
     out: list[bytes | Exception] = []
     for i in range(0, len(full), FETCH_AT_ONCE):
-        found: Any = asyn.sync(fs.loop, _fetch, fs, full[i : i + FETCH_AT_ONCE])
+        loop = fs.loop  # type: ignore[attr-defined]
+        found: Any = asyn.sync(loop, _fetch, fs, full[i : i + FETCH_AT_ONCE])
         out.extend(found)
     return out
 

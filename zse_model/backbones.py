@@ -93,7 +93,7 @@ class Backbone(nn.Module):
             if not isinstance(self.classifier, nn.Linear):
                 raise ValueError(f"Backbone {config.name!r} has no linear classifier to distil from")
             self.model.reset_classifier(0)
-        self._freeze(config.frozen)
+        self._freeze(config.frozen, config.weights)
         self.is_transformer = hasattr(self.model, "num_prefix_tokens")
         if tokens and not self.is_transformer:
             self._stages = _stages(config.name, self.model)
@@ -105,9 +105,13 @@ class Backbone(nn.Module):
         self.register_buffer("scale", 1 / (torch.tensor(std).view(1, 3, 1, 1) * 255), persistent=False)
         self.pooled_dim, self.token_dim, self.grid = self._measure(size)
 
-    def _freeze(self, groups: int) -> None:
+    def _freeze(self, groups: int, weights: str | None) -> None:
         if not groups:
             return
+        if weights is None:
+            raise ValueError(
+                f"backbone.frozen: {groups} would keep random weights; set backbone.weights to hub or a file, or frozen: 0"
+            )
         by_group = group_parameters(self.model, self.model.group_matcher(coarse=True), reverse=True)
         order = sorted(set(by_group.values()))
         if not 0 < groups < len(order):

@@ -282,3 +282,20 @@ def test_secret_variables_are_references(path: Path) -> None:
 )
 def test_planted_secrets_are_found(text: str) -> None:
     assert find_secrets(text)
+
+
+def test_every_documented_override_is_a_field_of_its_experiment() -> None:
+    """`--set` keys of the manifests, the README and the docs, through the real configuration."""
+    from pipelines.config import load_experiment
+
+    found = 0
+    for path in [*INFRA.rglob("*.yaml"), ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = path.read_text().replace("\\\n", " ")
+        for command in re.findall(r"zse (?:run|train|evaluate|ingest)[^\n`]*(?:\n +--[^\n`]*)*", text):
+            experiment = re.search(r"--experiment (\S+)", command)
+            sets = [s for s in re.findall(r"--set[ =]([\w.]+=[^\s\"'`,]+)", command) if not s.endswith("...")]
+            sets = ["backbone.weights=hub" if s.startswith("backbone.weights") else s for s in sets]
+            if experiment and "|" not in experiment[1]:
+                load_experiment(experiment[1], sets)
+                found += len(sets)
+    assert found >= 6

@@ -146,6 +146,8 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
         create("best", GlobalConfig())
     with pytest.raises(ValueError, match="Unknown backbone 'resnet_9000'"):
         create("global", GlobalConfig(), BackboneConfig(name="resnet_9000"))
+    with pytest.raises(ValueError, match="would keep random weights"):
+        create("global", GlobalConfig(), BackboneConfig(name="test_resnet", frozen=1))
     with pytest.raises(ValueError, match="needs a vision transformer"):
         create("zse_sbir", ZseSbirConfig(tokenizer="sketch"))
     with pytest.raises(ValueError, match="at least 49 are needed"):

@@ -2,8 +2,8 @@
 
 A backbone shared by sketches and photos, a linear head, and up to three losses: cosine classification of the seen
 classes, sketch<->photo InfoNCE, and distillation from the backbone's own pretrained classifier. Retrieval reads either
-the head's output or the backbone's pooled feature (`readout`): which one is better was decided on pseudo-unseen classes
-(docs/evaluation.md) and is part of the configuration, not of the evaluation.
+the head's output or the backbone's pooled feature (`readout`): the default was chosen on pseudo-unseen classes
+(docs/evaluation.md), and it is part of the configuration, not of the evaluation.
 """
 
 from __future__ import annotations

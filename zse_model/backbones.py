@@ -110,7 +110,7 @@ class Backbone(nn.Module):
             return
         if weights is None:
             raise ValueError(
-                f"backbone.frozen: {groups} would keep random weights; set backbone.weights to hub or a file, or frozen: 0"
+                f"backbone.frozen: {groups} would keep random weights; set backbone.weights (hub or file), or frozen: 0"
             )
         by_group = group_parameters(self.model, self.model.group_matcher(coarse=True), reverse=True)
         order = sorted(set(by_group.values()))

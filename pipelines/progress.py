@@ -50,7 +50,7 @@ class Meter:
             self.bar.stop()
         if kind is None:
             total = f"{self.done:,} {self.unit}".strip()
-            console.print(f"{self.what}: {total} in {time.monotonic() - self.started:.1f} s {self.note}".rstrip())
+            say(f"{self.what}: {total} in {time.monotonic() - self.started:.1f} s {self.note}".rstrip())
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         self.done, self.note, self.total = done, note, total or self.total
@@ -58,7 +58,7 @@ class Meter:
             self.bar.update(self.task, completed=done, total=self.total, note=note)
         elif time.monotonic() - self.printed > LOG_EVERY:
             self.printed = time.monotonic()
-            console.print(f"{self.what}: {done:,}/{self.total or '?'} {self.unit} {self._left()} {note}".rstrip())
+            say(f"{self.what}: {done:,}/{self.total or '?'} {self.unit} {self._left()} {note}".rstrip())
 
     def _left(self) -> str:
         if not self.total or not self.done:

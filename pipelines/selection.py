@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from zse_model.split import ZeroShotSplit
 
 from pipelines.loaders import encode_pictures
 from pipelines.members import Members, read_members, read_pictures
 from zse_model.evaluation.evaluate import Task, evaluate_scores
 from zse_model.methods import RetrievalMethod
+from zse_model.split import ZeroShotSplit
 
 PER_CLASS = 50  # pictures of each modality: enough to rank checkpoints by, cheap enough to do it often
 

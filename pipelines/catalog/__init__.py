@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from importlib import resources
 from typing import Any, TypeAlias
 
-from zse_model.split import ZeroShotSplit, normalise_name
-
 from pipelines import storage
 from pipelines.catalog.base import DatasetAdapter, DatasetConfig, ImageRecord
 from pipelines.catalog.folder import Folder, FolderConfig
 from pipelines.catalog.synthetic import Synthetic, SyntheticConfig
 from zse_model import synthetic
+from zse_model.split import ZeroShotSplit, normalise_name
 
 AnyDatasetConfig: TypeAlias = FolderConfig | SyntheticConfig
 DATASETS: dict[type[DatasetConfig], Any] = {FolderConfig: Folder, SyntheticConfig: Synthetic}

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +90,9 @@ def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
     ray = [str(Path(sys.executable).with_name("ray"))]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
     env |= {"RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
+    sockets = tempfile.mkdtemp(prefix="zr")  # short: the path of a socket has at most 107 bytes
     head = subprocess.Popen(
-        [*ray, "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={tmp_path}/ray"]
+        [*ray, "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={sockets}"]
         + [f"{flag}={port}" for flag, port in ports.items()],
         env=env,
         stdout=subprocess.DEVNULL,
@@ -98,12 +103,13 @@ def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     try:
         address = "http://127.0.0.1:18265"
-        for _ in range(60):
-            ready = subprocess.run(
-                [*ray, "job", "list", "--address", address], env=env, capture_output=True, check=False
-            )
-            if ready.returncode == 0:
+        for _ in range(120):
+            assert head.poll() is None, "ray start --head ended"
+            try:
+                urllib.request.urlopen(f"{address}/api/version", timeout=2).close()
                 break
+            except OSError:
+                time.sleep(0.5)
         done = subprocess.run(
             [*ray, "job", "submit", "--address", address, "--working-dir", str(REPOSITORY)]
             + ["--runtime-env-json", json.dumps({"excludes": [".git", ".venv", "workspace*"]}), "--"]
@@ -119,3 +125,4 @@ def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
     finally:
         head.terminate()
         head.wait(timeout=30)
+        shutil.rmtree(sockets, ignore_errors=True)

@@ -13,10 +13,11 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
-from tests.conftest import TINY
+from tests.conftest import TINY, free_ports
 from tests.pipelines.test_stages import picture
 from zse_model.synthetic import draw_photo, draw_sketch
 
@@ -85,8 +86,8 @@ def test_search_finds_photos_in_a_folder_of_anything(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
     """`ray start --head`, then `ray job submit --working-dir . -- zse run ...`, as the README says."""
-    ports = {"--port": "16379", "--dashboard-port": "18265", "--ray-client-server-port": "16001"}
-    ports |= {"--dashboard-agent-listen-port": "16366", "--min-worker-port": "17000", "--max-worker-port": "17999"}
+    flags = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
+    ports = dict(zip(flags, free_ports(len(flags)), strict=True))
     ray = [str(Path(sys.executable).with_name("ray"))]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
     env |= {"RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
@@ -102,7 +103,7 @@ def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
     experiment.write_text(yaml.safe_dump(TINY | {"cluster": {"workers": 1}}))
     report = tmp_path / "report.json"
     try:
-        address = "http://127.0.0.1:18265"
+        address = f"http://127.0.0.1:{ports['--dashboard-port']}"
         for _ in range(120):
             assert head.poll() is None, "ray start --head ended"
             try:
@@ -123,6 +124,8 @@ def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
         rows = json.loads(report.read_text())
         assert {row["metric"] for row in rows} >= {"mAP_all", "acc_1"}
     finally:
-        head.terminate()
-        head.wait(timeout=30)
+        # Not a polite end: a head that is asked to stop drains its nodes for half a minute first.
+        for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+            process.kill()
+        head.wait()
         shutil.rmtree(sockets, ignore_errors=True)

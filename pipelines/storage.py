@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,9 @@ def read_many(url: str, paths: Sequence[str]) -> list[bytes | Exception]:
     """Files below `url`, fetched side by side where the store allows it; a failed one is its exception."""
     fs, root = filesystem(url)
     full = [f"{root.rstrip('/')}/{path}" for path in paths]
-    if not fs.async_impl:  # local: one after the other, and no pattern is read into a name with * or [ in it
-        return [_try(fs, path) for path in full]
+    if not fs.async_impl:  # one after the other, and no pattern is read into a name with * or [ in it
+        read = _read_local if is_local(url) else fs.cat_file  # fsspec's own way to a local file costs 0.1 ms more
+        return [_try(read, path) for path in full]
     out: list[bytes | Exception] = []
     for i in range(0, len(full), FETCH_AT_ONCE):
         loop = fs.loop  # type: ignore[attr-defined]
@@ -129,11 +130,16 @@ async def _fetch(fs: Any, paths: Sequence[str]) -> Sequence[bytes | BaseExceptio
     return await asyncio.gather(*(fs._cat_file(path) for path in paths), return_exceptions=True)
 
 
-def _try(fs: AbstractFileSystem, path: str) -> bytes | Exception:
+def _try(read: Callable[[str], Any], path: str) -> bytes | Exception:
     try:
-        return bytes(fs.cat_file(path))  # type: ignore[arg-type]
+        return bytes(read(path))
     except OSError as error:
         return error
+
+
+def _read_local(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def write_bytes(url: str, data: bytes) -> None:

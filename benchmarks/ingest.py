@@ -78,7 +78,7 @@ def timed(source: Path, workspace: Path) -> tuple[float, float]:
     peak, stop = [0.0], threading.Event()
 
     def watch() -> None:
-        while not stop.wait(0.25):
+        while not stop.wait(3):  # reading it costs CPU time that the workers would miss
             peak[0] = max(peak[0], worker_memory())
 
     watcher = threading.Thread(target=watch)

@@ -23,7 +23,7 @@ class ShardConfig:
 
     layout: Literal["shards", "memory"] = "shards"
     """`shards`: items are planned, augmented and written once, and streamed. `memory`: the same items are made on the
-    fly from pictures held in memory, for sets that fit (docs/pipeline.md has the measurements)."""
+    fly from pictures held in memory, for sets that fit (docs/pipeline.md)."""
     items: int = 10_000
     """Training items a pass; longer trainings pass over them again (`shards`) or go on (`memory`)."""
     part_size: int = 500

@@ -2,7 +2,8 @@
 
 The plain loop decodes, resizes to the same size and encodes to the same formats; it neither crops sketches to their ink
 nor hashes nor writes. Ray is up and its workers are warm before the clock starts, as on a cluster; the cold time of the
-first 6,250 pictures is printed beside it. Then the two take turns, because machines drift.
+first 6,250 pictures is printed beside it. Each ingest runs between two plain loops and is compared with their mean:
+machines drift.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ import ray
 from PIL import Image
 
 from benchmarks.world import as_bytes, originals, repeated
-from pipelines.catalog import create_dataset
 from pipelines.config import ExperimentConfig, validate
-from pipelines.jobs.ingest import ingest
+from pipelines.jobs.ingest import ingest, plan_ingest
 
 SIZE, PICTURES, ROUNDS = 128, 50_000, 3
 
@@ -40,10 +40,11 @@ def main() -> None:
         small = repeated(source, scratch / "5k", 5_000)
         large = repeated(source, scratch / "50k", PICTURES)
         _, few = timed(small, scratch / "w5k")
-        ratios = []
+        ratios, before = [], plain_loop(large, cores)
         for i in range(ROUNDS):
-            plain = plain_loop(large, cores)
             ours, many = timed(large, scratch / f"w{i}")
+            after = plain_loop(large, cores)
+            plain, before = (before + after) / 2, after
             ratios.append(plain / ours)
             print(
                 f"round {i + 1}: plain loop, {cores} processes {PICTURES / plain:,.0f} pictures/s; ingest "
@@ -69,12 +70,12 @@ def experiment(source: Path) -> ExperimentConfig:
 def timed(source: Path, workspace: Path) -> tuple[float, float]:
     """Seconds from the first read to the last written part, and the workers' peak in MB.
 
-    The listing before the first read is timed apart and taken off; the manifest comes after the last part.
+    Listing and planning, before the first read, are timed apart and taken off; the manifest comes after the last part.
     """
     config = experiment(source)
     start = time.time()
-    create_dataset(config.dataset).records()
-    listing = time.time() - start
+    plan_ingest(config, str(workspace))
+    planning = time.time() - start
     peak, stop = [0.0], threading.Event()
 
     def watch() -> None:
@@ -88,7 +89,7 @@ def timed(source: Path, workspace: Path) -> tuple[float, float]:
     stop.set()
     watcher.join()
     last = max(part.stat().st_mtime for part in folder.glob("part-*"))
-    return last - start - listing, peak[0]
+    return last - start - planning, peak[0]
 
 
 def worker_memory() -> float:

@@ -14,7 +14,7 @@ import ray.data
 
 from pipelines.progress import Meter
 
-SPARE_CPUS = 2  # Ray Data needs CPUs of its own beside training workers and encoding actors, or it waits for ever
+SPARE_CPUS = 1  # Ray Data needs CPUs of its own beside training workers and encoding actors, or it waits for ever
 
 
 def connect(workers: int = 0, cpus_per_worker: int = 1) -> None:

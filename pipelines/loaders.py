@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import torch
 
 from pipelines import shards, storage
+from pipelines.pictures import decode_pixels
 from pipelines.plan import ROLES, ItemPlan
 from zse_model.methods import TrainBatch
-from zse_model.transforms import decode_pixels
 
 OPEN_PARTS = 8
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import ray
 
 from pipelines import shards, storage
+from pipelines.pictures import decode_pixels, encode_photo, encode_sketch
 from pipelines.plan import ROLES, ItemPlan, ShardConfig
-from zse_model.transforms import decode_pixels, encode_photo, encode_sketch
 
 
 def training_rows(url: str, rows: np.ndarray) -> pa.Table:

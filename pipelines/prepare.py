@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from pipelines import shards, storage
 from pipelines.catalog import DatasetConfig, ImageRecord, create_dataset
-from zse_model.transforms import BadPicture, TransformConfig, encode_photo, encode_sketch, prepare_photo, prepare_sketch
+from pipelines.pictures import encode_photo, encode_sketch
+from zse_model.transforms import BadPicture, TransformConfig, photo_square, prepare_sketch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[
     if record.modality == "sketch":
         encoded = encode_sketch(prepare_sketch(data, transforms))
     else:
-        encoded = encode_photo(prepare_photo(data, transforms))
+        encoded = encode_photo(photo_square(data, transforms))
     return {
         "id": record.id,
         "modality": record.modality,

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipelines.members import Members, read_pictures
+from pipelines.pictures import decode_pixels
 from zse_model.evaluation.evaluate import Evaluation
-from zse_model.transforms import decode_pixels
 
 CELL, FRAME, GAP, CAPTION = 112, 4, 6, 18
 RIGHT, WRONG, PLAIN = (38, 150, 75), (205, 60, 50), (170, 170, 170)

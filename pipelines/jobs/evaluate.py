@@ -23,13 +23,13 @@ from pipelines.cluster import model_workers, run_parts
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import Encodings, read_encodings
 from pipelines.members import Members, read_members, read_pictures
+from pipelines.pictures import decode_pixels
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS
 from zse_model.methods import Encoding
 from zse_model.split import ZeroShotSplit
-from zse_model.transforms import decode_pixels
 
 REPORT, QUERIES, PER_CLASS, SHEETS = "report.json", "queries.parquet", "per_class.json", "sheets"
 QUERY_BLOCK = 32  # queries a scoring task: enough to share the projections of a gallery, few enough to show progress

@@ -1,0 +1,45 @@
+"""How shards hold prepared pictures: sketches as grey PNG, photos as JPEG, both read back as uint8 arrays."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+from isal import isal_zlib
+from PIL import Image
+
+from zse_model.transforms import pixels_of
+
+JPEG_QUALITY = 92
+
+
+def encode_sketch(array: np.ndarray) -> bytes:
+    """uint8 [h, w] → a grey PNG, lossless.
+
+    Written here and not by Pillow, which tries every PNG row filter: line drawings compress as well without any, and
+    without any they are read a quarter faster in training. At 128 pixels 0.06 ms, with zlib 0.14, by Pillow 0.35.
+    """
+    height, width = array.shape
+    rows = np.zeros((height, width + 1), dtype=np.uint8)  # each row begins with its filter: 0, none
+    rows[:, 1:] = array
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits, grey
+    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(rows, 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + tag + part + struct.pack(">I", isal_zlib.crc32(tag + part))
+        for tag, part in chunks
+    )
+
+
+def encode_photo(photo: np.ndarray | Image.Image) -> bytes:
+    """uint8 [h, w, 3] or an RGB picture → a JPEG at full colour resolution: at 128 pixels halved colour is visible."""
+    picture = Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
+    buffer = io.BytesIO()
+    # comment: else Pillow carries over the one of the file that the picture was opened from
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, comment=b"")
+    return buffer.getvalue()
+
+
+def decode_pixels(data: bytes) -> np.ndarray:
+    """What `encode_sketch` or `encode_photo` wrote → uint8 [h, w] or [h, w, 3]; errors are Pillow's own."""
+    return pixels_of(Image.open(io.BytesIO(data), formats=("PNG", "JPEG")))

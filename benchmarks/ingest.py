@@ -39,7 +39,7 @@ def main() -> None:
         )
         small = repeated(source, scratch / "5k", 5_000)
         large = repeated(source, scratch / "50k", PICTURES)
-        _, few = timed(small, scratch / "w5k")
+        _, few = timed(small, scratch / "w5k", look_every=0.5)
         ratios, before = [], plain_loop(large, cores)
         for i in range(ROUNDS):
             ours, many = timed(large, scratch / f"w{i}")
@@ -67,7 +67,7 @@ def experiment(source: Path) -> ExperimentConfig:
     )
 
 
-def timed(source: Path, workspace: Path) -> tuple[float, float]:
+def timed(source: Path, workspace: Path, look_every: float = 3) -> tuple[float, float]:
     """Seconds from the first read to the last written part, and the workers' peak in MB.
 
     Listing and planning, before the first read, are timed apart and taken off; the manifest comes after the last part.
@@ -79,7 +79,7 @@ def timed(source: Path, workspace: Path) -> tuple[float, float]:
     peak, stop = [0.0], threading.Event()
 
     def watch() -> None:
-        while not stop.wait(3):  # reading it costs CPU time that the workers would miss
+        while not stop.wait(look_every):  # reading it costs CPU time that the workers would miss
             peak[0] = max(peak[0], worker_memory())
 
     watcher = threading.Thread(target=watch)
@@ -110,7 +110,10 @@ def plain_loop(source: Path, cores: int) -> float:
         start = time.perf_counter()
         for _ in pool.imap_unordered(convert, files, chunksize=500):
             pass
-        return time.perf_counter() - start
+        taken = time.perf_counter() - start
+        pool.close()  # not terminated: Ray's handler, inherited by the fork, would print its stack
+        pool.join()
+    return taken
 
 
 def convert(path: str) -> int:

@@ -13,6 +13,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,20 +181,24 @@ def download_folder(url: str, folder: Path) -> Path:
     return folder
 
 
-def local_copy(url: str) -> Path:
-    """A local path with the content of a file or a flat folder: itself, or a copy in a fresh temporary folder."""
+@contextmanager
+def local_copy(url: str) -> Iterator[Path]:
+    """A local path with the content of a file or a flat folder: itself, or a copy that is deleted on leaving."""
     if is_local(url):
-        path = Path(absolute(url))
-        if not path.exists():
+        local = Path(absolute(url))
+        if not local.exists():
             raise StorageError(f"{url} does not exist")
-        return path
-    folder = Path(tempfile.mkdtemp(prefix="zse-"))
+        yield local
+        return
     fs, path = filesystem(url)
-    if fs.isdir(path):
-        return download_folder(url, folder)
-    target = folder / path.rsplit("/", 1)[-1]
-    target.write_bytes(read_bytes(url))
-    return target
+    with tempfile.TemporaryDirectory(prefix="zse-") as temporary:
+        folder = Path(temporary)
+        if fs.isdir(path):
+            yield download_folder(url, folder)
+        else:
+            target = folder / path.rsplit("/", 1)[-1]
+            target.write_bytes(read_bytes(url))
+            yield target
 
 
 def sha256(data: bytes) -> str:

@@ -41,9 +41,20 @@ def tracking_uri(config: ExperimentConfig, workspace: str) -> str:
     """The configured URI, else MLFLOW_TRACKING_URI, else SQLite in a local workspace (the working folder otherwise)."""
     if uri := config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
-    folder = Path(storage.absolute(workspace)) if storage.is_local(workspace) else Path.cwd()
+    folder = Path(storage.absolute(workspace)) if storage.is_local(workspace) else _beside_remote_workspace()
     folder.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+@cache
+def _beside_remote_workspace() -> Path:
+    """The working folder; said once, since a submitted job's is deleted with it."""
+    folder = Path.cwd()
+    say(
+        f"MLflow runs go to {folder / 'mlflow.db'}: no tracking URI is set and the workspace is not local. A submitted "
+        "job loses that file when it ends; set MLFLOW_TRACKING_URI, or --set tracking.uri=http://HOST:5000"
+    )
+    return folder
 
 
 def ui_command(uri: str) -> str:

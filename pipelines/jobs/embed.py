@@ -46,7 +46,8 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     """
     source = shards.read_manifest(images, "zse ingest")
     trained = shards.read_manifest(checkpoint, "zse train")
-    loaded = load_checkpoint(storage.local_copy(checkpoint))
+    with storage.local_copy(checkpoint) as copy:
+        loaded = load_checkpoint(copy)
     check_transforms(loaded, source, images)
     members = read_members(images, source).of(categories=split.unseen)
     refuse_leaks(loaded, split, members.sha256)
@@ -116,7 +117,8 @@ class EncodePart:
     def __init__(self, checkpoint: str, images: str, folder: str, batch_size: int) -> None:
         self.images, self.folder, self.batch_size = images, folder, batch_size
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.method = load_checkpoint(storage.local_copy(checkpoint), self.device).method
+        with storage.local_copy(checkpoint) as copy:
+            self.method = load_checkpoint(copy, self.device).method
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         url = storage.join(self.images, task["images"])

@@ -57,7 +57,8 @@ def evaluate(
     """
     source = shards.read_manifest(images, "zse ingest")
     embedded = shards.read_manifest(encodings, "zse embed")
-    checkpoint = load_checkpoint(storage.local_copy(embedded["checkpoint"]))
+    with storage.local_copy(embedded["checkpoint"]) as copy:
+        checkpoint = load_checkpoint(copy)
     folder = _folder(config, workspace, encodings.rsplit("/", 1)[1], embedded)
     if shards.has_manifest(folder):
         return folder
@@ -191,7 +192,8 @@ class ScoreBlock:
 
     def __init__(self, checkpoint: str, encodings: str, images: dict[str, Any], mode: str) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.method, self.mode = load_checkpoint(storage.local_copy(checkpoint), self.device).method, mode
+        with storage.local_copy(checkpoint) as copy:
+            self.method, self.mode = load_checkpoint(copy, self.device).method, mode
         self.sketches = read_encodings(encodings, "sketch", images).values
         self.photos = {k: v.to(self.device) for k, v in read_encodings(encodings, "photo", images).values.items()}
 

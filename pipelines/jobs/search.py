@@ -37,7 +37,8 @@ def search(
     sketch: str, gallery: str, checkpoint_url: str, workspace: str, *, top: int, mode: str | None, picture: Path
 ) -> list[Match]:
     """The best photos, best first; draws them to `picture`. Raises BadPicture for an unusable sketch."""
-    checkpoint = load_checkpoint(storage.local_copy(checkpoint_url))
+    with storage.local_copy(checkpoint_url) as copy:
+        checkpoint = load_checkpoint(copy)
     mode = mode or checkpoint.method.modes[0]
     checkpoint.method.check_mode(mode)
     drawn = prepare_sketch(storage.read_bytes(sketch), checkpoint.transforms)

@@ -17,7 +17,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +87,18 @@ class Job:
             config = dataclasses.replace(config, dropped_units=units_to_drop(self.split()))
         torch.manual_seed(self.config.train.seed)
         backbone = self.config.backbone
-        if load_weights and backbone.weights not in (None, "hub"):
-            backbone = dataclasses.replace(backbone, weights=str(storage.local_copy(str(backbone.weights))))
-        method = create_method(
-            self.method,
-            config,
-            backbone,
-            size=self.config.transforms.size,
-            classes=len(self.pairs_manifest()["classes"]),
-            load_weights=load_weights,
-        )
+        with ExitStack() as stack:
+            if load_weights and backbone.weights not in (None, "hub"):
+                copy = stack.enter_context(storage.local_copy(str(backbone.weights)))
+                backbone = dataclasses.replace(backbone, weights=str(copy))
+            method = create_method(
+                self.method,
+                config,
+                backbone,
+                size=self.config.transforms.size,
+                classes=len(self.pairs_manifest()["classes"]),
+                load_weights=load_weights,
+            )
         method.backbone_config = self.config.backbone
         return method
 

@@ -290,7 +290,8 @@ def prefetch(
         except BaseException as error:  # handed to the consumer, who raises it
             put(error)
 
-    threading.Thread(target=read, daemon=True).start()
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
     try:
         while True:
             item = ready.get()
@@ -299,6 +300,7 @@ def prefetch(
             yield item
     finally:
         stop.set()
+        thread.join()  # left inside a decoder when the interpreter ends, it would abort the process
 
 
 class _CpuClock:

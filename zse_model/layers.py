@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Wiring: TypeAlias = Literal["released", "figure", "standard"]
+Layout: TypeAlias = Literal["spatial", "released"]
 # Which picture the keys and the values of cross-attention come from; queries and residual are always its own,
 # except for `figure`, which asks with the other's queries. (q, k, v), zse_sbir section D.
 WIRINGS: dict[str, tuple[str, str, str]] = {
@@ -51,6 +53,21 @@ class SelfAttentionBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+class TokenNorm(nn.Module):
+    """gain * (x - mean) / (std + eps) + bias over the last axis, std unbiased and eps outside the root (section D).
+
+    Not `nn.LayerNorm`: its biased std differs by half of 1/d, which the published weights notice.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        std, mean = torch.std_mean(x, dim=-1, keepdim=True)
+        return torch.addcmul(self.bias, self.weight, (x - mean) / (std + self.eps))
+
+
 class CrossAttention(nn.Module):
     """One direction of cross-attention: tokens of one picture, informed by another's. Post-norm, ReLU feed-forward."""
 
@@ -62,7 +79,7 @@ class CrossAttention(nn.Module):
             raise ValueError(f"dim {dim} is not divisible by {heads} heads")
         self.heads, self.p, self.sources = heads, dropout, WIRINGS[wiring]
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm1, self.norm2 = TokenNorm(dim), TokenNorm(dim)
         self.ffn = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
         self.dropout = nn.Dropout(dropout)
 
@@ -109,11 +126,18 @@ class RelationHead(nn.Module):
 
     sketch and photo tokens [..., n, d], row-major over `grid`, give one logit per pair [...]. `pool` joins 2x2
     neighbourhoods by a strided convolution first; only where it leaves 49 anchors or more.
+
+    `layout: released` reads the tokens [n, d] as maps [d, rows, columns] without transposing, as the published code
+    does: its anchors are mixtures of all tokens, not regions. Published weights need it, nothing else should.
     """
 
-    def __init__(self, dim: int, grid: tuple[int, int], dropout: float, pool: bool, pooled_dim: int) -> None:
+    def __init__(
+        self, dim: int, grid: tuple[int, int], dropout: float, pool: bool, pooled_dim: int, layout: Layout = "spatial"
+    ) -> None:
         super().__init__()
-        self.grid = grid
+        if layout == "released" and not pool:
+            raise ValueError("layout: released is about what the strided convolution reads; it needs pool: true")
+        self.grid, self.layout = grid, layout
         n = grid[0] * grid[1]
         self.convolution: nn.Conv2d | None = None
         if pool:
@@ -131,7 +155,11 @@ class RelationHead(nn.Module):
         """[..., n, d] -> L2-normalised local descriptors [..., anchors, d']."""
         if self.convolution is not None:
             lead = tokens.shape[:-2]
-            maps = tokens.reshape(-1, *tokens.shape[-2:]).transpose(1, 2).unflatten(2, self.grid)
+            maps = tokens.reshape(-1, *tokens.shape[-2:])
+            if self.layout == "spatial":
+                maps = maps.transpose(1, 2).unflatten(2, self.grid)
+            else:
+                maps = maps.reshape(len(maps), -1, *self.grid)
             tokens = self.convolution(maps).flatten(2).transpose(1, 2).unflatten(0, lead)
         return F.normalize(tokens, dim=-1)
 

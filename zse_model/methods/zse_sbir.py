@@ -20,7 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, is_transformer
-from zse_model.layers import CrossAttention, OverlappingTokenizer, RelationHead, SelfAttentionBlock, Wiring
+from zse_model.layers import CrossAttention, Layout, OverlappingTokenizer, RelationHead, SelfAttentionBlock, Wiring
 from zse_model.losses import normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
@@ -49,6 +49,8 @@ class ZseSbirConfig:
     pool: bool = False
     """Join 2x2 tokens by a strided convolution before the kernel."""
     pooled_dim: int = 512
+    layout: Layout = "spatial"
+    """What the strided convolution reads: image regions, or what the published code makes of the tokens."""
     dropout: float = 0.1
     triplet: float = 2.0
     margin: float = 1.0
@@ -105,7 +107,7 @@ class ZseSbir(RetrievalMethod):
         # Separate weights a direction: what a sketch asks of a photo is not what a photo asks of a sketch.
         self.sketch_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
         self.photo_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
-        self.relation = RelationHead(dim, self.backbone.grid, c.dropout, c.pool, c.pooled_dim)
+        self.relation = RelationHead(dim, self.backbone.grid, c.dropout, c.pool, c.pooled_dim, c.layout)
         self.prototypes = nn.Parameter(torch.randn(classes, dim) * dim**-0.5) if c.classification else None
         self.soft_labels: SoftLabels | None = None
         if isinstance(self.backbone.classifier, nn.Linear):

@@ -1,0 +1,178 @@
+"""The released configuration gives what the public ZSE-SBIR code gives, layer by layer (golden data, all synthetic)."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from zse_model.layers import CrossAttention, RelationHead, TokenNorm
+from zse_model.methods.base import TrainBatch
+from zse_model.methods.zse_sbir import ZseSbir
+from zse_model.published import RELEASED, RELEASED_BACKBONE, RELEASED_SIZE, our_name, translate
+
+GOLDEN = Path(__file__).parents[2] / "../shared/golden"
+pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden data of the public code is not here")
+
+
+def recipe(entry: dict) -> Tensor:
+    """A weight from its name alone."""
+    rng = np.random.Generator(np.random.PCG64(zlib.crc32(entry["name"].encode())))
+    values = entry["offset"] + entry["scale"] * rng.standard_normal(entry["shape"])
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "zse_reference.npz") as arrays:
+        return {key: arrays[key] for key in arrays}
+
+
+@pytest.fixture(scope="module")
+def public_state():
+    entries = json.loads((GOLDEN / "reference_state.json").read_text())["entries"]
+    return {entry["name"]: recipe(entry) for entry in entries}
+
+
+@pytest.fixture(scope="module")
+def model(public_state):
+    model = ZseSbir(RELEASED, RELEASED_BACKBONE, size=RELEASED_SIZE, classes=1, load_weights=False)
+    state, dropped = translate(public_state, model.state_dict())
+    assert len(dropped) == 16
+    model.load_state_dict(state)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tokens(model, golden):
+    """[8, 197, 768]: four sketches, four photos."""
+    pictures = torch.from_numpy(np.concatenate([golden["sketches_u8"], golden["photos_u8"]]))
+    with torch.inference_mode():
+        return model.tokens(pictures, "sketch")[0]
+
+
+def close(ours: Tensor, golden: np.ndarray, atol: float, rtol: float = 0.0) -> None:
+    np.testing.assert_allclose(ours.detach().double().numpy(), golden, atol=atol, rtol=rtol)
+
+
+def same_tokens(ours: Tensor, golden: dict, key: str) -> None:
+    close(ours[:, 0], golden[f"{key}_ret"], 5e-5)
+    close(ours[:, golden["sub_tokens"]][..., golden["sub_channels"]], golden[f"{key}_sub"], 5e-5)
+    close(ours.norm(dim=-1), golden[f"{key}_token_l2"], 5e-4)
+    close(ours.mean(dim=1), golden[f"{key}_channel_mean"], 5e-5)
+
+
+def test_the_encoder(model, golden, tokens):
+    blocks, embedded, hooks = [], [], []
+    for block in model.backbone.model.blocks:
+        hooks.append(block.register_forward_hook(lambda _m, _i, out: blocks.append(out)))
+    hooks.append(model.backbone.model.norm_pre.register_forward_hook(lambda _m, _i, out: embedded.append(out)))
+    pictures = torch.from_numpy(np.concatenate([golden["sketches_u8"], golden["photos_u8"]]))
+    with torch.inference_mode():
+        model.tokens(pictures, "photo")
+        stem = model.backbone.normalise(pictures[[0, 3, 4, 7]])
+        patches, overlapping = model.backbone.model.patch_embed(stem), model.tokenizer(stem)
+    for hook in hooks:
+        hook.remove()
+    for ours, key in ((patches, "stem_patch_conv_sub"), (overlapping, "stem_overlap_conv_sub")):
+        close(ours.transpose(1, 2).unflatten(2, (14, 14))[:, 0::48], golden[key], 5e-5)
+    same_tokens(embedded[0], golden, "embed")
+    close(torch.stack(blocks)[:, :, 0], golden["block_ret"], 5e-5)
+    close(torch.stack(blocks).norm(dim=-1), golden["block_token_l2"], 5e-4)
+    same_tokens(tokens, golden, "sa")
+
+
+def test_pairs(model, golden, tokens):
+    sketches, photos = tokens[:4], tokens[4:]
+    with torch.inference_mode():
+        own = torch.cat([model.sketch_attends(sketches, photos), model.photo_attends(photos, sketches)])
+        same_tokens(own, golden, "ca")
+        joined = model.relation.convolution(own[:, 1:].reshape(8, 768, 14, 14))
+        close(joined[:, ::8], golden["conv_sub"], 5e-5)
+        close(model.relation.kernel(own[:4, 1:], own[4:, 1:]), golden["kernels_4_pairs"], 5e-6)
+        logits, sketch_ret, photo_ret = model.relate(sketches[:, None], photos[None])
+        encodings = [
+            {"tokens": side, "embedding": torch.nn.functional.normalize(side[:, 0])} for side in (sketches, photos)
+        ]
+        scores = model.score(*encodings, "rn")
+        cosine = model.score(*encodings, "ret")
+    close(logits, golden["logits"], 5e-5)
+    close(scores, golden["logits"], 5e-5)
+    close(scores.sigmoid(), golden["scores"], 1e-5)
+    close(sketch_ret.reshape(16, 768), golden["pairs_ca_ret_sketch"], 5e-5)
+    close(photo_ret.reshape(16, 768), golden["pairs_ca_ret_photo"], 5e-5)
+    close((2 - 2 * cosine.double()).sqrt(), golden["ret_distance"], 1e-4)  # the published distance adds 1e-6
+
+
+@pytest.fixture
+def batch(golden):
+    s, p = torch.from_numpy(golden["sketches_u8"]), torch.from_numpy(golden["photos_u8"])
+    label = torch.tensor([0, 1])
+    return TrainBatch(sketch=s[:2], photo=p[:2], sketch2=s[2:], negative=p[2:], label=label, negative_label=1 - label)
+
+
+def test_losses_gradients_and_steps(model, golden, public_state, batch):
+    try:
+        parameters = dict(model.named_parameters())
+        optimizer = torch.optim.AdamW(parameters.values(), lr=1e-5, weight_decay=1e-2)
+        trace = []
+        for step in range(4):
+            losses = {name: value.mean() for name, value in model.losses(batch).items()}
+            total = torch.stack(list(losses.values())).sum()
+            trace.append(total.item())
+            optimizer.zero_grad()
+            total.backward()
+            if step == 0:
+                assert losses["triplet"].item() == pytest.approx(float(golden["loss_triplet_x2"]), rel=1e-5)
+                assert losses["relation"].item() == pytest.approx(float(golden["loss_relation_x4"]), rel=1e-5)
+                check_gradients({name: p.grad for name, p in parameters.items()}, golden)
+            optimizer.step()
+        np.testing.assert_allclose(trace, golden["adamw_losses"], atol=1e-3)
+    finally:
+        model.load_state_dict(translate(public_state, model.state_dict())[0])
+
+
+def check_gradients(gradients: dict[str, Tensor], golden: dict) -> None:
+    for public, norm in zip(golden["grad_names"], golden["grad_norms"], strict=True):
+        ours = our_name(str(public))
+        if ours is None:
+            assert norm == 0  # the dead copy
+        else:
+            assert gradients[ours].double().norm().item() == pytest.approx(norm, rel=1e-4, abs=1e-6), public
+    named = zip(golden["grad_named"], golden["grad_named_index"], golden["grad_named_values"], strict=True)
+    for public, index, values in named:
+        gradient = gradients[our_name(str(public))].flatten()
+        tolerance = 3e-4 * gradient.abs().max().item() + 1e-9
+        close(gradient[index], values, tolerance)
+
+
+def test_the_published_norm(golden, public_state):
+    norm = TokenNorm(768)
+    name = "ca.encoder.layer1.0.sublayer.0.norm."
+    norm.load_state_dict({"weight": public_state[name + "a"], "bias": public_state[name + "b"]})
+    close(norm(torch.from_numpy(golden["micro_ca_layernorm_in"])), golden["micro_ca_layernorm_out"], 1e-5)
+
+
+def test_the_kernel_of_an_empty_token_is_zero(golden):
+    head = RelationHead(16, (7, 7), 0.0, False, 0)
+    p, q = torch.from_numpy(golden["micro_cos_p"]), torch.from_numpy(golden["micro_cos_q"])
+    close(head.kernel(p, q), golden["micro_cos_out"], 1e-6)
+
+
+def test_weights_that_do_not_fit_are_named(public_state):
+    wanted = {our_name(key): value for key, value in public_state.items() if our_name(key)}
+    broken = dict(public_state)
+    broken["head.weight"] = broken.pop("conv2d.bias")
+    with pytest.raises(ValueError, match=r"unexpected \['head.weight'\], missing \['relation.convolution.bias'\]"):
+        translate(broken, wanted)
+    with pytest.raises(ValueError, match="relation.convolution.bias"):
+        translate(public_state | {"conv2d.bias": torch.zeros(3)}, wanted)
+
+
+def test_the_released_layout_needs_its_convolution():
+    with pytest.raises(ValueError, match="pool"):
+        RelationHead(16, (14, 14), 0.0, False, 0, "released")
+    assert CrossAttention(8, 2, 8, 0.0, "released").sources == ("own", "other", "own")

@@ -1,0 +1,118 @@
+"""Weights of the public ZSE-SBIR code (github.com/buptLinfy/ZSE-SBIR) under this project's names, strictly.
+
+A released checkpoint is `{model, epoch, map_all, precision_100}`, pickled by torch. It is read with `weights_only`:
+nothing in it is executed. Its stored `map_all` was measured on a subset of the test classes and is never a target.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core.multiarray import scalar
+from torch import Tensor
+
+from zse_model.backbones import BackboneConfig
+from zse_model.methods.zse_sbir import ZseSbirConfig
+
+RELEASED = ZseSbirConfig(
+    tokenizer="both", heads=8, ffn=1024, cross_attention="released", pool=True, pooled_dim=512, layout="released"
+)
+RELEASED_BACKBONE = BackboneConfig(
+    name="vit_base_patch16_224",
+    norm_eps=1e-5,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    args={"pos_drop_rate": 0.1, "proj_drop_rate": 0.1},
+)
+RELEASED_SIZE = 224
+
+# (public name, ours), tried in this order.
+NAMES: tuple[tuple[str, str], ...] = (
+    (r"sa\.model\.cls", "backbone.model.cls_token"),
+    (r"sa\.model\.pos_embedding", "backbone.model.pos_embed"),
+    (r"sa\.model\.embedding\.(weight|bias)", r"backbone.model.patch_embed.proj.\1"),
+    (r"sa\.model\.scale\.seq\.([0246])\.weight", r"tokenizer.convolutions.\1.weight"),
+    (r"sa\.model\.transformer\.encoder_norm\.(weight|bias)", r"backbone.model.norm.\1"),
+    (r"sa\.model\.transformer\.layers\.(\d+)\.0\.layer_norm_input\.(\w+)", r"backbone.model.blocks.\1.norm1.\2"),
+    (r"sa\.model\.transformer\.layers\.(\d+)\.0\.layer_norm_out\.(\w+)", r"backbone.model.blocks.\1.norm2.\2"),
+    (r"sa\.model\.transformer\.layers\.(\d+)\.0\.attention\.to_qkv\.(\w+)", r"backbone.model.blocks.\1.attn.qkv.\2"),
+    (
+        r"sa\.model\.transformer\.layers\.(\d+)\.0\.attention\.to_out\.0\.(\w+)",
+        r"backbone.model.blocks.\1.attn.proj.\2",
+    ),
+    (r"sa\.model\.transformer\.layers\.(\d+)\.0\.mlp\.net\.0\.(\w+)", r"backbone.model.blocks.\1.mlp.fc1.\2"),
+    (r"sa\.model\.transformer\.layers\.(\d+)\.0\.mlp\.net\.3\.(\w+)", r"backbone.model.blocks.\1.mlp.fc2.\2"),
+    *(
+        (rf"ca\.encoder\.layer{side}\.0\.{public}\.{leaf}", f"{ours}.{module}.{name}")
+        for side, ours in ((1, "sketch_attends"), (2, "photo_attends"))
+        for public, module in (
+            (r"self_attn\.linears\.0", "q"),
+            (r"self_attn\.linears\.1", "k"),
+            (r"self_attn\.linears\.2", "v"),
+            (r"self_attn\.linears\.3", "out"),
+            (r"feed_forward\.w_1", "ffn.0"),
+            (r"feed_forward\.w_2", "ffn.2"),
+            (r"sublayer\.0\.norm", "norm1"),
+            (r"sublayer\.1\.norm", "norm2"),
+        )
+        for leaf, name in ((r"(?:weight|a)", "weight"), (r"(?:bias|b)", "bias"))
+    ),
+    (r"rn\.rn\.([036])\.(weight|bias)", r"relation.perceptron.\1.\2"),
+    (r"conv2d\.(weight|bias)", r"relation.convolution.\1"),
+)
+# A second copy of the cross-attention layer that the public code never runs.
+DEAD = re.compile(r"ca\.encoder\.layers\.\d+\..*")
+
+
+def our_name(public: str) -> str | None:
+    """This project's name of a parameter of the public code; None where there is none."""
+    for pattern, name in NAMES:
+        if match := re.fullmatch(pattern, public):
+            return match.expand(name)
+    return None
+
+
+def translate(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A public state dict -> ours, and the names that were dropped because the public code never uses them.
+
+    `wanted` is the state dict of the network to fill. Raises ValueError for keys that are unknown, missing or of
+    another shape, by name: the public code loads what happens to match, in silence.
+    """
+    state = {key.removeprefix("module."): value for key, value in state.items()}  # as DataParallel saves them
+    dropped = sorted(key for key in state if DEAD.fullmatch(key))
+    names = {key: our_name(key) for key in state if key not in dropped}
+    unexpected = sorted(key for key, ours in names.items() if ours not in wanted)
+    translated = {ours: state[key] for key, ours in names.items() if ours in wanted and ours is not None}
+    missing = sorted(set(wanted) - set(translated))
+    misshapen = sorted(
+        f"{name} {tuple(value.shape)} for {tuple(wanted[name].shape)}"
+        for name, value in translated.items()
+        if value.shape != wanted[name].shape
+    )
+    if unexpected or missing or misshapen:
+        raise ValueError(
+            f"Not the weights of a published ZSE-SBIR: unexpected {unexpected}, missing {missing}, shapes {misshapen}"
+        )
+    return translated, dropped
+
+
+def read_published(path: Path) -> dict[str, Any]:
+    """A torch pickle with nothing in it but tensors, plain containers and numpy numbers.
+
+    Raises ValueError for anything else; nothing of it is executed.
+    """
+    allowed: list[Any] = [np.dtype, scalar]
+    allowed += [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a torch file of plain tensors and numbers: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary with the weights")
+    return content

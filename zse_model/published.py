@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,21 @@ NAMES: tuple[tuple[str, str], ...] = (
     (r"rn\.rn\.([036])\.(weight|bias)", r"relation.perceptron.\1.\2"),
     (r"conv2d\.(weight|bias)", r"relation.convolution.\1"),
 )
-# A second copy of the cross-attention layer that the public code never runs.
-DEAD = re.compile(r"ca\.encoder\.layers\.\d+\..*")
+# A second copy of the cross-attention layer that the public code never runs, and the ImageNet classifier.
+UNUSED = re.compile(r"ca\.encoder\.layers\.\d+\..*|(?:sa\.model\.)?(?:mlp_head|head|fc)\..*")
+# What a file of the backbone alone (`sam_ViT-B_16.pth`) cannot hold.
+BEYOND_BACKBONE = ("tokenizer.", "sketch_attends.", "photo_attends.", "relation.")
+
+
+@dataclass(frozen=True)
+class Translation:
+    """Public weights under this project's names."""
+
+    state: dict[str, Tensor]
+    dropped: list[str]
+    """Public names that the public code never uses for retrieval."""
+    initialised: list[str]
+    """Our names that the file does not hold because it is one of the backbone alone; they keep their initial values."""
 
 
 def our_name(public: str) -> str | None:
@@ -77,18 +91,23 @@ def our_name(public: str) -> str | None:
     return None
 
 
-def translate(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A public state dict -> ours, and the names that were dropped because the public code never uses them.
+def translate(public: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Translation:
+    """A public state dict, of the whole model or of its backbone alone -> ours.
 
     `wanted` is the state dict of the network to fill. Raises ValueError for keys that are unknown, missing or of
     another shape, by name: the public code loads what happens to match, in silence.
     """
-    state = {key.removeprefix("module."): value for key, value in state.items()}  # as DataParallel saves them
-    dropped = sorted(key for key in state if DEAD.fullmatch(key))
+    state = {key.removeprefix("module."): value for key, value in public.items()}  # as DataParallel saves them
+    backbone_alone = not any(key.startswith("sa.") for key in state)
+    if backbone_alone:
+        state = {f"sa.model.{key}": value for key, value in state.items()}
+    dropped = sorted(key for key in state if UNUSED.fullmatch(key))
     names = {key: our_name(key) for key in state if key not in dropped}
     unexpected = sorted(key for key, ours in names.items() if ours not in wanted)
-    translated = {ours: state[key] for key, ours in names.items() if ours in wanted and ours is not None}
+    translated = {ours: state[key] for key, ours in names.items() if ours is not None and ours in wanted}
     missing = sorted(set(wanted) - set(translated))
+    initialised = [name for name in missing if backbone_alone and name.startswith(BEYOND_BACKBONE)]
+    missing = [name for name in missing if name not in initialised]
     misshapen = sorted(
         f"{name} {tuple(value.shape)} for {tuple(wanted[name].shape)}"
         for name, value in translated.items()
@@ -98,7 +117,7 @@ def translate(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tupl
         raise ValueError(
             f"Not the weights of a published ZSE-SBIR: unexpected {unexpected}, missing {missing}, shapes {misshapen}"
         )
-    return translated, dropped
+    return Translation(translated, dropped, initialised)
 
 
 def read_published(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from zse_model.layers import CrossAttention, RelationHead, TokenNorm
 from zse_model.methods.base import TrainBatch
 from zse_model.methods.zse_sbir import ZseSbir
-from zse_model.published import RELEASED, RELEASED_BACKBONE, RELEASED_SIZE, our_name, translate
+from zse_model.published import RELEASED, RELEASED_BACKBONE, RELEASED_SIZE, our_name, read_published, translate
 
 GOLDEN = Path(__file__).parents[2] / "../shared/golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden data of the public code is not here")
@@ -40,9 +40,9 @@ def public_state():
 @pytest.fixture(scope="module")
 def model(public_state):
     model = ZseSbir(RELEASED, RELEASED_BACKBONE, size=RELEASED_SIZE, classes=1, load_weights=False)
-    state, dropped = translate(public_state, model.state_dict())
-    assert len(dropped) == 16
-    model.load_state_dict(state)
+    translation = translate(public_state, model.state_dict())
+    assert len(translation.dropped) == 16 and not translation.initialised
+    model.load_state_dict(translation.state)
     return model.eval()
 
 
@@ -132,7 +132,7 @@ def test_losses_gradients_and_steps(model, golden, public_state, batch):
             optimizer.step()
         np.testing.assert_allclose(trace, golden["adamw_losses"], atol=1e-3)
     finally:
-        model.load_state_dict(translate(public_state, model.state_dict())[0])
+        model.load_state_dict(translate(public_state, model.state_dict()).state)
 
 
 def check_gradients(gradients: dict[str, Tensor], golden: dict) -> None:
@@ -165,11 +165,40 @@ def test_the_kernel_of_an_empty_token_is_zero(golden):
 def test_weights_that_do_not_fit_are_named(public_state):
     wanted = {our_name(key): value for key, value in public_state.items() if our_name(key)}
     broken = dict(public_state)
-    broken["head.weight"] = broken.pop("conv2d.bias")
-    with pytest.raises(ValueError, match=r"unexpected \['head.weight'\], missing \['relation.convolution.bias'\]"):
+    broken["neck.weight"] = broken.pop("conv2d.bias")
+    with pytest.raises(ValueError, match=r"unexpected \['neck.weight'\], missing \['relation.convolution.bias'\]"):
         translate(broken, wanted)
     with pytest.raises(ValueError, match="relation.convolution.bias"):
         translate(public_state | {"conv2d.bias": torch.zeros(3)}, wanted)
+
+
+def test_a_file_of_the_backbone_alone_leaves_the_rest_as_it_was(public_state):
+    wanted = {our_name(key): value for key, value in public_state.items() if our_name(key)}
+    alone = {
+        k.removeprefix("sa.model."): v for k, v in public_state.items() if k.startswith("sa.") and ".scale." not in k
+    }
+    found = translate(alone | {"mlp_head.weight": torch.zeros(1000, 768)}, wanted)
+    assert found.dropped == ["sa.model.mlp_head.weight"] and set(found.state) | set(found.initialised) == set(wanted)
+    assert {name.split(".")[0] for name in found.initialised} == {
+        "tokenizer",
+        "sketch_attends",
+        "photo_attends",
+        "relation",
+    }
+    del alone["transformer.encoder_norm.bias"]
+    with pytest.raises(ValueError, match=r"missing \['backbone.model.norm.bias'\]"):
+        translate(alone, wanted)
+
+
+def test_a_released_file_is_read_and_code_in_one_is_not(tmp_path):
+    file = tmp_path / "best_checkpoint.pth"
+    content = {"model": {"conv2d.bias": torch.ones(2)}, "epoch": 3, "map_all": np.float64(0.7), "p": np.float32(0.5)}
+    torch.save(content, file)
+    read = read_published(file)
+    assert read["epoch"] == 3 and read["map_all"] == 0.7 and (read["model"]["conv2d.bias"] == 1).all()
+    torch.save({"model": Path("/")}, file)
+    with pytest.raises(ValueError, match="best_checkpoint.pth"):
+        read_published(file)
 
 
 def test_the_released_layout_needs_its_convolution():

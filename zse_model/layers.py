@@ -56,7 +56,8 @@ class SelfAttentionBlock(nn.Module):
 class TokenNorm(nn.Module):
     """gain * (x - mean) / (std + eps) + bias over the last axis, std unbiased and eps outside the root (section D).
 
-    Not `nn.LayerNorm`: its biased std differs by half of 1/d, which the published weights notice.
+    What published weights expect: `nn.LayerNorm` has the biased std. It is one fused pass, this is four; so only the
+    `released` cross-attention, which exists for published weights, has this one.
     """
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
@@ -79,7 +80,8 @@ class CrossAttention(nn.Module):
             raise ValueError(f"dim {dim} is not divisible by {heads} heads")
         self.heads, self.p, self.sources = heads, dropout, WIRINGS[wiring]
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
-        self.norm1, self.norm2 = TokenNorm(dim), TokenNorm(dim)
+        norm = TokenNorm if wiring == "released" else nn.LayerNorm
+        self.norm1, self.norm2 = norm(dim), norm(dim)
         self.ffn = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
         self.dropout = nn.Dropout(dropout)
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from pipelines import shards, storage
-from pipelines.catalog import create_dataset
+from pipelines.catalog import ImageRecord, create_dataset
 from pipelines.cluster import run_parts
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.prepare import write_images
@@ -28,49 +27,32 @@ class TooManyBadPicturesError(RuntimeError):
     """More pictures were skipped than the configuration allows."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What an ingest writes: `parts` names all of them, `tasks` are those that are not there yet."""
-
-    folder: str
-    parts: list[str]
-    tasks: list[dict[str, str]]
-    pictures: int
-    left: int
-
-
 def ingest(config: ExperimentConfig, workspace: str) -> str:
     """Run the stage, or find it done; gives the folder of the image shards."""
-    plan = plan_ingest(config, workspace)
-    folder, parts = plan.folder, plan.parts
+    folder, parts = plan_ingest(config, workspace)
     if shards.has_manifest(folder):
         return folder
-    if len(plan.tasks) < len(parts):
-        say(f"{len(parts) - len(plan.tasks)} of {len(parts)} parts are there already")
-    work = partial(
-        write_images, folder=folder, dataset=config.dataset, transforms=config.transforms, ingest=config.ingest
-    )
-    for result in run_parts(plan.tasks, work, what="Ingest", unit="pictures", total=plan.left):
-        _raise_if_asked(config, json.loads(result["skipped"]))
-    manifest = _manifest(folder, parts, config, plan.pictures)
+    write_parts(config, folder, parts)
+    listed = sum(map(len, parts.values()))
+    manifest = _manifest(folder, list(parts), config, listed)
     skipped = manifest["skipped"]
     _raise_if_asked(config, skipped)
-    if len(skipped) > config.ingest.max_bad_fraction * plan.pictures:
+    if len(skipped) > config.ingest.max_bad_fraction * listed:
         first = "\n".join(f"  {s['uri']}: {s['reason']}" for s in skipped[:10])
         raise TooManyBadPicturesError(
-            f"{len(skipped)} of {plan.pictures} pictures cannot be used, ingest.max_bad_fraction allows "
+            f"{len(skipped)} of {listed} pictures cannot be used, ingest.max_bad_fraction allows "
             f"{config.ingest.max_bad_fraction:.1%}. The first:\n{first}\nMend them, or raise the limit with "
-            f"--set ingest.max_bad_fraction={len(skipped) / plan.pictures + 0.005:.2f}; what was read is kept"
+            f"--set ingest.max_bad_fraction={len(skipped) / listed + 0.005:.2f}; what was read is kept"
         )
     shards.write_manifest(folder, manifest)
     if skipped:
         reasons = Counter(s["reason"] for s in skipped).most_common(3)
-        say(f"Skipped {len(skipped)} of {plan.pictures} pictures: {reasons}; all are named in {folder}/manifest.json")
+        say(f"Skipped {len(skipped)} of {listed} pictures: {reasons}; all are named in {folder}/manifest.json")
     return folder
 
 
-def plan_ingest(config: ExperimentConfig, workspace: str) -> Plan:
-    """List the pictures and cut them into parts. Reads no picture and writes nothing."""
+def plan_ingest(config: ExperimentConfig, workspace: str) -> tuple[str, dict[str, list[ImageRecord]]]:
+    """List the pictures: the folder that their shards belong in, and which pictures each part holds."""
     dataset = create_dataset(config.dataset)
     say(f"Listing {getattr(config.dataset, 'source', config.dataset.name)} ...")
     records = dataset.records()
@@ -86,11 +68,21 @@ def plan_ingest(config: ExperimentConfig, workspace: str) -> Plan:
     folder = storage.join(workspace, "images", f"{config.dataset.name}-{key}")
     size = config.ingest.part_size
     chunks = [records[i : i + size] for i in range(0, len(records), size)]
-    parts = [shards.part_name(i, len(chunks)) for i in range(len(chunks))]
+    return folder, {shards.part_name(i, len(chunks)): chunk for i, chunk in enumerate(chunks)}
+
+
+def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[ImageRecord]]) -> None:
+    """Read, prepare and write the parts that are not there yet."""
     there = storage.names(folder)
-    left = {name: chunk for name, chunk in zip(parts, chunks, strict=True) if name not in there}
-    tasks = [{"part": name, "records": json.dumps([vars(r) for r in chunk])} for name, chunk in left.items()]
-    return Plan(folder, parts, tasks, len(records), sum(map(len, left.values())))
+    left = {name: records for name, records in parts.items() if name not in there}
+    if len(left) < len(parts):
+        say(f"{len(parts) - len(left)} of {len(parts)} parts are there already")
+    tasks = [{"part": name, "records": json.dumps([vars(r) for r in records])} for name, records in left.items()]
+    work = partial(
+        write_images, folder=folder, dataset=config.dataset, transforms=config.transforms, ingest=config.ingest
+    )
+    for result in run_parts(tasks, work, what="Ingest", unit="pictures", total=sum(map(len, left.values()))):
+        _raise_if_asked(config, json.loads(result["skipped"]))
 
 
 def _raise_if_asked(config: ExperimentConfig, skipped: list[dict[str, str]]) -> None:

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from zse_model.published_pictures import published_photo, published_sketch
+from zse_model.published_sketch import published_sketch
 
 Modality: TypeAlias = Literal["sketch", "photo"]
 
@@ -146,16 +146,15 @@ def photo_square(data: bytes, config: TransformConfig) -> Image.Image:
     """`prepare_photo` before it becomes an array: for who only encodes it again."""
     size = (config.size, config.size)
     picture = _open(data)
-    if config.recipe == "published":
-        return published_photo(_flat(picture), config.size)
-    if min(picture.size) > 2 * config.size:  # large JPEGs: decode only what the resize needs
+    exact = config.recipe == "published"
+    if min(picture.size) > 2 * config.size and not exact:  # large JPEGs: decode only what the resize needs
         picture.draft("RGB", (2 * config.size, 2 * config.size))
     picture.load()
     orientation = _orientation(picture)
     mode = "RGBA" if picture.has_transparency_data else "RGB"
     picture = _eight_bit(picture, mode)
     if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+        picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=None if exact else 3.0)
     if mode == "RGBA":
         picture = _on_white(picture)
     return _upright(picture, orientation)  # a square: turning it after the resize is the same, and cheap
@@ -225,20 +224,15 @@ def _on_white(rgba: Image.Image) -> Image.Image:
     return ground
 
 
-def _flat(picture: Image.Image) -> Image.Image:
-    """RGB, upright, on white where the picture is transparent."""
-    picture.load()
-    if picture.has_transparency_data:
-        return _on_white(_upright(picture.convert("RGBA"), _orientation(picture)))
-    return _upright(_eight_bit(picture, "RGB"), _orientation(picture))
-
-
 def _published_sketch(picture: Image.Image, size: int) -> np.ndarray:
-    flat = _flat(picture)
+    picture.load()
+    transparent = picture.has_transparency_data
+    flat = _on_white(picture.convert("RGBA")) if transparent else _eight_bit(picture, "RGB")
     try:
-        return pixels_of(published_sketch(flat, size).convert("L"))
+        square = published_sketch(_upright(flat, _orientation(picture)), size)
     except ValueError as error:
         raise BadPicture(f"blank: {error}") from error
+    return pixels_of(square.convert("L"))
 
 
 def _is_light_on_dark(grey: Image.Image, histogram: list[int]) -> bool:

@@ -1,9 +1,8 @@
-"""How the public ZSE-SBIR code prepares its pictures: what published weights have been fed with.
+"""How the public ZSE-SBIR code prepares a sketch: what published weights have been fed with.
 
-A sketch is cropped to its dark pixels with a margin, its long side brought to `size` without smoothing, the rest
-padded; a photo is resized. Within 2 grey levels of the original, which resizes sketches with OpenCV. For new training
-`zse_model.transforms` has better: this crop fails on light strokes, and thin strokes break where a large sketch
-shrinks.
+It is cropped to its dark pixels with a margin, its long side brought to `size` without smoothing, the rest padded.
+Within 2 grey levels of the original, which resizes with OpenCV. For new training `zse_model.transforms` has better:
+this crop fails on light strokes, and thin strokes break where a large sketch shrinks.
 """
 
 from __future__ import annotations
@@ -36,11 +35,6 @@ def published_sketch(picture: Image.Image, size: int) -> Image.Image:
     y, x = (size - shape[0]) // 2, (size - shape[1]) // 2
     square[y : y + shape[0], x : x + shape[1]] = pixels
     return Image.fromarray(square)
-
-
-def published_photo(picture: Image.Image, size: int) -> Image.Image:
-    """A picture of any mode and size -> RGB [size, size], resized before it becomes RGB."""
-    return picture.resize((size, size), Image.Resampling.BICUBIC).convert("RGB")
 
 
 def _linear(values: np.ndarray, length: int, axis: int) -> np.ndarray:

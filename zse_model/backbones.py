@@ -11,7 +11,8 @@ Pixel normalisation lives here, so that pictures travel as uint8 and a checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.models import group_parameters
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 
@@ -53,13 +55,16 @@ class Features(NamedTuple):
     """[b, n, token_dim], row-major over the grid; None unless asked for."""
     cls: Tensor | None
     """[b, token_dim], the class token of a transformer that has one."""
+    positions: Tensor | None = None
+    """int64 [b, n], the grid cell of each token, rising; None where all are there."""
 
 
 class Backbone(nn.Module):
     """A timm model reduced to what a method asks for, so that no parameter is left without a gradient.
 
     `pooled` and `tokens` say what is wanted. `classifier=True` keeps the model's own classifier (with its pretrained
-    weights) as `self.classifier`, [b, pooled_dim] -> [b, classes].
+    weights) as `self.classifier`, [b, pooled_dim] -> [b, classes]. `keep_rates`, one per block of a vision transformer,
+    selects tokens (`select_tokens`).
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Backbone(nn.Module):
         pooled: bool = False,
         tokens: bool = False,
         classifier: bool = False,
+        keep_rates: Sequence[float] = (),
         load_weights: bool = True,
     ) -> None:
         super().__init__()
@@ -100,6 +106,8 @@ class Backbone(nn.Module):
             self.model.reset_classifier(0)
         self._freeze(config.frozen, config.weights)
         self.is_transformer = hasattr(self.model, "num_prefix_tokens")
+        self.keep_rates = tuple(keep_rates)
+        self._check_selection(config.name)
         if tokens and not self.is_transformer:
             self._stages = _stages(config.name, self.model)
             if not self.wants_pooled:  # what comes after the maps would have no gradient
@@ -108,7 +116,20 @@ class Backbone(nn.Module):
         std = config.std or getattr(cfg, "std", None) or (0.5, 0.5, 0.5)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("scale", 1 / (torch.tensor(std).view(1, 3, 1, 1) * 255), persistent=False)
-        self.pooled_dim, self.token_dim, self.grid = self._measure(size)
+        self.pooled_dim, self.token_dim, self.grid, self.tokens = self._measure(size)
+
+    def _check_selection(self, name: str) -> None:
+        if not self.keep_rates:
+            return
+        if not isinstance(self.model, VisionTransformer) or self.model.cls_token is None:
+            raise ValueError(
+                f"keep_rates need a plain vision transformer with a class token, {name!r} is none; leave them out"
+            )
+        if len(self.keep_rates) > len(self.model.blocks) or not all(0 < rate <= 1 for rate in self.keep_rates):
+            raise ValueError(
+                f"keep_rates must be at most {len(self.model.blocks)} numbers in (0, 1], one per block of {name!r}, "
+                f"got {self.keep_rates}"
+            )
 
     def _freeze(self, groups: int, weights: str | None) -> None:
         if not groups:
@@ -134,7 +155,7 @@ class Backbone(nn.Module):
                     module.eval()
         return self
 
-    def _measure(self, size: int) -> tuple[int, int, tuple[int, int]]:
+    def _measure(self, size: int) -> tuple[int, int, tuple[int, int], int]:
         training = self.training
         self.eval()
         with torch.no_grad():
@@ -142,8 +163,8 @@ class Backbone(nn.Module):
         self.train(training)
         pooled_dim = 0 if features.pooled is None else features.pooled.shape[1]
         if features.tokens is None:
-            return pooled_dim, 0, (0, 0)
-        return pooled_dim, features.tokens.shape[2], self._grid
+            return pooled_dim, 0, (0, 0), 0
+        return pooled_dim, features.tokens.shape[2], self._grid, features.tokens.shape[1]
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [b, 1 or 3, h, w] -> float32 [b, 3, h, w], channels last; floating input is taken as normalised."""
@@ -159,11 +180,8 @@ class Backbone(nn.Module):
         A tokenizer [b, 3, s, s] -> [b, n, token_dim] is averaged with the patch embedding of a vision transformer.
         """
         x = self.normalise(images)
-        if tokenizer is not None:
-            m = self.model
-            patches = m.patch_embed(x)  # [b, n, d], or [b, h, w, d] where timm keeps the grid open
-            x = m.norm_pre(m._pos_embed((patches + tokenizer(x).view_as(patches)) / 2))
-            return self._transformer(m.norm(m.blocks(x)))
+        if tokenizer is not None or self.keep_rates:
+            return self._selecting(x, tokenizer)
         if self.is_transformer:
             return self._transformer(self.model.forward_features(x))
         if not self.wants_tokens:
@@ -173,6 +191,22 @@ class Backbone(nn.Module):
             return Features(None, self._join(maps), None)
         final, maps = self.model.forward_intermediates(x, indices=self._stages)
         return Features(self.model.forward_head(final, pre_logits=True), self._join(maps), None)
+
+    def _selecting(self, x: Tensor, tokenizer: nn.Module | None) -> Features:
+        """timm's forward_features of a vision transformer, with a tokenizer and with token selection."""
+        m = self.model
+        patches = m.patch_embed(x)  # [b, n, d], or [b, h, w, d] where timm keeps the grid open
+        if tokenizer is not None:
+            patches = (patches + tokenizer(x).view_as(patches)) / 2
+        x, prefix = m.norm_pre(m._pos_embed(patches)), m.num_prefix_tokens
+        positions = torch.arange(x.shape[1] - prefix, device=x.device).expand(len(x), -1)
+        for i, block in enumerate(m.blocks):
+            if i < len(self.keep_rates) and self.keep_rates[i] < 1:
+                x, positions = select_tokens(block, x, positions, prefix, self.keep_rates[i])
+            else:
+                x = block(x)
+        features = self._transformer(m.norm(x))
+        return features._replace(positions=positions) if self.keep_rates else features
 
     def _transformer(self, x: Tensor) -> Features:
         """[b, prefix + n, d] after the final norm."""
@@ -188,6 +222,35 @@ class Backbone(nn.Module):
         self._grid = (fine.shape[2], fine.shape[3])
         coarse = F.interpolate(coarse, size=self._grid, mode="bilinear", align_corners=False)
         return torch.cat([fine, coarse], dim=1).flatten(2).transpose(1, 2)
+
+
+def select_tokens(block: Any, x: Tensor, positions: Tensor, prefix: int, rate: float) -> tuple[Tensor, Tensor]:
+    """A pre-norm block that keeps the ceil(rate * n) patches which the class token attends to most.
+
+    x [b, prefix + n, d], positions int64 [b, n] -> the same with fewer patches, in spatial order. Selection comes after
+    the attention's residual and before the feed-forward (zse_sbir section 1C, after EViT), by the mean over heads.
+    """
+    normed = block.norm1(x)
+    x = x + block.drop_path1(block.ls1(block.attn(normed)))
+    weights = class_attention(block.attn, normed).mean(1)[:, prefix:]
+    kept = weights.topk(math.ceil(rate * weights.shape[1]), dim=1).indices.sort(dim=1).values
+    patches = x[:, prefix:].gather(1, kept[..., None].expand(-1, -1, x.shape[2]))
+    x = torch.cat([x[:, :prefix], patches], dim=1)
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))), positions.gather(1, kept)
+
+
+def class_attention(attention: Any, normed: Tensor) -> Tensor:
+    """Whom the class token attends to: normed [b, prefix + n, d] -> float32 [b, heads, prefix + n], rows sum to 1.
+
+    Of timm's plain attention, whose own forward pass does not hand its weights out.
+    """
+    d = normed.shape[2]
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    q = F.linear(normed[:, :1], weight[:d], None if bias is None else bias[:d])
+    k = F.linear(normed, weight[d : 2 * d], None if bias is None else bias[d : 2 * d])
+    q, k = (part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in (q, k))
+    q, k = attention.q_norm(q), attention.k_norm(k)
+    return (q.float() * attention.scale @ k.float().transpose(2, 3)).softmax(3).squeeze(2)
 
 
 def is_transformer(name: str) -> bool:

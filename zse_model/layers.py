@@ -1,8 +1,4 @@
-"""Attention layers and the learnable tokenizer, small and explicit. Leading axes are free and broadcast.
-
-That is how one cross-attention serves training (pairs as rows) and scoring (sketches [q, 1, n, d] against photos
-[1, g, n, d]): what depends on one picture alone is computed once per picture, only the rest per pair.
-"""
+"""Attention layers, the learnable tokenizer and the relation head, small and explicit."""
 
 from __future__ import annotations
 
@@ -23,15 +19,14 @@ WIRINGS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, dropout: float = 0.0) -> Tensor:
-    """Scaled dot-product attention; q [..., n, d], k and v [..., m, d], leading axes broadcast -> [..., n, d]."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(-2, -3) for x in (q, k, v))
-    if q.dim() == 4 and q.shape[0] == k.shape[0] == v.shape[0]:
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    else:
-        weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1)
-        out = (F.dropout(weights, dropout) if dropout else weights) @ v
-    return out.transpose(-2, -3).flatten(-2)
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[..., n, d] -> [..., heads, n, d/heads]."""
+    return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention; q [b, heads, n, e], k and v [b, heads, m, e] -> [b, n, heads*e]."""
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 
 class SelfAttentionBlock(nn.Module):
@@ -48,8 +43,8 @@ class SelfAttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
-        x = x + self.dropout(self.out(attend(q, k, v, self.heads)))
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1))
+        x = x + self.dropout(self.out(attend(q, k, v)))
         return x + self.mlp(self.norm2(x))
 
 
@@ -85,20 +80,34 @@ class CrossAttention(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
         self.dropout = nn.Dropout(dropout)
 
+    def project(self, tokens: Tensor, whose: Literal["own", "other"]) -> dict[str, Tensor]:
+        """Those of "q", "k", "v" that are read from this picture: [b, n, d] -> [b, heads, n, d/heads] each."""
+        layers = {"q": self.q, "k": self.k, "v": self.v}
+        return {
+            name: split_heads(layers[name](tokens), self.heads)
+            for name, source in zip("qkv", self.sources, strict=True)
+            if source == whose
+        }
+
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
-        """own [..., n, d], other [..., m, d], leading axes broadcast -> [..., n, d].
+        """own [b, n, d], other [b, m, d], row by row a pair -> [b, n, d].
 
         `released` and `figure` need n = m: their attention weights of one picture address tokens of the other.
         """
-        if self.sources != WIRINGS["standard"] and own.shape[-2] != other.shape[-2]:
-            raise ValueError(
-                f"This cross-attention needs equally many tokens on both sides, got {own.shape[-2]} and "
-                f"{other.shape[-2]}; use cross_attention: standard"
-            )
-        of = {"own": own, "other": other}
-        q, k, v = (project(of[source]) for project, source in zip((self.q, self.k, self.v), self.sources, strict=True))
-        h = self.norm1(own + self.dropout(self.out(attend(q, k, v, self.heads, self.p if self.training else 0.0))))
+        check_counts(self.sources, own, other)
+        parts = self.project(own, "own") | self.project(other, "other")
+        attended = attend(parts["q"], parts["k"], parts["v"], self.p if self.training else 0.0)
+        h = self.norm1(own + self.dropout(self.out(attended)))
         return self.norm2(h + self.dropout(self.ffn(h)))
+
+
+def check_counts(sources: tuple[str, str, str], own: Tensor, other: Tensor) -> None:
+    """Raises ValueError where a wiring needs equally many tokens [..., n, d] of both pictures and they have not."""
+    if sources != WIRINGS["standard"] and own.shape[-2] != other.shape[-2]:
+        raise ValueError(
+            f"This cross-attention needs equally many tokens on both sides, got {own.shape[-2]} and "
+            f"{other.shape[-2]}; use cross_attention: standard"
+        )
 
 
 class OverlappingTokenizer(nn.Module):
@@ -126,21 +135,33 @@ class OverlappingTokenizer(nn.Module):
 class RelationHead(nn.Module):
     """Cosine kernel between the local tokens of two pictures, read by a small perceptron (zse_sbir section F).
 
-    sketch and photo tokens [..., n, d], row-major over `grid`, give one logit per pair [...]. `pool` joins 2x2
-    neighbourhoods by a strided convolution first; only where it leaves 49 anchors or more.
+    sketch and photo tokens [b, n, d], row-major over `grid`, row by row a pair, give its logit [b]. `pool` joins 2x2
+    neighbourhoods by a strided convolution first; only where it leaves 49 anchors or more. `tokens` are fewer than the
+    grid has after token selection. The perceptron is n*n -> round(n*sqrt(n)) -> n -> 1 for n anchors.
 
     `layout: released` reads the tokens [n, d] as maps [d, rows, columns] without transposing, as the published code
     does: its anchors are mixtures of all tokens, not regions. Published weights need it, nothing else should.
     """
 
     def __init__(
-        self, dim: int, grid: tuple[int, int], dropout: float, pool: bool, pooled_dim: int, layout: Layout = "spatial"
+        self,
+        dim: int,
+        grid: tuple[int, int],
+        dropout: float,
+        pool: bool,
+        pooled_dim: int,
+        layout: Layout = "spatial",
+        tokens: int | None = None,
     ) -> None:
         super().__init__()
         if layout == "released" and not pool:
             raise ValueError("layout: released is about what the strided convolution reads; it needs pool: true")
         self.grid, self.layout = grid, layout
-        n = grid[0] * grid[1]
+        self.tokens = n = tokens or grid[0] * grid[1]
+        if pool and n != grid[0] * grid[1]:
+            raise ValueError(
+                f"pool needs all {grid[0] * grid[1]} tokens of the grid, selection leaves {n}; pool: false"
+            )
         self.convolution: nn.Conv2d | None = None
         if pool:
             n = (grid[0] // 2) * (grid[1] // 2)
@@ -153,20 +174,20 @@ class RelationHead(nn.Module):
             layers += [nn.Linear(widths[i], widths[i + 1]), nn.ReLU(), nn.Dropout(dropout)]
         self.perceptron = nn.Sequential(*layers[:-2])
 
+    def maps(self, tokens: Tensor) -> Tensor:
+        """[b, n, d] -> what the strided convolution reads, [b, d, rows, columns]."""
+        if self.layout == "spatial":
+            return tokens.transpose(1, 2).unflatten(2, self.grid)
+        return tokens.reshape(len(tokens), -1, *self.grid)
+
     def anchors(self, tokens: Tensor) -> Tensor:
-        """[..., n, d] -> L2-normalised local descriptors [..., anchors, d']."""
+        """[b, n, d] -> L2-normalised local descriptors [b, anchors, d']."""
         if self.convolution is not None:
-            lead = tokens.shape[:-2]
-            maps = tokens.reshape(-1, *tokens.shape[-2:])
-            if self.layout == "spatial":
-                maps = maps.transpose(1, 2).unflatten(2, self.grid)
-            else:
-                maps = maps.reshape(len(maps), -1, *self.grid)
-            tokens = self.convolution(maps).flatten(2).transpose(1, 2).unflatten(0, lead)
+            tokens = self.convolution(self.maps(tokens)).flatten(2).transpose(1, 2)
         return F.normalize(tokens, dim=-1)
 
     def kernel(self, sketch: Tensor, photo: Tensor) -> Tensor:
-        """Cosine of every sketch anchor with every photo anchor: [..., anchors, anchors]."""
+        """Cosine of every sketch anchor with every photo anchor of the pair: [b, anchors, anchors]."""
         return self.anchors(sketch) @ self.anchors(photo).transpose(-1, -2)
 
     def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:

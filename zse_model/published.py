@@ -2,23 +2,25 @@
 
 A released checkpoint is `{model, epoch, map_all, precision_100}`, pickled by torch. It is read with `weights_only`:
 nothing in it is executed. Its stored `map_all` was measured on a subset of the test classes and is never a target.
+The backbone that it was trained from is read too, alone: in the public names, or in timm's.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy._core.multiarray import scalar
+from safetensors.torch import load_file
 from torch import Tensor
 
 from zse_model.backbones import BackboneConfig
-from zse_model.methods.zse_sbir import ZseSbirConfig
+from zse_model.methods.zse_sbir import ZseSbir, ZseSbirConfig
 
 RELEASED = ZseSbirConfig(
     tokenizer="both", heads=8, ffn=1024, cross_attention="released", pool=True, pooled_dim=512, layout="released"
@@ -31,6 +33,10 @@ RELEASED_BACKBONE = BackboneConfig(
     args={"pos_drop_rate": 0.1, "proj_drop_rate": 0.1},
 )
 RELEASED_SIZE = 224
+READABLE = (
+    "What can be read: a checkpoint of the public ZSE-SBIR code, its sam_ViT-B_16.pth, or timm's "
+    "vit_base_patch16_224.sam_in1k as .safetensors or .pth"
+)
 
 # (public name, ours), tried in this order.
 NAMES: tuple[tuple[str, str], ...] = (
@@ -65,10 +71,12 @@ NAMES: tuple[tuple[str, str], ...] = (
     ),
     (r"rn\.rn\.([036])\.(weight|bias)", r"relation.perceptron.\1.\2"),
     (r"conv2d\.(weight|bias)", r"relation.convolution.\1"),
+    # timm's own names, as our backbone has them
+    (r"sa\.model\.(cls_token|pos_embed|(?:patch_embed\.proj|blocks|norm)\..+)", r"backbone.model.\1"),
 )
 # A second copy of the cross-attention layer that the public code never runs, and the ImageNet classifier.
 UNUSED = re.compile(r"ca\.encoder\.layers\.\d+\..*|(?:sa\.model\.)?(?:mlp_head|head|fc)\..*")
-# What a file of the backbone alone (`sam_ViT-B_16.pth`) cannot hold.
+# What a file of the backbone alone cannot hold.
 BEYOND_BACKBONE = ("tokenizer.", "sketch_attends.", "photo_attends.", "relation.")
 
 
@@ -78,7 +86,7 @@ class Translation:
 
     state: dict[str, Tensor]
     dropped: list[str]
-    """Public names that the public code never uses for retrieval."""
+    """Names in the file that the public code never uses for retrieval."""
     initialised: list[str]
     """Our names that the file does not hold because it is one of the backbone alone; they keep their initial values."""
 
@@ -91,18 +99,22 @@ def our_name(public: str) -> str | None:
     return None
 
 
+def is_backbone_alone(public: Mapping[str, Tensor]) -> bool:
+    """Whether a public state dict is of the backbone, not of the whole model."""
+    return not any(key.removeprefix("module.").startswith("sa.") for key in public)
+
+
 def translate(public: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Translation:
     """A public state dict, of the whole model or of its backbone alone -> ours.
 
     `wanted` is the state dict of the network to fill. Raises ValueError for keys that are unknown, missing or of
     another shape, by name: the public code loads what happens to match, in silence.
     """
+    backbone_alone = is_backbone_alone(public)
+    prefix = "sa.model." if backbone_alone else ""
     state = {key.removeprefix("module."): value for key, value in public.items()}  # as DataParallel saves them
-    backbone_alone = not any(key.startswith("sa.") for key in state)
-    if backbone_alone:
-        state = {f"sa.model.{key}": value for key, value in state.items()}
     dropped = sorted(key for key in state if UNUSED.fullmatch(key))
-    names = {key: our_name(key) for key in state if key not in dropped}
+    names = {key: our_name(prefix + key) for key in state if key not in dropped}
     unexpected = sorted(key for key, ours in names.items() if ours not in wanted)
     translated = {ours: state[key] for key, ours in names.items() if ours is not None and ours in wanted}
     missing = sorted(set(wanted) - set(translated))
@@ -115,23 +127,61 @@ def translate(public: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tra
     )
     if unexpected or missing or misshapen:
         raise ValueError(
-            f"Not the weights of a published ZSE-SBIR: unexpected {unexpected}, missing {missing}, shapes {misshapen}"
+            f"Not the weights of a published ZSE-SBIR: unexpected {_few(unexpected)}, missing {_few(missing)}, "
+            f"shapes {_few(misshapen)}. {READABLE}"
         )
     return Translation(translated, dropped, initialised)
 
 
+def _few(names: list[str]) -> str:
+    return f"{names[:5]}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def released_method(content: Mapping[str, Any], classes: int) -> tuple[ZseSbir, Translation]:
+    """What `read_published` read -> the published network with its weights, and what was dropped and initialised.
+
+    From a file of the backbone alone the network has no tokenizer: averaged with an untrained one, the pretrained patch
+    embeddings would not be what `ret` compares. What else the file lacks is initialised the same every time.
+    Raises ValueError for weights that do not fit, by name.
+    """
+    public = content.get("model", content)
+    if not isinstance(public, dict) or not any(isinstance(value, Tensor) for value in public.values()):
+        keys = _few([str(key) for key in content])
+        raise ValueError(f"No weights: tensors by name were expected in it or in its 'model', found {keys}. {READABLE}")
+    if other := [str(key) for key, value in public.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
+        raise ValueError(f"Among the weights stands what is no tensor with a name: {_few(other)}. {READABLE}")
+    config = replace(RELEASED, tokenizer="none") if is_backbone_alone(public) else RELEASED
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        method = ZseSbir(config, RELEASED_BACKBONE, size=RELEASED_SIZE, classes=classes, load_weights=False)
+    translation = translate(public, method.state_dict())
+    method.load_state_dict({**method.state_dict(), **translation.state})
+    return method.eval(), translation
+
+
 def read_published(path: Path) -> dict[str, Any]:
-    """A torch pickle with nothing in it but tensors, plain containers and numpy numbers.
+    """A torch pickle with nothing in it but tensors, plain containers and numpy numbers; or a .safetensors file.
 
     Raises ValueError for anything else; nothing of it is executed.
     """
-    allowed: list[Any] = [np.dtype, scalar]
+    # A file that numpy 1 wrote, as the released ones, has the second name.
+    allowed: list[Any] = [np.dtype, scalar, (scalar, "numpy.core.multiarray.scalar")]
     allowed += [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
     try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is not a torch file of plain tensors and numbers: {error}") from error
+        raise ValueError(
+            f"{path} is not a whole file of plain tensors and numbers ({_reason(error)}). {READABLE}"
+        ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary with the weights")
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary with the weights. {READABLE}")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """In short, and without torch's advice to switch the check off."""
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it would run {code[1]}" if code else f"{type(error).__name__}: {str(error).partition('.')[0]}".rstrip(": ")

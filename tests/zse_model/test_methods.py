@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 
 from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
-from zse_model.layers import WIRINGS, CrossAttention
 from zse_model.losses import cross_modal_infonce, triplet
 from zse_model.methods import METHODS, GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
 from zse_model.split import ZeroShotSplit
@@ -41,6 +41,8 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
         ZseSbirConfig(tokenizer="both", heads=4, ffn=32, cross_attention="released"),
         VIT,
     ),
+    "zse_sbir, selection": ("zse_sbir", ZseSbirConfig(keep_rates=(0.5, 1, 0.7), heads=4, ffn=32), VIT),
+    "zse_sbir, figure": ("zse_sbir", ZseSbirConfig(heads=4, ffn=32, cross_attention="figure"), VIT),
 }
 
 
@@ -128,16 +130,6 @@ def test_a_saved_checkpoint_is_the_same_checkpoint(method: RetrievalMethod, tmp_
             load_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("wiring", sorted(WIRINGS))
-def test_cross_attention_of_a_block_equals_that_of_its_pairs(wiring: Any) -> None:
-    torch.manual_seed(0)
-    layer = CrossAttention(16, 4, 32, 0.1, wiring).eval()
-    sketches, photos = torch.randn(3, 5, 16), torch.randn(4, 5, 16)
-    block = layer(sketches[:, None], photos[None])
-    pairs = layer(sketches.repeat_interleave(4, 0), photos.repeat(3, 1, 1)).view(3, 4, 5, 16)
-    torch.testing.assert_close(block, pairs, atol=1e-5, rtol=1e-4)
-
-
 def test_configurations_that_make_no_sense_are_refused() -> None:
     def create(name: str, config: Any, backbone: BackboneConfig = CNN) -> RetrievalMethod:
         return create_method(name, config, backbone, size=SIZE, classes=CLASSES)
@@ -156,8 +148,56 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
         create("zse_sbir", ZseSbirConfig(dim=32, depth=0))
     with pytest.raises(ValueError, match="readout 'head' needs"):
         create("global", GlobalConfig(readout="head", classification=0, contrast=0, distillation=1))
+    with pytest.raises(ValueError, match="plain vision transformer with a class token, 'test_resnet' is none"):
+        create("zse_sbir", ZseSbirConfig(dim=32, keep_rates=(0.5,)))
+    with pytest.raises(ValueError, match=r"numbers in \(0, 1\], one per block"):
+        create("zse_sbir", ZseSbirConfig(keep_rates=(1, 0)), VIT)
+    with pytest.raises(ValueError, match="selection leaves 8; pool: false"):
+        create("zse_sbir", ZseSbirConfig(keep_rates=(0.5,), pool=True), VIT)
+    with pytest.raises(ValueError, match="has stride 16, the patches of 'vit_tiny_patch16_224' are"):
+        patches = BackboneConfig(name="vit_tiny_patch16_224", args={"patch_size": 8, "depth": 1})
+        create("zse_sbir", ZseSbirConfig(tokenizer="both"), patches)
     with pytest.raises(ValueError, match="not divisible by 8 heads"):
         create("zse_sbir", ZseSbirConfig(dim=36, depth=0), VIT)
+
+
+@torch.no_grad()
+def test_selection_keeps_what_the_class_token_attends_to() -> None:
+    """In the last block nothing comes after it that mixes tokens: those that are kept equal those of no selection."""
+    torch.manual_seed(0)
+    full = Backbone(VIT, size=SIZE, tokens=True).eval()
+    depth = len(full.model.blocks)
+    selecting = Backbone(VIT, size=SIZE, tokens=True, keep_rates=(*[1.0] * (depth - 1), 0.4)).eval()
+    selecting.load_state_dict(full.state_dict())
+    inputs: list[torch.Tensor] = []
+    full.model.blocks[-1].attn.register_forward_pre_hook(lambda _m, args: inputs.append(args[0]))
+    images = pictures(3, 3)
+    everything, kept = full(images), selecting(images)
+    assert kept.positions.shape == (3, math.ceil(0.4 * 16))
+    rows = kept.positions[..., None].expand(-1, -1, everything.tokens.shape[2])
+    torch.testing.assert_close(kept.tokens, everything.tokens.gather(1, rows), atol=1e-5, rtol=1e-5)
+    attention = full.model.blocks[-1].attn
+    q, k, _ = attention.qkv(inputs[0]).unflatten(2, (3, attention.num_heads, -1)).unbind(2)
+    weights = torch.einsum("bhe,bnhe->bhn", q[:, 0], k) * q.shape[-1] ** -0.5
+    best = weights.softmax(-1).mean(1)[:, 1:].argsort(descending=True)[:, :7]
+    assert torch.equal(best.sort().values, kept.positions)
+
+
+@torch.no_grad()
+def test_selected_positions_lead_back_to_the_grid() -> None:
+    """With blocks that leave tokens as they are, each token still has the embedding of the cell it is said to be of."""
+    backbone = Backbone(VIT, size=SIZE, tokens=True, keep_rates=(0.8, 0.7, 1, 0.6)).eval()
+    for block in backbone.model.blocks:
+        for layer in (block.attn.proj, block.mlp.fc2):
+            torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
+    embedded: list[torch.Tensor] = []
+    backbone.model.norm_pre.register_forward_hook(lambda _m, _i, out: embedded.append(out))
+    found = backbone(pictures(2, 3))
+    expected = backbone.model.norm(embedded[0])[:, 1:]
+    rows = found.positions[..., None].expand(-1, -1, expected.shape[2])
+    torch.testing.assert_close(found.tokens, expected.gather(1, rows))
+    assert found.positions.shape[1] == 6  # 16 -> 13 -> 10 -> 6
+    assert (found.positions.diff(dim=1) > 0).all()
 
 
 def test_a_backbone_takes_pixels_and_normalises_them_as_configured() -> None:

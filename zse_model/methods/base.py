@@ -6,16 +6,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.scoring import DotProduct, Encoding, Precision, Scorer, score_all
 from zse_model.transforms import Modality
-
-Encoding: TypeAlias = dict[str, Tensor]
-"""Per picture, first axis = picture. Always has "embedding" [b, d], float32, L2-normalised; a method may add more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +74,18 @@ class RetrievalMethod(nn.Module, ABC):
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Named and weighted, each float32 [b]; training minimises the mean of their sum."""
 
-    def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
-        """float32 [q, g], higher is more alike; row i, column j belongs to query i and gallery item j alone."""
+    def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
+        """How pairs are scored in a mode, with the weights as they are now. Raises ValueError for an unknown mode."""
         self.check_mode(mode)
-        return queries["embedding"].float() @ gallery["embedding"].float().T
+        return DotProduct(self.device)
+
+    def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
+        """float32 [q, g] on the CPU, higher is more alike; entry i, j belongs to query i and gallery item j alone."""
+        return score_all(self.scorer(mode), queries, gallery)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def forward(self, batch: TrainBatch) -> dict[str, Tensor]:
         """`losses`, under the name that DistributedDataParallel calls."""

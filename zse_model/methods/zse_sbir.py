@@ -19,15 +19,14 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from zse_model.backbones import Backbone, BackboneConfig, is_transformer
+from zse_model.backbones import Backbone, BackboneConfig, Features, is_transformer
 from zse_model.layers import CrossAttention, Layout, OverlappingTokenizer, RelationHead, SelfAttentionBlock, Wiring
 from zse_model.losses import normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
 from zse_model.methods.global_embedding import embedding_losses
-
-# Pairs scored at once: the activations of a block stay within a few hundred MB at 196 tokens of 768.
-SKETCH_BLOCK, PHOTO_BLOCK = 8, 16
+from zse_model.pair_scorer import PairScorer
+from zse_model.scoring import Precision, Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,10 @@ class ZseSbirConfig:
 
     tokenizer: Literal["sketch", "both", "none"] = "none"
     """Whose tokens get the overlapping convolutions; transformers only."""
+    keep_rates: tuple[float, ...] = ()
+    """Share of its patches that each block of a vision transformer keeps, those that the class token attends to most;
+    blocks beyond the list keep all. The authors': (1, 1, 1, 0.9, 1, 1, 0.9, 1, 1, 0.9), after some epochs without
+    (`start` of the experiment); 196 patches become 144. Needs pool: false."""
     dim: int | None = None
     """Width of the tokens; None = the backbone's own (transformer) or 256 (maps)."""
     depth: int | None = None
@@ -80,6 +83,7 @@ class ZseSbir(RetrievalMethod):
             tokens=True,
             pooled=not is_transformer(backbone.name),
             classifier=c.distillation > 0,
+            keep_rates=c.keep_rates,
             load_weights=load_weights,
         )
         has_cls = getattr(self.backbone.model, "cls_token", None) is not None
@@ -87,7 +91,7 @@ class ZseSbir(RetrievalMethod):
         depth = c.depth if c.depth is not None else (0 if has_cls else 2)
         if depth == 0 and not has_cls:
             raise ValueError(f"{backbone.name!r} has no class token: the retrieval token needs depth >= 1, got depth 0")
-        n = self.backbone.grid[0] * self.backbone.grid[1]
+        n = self.backbone.tokens
 
         self.tokenizer: OverlappingTokenizer | None = None
         if c.tokenizer != "none":
@@ -95,26 +99,34 @@ class ZseSbir(RetrievalMethod):
                 raise ValueError(
                     f"tokenizer: {c.tokenizer} needs a vision transformer, {backbone.name!r} is none; use none"
                 )
+            patch = self.backbone.model.patch_embed.patch_size
+            if tuple(patch) != (16, 16):
+                raise ValueError(
+                    f"tokenizer: {c.tokenizer} has stride 16, the patches of {backbone.name!r} are {patch}"
+                )
             self.tokenizer = OverlappingTokenizer(self.backbone.token_dim)
         self.project = nn.Linear(self.backbone.token_dim, dim) if dim != self.backbone.token_dim else nn.Identity()
         self.ret = None if has_cls else nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         # Maps come with a pooled feature that already knows classes: the retrieval token starts from it.
         pooled = self.backbone.pooled_dim if not self.backbone.is_transformer else 0
         self.summary = nn.Linear(pooled, dim) if pooled else None
-        self.positions = nn.Parameter(torch.randn(1, 1 + n, dim) * 0.02) if depth else None
+        # Patches of a transformer carry their positions already.
+        maps = depth and not self.backbone.is_transformer
+        self.positions = nn.Parameter(torch.randn(1, 1 + n, dim) * 0.02) if maps else None
         self.blocks = nn.Sequential(*(SelfAttentionBlock(dim, c.heads, 4 * dim, c.dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim) if depth else nn.Identity()
         # Separate weights a direction: what a sketch asks of a photo is not what a photo asks of a sketch.
         self.sketch_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
         self.photo_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
-        self.relation = RelationHead(dim, self.backbone.grid, c.dropout, c.pool, c.pooled_dim, c.layout)
+        self.relation = RelationHead(dim, self.backbone.grid, c.dropout, c.pool, c.pooled_dim, c.layout, n)
         self.prototypes = nn.Parameter(torch.randn(classes, dim) * dim**-0.5) if c.classification else None
         self.soft_labels: SoftLabels | None = None
         if isinstance(self.backbone.classifier, nn.Linear):
             self.soft_labels = SoftLabels(classes, self.backbone.classifier.out_features, c.dropped_units)
 
-    def tokens(self, images: Tensor, modality: Modality) -> tuple[Tensor, Tensor | None]:
-        """uint8 [b, 1 or 3, s, s] -> tokens [b, 1 + n, dim], the retrieval token first, and the pooled feature."""
+    def features(self, images: Tensor, modality: Modality) -> Features:
+        """uint8 [b, 1 or 3, s, s] -> tokens [b, 1 + n, dim], the retrieval token first, the pooled feature and, where
+        tokens were selected, the grid cells of the n."""
         tokenized = self.tokenizer is not None and (modality == "sketch" or self.config.tokenizer == "both")
         features = self.backbone(images, self.tokenizer if tokenized else None)
         x = self.project(features.tokens)
@@ -124,42 +136,37 @@ class ZseSbir(RetrievalMethod):
         x = torch.cat([ret, x], dim=1)
         if self.positions is not None:
             x = x + self.positions
-        return self.norm(self.blocks(x)), features.pooled
+        return features._replace(tokens=self.norm(self.blocks(x)))
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
-        """-> "embedding" [b, dim], the normalised retrieval token, and "tokens" [b, 1 + n, dim], both float32."""
-        x, _ = self.tokens(images, modality)
-        return {"embedding": normalised(x[:, 0]), "tokens": x.float()}
+        """-> "embedding" [b, dim], the normalised retrieval token, and "tokens" [b, 1 + n, dim], both float32; after
+        token selection also "positions", int64 [b, n]: the grid cell of each of the n patches."""
+        features = self.features(images, modality)
+        x = features.tokens
+        assert x is not None
+        encoding = {"embedding": normalised(x[:, 0]), "tokens": x.float()}
+        return encoding if features.positions is None else encoding | {"positions": features.positions}
 
     def relate(self, sketch: Tensor, photo: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [..., 1 + n, dim] of both sides, leading axes broadcast -> the pair's logit [...] and both retrieval
-        tokens after cross-attention [..., dim]."""
+        """Tokens [b, 1 + n, dim] of both sides, row by row a pair -> its logit [b] and both retrieval tokens after
+        cross-attention [b, dim]. For training; `scorer` is the same for every sketch with every photo, faster."""
         sketch, photo = self.sketch_attends(sketch, photo), self.photo_attends(photo, sketch)
-        logits = self.relation(sketch[..., 1:, :], photo[..., 1:, :])
-        return logits, sketch[..., 0, :], photo[..., 0, :]
+        logits = self.relation(sketch[:, 1:], photo[:, 1:])
+        return logits, sketch[:, 0], photo[:, 0]
 
-    def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
-        if mode != "rn":
-            return super().score(queries, gallery, mode)
-        sketches, photos = queries["tokens"], gallery["tokens"]
-        scores = torch.empty(len(sketches), len(photos), device=photos.device)
-        # Photo tile outside, sketch block inside: the larger side's projections are computed once per tile.
-        for g in range(0, len(photos), PHOTO_BLOCK):
-            tile = photos[None, g : g + PHOTO_BLOCK]
-            for q in range(0, len(sketches), SKETCH_BLOCK):
-                block = sketches[q : q + SKETCH_BLOCK, None]
-                scores[q : q + SKETCH_BLOCK, g : g + PHOTO_BLOCK] = self.relate(block, tile)[0].float()
-        return scores
+    def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
+        if mode == "rn":
+            return PairScorer(self.sketch_attends, self.photo_attends, self.relation, precision=precision)
+        return super().scorer(mode, precision)
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)
         images, labels = batch.pictures()
         if self.tokenizer is None:
-            x, pooled = self.tokens(images, "photo")
+            both = [self.features(images, "photo")]
         else:
-            parts = self.tokens(images[: 2 * b], "sketch"), self.tokens(images[2 * b :], "photo")
-            x = torch.cat([part[0] for part in parts])
-            pooled = None if parts[0][1] is None else torch.cat([part[1] for part in parts if part[1] is not None])
+            both = [self.features(images[: 2 * b], "sketch"), self.features(images[2 * b :], "photo")]
+        x = torch.cat([part.tokens for part in both if part.tokens is not None])
 
         losses: dict[str, Tensor] = {}
         logits, sketch_ret, photo_ret = self.relate(x[: 2 * b], x[2 * b :])
@@ -178,6 +185,7 @@ class ZseSbir(RetrievalMethod):
             contrast=c.contrast,
         )
         if self.soft_labels is not None and self.backbone.classifier is not None:
+            pooled = torch.cat([part.pooled for part in both if part.pooled is not None])
             divergence = self.soft_labels(self.backbone.classifier(pooled), labels)
             losses["distillation"] = c.distillation * divergence.view(4, b).mean(0)
         return losses

@@ -1,0 +1,108 @@
+"""The scoring engine: what a picture costs is paid once a picture, the pair is paid once a pair, nothing is repeated.
+
+The gallery comes in tiles, the tile is the outer loop and blocks of sketches the inner one; a gallery of any size is
+scored in the memory of a tile. One process and a worker of a cluster run the same code: the cluster hands out tiles and
+merges. Scores are float32 whatever the network computes in: half-precision scores tie by the hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from zse_model.evaluation.search import Ranking, merge, rank
+from zse_model.transforms import Modality
+
+Precision: TypeAlias = Literal["fp32", "bf16"]
+Encoding: TypeAlias = dict[str, Tensor]
+"""Per picture, first axis = picture. Always has "embedding" [b, d], float32, L2-normalised; a method may add more."""
+
+QUERY_BLOCK = 16
+QUERIES_HELD = 64  # so many sketches stay prepared from tile to tile; more are prepared again for each
+
+
+class Scorer(Protocol):
+    """One way of scoring, split into the work of a picture and the work of a pair."""
+
+    tile: int
+    """How many gallery pictures are worth preparing at once."""
+
+    def prepare(self, pictures: Encoding, side: Modality) -> Any:
+        """What scoring needs of these pictures, on the device it runs on."""
+        ...
+
+    def score(self, queries: Any, gallery: Any, wanted: Tensor | None = None) -> Tensor:
+        """float32 [q, g] of prepared pictures; -inf where `wanted`, bool [q, g], is False."""
+        ...
+
+
+class DotProduct:
+    """The score of global embeddings: their cosine."""
+
+    tile = 2**16
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def prepare(self, pictures: Encoding, side: Modality) -> Tensor:
+        return pictures["embedding"].to(self.device, torch.float32)
+
+    def score(self, queries: Tensor, gallery: Tensor, wanted: Tensor | None = None) -> Tensor:
+        scores = queries @ gallery.T
+        return scores if wanted is None else scores.masked_fill_(~wanted.to(scores.device), -torch.inf)
+
+
+def score_all(scorer: Scorer, queries: Encoding, gallery: Encoding, wanted: Tensor | None = None) -> Tensor:
+    """float32 [q, g] on the CPU: row i, column j belongs to query i and gallery picture j alone.
+
+    wanted: bool [q, g], the pairs to score; the others are -inf and cost nothing.
+    """
+    total = len(queries["embedding"])
+    scores = torch.full((total, len(gallery["embedding"])), -torch.inf)
+    held: list[Any] = []
+    for g in range(0, scores.shape[1], scorer.tile):
+        columns = slice(g, g + scorer.tile)
+        tile = scorer.prepare(_rows(gallery, columns), "photo")
+        for i, q in enumerate(range(0, total, QUERY_BLOCK)):
+            rows = slice(q, q + QUERY_BLOCK)
+            block = held[i] if i < len(held) else scorer.prepare(_rows(queries, rows), "sketch")
+            if i == len(held) and total <= QUERIES_HELD:
+                held.append(block)
+            scores[rows, columns] = scorer.score(block, tile, None if wanted is None else wanted[rows, columns]).cpu()
+    return scores
+
+
+def search(scorer: Scorer, queries: Encoding, gallery: Iterable[Encoding], k: int) -> Ranking:
+    """The best k of a gallery that comes in tiles and is never held whole: what ranking all scores would give.
+
+    gallery: consecutive pieces, each of any size. Raises ValueError for an empty gallery.
+    """
+    best: Ranking | None = None
+    seen = 0
+    for tile in gallery:
+        size = len(tile["embedding"])
+        found = rank(score_all(scorer, queries, tile), k)
+        best = found if best is None else merge([best, found], [0, seen], k)
+        seen += size
+    if best is None:
+        raise ValueError("The gallery is empty: there is nothing to search.")
+    return best
+
+
+def shortlist(scores: Tensor, k: int) -> Tensor:
+    """bool [q, g]: the k best of each row of scores [q, g], ties to the lower position."""
+    wanted = torch.zeros(scores.shape, dtype=torch.bool)
+    return wanted.scatter_(1, rank(scores, k).indices, True)
+
+
+def tiles(gallery: Encoding, size: int) -> Iterator[Encoding]:
+    """A gallery in memory as consecutive tiles of `size` pictures."""
+    for g in range(0, len(gallery["embedding"]), size):
+        yield _rows(gallery, slice(g, g + size))
+
+
+def _rows(pictures: Encoding, rows: slice) -> Encoding:
+    return {name: value[rows] for name, value in pictures.items()}

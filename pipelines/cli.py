@@ -135,6 +135,76 @@ def search(
     _last(f"Drawn in {out}", f"zse search --sketch {sketch} --gallery {gallery} --checkpoint {checkpoint} --top 50")
 
 
+@app.command("import-checkpoint")
+def import_checkpoint(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file or URL.")],
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split", help="What it was trained on: a built-in split, or JSON with name, citation, seen, unseen."
+        ),
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", help="Where the checkpoint goes: a folder or s3://bucket/prefix.")],
+) -> None:
+    """Weights of the public ZSE-SBIR code, or its backbone alone -> checkpoint, for `evaluate` and `search`.
+
+    Example: `zse import-checkpoint best_checkpoint.pth --split sketchy-25 --out workspace/checkpoints/published`
+    """
+    from pipelines.catalog import split_names
+    from pipelines.jobs.import_checkpoint import import_checkpoint as import_
+
+    folder = import_(file, split, out)
+    tested = split if split in split_names() else "FILE"  # an experiment's file names the unseen classes alone
+    _last(
+        folder,
+        f"zse evaluate --checkpoint {folder} --experiment folder+zse_sbir --set dataset.source=FOLDER "
+        f"--set dataset.split={tested} --set transforms.size=224 --set transforms.recipe=published\n"
+        f"      zse search --checkpoint {folder} --sketch FILE --gallery FOLDER",
+    )
+
+
+@app.command()
+def explain(
+    sketch: Annotated[str, typer.Option("--sketch", help="A drawing: any picture file or URL.")],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="A zse_sbir checkpoint.")],
+    photo: Annotated[str | None, typer.Option("--photo", help="Explain the sketch with this photo; or")] = None,
+    gallery: Annotated[str | None, typer.Option("--gallery", help="with the best of this folder or URL.")] = None,
+    workspace: Workspace = WORKSPACE,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos of the gallery.")] = 5,
+    mode: Annotated[str | None, typer.Option("--mode", help="Retrieval mode: ret or rn.")] = None,
+    patch: Annotated[
+        list[str] | None,
+        typer.Option("--patch", metavar="row,column", help="A sketch patch to follow, from 0; may be given again."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for explain.html and its PNGs.")] = Path(
+        "explained"
+    ),
+) -> None:
+    """Show what the network saw in a sketch and a photo: which patches correspond, what is attended, a synthesis.
+
+    Example: `zse explain --sketch cat.png --photo cat.jpg --mode rn --patch 2,3 --checkpoint workspace/checkpoints/...`
+    """
+    from pipelines.jobs.explain import PAGE
+    from pipelines.jobs.explain import explain as draw
+
+    patches = [_patch(text) for text in patch or []]
+    found = draw(sketch, checkpoint, workspace, out, photo=photo, gallery=gallery, top=top, mode=mode, patches=patches)
+    for i, match in enumerate(found):
+        print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
+    source = f"--photo {photo}" if photo else f"--gallery {gallery}"
+    _last(
+        f"{out / PAGE}   (open it in a browser)",
+        f"zse explain --sketch {sketch} {source} --checkpoint {checkpoint} --patch ROW,COLUMN",
+    )
+
+
+def _patch(text: str) -> tuple[int, int]:
+    row, comma, column = text.partition(",")
+    if not (comma and row.strip().isdigit() and column.strip().isdigit()):
+        raise ValueError(f"--patch takes row,column, counted from 0 as in --patch 2,3; got {text!r}")
+    return int(row), int(column)
+
+
 @app.command()
 def run(
     experiment: Experiment = "quickstart",

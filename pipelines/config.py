@@ -24,6 +24,7 @@ from zse_model.backbones import BackboneConfig
 from zse_model.evaluation.protocol import PROTOCOLS
 from zse_model.fit import TrainConfig
 from zse_model.methods import METHODS
+from zse_model.methods.base import rerank_depth
 from zse_model.transforms import TransformConfig
 
 
@@ -50,6 +51,10 @@ class EvaluationConfig:
     protocols: tuple[str, ...] = ("plain", "zse_paper")
     references: tuple[Literal["untrained", "raw_pixels"], ...] = ()
     """Rows to stand beside the methods: their networks before training, and pixels compared as they are."""
+    modes: tuple[str, ...] = ()
+    """Retrieval modes to evaluate, of those that a method has: ret, rn, fused, rerank-K. () = all but rerank-K."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What pair networks compute in; scores are float32 either way."""
     instance_level: bool = True
     """Also find a sketch's own photo (acc_k) where pairs are known."""
     batch_size: int = 64
@@ -58,6 +63,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
             raise ValueError(f"evaluation.protocols {unknown} are unknown. Known: {sorted(PROTOCOLS)}")
+        if unknown := [m for m in self.modes if m not in ("ret", "rn", "fused") and rerank_depth(m) is None]:
+            raise ValueError(f"evaluation.modes {unknown} are unknown. Known: ret, rn, fused, rerank-K")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,13 @@ import torch
 
 from pipelines.loaders import encode_pictures
 from pipelines.members import Members, read_members, read_pictures
-from zse_model.evaluation.evaluate import Task, evaluate_scores
-from zse_model.methods import RetrievalMethod
+from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
+from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.split import ZeroShotSplit
 
 PER_CLASS = 50  # pictures of each modality: enough to rank checkpoints by, cheap enough to do it often
+
+CALIBRATION_QUERIES = 5  # a class: every one of them is scored with every photo by every mode
 
 
 class PseudoUnseen:
@@ -42,18 +44,38 @@ class PseudoUnseen:
 
     def __call__(self, method: RetrievalMethod) -> dict[str, float]:
         """mAP_all and P_25 of the plain protocol, keys as tracked."""
-        device = next(method.parameters()).device
+        queries, gallery = self._encode(method)
+        found = self._evaluate(method.score(queries, gallery, method.modes[0]), self.query_labels)
+        return {f"selection/{m}": float(found.values("plain", m).nanmean()) for m in found.task.metrics}
+
+    def calibrate(self, method: RetrievalMethod) -> None:
+        """Let a method choose how it combines its scores, by mAP_all of a few queries a class."""
+        queries, gallery = self._encode(method)
+        few = torch.cat(
+            [torch.nonzero(self.query_labels == c).flatten()[:CALIBRATION_QUERIES] for c in self.query_labels.unique()]
+        )
+        queries = {name: value[few] for name, value in queries.items()}
+        with torch.inference_mode():
+            method.calibrate(
+                lambda mode: method.score(queries, gallery, mode),
+                lambda scores: float(
+                    self._evaluate(scores, self.query_labels[few]).values("plain", "mAP_all").nanmean()
+                ),
+            )
+
+    def _encode(self, method: RetrievalMethod) -> tuple[Encoding, Encoding]:
+        device = method.device
         queries = encode_pictures(lambda x: method.encode(x.to(device), "sketch"), self.sketches, self.batch_size)
         gallery = encode_pictures(lambda x: method.encode(x.to(device), "photo"), self.photos, self.batch_size)
+        return queries, gallery
+
+    def _evaluate(self, scores: torch.Tensor, query_labels: torch.Tensor) -> Evaluation:
         task = Task(
             setting="selection",
-            query_labels=self.query_labels,
+            query_labels=query_labels,
             gallery_labels=self.gallery_labels,
-            query_groups=self.query_labels,
+            query_groups=query_labels,
             metrics=("mAP_all", "P_25"),
             protocols=("plain",),
         )
-        with torch.inference_mode():
-            scores = method.score(queries, gallery, method.modes[0])
-        found = evaluate_scores([scores], task)
-        return {f"selection/{m}": float(found.values("plain", m).nanmean()) for m in task.metrics}
+        return evaluate_scores([scores], task)

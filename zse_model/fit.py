@@ -165,13 +165,15 @@ def fit(
     config: TrainConfig,
     *,
     validate: Callable[[RetrievalMethod], dict[str, float]] | None = None,
+    calibrate: Callable[[RetrievalMethod], None] | None = None,
     select_by: str = "selection/mAP_all",
     prepare_steps: int = 50,
 ) -> FitState:
     """Train `method` in place, resuming from what `context` restores; the last and the best weights are reported.
 
     `validate` gives metrics of the current weights (on pseudo-unseen classes); it runs on rank 0 at each of
-    `config.checks` checks, and once before the first step. Without it the last weights are the best.
+    `config.checks` checks, and once before the first step. Without it the last weights are the best. `calibrate` gets
+    the best weights when all steps are done, on rank 0, and may set buffers of theirs.
     Raises NonFiniteLossError, on every worker and before the update, naming the step.
     """
     device = context.device
@@ -204,6 +206,13 @@ def fit(
             if value is None or state.best is None or value > state.best:
                 state.best, state.best_step = value, step
                 best_weights = _weights(method)
+            if calibrate is not None and step == state.total and best_weights is not None:
+                last = _weights(method)
+                method.load_state_dict(best_weights)
+                method.eval()
+                calibrate(method)
+                best_weights = _weights(method)
+                method.load_state_dict(last)
             state.history.append({"step": step, **metrics})
             context.log({"step": step, "total": state.total or 0, **metrics})
             with tempfile.TemporaryDirectory() as temporary:

@@ -78,6 +78,7 @@ NAMES: tuple[tuple[str, str], ...] = (
 UNUSED = re.compile(r"ca\.encoder\.layers\.\d+\..*|(?:sa\.model\.)?(?:mlp_head|head|fc)\..*")
 # What a file of the backbone alone cannot hold.
 BEYOND_BACKBONE = ("tokenizer.", "sketch_attends.", "photo_attends.", "relation.")
+OURS = {"fusion"}  # chosen after a training of ours; an imported network has no mode fused
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def translate(public: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tra
     names = {key: our_name(prefix + key) for key in state if key not in dropped}
     unexpected = sorted(key for key, ours in names.items() if ours not in wanted)
     translated = {ours: state[key] for key, ours in names.items() if ours is not None and ours in wanted}
-    missing = sorted(set(wanted) - set(translated))
+    missing = sorted(set(wanted) - set(translated) - OURS)
     initialised = [name for name in missing if backbone_alone and name.startswith(BEYOND_BACKBONE)]
     missing = [name for name in missing if name not in initialised]
     misshapen = sorted(

@@ -7,7 +7,7 @@ merges. Scores are float32 whatever the network computes in: half-precision scor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -53,6 +53,20 @@ class DotProduct:
     def score(self, queries: Tensor, gallery: Tensor, wanted: Tensor | None = None) -> Tensor:
         scores = queries @ gallery.T
         return scores if wanted is None else scores.masked_fill_(~wanted.to(scores.device), -torch.inf)
+
+
+class Fused:
+    """A combination of two scorers: `combine` makes one matrix [q, g] of their two."""
+
+    def __init__(self, combine: Callable[[Tensor, Tensor], Tensor], first: Scorer, second: Scorer) -> None:
+        self.combine, self.parts, self.tile = combine, (first, second), min(first.tile, second.tile)
+
+    def prepare(self, pictures: Encoding, side: Modality) -> Any:
+        return [part.prepare(pictures, side) for part in self.parts]
+
+    def score(self, queries: Any, gallery: Any, wanted: Tensor | None = None) -> Tensor:
+        scores = [part.score(q, g, wanted) for part, q, g in zip(self.parts, queries, gallery, strict=True)]
+        return self.combine(scores[0], scores[1])
 
 
 def score_all(scorer: Scorer, queries: Encoding, gallery: Encoding, wanted: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from importlib import resources
 from typing import Any, TypeAlias
@@ -43,8 +44,7 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     elif config.split == "synthetic":
         unseen, citation = synthetic.UNSEEN, "zse_model.synthetic.UNSEEN"
     elif config.split in split_names():
-        file = resources.files("pipelines.catalog").joinpath("splits", f"{config.split}.json")
-        raw = storage.json.loads(file.read_text())
+        raw = _built_in(config.split)
         name, citation, seen, unseen = raw["name"], raw["citation"], raw["seen"], raw["unseen"]
     else:
         if not storage.exists(config.split):
@@ -70,6 +70,37 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     return split.with_pseudo_unseen(round(config.pseudo_unseen * len(split.seen)), seed=config.split_seed)
 
 
+def trained_split(split: str) -> ZeroShotSplit:
+    """What weights from elsewhere were trained on: a built-in split, or a JSON file like one (name, citation, seen,
+    unseen). Nothing of it counts as pseudo-unseen or held back.
+
+    Raises ValueError for a file without both lists: where there are no pictures, the seen classes are not "the others".
+    """
+    if split == "synthetic":
+        seen = [c for c in synthetic.CATEGORIES if c not in synthetic.UNSEEN]
+        raw: Any = {"name": split, "citation": "zse_model.synthetic.UNSEEN", "seen": seen, "unseen": synthetic.UNSEEN}
+    elif split in split_names():
+        raw = _built_in(split)
+    elif not storage.exists(split):
+        raise ValueError(f"split {split!r} is neither a built-in split {split_names()} nor a file that exists")
+    else:
+        try:
+            raw = storage.read_json(split)
+        except ValueError:
+            raw = None
+    fields = ("name", "citation", "seen", "unseen")
+    if not isinstance(raw, dict) or not raw.keys() >= set(fields):
+        raise ValueError(
+            f"split {split!r} does not say which classes were trained on. Give a built-in split {split_names()}, or a "
+            f"JSON file with the keys {fields}, seen and unseen being lists of class names"
+        )
+    return ZeroShotSplit.from_json(json.dumps({field: raw[field] for field in fields} | {"held_back": 0.0}))
+
+
+def _built_in(split: str) -> dict[str, Any]:
+    return json.loads(resources.files("pipelines.catalog").joinpath("splits", f"{split}.json").read_text())
+
+
 def _clashes(categories: Iterable[str]) -> list[str]:
     by_name: dict[str, list[str]] = {}
     for category in categories:
@@ -88,4 +119,5 @@ __all__ = [
     "create_dataset",
     "load_split",
     "split_names",
+    "trained_split",
 ]

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from torch import Tensor
 
 from pipelines import shards, storage
 from pipelines.cluster import model_workers, run_parts
@@ -32,11 +33,12 @@ COLUMNS = ("id", "modality", "category", "instance", "sha256")
 
 @dataclass(frozen=True)
 class Encodings:
-    """Encoded pictures of one modality, in the order of their content hash."""
+    """Encoded pictures of one modality, in stored order."""
 
     members: Members
     """`part` and `row` are those of the image shards."""
     values: Encoding
+    """"embedding" alone: what more a method encodes is large, and read part by part (`read_values`)."""
 
 
 def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str, split: ZeroShotSplit) -> str:
@@ -56,10 +58,11 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     if shards.has_manifest(folder):
         return folder
     parts = [int(part) for part in np.unique(members.part)]
-    written = [
-        {"name": shards.part_name(i, len(parts)), "rows": int((members.part == part).sum())}
-        for i, part in enumerate(parts)
-    ]
+    written = []
+    for i, part in enumerate(parts):
+        inside = members.modality[members.part == part]
+        counts = {modality: int((inside == modality).sum()) for modality in ("sketch", "photo")}
+        written.append({"name": shards.part_name(i, len(parts)), "rows": len(inside), **counts})
     there = storage.names(folder)
     tasks = [
         {"part": out["name"], "images": source["shards"][part]["name"], "keep": members.row[members.part == part]}
@@ -135,8 +138,9 @@ class EncodePart:
                 lambda x, m=modality: self.method.encode(x.to(self.device), m), pictures, self.batch_size
             )
             for name, value in values.items():
-                array = encoded.setdefault(name, np.zeros((table.num_rows, *value.shape[1:]), dtype=np.float32))
-                array[rows] = value.float().numpy()
+                kept = value.numpy() if value.dtype == torch.int64 else value.float().numpy()
+                array = encoded.setdefault(name, np.zeros((table.num_rows, *kept.shape[1:]), dtype=kept.dtype))
+                array[rows] = kept
         out = columns[0].append_column("row", pa.array(np.asarray(task["keep"], dtype=np.int64)))
         for name, array in encoded.items():
             flat = pa.array(array.reshape(-1))
@@ -147,19 +151,33 @@ class EncodePart:
         return {"part": task["part"], "rows": table.num_rows}
 
 
+def encoded_parts(manifest: dict[str, Any], modality: str) -> list[tuple[str, int]]:
+    """Parts of an encodings folder that hold pictures of a modality, and how many."""
+    return [(shard["name"], shard[modality]) for shard in manifest["shards"] if shard[modality]]
+
+
+def read_values(folder: str, part: str, modality: str) -> Encoding:
+    """Everything that was encoded of one modality's pictures in one part, in stored order."""
+    file = shards.open_part(storage.join(folder, part))
+    shapes = shards.part_extra(file)["shapes"]
+    table = file.read(columns=["modality", *shapes]).filter(pc.field("modality") == modality)
+    return {name: _tensor(table[name], shape) for name, shape in shapes.items()}
+
+
 def read_encodings(folder: str, modality: str, images: dict[str, Any]) -> Encodings:
-    """All encodings of one modality. `images` is the manifest of the image shards they were made of."""
+    """Who was encoded of one modality, and the embeddings. `images` is the manifest of the image shards."""
     manifest = shards.read_manifest(folder, "zse embed")
     index = {shard["name"]: i for i, shard in enumerate(images["shards"])}
-    tables, shapes, part = [], {}, []
-    for shard in manifest["shards"]:
-        file = shards.open_part(storage.join(folder, shard["name"]))
+    tables, part, shape = [], [], []
+    for name, _ in encoded_parts(manifest, modality):
+        file = shards.open_part(storage.join(folder, name))
         extra = shards.part_extra(file)
-        table = file.read()
-        table = table.filter(pc.field("modality") == modality)
-        shapes |= extra["shapes"]
+        shape = extra["shapes"]["embedding"]
+        table = file.read(columns=[*COLUMNS, "row", "embedding"]).filter(pc.field("modality") == modality)
         tables.append(table)
         part.append(np.full(table.num_rows, index[extra["images"]]))
+    if not tables:
+        raise storage.StorageError(f"{folder} holds no {modality} of the unseen classes: there is nothing to search")
     table = pa.concat_tables(tables)
     columns = [np.asarray(table[c].to_pylist(), dtype=object) for c in COLUMNS]
     members = Members(
@@ -171,9 +189,9 @@ def read_encodings(folder: str, modality: str, images: dict[str, Any]) -> Encodi
         part=np.concatenate(part),
         row=table["row"].to_numpy(),
     )
-    order = np.lexsort((members.id, members.sha256))  # evaluation rule 3: galleries stand in content order
-    values = {}
-    for name, shape in shapes.items():
-        flat = table[name].combine_chunks().flatten().to_numpy().reshape(len(order), *shape)
-        values[name] = torch.from_numpy(flat[order])
-    return Encodings(members.where(order), values)
+    return Encodings(members, {"embedding": _tensor(table["embedding"], shape)})
+
+
+def _tensor(column: pa.ChunkedArray, shape: list[int]) -> Tensor:
+    flat = column.combine_chunks().flatten().to_numpy()
+    return torch.from_numpy(np.array(flat)).view(-1, *shape)

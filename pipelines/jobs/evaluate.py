@@ -8,8 +8,9 @@ two reports of the same queries can be compared pair by pair.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +20,21 @@ import torch
 from torch import Tensor
 
 from pipelines import shards, sheets, storage
-from pipelines.cluster import model_workers, run_parts
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import Encodings, read_encodings
+from pipelines.jobs.score import score, score_rows
 from pipelines.members import Members, read_members, read_pictures
 from pipelines.pictures import decode_pixels
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
 from zse_model.evaluation.leaks import refuse_leaks
-from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS
-from zse_model.methods import Encoding
+from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, metrics_within
+from zse_model.methods import Encoding, RetrievalMethod, ZseSbir
+from zse_model.methods.base import rerank_depth
+from zse_model.scoring import shortlist
 from zse_model.split import ZeroShotSplit
 
 REPORT, QUERIES, PER_CLASS, SHEETS = "report.json", "queries.parquet", "per_class.json", "sheets"
-QUERY_BLOCK = 32  # queries a scoring task: enough to share the projections of a gallery, few enough to show progress
-ALONE = 100_000  # pairs that one process has scored before others have loaded their networks
 EMBEDDING_TILE = 512  # queries scored at once where a score is one dot product
 
 
@@ -64,14 +65,13 @@ def evaluate(
         return folder
     sketches, photos = (read_encodings(encodings, m, source) for m in ("sketch", "photo"))
     refuse_leaks(checkpoint, split, [*sketches.members.sha256, *photos.members.sha256])
-    searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members)
-    evaluations: dict[tuple[str, str], Evaluation] = {}
-    for mode in checkpoint.method.modes:
-        # One score matrix serves every setting of its pictures: rows and columns are picked from it.
-        scores = torch.cat(list(score_rows(checkpoint, encodings, source, sketches, photos, mode)))
-        for search in searches:
-            picked = scores[search.queries][:, search.gallery]
-            evaluations[search.task.setting, mode] = evaluate_scores(_tiles(picked), search.task)
+    matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
+    searches = plan_searches(config, split, source["fingerprint"], sketches.members, matrices.gallery)
+    evaluations = {
+        (search.task.setting, mode): _evaluate(matrices.rows(mode), search, mode)
+        for mode in _modes(config, checkpoint.method)
+        for search in searches
+    }
     provenance = {
         "split": split.name,
         "split_hash": split.digest,
@@ -79,7 +79,7 @@ def evaluate(
         "checkpoint_hash": embedded["checkpoint_hash"],
         "checkpoint": checkpoint.training["run"],
     }
-    _write(folder, images, source, searches, evaluations, sketches.members, photos.members, method, provenance)
+    _write(folder, images, source, searches, evaluations, sketches.members, matrices.gallery, method, provenance)
     return folder
 
 
@@ -98,8 +98,7 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
     scores = sketches.values["embedding"] @ photos.values["embedding"].T
     searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members)
     evaluations = {
-        (search.task.setting, "ret"): evaluate_scores(_tiles(scores[search.queries][:, search.gallery]), search.task)
-        for search in searches
+        (search.task.setting, "ret"): _evaluate(scores.split(EMBEDDING_TILE), search, "ret") for search in searches
     }
     provenance = {
         "split": split.name,
@@ -161,58 +160,74 @@ def plan_searches(
     return searches
 
 
-def score_rows(
-    checkpoint: Checkpoint, encodings: str, source: dict[str, Any], sketches: Encodings, photos: Encodings, mode: str
-) -> Iterator[Tensor]:
-    """Blocks of rows of the score matrix, in order. Cheap modes here, pair networks on the cluster."""
-    method, total = checkpoint.method, len(sketches.members)
-    url = shards.read_manifest(encodings, "zse embed")["checkpoint"]
-    if mode == "ret":
-        for i in range(0, total, EMBEDDING_TILE):
-            yield method.score(_rows(sketches.values, i, i + EMBEDDING_TILE), photos.values, mode)
-        return
-    tasks = [{"start": i, "rows": min(QUERY_BLOCK, total - i)} for i in range(0, total, QUERY_BLOCK)]
-    alone = total * len(photos.members) <= ALONE
-    constructor = {"checkpoint": url, "encodings": encodings, "images": source, "mode": mode}
-    for row in run_parts(
-        tasks,
-        ScoreBlock,
-        what=f"Score {checkpoint.name} {mode}",
-        unit="queries",
-        total=total,
-        workers=None if alone else model_workers(len(tasks)),
-        constructor=constructor,
-        alone=alone,
-    ):
-        yield torch.from_numpy(np.array(row["scores"], dtype=np.float32)).view(row["rows"], -1)
+class Matrices:
+    """The score matrix of every mode, a block of rows at a time: rows are the sketches in stored order, columns the
+    photos in the order of their content hash (evaluation rule 3). Pair networks run on the cluster, once."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        workspace: str,
+        encodings: str,
+        checkpoint: Checkpoint,
+        sketches: Encodings,
+        photos: Encodings,
+    ) -> None:
+        self.config, self.workspace, self.encodings, self.method = config, workspace, encodings, checkpoint.method
+        self.sketches, self.photos = sketches.values, photos.values
+        members = photos.members
+        self.columns = torch.from_numpy(np.lexsort((members.id, members.sha256)))
+        self.gallery = members.by_content()
+
+    def rows(self, mode: str) -> Iterator[Tensor]:
+        for scores in self._stored(mode):
+            yield scores[:, self.columns]
+
+    def _stored(self, mode: str) -> Iterator[Tensor]:
+        """Rows and columns in stored order."""
+        if mode == "ret":
+            for rows in self.sketches["embedding"].split(EMBEDDING_TILE):
+                yield self.method.score({"embedding": rows}, self.photos, mode)
+        elif mode == "fused" and isinstance(self.method, ZseSbir):
+            done = 0
+            for rn in self._stored("rn"):
+                rows = {"embedding": self.sketches["embedding"][done : done + len(rn)]}
+                yield self.method.fuse(self.method.score(rows, self.photos, "ret"), rn)
+                done += len(rn)
+        else:
+            depth = rerank_depth(mode)
+            wanted = None if depth is None else torch.cat([self._shortlist(ret, depth) for ret in self.rows("ret")])
+            yield from score_rows(score(self.config, self.workspace, self.encodings, mode, wanted))
+
+    def _shortlist(self, scores: Tensor, depth: int) -> Tensor:
+        """bool, columns in stored order; of scores in content order, by which ties are broken."""
+        wanted = torch.empty(scores.shape, dtype=torch.bool)
+        wanted[:, self.columns] = shortlist(scores, depth)
+        return wanted
 
 
-class ScoreBlock:
-    """An actor that holds the network and scores a block of queries against the whole gallery."""
-
-    def __init__(self, checkpoint: str, encodings: str, images: dict[str, Any], mode: str) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        with storage.local_copy(checkpoint) as copy:
-            self.method, self.mode = load_checkpoint(copy, self.device).method, mode
-        self.sketches = read_encodings(encodings, "sketch", images).values
-        self.photos = {k: v.to(self.device) for k, v in read_encodings(encodings, "photo", images).values.items()}
-
-    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        block = {
-            k: v.to(self.device) for k, v in _rows(self.sketches, task["start"], task["start"] + task["rows"]).items()
-        }
-        with torch.inference_mode():
-            scores = self.method.score(block, self.photos, self.mode)
-        return {"rows": task["rows"], "scores": scores.cpu().numpy().reshape(-1)}
+def _modes(config: ExperimentConfig, method: RetrievalMethod) -> list[str]:
+    """The asked modes that this method has, or all of its own."""
+    asked = config.evaluation.modes or method.modes
+    known = [m for m in asked if m in method.modes or (method.pair_mode is not None and rerank_depth(m) is not None)]
+    return known or [method.modes[0]]
 
 
-def _rows(values: Encoding, start: int, stop: int) -> Encoding:
-    return {name: value[start:stop] for name, value in values.items()}
+def _evaluate(blocks: Iterable[Tensor], search: Search, mode: str) -> Evaluation:
+    """A setting's rows and columns, picked from the blocks of a whole matrix."""
+    task, depth = search.task, rerank_depth(mode)
+    if depth is not None:
+        task = dataclasses.replace(task, metrics=(*metrics_within(task.metrics, depth), f"recall_{depth}"))
 
+    def picked() -> Iterator[Tensor]:
+        start = 0
+        for block in blocks:
+            inside = search.queries[(search.queries >= start) & (search.queries < start + len(block))] - start
+            if len(inside):
+                yield block[inside][:, search.gallery]
+            start += len(block)
 
-def _tiles(scores: Tensor) -> Iterator[Tensor]:
-    for i in range(0, len(scores), EMBEDDING_TILE):
-        yield scores[i : i + EMBEDDING_TILE].contiguous()
+    return evaluate_scores(picked(), task)
 
 
 def _pixels(pictures: list[bytes]) -> Encoding:
@@ -226,7 +241,8 @@ def _pixels(pictures: list[bytes]) -> Encoding:
 
 
 def _folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> str:
-    settings = [config.evaluation.protocols, config.evaluation.instance_level]
+    e = config.evaluation
+    settings = [e.protocols, e.instance_level, e.modes, e.precision]
     return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, settings], 8)}")
 
 
@@ -254,12 +270,16 @@ def _write(
     names = _names(searches[0].task, sketches)
     protocol = searches[0].task.protocols[0]
     per_class = [
-        {"mode": mode, **row} for mode, found in by_class.items() for row in found.per_class(protocol, "mAP_all", names)
+        {"mode": mode, **row}
+        for mode, found in by_class.items()
+        if "mAP_all" in found.task.metrics
+        for row in found.per_class(protocol, "mAP_all", names)
     ]
     default = next(iter(by_class.values()))
     for name, png in sheets.retrieval_sheets(default, images, source, sketches, photos).items():
         storage.write_bytes(storage.join(folder, SHEETS, name), png)
-    storage.write_bytes(storage.join(folder, QUERIES), shards.encode_part(pa.table(columns), row_group=4096))
+    by_id = pa.table(columns).sort_by("id")  # one order for whatever was evaluated on these queries
+    storage.write_bytes(storage.join(folder, QUERIES), shards.encode_part(by_id, row_group=4096))
     storage.write_json(storage.join(folder, PER_CLASS), [_finite(row) for row in per_class])
     storage.write_json(storage.join(folder, REPORT), [_finite(row) for row in rows])
     shards.write_manifest(folder, {"method": method, **provenance, "settings": [s.task.setting for s in searches]})

@@ -132,18 +132,20 @@ def result_table(out: Outputs) -> Table:
         table.add_column(column, justify="left" if column in ("method", "mode") else "right")
     for (setting, method, mode), cells in _grouped(rows).items():
         best = cells.get("mAP_all")
-        if best is None:
+        if best is None and "P_1" not in cells:
             continue
+        interval = best is not None and best["ci_low"] is not None
         line = [
             method,
             mode,
-            f"{best['value']:.3f}",
-            f"{best['ci_low']:.3f}-{best['ci_high']:.3f}" if best["ci_low"] is not None else "",
+            f"{best['value']:.3f}" if best is not None else "-",  # a shortlist has no mAP_all
+            f"{best['ci_low']:.3f}-{best['ci_high']:.3f}" if best is not None and interval else "",
             *(f"{cells[m]['value']:.3f}" if m in cells else "" for m in ("P_1", "P_25", "mAP_200")),
         ]
         for reference in (f"{method}-untrained", "raw_pixels") if references else ():
-            if reference in out.reports and method not in references:
-                their_mode = mode if reference != "raw_pixels" else "ret"
+            if best is not None and reference in out.reports and method not in references:
+                theirs = {row["mode"] for row in rows if row["method"] == reference}
+                their_mode = mode if mode in theirs else "ret"
                 difference = against(
                     out.reports[method],
                     out.reports[reference],

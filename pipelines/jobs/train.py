@@ -183,11 +183,11 @@ def run_worker(job: Job, context: WorkerContext) -> FitState:
         source: BatchSource = MemorySource(ItemPlan(members, config.shard), pictures, config.train.batch_size)
     else:
         source = ShardSource(job.pairs, manifest, config.train.batch_size, config.train.seed)
-    validate = None
+    validate = calibrate = None
     if context.rank == 0 and split.pseudo_unseen:
         selection = PseudoUnseen(job.images, job.images_manifest(), split, config.evaluation.batch_size)
-        validate = selection if selection.usable else None
-    return fit(job.create_method(), source, context, config.train, validate=validate)
+        validate, calibrate = (selection, selection.calibrate) if selection.usable else (None, None)
+    return fit(job.create_method(), source, context, config.train, validate=validate, calibrate=calibrate)
 
 
 class StorageContext(LocalContext):

@@ -32,7 +32,19 @@ def zse(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def test_help_teaches_every_verb() -> None:
     listed = zse("--help").stdout
-    for verb in ("ingest", "shard", "train", "embed", "evaluate", "search", "run", "quickstart", "experiments"):
+    for verb in (
+        "ingest",
+        "shard",
+        "train",
+        "embed",
+        "evaluate",
+        "search",
+        "explain",
+        "run",
+        "quickstart",
+        "experiments",
+        "import-checkpoint",
+    ):
         assert verb in listed
     assert "--overfit" in zse("train", "--help").stdout
 

@@ -15,7 +15,6 @@ from PIL import Image
 
 from pipelines import shards, storage
 from pipelines.config import ExperimentConfig
-from pipelines.jobs.evaluate import plan_searches
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
 from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.jobs.shard import shard
@@ -202,6 +201,7 @@ def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str
         ("global-untrained", "ret"),
         ("zse_sbir", "ret"),
         ("zse_sbir", "rn"),
+        ("zse_sbir", "fused"),
         ("zse_sbir-untrained", "ret"),
         ("zse_sbir-untrained", "rn"),
         ("raw_pixels", "ret"),
@@ -220,26 +220,55 @@ def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str
 def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     prepared: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.jobs.embed import read_encodings
+    """Every mode, streamed part by part by actors, against the whole matrix of a process; and taken up again."""
+    from pipelines.jobs import score as stage
+    from pipelines.jobs.embed import encoded_parts, read_encodings, read_values
+    from pipelines.jobs.evaluate import Matrices
 
     monkeypatch.setattr("pipelines.jobs.embed.ALONE", 0)
-    from pipelines.jobs.evaluate import score_rows
-
     workspace, images, _ = prepared
-    config = tiny(methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}})
+    config = tiny(methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}, ingest={"part_size": 60})
     config = replace(config, name="spread")
     out = run(config, workspace, until="embed")
-    source = manifest(images)
-    sketches, photos = (read_encodings(out.encodings["zse_sbir"], m, source) for m in ("sketch", "photo"))
-    assert list(photos.members.sha256) == sorted(photos.members.sha256), "a gallery stands in content order"
+    source, folder = manifest(out.images), out.encodings["zse_sbir"]
+    sketches, photos = (read_encodings(folder, m, source) for m in ("sketch", "photo"))
     checkpoint = load_checkpoint(out.checkpoints["zse_sbir"])
-    monkeypatch.setattr("pipelines.jobs.evaluate.ALONE", 0)
-    monkeypatch.setattr("pipelines.jobs.evaluate.QUERY_BLOCK", 5)
-    there = torch.cat(list(score_rows(checkpoint, out.encodings["zse_sbir"], source, sketches, photos, "rn")))
-    with torch.no_grad():
-        here = checkpoint.method.score(sketches.values, photos.values, "rn")
-    torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
-    assert len(plan_searches(config, checkpoint.split, "f" * 64, sketches.members, photos.members)) == 2
+    monkeypatch.setattr(stage, "ALONE", 0)
+    monkeypatch.setattr(stage, "PHOTOS", 5)
+    matrices = Matrices(config, workspace, folder, checkpoint, sketches, photos)
+    assert list(matrices.gallery.sha256) == sorted(matrices.gallery.sha256), "a gallery stands in content order"
+    encoded = {}
+    for modality in ("sketch", "photo"):
+        parts = [read_values(folder, part, modality) for part, _ in encoded_parts(manifest(folder), modality)]
+        encoded[modality] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    gallery = {name: value[matrices.columns] for name, value in encoded["photo"].items()}
+    for mode in ("ret", "rn", "fused", "rerank-4"):
+        there = torch.cat(list(matrices.rows(mode)))
+        here = checkpoint.method.score(encoded["sketch"], gallery, mode)
+        torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
+        assert (here.isfinite().sum(1) == (4 if mode == "rerank-4" else 12)).all()
+    scores = stage.score(config, workspace, folder, "rn")
+    parts = {p: p.read_bytes() for p in Path(scores).glob("part-*")}
+    assert len(parts) > 2
+    (Path(scores) / "manifest.json").unlink()
+    sorted(parts)[1].unlink()
+    left = sorted(parts)[0].stat().st_mtime_ns
+    assert stage.score(config, workspace, folder, "rn") == scores
+    assert {p: p.read_bytes() for p in Path(scores).glob("part-*")} == parts
+    assert sorted(parts)[0].stat().st_mtime_ns == left, "what was there is not made again"
+
+
+def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, str, str]) -> None:
+    workspace, _, _ = prepared
+    methods = {"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}
+    asked = tiny(methods=methods, evaluation={"modes": ["ret", "rerank-5"], "references": ["untrained"]})
+    out = run(replace(asked, name="short"), workspace)
+    rows = {(r["setting"].rsplit(".", 1)[0], r["metric"]): r["value"] for r in out.rows() if r["mode"] == "rerank-5"}
+    assert rows.keys() == {("synthetic", "P_1"), ("synthetic", "recall_5")} | {
+        ("synthetic-fg", m) for m in ("acc_1", "acc_5", "recall_5")
+    }
+    assert 0 < rows["synthetic", "recall_5"] <= 1
+    assert {r["mode"] for r in out.rows() if r["method"] == "zse_sbir"} == {"ret", "rerank-5"}
 
 
 def test_another_data_set_is_evaluated_by_its_own_split_or_refused(

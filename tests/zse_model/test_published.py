@@ -30,7 +30,7 @@ def model(public_state):
     model = ZseSbir(RELEASED, RELEASED_BACKBONE, size=RELEASED_SIZE, classes=1, load_weights=False)
     translation = translate(public_state, model.state_dict())
     assert len(translation.dropped) == 16 and not translation.initialised
-    model.load_state_dict(translation.state)
+    model.load_state_dict({**model.state_dict(), **translation.state})
     return model.eval()
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zse_model.evaluation.metrics import bootstrap_interval, interpolated_precision
-from zse_model.evaluation.protocol import METRICS, PROTOCOLS
+from zse_model.evaluation.protocol import FORMS, PROTOCOLS, is_metric
 from zse_model.evaluation.search import BLOCK_CELLS, Ranking, order
 
 
@@ -49,10 +49,14 @@ class Task:
             raise ValueError(f"{len(self.query_labels)} query_labels, but {len(self.query_groups)} query_groups.")
         if len(self.gallery_labels) == 0:
             raise ValueError(f"The gallery of {self.setting} is empty.")
-        for kind, names, known in (("metric", self.metrics, METRICS), ("protocol", self.protocols, tuple(PROTOCOLS))):
-            unknown = [name for name in names if name not in known]
+        protocols = ", ".join(PROTOCOLS)
+        for kind, names, known, all_known in (
+            ("metric", self.metrics, is_metric, FORMS),
+            ("protocol", self.protocols, PROTOCOLS.__contains__, protocols),
+        ):
+            unknown = [name for name in names if not known(name)]
             if unknown or not names:
-                raise ValueError(f"Unknown or no {kind}: {unknown}. Known {kind}s: {', '.join(known)}.")
+                raise ValueError(f"Unknown or no {kind}: {unknown}. Known {kind}s: {all_known}.")
         if not bool((self.num_relevant > 0).any()):
             raise ValueError(
                 f"None of the {len(self.query_labels)} queries of {self.setting} has a relevant item among the "
@@ -158,6 +162,7 @@ def evaluate_scores(tiles: Iterable[Tensor], task: Task, *, keep: int = 200) -> 
 
     Args:
         tiles: float32 [b, g] each, consecutive query rows in the order of `task.query_labels`, any b; higher is nearer.
+            -inf is "not ranked": metrics beyond what is ranked are the caller's to leave out, and there is no curve.
         keep: how many gallery items per query `Evaluation.top` holds (at most g).
     Returns: Evaluation, on the CPU.
     Raises: ValueError if the tiles do not add up to the task's queries or have another width than its gallery, for
@@ -192,6 +197,7 @@ def evaluate_scores(tiles: Iterable[Tensor], task: Task, *, keep: int = 200) -> 
             for (protocol, metric), values in per_query.items():
                 values[rows] = PROTOCOLS[protocol].values(metric, relevant, num_relevant)
             curves[rows] = interpolated_precision(relevant, num_relevant)
+            curves[rows][block.isneginf().any(1)] = torch.nan
             top_indices[rows] = indices[:, :keep]
             top_scores[rows] = block.gather(1, top_indices[rows])
             done += len(block)

@@ -83,6 +83,16 @@ def accuracy_at(relevant: Tensor, k: int) -> Tensor:
     return relevant[:, :k].any(1).double()
 
 
+def recall_at(relevant: Tensor, num_relevant: Tensor, k: int) -> Tensor:
+    """recall@k = hits in the first k / R: what a shortlist of k leaves for a second ranking to find.
+
+    Args: relevant bool [q, n]; num_relevant int64 [q]; k >= 1.
+    Returns: float64 [q] in [0, 1]. Raises: ValueError for wrong shapes or k < 1.
+    """
+    _check(relevant, num_relevant, k)
+    return relevant[:, :k].sum(1).double() / num_relevant.clamp(min=1)
+
+
 def bootstrap_interval(
     values: Tensor, groups: Tensor, *, samples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:

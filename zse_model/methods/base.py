@@ -3,6 +3,7 @@ search, one evaluation and one training loop work with whatever implements this 
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig
-from zse_model.scoring import DotProduct, Encoding, Precision, Scorer, score_all
+from zse_model.scoring import DotProduct, Encoding, Precision, Scorer, score_all, shortlist
 from zse_model.transforms import Modality
 
 
@@ -56,8 +57,8 @@ class RetrievalMethod(nn.Module, ABC):
     """
 
     Config: ClassVar[type]
-    modes: tuple[str, ...]
-    """Ways of scoring, the first is the default and what checkpoints are selected by."""
+    pair_mode: ClassVar[str | None] = None
+    """The mode that runs a network on every pair, which `rerank-K` runs on the K best of the first mode only."""
     backbone: Backbone
 
     def __init__(
@@ -74,14 +75,36 @@ class RetrievalMethod(nn.Module, ABC):
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Named and weighted, each float32 [b]; training minimises the mean of their sum."""
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Ways of scoring every pair, the first is the default and what checkpoints are selected by."""
+        return ("ret",)
+
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
-        """How pairs are scored in a mode, with the weights as they are now. Raises ValueError for an unknown mode."""
+        """How pairs are scored in one of `modes`, with the weights as they are now. Raises ValueError for another."""
         self.check_mode(mode)
+        if mode not in self.modes:
+            raise ValueError(
+                f"Mode {mode} is no way of scoring every pair; it is {self.modes[0]}, then {self.pair_mode}"
+            )
         return DotProduct(self.device)
 
     def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
-        """float32 [q, g] on the CPU, higher is more alike; entry i, j belongs to query i and gallery item j alone."""
-        return score_all(self.scorer(mode), queries, gallery)
+        """float32 [q, g] on the CPU, higher is more alike; -inf for what `rerank-K` does not look at.
+
+        Entry i, j belongs to query i and gallery item j alone, but for rerank-K, whose shortlist is of the gallery.
+        """
+        self.check_mode(mode)
+        depth = rerank_depth(mode)
+        if depth is None or self.pair_mode is None:
+            return score_all(self.scorer(mode), queries, gallery)
+        wanted = shortlist(score_all(self.scorer(self.modes[0]), queries, gallery), depth)
+        return score_all(self.scorer(self.pair_mode), queries, gallery, wanted)
+
+    def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:  # noqa: B027
+        """Called once after a training, with what its pseudo-unseen classes give: a method may choose how it combines
+        its scores. `scores(mode)` is float32 [q, g], `value(scores)` what is to be as high as possible. What is chosen
+        must be a buffer."""
 
     @property
     def device(self) -> torch.device:
@@ -98,5 +121,12 @@ class RetrievalMethod(nn.Module, ABC):
         """
 
     def check_mode(self, mode: str) -> None:
-        if mode not in self.modes:
-            raise ValueError(f"Unknown retrieval mode {mode!r} for {type(self).__name__}. Known modes: {self.modes}")
+        known = self.modes if self.pair_mode is None else (*self.modes, "rerank-K (such as rerank-100)")
+        if mode not in self.modes and (self.pair_mode is None or rerank_depth(mode) is None):
+            raise ValueError(f"Unknown retrieval mode {mode!r} for {type(self).__name__}. Known modes: {known}")
+
+
+def rerank_depth(mode: str) -> int | None:
+    """K of `rerank-K`, None for another mode."""
+    match = re.fullmatch(r"rerank-([1-9][0-9]*)", mode)
+    return int(match[1]) if match else None

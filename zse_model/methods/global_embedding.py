@@ -43,7 +43,6 @@ class GlobalConfig:
 
 class GlobalEmbedding(RetrievalMethod):
     Config = GlobalConfig
-    modes = ("ret",)
     config: GlobalConfig
 
     def __init__(

@@ -1,7 +1,8 @@
 """`zse_sbir`: Lin et al., "Zero-Shot Everything Sketch-Based Image Retrieval, and in Explainable Style", CVPR 2023.
 
 Learnable tokenizer -> self-attention -> cross-attention between a sketch and a photo -> kernel-based relation network.
-Scores by `ret` (cosine of the retrieval token before cross-attention) and by `rn` (the relation network on every pair).
+Scores by `ret` (cosine of the retrieval token before cross-attention), by `rn` (the relation network on every pair), by
+`fused` (both, weighted as pseudo-unseen classes like it; ours) and by `rerank-K` (`rn` on the K best of `ret`; ours).
 
 Deviations, ours: the relation head reads tokens as image regions (the published code mixes them); on a convolutional
 backbone the tokens are its stride-16 and stride-32 maps, the retrieval token is learned and starts from the pooled
@@ -26,7 +27,7 @@ from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBat
 from zse_model.methods.distillation import SoftLabels
 from zse_model.methods.global_embedding import embedding_losses
 from zse_model.pair_scorer import PairScorer
-from zse_model.scoring import Precision, Scorer
+from zse_model.scoring import Fused, Precision, Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +68,15 @@ class ZseSbirConfig:
     """Of the pretrained classifier, never distilled: those that name an unseen class. Filled in from the split."""
 
 
+FUSION_STEPS = 21  # weights tried, from ret alone to rn alone
+
+
 class ZseSbir(RetrievalMethod):
     Config = ZseSbirConfig
-    modes = ("ret", "rn")
+    pair_mode = "rn"
     config: ZseSbirConfig
+    fusion: Tensor
+    """[2], the share of `ret` and of `rn` in `fused`; 0 until calibrated."""
 
     def __init__(
         self, config: ZseSbirConfig, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
@@ -119,6 +125,7 @@ class ZseSbir(RetrievalMethod):
         self.sketch_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
         self.photo_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
         self.relation = RelationHead(dim, self.backbone.grid, c.dropout, c.pool, c.pooled_dim, c.layout, n)
+        self.register_buffer("fusion", torch.zeros(2))
         self.prototypes = nn.Parameter(torch.randn(classes, dim) * dim**-0.5) if c.classification else None
         self.soft_labels: SoftLabels | None = None
         if isinstance(self.backbone.classifier, nn.Linear):
@@ -154,10 +161,34 @@ class ZseSbir(RetrievalMethod):
         logits = self.relation(sketch[:, 1:], photo[:, 1:])
         return logits, sketch[:, 0], photo[:, 0]
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """`fused` is there once it is calibrated."""
+        return ("ret", "rn", "fused") if self.fusion.any() else ("ret", "rn")
+
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
-        if mode == "rn":
-            return PairScorer(self.sketch_attends, self.photo_attends, self.relation, precision=precision)
-        return super().scorer(mode, precision)
+        if mode == "fused" and mode not in self.modes:
+            raise ValueError(
+                "This checkpoint has no weights for mode fused: they are chosen on pseudo-unseen classes as a training "
+                "ends, and it had none (dataset.pseudo_unseen above 0). Use ret, rn or rerank-K"
+            )
+        embedding = super().scorer(mode, precision)
+        if mode == "ret":
+            return embedding
+        pairs = PairScorer(self.sketch_attends, self.photo_attends, self.relation, precision=precision)
+        return pairs if mode == "rn" else Fused(self.fuse, embedding, pairs)
+
+    def fuse(self, ret: Tensor, rn: Tensor) -> Tensor:
+        """Scores of the two modes, float32 [q, g] -> those of `fused`."""
+        weights = self.fusion.to(ret.device)
+        return weights[0] * ret + weights[1] * rn
+
+    def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:
+        """Choose how much of each mode's score, measured in its own standard deviations, is in `fused`."""
+        ret, rn = scores("ret"), scores("rn")
+        spreads = torch.stack([ret.std(), rn.std()]).clamp(min=1e-6)
+        candidates = [torch.tensor([1 - w, w]) / spreads for w in torch.linspace(0, 1, FUSION_STEPS).tolist()]
+        self.fusion.copy_(max(candidates, key=lambda c: value(c[0] * ret + c[1] * rn)))
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)

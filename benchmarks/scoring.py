@@ -1,0 +1,212 @@
+"""Scoring every sketch with every photo by the relation network at ViT-B dimensions, ours against the plain way.
+
+The plain way is what the equations say: tokens repeated for each pair, every projection computed per pair. It runs in
+20x20 blocks, as published, and at the batch that turns out fastest on this machine. The weights are the golden recipe's,
+whose logits spread; those of a fresh network rank nothing. Each slice of photos is scored by all of them in turn, so a
+machine that drifts drifts for all.
+
+    python -m benchmarks scoring            # about a quarter of an hour on two cores
+    ZSE_BENCH_PHOTOS=200 python -m benchmarks scoring
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.world import originals
+from tests.golden import recipe_state
+from zse_model.methods.zse_sbir import ZseSbir
+from zse_model.pair_scorer import PairScorer
+from zse_model.published import RELEASED, RELEASED_BACKBONE, RELEASED_SIZE, translate
+from zse_model.scoring import Encoding, score_all, shortlist
+from zse_model.transforms import TransformConfig, prepare_photo, prepare_sketch
+
+PHOTOS, SKETCHES, SLICE = int(os.environ.get("ZSE_BENCH_PHOTOS", "1000")), 8, 100
+TOP, RESCORED = 200, 400
+BATCHES = ((1, 1), (1, 2), (1, 4), (2, 4), (1, 8), (4, 4), (8, 8))  # sketches x photos, tried by the plain way
+GFLOP = {"plain": 3.65, "hoisted": 2.25}  # a pair; counted in zse_model/pair_scorer.py
+SKETCHY_25 = (15_229, 17_101)
+
+
+def main() -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    method = released(device)
+    with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
+        sketches, photos, encoding = encoded(method, originals(Path(scratch)))
+        rate = matrix_rate(device, torch.float32)
+        print(f"matrix products of float32 run at {rate:.0f} GFLOP/s: {GFLOP['hoisted'] / rate * 1e3:.1f} ms a pair")
+        batch = fastest_batch(method, sketches, photos)
+        scorers = {"fp32": method.scorer("rn")}
+        if has_bf16(device):
+            scorers["bf16"] = method.scorer("rn", "bf16")
+        else:
+            print("bf16: skipped, this processor has no bfloat16 matrix instructions (AVX-512 BF16 or AMX)")
+        compare(method, scorers, batch, sketches, photos)
+        whole_evaluation(method, encoding, sketches, photos)
+
+
+def released(device: torch.device) -> ZseSbir:
+    method = ZseSbir(RELEASED, RELEASED_BACKBONE, size=RELEASED_SIZE, classes=1, load_weights=False)
+    method.load_state_dict(method.state_dict() | translate(recipe_state(), method.state_dict()).state)
+    return method.to(device).eval()
+
+
+def encoded(method: ZseSbir, source: Path) -> tuple[Encoding, Encoding, float]:
+    """The first sketches and photos, evenly over the classes, and the seconds that encoding one takes."""
+    transforms, out, seconds = TransformConfig(size=RELEASED_SIZE, recipe="published"), [], 0.0
+    for modality, prepare, count in (("sketch", prepare_sketch, 20), ("photo", prepare_photo, PHOTOS)):
+        files = sorted(p for p in (source / modality).rglob("*") if p.is_file())
+        files = files[:: max(1, len(files) // count)][:count]
+        parts: list[Encoding] = []
+        for i in range(0, len(files), 10):
+            pictures = [torch.from_numpy(prepare(f.read_bytes(), transforms)) for f in files[i : i + 10]]
+            pixels = torch.stack([p if p.dim() == 3 else p[..., None] for p in pictures]).permute(0, 3, 1, 2)
+            start = now(method.device)
+            parts.append(method.encode(pixels.to(method.device), modality))
+            seconds += now(method.device) - start
+        out.append({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+    return out[0], out[1], seconds / (20 + len(out[1]["tokens"]))
+
+
+def plain(method: ZseSbir, sketches: Encoding, photos: Encoding, rows: int, columns: int) -> Tensor:
+    """The relation network as it is written down, block by block."""
+    s, p = sketches["tokens"], photos["tokens"]
+    scores = torch.empty(len(s), len(p))
+    for i in range(0, len(s), rows):
+        for j in range(0, len(p), columns):
+            sketch, photo = s[i : i + rows], p[j : j + columns]
+            pairs = sketch.repeat_interleave(len(photo), 0), photo.repeat(len(sketch), 1, 1)
+            scores[i : i + rows, j : j + columns] = method.relate(*pairs)[0].view(len(sketch), len(photo)).cpu()
+    return scores
+
+
+def fastest_batch(method: ZseSbir, sketches: Encoding, photos: Encoding) -> tuple[int, int]:
+    found = {}
+    for rows, columns in BATCHES:
+        s, p = first(sketches, rows), first(photos, 16 if rows * columns < 16 else columns)
+        run = lambda r=rows, c=columns, s=s, p=p: plain(method, s, p, r, c)  # noqa: E731
+        run()
+        seconds = min(timed(method.device, run)[0] for _ in range(2))
+        found[rows, columns] = seconds / (len(s["tokens"]) * len(p["tokens"]))
+    print("plain, ms a pair by block:", ", ".join(f"{r}x{c} {s * 1e3:.1f}" for (r, c), s in found.items()))
+    return min(found, key=lambda batch: found[batch])
+
+
+def compare(
+    method: ZseSbir, scorers: dict[str, PairScorer], batch: tuple[int, int], sketches: Encoding, photos: Encoding
+) -> None:
+    queries, total = first(sketches, SKETCHES), len(photos["tokens"])
+    spent: dict[str, list[float]] = {}
+    scores: dict[str, list[Tensor]] = {}
+    for g in range(0, total, SLICE):
+        tile = {name: value[g : g + SLICE] for name, value in photos.items()}
+        size = len(tile["tokens"])
+        ways: dict[str, tuple[int, Callable[[], Tensor]]] = {
+            "plain 20x20": (400, lambda t=tile: plain(method, sketches, first(t, 20), 20, 20)),
+            "plain fastest": (SKETCHES * size, lambda t=tile: plain(method, queries, t, *batch)),
+        }
+        for name, scorer in scorers.items():
+            ways[name] = (SKETCHES * size, lambda t=tile, s=scorer: score_all(s, queries, t))
+        for name, (pairs, run) in ways.items():
+            seconds, result = timed(method.device, run)
+            spent.setdefault(name, []).append(seconds / pairs)
+            scores.setdefault(name, []).append(result)
+    cost = {name: statistics.median(seconds) * 1e3 for name, seconds in spent.items()}
+    print(f"{SKETCHES} sketches x {total} photos, median of {len(spent['fp32'])} slices, ms a pair:")
+    for name, ms in cost.items():
+        versus = f"{cost['plain 20x20'] / ms:5.2f}x plain 20x20, {cost['plain fastest'] / ms:5.2f}x plain fastest"
+        print(f"  {name:14s} {ms:7.2f}   {versus}")
+    reference = torch.cat(scores["plain fastest"], 1)
+    print(
+        f"plain logits: std over the gallery {reference.std(1).mean():.2f}, range {reference.min():.2f}..{reference.max():.2f}"
+    )
+    exact = torch.cat(scores["fp32"], 1)
+    print(
+        f"fp32: largest difference of a logit {(exact - reference).abs().max():.1e}; top {TOP}: {agreement(exact, reference)}"
+    )
+    if "bf16" in scores:
+        half = torch.cat(scores["bf16"], 1)
+        print(f"bf16: top {TOP}: {agreement(half, reference)}")
+        run = lambda: score_all(scorers["fp32"], queries, photos, shortlist(half, RESCORED))  # noqa: E731
+        seconds, rescored = timed(method.device, run)
+        ms = cost["bf16"] + seconds * 1e3 / (SKETCHES * total)
+        print(
+            f"bf16 + fp32 of the first {RESCORED}: {ms:.2f} ms a pair of the gallery "
+            f"({cost['plain 20x20'] / ms:.2f}x, {cost['plain fastest'] / ms:.2f}x); {agreement(rescored, reference)}"
+        )
+
+
+def agreement(ours: Tensor, reference: Tensor) -> str:
+    """How much of the reference's first items is among ours, and whether the rest is a tie within rounding."""
+    k = min(TOP, reference.shape[1] // 2)
+    mine, theirs = shortlist(ours, k), shortlist(reference, k)
+    last = reference.masked_fill(~theirs, torch.inf).min(1, keepdim=True).values
+    unexplained = int(((mine != theirs) & ((reference - last).abs() > 2e-5)).sum())
+    overlap = float((mine & theirs).sum() / theirs.sum())
+    return f"overlap {overlap:.2%} of N = {int(theirs.sum())}, {unexplained} differences beyond 2e-5 of the last logit"
+
+
+def whole_evaluation(method: ZseSbir, encoding: float, sketches: Encoding, photos: Encoding) -> None:
+    """Encoding and scoring together, and what they come to at the size of a published gallery."""
+    scorer = method.scorer("rn")
+    print(f"encoding: {encoding * 1e3:.0f} ms a picture")
+    print("20 sketches against g photos, encoding included:")
+    ours_pair = plain_pair = 0.0
+    for size in (25, 50, 100):
+        tile = first(photos, size)
+        ours = timed(method.device, lambda t=tile: score_all(scorer, sketches, t))[0]
+        theirs = timed(method.device, lambda t=tile: plain(method, sketches, t, 20, 20))[0]
+        ours_pair, plain_pair = ours / (20 * size), theirs / (20 * size)
+        both = [x + (20 + size) * encoding for x in (ours, theirs)]
+        print(f"  g = {size:3d}: ours {both[0]:6.1f} s, plain {both[1]:6.1f} s, {both[1] / both[0]:.2f}x")
+    q, g = SKETCHY_25
+    blocks = -(-q // 20)  # the plain way encodes the gallery anew for every 20 sketches
+    ours, theirs = (q + g) * encoding + q * g * ours_pair, (q + blocks * g) * encoding + q * g * plain_pair
+    print(
+        f"EXTRAPOLATED, not run: Sketchy-25 ({q} x {g}) on this machine, ours {ours / 86400:.1f} days, plain "
+        f"{theirs / 86400:.1f} days, {theirs / ours:.2f}x"
+    )
+
+
+def first(pictures: Encoding, n: int) -> Encoding:
+    return {name: value[:n] for name, value in pictures.items()}
+
+
+def timed(device: torch.device, run: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    start = now(device)
+    result = run()
+    return now(device) - start, result
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """GFLOP/s of a matrix product of the feed-forward's shape, the best of ten: what a pair cannot be faster than."""
+    rows = 2048 if device.type == "cpu" else 65_536
+    a, b = torch.randn(rows, 768, device=device, dtype=dtype), torch.randn(768, 1024, device=device, dtype=dtype)
+    best = min(timed(device, lambda: a @ b)[0] for _ in range(10))
+    return 2 * rows * 768 * 1024 / best / 1e9
+
+
+def has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+if __name__ == "__main__":
+    main()

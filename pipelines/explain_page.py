@@ -1,0 +1,356 @@
+"""Draws what `zse_model.explain` found: PNGs, one HTML page that holds them, and sheets for a report."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pipelines.loaders import to_tensor
+from pipelines.progress import say
+from zse_model.explain import Explanation, UnexplainableError, explain, patch_of_pixels, salient_patches
+from zse_model.methods import RetrievalMethod
+
+LARGE, MIDDLE, SMALL, GAP, LINE = 320, 238, 152, 14, 20
+PER_LINE = 6
+# Told apart by most colour-blind eyes too; every box also carries its number.
+COLOURS = ((230, 97, 0), (0, 114, 178), (0, 148, 108), (196, 74, 150), (176, 132, 0), (40, 160, 220))
+ATTENTION = (214, 64, 20)
+DROPPED, TEXT, FAINT = (205, 205, 205), (30, 30, 30), (110, 110, 110)
+
+CAPTIONS = {
+    "correspondences": (
+        "Which part of the photo answers to which part of the sketch?",
+        "Each numbered box on the sketch is joined to the photo patch whose token is most similar to it (cosine) after "
+        "cross-attention. Every patch has a most similar one, also where nothing corresponds: a line alone is no proof "
+        "that the network matched the parts. A token has seen the whole picture, so it stands for more than its box.",
+    ),
+    "similarity": (
+        "How clear is that answer?",
+        "For each numbered patch of the sketch, its similarity to every patch of the photo, the highest one boxed. One "
+        "dark spot is a clear answer, a wide tint is none. Each map is tinted from its own median to its own highest "
+        "cosine, both written beneath it, so tints do not compare between maps.",
+    ),
+    "attention-sketch": (
+        "What does [Ret] read on the sketch?",
+        "The retrieval token's attention in the last self-attention layer, mean and head by head: the darker, the more "
+        "of it the patch gets. Each map is stretched from 0 to its own highest share, written beneath it. Attention "
+        "says what is read there, not what decided the score; earlier layers have already mixed the patches.",
+    ),
+    "attention-photo": (
+        "What does [Ret] read on the photo?",
+        "The same on the photo, which is encoded without knowing the sketch: another sketch would not change it.",
+    ),
+    "synthesis": (
+        "The sketch, rebuilt from pieces of the photo",
+        "Every patch of the sketch is replaced by the most similar patch of the photo, after cross-attention. Where "
+        "the object reappears in the sketch's pose, parts were matched to parts. Each piece is copied as it is, never "
+        "turned or scaled, and may be used many times; the network itself never makes such a picture.",
+    ),
+}
+MODES = {
+    "ret": "ret compares one vector of each picture, made before cross-attention (a cosine, at most 1): the "
+    "correspondences and the synthesis below are not what this score was computed from.",
+    "rn": "rn is the relation network's verdict on the pair (a logit without bounds: compare it between photos of one "
+    "sketch only). It reads the similarities of all patches at once; the few drawn below do not sum up to it.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """A pair's explanation and its pictures."""
+
+    name: str
+    """What the photo is called on the page."""
+    explanation: Explanation
+    pictures: dict[str, Image.Image]
+    """By the keys of `CAPTIONS`; no attention where it could not be computed."""
+
+
+def explained(
+    method: RetrievalMethod,
+    sketch: np.ndarray,
+    photo: np.ndarray,
+    name: str,
+    mode: str | None = None,
+    patches: Sequence[tuple[int, int]] = (),
+) -> Explained:
+    """Explain and draw a pair. sketch: uint8 [s, s]; photo: uint8 [s, s, 3]; no patches = the salient ones.
+
+    Raises what `zse_model.explain.explain` raises, and ValueError for a patch outside the grid.
+    """
+    drawn = to_tensor([sketch])[0]
+    found = explain(method, drawn, to_tensor([photo])[0], mode)
+    chosen = list(patches) or salient_patches(found, drawn)
+    return Explained(name, found, _draw(found, chosen, sketch, photo))
+
+
+def explanation_sheets(
+    method: RetrievalMethod,
+    sketches: Sequence[np.ndarray],
+    photos: Sequence[np.ndarray],
+    captions: Sequence[str],
+    names: Sequence[str] = ("best", "typical", "worst"),
+    mode: str | None = None,
+) -> dict[str, bytes]:
+    """PNG by file name, `explained-<name>.png`: one sheet a pair, to lie beside the retrieval sheets of a report.
+
+    sketches: uint8 [s, s] and photos: uint8 [s, s, 3], pair by pair, of the size that the method was built for, for
+    example the best, the median and the worst query with the first photo that each found. A method that cannot be
+    explained gives none, and says so.
+    """
+    sheets: dict[str, bytes] = {}
+    for sketch, photo, caption, name in zip(sketches, photos, captions, names, strict=True):
+        try:
+            found = explained(method, sketch, photo, name, mode)
+        except UnexplainableError as error:
+            say(f"No explanations: {error}")
+            return {}
+        scores = ", ".join(f"{key} {value:.3f}" for key, value in found.explanation.scores.items())
+        parts = [(f"{caption}   ({scores})", None)]
+        parts += [(CAPTIONS[key][0], picture) for key, picture in found.pictures.items()]
+        sheets[f"explained-{name}.png"] = png(_stacked(parts))
+    return sheets
+
+
+def page(sketch: str, checkpoint: str, found: Sequence[Explained]) -> str:
+    """One HTML page that needs nothing else: pictures inlined, no scripts, no network. Names are escaped."""
+    first = found[0].explanation
+    intro = [f"<p>Scored by <code>{html.escape(first.mode)}</code>. {html.escape(MODES.get(first.mode, ''))}</p>"]
+    if first.no_attention:
+        intro.append(f"<p>The attention of [Ret] is not drawn: {html.escape(first.no_attention)}.</p>")
+    rows, columns = first.grid
+    intro.append(
+        f"<p>The network sees both pictures as {rows} by {columns} patches; patch row,column counts from 0, at the top "
+        "left. Grey patches were dropped by token selection.</p>"
+    )
+    sections = []
+    for i, one in enumerate(found):
+        scores = ", ".join(f"{html.escape(k)} {v:.4f}" for k, v in one.explanation.scores.items())
+        figures = [
+            f'<figure><h3>{CAPTIONS[key][0]}</h3><img alt="{CAPTIONS[key][0]}" src="{_inline(picture)}">'
+            f"<figcaption>{CAPTIONS[key][1]}</figcaption></figure>"
+            for key, picture in one.pictures.items()
+        ]
+        sections.append(
+            f"<section><h2>{i + 1}. {html.escape(one.name)}</h2><p>{scores}</p>{''.join(figures)}</section>"
+        )
+    return _PAGE.format(
+        sketch=html.escape(sketch),
+        checkpoint=html.escape(checkpoint),
+        intro="".join(intro),
+        sections="".join(sections),
+    )
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _inline(picture: Image.Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+
+
+# Drawing ------------------------------------------------------------------------------------------------------------
+
+
+def _draw(
+    found: Explanation, patches: Sequence[tuple[int, int]], sketch: np.ndarray, photo: np.ndarray
+) -> dict[str, Image.Image]:
+    """By the keys of `CAPTIONS`."""
+    maps = [found.similarity(row, column) for row, column in patches]
+    pictures = {
+        "correspondences": _correspondences(found, patches, maps, sketch, photo),
+        "similarity": _similarity(patches, maps, photo),
+    }
+    for key, heads, pixels in (
+        ("attention-sketch", found.sketch_attention, sketch),
+        ("attention-photo", found.photo_attention, photo),
+    ):
+        if heads is not None:
+            pictures[key] = _attention(heads, pixels)
+    mosaic = found.synthesis.permute(1, 2, 0).numpy()
+    shown = {
+        "sketch": sketch,
+        "rebuilt from the photo": mosaic,
+        "the same under the drawing": np.minimum(mosaic, sketch[..., None]),
+        "photo": photo,
+    }
+    pictures["synthesis"] = _lines([_Panel(_scaled(pixels, MIDDLE), title) for title, pixels in shown.items()])
+    return pictures
+
+
+def _correspondences(
+    found: Explanation,
+    patches: Sequence[tuple[int, int]],
+    maps: Sequence[Tensor],
+    sketch: np.ndarray,
+    photo: np.ndarray,
+) -> Image.Image:
+    """Drawn at twice the size and reduced: Pillow's lines have no soft edges."""
+    side, apart = 2 * LARGE, 2 * 96
+    canvas = Image.new("RGB", (2 * side + apart, side), "white")
+    canvas.paste(_scaled(sketch, side), (0, 0))
+    canvas.paste(_scaled(photo, side), (side + apart, 0))
+    draw = ImageDraw.Draw(canvas)
+    rows, columns = found.grid
+    height, width = side / rows, side / columns
+    taken: dict[tuple[int, int], int] = {}
+    tags = []
+    for i, (patch, values) in enumerate(zip(patches, maps, strict=True)):
+        best = _best(values)
+        before = taken[best] = taken.get(best, -1) + 1  # a patch that several answer to gets a box in a box
+        colour = COLOURS[i % len(COLOURS)]
+        ours = _box(patch, width, height, 0, 0)
+        theirs = _box(best, width, height, side + apart, 8 * before)
+        start, end = (ours[2], (ours[1] + ours[3]) / 2), (theirs[0], (theirs[1] + theirs[3]) / 2)
+        for shade, weight in (((255, 255, 255), 10), (colour, 5)):  # a white rim: seen on any photo
+            draw.line([start, end], fill=shade, width=weight)
+            draw.rectangle(ours, outline=shade, width=weight)
+            draw.rectangle(theirs, outline=shade, width=weight)
+        tags += [(ours[0], ours[1], i), (theirs[0] + 24 * before, theirs[1], i)]
+    for x, y, i in tags:  # last, so that no line or box hides them
+        x, y = max(x, 15), max(y, 15)
+        draw.ellipse([x - 15, y - 15, x + 15, y + 15], fill=COLOURS[i % len(COLOURS)], outline="white", width=2)
+        draw.text((x, y), str(i + 1), fill="white", font=_font(24), anchor="mm")
+    return _framed(canvas.reduce(2))
+
+
+def _best(values: Tensor) -> tuple[int, int]:
+    row, column = divmod(int(values.nan_to_num(-torch.inf).argmax()), values.shape[1])
+    return row, column
+
+
+def _box(patch: tuple[int, int], width: float, height: float, left: float, inside: int) -> tuple[float, ...]:
+    y, x = patch[0] * height, left + patch[1] * width
+    return x + inside, y + inside, x + width - 1 - inside, y + height - 1 - inside
+
+
+def _similarity(patches: Sequence[tuple[int, int]], maps: Sequence[Tensor], photo: np.ndarray) -> Image.Image:
+    panels = []
+    for i, (patch, values) in enumerate(zip(patches, maps, strict=True)):
+        median, high = float(values.nanmedian()), float(values.nan_to_num(-torch.inf).max())
+        colour = COLOURS[i % len(COLOURS)]
+        tinted = _tinted(photo, ((values - median) / max(high - median, 1e-6)).clamp(min=0), colour)
+        box = _box(_best(values), SMALL / values.shape[1], SMALL / values.shape[0], 0, 0)
+        ImageDraw.Draw(tinted).rectangle(box, outline=TEXT, width=2)
+        note = f"cosine {median:.2f} to {high:.2f}"
+        panels.append(_Panel(tinted, f"{i + 1}: patch {patch[0]},{patch[1]}", note, colour))
+    return _lines(panels)
+
+
+def _attention(heads: Tensor, pixels: np.ndarray) -> Image.Image:
+    """The mean of the heads first: float32 [heads, rows, columns] over its picture."""
+    panels = []
+    for i, values in enumerate([heads.mean(dim=0), *heads]):
+        high = float(values.nan_to_num(0).max())
+        tinted = _tinted(pixels, values / max(high, 1e-12), ATTENTION)
+        panels.append(_Panel(tinted, f"head {i}" if i else f"mean of {len(heads)} heads", f"0 to {high:.1%}"))
+    return _lines(panels)
+
+
+def _tinted(pixels: np.ndarray, values: Tensor, colour: tuple[int, int, int]) -> Image.Image:
+    """A picture in pale grey under values [rows, columns] of 0..1, patch by patch; NaN = flat grey."""
+    cell = patch_of_pixels(len(pixels), (values.shape[0], values.shape[1])).numpy()
+    value = values.flatten().numpy()[cell][..., None]
+    grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)[..., None]
+    pale = 96 + grey * (255 - 96) / 255
+    strength = 0.85 * np.nan_to_num(value)
+    tinted = np.where(np.isnan(value), DROPPED, (1 - strength) * pale + strength * np.asarray(colour))
+    return _scaled(tinted.round().astype(np.uint8), SMALL)
+
+
+@dataclass(frozen=True, eq=False)
+class _Panel:
+    picture: Image.Image
+    title: str
+    note: str = ""
+    colour: tuple[int, int, int] = TEXT
+
+
+def _lines(panels: Sequence[_Panel]) -> Image.Image:
+    """Panels of one size in lines of nearly equal length, titles above and notes below."""
+    lines = -(-len(panels) // PER_LINE)
+    per_line = -(-len(panels) // lines)
+    width, height = panels[0].picture.size
+    below = LINE if any(panel.note for panel in panels) else 0
+    step_x, step_y = width + GAP, LINE + height + below + GAP
+    canvas = Image.new("RGB", (per_line * step_x - GAP, lines * step_y - GAP), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, panel in enumerate(panels):
+        x, y = i % per_line * step_x, i // per_line * step_y
+        draw.text((x, y), panel.title, fill=panel.colour, font=_font(13))
+        canvas.paste(panel.picture, (x, y + LINE))
+        draw.rectangle([x, y + LINE, x + width - 1, y + LINE + height - 1], outline=DROPPED)
+        draw.text((x, y + LINE + height + 3), panel.note, fill=FAINT, font=_font(12))
+    return _framed(canvas)
+
+
+def _stacked(parts: Sequence[tuple[str, Image.Image | None]]) -> Image.Image:
+    """Pictures below each other, each under its title."""
+    width = max(picture.width for _, picture in parts if picture)
+    height = sum(LINE + 8 + (picture.height if picture else 0) for _, picture in parts)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw, y = ImageDraw.Draw(canvas), 0
+    for title, picture in parts:
+        draw.text((GAP, y + 8), title, fill=TEXT, font=_font(15))
+        y += LINE + 8
+        if picture:
+            canvas.paste(picture, (0, y))
+            y += picture.height
+    return canvas
+
+
+def _framed(picture: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", (picture.width + 2 * GAP, picture.height + 2 * GAP), "white")
+    canvas.paste(picture, (GAP, GAP))
+    return canvas
+
+
+def _scaled(pixels: np.ndarray, side: int) -> Image.Image:
+    return Image.fromarray(pixels).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+# The policy forbids what the page does not have: anything from elsewhere, and scripts.
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{sketch}, explained</title>
+<style>
+:root {{ color-scheme: light dark; --text: #1c1c1e; --faint: #5a5a60; --ground: #fafaf8; --rule: #ddd; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --text: #ececec; --faint: #a8a8b0; --ground: #17181a; --rule: #3a3a3e; }}
+}}
+body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--ground);
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.25rem; }} h3 {{ font-size: 1.05rem; margin: 0 0 .5rem; }}
+section {{ border-top: 1px solid var(--rule); margin-top: 2.5rem; }}
+figure {{ margin: 2rem 0; }}
+img {{ max-width: 100%; height: auto; background: #fff; border: 1px solid var(--rule); border-radius: 8px; }}
+figcaption, .from {{ color: var(--faint); max-width: 46rem; }}
+</style>
+</head>
+<body>
+<h1>What the network saw in {sketch}</h1>
+<p class="from">Checkpoint {checkpoint}</p>
+{intro}
+{sections}
+</body>
+</html>
+"""

@@ -1,0 +1,82 @@
+"""explain: what a checkpoint sees in a sketch and a photo, or in the first photos of a gallery. Pictures and one page.
+
+<out>/explain.html    <out>/1-correspondences.png  1-similarity.png  1-attention-*.png  1-synthesis.png  2-...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from pipelines import storage
+from pipelines.explain_page import Explained, explained, page, png
+from pipelines.jobs.search import Match, encode_gallery
+from pipelines.loaders import to_tensor
+from zse_model.checkpoint import load_checkpoint
+from zse_model.evaluation.search import rank
+from zse_model.explain import explainable
+from zse_model.transforms import BadPicture, TransformConfig, prepare_photo, prepare_sketch
+
+PAGE = "explain.html"
+T = TypeVar("T")
+
+
+def explain(
+    sketch: str,
+    checkpoint_url: str,
+    workspace: str,
+    out: Path,
+    *,
+    photo: str | None,
+    gallery: str | None,
+    top: int,
+    mode: str | None,
+    patches: Sequence[tuple[int, int]],
+) -> list[Match]:
+    """Explain one photo, or the `top` photos of a gallery's ranking; gives them with their scores, best first.
+
+    Raises ValueError unless exactly one of photo and gallery is given, UnexplainableError for a method without patches,
+    BadPicture for an unusable picture, by name.
+    """
+    if (photo is None) == (gallery is None):
+        raise ValueError("Give either --photo FILE or --gallery FOLDER: what the sketch is to be explained with")
+    with storage.local_copy(checkpoint_url) as copy:
+        checkpoint = load_checkpoint(copy)
+    method, transforms = explainable(checkpoint.method), checkpoint.transforms  # before a gallery is encoded for it
+    mode = mode or method.modes[0]
+    method.check_mode(mode)
+    drawn = _prepared(prepare_sketch, sketch, storage.read_bytes(sketch), transforms)
+    if photo is not None:
+        names, files = [photo], [storage.read_bytes(photo)]
+    else:
+        assert gallery is not None
+        paths, encodings = encode_gallery(gallery, checkpoint, workspace)
+        with torch.inference_mode():
+            query = method.encode(to_tensor([drawn]), "sketch")
+            ranking = rank(method.score(query, encodings, mode), min(top, len(paths)))
+        names = [paths[int(i)] for i in ranking.indices[0]]
+        files = storage.read_many(gallery, names)
+    found: list[Explained] = []
+    for name, data in zip(names, files, strict=True):
+        if isinstance(data, Exception):
+            raise data
+        pixels = _prepared(prepare_photo, name, data, transforms)
+        found.append(explained(method, drawn, pixels, name, mode, patches))
+    for one in found[1:]:
+        one.pictures.pop("attention-sketch", None)  # the same for every photo: the sketch is encoded alone
+    out.mkdir(parents=True, exist_ok=True)
+    for i, one in enumerate(found):
+        for key, picture in one.pictures.items():
+            (out / f"{i + 1}-{key}.png").write_bytes(png(picture))
+    (out / PAGE).write_text(page(sketch.rsplit("/", 1)[-1], checkpoint_url, found), encoding="utf-8")
+    return [Match(one.name, one.explanation.score) for one in found]
+
+
+def _prepared(prepare: Callable[[bytes, TransformConfig], T], name: str, data: bytes, transforms: TransformConfig) -> T:
+    try:
+        return prepare(data, transforms)
+    except BadPicture as error:
+        raise BadPicture(f"{name}: {error}") from error

@@ -1,0 +1,100 @@
+"""import-checkpoint: weights of the public ZSE-SBIR code -> a checkpoint that `zse evaluate` and `zse search` take.
+
+    <out>/model.safetensors  checkpoint.json  seen.safetensors  manifest.json
+
+Nothing was trained here, so what belongs to a training (`run.json`, `history.json`) is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import numbers
+import tempfile
+from pathlib import Path
+
+from pipelines import shards, storage
+from pipelines.catalog import trained_split
+from pipelines.progress import say
+from zse_model.checkpoint import INFO, Checkpoint, save_checkpoint, seen_keys
+from zse_model.published import RELEASED_SIZE, read_published, released_method
+from zse_model.transforms import TransformConfig
+
+TRAINED = (
+    "Trained elsewhere, on the seen classes of the split. Which pictures is not known, so test classes are checked for "
+    "leaks and test pictures are not. A stored map_all was measured on a subset of the test classes: not a result."
+)
+BACKBONE = (
+    "A pretrained backbone alone, trained on no split. Mode ret compares its features; the tokenizer is left out, and "
+    "cross-attention and relation network are untrained, so mode rn means nothing."
+)
+
+
+def import_checkpoint(file: str, split: str, out: str) -> str:
+    """Write the checkpoint, or find it there; gives its folder.
+
+    `file` and `out` are paths or URLs, `split` is what `trained_split` takes. Raises ValueError for a file that does
+    not hold these weights, whole, and where `out` holds something else.
+    """
+    classes, out = trained_split(split), storage.absolute(out)
+    with storage.local_copy(file) as copy:
+        content = read_published(copy)
+        try:
+            method, translation = released_method(content, len(classes.training))
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        with copy.open("rb") as source:
+            sha256 = hashlib.file_digest(source, "sha256").hexdigest()
+    note = BACKBONE if translation.initialised else TRAINED
+    stored = {key: content.get(key) for key in ("epoch", "map_all", "precision_100")}
+    checkpoint = Checkpoint(
+        name="zse_sbir",
+        method=method,
+        transforms=TransformConfig(size=RELEASED_SIZE, recipe="published"),
+        split=classes,
+        seen_pictures=seen_keys([]),
+        training={
+            "run": f"published-zse_sbir-{sha256[:8]}",
+            "imported_from": copy.name,
+            "source_sha256": sha256,
+            "dropped": translation.dropped,
+            "initialised": translation.initialised,
+            **{f"stored_{key}": float(value) for key, value in stored.items() if isinstance(value, numbers.Real)},
+            "note": note,
+        },
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save_checkpoint(checkpoint, folder)
+        if _is_there(checkpoint, folder, out):
+            say(f"{out} holds this checkpoint already")
+            return out
+        storage.upload_folder(folder, out, last=INFO)
+    manifest = {"name": checkpoint.training["run"], "method": checkpoint.name, "digest": checkpoint.digest}
+    shards.write_manifest(out, {**manifest, "training": checkpoint.training})
+    say(
+        f"{len(translation.state)} tensors taken over, {len(translation.dropped)} dropped, "
+        f"{len(translation.initialised)} initialised; {INFO} names them\n{note}"
+    )
+    return out
+
+
+def _is_there(checkpoint: Checkpoint, folder: Path, out: str) -> bool:
+    """Whether `out` is this checkpoint. What an interrupted import left of it may stay; anything else is an error."""
+    if (
+        shards.has_manifest(out)
+        and shards.read_manifest(out, "zse import-checkpoint").get("digest") == checkpoint.digest
+    ):
+        return True
+    there = [file.path for file in storage.list_files(out)] if storage.exists(out) else []
+    mine = {file.name: file for file in folder.iterdir()}
+    others = [
+        name
+        for name in sorted(there)
+        if not name.startswith(".")  # a write that was cut off
+        and (name not in mine or storage.read_bytes(storage.join(out, name)) != mine[name].read_bytes())
+    ]
+    if others:
+        raise ValueError(
+            f"{out} holds something else, such as {others[:3]}. Give --out another folder, or delete this one"
+        )
+    return False

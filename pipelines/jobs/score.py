@@ -1,0 +1,136 @@
+"""score: encodings -> the scores of a pair network, every sketch with every photo, or those that a shortlist wants.
+
+    <workspace>/scores/<encodings>-<mode>/part-00000-of-00007.parquet ... manifest.json
+
+A part holds the columns of up to `PHOTOS` photos, its rows are all sketches in stored order, and each is written whole:
+an interrupted scoring goes on where it was. Neither the gallery's tokens nor the matrix of scores is ever in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipelines import shards, storage
+from pipelines.cluster import model_workers, run_parts
+from pipelines.config import ExperimentConfig
+from pipelines.jobs.embed import encoded_parts, read_values
+from pipelines.progress import say
+from zse_model.checkpoint import load_checkpoint
+from zse_model.methods import Encoding
+from zse_model.scoring import score_all
+
+PHOTOS = 256  # a part: about what a scorer prepares at once
+SKETCHES = 1024  # a row group of the parts, and what a worker reads of the sketches at once
+ALONE = 100_000  # pairs that one process has scored before others have loaded their networks
+
+
+def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, wanted: Tensor | None = None) -> str:
+    """Score every pair by `mode`, or find it done; gives the folder of the parts.
+
+    wanted: bool [q, g] in stored order, the pairs to score; the others are -inf. `mode` is then only a name for them.
+    """
+    manifest = shards.read_manifest(encodings, "zse embed")
+    precision = config.evaluation.precision
+    name = f"{encodings.rsplit('/', 1)[1]}-{mode}" + ("" if precision == "fp32" else f"-{precision}")
+    folder = storage.join(workspace, "scores", name)
+    if shards.has_manifest(folder):
+        return folder
+    photos, sketches = (encoded_parts(manifest, modality) for modality in ("photo", "sketch"))
+    tasks: list[dict[str, Any]] = []
+    position = 0
+    for part, count in photos:
+        for start in range(0, count, PHOTOS):
+            rows = min(PHOTOS, count - start)
+            task = {"photos": part, "start": start, "rows": rows}
+            if wanted is not None:
+                task["wanted"] = np.packbits(wanted[:, position : position + rows].numpy(), axis=1).tobytes()
+            tasks.append(task)
+            position += rows
+    names = [shards.part_name(i, len(tasks)) for i in range(len(tasks))]
+    there = storage.names(folder)
+    left = [{**task, "part": part} for task, part in zip(tasks, names, strict=True) if part not in there]
+    if len(left) < len(tasks):
+        say(f"{len(tasks) - len(left)} of {len(tasks)} parts are there already")
+    total = sum(count for _, count in sketches)
+    alone = total * sum(task["rows"] for task in left) <= ALONE
+    constructor = {
+        "checkpoint": manifest["checkpoint"],
+        "encodings": encodings,
+        "sketches": sketches,
+        "mode": mode,
+        "precision": precision,
+        "folder": folder,
+    }
+    for _ in run_parts(
+        left,
+        ScorePart,
+        what=f"Score {mode}",
+        unit="photos",
+        total=sum(task["rows"] for task in left),
+        workers=None if alone else model_workers(len(left)),
+        constructor=constructor,
+        gpus=1 if config.cluster.gpus_per_worker else 0,
+        alone=alone,
+    ):
+        pass
+    shards.write_manifest(
+        folder,
+        {
+            "encodings": encodings,
+            "mode": mode,
+            "sketches": total,
+            "shards": [{"name": part, "rows": total} for part in names],
+        },
+    )
+    return folder
+
+
+def score_rows(folder: str) -> Iterator[Tensor]:
+    """The score matrix in stored order, float32 [up to `SKETCHES`, g] a time."""
+    manifest = shards.read_manifest(folder, "zse evaluate")
+    parts = [shards.open_part(storage.join(folder, shard["name"])) for shard in manifest["shards"]]
+    for group in range(parts[0].num_row_groups):
+        columns = []
+        for part in parts:
+            rows = part.read_row_group(group, columns=["scores"]).column(0).combine_chunks()
+            columns.append(rows.flatten().to_numpy().reshape(len(rows), -1))
+        yield torch.from_numpy(np.concatenate(columns, axis=1))
+
+
+class ScorePart:
+    """An actor that holds the network and scores all sketches against some photos a call."""
+
+    def __init__(
+        self, checkpoint: str, encodings: str, sketches: list[tuple[str, int]], mode: str, precision: Any, folder: str
+    ) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        with storage.local_copy(checkpoint) as copy:
+            method = load_checkpoint(copy, self.device).method
+        self.scorer = method.scorer(mode if mode in method.modes else str(method.pair_mode), precision)
+        self.encodings, self.sketches, self.folder = encodings, sketches, folder
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        photos = read_values(self.encodings, task["photos"], "photo")
+        photos = {name: value[task["start"] : task["start"] + task["rows"]] for name, value in photos.items()}
+        total = sum(count for _, count in self.sketches)
+        scores = torch.empty(total, task["rows"])
+        wanted = None
+        if "wanted" in task:
+            packed = np.frombuffer(task["wanted"], dtype=np.uint8).reshape(total, -1)
+            wanted = torch.from_numpy(np.unpackbits(packed, axis=1, count=task["rows"]).astype(bool))
+        done = 0
+        for part, count in self.sketches:
+            rows = slice(done, done + count)
+            queries: Encoding = read_values(self.encodings, part, "sketch")
+            scores[rows] = score_all(self.scorer, queries, photos, None if wanted is None else wanted[rows])
+            done += count
+        flat = pa.array(scores.numpy().reshape(-1))
+        table = pa.table({"scores": pa.FixedSizeListArray.from_arrays(flat, task["rows"])})
+        shards.write_part(storage.join(self.folder, task["part"]), table, row_group=SKETCHES)
+        return {"part": task["part"], "rows": task["rows"]}

@@ -1,0 +1,130 @@
+"""`zse explain`: the page and pictures that it leaves, and what it says of unusable input."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.cli import app
+from pipelines.explain_page import explanation_sheets
+from pipelines.jobs.search import search
+from tests.pipelines.test_stages import picture
+from zse_model.backbones import BackboneConfig
+from zse_model.checkpoint import Checkpoint, save_checkpoint, seen_keys
+from zse_model.explain import UnexplainableError
+from zse_model.methods import GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
+from zse_model.split import ZeroShotSplit
+from zse_model.synthetic import draw_photo, draw_sketch
+from zse_model.transforms import BadPicture, TransformConfig
+
+SIZE = 64
+NAME = 'a <b>bold & "odd" name.png'
+
+
+def method(name: str) -> RetrievalMethod:
+    config = GlobalConfig(dim=16) if name == "global" else ZseSbirConfig(dim=32, heads=4, ffn=32)
+    return create_method(name, config, BackboneConfig(name="test_resnet"), size=SIZE, classes=2).eval()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints, a gallery, a sketch with an awkward name."""
+    root = tmp_path_factory.mktemp("explain")
+    split = ZeroShotSplit(name="s", citation="c", seen=("a", "b"), unseen=("c",))
+    for name in ("zse_sbir", "global"):
+        save_checkpoint(
+            Checkpoint(name, method(name), TransformConfig(size=SIZE), split, seen_keys([]), {}), root / name
+        )
+    (root / "gallery").mkdir()
+    for i in range(4):
+        (root / "gallery" / f"{i} <i>.png").write_bytes(picture(draw_photo("car", i, size=80)))
+    (root / NAME).write_bytes(picture(draw_sketch("car", 0, size=80)))
+    (root / "empty.png").write_bytes(picture(np.full((40, 40), 255, np.uint8)))
+    (root / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    return root
+
+
+class Page(HTMLParser):
+    """What a browser would make of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for key, value in attrs if key in ("src", "href", "srcset", "data", "action")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def zse_explain(world: Path, out: Path, *options: str, sketch: str = NAME, checkpoint: str = "zse_sbir") -> str:
+    """What it prints; its errors are raised."""
+    shared = ["--sketch", str(world / sketch), "-c", str(world / checkpoint), "-o", str(out), "-w", str(out / "w")]
+    return CliRunner().invoke(app, ["explain", *shared, *options], catch_exceptions=False).stdout
+
+
+def test_a_gallery_is_explained_in_the_order_of_the_search(world: Path, tmp_path: Path) -> None:
+    printed = zse_explain(world, tmp_path, "--gallery", str(world / "gallery"), "--top", "3", "--mode", "rn")
+    found = search(
+        str(world / NAME),
+        str(world / "gallery"),
+        str(world / "zse_sbir"),
+        str(tmp_path / "w"),
+        top=3,
+        mode="rn",
+        picture=tmp_path / "search.png",
+    )
+    assert printed.splitlines() == [f"{i + 1:3d}  {m.score:8.4f}  {m.path}" for i, m in enumerate(found)]
+
+    text = (tmp_path / "explain.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert len(page.links) == page.tags.count("img") == 5 + 4 + 4, "the sketch's own attention is shown once"
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "://" not in text and "url(" not in text and not {"script", "link", "iframe", "b", "i"} & set(page.tags)
+    assert NAME in page.text and found[0].path in page.text
+    assert len(list(tmp_path.glob("[123]-*.png"))) == 13
+
+
+def test_a_photo_is_explained_for_the_patches_asked_for(world: Path, tmp_path: Path) -> None:
+    photo = str(world / "gallery" / "0 <i>.png")
+    zse_explain(world, tmp_path, "--photo", photo, "--patch", "1,2", "--patch", "3,0")
+    assert len(list(tmp_path.glob("1-*.png"))) == 5
+    assert "made before cross-attention" in (tmp_path / "explain.html").read_text(), "ret is not what is drawn"
+    with pytest.raises(ValueError, match="no patch 4,0: the grid is 4x4"):
+        zse_explain(world, tmp_path, "--photo", photo, "--patch", "4,0")
+    with pytest.raises(ValueError, match="--patch takes row,column"):
+        zse_explain(world, tmp_path, "--photo", photo, "--patch", "4x0")
+
+
+def test_unusable_input_is_named(world: Path, tmp_path: Path) -> None:
+    photo = str(world / "gallery" / "0 <i>.png")
+    with pytest.raises(BadPicture, match=r"empty\.png: blank"):
+        zse_explain(world, tmp_path, "--photo", photo, sketch="empty.png")
+    with pytest.raises(BadPicture, match=r"broken\.jpg: "):
+        zse_explain(world, tmp_path, "--photo", str(world / "broken.jpg"))
+    with pytest.raises(FileNotFoundError, match="missing"):
+        zse_explain(world, tmp_path, "--photo", str(world / "missing.jpg"))
+    with pytest.raises(ValueError, match="either --photo FILE or --gallery FOLDER"):
+        zse_explain(world, tmp_path)
+    with pytest.raises(UnexplainableError, match="'global' cannot be explained"):
+        zse_explain(world, tmp_path, "--gallery", str(world / "gallery"), checkpoint="global")
+    assert list(tmp_path.iterdir()) == [], "not even encodings"
+
+
+def test_sheets_for_a_report() -> None:
+    sketches, photos = ([draw(c, 0, size=SIZE) for c in ("car", "fish")] for draw in (draw_sketch, draw_photo))
+    sheets = explanation_sheets(
+        method("zse_sbir"), sketches, photos, ["car, AP 0.9", "fish, AP 0.1"], ["best", "worst"]
+    )
+    assert list(sheets) == ["explained-best.png", "explained-worst.png"]
+    assert all(data.startswith(b"\x89PNG") for data in sheets.values())
+    assert explanation_sheets(method("global"), sketches, photos, ["", ""], ["best", "worst"]) == {}

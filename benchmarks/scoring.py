@@ -1,9 +1,9 @@
 """Scoring every sketch with every photo by the relation network at ViT-B dimensions, ours against the plain way.
 
 The plain way is what the equations say: tokens repeated for each pair, every projection computed per pair. It runs in
-20x20 blocks, as published, and at the batch that turns out fastest on this machine. The weights are the golden recipe's,
-whose logits spread; those of a fresh network rank nothing. Each slice of photos is scored by all of them in turn, so a
-machine that drifts drifts for all.
+20x20 blocks, as published, and at the batch that turns out fastest on this machine. The weights are the golden
+recipe's, whose logits spread; those of a fresh network rank nothing. Each slice of photos is scored by all in turn, so
+a machine that drifts drifts for all.
 
     python -m benchmarks scoring            # about a quarter of an hour on two cores
     ZSE_BENCH_PHOTOS=200 python -m benchmarks scoring
@@ -127,13 +127,11 @@ def compare(
         versus = f"{cost['plain 20x20'] / ms:5.2f}x plain 20x20, {cost['plain fastest'] / ms:5.2f}x plain fastest"
         print(f"  {name:14s} {ms:7.2f}   {versus}")
     reference = torch.cat(scores["plain fastest"], 1)
-    print(
-        f"plain logits: std over the gallery {reference.std(1).mean():.2f}, range {reference.min():.2f}..{reference.max():.2f}"
-    )
+    spread, low, high = reference.std(1).mean(), reference.min(), reference.max()
+    print(f"plain logits: std over the gallery {spread:.2f}, range {low:.2f}..{high:.2f}")
     exact = torch.cat(scores["fp32"], 1)
-    print(
-        f"fp32: largest difference of a logit {(exact - reference).abs().max():.1e}; top {TOP}: {agreement(exact, reference)}"
-    )
+    difference = (exact - reference).abs().max()
+    print(f"fp32: largest difference of a logit {difference:.1e}; top {TOP}: {agreement(exact, reference)}")
     if "bf16" in scores:
         half = torch.cat(scores["bf16"], 1)
         print(f"bf16: top {TOP}: {agreement(half, reference)}")

@@ -119,7 +119,7 @@ def search(
     checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="What `zse train` or `zse run` ended with.")],
     workspace: Workspace = WORKSPACE,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos.")] = 10,
-    mode: Annotated[str | None, typer.Option("--mode", help="Retrieval mode: ret, or rn for zse_sbir.")] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="ret; of zse_sbir also rn, fused, rerank-100.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the picture of the result goes.")] = Path(
         "search.png"
     ),
@@ -171,7 +171,7 @@ def explain(
     gallery: Annotated[str | None, typer.Option("--gallery", help="with the best of this folder or URL.")] = None,
     workspace: Workspace = WORKSPACE,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos of the gallery.")] = 5,
-    mode: Annotated[str | None, typer.Option("--mode", help="Retrieval mode: ret or rn.")] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="ret, rn, fused or rerank-100.")] = None,
     patch: Annotated[
         list[str] | None,
         typer.Option("--patch", metavar="row,column", help="A sketch patch to follow, from 0; may be given again."),

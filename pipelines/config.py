@@ -89,6 +89,8 @@ class ExperimentConfig:
     shard: ShardConfig = field(default_factory=ShardConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     train: TrainConfig
+    start: str | None = None
+    """A checkpoint (folder or URL) that training starts from: a second stage. What does not fit of its heads is new."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -144,7 +146,8 @@ def validate(raw: dict[str, Any]) -> ExperimentConfig:
         raise ConfigError(f"methods: unknown {unknown}. Known methods: {sorted(METHODS)}")
     raw["methods"] = {n: _adapt(METHODS[n].Config, c or {}, f"methods.{n}.") for n, c in methods.items()}
     config: ExperimentConfig = _adapt(ExperimentConfig, raw, "")
-    return dataclasses.replace(config, backbone=_absolute_weights(config.backbone))
+    start = config.start and storage.absolute(config.start)
+    return dataclasses.replace(config, backbone=_absolute_weights(config.backbone), start=start)
 
 
 def _adapt(kind: type, raw: Any, prefix: str) -> Any:

@@ -60,6 +60,8 @@ MODES = {
     "correspondences and the synthesis below are not what this score was computed from.",
     "rn": "rn is the relation network's verdict on the pair (a logit without bounds: compare it between photos of one "
     "sketch only). It reads the similarities of all patches at once; the few drawn below do not sum up to it.",
+    "fused": "fused adds the scores of ret and rn, each with the weight that pseudo-unseen classes gave it. Only the "
+    "part of rn has to do with the correspondences drawn below.",
 }
 
 

@@ -22,9 +22,9 @@ QUERIES, TOP = 4, 10
 def retrieval_sheets(
     found: Evaluation, images: str, source: dict[str, Any], sketches: Members, photos: Members
 ) -> dict[str, bytes]:
-    """PNG by file name. Good, typical and bad: the highest, the middle and the lowest average precision."""
-    values = found.values(found.task.protocols[0], "mAP_all").numpy()
-    ranked = np.argsort(-np.nan_to_num(values, nan=-1), kind="stable")[: int((~np.isnan(values)).sum())]
+    """PNG by file name. Good, typical and bad: the highest, the middle and the lowest of the first metric."""
+    metric, ranked = found.task.metrics[0], by_precision(found)
+    values = found.values(found.task.protocols[0], metric).numpy()
     middle = max((len(ranked) - QUERIES) // 2, 0)
     chosen = {
         "good": ranked[:QUERIES],
@@ -42,7 +42,7 @@ def retrieval_sheets(
             rows.append(
                 Row(
                     drawn[i],
-                    f"{sketches.category[query]}, AP {values[query]:.2f}",
+                    f"{sketches.category[query]}, {metric} {values[query]:.2f}",
                     shown[i * top.shape[1] : (i + 1) * top.shape[1]],
                     [str(photos.category[j]) for j in top[i]],
                     [bool(r) for r in right],
@@ -50,6 +50,12 @@ def retrieval_sheets(
             )
         sheets[f"{name}.png"] = draw_sheet(rows)
     return sheets
+
+
+def by_precision(found: Evaluation) -> np.ndarray:
+    """int64, the answered queries, the highest value of the first metric (average precision) first."""
+    values = found.values(found.task.protocols[0], found.task.metrics[0]).numpy()
+    return np.argsort(-np.nan_to_num(values, nan=-1), kind="stable")[: int((~np.isnan(values)).sum())]
 
 
 class Row:

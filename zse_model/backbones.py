@@ -108,6 +108,8 @@ class Backbone(nn.Module):
         self.is_transformer = hasattr(self.model, "num_prefix_tokens")
         self.keep_rates = tuple(keep_rates)
         self._check_selection(config.name)
+        if self.is_transformer and not self.wants_pooled and getattr(self.model, "attn_pool", None) is not None:
+            self.model.attn_pool = None  # it comes after the tokens and would have no gradient
         if tokens and not self.is_transformer:
             self._stages = _stages(config.name, self.model)
             if not self.wants_pooled:  # what comes after the maps would have no gradient

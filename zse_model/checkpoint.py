@@ -111,6 +111,30 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> C
     )
 
 
+# A second stage may have these anew: after token selection the relation network has another size.
+HEADS = ("relation.", "prototypes", "soft_labels.", "fusion", "backbone.classifier.")
+
+
+def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
+    """Give a new network the weights of a trained one; gives the names of those that stay as they were.
+
+    Heads are taken over where they fit, everything else has to fit. Raises ValueError for another method, or names
+    and shapes that do not.
+    """
+    if not isinstance(method, METHODS[start.name]):
+        raise ValueError(f"start: a checkpoint of {start.name!r} cannot start a {type(method).__name__}")
+    mine, theirs = method.state_dict(), start.method.state_dict()
+    fits = {name for name, value in theirs.items() if name in mine and mine[name].shape == value.shape} - {"fusion"}
+    if wrong := sorted(n for n in (mine.keys() | theirs.keys()) - fits if not n.startswith(HEADS)):
+        raise ValueError(
+            f"start: beyond their heads the networks differ in {wrong[:5]}"
+            + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+            + ". Give the experiment the backbone and the sizes of the checkpoint"
+        )
+    method.load_state_dict({**mine, **{name: theirs[name] for name in fits}})
+    return sorted(mine.keys() - fits - {"fusion"})
+
+
 def from_dict(config: type, values: Mapping[str, Any]) -> Any:
     """A configuration dataclass from JSON values; lists become tuples, unknown keys raise ValueError."""
     known = {field.name for field in dataclasses.fields(config)}

@@ -89,16 +89,23 @@ def score_all(scorer: Scorer, queries: Encoding, gallery: Encoding, wanted: Tens
     return scores
 
 
-def search(scorer: Scorer, queries: Encoding, gallery: Iterable[Encoding], k: int) -> Ranking:
+def search(
+    scorer: Scorer, queries: Encoding, gallery: Iterable[Encoding], k: int, *, among: Ranking | None = None
+) -> Ranking:
     """The best k of a gallery that comes in tiles and is never held whole: what ranking all scores would give.
 
-    gallery: consecutive pieces, each of any size. Raises ValueError for an empty gallery.
+    gallery: consecutive pieces, each of any size. among: score only what this ranking holds, at least k of each query.
+    Raises ValueError for an empty gallery.
     """
     best: Ranking | None = None
     seen = 0
     for tile in gallery:
-        size = len(tile["embedding"])
-        found = rank(score_all(scorer, queries, tile), k)
+        size, wanted = len(tile["embedding"]), None
+        if among is not None:
+            inside = (among.indices >= seen) & (among.indices < seen + size)
+            wanted = torch.zeros(len(inside), size, dtype=torch.bool)
+            wanted[inside.nonzero()[:, 0], among.indices[inside] - seen] = True
+        found = rank(score_all(scorer, queries, tile, wanted), k)
         best = found if best is None else merge([best, found], [0, seen], k)
         seen += size
     if best is None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipelines import shards, sheets, storage
 from pipelines.config import ExperimentConfig
+from pipelines.explain_page import explanation_sheets
 from pipelines.jobs.embed import Encodings, read_encodings
 from pipelines.jobs.score import score, score_rows
 from pipelines.members import Members, read_members, read_pictures
@@ -79,6 +80,11 @@ def evaluate(
         "checkpoint_hash": embedded["checkpoint_hash"],
         "checkpoint": checkpoint.training["run"],
     }
+    if checkpoint.method.pair_mode in _modes(config, checkpoint.method):
+        found = evaluations[searches[0].task.setting, str(checkpoint.method.pair_mode)]
+        drawn = _explanations(checkpoint.method, found, images, source, sketches.members, matrices.gallery)
+        for name, png in drawn.items():
+            storage.write_bytes(storage.join(folder, SHEETS, name), png)
     _write(folder, images, source, searches, evaluations, sketches.members, matrices.gallery, method, provenance)
     return folder
 
@@ -228,6 +234,27 @@ def _evaluate(blocks: Iterable[Tensor], search: Search, mode: str) -> Evaluation
             start += len(block)
 
     return evaluate_scores(picked(), task)
+
+
+def _explanations(
+    method: RetrievalMethod,
+    found: Evaluation,
+    images: str,
+    source: dict[str, Any],
+    sketches: Members,
+    photos: Members,
+) -> dict[str, bytes]:
+    """The best, a typical and the worst query by average precision, each with the first photo it found."""
+    chosen = sheets.by_precision(found)
+    queries = np.array([chosen[0], chosen[len(chosen) // 2], chosen[-1]])
+    first = found.top.indices[torch.from_numpy(queries), 0].numpy()
+    return explanation_sheets(
+        method,
+        sheets.decode_all(images, source, sketches, queries),
+        sheets.decode_all(images, source, photos, first),
+        [f"{sketches.category[q]} found {photos.category[p]}" for q, p in zip(queries, first, strict=True)],
+        mode=method.pair_mode,
+    )
 
 
 def _pixels(pictures: list[bytes]) -> Encoding:

@@ -9,14 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from pipelines import storage
 from pipelines.explain_page import Explained, explained, page, png
-from pipelines.jobs.search import Match, encode_gallery
-from pipelines.loaders import to_tensor
+from pipelines.jobs.search import Match, find
 from zse_model.checkpoint import load_checkpoint
-from zse_model.evaluation.search import rank
 from zse_model.explain import explainable
 from zse_model.transforms import BadPicture, TransformConfig, prepare_photo, prepare_sketch
 
@@ -53,11 +49,7 @@ def explain(
         names, files = [photo], [storage.read_bytes(photo)]
     else:
         assert gallery is not None
-        paths, encodings = encode_gallery(gallery, checkpoint, workspace)
-        with torch.inference_mode():
-            query = method.encode(to_tensor([drawn]), "sketch")
-            ranking = rank(method.score(query, encodings, mode), min(top, len(paths)))
-        names = [paths[int(i)] for i in ranking.indices[0]]
+        names = [match.path for match in find(drawn, gallery, checkpoint, workspace, top=top, mode=mode)]
         files = storage.read_many(gallery, names)
     found: list[Explained] = []
     for name, data in zip(names, files, strict=True):

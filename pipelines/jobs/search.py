@@ -1,29 +1,33 @@
 """search: one sketch against a folder of photos, with a checkpoint. No experiment, no cluster, no tracking.
 
-The gallery's encodings are kept in <workspace>/encodings, named by the checkpoint and the listing, so the second sketch
-is answered at once.
+    <workspace>/encodings/search-<hash>/embedding-00000.safetensors tokens-00000.safetensors ... manifest.json
+
+The gallery's encodings are kept, named by the checkpoint and the listing, so the second sketch is answered at once.
+They are written and read in parts: a gallery may be larger than memory, and an interrupted encoding goes on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from pipelines import storage
+from pipelines import shards, storage
 from pipelines.catalog.folder import is_picture
 from pipelines.loaders import to_tensor
 from pipelines.progress import Meter, say
 from pipelines.sheets import Row, draw_sheet
 from zse_model.checkpoint import Checkpoint, load_checkpoint
-from zse_model.evaluation.search import rank
-from zse_model.methods import Encoding
+from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.transforms import BadPicture, prepare_photo, prepare_sketch
 
-BATCH = 64
+BATCH, PART = 64, 256  # photos encoded at once, and kept in one file
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,8 @@ def search(
     """The best photos, best first; draws them to `picture`. Raises BadPicture for an unusable sketch."""
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
-    mode = mode or checkpoint.method.modes[0]
-    checkpoint.method.check_mode(mode)
     drawn = prepare_sketch(storage.read_bytes(sketch), checkpoint.transforms)
-    paths, encodings = encode_gallery(gallery, checkpoint, workspace)
-    with torch.inference_mode():
-        query = checkpoint.method.encode(to_tensor([drawn]), "sketch")
-        ranking = rank(checkpoint.method.score(query, encodings, mode), min(top, len(paths)))
-    found = [Match(paths[int(i)], float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]
+    found = find(drawn, gallery, checkpoint, workspace, top=top, mode=mode)
     photos = [
         prepare_photo(data, checkpoint.transforms)
         for data in storage.read_many(gallery, [match.path for match in found])
@@ -67,46 +65,81 @@ def search(
     return found
 
 
-def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> tuple[list[str], Encoding]:
-    """Paths of the photos below a folder, in the order of their content hash, and their encodings."""
+def find(
+    drawn: np.ndarray, gallery: str, checkpoint: Checkpoint, workspace: str, *, top: int, mode: str | None
+) -> list[Match]:
+    """The best photos below a folder for a prepared sketch, best first."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method = checkpoint.method.to(device)
+    mode = mode or method.modes[0]
+    method.check_mode(mode)
+    folder, paths = encode_gallery(gallery, checkpoint, workspace)
+    names = ("embedding",) if mode == method.modes[0] else None
+    with torch.inference_mode():
+        query = method.encode(to_tensor([drawn]).to(device), "sketch")
+        ranking = method.search(query, partial(read_gallery, folder, names), mode, min(top, len(paths)))
+    return [Match(paths[int(i)], float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]
+
+
+def read_gallery(folder: str, names: tuple[str, ...] | None = None) -> Iterator[Encoding]:
+    """Encodings of a gallery, a part at a time: all that was encoded, or what is named."""
+    manifest = shards.read_manifest(folder, "zse search")
+    for part in manifest["parts"]:
+        files = {name: storage.join(folder, f"{name}-{part}.safetensors") for name in names or manifest["names"]}
+        yield {name: load(storage.read_bytes(file))[name] for name, file in files.items()}
+
+
+def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> tuple[str, list[str]]:
+    """The folder with the encodings of the photos below `gallery`, and the photos' paths in that order."""
     files = sorted((f for f in storage.list_files(gallery) if is_picture(f.path)), key=lambda f: f.path)
     if not files:
         raise storage.StorageError(f"{gallery} holds no pictures")
     key = storage.digest([checkpoint.digest, storage.absolute(gallery), [vars(f) for f in files]], 16)
-    cache = storage.join(workspace, "encodings", f"search-{key}.safetensors")
-    if storage.exists(cache):
-        stored = load(storage.read_bytes(cache))
-        return bytes(stored.pop("paths").numpy()).decode().split("\0"), stored
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    method = checkpoint.method.to(device)
-    kept: list[tuple[str, str]] = []
-    values: dict[str, list[torch.Tensor]] = {}
-    skipped: list[str] = []
+    folder = storage.join(workspace, "encodings", f"search-{key}")
+    if shards.has_manifest(folder):
+        return folder, shards.read_manifest(folder, "zse search")["paths"]
+    there = storage.names(folder)
+    notes: list[dict[str, Any]] = []
     with Meter("Encode the gallery", len(files), "photos") as meter:
-        for i in range(0, len(files), BATCH):
-            chunk = [f.path for f in files[i : i + BATCH]]
-            pictures = []
-            for path, data in zip(chunk, storage.read_many(gallery, chunk), strict=True):
-                try:
-                    if isinstance(data, Exception):
-                        raise data
-                    pictures.append(prepare_photo(data, checkpoint.transforms))
-                    kept.append((storage.sha256(data), path))
-                except (BadPicture, FileNotFoundError, PermissionError) as error:
-                    skipped.append(f"{path}: {error}")
-            if pictures:
-                with torch.inference_mode():
-                    for name, value in method.encode(to_tensor(pictures).to(device), "photo").items():
-                        values.setdefault(name, []).append(value.cpu())
-            meter.update(min(i + BATCH, len(files)))
+        for i in range(0, len(files), PART):
+            url = storage.join(folder, f"part-{i // PART:05d}.json")
+            if url.rsplit("/", 1)[1] not in there:
+                chunk = [f.path for f in files[i : i + PART]]
+                storage.write_json(url, _encode_part(checkpoint, gallery, chunk, folder, f"{i // PART:05d}"))
+            notes.append(storage.read_json(url))
+            meter.update(min(i + PART, len(files)))
+    skipped = [line for note in notes for line in note["skipped"]]
     if skipped:
         say(f"Skipped {len(skipped)} of {len(files)} files:\n  " + "\n  ".join(skipped[:5]))
-    if not kept:
+    paths = [path for note in notes for path in note["paths"]]
+    if not paths:
         raise storage.StorageError(f"None of the {len(files)} files in {gallery} is a usable photo")
-    order = sorted(range(len(kept)), key=lambda i: kept[i])
-    encodings = {name: torch.cat(parts)[order] for name, parts in values.items()}
-    paths = [kept[i][1] for i in order]
-    packed = torch.frombuffer(bytearray("\0".join(paths).encode()), dtype=torch.uint8)
-    storage.write_bytes(cache, save({**{k: v.contiguous() for k, v in encodings.items()}, "paths": packed}))
-    method.to("cpu")
-    return paths, encodings
+    full = [note for note in notes if note["paths"]]
+    parts = [note["part"] for note in full]
+    shards.write_manifest(folder, {"parts": parts, "names": full[0]["names"], "paths": paths, "skipped": skipped})
+    return folder, paths
+
+
+def _encode_part(checkpoint: Checkpoint, gallery: str, paths: list[str], folder: str, part: str) -> dict[str, Any]:
+    """Encode some photos and write them, each encoding in a file of its own: most searches read one of them."""
+    pictures, kept, skipped = [], [], []
+    for path, data in zip(paths, storage.read_many(gallery, paths), strict=True):
+        try:
+            if isinstance(data, Exception):
+                raise data
+            pictures.append(prepare_photo(data, checkpoint.transforms))
+            kept.append(path)
+        except (BadPicture, FileNotFoundError, PermissionError) as error:
+            skipped.append(f"{path}: {error}")
+    encoded = [_encode(checkpoint.method, pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
+    names = sorted(encoded[0]) if encoded else []
+    for name in names:
+        values = torch.cat([batch[name] for batch in encoded]).contiguous()
+        storage.write_bytes(storage.join(folder, f"{name}-{part}.safetensors"), save({name: values}))
+    return {"part": part, "names": names, "paths": kept, "skipped": skipped}
+
+
+@torch.inference_mode()
+def _encode(method: RetrievalMethod, photos: list[np.ndarray]) -> Encoding:
+    encoded = method.encode(to_tensor(photos).to(method.device), "photo")
+    return {name: value.cpu() for name, value in encoded.items()}

@@ -36,10 +36,11 @@ from pipelines.config import ExperimentConfig, to_dict
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
 from pipelines.plan import ItemPlan
-from pipelines.progress import Meter
+from pipelines.progress import Meter, say
 from pipelines.selection import PseudoUnseen
 from pipelines.tracking import TrainingRun
-from zse_model.checkpoint import INFO, Checkpoint, save_checkpoint, seen_keys
+from zse_model.checkpoint import INFO, Checkpoint, load_checkpoint, save_checkpoint, seen_keys, start_from
+from zse_model.evaluation.leaks import refuse_start
 from zse_model.fit import (
     BEST_FILE,
     STATE_FILE,
@@ -86,9 +87,9 @@ class Job:
         if getattr(config, "distillation", 0) and not config.dropped_units:
             config = dataclasses.replace(config, dropped_units=units_to_drop(self.split()))
         torch.manual_seed(self.config.train.seed)
-        backbone = self.config.backbone
+        backbone, start = self.config.backbone, self.config.start if load_weights else None
         with ExitStack() as stack:
-            if load_weights and backbone.weights not in (None, "hub"):
+            if load_weights and start is None and backbone.weights not in (None, "hub"):
                 copy = stack.enter_context(storage.local_copy(str(backbone.weights)))
                 backbone = dataclasses.replace(backbone, weights=str(copy))
             method = create_method(
@@ -97,8 +98,10 @@ class Job:
                 backbone,
                 size=self.config.transforms.size,
                 classes=len(self.pairs_manifest()["classes"]),
-                load_weights=load_weights,
+                load_weights=load_weights and start is None,
             )
+            if start is not None:
+                start_from(method, load_checkpoint(stack.enter_context(storage.local_copy(start))))
         method.backbone_config = self.config.backbone
         return method
 
@@ -114,6 +117,8 @@ def train(config: ExperimentConfig, method: str, workspace: str, images: str, pa
     if shards.has_manifest(job.folder):
         return job.folder
     manifest = job.pairs_manifest()
+    if config.start is not None:
+        _check_start(job)
     storage.write_json(
         storage.join(job.folder, RUN),
         {
@@ -140,6 +145,16 @@ def untrained(config: ExperimentConfig, method: str, workspace: str, images: str
     return job.folder
 
 
+def _check_start(job: Job) -> None:
+    """Refuse a start that would leak, and say what of it is new: before a cluster is asked for workers."""
+    assert job.config.start is not None
+    with storage.local_copy(job.config.start) as copy:
+        start = load_checkpoint(copy)
+    refuse_start(start, job.split())
+    new = start_from(job.create_method(load_weights=False), start)
+    say(f"Starting from {start.training.get('run')}" + (f"; new: {', '.join(new)}" if new else ""))
+
+
 def make_job(
     config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str, *, untrained: bool = False
 ) -> Job:
@@ -160,6 +175,8 @@ def make_job(
             "workers": config.cluster.workers,
             "cpus": config.cluster.cpus_per_worker,
         }
+    if config.start is not None:
+        depends["start"] = shards.read_manifest(config.start, "zse train")["digest"]
     name = f"{config.name}-{method}{'-untrained' if untrained else ''}-{storage.digest(depends, 8)}"
     return Job(name, method, config, images, pairs, storage.join(workspace, "checkpoints", name))
 
@@ -380,13 +397,16 @@ def _write_checkpoint(
     history: list[Event] | None = None,
 ) -> None:
     images, pairs, split = job.images_manifest(), job.pairs_manifest(), job.split()
-    members = training_members(read_members(job.images, images), split)
+    seen = seen_keys(training_members(read_members(job.images, images), split).sha256)
+    if job.config.start is not None:
+        with storage.local_copy(job.config.start) as copy:
+            seen = torch.cat([seen, load_checkpoint(copy).seen_pictures]).unique()
     checkpoint = Checkpoint(
         name=job.method,
         method=method,
         transforms=TransformConfig(**pairs["transforms"]),
         split=split,
-        seen_pictures=seen_keys(members.sha256),
+        seen_pictures=seen,
         training={"run": job.name, "fingerprint": images["fingerprint"], "classes": pairs["classes"], **training},
     )
     with tempfile.TemporaryDirectory() as temporary:

@@ -212,6 +212,9 @@ def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str
         ("zse_paper", 12, 12, 3),
     }
     assert {r["metric"] for r in rows if "-fg." in r["setting"]} == {"acc_1", "acc_5", "acc_10"}
+    explained = {f"explained-{which}.png" for which in ("best", "typical", "worst")}
+    assert explained < {p.name for p in Path(out.reports["zse_sbir"], "sheets").iterdir()}
+    assert not explained & {p.name for p in Path(out.reports["global"], "sheets").iterdir()}
     stamps = {p: p.stat().st_mtime_ns for p in Path(workspace).rglob("*") if p.is_file()}
     assert run(config, workspace).rows() == rows
     assert {p: p.stat().st_mtime_ns for p in Path(workspace).rglob("*") if p.is_file()} == stamps

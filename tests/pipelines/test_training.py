@@ -6,18 +6,24 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from pipelines import storage
+from pipelines.config import ExperimentConfig
 from pipelines.jobs.ingest import ingest
 from pipelines.jobs.run import run
 from pipelines.jobs.shard import shard
-from pipelines.jobs.train import train
+from pipelines.jobs.train import make_job, train
 from tests.conftest import tiny, tiny_folder
+from zse_model.checkpoint import load_checkpoint
+from zse_model.evaluation.leaks import LeakError
+from zse_model.methods import ZseSbirConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -67,6 +73,35 @@ def test_a_killed_worker_costs_steps_but_changes_nothing(tmp_path: Path) -> None
     assert again["digest"] == whole["digest"]
 
 
+def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:
+    """The authors' warm-up: all tokens first, then fewer, so a smaller relation network."""
+    workspace = str(tmp_path)
+
+    def stage(*, backbone: str = "test_vit", keep_rates: tuple[float, ...] = (), **changes: Any) -> ExperimentConfig:
+        config = tiny(backbone={"name": backbone}, **changes)
+        return replace(config, methods={"zse_sbir": ZseSbirConfig(heads=2, ffn=16, keep_rates=keep_rates)})
+
+    first = stage()
+    start = run(first, workspace, until="train").checkpoints["zse_sbir"]
+    second = stage(keep_rates=(0.5,), start=start)
+    images = ingest(second, workspace)
+    job = make_job(second, "zse_sbir", workspace, images, shard(second, workspace, images))
+    before, after = load_checkpoint(start).method.state_dict(), job.create_method().state_dict()
+    assert after["relation.perceptron.0.weight"].shape[1] == before["relation.perceptron.0.weight"].shape[1] / 4
+    same = [n for n in after if not n.startswith(("relation.", "fusion"))]
+    assert same and all(torch.equal(after[n], before[n]) for n in same)
+    out = run(second, workspace)
+    checkpoint = load_checkpoint(out.checkpoints["zse_sbir"])
+    assert "positions" in checkpoint.method.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "photo")
+    assert {row["mode"] for row in out.rows() if row["method"] == "zse_sbir"} == {"ret", "rn", "fused"}
+
+    other = stage(start=start, dataset={"split_seed": 1})
+    with pytest.raises(LeakError, match="trained on the pseudo-unseen classes"):
+        run(other, workspace, until="train")
+    with pytest.raises(ValueError, match="beyond their heads the networks differ"):
+        run(stage(backbone="test_vit2", start=start), workspace, until="train")
+
+
 def test_the_whole_path_on_s3(s3: str, tmp_path: Path) -> None:
     """Pictures, shards, states, checkpoints, encodings and reports in a bucket; nothing left on this machine's disk."""
     from tests.pipelines.test_stages import picture
@@ -81,4 +116,4 @@ def test_the_whole_path_on_s3(s3: str, tmp_path: Path) -> None:
     out = run(config, f"{s3}/out")
     assert {row["metric"] for row in out.rows()} >= {"mAP_all", "P_1"}
     kinds = {file.path.split("/")[0] for file in storage.list_files(f"{s3}/out")}
-    assert kinds == {"images", "pairs", "checkpoints", "encodings", "reports"}
+    assert kinds == {"images", "pairs", "checkpoints", "encodings", "scores", "reports"}

@@ -12,14 +12,24 @@ import torch
 
 from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
+from zse_model.evaluation.search import rank
 from zse_model.losses import cross_modal_infonce, triplet
 from zse_model.methods import METHODS, GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
+from zse_model.methods.zse_sbir import ZseSbir
+from zse_model.scoring import tiles
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
 
 SIZE, CLASSES = 64, 4
 VIT = BackboneConfig(name="test_vit")
 CNN = BackboneConfig(name="test_resnet", args={"zero_init_last": False})  # a branch of zeros has no gradient at first
+
+
+def family(name: str) -> BackboneConfig:
+    """A family of transformers as timm builds it, made small."""
+    return BackboneConfig(name=name, args={"depth": 2, "embed_dim": 48, "num_heads": 3})
+
+
 VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
     "global": ("global", GlobalConfig(dim=16), CNN),
     "global, head": ("global", GlobalConfig(dim=16, readout="head", distillation=1.0), CNN),
@@ -42,6 +52,17 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
         VIT,
     ),
     "zse_sbir, selection": ("zse_sbir", ZseSbirConfig(keep_rates=(0.5, 1, 0.7), heads=4, ffn=32), VIT),
+    "zse_sbir, CLIP": (
+        "zse_sbir",
+        ZseSbirConfig(tokenizer="both", heads=4, ffn=32),
+        family("vit_base_patch16_clip_224"),
+    ),
+    "zse_sbir, DINOv3": ("zse_sbir", ZseSbirConfig(heads=4, ffn=32), family("vit_small_patch16_dinov3")),
+    "zse_sbir, no class token": (
+        "zse_sbir",
+        ZseSbirConfig(dim=32, heads=4, ffn=32, depth=1),
+        family("vit_base_patch16_siglip_224"),
+    ),
     "zse_sbir, figure": ("zse_sbir", ZseSbirConfig(heads=4, ffn=32, cross_attention="figure"), VIT),
 }
 
@@ -84,6 +105,25 @@ def test_encoding_and_score_do_not_depend_on_the_other_pictures(method: Retrieva
         torch.testing.assert_close(one[0, 0], scores[1, 7], atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="Unknown retrieval mode 'nearest'"):
         method.score(queries, gallery, "nearest")
+
+
+@torch.no_grad()
+def test_a_streamed_search_ranks_as_the_whole_score_matrix(method: RetrievalMethod) -> None:
+    queries, gallery = method.encode(pictures(3, 1), "sketch"), method.encode(pictures(9, 3), "photo")
+    if isinstance(method, ZseSbir):
+        spread = lambda scores: -float((scores - scores.mean()).abs().sum())  # noqa: E731
+        method.calibrate(lambda mode: method.score(queries, gallery, mode), spread)
+        assert "fused" in method.modes
+    modes = method.modes if method.pair_mode is None else (*method.modes, "rerank-4")
+    for mode in modes:
+        expected = rank(method.score(queries, gallery, mode), 4)
+        found = method.search(queries, lambda: tiles(gallery, 4), mode, 4)
+        torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-4)
+        gaps = expected.scores.diff(dim=1).abs().min()
+        assert gaps < 1e-5 or torch.equal(found.indices, expected.indices)
+    if method.pair_mode is not None:
+        with pytest.raises(ValueError, match="rerank-4 ranks 4 photos, not 5: ask for fewer, or for rerank-5"):
+            method.search(queries, lambda: tiles(gallery, 4), "rerank-4", 5)
 
 
 def test_losses_are_per_item_and_reach_every_parameter(method: RetrievalMethod) -> None:
@@ -159,6 +199,21 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
         create("zse_sbir", ZseSbirConfig(tokenizer="both"), patches)
     with pytest.raises(ValueError, match="not divisible by 8 heads"):
         create("zse_sbir", ZseSbirConfig(dim=36, depth=0), VIT)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "prefix"),
+    [("vit_small_patch14_dinov2", 70, 1), ("vit_small_patch14_reg4_dinov2", 70, 5), ("vit_large_patch16_224", 64, 1)],
+)
+@torch.no_grad()
+def test_patch_tokens_of_a_transformer_leave_out_class_and_register_tokens(name: str, size: int, prefix: int) -> None:
+    backbone = Backbone(family(name), size=size, tokens=True).eval()
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    found = backbone(images)
+    whole = backbone.model.forward_features(backbone.normalise(images))
+    assert backbone.model.num_prefix_tokens == prefix and whole.shape[1] == prefix + backbone.tokens
+    assert backbone.tokens == backbone.grid[0] * backbone.grid[1]
+    assert torch.equal(found.tokens, whole[:, prefix:]) and torch.equal(found.cls, whole[:, 0])
 
 
 @torch.no_grad()

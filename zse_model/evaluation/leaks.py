@@ -39,3 +39,21 @@ def refuse_leaks(checkpoint: Checkpoint, split: ZeroShotSplit, pictures: Iterabl
             f"{int(found.sum())} of {len(keys)} test pictures of {split.name} were training pictures of the checkpoint "
             f"{checkpoint.training.get('run')} (same content). Remove them from the test set"
         )
+
+
+def refuse_start(start: Checkpoint, split: ZeroShotSplit) -> None:
+    """Raise LeakError where a training on `split` must not start from a checkpoint: it saw what will be tested or
+    chosen on, or classes that the new checkpoint's split would not tell of.
+    """
+    refuse_leaks(start, split)
+    held_out = conflicts(start.split.training, split.pseudo_unseen)
+    if (start.split.seen, start.split.unseen) == (split.seen, split.unseen):
+        held_out = [(c, c) for c in split.pseudo_unseen if c in start.split.training]
+    untold = sorted({normalise_name(c) for c in start.split.seen} - {normalise_name(c) for c in split.seen})
+    if held_out or untold:
+        why = [f"it was trained on the pseudo-unseen classes {[b for _, b in held_out][:5]}"] * bool(held_out)
+        why += [f"it has seen {untold[:5]}, which are no seen classes of {split.name}"] * bool(untold)
+        raise LeakError(
+            f"start: {start.training.get('run')} cannot start a training on {split.name}: {' and '.join(why)}. Start "
+            "from a checkpoint of the same split (and dataset.split_seed)"
+        )

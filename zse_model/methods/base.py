@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig
-from zse_model.scoring import DotProduct, Encoding, Precision, Scorer, score_all, shortlist
+from zse_model.evaluation.search import Ranking
+from zse_model.scoring import DotProduct, Encoding, Precision, Scorer, score_all, search, shortlist
 from zse_model.transforms import Modality
 
 
@@ -100,6 +101,20 @@ class RetrievalMethod(nn.Module, ABC):
             return score_all(self.scorer(mode), queries, gallery)
         wanted = shortlist(score_all(self.scorer(self.modes[0]), queries, gallery), depth)
         return score_all(self.scorer(self.pair_mode), queries, gallery, wanted)
+
+    def search(self, queries: Encoding, gallery: Callable[[], Iterable[Encoding]], mode: str, k: int) -> Ranking:
+        """The best k by any mode, of a gallery that is read in tiles: `gallery()` starts over at its first one.
+
+        Raises ValueError for an unknown mode, or for a k beyond the K of rerank-K.
+        """
+        self.check_mode(mode)
+        depth = rerank_depth(mode)
+        if depth is None or self.pair_mode is None:
+            return search(self.scorer(mode), queries, gallery(), k)
+        if k > depth:
+            raise ValueError(f"{mode} ranks {depth} photos, not {k}: ask for fewer, or for rerank-{k}")
+        first = search(self.scorer(self.modes[0]), queries, gallery(), depth)
+        return search(self.scorer(self.pair_mode), queries, gallery(), k, among=first)
 
     def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:  # noqa: B027
         """Called once after a training, with what its pseudo-unseen classes give: a method may choose how it combines

@@ -1,0 +1,37 @@
+"""fused takes from each mode what pseudo-unseen classes gain by it."""
+
+import pytest
+import torch
+
+from zse_model.backbones import BackboneConfig
+from zse_model.methods import ZseSbirConfig
+from zse_model.methods.zse_sbir import ZseSbir
+
+
+@pytest.fixture
+def method() -> ZseSbir:
+    config = ZseSbirConfig(dim=16, heads=2, ffn=16)
+    return ZseSbir(config, BackboneConfig(name="test_resnet"), size=32, classes=2).eval()
+
+
+def test_the_weight_is_the_best_of_those_tried(method: ZseSbir) -> None:
+    """Signal in both, noise in both: the best mixture is between, and shares are of standard deviations."""
+    generator = torch.manual_seed(0)
+    truth = torch.randn(50, 60, generator=generator)
+    ret = (truth + torch.randn(50, 60, generator=generator)) * 0.01
+    rn = (truth + torch.randn(50, 60, generator=generator)) * 40 + 7
+
+    def correlation(scores: torch.Tensor) -> float:
+        return float(torch.corrcoef(torch.stack([scores.flatten(), truth.flatten()]))[0, 1])
+
+    assert method.modes == ("ret", "rn")
+    method.calibrate(lambda mode: {"ret": ret, "rn": rn}[mode], correlation)
+    assert method.modes == ("ret", "rn", "fused")
+    shares = method.fusion * torch.stack([ret.std(), rn.std()])
+    assert abs(float(shares.sum()) - 1) < 1e-5 and 0.4 < float(shares[0]) < 0.6
+    assert correlation(method.fuse(ret, rn)) > max(correlation(ret), correlation(rn)) + 0.05
+
+
+def test_without_it_fused_is_refused_and_says_why(method: ZseSbir) -> None:
+    with pytest.raises(ValueError, match=r"(?s)no weights for mode fused.*pseudo-unseen"):
+        method.scorer("fused")

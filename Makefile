@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart test check bench clean
+.PHONY: help quickstart test check bench results clean
 
 help:
 	@echo "make quickstart   the whole path on built-in data, end to end"
 	@echo "make test         lint, types, import rules, tests"
 	@echo "make check        lint, types, import rules"
 	@echo "make bench        measurements, each beside its baseline"
+	@echo "make results      the rows of docs/results.md that are missing; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +32,9 @@ test: check
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
+
+results: $(VENV)/installed
+	$(BIN)/python -m benchmarks.results
 
 clean:
 	rm -rf $(VENV) workspace build dist *.egg-info

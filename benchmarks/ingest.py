@@ -40,7 +40,7 @@ def main() -> None:
         small = repeated(source, scratch / "5k", 5_000)
         large = repeated(source, scratch / "50k", PICTURES)
         _, few = timed(small, scratch / "w5k", look_every=0.5)
-        ratios, before = [], plain_loop(large, cores)
+        ratios, before, many = [], plain_loop(large, cores), 0.0
         for i in range(ROUNDS):
             ours, many = timed(large, scratch / f"w{i}")
             after = plain_loop(large, cores)

@@ -1,9 +1,10 @@
 """Scoring every sketch with every photo by the relation network at ViT-B dimensions, ours against the plain way.
 
-The plain way is what the equations say: tokens repeated for each pair, every projection computed per pair. It runs in
-20x20 blocks, as published, and at the batch that turns out fastest on this machine. The weights are the golden
-recipe's, whose logits spread; those of a fresh network rank nothing. Each slice of photos is scored by all in turn, so
-a machine that drifts drifts for all.
+The plain way is what the equations say: tokens repeated for each pair, every projection computed per pair, attention
+weights as a matrix. It runs in 20x20 blocks, as published, and at the batch that turns out fastest on this machine;
+beside it stands the same with torch's fused attention, at its fastest batch. The weights are the golden recipe's, whose
+logits spread; those of a fresh network rank nothing. Each slice of photos is scored by all in turn, so a machine that
+drifts drifts for all.
 
     python -m benchmarks scoring            # about a quarter of an hour on two cores
     ZSE_BENCH_PHOTOS=200 python -m benchmarks scoring
@@ -17,17 +18,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.world import originals
 from tests.golden import recipe_state
+from zse_model.layers import CrossAttention
 from zse_model.methods.zse_sbir import ZseSbir
-from zse_model.pair_scorer import PairScorer
 from zse_model.published import RELEASED, RELEASED_BACKBONE, RELEASED_SIZE, translate
-from zse_model.scoring import Encoding, score_all, shortlist
-from zse_model.transforms import TransformConfig, prepare_photo, prepare_sketch
+from zse_model.scoring import Encoding, Scorer, score_all, shortlist
+from zse_model.transforms import Modality, TransformConfig, prepare_photo, prepare_sketch
 
 PHOTOS, SKETCHES, SLICE = int(os.environ.get("ZSE_BENCH_PHOTOS", "1000")), 8, 100
 TOP, RESCORED = 200, 400
@@ -45,13 +48,13 @@ def main() -> None:
         sketches, photos, encoding = encoded(method, originals(Path(scratch)))
         rate = matrix_rate(device, torch.float32)
         print(f"matrix products of float32 run at {rate:.0f} GFLOP/s: {GFLOP['hoisted'] / rate * 1e3:.1f} ms a pair")
-        batch = fastest_batch(method, sketches, photos)
+        batches = [fastest_batch(method, sketches, photos, way) for way in (written_out, with_fused_attention)]
         scorers = {"fp32": method.scorer("rn")}
         if has_bf16(device):
             scorers["bf16"] = method.scorer("rn", "bf16")
         else:
             print("bf16: skipped, this processor has no bfloat16 matrix instructions (AVX-512 BF16 or AMX)")
-        compare(method, scorers, batch, sketches, photos)
+        compare(method, scorers, batches, sketches, photos)
         whole_evaluation(method, encoding, sketches, photos)
 
 
@@ -64,7 +67,11 @@ def released(device: torch.device) -> ZseSbir:
 def encoded(method: ZseSbir, source: Path) -> tuple[Encoding, Encoding, float]:
     """The first sketches and photos, evenly over the classes, and the seconds that encoding one takes."""
     transforms, out, seconds = TransformConfig(size=RELEASED_SIZE, recipe="published"), [], 0.0
-    for modality, prepare, count in (("sketch", prepare_sketch, 20), ("photo", prepare_photo, PHOTOS)):
+    kinds: tuple[tuple[Modality, Callable[..., np.ndarray], int], ...] = (
+        ("sketch", prepare_sketch, 20),
+        ("photo", prepare_photo, PHOTOS),
+    )
+    for modality, prepare, count in kinds:
         files = sorted(p for p in (source / modality).rglob("*") if p.is_file())
         files = files[:: max(1, len(files) // count)][:count]
         parts: list[Encoding] = []
@@ -78,32 +85,59 @@ def encoded(method: ZseSbir, source: Path) -> tuple[Encoding, Encoding, float]:
     return out[0], out[1], seconds / (20 + len(out[1]["tokens"]))
 
 
-def plain(method: ZseSbir, sketches: Encoding, photos: Encoding, rows: int, columns: int) -> Tensor:
-    """The relation network as it is written down, block by block."""
+Relate: TypeAlias = Callable[[ZseSbir, Tensor, Tensor], Tensor]
+
+
+def written_out(method: ZseSbir, sketch: Tensor, photo: Tensor) -> Tensor:
+    """Tokens of pairs, row by row -> logits, as the equations say."""
+
+    def attend(layer: CrossAttention, own: Tensor, other: Tensor) -> Tensor:
+        parts = layer.project(own, "own") | layer.project(other, "other")
+        weights = (parts["q"] @ parts["k"].transpose(2, 3) / parts["q"].shape[3] ** 0.5).softmax(3)
+        h = layer.norm1(own + layer.out((weights @ parts["v"]).transpose(1, 2).flatten(2)))
+        return layer.norm2(h + layer.ffn(h))
+
+    ours, theirs = attend(method.sketch_attends, sketch, photo), attend(method.photo_attends, photo, sketch)
+    return method.relation(ours[:, 1:], theirs[:, 1:])
+
+
+def with_fused_attention(method: ZseSbir, sketch: Tensor, photo: Tensor) -> Tensor:
+    return method.relate(sketch, photo)[0]
+
+
+def plain(
+    method: ZseSbir, sketches: Encoding, photos: Encoding, rows: int, columns: int, relate: Relate = written_out
+) -> Tensor:
+    """Every pair, block by block, tokens repeated."""
     s, p = sketches["tokens"], photos["tokens"]
     scores = torch.empty(len(s), len(p))
     for i in range(0, len(s), rows):
         for j in range(0, len(p), columns):
             sketch, photo = s[i : i + rows], p[j : j + columns]
             pairs = sketch.repeat_interleave(len(photo), 0), photo.repeat(len(sketch), 1, 1)
-            scores[i : i + rows, j : j + columns] = method.relate(*pairs)[0].view(len(sketch), len(photo)).cpu()
+            scores[i : i + rows, j : j + columns] = relate(method, *pairs).view(len(sketch), len(photo)).cpu()
     return scores
 
 
-def fastest_batch(method: ZseSbir, sketches: Encoding, photos: Encoding) -> tuple[int, int]:
+def fastest_batch(method: ZseSbir, sketches: Encoding, photos: Encoding, relate: Relate) -> tuple[int, int]:
     found = {}
     for rows, columns in BATCHES:
         s, p = first(sketches, rows), first(photos, 16 if rows * columns < 16 else columns)
-        run = lambda r=rows, c=columns, s=s, p=p: plain(method, s, p, r, c)  # noqa: E731
+        run = lambda r=rows, c=columns, s=s, p=p: plain(method, s, p, r, c, relate)  # noqa: E731
         run()
         seconds = min(timed(method.device, run)[0] for _ in range(2))
         found[rows, columns] = seconds / (len(s["tokens"]) * len(p["tokens"]))
-    print("plain, ms a pair by block:", ", ".join(f"{r}x{c} {s * 1e3:.1f}" for (r, c), s in found.items()))
+    blocks = ", ".join(f"{r}x{c} {s * 1e3:.1f}" for (r, c), s in found.items())
+    print(f"plain, {relate.__name__}, ms a pair by block: {blocks}")
     return min(found, key=lambda batch: found[batch])
 
 
 def compare(
-    method: ZseSbir, scorers: dict[str, PairScorer], batch: tuple[int, int], sketches: Encoding, photos: Encoding
+    method: ZseSbir,
+    scorers: dict[str, Scorer],
+    batches: list[tuple[int, int]],
+    sketches: Encoding,
+    photos: Encoding,
 ) -> None:
     queries, total = first(sketches, SKETCHES), len(photos["tokens"])
     spent: dict[str, list[float]] = {}
@@ -113,7 +147,11 @@ def compare(
         size = len(tile["tokens"])
         ways: dict[str, tuple[int, Callable[[], Tensor]]] = {
             "plain 20x20": (400, lambda t=tile: plain(method, sketches, first(t, 20), 20, 20)),
-            "plain fastest": (SKETCHES * size, lambda t=tile: plain(method, queries, t, *batch)),
+            "plain fastest": (SKETCHES * size, lambda t=tile: plain(method, queries, t, *batches[0])),
+            "  fused, fastest": (
+                SKETCHES * size,
+                lambda t=tile: plain(method, queries, t, *batches[1], with_fused_attention),
+            ),
         }
         for name, scorer in scorers.items():
             ways[name] = (SKETCHES * size, lambda t=tile, s=scorer: score_all(s, queries, t))
@@ -125,7 +163,7 @@ def compare(
     print(f"{SKETCHES} sketches x {total} photos, median of {len(spent['fp32'])} slices, ms a pair:")
     for name, ms in cost.items():
         versus = f"{cost['plain 20x20'] / ms:5.2f}x plain 20x20, {cost['plain fastest'] / ms:5.2f}x plain fastest"
-        print(f"  {name:14s} {ms:7.2f}   {versus}")
+        print(f"  {name:16s} {ms:7.2f}   {versus}")
     reference = torch.cat(scores["plain fastest"], 1)
     spread, low, high = reference.std(1).mean(), reference.min(), reference.max()
     print(f"plain logits: std over the gallery {spread:.2f}, range {low:.2f}..{high:.2f}")

@@ -48,6 +48,8 @@ class Search:
     """int64, rows of the encoded sketches"""
     gallery: np.ndarray
     """int64, rows of the encoded photos"""
+    within: tuple[Tensor, Tensor] | None = None
+    """int64 [q], [g]: a query is searched only among the photos with its number; None = among all"""
 
 
 def evaluate(
@@ -125,44 +127,36 @@ def setting_name(split: ZeroShotSplit, fingerprint: str) -> str:
 def plan_searches(
     config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str, sketches: Members, photos: Members
 ) -> list[Search]:
-    """By class; and by instance where pairs are known, among the photos that were drawn."""
+    """By class; where pairs are known also by instance: among the drawn photos (`-fg`), and among those of the sketch's
+    class (`-fg-class`)."""
     labels = {category: i for i, category in enumerate(split.unseen)}
     classes, others = (torch.tensor([labels[c] for c in m.category], dtype=torch.int64) for m in (sketches, photos))
-    name = setting_name(split, fingerprint)
-    searches = [
-        Search(
-            Task(
-                setting=name,
-                query_labels=classes,
-                gallery_labels=others,
-                query_groups=classes,
-                metrics=CATEGORY_METRICS,
-                protocols=config.evaluation.protocols,
-            ),
-            np.arange(len(sketches)),
-            np.arange(len(photos)),
-        )
-    ]
+    everyone = np.arange(len(photos))
+    task = Task(
+        setting=setting_name(split, fingerprint),
+        query_labels=classes,
+        gallery_labels=others,
+        query_groups=classes,
+        metrics=CATEGORY_METRICS,
+        protocols=config.evaluation.protocols,
+    )
+    searches = [Search(task, np.arange(len(sketches)), everyone)]
     drawn = {i for i in sketches.instance if i is not None} & {i for i in photos.instance if i is not None}
     if config.evaluation.instance_level and len(drawn) > 1:
         ids = {instance: i for i, instance in enumerate(sorted(drawn))}
-        queries, gallery = (np.flatnonzero([i in ids for i in m.instance]) for m in (sketches, photos))
-        of_query = torch.tensor([ids[i] for i in sketches.instance[queries]], dtype=torch.int64)
-        of_photo = torch.tensor([ids[i] for i in photos.instance[gallery]], dtype=torch.int64)
-        searches.append(
-            Search(
-                Task(
-                    setting=f"{split.name}-fg.{fingerprint[:8]}",
-                    query_labels=of_query,
-                    gallery_labels=of_photo,
-                    query_groups=of_query,
-                    metrics=INSTANCE_METRICS,
-                    protocols=("plain",),
-                ),
-                queries,
-                gallery,
+        of_sketch, of_photo = (torch.tensor([ids.get(i, -1) for i in m.instance]) for m in (sketches, photos))
+        queries, found = (np.flatnonzero((of >= 0).numpy()) for of in (of_sketch, of_photo))
+        in_class = (classes[torch.from_numpy(queries)], others)
+        for suffix, gallery, within in (("fg", found, None), ("fg-class", everyone, in_class)):
+            task = Task(
+                setting=f"{split.name}-{suffix}.{fingerprint[:8]}",
+                query_labels=of_sketch[queries],
+                gallery_labels=of_photo[gallery],
+                query_groups=of_sketch[queries],
+                metrics=INSTANCE_METRICS,
+                protocols=("plain",),
             )
-        )
+            searches.append(Search(task, queries, gallery, within))
     return searches
 
 
@@ -226,12 +220,19 @@ def _evaluate(blocks: Iterable[Tensor], search: Search, mode: str) -> Evaluation
         task = dataclasses.replace(task, metrics=(*metrics_within(task.metrics, depth), f"recall_{depth}"))
 
     def picked() -> Iterator[Tensor]:
-        start = 0
+        start = done = 0
         for block in blocks:
             inside = search.queries[(search.queries >= start) & (search.queries < start + len(block))] - start
-            if len(inside):
-                yield block[inside][:, search.gallery]
             start += len(block)
+            if not len(inside):
+                continue
+            scores = block[inside][:, search.gallery]
+            if search.within is not None:
+                queries, gallery = search.within
+                other = queries[done : done + len(inside), None] != gallery
+                scores = scores.masked_fill(other, -torch.inf)
+            done += len(inside)
+            yield scores
 
     return evaluate_scores(picked(), task)
 

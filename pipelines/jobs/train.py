@@ -16,7 +16,7 @@ import json
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,9 @@ class Job:
         """The network as training starts from it, the same in every process."""
         config = self.config.methods[self.method]
         if getattr(config, "distillation", 0) and not config.dropped_units:
-            config = dataclasses.replace(config, dropped_units=units_to_drop(self.split()))
+            config = dataclasses.replace(
+                config, dropped_units=units_to_drop(self.split(), self.images_manifest()["counts"])
+            )
         torch.manual_seed(self.config.train.seed)
         backbone, start = self.config.backbone, self.config.start if load_weights else None
         with ExitStack() as stack:
@@ -106,9 +108,11 @@ class Job:
         return method
 
 
-def units_to_drop(split: ZeroShotSplit) -> tuple[int, ...]:
-    """Of an ImageNet classifier: those that name a class which training must not know about."""
-    return tuple(imagenet_units_naming([*split.unseen, *split.pseudo_unseen]))
+def units_to_drop(split: ZeroShotSplit, categories: Iterable[str]) -> tuple[int, ...]:
+    """Of an ImageNet classifier: those that name a class which training must not know about, such as every category of
+    the data that is not trained on, also where the split does not name it."""
+    others = {*categories, *split.unseen, *split.pseudo_unseen} - set(split.training)
+    return tuple(imagenet_units_naming(sorted(others)))
 
 
 def train(config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str) -> str:

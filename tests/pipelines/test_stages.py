@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipelines import shards, storage
 from pipelines.config import ExperimentConfig
+from pipelines.jobs.embed import encoded_parts, read_encodings, read_values
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
 from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.jobs.shard import shard
@@ -225,7 +226,6 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
 ) -> None:
     """Every mode, streamed part by part by actors, against the whole matrix of a process; and taken up again."""
     from pipelines.jobs import score as stage
-    from pipelines.jobs.embed import encoded_parts, read_encodings, read_values
     from pipelines.jobs.evaluate import Matrices
 
     monkeypatch.setattr("pipelines.jobs.embed.ALONE", 0)
@@ -261,6 +261,22 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     assert sorted(parts)[0].stat().st_mtime_ns == left, "what was there is not made again"
 
 
+def test_a_sketch_is_searched_among_the_photos_of_its_class(prepared: tuple[str, str, str]) -> None:
+    """With every photo of a class drawn, 4 of them: the own photo is always among the first 5, by chance the first in
+    a quarter. Scores that find nothing but the class find it no better."""
+    workspace, _, _ = prepared
+    config = tiny()
+    out = run(config, workspace)
+    rows = {r["metric"]: r for r in out.rows() if r["setting"].startswith("synthetic-fg-class") and r["mode"] == "ret"}
+    assert rows["acc_5"]["value"] == 1.0 and rows["acc_1"]["queries"] == 12
+    source, folder = manifest(out.images), out.encodings["global"]
+    sketches, photos = (read_encodings(folder, m, source) for m in ("sketch", "photo"))
+    scores = sketches.values["embedding"] @ photos.values["embedding"].T
+    same = sketches.members.category[:, None] == photos.members.category
+    best = scores.masked_fill(~torch.from_numpy(same), -9).argmax(1).numpy()
+    assert rows["acc_1"]["value"] == (photos.members.instance[best] == sketches.members.instance).mean()
+
+
 def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, str, str]) -> None:
     workspace, _, _ = prepared
     methods = {"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}
@@ -268,7 +284,7 @@ def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, st
     out = run(replace(asked, name="short"), workspace)
     rows = {(r["setting"].rsplit(".", 1)[0], r["metric"]): r["value"] for r in out.rows() if r["mode"] == "rerank-5"}
     assert rows.keys() == {("synthetic", "P_1"), ("synthetic", "recall_5")} | {
-        ("synthetic-fg", m) for m in ("acc_1", "acc_5", "recall_5")
+        (setting, m) for setting in ("synthetic-fg", "synthetic-fg-class") for m in ("acc_1", "acc_5", "recall_5")
     }
     assert 0 < rows["synthetic", "recall_5"] <= 1
     assert {r["mode"] for r in out.rows() if r["method"] == "zse_sbir"} == {"ret", "rerank-5"}
@@ -282,7 +298,9 @@ def test_another_data_set_is_evaluated_by_its_own_split_or_refused(
     other = {"name": "other", "seed": 5, "categories": ["fish", "church", "sofa", "car"], "pseudo_unseen": 0}
     fine = tiny(dataset=other | {"split": ["fish", "sofa"]})
     rows = evaluate_checkpoint(fine, str(tmp_path), checkpoint).rows()
-    assert {row["setting"].split(".")[0] for row in rows} == {"other", "other-fg"} and rows[0]["queries"] == 8
+    assert {row["setting"].split(".")[0] for row in rows} == {"other", "other-fg", "other-fg-class"} and rows[0][
+        "queries"
+    ] == 8
     with pytest.raises(LeakError, match=r"car \(seen\) = car \(unseen\)"):
         evaluate_checkpoint(tiny(dataset=other | {"split": ["fish", "car"]}), str(tmp_path), checkpoint)
 

@@ -15,7 +15,7 @@ from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, s
 from zse_model.evaluation.search import rank
 from zse_model.losses import cross_modal_infonce, triplet
 from zse_model.methods import METHODS, GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
-from zse_model.methods.zse_sbir import ZseSbir
+from zse_model.methods.zse_sbir import ZseSbir, hardest_negatives
 from zse_model.scoring import tiles
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
@@ -63,6 +63,7 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
         ZseSbirConfig(dim=32, heads=4, ffn=32, depth=1),
         family("vit_base_patch16_siglip_224"),
     ),
+    "zse_sbir, batch negatives": ("zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32, negatives="batch"), CNN),
     "zse_sbir, figure": ("zse_sbir", ZseSbirConfig(heads=4, ffn=32, cross_attention="figure"), VIT),
 }
 
@@ -259,6 +260,18 @@ def test_a_backbone_takes_pixels_and_normalises_them_as_configured() -> None:
     backbone = Backbone(replace(CNN, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)), size=SIZE, pooled=True)
     grey = torch.full((1, 1, SIZE, SIZE), 255, dtype=torch.uint8)
     torch.testing.assert_close(backbone.normalise(grey), torch.full((1, 3, SIZE, SIZE), 2.0))
+
+
+def test_the_hardest_negative_is_the_nearest_photo_of_another_class() -> None:
+    sketches = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    photos = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.0, 1.0]])
+    labels, of_photo = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2, 3, 1, 0])
+    assert hardest_negatives(sketches, photos, labels, of_photo).tolist() == [2, 5, 0]
+    assert hardest_negatives(sketches, photos, labels[:1].expand(3), torch.zeros(6, dtype=torch.long)).tolist() == [
+        3,
+        4,
+        5,
+    ]
 
 
 def test_losses_in_closed_form() -> None:

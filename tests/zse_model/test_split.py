@@ -17,6 +17,7 @@ COUNTS = {
     "quickdraw-30": (80, 30),
     "sempcyc-sketchy-25": (100, 25),
     "sempcyc-tuberlin-30": (220, 30),
+    "sketchy-selection": (63, 20),
 }
 
 
@@ -139,6 +140,14 @@ def test_the_published_splits_are_all_there_and_make_splits():
     for name in FILES:
         assert published(name).name == name
         assert set(FILES[name]) == {"name", "citation", "source_list", "seen", "unseen"}
+
+
+def test_settings_are_chosen_without_a_test_class_of_either_sketchy_split():
+    chosen, tested = FILES["sketchy-selection"], {*FILES["sketchy-25"]["unseen"], *FILES["sketchy-21"]["unseen"]}
+    used = [*chosen["seen"], *chosen["unseen"]]
+    assert not tested & set(used) and not conflicts(used, tested)
+    assert set(used) < set(FILES["sketchy-25"]["seen"]) & set(FILES["sketchy-21"]["seen"])
+    assert not conflicts(chosen["seen"], chosen["unseen"])
 
 
 def test_the_published_lists_are_verbatim():

@@ -56,6 +56,9 @@ class ZseSbirConfig:
     layout: Layout = "spatial"
     """What the strided convolution reads: image regions, or what the published code makes of the tokens."""
     dropout: float = 0.1
+    negatives: Literal["item", "batch"] = "item"
+    """Which photo a negative pair has: the item's own negative, or of all photos of other classes in the batch the one
+    that `ret` takes for the nearest."""
     triplet: float = 2.0
     margin: float = 1.0
     relation: float = 4.0
@@ -200,14 +203,18 @@ class ZseSbir(RetrievalMethod):
         x = torch.cat([part.tokens for part in both if part.tokens is not None])
 
         losses: dict[str, Tensor] = {}
-        logits, sketch_ret, photo_ret = self.relate(x[: 2 * b], x[2 * b :])
+        embedding, photos = normalised(x[:, 0]), x[2 * b :]
+        if c.negatives == "batch":
+            hardest = hardest_negatives(embedding[b : 2 * b], embedding[2 * b :], labels[b : 2 * b], labels[2 * b :])
+            photos = torch.cat([photos[:b], photos[hardest]])
+        logits, sketch_ret, photo_ret = self.relate(x[: 2 * b], photos)
         if c.triplet:
             losses["triplet"] = c.triplet * triplet(sketch_ret[:b], photo_ret[:b], photo_ret[b:], c.margin)
         if c.relation:
             target = torch.tensor([0.99, 0.01], device=logits.device).repeat_interleave(b)
             losses["relation"] = c.relation * (logits.float().sigmoid() - target).square().view(2, b).mean(0)
         losses |= embedding_losses(
-            normalised(x[:, 0]),
+            embedding,
             labels,
             self.prototypes,
             c.scale,
@@ -224,3 +231,15 @@ class ZseSbir(RetrievalMethod):
     def prepare(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:
         if self.soft_labels is not None:
             self.soft_labels.measure(self.backbone, batches, total)
+
+
+@torch.no_grad()
+def hardest_negatives(sketches: Tensor, photos: Tensor, sketch_labels: Tensor, photo_labels: Tensor) -> Tensor:
+    """int64 [b]: for each embedding of sketches [b, d] the nearest of photos [2b, d] with another label.
+
+    Where there is none, the item's own negative, in the second half of the photos.
+    """
+    same = sketch_labels[:, None] == photo_labels
+    nearest = (sketches @ photos.T).masked_fill(same, -torch.inf).argmax(dim=1)
+    own = torch.arange(len(sketches), 2 * len(sketches), device=photos.device)
+    return torch.where(same.all(dim=1), own, nearest)

@@ -1,0 +1,374 @@
+"""The rows of docs/results.md, each made once: `make results DATA=... WEIGHTS=...` makes those that are missing.
+
+A row is one experiment with one seed. What it gave is written to docs/results/<row>.json when it is finished, with the
+command that makes it again and every query's own value; the page is drawn from these files alone, so a row that was not
+run says so. Interrupted rows go on where they were: their stages do.
+
+    python -m benchmarks.results                       every row that is missing, then the page
+    python -m benchmarks.results --only selection      those whose name begins so
+    python -m benchmarks.results --page                the page alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.world import REAL
+from pipelines import storage
+from pipelines.catalog.folder import FolderConfig
+from pipelines.config import ExperimentConfig, load_experiment
+from pipelines.jobs.run import Outputs, evaluate_checkpoint, per_query, run
+from pipelines.progress import say
+from zse_model.checkpoint import INFO
+from zse_model.evaluation.metrics import bootstrap_interval, paired_difference
+from zse_model.split import ZeroShotSplit, conflicts
+
+ROOT = Path(__file__).parents[1]
+ROWS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
+DATA = os.environ.get("DATA") or str(REAL.parent)
+WEIGHTS = os.environ.get("WEIGHTS") or str(REAL.parents[1] / "weights" / "mobilenetv2_100_imagenet.safetensors")
+KEPT = ("mAP_all", "mAP_200", "P_1", "P_25", "acc_1", "acc_5", "acc_10")
+COLUMNS = ("setting", "protocol", "mode", "metric", "value", "ci_low", "ci_high")
+
+
+@dataclass(frozen=True)
+class Row:
+    table: str
+    name: str
+    experiment: str
+    settings: tuple[str, ...] = ()
+    """a.b=c, with $DATA and $WEIGHTS standing for themselves."""
+    seeds: tuple[int, ...] = (0,)
+    note: str = ""
+    split: str = "sketchy-selection"
+    minutes: int = 4
+    cross: bool = False
+    """Also evaluate on the other data set."""
+
+    def file(self, seed: int) -> Path:
+        return ROWS / f"{self.table}.{self.name}.{seed}.json"
+
+    def overrides(self, seed: int) -> list[str]:
+        return [
+            "dataset.source=$DATA/sketchy125_128",
+            f"dataset.split={self.split}",
+            "backbone.weights=$WEIGHTS",
+            f"train.minutes={self.minutes}",
+            f"train.seed={seed}",
+            *self.settings,
+        ]
+
+    def command(self, seed: int) -> str:
+        return f"zse run -e {self.experiment} " + " ".join(f"--set {s}" for s in self.overrides(seed))
+
+
+def zse(name: str, *settings: str, note: str = "", **options: Any) -> Row:
+    changed = tuple(f"methods.zse_sbir.{s}" for s in settings)
+    return Row("selection", name, "folder+zse_sbir", changed, note=note, **options)
+
+
+PUBLISHED = ("classification=0", "contrast=0", "distillation=0")
+SELECTION = [
+    Row("selection", "global", "folder+global", seeds=(0, 1, 2), note="one vector a picture"),
+    zse("zse", seeds=(0, 1, 2), note="as `folder+zse_sbir` has it"),
+    zse("zse-published-losses", *PUBLISHED, seeds=(0, 1, 2), note="triplet and relation alone"),
+    zse("zse-batch-negatives", "negatives=batch", note="negative pairs with the hardest photo of the batch"),
+    zse("zse-no-distillation", "distillation=0"),
+    zse("zse-no-classification", "classification=0"),
+    zse("zse-no-contrast", "contrast=0"),
+    zse("zse-no-triplet", "triplet=0"),
+    zse("zse-released-attention", "cross_attention=released"),
+    zse("zse-figure-attention", "cross_attention=figure"),
+    zse("zse-d128", "dim=128", "ffn=128"),
+    zse("zse-d512", "dim=512", "ffn=512"),
+    zse("zse-depth2", "depth=2"),
+    zse("zse-no-dropout", "dropout=0"),
+    zse("zse-relation-8", "relation=8.0"),
+    Row(
+        "selection",
+        "zse-hard-negatives",
+        "folder+zse_sbir",
+        ("shard.hard_negatives=0.25",),
+        note="a quarter of the negatives are other photos of the class",
+    ),
+]
+
+
+BEST = ()  # settings of `folder+zse_sbir` that the selection table chose; () = as shipped
+MODES = "evaluation.modes=[ret,rn,fused,rerank-100]"
+
+
+def final(name: str, experiment: str, *settings: str, note: str) -> list[Row]:
+    return [
+        Row(
+            "final",
+            f"{split}.{name}",
+            experiment,
+            (MODES, *settings),
+            (0, 1, 2),
+            note,
+            split,
+            15,
+            split == "sketchy-25",
+        )
+        for split in ("sketchy-25", "sketchy-21")
+    ]
+
+
+FINAL = [
+    *final("global", "folder+global", note="one vector a picture"),
+    *final("zse", "folder+zse_sbir", *BEST, note="with the auxiliary losses that `global` has"),
+    *final(
+        "zse-published-losses",
+        "folder+zse_sbir",
+        *(f"methods.zse_sbir.{s}" for s in PUBLISHED),
+        note="triplet and relation alone",
+    ),
+]
+
+
+@dataclass
+class Found:
+    """All seeds of a row that are there."""
+
+    row: Row
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def values(self, key: str, *, cross: bool = False) -> np.ndarray | None:
+        """float64 [queries], the mean over seeds of each query's own value; key as in `recorded`."""
+        columns = [(r["cross"] if cross else r)["per_query"].get(key) for r in self.records]
+        found = [np.array(c, dtype=float) for c in columns if c is not None]
+        return np.mean(found, axis=0) if found else None
+
+    def groups(self, column: str = "category", *, cross: bool = False) -> torch.Tensor:
+        """int64 [queries], the unit of the bootstrap: a class, or a photo."""
+        names = [str(x) for x in (self.records[0]["cross"] if cross else self.records[0])[column]]
+        return torch.tensor(np.unique(names, return_inverse=True)[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="rows whose table.name begins so")
+    parser.add_argument("--page", action="store_true", help="draw the page from the rows that are there")
+    parser.add_argument("--workspace", default="workspace/results")
+    options = parser.parse_args()
+    rows = [*SELECTION, *FINAL]
+    left = [
+        (row, seed)
+        for row in rows
+        for seed in row.seeds
+        if f"{row.table}.{row.name}".startswith(options.only) and not row.file(seed).exists()
+    ]
+    for i, (row, seed) in enumerate([] if options.page else left):
+        say(f"Row {i + 1} of {len(left)}: {row.table}.{row.name}, seed {seed}")
+        make(row, seed, options.workspace)
+        PAGE.write_text(page(rows))
+    PAGE.write_text(page(rows))
+    say(f"Result: {PAGE}\nNext: commit docs/results")
+
+
+def make(row: Row, seed: int, workspace: str) -> None:
+    """Run one row and write its file, whole."""
+    overrides = [s.replace("$DATA", DATA).replace("$WEIGHTS", WEIGHTS) for s in row.overrides(seed)]
+    config = load_experiment(row.experiment, [*overrides, "tracking.enabled=false"])
+    start = time.time()
+    out = run(config, workspace)
+    (name,) = config.methods
+    manifest = storage.read_json(storage.join(out.checkpoints[name], "manifest.json"))
+    record = {
+        "command": row.command(seed),
+        "cpu_minutes": round(manifest["cpu_seconds"] / 60, 2),
+        "steps": manifest["training"]["steps"],
+        "wall_minutes": round((time.time() - start) / 60, 1),
+        **recorded(out, name),
+    }
+    if row.cross:
+        record["cross"] = recorded(*across(config, out.checkpoints[name], workspace, seed))
+    file = row.file(seed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(record))
+    part.rename(file)
+
+
+def recorded(out: Outputs, name: str) -> dict[str, Any]:
+    """Result rows, and each query's own values: `ret/mAP_all` by class, `fg:ret/acc_1` by instance."""
+    queries, kept = per_query(out.reports[name]), {}
+    for column, values in queries.items():
+        setting, *rest = column.split("/")
+        if rest and rest[0] == "plain" and rest[2] in KEPT:
+            kind = re.search(r"-(fg|fg-class)\.[0-9a-f]{8}$", setting)
+            key = (f"{kind[1]}:" if kind else "") + f"{rest[1]}/{rest[2]}"
+            kept[key] = [None if v is None or np.isnan(v) else round(v, 5) for v in values]
+    rows = [{k: r[k] for k in COLUMNS} for r in out.rows()]
+    return {"category": queries["category"], "instance": queries["instance"], "rows": rows, "per_query": kept}
+
+
+def across(config: ExperimentConfig, checkpoint: str, workspace: str, seed: int) -> tuple[Outputs, str]:
+    """The checkpoint on QuickDraw sketches and Caltech-101 photos, of the classes that it has not seen by any name."""
+    source = f"{DATA}/quickdraw_x_caltech101"
+    seen = ZeroShotSplit.from_json(json.dumps(storage.read_json(storage.join(checkpoint, INFO))["split"])).seen
+    unseen = [c for c in sorted(p.name for p in Path(source, "sketch").iterdir()) if not conflicts(seen, [c])]
+    dataset = FolderConfig(name="quickdraw_x_caltech101", source=source, split=tuple(unseen), pseudo_unseen=0)
+    other = dataclasses.replace(config, dataset=dataset)
+    (name,) = config.methods
+    return evaluate_checkpoint(other, workspace, checkpoint), name
+
+
+def load(rows: Iterable[Row]) -> dict[str, Found]:
+    return {
+        row.name: Found(row, [json.loads(row.file(s).read_text()) for s in row.seeds if row.file(s).exists()])
+        for row in rows
+    }
+
+
+def page(rows: list[Row]) -> str:
+    found = load(rows)
+    chosen = {name: one for name, one in found.items() if one.row.table == "selection"}
+    last = {name: one for name, one in found.items() if one.row.table == "final"}
+    parts = [INTRODUCTION, *selection_table(chosen), FINAL_TEXT, *final_table(last), FINE_TEXT, *fine_table(last)]
+    return "\n".join([*parts, CROSS_TEXT, *cross_table(last), ""])
+
+
+INTRODUCTION = """# Results
+
+Made by `make results`; every row is one file of [results/](results) with its command, drawn by `benchmarks/results.py`.
+The pictures are a 128 px subset of Sketchy (25 photos and 25 sketches a class), not comparable with published numbers.
+mAP_all of the plain protocol; intervals are 95 % bootstrap intervals over classes, differences are paired on the same
+queries and resampled by class. With several seeds a query counts with its mean. A budget is of CPU minutes over all
+workers and threads.
+
+## Choosing settings
+
+The 20 unseen classes of `sketchy-selection`, which are seen in every test split, after 4 CPU minutes of training on 63
+others. Nothing in this table read a test class.
+"""
+
+
+FINAL_TEXT = """
+## Final table
+
+The unseen classes of two published splits, 15 CPU minutes a run: 625 and 525 sketches against as many photos. A
+shortlist has no mAP_all.
+"""
+FINE_TEXT = """
+## Fine-grained, unseen classes
+
+A sketch's own photo: among the 25 photos of its class, and among the drawn photos of all unseen classes. Resampled by
+photo.
+"""
+CROSS_TEXT = """
+## Across data sets
+
+The checkpoints of `sketchy-25` on QuickDraw sketches and Caltech-101 photos, of the classes that they have not seen
+under any name.
+"""
+
+
+def not_run(one: Found, columns: int) -> str:
+    return f"| {one.row.name} | not run |" + " |" * (columns - 2)
+
+
+def selection_table(found: dict[str, Found]) -> list[str]:
+    lines = [
+        "| row | seeds | ret | rn | fused | best mode minus the same of `zse` | CPU minutes | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in found.items():
+        if not one.records:
+            lines.append(not_run(one, 8))
+            continue
+        cells = {mode: one.values(f"{mode}/mAP_all") for mode in ("ret", "rn", "fused")}
+        best = max(((float(np.nanmean(v)), m) for m, v in cells.items() if v is not None), default=(0.0, "ret"))[1]
+        lines.append(
+            f"| {name} | {len(one.records)} | "
+            + " | ".join("" if v is None else interval(v, one.groups()) for v in cells.values())
+            + f" | {difference(one, found['zse'], best, best) if name != 'zse' else ''} "
+            + f"| {statistics.mean(r['cpu_minutes'] for r in one.records):.1f} | {one.row.note} |"
+        )
+    return lines
+
+
+def final_table(found: dict[str, Found]) -> list[str]:
+    lines = ["| row | seeds | mode | mAP_all | minus `global` | P_25 | P_1 |", "|---|---|---|---|---|---|---|"]
+    for name, one in found.items():
+        if not one.records:
+            lines.append(not_run(one, 7))
+        for mode in ("ret", "rn", "fused", "rerank-100"):
+            cells = [one.values(f"{mode}/{metric}") for metric in ("mAP_all", "P_25", "P_1")]
+            if cells[2] is None:
+                continue
+            reference = found[f"{one.row.split}.global"]
+            versus = "" if one is reference else difference(one, reference, mode, "ret")
+            texts = ["-" if v is None else interval(v, one.groups()) for v in cells]
+            lines.append(f"| {name} | {len(one.records)} | {mode} | {texts[0]} | {versus} | {texts[1]} | {texts[2]} |")
+    return lines
+
+
+def fine_table(found: dict[str, Found]) -> list[str]:
+    ks = ("acc_1", "acc_5", "acc_10")
+    lines = [
+        "| row | seeds | mode | class: " + " | class: ".join(ks) + " | all drawn: " + " | all drawn: ".join(ks) + " |",
+        "|---" * 9 + "|",
+    ]
+    for name, one in found.items():
+        if not one.records:
+            lines.append(not_run(one, 9))
+        for mode in ("ret", "rn", "fused", "rerank-100"):
+            cells = [one.values(f"{kind}:{mode}/{k}") for kind in ("fg-class", "fg") for k in ks]
+            if any(v is not None for v in cells):
+                texts = ["-" if v is None else interval(v, one.groups("instance")) for v in cells]
+                lines.append(f"| {name} | {len(one.records)} | {mode} | " + " | ".join(texts) + " |")
+    return lines
+
+
+def cross_table(found: dict[str, Found]) -> list[str]:
+    lines = ["| row | seeds | mode | mAP_all | P_25 | P_1 |", "|---|---|---|---|---|---|"]
+    for name, one in found.items():
+        if not one.row.cross:
+            continue
+        if not one.records:
+            lines.append(not_run(one, 6))
+        for mode in ("ret", "rn", "fused", "rerank-100"):
+            cells = (
+                [one.values(f"{mode}/{metric}", cross=True) for metric in ("mAP_all", "P_25", "P_1")]
+                if one.records
+                else []
+            )
+            if any(v is not None for v in cells):
+                texts = ["-" if v is None else interval(v, one.groups(cross=True)) for v in cells]
+                lines.append(f"| {name} | {len(one.records)} | {mode} | " + " | ".join(texts) + " |")
+    return lines
+
+
+def interval(values: np.ndarray, groups: torch.Tensor) -> str:
+    low, high = bootstrap_interval(torch.tensor(values), groups)
+    return f"{np.nanmean(values):.3f} ({low:.3f}-{high:.3f})"
+
+
+def difference(one: Found, other: Found, mode: str, their_mode: str) -> str:
+    """Of one row's mAP_all in a mode to the other's, empty where either has none."""
+    if not one.records or not other.records:
+        return ""
+    ours, theirs = one.values(f"{mode}/mAP_all"), other.values(f"{their_mode}/mAP_all")
+    if ours is None or theirs is None:
+        return ""
+    d = paired_difference(torch.tensor(ours), torch.tensor(theirs), one.groups())
+    return f"{mode} {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+
+
+if __name__ == "__main__":
+    main()

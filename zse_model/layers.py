@@ -156,6 +156,8 @@ class RelationHead(nn.Module):
         super().__init__()
         if layout == "released" and not pool:
             raise ValueError("layout: released is about what the strided convolution reads; it needs pool: true")
+        if layout == "released" and (grid[0] % 2 or grid[1] % 2):
+            raise ValueError(f"layout: released needs an even grid, as the published 14x14 is; got {grid[0]}x{grid[1]}")
         self.grid, self.layout = grid, layout
         self.tokens = n = tokens or grid[0] * grid[1]
         if pool and n != grid[0] * grid[1]:

@@ -101,7 +101,9 @@ class PairScorer:
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.sketch_side, self.photo_side = (Direction(x, self.dtype) for x in (sketch_attends, photo_attends))
         convolution = relation.convolution
-        self.convolution = None if convolution is None else _cast(convolution.weight, self.dtype)
+        self.convolution: Tensor | None = None
+        if convolution is not None:  # [d', 4 * d], neighbours major
+            self.convolution = _cast(convolution.weight, self.dtype).permute(0, 2, 3, 1).flatten(1)
         self.bias = None if convolution is None or convolution.bias is None else _cast(convolution.bias, self.dtype)
         self.perceptron = [layer for layer in relation.perceptron if isinstance(layer, nn.Linear)]
         width = max(sketch_attends.q.in_features, self.sketch_side.up.shape[0])
@@ -150,14 +152,17 @@ class PairScorer:
         """[n, tokens, d] -> what `RelationHead.anchors` gives."""
         if self.convolution is None:
             return F.normalize(tokens, dim=-1)
-        maps = self.relation.maps(tokens)
+        # Neighbourhoods side by side and one matrix product: 15 % faster than a convolution of the maps, for which
+        # `spatial` would have to transpose and `released` to reorder them.
+        n, (rows, columns) = len(tokens), (size // 2 for size in self.relation.grid)
         if self.relation.layout == "released":
-            pooled = F.conv2d(maps, self.convolution, self.bias, stride=2).flatten(2).transpose(1, 2)
-        else:  # neighbourhoods side by side and one matrix product: 15 % faster than convolving a transposed map
-            n, d, rows, columns = len(maps), maps.shape[1], maps.shape[2] // 2, maps.shape[3] // 2
-            patches = maps[:, :, : 2 * rows, : 2 * columns].permute(0, 2, 3, 1).unflatten(2, (columns, 2))
-            patches = patches.unflatten(1, (rows, 2)).transpose(2, 3).reshape(n, rows * columns, 4 * d)
-            pooled = F.linear(patches, self.convolution.permute(0, 2, 3, 1).flatten(1), self.bias)
+            patches = tokens.view(n, -1, rows, 2, columns, 2).permute(3, 5, 1, 0, 2, 4)
+            patches = patches.reshape(-1, n * rows * columns).T
+        else:
+            patches = tokens.unflatten(1, self.relation.grid)[:, : 2 * rows, : 2 * columns]
+            patches = patches.unflatten(2, (columns, 2)).unflatten(1, (rows, 2)).transpose(2, 3)
+            patches = patches.reshape(n * rows * columns, -1)
+        pooled = F.linear(patches, self.convolution, self.bias).view(n, rows * columns, -1)
         return F.normalize(pooled, dim=-1)
 
     def _logits(self, kernels: Tensor) -> Tensor:

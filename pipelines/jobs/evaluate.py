@@ -30,9 +30,9 @@ from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, metrics_within
+from zse_model.evaluation.search import rank
 from zse_model.methods import Encoding, RetrievalMethod, ZseSbir
 from zse_model.methods.base import rerank_depth
-from zse_model.scoring import shortlist
 from zse_model.split import ZeroShotSplit
 
 REPORT, QUERIES, PER_CLASS, SHEETS = "report.json", "queries.parquet", "per_class.json", "sheets"
@@ -195,15 +195,10 @@ class Matrices:
                 yield self.method.fuse(self.method.score(rows, self.photos, "ret"), rn)
                 done += len(rn)
         else:
-            depth = rerank_depth(mode)
-            wanted = None if depth is None else torch.cat([self._shortlist(ret, depth) for ret in self.rows("ret")])
-            yield from score_rows(score(self.config, self.workspace, self.encodings, mode, wanted))
-
-    def _shortlist(self, scores: Tensor, depth: int) -> Tensor:
-        """bool, columns in stored order; of scores in content order, by which ties are broken."""
-        wanted = torch.empty(scores.shape, dtype=torch.bool)
-        wanted[:, self.columns] = shortlist(scores, depth)
-        return wanted
+            depth, among = rerank_depth(mode), None
+            if depth is not None:
+                among = torch.cat([self.columns[rank(ret, depth).indices] for ret in self.rows("ret")])
+            yield from score_rows(score(self.config, self.workspace, self.encodings, mode, among))
 
 
 def _modes(config: ExperimentConfig, method: RetrievalMethod) -> list[str]:

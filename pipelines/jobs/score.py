@@ -30,10 +30,11 @@ SKETCHES = 1024  # a row group of the parts, and what a worker reads of the sket
 ALONE = 100_000  # pairs that one process has scored before others have loaded their networks
 
 
-def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, wanted: Tensor | None = None) -> str:
+def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, among: Tensor | None = None) -> str:
     """Score every pair by `mode`, or find it done; gives the folder of the parts.
 
-    wanted: bool [q, g] in stored order, the pairs to score; the others are -inf. `mode` is then only a name for them.
+    among: int64 [q, k], the photos to score for each sketch, both in stored order; the others are -inf. `mode` is then
+    only a name for them.
     """
     manifest = shards.read_manifest(encodings, "zse embed")
     precision = config.evaluation.precision
@@ -48,8 +49,11 @@ def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, w
         for start in range(0, count, PHOTOS):
             rows = min(PHOTOS, count - start)
             task = {"photos": part, "start": start, "rows": rows}
-            if wanted is not None:
-                task["wanted"] = np.packbits(wanted[:, position : position + rows].numpy(), axis=1).tobytes()
+            if among is not None:
+                inside = ((among >= position) & (among < position + rows)).nonzero(as_tuple=True)
+                wanted = np.zeros((len(among), rows), dtype=bool)
+                wanted[inside[0].numpy(), (among[inside] - position).numpy()] = True
+                task["wanted"] = np.packbits(wanted, axis=1).tobytes()
             tasks.append(task)
             position += rows
     names = [shards.part_name(i, len(tasks)) for i in range(len(tasks))]

@@ -1,0 +1,25 @@
+"""The rows of the results can be run: their settings exist, and no row of the search knows a test class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.results import FINAL, SELECTION, Row, page
+from pipelines.config import load_experiment
+
+
+@pytest.mark.parametrize("row", [*SELECTION, *FINAL], ids=lambda row: f"{row.table}.{row.name}")
+def test_every_row_is_an_experiment(row: Row, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.touch()
+    overrides = [s.replace("$DATA", str(tmp_path)).replace("$WEIGHTS", str(weights)) for s in row.overrides(0)]
+    config = load_experiment(row.experiment, overrides)
+    assert config.train.minutes == (4 if row in SELECTION else 15)
+    assert (config.dataset.split == "sketchy-selection") == (row in SELECTION)
+
+
+def test_the_page_says_what_was_not_run() -> None:
+    text = page([*SELECTION, Row("final", "sketchy-25.never", "folder+global", split="sketchy-25", cross=True)])
+    assert text.count("| sketchy-25.never | not run |") == 3

@@ -232,8 +232,9 @@ def _best(values: Tensor) -> tuple[int, int]:
     return row, column
 
 
-def _box(patch: tuple[int, int], width: float, height: float, left: float, inside: int) -> tuple[float, ...]:
+def _box(patch: tuple[int, int], width: float, height: float, left: float, inside: float) -> tuple[float, ...]:
     y, x = patch[0] * height, left + patch[1] * width
+    inside = min(inside, width / 3, height / 3)  # of many boxes in one small patch the last ones coincide
     return x + inside, y + inside, x + width - 1 - inside, y + height - 1 - inside
 
 

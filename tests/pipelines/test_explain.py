@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from pipelines import explain_page
 from pipelines.cli import app
 from pipelines.explain_page import explanation_sheets
 from pipelines.jobs.search import search
 from tests.pipelines.test_stages import picture
 from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, save_checkpoint, seen_keys
-from zse_model.explain import UnexplainableError
+from zse_model.explain import Explanation, UnexplainableError
 from zse_model.methods import GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.synthetic import draw_photo, draw_sketch
@@ -128,3 +130,15 @@ def test_sheets_for_a_report() -> None:
     assert list(sheets) == ["explained-best.png", "explained-worst.png"]
     assert all(data.startswith(b"\x89PNG") for data in sheets.values())
     assert explanation_sheets(method("global"), sketches, photos, ["", ""], ["best", "worst"]) == {}
+
+
+def test_many_patches_that_answer_to_one_are_drawn() -> None:
+    """On the finest grid a patch has no room for a box in a box in a box."""
+    n = 14 * 14
+    correspondence = torch.full((n, n), 0.1)
+    correspondence[:, 5] = 0.9
+    mosaic = torch.zeros(3, 224, 224, dtype=torch.uint8)
+    found = Explanation("rn", {"rn": 1.0}, (14, 14), correspondence, None, None, "none", mosaic)
+    sketch, photo = np.full((224, 224), 255, np.uint8), np.zeros((224, 224, 3), np.uint8)
+    drawn = explain_page._draw(found, [(i, i) for i in range(0, 14, 2)], sketch, photo)
+    assert {"correspondences", "similarity", "synthesis"} == set(drawn)

@@ -116,4 +116,4 @@ def test_the_whole_path_on_s3(s3: str, tmp_path: Path) -> None:
     out = run(config, f"{s3}/out")
     assert {row["metric"] for row in out.rows()} >= {"mAP_all", "P_1"}
     kinds = {file.path.split("/")[0] for file in storage.list_files(f"{s3}/out")}
-    assert kinds == {"images", "pairs", "checkpoints", "encodings", "scores", "reports"}
+    assert kinds == {"images", "pairs", "checkpoints", "encodings", "reports"}

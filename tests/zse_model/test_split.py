@@ -146,7 +146,7 @@ def test_settings_are_chosen_without_a_test_class_of_either_sketchy_split():
     chosen, tested = FILES["sketchy-selection"], {*FILES["sketchy-25"]["unseen"], *FILES["sketchy-21"]["unseen"]}
     used = [*chosen["seen"], *chosen["unseen"]]
     assert not tested & set(used) and not conflicts(used, tested)
-    assert set(used) < set(FILES["sketchy-25"]["seen"]) & set(FILES["sketchy-21"]["seen"])
+    assert set(used) <= set(FILES["sketchy-25"]["seen"]) & set(FILES["sketchy-21"]["seen"])
     assert not conflicts(chosen["seen"], chosen["unseen"])
 
 

@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -132,7 +133,9 @@ def search(
 
     for i, match in enumerate(find(sketch, gallery, checkpoint, workspace, top=top, mode=mode, picture=out)):
         print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
-    _last(f"Drawn in {out}", f"zse search --sketch {sketch} --gallery {gallery} --checkpoint {checkpoint} --top 50")
+    more = "--mode rerank-50" if mode and mode.startswith("rerank") else f"--mode {mode}" if mode else ""
+    inputs = f"--sketch {quote(sketch)} --gallery {quote(gallery)} --checkpoint {quote(checkpoint)}"
+    _last(f"Drawn in {out}", f"zse search {inputs} --top 50 {more}".rstrip())
 
 
 @app.command("import-checkpoint")
@@ -191,11 +194,10 @@ def explain(
     found = draw(sketch, checkpoint, workspace, out, photo=photo, gallery=gallery, top=top, mode=mode, patches=patches)
     for i, match in enumerate(found):
         print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
-    source = f"--photo {photo}" if photo else f"--gallery {gallery}"
-    _last(
-        f"{out / PAGE}   (open it in a browser)",
-        f"zse explain --sketch {sketch} {source} --checkpoint {checkpoint} --patch ROW,COLUMN",
-    )
+    source = f"--photo {quote(photo)}" if photo else f"--gallery {quote(str(gallery))}"
+    chosen = f" --mode {mode}" if mode else ""
+    inputs = f"--sketch {quote(sketch)} {source} --checkpoint {quote(checkpoint)}{chosen}"
+    _last(f"{out / PAGE}   (open it in a browser)", f"zse explain {inputs} --patch ROW,COLUMN")
 
 
 def _patch(text: str) -> tuple[int, int]:

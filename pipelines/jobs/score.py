@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipelines import shards, storage
-from pipelines.cluster import model_workers, run_parts
+from pipelines.cluster import keep_freed_memory, model_workers, run_parts
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import encoded_parts, read_values
 from pipelines.progress import say
@@ -113,6 +113,7 @@ class ScorePart:
     def __init__(
         self, checkpoint: str, encodings: str, sketches: list[tuple[str, int]], mode: str, precision: Any, folder: str
     ) -> None:
+        keep_freed_memory()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with storage.local_copy(checkpoint) as copy:
             method = load_checkpoint(copy, self.device).method

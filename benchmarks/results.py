@@ -17,6 +17,7 @@ import json
 import os
 import re
 import statistics
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,17 +28,17 @@ import numpy as np
 import torch
 
 from benchmarks.world import REAL
-from pipelines import storage
+from pipelines import shards
 from pipelines.catalog.folder import FolderConfig
 from pipelines.config import ExperimentConfig, load_experiment
 from pipelines.jobs.run import Outputs, evaluate_checkpoint, per_query, run
 from pipelines.members import read_members, read_pictures
 from pipelines.pictures import decode_pixels
 from pipelines.progress import say
-from zse_model.checkpoint import INFO, load_checkpoint
+from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.metrics import bootstrap_interval, paired_difference
 from zse_model.faithfulness import curves, orders
-from zse_model.split import ZeroShotSplit, conflicts
+from zse_model.split import conflicts
 
 ROOT = Path(__file__).parents[1]
 ROWS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
@@ -179,6 +180,10 @@ def main() -> None:
         if seed in row.seeds
         if f"{row.table}.{row.name}".startswith(options.only) and not row.file(seed).exists()
     ]
+    if left and not options.page and not (Path(DATA).exists() and Path(WEIGHTS).exists()):
+        sys.exit(
+            f"Nothing to measure on: DATA is {DATA}, WEIGHTS is {WEIGHTS}. Give both: make results DATA=... WEIGHTS=..."
+        )
     for i, (row, seed) in enumerate([] if options.page else left):
         say(f"Row {i + 1} of {len(left)}: {row.table}.{row.name}, seed {seed}")
         make(row, seed, options.workspace)
@@ -194,7 +199,7 @@ def make(row: Row, seed: int, workspace: str) -> None:
     start = time.time()
     out = run(config, workspace)
     (name,) = config.methods
-    manifest = storage.read_json(storage.join(out.checkpoints[name], "manifest.json"))
+    manifest = shards.read_manifest(out.checkpoints[name], "zse train")
     record = {
         "command": row.command(seed),
         "cpu_minutes": round(manifest["cpu_seconds"] / 60, 2),
@@ -203,7 +208,7 @@ def make(row: Row, seed: int, workspace: str) -> None:
         **recorded(out, name),
     }
     if row.cross:
-        record["cross"] = recorded(*across(config, out.checkpoints[name], workspace, seed))
+        record["cross"] = recorded(*across(config, out.checkpoints[name], workspace))
     if row.faithful:
         record["faithfulness"] = faithfulness(out, name)
     file = row.file(seed)
@@ -226,10 +231,10 @@ def recorded(out: Outputs, name: str) -> dict[str, Any]:
     return {"category": queries["category"], "instance": queries["instance"], "rows": rows, "per_query": kept}
 
 
-def across(config: ExperimentConfig, checkpoint: str, workspace: str, seed: int) -> tuple[Outputs, str]:
+def across(config: ExperimentConfig, checkpoint: str, workspace: str) -> tuple[Outputs, str]:
     """The checkpoint on QuickDraw sketches and Caltech-101 photos, of the classes that it has not seen by any name."""
     source = f"{DATA}/quickdraw_x_caltech101"
-    seen = ZeroShotSplit.from_json(json.dumps(storage.read_json(storage.join(checkpoint, INFO))["split"])).seen
+    seen = load_checkpoint(checkpoint).split.seen
     unseen = [c for c in sorted(p.name for p in Path(source, "sketch").iterdir()) if not conflicts(seen, [c])]
     dataset = FolderConfig(name="quickdraw_x_caltech101", source=source, split=tuple(unseen), pseudo_unseen=0)
     other = dataclasses.replace(config, dataset=dataset)
@@ -240,7 +245,7 @@ def across(config: ExperimentConfig, checkpoint: str, workspace: str, seed: int)
 def faithfulness(out: Outputs, name: str) -> dict[str, Any]:
     """Sketches of unseen classes with their own photos, evenly over the classes: by order of the patches, what each of
     `MEASURES` is for each pair."""
-    checkpoint, source = load_checkpoint(out.checkpoints[name]), storage.read_json(f"{out.images}/manifest.json")
+    checkpoint, source = load_checkpoint(out.checkpoints[name]), shards.read_manifest(out.images, "zse ingest")
     members = read_members(out.images, source).of(categories=checkpoint.split.unseen)
     photo_of = {members.instance[i]: i for i in np.flatnonzero(members.modality == "photo")}
     sketches = [i for i in np.flatnonzero(members.modality == "sketch") if members.instance[i] in photo_of]
@@ -281,7 +286,7 @@ def page(rows: list[Row]) -> str:
 
 INTRODUCTION = """# Results
 
-Made by `make results`; every row is one file of [results/](results) with its command, drawn by `benchmarks/results.py`.
+Made by `make results`; every row is one file of `docs/results/` with its command, drawn by `benchmarks/results.py`.
 The pictures are a 128 px subset of Sketchy (25 photos and 25 sketches a class), not comparable with published numbers.
 mAP_all of the plain protocol; intervals are 95 % bootstrap intervals over classes, differences are paired on the same
 queries and resampled by class. With several seeds a query counts with its mean. A budget is of CPU minutes over all

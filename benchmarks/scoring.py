@@ -26,10 +26,11 @@ from torch import Tensor
 
 from benchmarks.world import originals
 from tests.golden import recipe_state
+from zse_model.evaluation.search import rank
 from zse_model.layers import CrossAttention
 from zse_model.methods.zse_sbir import ZseSbir
 from zse_model.published import RELEASED, RELEASED_BACKBONE, RELEASED_SIZE, translate
-from zse_model.scoring import Encoding, Scorer, score_all, shortlist
+from zse_model.scoring import Encoding, Scorer, score_all
 from zse_model.transforms import Modality, TransformConfig, prepare_photo, prepare_sketch
 
 PHOTOS, SKETCHES, SLICE = int(os.environ.get("ZSE_BENCH_PHOTOS", "1000")), 8, 100
@@ -180,6 +181,11 @@ def compare(
             f"bf16 + fp32 of the first {RESCORED}: {ms:.2f} ms a pair of the gallery "
             f"({cost['plain 20x20'] / ms:.2f}x, {cost['plain fastest'] / ms:.2f}x); {agreement(rescored, reference)}"
         )
+
+
+def shortlist(scores: Tensor, k: int) -> Tensor:
+    """bool [q, g]: the k best of each row, ties to the lower position."""
+    return torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, rank(scores, k).indices, True)
 
 
 def agreement(ours: Tensor, reference: Tensor) -> str:

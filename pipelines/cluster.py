@@ -108,7 +108,7 @@ def keep_freed_memory() -> None:
     """Have this process reuse freed memory instead of handing it back and faulting it in again (glibc only).
 
     Activations are freed and allocated anew in every step: measured with mobilenetv2_100 at 128 px and 64 images a
-    step, page faults were a quarter of the training's CPU time; scoring pairs at ViT-B dimensions took 7 and 18 % more.
+    step, page faults were a quarter of the training's CPU time; scoring pairs at ViT-B dimensions took 7 and 23 % more.
     """
     if not sys.platform.startswith("linux"):
         return

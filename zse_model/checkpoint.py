@@ -106,9 +106,14 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> C
         method=method.to(device).eval(),
         transforms=transforms,
         split=ZeroShotSplit.from_json(json.dumps(info["split"])),
-        seen_pictures=load_file(folder / SEEN)["pictures"],
+        seen_pictures=read_seen(folder),
         training=info["training"],
     )
+
+
+def read_seen(folder: Path) -> Tensor:
+    """`seen_pictures` of a checkpoint folder, without its network."""
+    return load_file(folder / SEEN)["pictures"]
 
 
 # A second stage may have these anew: after token selection the relation network has another size.

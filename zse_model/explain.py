@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zse_model.backbones import class_attention
 from zse_model.methods import METHODS, Encoding, Modality, RetrievalMethod, ZseSbir
 from zse_model.methods.base import rerank_depth
 from zse_model.transforms import BadPicture
@@ -135,10 +136,7 @@ def salient_patches(found: Explanation, sketch: Tensor, count: int = 6) -> list[
     Those with the most attention of the retrieval token (mean of the heads) come first; where there are no attention
     maps, those with the most ink. sketch: uint8 [1 or 3, s, s], as it was explained.
     """
-    rows, columns = found.grid
-    cell = patch_of_pixels(sketch.shape[-1], found.grid).flatten()
-    dark = 255 - sketch.float().mean(dim=0).flatten()
-    ink = torch.bincount(cell, dark, rows * columns) / torch.bincount(cell, minlength=rows * columns)
+    columns, ink = found.grid[1], ink_of_patches(sketch, found.grid)
     worth = ink if found.sketch_attention is None else found.sketch_attention.mean(dim=0).flatten()
     kept = ~found.correspondence.isnan().all(dim=1)
     worth = worth.masked_fill(~kept | (ink < INK_SHARE * ink[kept].max()), -torch.inf)
@@ -150,6 +148,13 @@ def salient_patches(found: Explanation, sketch: Tensor, count: int = 6) -> list[
         if all(max(abs(row - r), abs(column - c)) > 1 for r, c in chosen):
             chosen.append((row, column))
     return chosen
+
+
+def ink_of_patches(sketch: Tensor, grid: tuple[int, int]) -> Tensor:
+    """float32 [n] in 0..255: how dark each patch of a sketch, uint8 [1 or 3, s, s], is on average."""
+    cell, dark = patch_of_pixels(sketch.shape[-1], grid).flatten(), 255 - sketch.float().mean(dim=0).flatten()
+    patches = grid[0] * grid[1]
+    return torch.bincount(cell, dark, patches) / torch.bincount(cell, minlength=patches)
 
 
 def patch_of_pixels(size: int, grid: tuple[int, int]) -> Tensor:
@@ -216,10 +221,10 @@ def _encode(method: ZseSbir, images: Tensor, modality: Modality) -> tuple[Encodi
     if seen["normed"].shape[1] - prefix != encoding["tokens"].shape[1] - 1:
         return encoding, None, "the last self-attention layer drops patches itself, and of those nothing is known"
     q, k, v = attention.qkv(seen["normed"])[0].unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3)
-    if not own:
-        q, k = attention.q_norm(q), attention.k_norm(k)
-    rows = (q[:, :1] @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(dim=-1)
-    if not own:
+    if own:
+        rows = (q[:, :1] @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    else:
+        rows = class_attention(attention, seen["normed"])[0][:, None]
         # Relative positions, gates and the like would make this row a wrong one: it has to mix the values to what the
         # network itself made of them. Where attention is nearly even that is no proof, so rotary ones go by name.
         mixed = seen["mixed"][0, 0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zse_model.explain import explain, explainable, patch_of_pixels
+from zse_model.explain import INK_SHARE, explain, explainable, ink_of_patches, patch_of_pixels
 from zse_model.methods import RetrievalMethod
 
 SHARES = tuple(i / 10 for i in range(11))
@@ -71,12 +71,8 @@ def orders(method: RetrievalMethod, sketch: Tensor, photo: Tensor, generator: to
     out where attention cannot be read.
     """
     found = explain(method, sketch, photo)
-    ink = torch.zeros(found.correspondence.shape[0]).index_add_(
-        0,
-        patch_of_pixels(sketch.shape[-1], found.grid).flatten(),
-        255 - sketch.float().mean(0).flatten(),
-    )
-    matched = found.correspondence[ink > 0.25 * ink.max()].nan_to_num(-1).max(dim=0).values
+    ink = ink_of_patches(sketch, found.grid)
+    matched = found.correspondence[ink > INK_SHARE * ink.max()].nan_to_num(-1).max(dim=0).values
     n = len(matched)
     out = {"matched": matched.argsort(descending=True, stable=True), "uniform": torch.randperm(n, generator=generator)}
     if found.photo_attention is not None:

@@ -176,16 +176,12 @@ class RelationHead(nn.Module):
             layers += [nn.Linear(widths[i], widths[i + 1]), nn.ReLU(), nn.Dropout(dropout)]
         self.perceptron = nn.Sequential(*layers[:-2])
 
-    def maps(self, tokens: Tensor) -> Tensor:
-        """[b, n, d] -> what the strided convolution reads, [b, d, rows, columns]."""
-        if self.layout == "spatial":
-            return tokens.transpose(1, 2).unflatten(2, self.grid)
-        return tokens.reshape(len(tokens), -1, *self.grid)
-
     def anchors(self, tokens: Tensor) -> Tensor:
         """[b, n, d] -> L2-normalised local descriptors [b, anchors, d']."""
         if self.convolution is not None:
-            tokens = self.convolution(self.maps(tokens)).flatten(2).transpose(1, 2)
+            spatial = self.layout == "spatial"
+            maps = tokens.transpose(1, 2) if spatial else tokens.reshape(len(tokens), tokens.shape[2], -1)
+            tokens = self.convolution(maps.unflatten(2, self.grid)).flatten(2).transpose(1, 2)
         return F.normalize(tokens, dim=-1)
 
     def kernel(self, sketch: Tensor, photo: Tensor) -> Tensor:

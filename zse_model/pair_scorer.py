@@ -7,7 +7,7 @@ two norms is what keeps the rest from collapsing further: it is quadratic in the
 
 What else is saved: the retrieval token's row is never asked (the relation network reads patches only); a sketch is not
 repeated for its photos but broadcast by stride; pairs run in chunks whose activations stay in the cache; the relation
-network's perceptron runs once a block, since without the convolution its weights are the largest thing there is.
+network's perceptron, without the convolution the largest weights there are, runs once for a sketch and a whole tile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zse_model.layers import CrossAttention, RelationHead, TokenNorm, attend, ch
 from zse_model.scoring import Encoding, Precision
 from zse_model.transforms import Modality
 
-# Floats of the widest activation of a chunk of pairs. Measured on two AVX-512 cores at ViT-B dimensions.
+# Floats of the widest activation of a chunk of pairs. The first is measured (docs/scoring.md), the second is not.
 CPU_CHUNK, GPU_CHUNK = 2**21, 2**27
 TILE_BYTES = 2**29  # of a prepared gallery tile
 
@@ -58,7 +58,6 @@ class Direction:
     """One direction of cross-attention after its projections."""
 
     def __init__(self, layer: CrossAttention, dtype: torch.dtype) -> None:
-        self.layer, self.dtype = layer, dtype
         up, down = layer.ffn[0], layer.ffn[2]
         assert isinstance(up, nn.Linear) and isinstance(down, nn.Linear)
         self.out = _cast(layer.out.weight, dtype)
@@ -152,8 +151,8 @@ class PairScorer:
         """[n, tokens, d] -> what `RelationHead.anchors` gives."""
         if self.convolution is None:
             return F.normalize(tokens, dim=-1)
-        # Neighbourhoods side by side and one matrix product: 15 % faster than a convolution of the maps, for which
-        # `spatial` would have to transpose and `released` to reorder them.
+        # Neighbourhoods side by side and one matrix product, 14 to 23 % faster than convolving maps, which `spatial`
+        # would have to transpose and `released` to reorder.
         n, (rows, columns) = len(tokens), (size // 2 for size in self.relation.grid)
         if self.relation.layout == "released":
             patches = tokens.view(n, -1, rows, 2, columns, 2).permute(3, 5, 1, 0, 2, 4)

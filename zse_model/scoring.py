@@ -7,7 +7,7 @@ merges. Scores are float32 whatever the network computes in: half-precision scor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -111,18 +111,6 @@ def search(
     if best is None:
         raise ValueError("The gallery is empty: there is nothing to search.")
     return best
-
-
-def shortlist(scores: Tensor, k: int) -> Tensor:
-    """bool [q, g]: the k best of each row of scores [q, g], ties to the lower position."""
-    wanted = torch.zeros(scores.shape, dtype=torch.bool)
-    return wanted.scatter_(1, rank(scores, k).indices, True)
-
-
-def tiles(gallery: Encoding, size: int) -> Iterator[Encoding]:
-    """A gallery in memory as consecutive tiles of `size` pictures."""
-    for g in range(0, len(gallery["embedding"]), size):
-        yield _rows(gallery, slice(g, g + size))
 
 
 def _rows(pictures: Encoding, rows: slice) -> Encoding:

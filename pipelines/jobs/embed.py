@@ -110,7 +110,7 @@ def check_transforms(checkpoint: Checkpoint, source: dict[str, Any], images: str
     if trained != stored:
         raise ValueError(
             f"The checkpoint was trained on pictures prepared with {trained}, {images} holds pictures prepared with "
-            f"{stored}. Run `zse ingest` with --set transforms.size={trained['size']}"
+            f"{stored}. Give --set transforms.size={trained['size']} --set transforms.recipe={trained['recipe']}"
         )
 
 

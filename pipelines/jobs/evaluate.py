@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,11 @@ from pipelines.jobs.score import score, score_rows
 from pipelines.members import Members, read_members, read_pictures
 from pipelines.pictures import decode_pixels
 from zse_model.checkpoint import Checkpoint, load_checkpoint
-from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
+from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, metrics_within
 from zse_model.evaluation.search import rank
-from zse_model.methods import Encoding, RetrievalMethod, ZseSbir
+from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.methods.base import rerank_depth
 from zse_model.split import ZeroShotSplit
 
@@ -70,11 +71,9 @@ def evaluate(
     refuse_leaks(checkpoint, split, [*sketches.members.sha256, *photos.members.sha256])
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
     searches = plan_searches(config, split, source["fingerprint"], sketches.members, matrices.gallery)
-    evaluations = {
-        (search.task.setting, mode): _evaluate(matrices.rows(mode), search, mode)
-        for mode in _modes(config, checkpoint.method)
-        for search in searches
-    }
+    evaluations: dict[tuple[str, str], Evaluation] = {}
+    for mode in _modes(config, checkpoint.method):
+        evaluations |= _evaluate(matrices.rows(mode), searches, mode)
     provenance = {
         "split": split.name,
         "split_hash": split.digest,
@@ -105,9 +104,7 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
     sketches, photos = encodings
     scores = sketches.values["embedding"] @ photos.values["embedding"].T
     searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members)
-    evaluations = {
-        (search.task.setting, "ret"): _evaluate(scores.split(EMBEDDING_TILE), search, "ret") for search in searches
-    }
+    evaluations = _evaluate(scores.split(EMBEDDING_TILE), searches, "ret")
     provenance = {
         "split": split.name,
         "split_hash": split.digest,
@@ -176,7 +173,7 @@ class Matrices:
         self.config, self.workspace, self.encodings, self.method = config, workspace, encodings, checkpoint.method
         self.sketches, self.photos = sketches.values, photos.values
         members = photos.members
-        self.columns = torch.from_numpy(np.lexsort((members.id, members.sha256)))
+        self.columns = torch.from_numpy(members.content_order())
         self.gallery = members.by_content()
 
     def rows(self, mode: str) -> Iterator[Tensor]:
@@ -188,17 +185,20 @@ class Matrices:
         if mode == "ret":
             for rows in self.sketches["embedding"].split(EMBEDDING_TILE):
                 yield self.method.score({"embedding": rows}, self.photos, mode)
-        elif mode == "fused" and isinstance(self.method, ZseSbir):
+        elif mode == "fused":
             done = 0
-            for rn in self._stored("rn"):
+            for rn in self._stored(str(self.method.pair_mode)):
                 rows = {"embedding": self.sketches["embedding"][done : done + len(rn)]}
                 yield self.method.fuse(self.method.score(rows, self.photos, "ret"), rn)
                 done += len(rn)
         else:
-            depth, among = rerank_depth(mode), None
-            if depth is not None:
-                among = torch.cat([self.columns[rank(ret, depth).indices] for ret in self.rows("ret")])
+            depth = rerank_depth(mode)
+            among = None if depth is None else partial(self._first, depth)
             yield from score_rows(score(self.config, self.workspace, self.encodings, mode, among))
+
+    def _first(self, depth: int) -> Tensor:
+        """int64 [q, depth], the best photos by `ret`, as stored columns; ties are broken in content order."""
+        return torch.cat([self.columns[rank(ret, depth).indices] for ret in self.rows("ret")])
 
 
 def _modes(config: ExperimentConfig, method: RetrievalMethod) -> list[str]:
@@ -208,28 +208,33 @@ def _modes(config: ExperimentConfig, method: RetrievalMethod) -> list[str]:
     return known or [method.modes[0]]
 
 
-def _evaluate(blocks: Iterable[Tensor], search: Search, mode: str) -> Evaluation:
-    """A setting's rows and columns, picked from the blocks of a whole matrix."""
-    task, depth = search.task, rerank_depth(mode)
-    if depth is not None:
-        task = dataclasses.replace(task, metrics=(*metrics_within(task.metrics, depth), f"recall_{depth}"))
+def _evaluate(blocks: Iterable[Tensor], searches: Sequence[Search], mode: str) -> dict[tuple[str, str], Evaluation]:
+    """Every setting in one pass over the blocks of a whole score matrix; by setting and mode."""
+    evaluators = [Evaluator(_ranked_by(mode, search.task)) for search in searches]
+    start = 0
+    for block in blocks:
+        for search, evaluator in zip(searches, evaluators, strict=True):
+            evaluator.add(_picked(block, start, search, evaluator.done))
+        start += len(block)
+    return {(search.task.setting, mode): e.result() for search, e in zip(searches, evaluators, strict=True)}
 
-    def picked() -> Iterator[Tensor]:
-        start = done = 0
-        for block in blocks:
-            inside = search.queries[(search.queries >= start) & (search.queries < start + len(block))] - start
-            start += len(block)
-            if not len(inside):
-                continue
-            scores = block[inside][:, search.gallery]
-            if search.within is not None:
-                queries, gallery = search.within
-                other = queries[done : done + len(inside), None] != gallery
-                scores = scores.masked_fill(other, -torch.inf)
-            done += len(inside)
-            yield scores
 
-    return evaluate_scores(picked(), task)
+def _ranked_by(mode: str, task: Task) -> Task:
+    """A shortlist claims what it can tell, and says what it lost."""
+    depth = rerank_depth(mode)
+    if depth is None:
+        return task
+    return dataclasses.replace(task, metrics=(*metrics_within(task.metrics, depth), f"recall_{depth}"))
+
+
+def _picked(block: Tensor, start: int, search: Search, done: int) -> Tensor:
+    """A setting's rows and columns of a block whose first row is sketch `start`; `done` of its queries came before."""
+    inside = search.queries[(search.queries >= start) & (search.queries < start + len(block))] - start
+    scores = block[inside][:, search.gallery]
+    if search.within is not None:
+        queries, gallery = search.within
+        scores = scores.masked_fill(queries[done : done + len(inside), None] != gallery, -torch.inf)
+    return scores
 
 
 def _explanations(

@@ -39,7 +39,7 @@ from pipelines.plan import ItemPlan
 from pipelines.progress import Meter, say
 from pipelines.selection import PseudoUnseen
 from pipelines.tracking import TrainingRun
-from zse_model.checkpoint import INFO, Checkpoint, load_checkpoint, save_checkpoint, seen_keys, start_from
+from zse_model.checkpoint import INFO, Checkpoint, load_checkpoint, read_seen, save_checkpoint, seen_keys, start_from
 from zse_model.evaluation.leaks import refuse_start
 from zse_model.fit import (
     BEST_FILE,
@@ -404,7 +404,7 @@ def _write_checkpoint(
     seen = seen_keys(training_members(read_members(job.images, images), split).sha256)
     if job.config.start is not None:
         with storage.local_copy(job.config.start) as copy:
-            seen = torch.cat([seen, load_checkpoint(copy).seen_pictures]).unique()
+            seen = torch.cat([seen, read_seen(copy)]).unique()
     checkpoint = Checkpoint(
         name=job.method,
         method=method,

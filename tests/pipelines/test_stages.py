@@ -25,6 +25,7 @@ from pipelines.plan import ItemPlan
 from tests.conftest import tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError, refuse_leaks
+from zse_model.evaluation.search import rank
 from zse_model.split import ZeroShotSplit
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import BadPicture
@@ -249,16 +250,22 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
         if mode == "rerank-4":
             monkeypatch.setattr(stage, "ALONE", 10**9)  # actors take 10 s to start; what they do is the same
         there = torch.cat(list(matrices.rows(mode)))
-        here = checkpoint.method.score(encoded["sketch"], gallery, mode)
+        if mode == "rerank-4":
+            ret, rn = (checkpoint.method.score(encoded["sketch"], gallery, m) for m in ("ret", "rn"))
+            here = torch.full_like(rn, -torch.inf)
+            first = rank(ret, 4).indices
+            here.scatter_(1, first, rn.gather(1, first))
+        else:
+            here = checkpoint.method.score(encoded["sketch"], gallery, mode)
         torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
         assert (here.isfinite().sum(1) == (4 if mode == "rerank-4" else 12)).all()
-    scores = stage.score(config, workspace, folder, "rn")
+    scores = stage.score(config, workspace, folder, "rn", None)
     parts = {p: p.read_bytes() for p in Path(scores).glob("part-*")}
     assert len(parts) > 2
     (Path(scores) / "manifest.json").unlink()
     sorted(parts)[1].unlink()
     left = sorted(parts)[0].stat().st_mtime_ns
-    assert stage.score(config, workspace, folder, "rn") == scores
+    assert stage.score(config, workspace, folder, "rn", None) == scores
     assert {p: p.read_bytes() for p in Path(scores).glob("part-*")} == parts
     assert sorted(parts)[0].stat().st_mtime_ns == left, "what was there is not made again"
 

@@ -40,7 +40,7 @@ def test_drawn_pictures():
 def test_real_pictures():
     reference = SHARED / "golden/preprocess_reference.npz"
     if not reference.exists():
-        pytest.skip("real sketches and photos may not be part of the repository; the drawn ones above are compared")
+        pytest.skip("no ../shared/golden: real pictures may not be in the repository; drawn ones are compared above")
     with np.load(reference) as arrays:
         files = {
             key: [SHARED / "data/sketchy125_128" / str(f) for f in arrays[key]]

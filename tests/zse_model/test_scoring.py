@@ -14,7 +14,7 @@ from zse_model import scoring
 from zse_model.evaluation.search import rank
 from zse_model.layers import WIRINGS, CrossAttention, RelationHead
 from zse_model.pair_scorer import PairScorer
-from zse_model.scoring import DotProduct, score_all, search, shortlist, tiles
+from zse_model.scoring import DotProduct, Encoding, score_all, search
 
 GRID, DIM = (14, 14), 16
 HEADS: dict[str, dict[str, Any]] = {
@@ -54,6 +54,11 @@ class Network:
             s, p = sketch[None], photo[None]
             out.append(self.relation(self.sketch_attends(s, p)[:, 1:], self.photo_attends(p, s)[:, 1:]))
         return torch.cat(out).view(len(sketches), len(photos))
+
+
+def tiles(gallery: Encoding, size: int) -> list[Encoding]:
+    total = len(gallery["embedding"])
+    return [{name: value[i : i + size] for name, value in gallery.items()} for i in range(0, total, size)]
 
 
 def close(scores: Tensor, expected: Tensor) -> None:
@@ -107,11 +112,6 @@ def test_a_gallery_in_tiles_is_searched_as_a_whole() -> None:
         torch.testing.assert_close(streamed.scores, whole.scores)
     with pytest.raises(ValueError, match="gallery is empty"):
         search(scorer, sketches, [], 4)
-
-
-def test_a_shortlist_is_the_first_k_ties_to_the_lower_position() -> None:
-    scores = torch.tensor([[0.0, 1.0, 1.0, 1.0], [3.0, 2.0, 1.0, 0.0]])
-    assert shortlist(scores, 2).tolist() == [[False, True, True, False], [True, True, False, False]]
 
 
 @torch.no_grad()

@@ -171,40 +171,58 @@ def evaluate_scores(tiles: Iterable[Tensor], task: Task, *, keep: int = 200) -> 
     15,229 x 17,101 scores in tiles of 512 rows, six metrics, two protocols, one core:
     13 s and 0.2 GB beside the tile (18 s without AVX-512).
     """
-    if keep < 1:
-        raise ValueError(f"keep must be at least 1, got {keep}.")
-    queries, size = len(task.query_labels), len(task.gallery_labels)
-    per_query = {
-        (protocol, metric): torch.empty(queries, dtype=torch.float64)
-        for protocol in task.protocols
-        for metric in task.metrics
-    }
-    curves = torch.empty(queries, 11, dtype=torch.float64)
-    top_indices = torch.empty(queries, min(keep, size), dtype=torch.int64)
-    top_scores = torch.empty(queries, min(keep, size), dtype=torch.float32)
-    done = 0
+    evaluator = Evaluator(task, keep=keep)
     for tile in tiles:
-        if tile.ndim != 2 or tile.shape[1] != size or done + len(tile) > queries:
+        evaluator.add(tile)
+    return evaluator.result()
+
+
+class Evaluator:
+    """`evaluate_scores` with the tiles handed over one by one: one pass over scores can serve several tasks."""
+
+    def __init__(self, task: Task, *, keep: int = 200) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}.")
+        self.task, self.keep, self.done = task, keep, 0
+        queries, size = len(task.query_labels), len(task.gallery_labels)
+        self.per_query = {
+            (protocol, metric): torch.empty(queries, dtype=torch.float64)
+            for protocol in task.protocols
+            for metric in task.metrics
+        }
+        self.curves = torch.empty(queries, 11, dtype=torch.float64)
+        self.top_indices = torch.empty(queries, min(keep, size), dtype=torch.int64)
+        self.top_scores = torch.empty(queries, min(keep, size), dtype=torch.float32)
+
+    def add(self, tile: Tensor) -> None:
+        """The next query rows, float32 [b, g]. Raises: ValueError as `evaluate_scores`."""
+        task, queries, size = self.task, len(self.task.query_labels), len(self.task.gallery_labels)
+        if tile.ndim != 2 or tile.shape[1] != size or self.done + len(tile) > queries:
             raise ValueError(
-                f"The tile after query {done} is {list(tile.shape)}, but {task.setting} has {queries} queries and "
-                f"{size} gallery items: at most [{queries - done}, {size}] can follow."
+                f"The tile after query {self.done} is {list(tile.shape)}, but {task.setting} has {queries} queries and "
+                f"{size} gallery items: at most [{queries - self.done}, {size}] can follow."
             )
         for block in tile.detach().cpu().split(max(1, BLOCK_CELLS // size)):
-            rows = slice(done, done + len(block))
-            indices = order(block, first_row=done)
+            rows = slice(self.done, self.done + len(block))
+            indices = order(block, first_row=self.done)
             ranked_labels = task.gallery_labels.index_select(0, indices.flatten()).view_as(indices)  # 3x as fast as [ ]
             relevant, num_relevant = ranked_labels == task.query_labels[rows, None], task.num_relevant[rows]
-            for (protocol, metric), values in per_query.items():
+            for (protocol, metric), values in self.per_query.items():
                 values[rows] = PROTOCOLS[protocol].values(metric, relevant, num_relevant)
-            curves[rows] = interpolated_precision(relevant, num_relevant)
-            curves[rows][block.isneginf().any(1)] = torch.nan
-            top_indices[rows] = indices[:, :keep]
-            top_scores[rows] = block.gather(1, top_indices[rows])
-            done += len(block)
-    if done != queries:
-        raise ValueError(f"The tiles hold {done} queries, {task.setting} has {queries}.")
-    curves[task.num_relevant == 0] = torch.nan
-    return Evaluation(task=task, per_query=per_query, top=Ranking(top_indices, top_scores), curves=curves)
+            self.curves[rows] = interpolated_precision(relevant, num_relevant)
+            self.curves[rows][block.isneginf().any(1)] = torch.nan
+            self.top_indices[rows] = indices[:, : self.keep]
+            self.top_scores[rows] = block.gather(1, self.top_indices[rows])
+            self.done += len(block)
+
+    def result(self) -> Evaluation:
+        """When all queries were added. Raises: ValueError if some are missing."""
+        task, queries = self.task, len(self.task.query_labels)
+        if self.done != queries:
+            raise ValueError(f"The tiles hold {self.done} queries, {task.setting} has {queries}.")
+        self.curves[task.num_relevant == 0] = torch.nan
+        top = Ranking(self.top_indices, self.top_scores)
+        return Evaluation(task=task, per_query=self.per_query, top=top, curves=self.curves)
 
 
 def _check_name(kind: str, name: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.evaluation.search import Ranking
-from zse_model.scoring import DotProduct, Encoding, Precision, Scorer, score_all, search, shortlist
+from zse_model.scoring import DotProduct, Encoding, Precision, Scorer, score_all, search
 from zse_model.transforms import Modality
 
 
@@ -91,16 +91,13 @@ class RetrievalMethod(nn.Module, ABC):
         return DotProduct(self.device)
 
     def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
-        """float32 [q, g] on the CPU, higher is more alike; -inf for what `rerank-K` does not look at.
+        """float32 [q, g] on the CPU by one of `modes`, higher is more alike; entry i, j belongs to query i and gallery
+        item j alone."""
+        return score_all(self.scorer(mode), queries, gallery)
 
-        Entry i, j belongs to query i and gallery item j alone, but for rerank-K, whose shortlist is of the gallery.
-        """
-        self.check_mode(mode)
-        depth = rerank_depth(mode)
-        if depth is None or self.pair_mode is None:
-            return score_all(self.scorer(mode), queries, gallery)
-        wanted = shortlist(score_all(self.scorer(self.modes[0]), queries, gallery), depth)
-        return score_all(self.scorer(self.pair_mode), queries, gallery, wanted)
+    def fuse(self, ret: Tensor, rn: Tensor) -> Tensor:
+        """Scores of the first mode and of `pair_mode`, float32 [q, g] -> those of `fused`, where that is a mode."""
+        raise NotImplementedError(f"{type(self).__name__} has no mode fused")
 
     def search(self, queries: Encoding, gallery: Callable[[], Iterable[Encoding]], mode: str, k: int) -> Ranking:
         """The best k by any mode, of a gallery that is read in tiles: `gallery()` starts over at its first one.

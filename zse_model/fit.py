@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -83,8 +84,8 @@ class WorkerContext(Protocol):
         """The sum over all workers, in place; every worker must call it."""
         ...
 
-    def restore(self) -> Path | None:
-        """A local folder with the last state that `report` was given, or None."""
+    def restore(self) -> AbstractContextManager[Path | None]:
+        """A local folder with the last state that `report` was given, or None. Nobody else writes to it meanwhile."""
         ...
 
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
@@ -117,8 +118,9 @@ class LocalContext:
     def total(self, value: Tensor) -> Tensor:
         return value
 
-    def restore(self) -> Path | None:
-        return self.folder if self.folder and (self.folder / STATE_FILE).exists() else None
+    @contextmanager
+    def restore(self) -> Iterator[Path | None]:
+        yield self.folder if self.folder and (self.folder / STATE_FILE).exists() else None
 
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
         if state is not None and self.folder is not None:
@@ -181,13 +183,13 @@ def fit(
     clock = _CpuClock(context)
     optimizer = _optimizer(method, config)
     state, best_weights = FitState(), None
-    folder = context.restore()
-    if folder is None:
-        method.eval()
-        steps = range(prepare_steps)
-        method.prepare((source.batch(i, context.rank, context.world_size).to(device) for i in steps), context.total)
-    else:
-        state, best_weights = _load(folder, method, optimizer)
+    with context.restore() as folder:
+        if folder is None:
+            method.eval()
+            steps = range(prepare_steps)
+            method.prepare((source.batch(i, context.rank, context.world_size).to(device) for i in steps), context.total)
+        else:
+            state, best_weights = _load(folder, method, optimizer)
     spent_before = state.cpu_seconds
     if config.steps is not None:
         state.total = config.steps

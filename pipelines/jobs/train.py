@@ -133,9 +133,10 @@ def train(config: ExperimentConfig, method: str, workspace: str, images: str, pa
             "pairs": pairs,
         },
     )
-    with TrainingRun.open(config, workspace, job.name, job.folder, method, manifest) as run:
+    trained = _local if config.cluster.workers == 0 else _on_ray
+    with TrainingRun.open(config, workspace, job.name, job.folder, method, manifest) as run, ExitStack() as stack:
         with _progress(config.train, job, run) as on_event:
-            state = _local(job, on_event) if config.cluster.workers == 0 else _on_ray(job, on_event)
+            state = stack.enter_context(trained(job, on_event))
         folder = _publish(job, state, run.id)
         run.finish(folder)
     return folder
@@ -218,12 +219,14 @@ class StorageContext(LocalContext):
         super().__init__(None, on_event)
         self.url = url
 
-    def restore(self) -> Path | None:
+    @contextmanager
+    def restore(self) -> Iterator[Path | None]:
         if not storage.exists(storage.join(self.url, STATE_FILE)):
-            return None
-        folder = Path(tempfile.mkdtemp(prefix="zse-state-"))
+            yield None
+            return
         latest = storage.read_json(storage.join(self.url, STATE_FILE))["folder"]
-        return storage.download_folder(storage.join(self.url, latest), folder)
+        with storage.local_copy(storage.join(self.url, latest)) as folder:
+            yield folder
 
     def report(self, metrics: Event, state: Path | None) -> None:
         """A folder of its own a state; the pointer to it is written last."""
@@ -251,9 +254,14 @@ class RayContext:
             torch.distributed.all_reduce(value)
         return value
 
-    def restore(self) -> Path | None:
+    @contextmanager
+    def restore(self) -> Iterator[Path | None]:
         checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.to_directory()) if checkpoint else None
+        if checkpoint is None:
+            yield None
+            return
+        with own_copy(checkpoint) as folder:
+            yield folder
 
     def report(self, metrics: Event, state: Path | None) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(state) if state else None
@@ -261,6 +269,14 @@ class RayContext:
 
     def log(self, event: Event) -> None:
         self.journal.put.remote(event)
+
+
+@contextmanager
+def own_copy(checkpoint: ray.train.Checkpoint) -> Iterator[Path]:
+    """A copy of this process's own, deleted on leaving. Ray's own temporary folder is shared by the workers of a node,
+    and one that comes later writes it anew: under the eyes of one that reads it, which then died of SIGBUS."""
+    with tempfile.TemporaryDirectory(prefix="zse-state-") as folder:
+        yield Path(checkpoint.to_directory(folder))
 
 
 @ray.remote(num_cpus=0)
@@ -278,7 +294,8 @@ class Journal:
         return events
 
 
-def _local(job: Job, on_event: Callable[[Event], None]) -> Path:
+@contextmanager
+def _local(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     url = storage.join(job.folder, STATE)
     context = StorageContext(url, on_event)
     threads = torch.get_num_threads()
@@ -287,12 +304,13 @@ def _local(job: Job, on_event: Callable[[Event], None]) -> Path:
         run_worker(job, context)
     finally:
         torch.set_num_threads(threads)
-    state = context.restore()
-    assert state is not None
-    return state
+    with context.restore() as state:
+        assert state is not None
+        yield state
 
 
-def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Path:
+@contextmanager
+def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     cluster = job.config.cluster
     connect(cluster.workers, cluster.cpus_per_worker)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
@@ -326,7 +344,8 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Path:
         raise result.error
     if result.checkpoint is None:
         raise storage.StorageError(f"Training left no checkpoint in {job.folder}/{STATE}")
-    return Path(result.checkpoint.to_directory())
+    with own_copy(result.checkpoint) as state:
+        yield state
 
 
 @contextmanager

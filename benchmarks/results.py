@@ -224,7 +224,7 @@ def recorded(out: Outputs, name: str) -> dict[str, Any]:
     for column, values in queries.items():
         setting, *rest = column.split("/")
         if rest and rest[0] == "plain" and rest[2] in KEPT:
-            kind = re.search(r"-(fg|fg-class)\.[0-9a-f]{8}$", setting)
+            kind = re.search(r"-(fg|fg-class|fg-all)\.[0-9a-f]{8}$", setting)
             key = (f"{kind[1]}:" if kind else "") + f"{rest[1]}/{rest[2]}"
             kept[key] = [None if v is None or np.isnan(v) else round(v, 5) for v in values]
     rows = [{k: r[k] for k in COLUMNS} for r in out.rows()]

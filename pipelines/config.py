@@ -18,6 +18,7 @@ from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from pipelines import storage
 from pipelines.catalog import AnyDatasetConfig
+from pipelines.members import Distractors
 from pipelines.plan import ShardConfig
 from pipelines.prepare import IngestConfig
 from zse_model.backbones import BackboneConfig
@@ -57,6 +58,9 @@ class EvaluationConfig:
     """What pair networks compute in; scores are float32 either way."""
     instance_level: bool = True
     """Also find a sketch's own photo (acc_k) where pairs are known."""
+    distractors: tuple[Distractors, ...] = ()
+    """Photos of other classes that stand beside the unseen ones, each in a setting more: `held_back` ones of the seen
+    classes (`-generalised`), all those that have a sketch of their own (`-fg-all`)."""
     batch_size: int = 64
     """Pictures encoded at once."""
 

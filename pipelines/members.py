@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,8 @@ import pyarrow as pa
 from pipelines import shards, storage
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import Modality
+
+Distractors: TypeAlias = Literal["held_back", "drawn"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,34 @@ def read_members(images: str, manifest: dict[str, Any]) -> Members:
 def training_members(members: Members, split: ZeroShotSplit) -> Members:
     """What training may touch: training classes, without held-back instances."""
     inside = members.of(categories=split.training)
-    keys = [instance or id for instance, id in zip(inside.instance, inside.id, strict=True)]
-    return inside.where(np.array([not split.is_held_back(key) for key in keys], dtype=bool))
+    return inside.where(~held_back(inside, split))
+
+
+def tested_members(members: Members, split: ZeroShotSplit, distractors: Iterable[Distractors] = ()) -> Members:
+    """What a test looks at: the unseen classes, and the photos of others that stand beside them."""
+    wanted = np.isin(members.category, list(split.unseen))
+    for kind in distractors:
+        others = held_back(members, split) if kind == "held_back" else drawn(members)
+        wanted |= others & (members.modality == "photo")
+    return members.where(wanted)
+
+
+def leakable(members: Members, split: ZeroShotSplit, distractors: Iterable[Distractors]) -> list[str]:
+    """sha256 of those of `tested_members` that a checkpoint may not have seen; drawn ones of seen classes it may."""
+    return list(tested_members(members, split, [d for d in distractors if d == "held_back"]).sha256)
+
+
+def held_back(members: Members, split: ZeroShotSplit) -> np.ndarray:
+    """bool [n], those of seen classes that no training touches."""
+    keys = [instance or id for instance, id in zip(members.instance, members.id, strict=True)]
+    kept = np.array([split.is_held_back(key) for key in keys], dtype=bool)
+    return kept & np.isin(members.category, list(split.seen))
+
+
+def drawn(members: Members) -> np.ndarray:
+    """bool [n], those whose instance somebody has drawn."""
+    instances = set(members.instance[members.modality == "sketch"]) - {None}
+    return np.array([instance in instances for instance in members.instance], dtype=bool)
 
 
 def read_pictures(images: str, manifest: dict[str, Any], members: Members) -> list[bytes]:

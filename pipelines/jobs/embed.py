@@ -1,4 +1,4 @@
-"""embed: checkpoint + image shards -> encodings of the sketches and photos of the unseen classes, as Parquet.
+"""embed: checkpoint + image shards -> encodings of the sketches and photos that a test looks at, as Parquet.
 
     <workspace>/encodings/<checkpoint>-<hash>/part-00000-of-00007.parquet ... manifest.json
 
@@ -21,7 +21,7 @@ from pipelines import shards, storage
 from pipelines.cluster import model_workers, run_parts
 from pipelines.config import ExperimentConfig
 from pipelines.loaders import encode_pictures
-from pipelines.members import Members, read_members
+from pipelines.members import Members, leakable, read_members, tested_members
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.methods import Encoding
@@ -42,7 +42,7 @@ class Encodings:
 
 
 def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str, split: ZeroShotSplit) -> str:
-    """Encode the unseen classes of `split`, or find it done; gives the folder of the encodings.
+    """Encode the unseen classes of `split` and the distractors, or find it done; gives the folder of the encodings.
 
     Raises LeakError where the checkpoint has seen what it would be tested on.
     """
@@ -51,9 +51,11 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     with storage.local_copy(checkpoint) as copy:
         loaded = load_checkpoint(copy)
     check_transforms(loaded, source, images)
-    members = read_members(images, source).of(categories=split.unseen)
-    refuse_leaks(loaded, split, members.sha256)
-    key = storage.digest([trained["digest"], source["fingerprint"], images, sorted(split.unseen)], 8)
+    distractors = sorted(set(config.evaluation.distractors))
+    members = tested_members(read_members(images, source), split, distractors)
+    refuse_leaks(loaded, split, leakable(members, split, distractors))
+    depends = [trained["digest"], source["fingerprint"], images, sorted(split.unseen), *distractors]
+    key = storage.digest(depends, 8)
     folder = storage.join(workspace, "encodings", f"{trained['name']}-{key}")
     if shards.has_manifest(folder):
         return folder

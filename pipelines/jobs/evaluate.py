@@ -12,7 +12,6 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,12 @@ from pipelines.config import ExperimentConfig
 from pipelines.explain_page import explanation_sheets
 from pipelines.jobs.embed import Encodings, read_encodings
 from pipelines.jobs.score import score, score_rows
-from pipelines.members import Members, read_members, read_pictures
+from pipelines.members import Members, drawn, held_back, leakable, read_members, read_pictures, tested_members
 from pipelines.pictures import decode_pixels
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, metrics_within
-from zse_model.evaluation.search import rank
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.methods.base import rerank_depth
 from zse_model.split import ZeroShotSplit
@@ -67,13 +65,22 @@ def evaluate(
     folder = _folder(config, workspace, encodings.rsplit("/", 1)[1], embedded)
     if shards.has_manifest(folder):
         return folder
+    distractors = config.evaluation.distractors
     sketches, photos = (read_encodings(encodings, m, source) for m in ("sketch", "photo"))
-    refuse_leaks(checkpoint, split, [*sketches.members.sha256, *photos.members.sha256])
+    refuse_leaks(checkpoint, split, [h for e in (sketches, photos) for h in leakable(e.members, split, distractors)])
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
-    searches = plan_searches(config, split, source["fingerprint"], sketches.members, matrices.gallery)
+    gallery = matrices.gallery
+    everyone = read_members(images, source) if "drawn" in distractors else None
+    searches = plan_searches(config, split, source["fingerprint"], sketches.members, gallery, everyone)
     evaluations: dict[tuple[str, str], Evaluation] = {}
     for mode in _modes(config, checkpoint.method):
-        evaluations |= _evaluate(matrices.rows(mode), searches, mode)
+        depth = rerank_depth(mode)
+        if depth is None:
+            evaluations |= _evaluate(matrices.rows(mode), searches, mode)
+        else:
+            by_ret = _evaluate(matrices.rows("ret"), searches, "ret", keep=depth)
+            best = [found.top.indices for found in by_ret.values()]
+            evaluations |= _evaluate(matrices.rows(mode, _union(searches, best)), searches, mode, best)
     provenance = {
         "split": split.name,
         "split_hash": split.digest,
@@ -83,10 +90,10 @@ def evaluate(
     }
     if checkpoint.method.pair_mode in _modes(config, checkpoint.method):
         found = evaluations[searches[0].task.setting, str(checkpoint.method.pair_mode)]
-        drawn = _explanations(checkpoint.method, found, images, source, sketches.members, matrices.gallery)
-        for name, png in drawn.items():
+        first = gallery.where(searches[0].gallery)
+        for name, png in _explanations(checkpoint.method, found, images, source, sketches.members, first).items():
             storage.write_bytes(storage.join(folder, SHEETS, name), png)
-    _write(folder, images, source, searches, evaluations, sketches.members, matrices.gallery, method, provenance)
+    _write(folder, images, source, searches, evaluations, sketches.members, gallery, method, provenance)
     return folder
 
 
@@ -96,14 +103,15 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
     folder = _folder(config, workspace, "raw_pixels", {"images": images, "split": split.digest})
     if shards.has_manifest(folder):
         return folder
-    unseen = read_members(images, source).of(categories=split.unseen).by_content()
+    everyone = read_members(images, source)
+    tested = tested_members(everyone, split, config.evaluation.distractors).by_content()
     encodings = []
     for modality in ("sketch", "photo"):
-        members = unseen.where(unseen.modality == modality)
+        members = tested.where(tested.modality == modality)
         encodings.append(Encodings(members, _pixels(read_pictures(images, source, members))))
     sketches, photos = encodings
     scores = sketches.values["embedding"] @ photos.values["embedding"].T
-    searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members)
+    searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members, everyone)
     evaluations = _evaluate(scores.split(EMBEDDING_TILE), searches, "ret")
     provenance = {
         "split": split.name,
@@ -116,44 +124,62 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
     return folder
 
 
-def setting_name(split: ZeroShotSplit, fingerprint: str) -> str:
+def setting_name(split: ZeroShotSplit, fingerprint: str, form: str = "") -> str:
     """The setting with what it was run on: members other than the published ones never carry the bare name."""
-    return f"{split.name}.{fingerprint[:8]}"
+    return f"{split.name}{form}.{fingerprint[:8]}"
 
 
 def plan_searches(
-    config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str, sketches: Members, photos: Members
+    config: ExperimentConfig,
+    split: ZeroShotSplit,
+    fingerprint: str,
+    sketches: Members,
+    photos: Members,
+    everyone: Members | None = None,
 ) -> list[Search]:
-    """By class; where pairs are known also by instance: among the drawn photos (`-fg`), and among those of the sketch's
-    class (`-fg-class`)."""
+    """By class among the unseen photos; where pairs are known also by instance: among the drawn ones of them (`-fg`)
+    and among those of the sketch's class (`-fg-class`). Distractors make one more each: `-generalised`, `-fg-all`.
+
+    everyone: all pictures of the data set, to know which photos of seen classes are drawn.
+    """
     labels = {category: i for i, category in enumerate(split.unseen)}
-    classes, others = (torch.tensor([labels[c] for c in m.category], dtype=torch.int64) for m in (sketches, photos))
-    everyone = np.arange(len(photos))
-    task = Task(
-        setting=setting_name(split, fingerprint),
-        query_labels=classes,
-        gallery_labels=others,
-        query_groups=classes,
-        metrics=CATEGORY_METRICS,
-        protocols=config.evaluation.protocols,
-    )
-    searches = [Search(task, np.arange(len(sketches)), everyone)]
-    drawn = {i for i in sketches.instance if i is not None} & {i for i in photos.instance if i is not None}
-    if config.evaluation.instance_level and len(drawn) > 1:
-        ids = {instance: i for i, instance in enumerate(sorted(drawn))}
+    classes, others = (torch.tensor([labels.get(c, -1) for c in m.category]) for m in (sketches, photos))
+    unseen, distractors = (others >= 0).numpy(), config.evaluation.distractors
+    galleries = {"": unseen}
+    if "held_back" in distractors:
+        galleries["-generalised"] = unseen | held_back(photos, split)
+    searches = []
+    for form, gallery in galleries.items():
+        task = Task(
+            setting=setting_name(split, fingerprint, form),
+            query_labels=classes,
+            gallery_labels=others[torch.from_numpy(gallery)],
+            query_groups=classes,
+            metrics=CATEGORY_METRICS,
+            protocols=config.evaluation.protocols,
+        )
+        searches.append(Search(task, np.arange(len(sketches)), np.flatnonzero(gallery)))
+    paired = {i for i in sketches.instance if i is not None} & {i for i in photos.instance if i is not None}
+    if config.evaluation.instance_level and len(paired) > 1:
+        ids = {instance: i for i, instance in enumerate(sorted(paired))}
         of_sketch, of_photo = (torch.tensor([ids.get(i, -1) for i in m.instance]) for m in (sketches, photos))
-        queries, found = (np.flatnonzero((of >= 0).numpy()) for of in (of_sketch, of_photo))
-        in_class = (classes[torch.from_numpy(queries)], others)
-        for suffix, gallery, within in (("fg", found, None), ("fg-class", everyone, in_class)):
+        queries = np.flatnonzero((of_sketch >= 0).numpy())
+        own = (of_photo >= 0).numpy()
+        forms = {"-fg": own, "-fg-class": unseen}
+        if "drawn" in distractors and everyone is not None:
+            forms["-fg-all"] = own | np.isin(photos.id, everyone.id[drawn(everyone)])
+        for form, gallery in forms.items():
+            columns = torch.from_numpy(gallery)
             task = Task(
-                setting=f"{split.name}-{suffix}.{fingerprint[:8]}",
+                setting=setting_name(split, fingerprint, form),
                 query_labels=of_sketch[queries],
-                gallery_labels=of_photo[gallery],
+                gallery_labels=of_photo[columns],
                 query_groups=of_sketch[queries],
                 metrics=INSTANCE_METRICS,
                 protocols=("plain",),
             )
-            searches.append(Search(task, queries, gallery, within))
+            within = (classes[queries], others[columns]) if form == "-fg-class" else None
+            searches.append(Search(task, queries, np.flatnonzero(gallery), within))
     return searches
 
 
@@ -176,11 +202,12 @@ class Matrices:
         self.columns = torch.from_numpy(members.content_order())
         self.gallery = members.by_content()
 
-    def rows(self, mode: str) -> Iterator[Tensor]:
-        for scores in self._stored(mode):
+    def rows(self, mode: str, among: Tensor | None = None) -> Iterator[Tensor]:
+        """among: int64 [q, k], the columns that `rerank-K` is about; the others are -inf."""
+        for scores in self._stored(mode, None if among is None else self.columns[among]):
             yield scores[:, self.columns]
 
-    def _stored(self, mode: str) -> Iterator[Tensor]:
+    def _stored(self, mode: str, among: Tensor | None = None) -> Iterator[Tensor]:
         """Rows and columns in stored order."""
         if mode == "ret":
             for rows in self.sketches["embedding"].split(EMBEDDING_TILE):
@@ -192,13 +219,7 @@ class Matrices:
                 yield self.method.fuse(self.method.score(rows, self.photos, "ret"), rn)
                 done += len(rn)
         else:
-            depth = rerank_depth(mode)
-            among = None if depth is None else partial(self._first, depth)
             yield from score_rows(score(self.config, self.workspace, self.encodings, mode, among))
-
-    def _first(self, depth: int) -> Tensor:
-        """int64 [q, depth], the best photos by `ret`, as stored columns; ties are broken in content order."""
-        return torch.cat([self.columns[rank(ret, depth).indices] for ret in self.rows("ret")])
 
 
 def _modes(config: ExperimentConfig, method: RetrievalMethod) -> list[str]:
@@ -208,13 +229,27 @@ def _modes(config: ExperimentConfig, method: RetrievalMethod) -> list[str]:
     return known or [method.modes[0]]
 
 
-def _evaluate(blocks: Iterable[Tensor], searches: Sequence[Search], mode: str) -> dict[tuple[str, str], Evaluation]:
-    """Every setting in one pass over the blocks of a whole score matrix; by setting and mode."""
-    evaluators = [Evaluator(_ranked_by(mode, search.task)) for search in searches]
+def _evaluate(
+    blocks: Iterable[Tensor],
+    searches: Sequence[Search],
+    mode: str,
+    shortlists: Sequence[Tensor] | None = None,
+    *,
+    keep: int = 200,
+) -> dict[tuple[str, str], Evaluation]:
+    """Every setting in one pass over the blocks of a whole score matrix; by setting and mode.
+
+    shortlists: by setting, int64 [q, k], the positions in its gallery that `rerank-K` looks at.
+    """
+    evaluators = [Evaluator(_ranked_by(mode, search.task), keep=keep) for search in searches]
     start = 0
     for block in blocks:
-        for search, evaluator in zip(searches, evaluators, strict=True):
-            evaluator.add(_picked(block, start, search, evaluator.done))
+        for i, (search, evaluator) in enumerate(zip(searches, evaluators, strict=True)):
+            scores = _picked(block, start, search, evaluator.done)
+            if shortlists is not None:
+                chosen = shortlists[i][evaluator.done : evaluator.done + len(scores)]
+                scores = torch.full_like(scores, -torch.inf).scatter(1, chosen, scores.gather(1, chosen))
+            evaluator.add(scores)
         start += len(block)
     return {(search.task.setting, mode): e.result() for search, e in zip(searches, evaluators, strict=True)}
 
@@ -225,6 +260,16 @@ def _ranked_by(mode: str, task: Task) -> Task:
     if depth is None:
         return task
     return dataclasses.replace(task, metrics=(*metrics_within(task.metrics, depth), f"recall_{depth}"))
+
+
+def _union(searches: Sequence[Search], shortlists: Sequence[Tensor]) -> Tensor:
+    """int64 [q, k], the columns that any setting has on its shortlist; the first setting asks every sketch."""
+    parts = [torch.from_numpy(searches[0].gallery)[shortlists[0]]]
+    for search, chosen in zip(searches[1:], shortlists[1:], strict=True):
+        columns = parts[0][:, :1].repeat(1, chosen.shape[1])
+        columns[search.queries] = torch.from_numpy(search.gallery)[chosen]
+        parts.append(columns)
+    return torch.cat(parts, dim=1)
 
 
 def _picked(block: Tensor, start: int, search: Search, done: int) -> Tensor:
@@ -270,7 +315,7 @@ def _pixels(pictures: list[bytes]) -> Encoding:
 
 def _folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> str:
     e = config.evaluation
-    settings = [e.protocols, e.instance_level, e.modes, e.precision]
+    settings = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors)]
     return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, settings], 8)}")
 
 
@@ -303,8 +348,8 @@ def _write(
         if "mAP_all" in found.task.metrics
         for row in found.per_class(protocol, "mAP_all", names)
     ]
-    default = next(iter(by_class.values()))
-    for name, png in sheets.retrieval_sheets(default, images, source, sketches, photos).items():
+    default, first = next(iter(by_class.values())), photos.where(searches[0].gallery)
+    for name, png in sheets.retrieval_sheets(default, images, source, sketches, first).items():
         storage.write_bytes(storage.join(folder, SHEETS, name), png)
     by_id = pa.table(columns).sort_by("id")  # one order for whatever was evaluated on these queries
     storage.write_bytes(storage.join(folder, QUERIES), shards.encode_part(by_id, row_group=4096))

@@ -8,7 +8,7 @@ an interrupted scoring goes on where it was. Neither the gallery's tokens nor th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,21 +30,20 @@ SKETCHES = 1024  # a row group of the parts, and what a worker reads of the sket
 ALONE = 100_000  # pairs that one process has scored before others have loaded their networks
 
 
-def score(
-    config: ExperimentConfig, workspace: str, encodings: str, mode: str, among: Callable[[], Tensor] | None
-) -> str:
+def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, among: Tensor | None = None) -> str:
     """Score every pair by `mode`, or find it done; gives the folder of the parts.
 
-    among: gives the photos to score for each sketch, int64 [q, k], both in stored order; the others are -inf. `mode` is
-    then only a name for them. None = every photo.
+    among: the photos to score for each sketch, int64 [q, k], both in stored order; the others are -inf. `mode` is then
+    only a name for them. None = every photo.
     """
     manifest = shards.read_manifest(encodings, "zse embed")
     precision = config.evaluation.precision
     name = f"{encodings.rsplit('/', 1)[1]}-{mode}" + ("" if precision == "fp32" else f"-{precision}")
+    if among is not None:
+        name += f"-{storage.sha256(among.numpy().tobytes())[:8]}"
     folder = storage.join(workspace, "scores", name)
     if shards.has_manifest(folder):
         return folder
-    chosen = None if among is None else among()
     photos, sketches = (encoded_parts(manifest, modality) for modality in ("photo", "sketch"))
     tasks: list[dict[str, Any]] = []
     position = 0
@@ -52,10 +51,10 @@ def score(
         for start in range(0, count, PHOTOS):
             rows = min(PHOTOS, count - start)
             task = {"photos": part, "start": start, "rows": rows}
-            if chosen is not None:
-                inside = ((chosen >= position) & (chosen < position + rows)).nonzero(as_tuple=True)
-                wanted = np.zeros((len(chosen), rows), dtype=bool)
-                wanted[inside[0].numpy(), (chosen[inside] - position).numpy()] = True
+            if among is not None:
+                inside = ((among >= position) & (among < position + rows)).nonzero(as_tuple=True)
+                wanted = np.zeros((len(among), rows), dtype=bool)
+                wanted[inside[0].numpy(), (among[inside] - position).numpy()] = True
                 task["wanted"] = np.packbits(wanted, axis=1).tobytes()
             tasks.append(task)
             position += rows

@@ -249,23 +249,23 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     for mode in ("ret", "rn", "fused", "rerank-4"):
         if mode == "rerank-4":
             monkeypatch.setattr(stage, "ALONE", 10**9)  # actors take 10 s to start; what they do is the same
-        there = torch.cat(list(matrices.rows(mode)))
+        among = None
         if mode == "rerank-4":
             ret, rn = (checkpoint.method.score(encoded["sketch"], gallery, m) for m in ("ret", "rn"))
-            here = torch.full_like(rn, -torch.inf)
-            first = rank(ret, 4).indices
-            here.scatter_(1, first, rn.gather(1, first))
+            among = rank(ret, 4).indices
+            here = torch.full_like(rn, -torch.inf).scatter(1, among, rn.gather(1, among))
         else:
             here = checkpoint.method.score(encoded["sketch"], gallery, mode)
+        there = torch.cat(list(matrices.rows(mode, among)))
         torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
         assert (here.isfinite().sum(1) == (4 if mode == "rerank-4" else 12)).all()
-    scores = stage.score(config, workspace, folder, "rn", None)
+    scores = stage.score(config, workspace, folder, "rn")
     parts = {p: p.read_bytes() for p in Path(scores).glob("part-*")}
     assert len(parts) > 2
     (Path(scores) / "manifest.json").unlink()
     sorted(parts)[1].unlink()
     left = sorted(parts)[0].stat().st_mtime_ns
-    assert stage.score(config, workspace, folder, "rn", None) == scores
+    assert stage.score(config, workspace, folder, "rn") == scores
     assert {p: p.read_bytes() for p in Path(scores).glob("part-*")} == parts
     assert sorted(parts)[0].stat().st_mtime_ns == left, "what was there is not made again"
 
@@ -289,14 +289,43 @@ def test_a_sketch_is_searched_among_the_photos_of_its_class(prepared: tuple[str,
 def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, str, str]) -> None:
     workspace, _, _ = prepared
     methods = {"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}
-    asked = tiny(methods=methods, evaluation={"modes": ["ret", "rerank-5"], "references": ["untrained"]})
-    out = run(replace(asked, name="short"), workspace)
-    rows = {(r["setting"].rsplit(".", 1)[0], r["metric"]): r["value"] for r in out.rows() if r["mode"] == "rerank-5"}
-    assert rows.keys() == {("synthetic", "P_1"), ("synthetic", "recall_5")} | {
-        (setting, m) for setting in ("synthetic-fg", "synthetic-fg-class") for m in ("acc_1", "acc_5", "recall_5")
+    evaluation = {"modes": ["ret", "rn", "rerank-5"], "references": ["untrained"]}
+    out = run(replace(tiny(methods=methods, evaluation=evaluation), name="short"), workspace)
+    rows = {
+        (r["setting"].rsplit(".", 1)[0], r["metric"], r["mode"]): r["value"]
+        for r in out.rows()
+        if r["method"] == "zse_sbir"
     }
-    assert 0 < rows["synthetic", "recall_5"] <= 1
-    assert {r["mode"] for r in out.rows() if r["method"] == "zse_sbir"} == {"ret", "rerank-5"}
+    assert {(setting, metric) for setting, metric, mode in rows if mode == "rerank-5"} == {
+        ("synthetic", "P_1"),
+        ("synthetic", "recall_5"),
+    } | {(setting, m) for setting in ("synthetic-fg", "synthetic-fg-class") for m in ("acc_1", "acc_5", "recall_5")}
+    assert 0 < rows["synthetic", "recall_5", "rerank-5"] < 1
+    # A class has four photos: its own gallery is on the shortlist, whatever the shortlist of all twelve is.
+    assert rows["synthetic-fg-class", "recall_5", "rerank-5"] == 1
+    assert rows["synthetic-fg-class", "acc_1", "rerank-5"] == rows["synthetic-fg-class", "acc_1", "rn"]
+
+
+def test_distractors_make_harder_galleries(prepared: tuple[str, str, str]) -> None:
+    """Held-back photos of seen classes beside the unseen ones, and every photo that has a sketch, trained on or not."""
+    workspace, images, _ = prepared
+    asked = tiny(
+        dataset={"held_back": 0.3}, evaluation={"distractors": ["held_back", "drawn"], "references": ["raw_pixels"]}
+    )
+    out = run(replace(asked, name="crowded"), workspace)
+    sizes = {r["setting"].rsplit(".", 1)[0]: r["gallery"] for r in out.rows()}
+    split = load_checkpoint(out.checkpoints["global"]).split
+    members = read_members(out.images, manifest(out.images))
+    photos = members.where(members.modality == "photo")
+    back = sum(c in split.seen and split.is_held_back(i) for c, i in zip(photos.category, photos.instance, strict=True))
+    assert 0 < back < len(photos) - 12
+    assert sizes["synthetic"] == sizes["synthetic-fg"] == 12
+    assert sizes["synthetic-generalised"] == 12 + back
+    assert sizes["synthetic-fg-all"] == len(photos), "every photo of the drawn pictures has its sketch"
+    value = {(r["setting"].rsplit(".", 1)[0], r["method"], r["metric"]): r["value"] for r in out.rows()}
+    for method in ("global", "raw_pixels"):
+        assert value["synthetic-generalised", method, "mAP_all"] < value["synthetic", method, "mAP_all"]
+        assert value["synthetic-fg-all", method, "acc_5"] <= value["synthetic-fg", method, "acc_5"]
 
 
 def test_another_data_set_is_evaluated_by_its_own_split_or_refused(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -102,21 +100,3 @@ def model_workers(tasks: int) -> int:
     connect()
     cpus = int(ray.cluster_resources().get("CPU", 1))
     return max(1, min(tasks, cpus - SPARE_CPUS))
-
-
-def keep_freed_memory() -> None:
-    """Have this process reuse freed memory instead of handing it back and faulting it in again (glibc only).
-
-    Activations are freed and allocated anew in every step: measured with mobilenetv2_100 at 128 px and 64 images a
-    step, page faults were a quarter of the training's CPU time; scoring pairs at ViT-B dimensions took 7 and 23 % more.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:  # another C library: it has its own ways
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
-    libc.mallopt(top_pad, 256 << 20)

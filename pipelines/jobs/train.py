@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipelines import shards, storage
-from pipelines.cluster import connect, keep_freed_memory
+from pipelines.cluster import connect
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
@@ -52,6 +52,7 @@ from zse_model.fit import (
     WorkerContext,
     fit,
 )
+from zse_model.memory import keep_freed_memory
 from zse_model.methods import RetrievalMethod, create_method
 from zse_model.split import ZeroShotSplit, imagenet_units_naming
 from zse_model.transforms import TransformConfig

@@ -309,9 +309,9 @@ INTRODUCTION = """# Results
 Made by `make results`; every row is one file of `docs/results/` with its command, drawn by `benchmarks/results.py`.
 The pictures are a 128 px subset of Sketchy (25 photos and 25 sketches a class), not comparable with published numbers.
 mAP_all of the plain protocol; intervals are 95 % bootstrap intervals over classes, differences are paired on the same
-queries and resampled by class. With several seeds a query counts with its mean. Budgets are CPU minutes over all workers
-and threads, on two AVX-512 cores that nothing else uses. A row's steps are fixed to fit, so that it can be made again:
-on a busy machine the same steps take longer, and the column says what they took.
+queries and resampled by class. With several seeds a query counts with its mean. Budgets are CPU minutes over all
+workers and threads, on two AVX-512 cores that nothing else uses. A row's steps are fixed to fit, so that it can be made
+again: on a busy machine the same steps take longer, and the column says what they took.
 
 ## Choosing settings
 
@@ -323,7 +323,7 @@ others. Nothing in this table read a test class.
 FINAL_TEXT = """
 ## Final table
 
-The unseen classes of two published splits, a budget of 15 CPU minutes a run: 625 and 525 sketches against as many photos. A
+The unseen classes of two published splits, a budget of 15 CPU minutes a run: 625 and 525 sketches, as many photos. A
 shortlist has no mAP_all.
 """
 FINE_TEXT = """
@@ -370,7 +370,8 @@ def selection_table(found: dict[str, Found]) -> list[str]:
             f"| {name} | {len(one.records)} | "
             + " | ".join("" if v is None else interval(v, one.groups()) for v in cells.values())
             + f" | {difference(one, found['zse'], best, best) if name != 'zse' else ''} "
-            + f"| {one.records[0]['steps']} | {statistics.mean(r['cpu_minutes'] for r in one.records):.1f} | {one.row.note} |"
+            + f"| {one.records[0]['steps']} | {statistics.mean(r['cpu_minutes'] for r in one.records):.1f} "
+            + f"| {one.row.note} |"
         )
     return lines
 

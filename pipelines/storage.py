@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 from fsspec import AbstractFileSystem, asyn
@@ -109,6 +109,17 @@ def names(url: str) -> set[str]:
 def read_bytes(url: str) -> bytes:
     fs, path = filesystem(url)
     return bytes(fs.cat_file(path))  # type: ignore[arg-type]
+
+
+@contextmanager
+def open_read(url: str) -> Iterator[IO[bytes]]:
+    """A file to read through from its start; .gz, .bz2 and .xz are unpacked on the way. Raises StorageError."""
+    try:
+        with fsspec.open(url, "rb", compression="infer") as file:
+            assert not isinstance(file, list)
+            yield file
+    except FileNotFoundError as error:
+        raise StorageError(f"{url} does not exist") from error
 
 
 def read_many(url: str, paths: Sequence[str]) -> list[bytes | Exception]:

@@ -6,13 +6,14 @@ numbers of dropout. So a run that was killed and resumed ends with the weights o
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,11 +209,13 @@ def fit(
             if value is None or state.best is None or value > state.best:
                 state.best, state.best_step = value, step
                 best_weights = _weights(method)
-            if calibrate is not None and step == state.total and best_weights is not None:
+            if step == state.total and best_weights is not None:
                 last = _weights(method)
                 method.load_state_dict(best_weights)
                 method.eval()
-                calibrate(method)
+                method.conclude(source.batch(i, context.rank, context.world_size).to(device) for i in itertools.count())
+                if calibrate is not None:
+                    calibrate(method)
                 best_weights = _weights(method)
                 method.load_state_dict(last)
             state.history.append({"step": step, **metrics})
@@ -273,6 +276,8 @@ def fit(
             event = {"step": done, **window.drain(), "train/lr": lr}
             state.history.append(event)
             context.log({**event, "total": state.total or 0})
+        if done == state.total:
+            batches.close()  # its thread reads the same source, which the last check may read too
         if state.total is not None and done in _check_steps(config, state.total):
             check(done)
     return state
@@ -280,7 +285,7 @@ def fit(
 
 def prefetch(
     source: BatchSource, start: int, rank: int, world_size: int, *, same: bool = False, depth: int = 2
-) -> Iterator[TrainBatch]:
+) -> Generator[TrainBatch, None, None]:
     """Batches from `start` on, read by a thread `depth` ahead. `same` repeats the first one."""
     ready: queue.Queue[TrainBatch | BaseException] = queue.Queue(maxsize=depth)
     stop = threading.Event()

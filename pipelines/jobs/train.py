@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipelines import shards, storage
+from pipelines.class_vectors import read_class_vectors
 from pipelines.cluster import connect
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.loaders import MemorySource, ShardSource
@@ -82,6 +83,11 @@ class Job:
     def images_manifest(self) -> dict[str, Any]:
         return shards.read_manifest(self.images, "zse ingest")
 
+    def class_vectors(self) -> Tensor | None:
+        """Of the training classes, in the order of their labels, where the method asks for a file of them."""
+        url = getattr(self.config.methods[self.method], "class_vectors", "random")
+        return None if url == "random" else read_class_vectors(url, self.pairs_manifest()["classes"])
+
     def create_method(self, *, load_weights: bool = True) -> RetrievalMethod:
         """The network as training starts from it, the same in every process."""
         config = self.config.methods[self.method]
@@ -89,6 +95,9 @@ class Job:
             config = dataclasses.replace(
                 config, dropped_units=units_to_drop(self.split(), self.images_manifest()["counts"])
             )
+        vectors = self.class_vectors()
+        if vectors is not None:
+            config = dataclasses.replace(config, vector_dim=vectors.shape[1])
         torch.manual_seed(self.config.train.seed)
         backbone, start = self.config.backbone, self.config.start if load_weights else None
         with ExitStack() as stack:
@@ -103,6 +112,8 @@ class Job:
                 classes=len(self.pairs_manifest()["classes"]),
                 load_weights=load_weights and start is None,
             )
+            if vectors is not None:
+                method.set_class_vectors(vectors)
             if start is not None:
                 start_from(method, load_checkpoint(stack.enter_context(storage.local_copy(start))))
         method.backbone_config = self.config.backbone
@@ -183,8 +194,13 @@ def make_job(
         }
     if config.start is not None:
         depends["start"] = shards.read_manifest(config.start, "zse train")["digest"]
+    job = Job("", method, config, images, pairs, "")
+    vectors = job.class_vectors()
+    if vectors is not None:  # their values, not their URL: what a file says of other classes changes no name
+        depends["class_vectors"] = storage.sha256(vectors.numpy().tobytes())
+        depends["method"][1].pop("class_vectors")
     name = f"{config.name}-{method}{'-untrained' if untrained else ''}-{storage.digest(depends, 8)}"
-    return Job(name, method, config, images, pairs, storage.join(workspace, "checkpoints", name))
+    return dataclasses.replace(job, name=name, folder=storage.join(workspace, "checkpoints", name))
 
 
 def _weights_hash(weights: str | None) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import ray.train
@@ -22,7 +23,7 @@ from pipelines.jobs.ingest import ingest
 from pipelines.jobs.run import run
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import make_job, own_copy, train
-from tests.conftest import tiny, tiny_folder
+from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError
 from zse_model.methods import ZseSbirConfig
@@ -35,9 +36,9 @@ def quick_failure_detection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
 
-def trained(config: Any, workspace: str) -> dict[str, Any]:
+def trained(config: Any, workspace: str, method: str = "global") -> dict[str, Any]:
     images = ingest(config, workspace)
-    folder = train(config, "global", workspace, images, shard(config, workspace, images))
+    folder = train(config, method, workspace, images, shard(config, workspace, images))
     assert not storage.exists(storage.join(folder, "state")), "the state of a finished training is removed"
     return storage.read_json(storage.join(folder, "manifest.json"))
 
@@ -87,6 +88,26 @@ def test_a_state_that_is_read_is_not_written_by_another_worker(tmp_path: Path) -
         assert not second.exists()
     assert not first.exists()
     assert weights["weight"].sum() == torch.arange(100_000.0).sum()
+
+
+def test_nothing_of_an_unseen_class_vector_reaches_a_training(tmp_path: Path) -> None:
+    """A file that lacks the unseen and pseudo-unseen names gives the same checkpoint, under the same name, as one that
+    has anything for them; another vector of a training class gives another."""
+    file = tmp_path / "vectors.npz"
+    settings = {"dim": 16, "bits": 32, "neighbours": 1, "class_vectors": str(file)}
+    config = tiny(methods={"crossatnet": settings}, train={"steps": 2, "checks": 1})
+    config = replace(config, methods={"crossatnet": config.methods["crossatnet"]})
+    pairs = shard(config, str(tmp_path), ingest(config, str(tmp_path)))
+    training = storage.read_json(f"{pairs}/manifest.json")["classes"]
+    vectors = {name: np.random.default_rng(i).normal(size=8) for i, name in enumerate(training)}
+    others = {name: np.full(8, np.nan) for name in TINY["dataset"]["categories"]}
+    moved = vectors | {training[0]: vectors[training[0]] + 1}
+    manifests = []
+    for i, content in enumerate((vectors, others | vectors, others | moved)):
+        np.savez(file, names=list(content), vectors=np.stack(list(content.values())))
+        manifests.append(trained(config, str(tmp_path / f"{i}"), "crossatnet"))
+    assert manifests[0]["digest"] == manifests[1]["digest"] != manifests[2]["digest"]
+    assert manifests[0]["name"] == manifests[1]["name"] != manifests[2]["name"]
 
 
 def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:

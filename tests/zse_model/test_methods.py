@@ -15,7 +15,15 @@ from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
 from zse_model.evaluation.search import rank
 from zse_model.losses import cross_modal_infonce, triplet
-from zse_model.methods import METHODS, GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
+from zse_model.methods import (
+    METHODS,
+    CrossATNetConfig,
+    GlobalConfig,
+    RetrievalMethod,
+    TrainBatch,
+    ZseSbirConfig,
+    create_method,
+)
 from zse_model.methods.zse_sbir import ZseSbir, hardest_negatives
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
@@ -39,6 +47,23 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
         CNN,
     ),
     "global, transformer": ("global", GlobalConfig(dim=16), VIT),
+    "crossatnet": ("crossatnet", CrossATNetConfig(dim=32, vector_dim=8, neighbours=1), CNN),
+    "crossatnet, distillation, two backbones": (
+        "crossatnet",
+        CrossATNetConfig(dim=16, share_backbone=False, distillation=1, edges="mst", vector_dim=8, bits=32),
+        CNN,
+    ),
+    "crossatnet, triplet alone": (
+        "crossatnet",
+        CrossATNetConfig(dim=16, attention=0, graph=0, classification=0, reconstruction=0, hash=0, margin=1.0),
+        CNN,
+    ),
+    "crossatnet, graph and attention": (
+        "crossatnet",
+        CrossATNetConfig(dim=16, triplet=0, classification=0, reconstruction=0, hash=0, vector_dim=8, neighbours=1),
+        CNN,
+    ),
+    "crossatnet, transformer": ("crossatnet", CrossATNetConfig(dim=16, vector_dim=8, neighbours=1), VIT),
     "zse_sbir": ("zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32), CNN),
     "zse_sbir, all losses": (
         "zse_sbir",

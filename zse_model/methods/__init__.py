@@ -6,10 +6,15 @@ from typing import Any
 
 from zse_model.backbones import BackboneConfig
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
+from zse_model.methods.crossatnet import CrossATNet, CrossATNetConfig
 from zse_model.methods.global_embedding import GlobalConfig, GlobalEmbedding
 from zse_model.methods.zse_sbir import ZseSbir, ZseSbirConfig
 
-METHODS: dict[str, type[RetrievalMethod]] = {"global": GlobalEmbedding, "zse_sbir": ZseSbir}
+METHODS: dict[str, type[RetrievalMethod]] = {
+    "global": GlobalEmbedding,
+    "crossatnet": CrossATNet,
+    "zse_sbir": ZseSbir,
+}
 
 
 def create_method(
@@ -30,6 +35,8 @@ def create_method(
 
 __all__ = [
     "METHODS",
+    "CrossATNet",
+    "CrossATNetConfig",
     "Encoding",
     "GlobalConfig",
     "GlobalEmbedding",

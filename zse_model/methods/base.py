@@ -132,6 +132,14 @@ class RetrievalMethod(nn.Module, ABC):
         `total` sums a tensor over all workers. What is kept must be a buffer, so that it is in the checkpoint.
         """
 
+    def set_class_vectors(self, vectors: Tensor) -> None:  # noqa: B027
+        """float32 [classes, v], what the names of the training classes mean, in the order of their labels. Called
+        before a training whose method's configuration names a file as `class_vectors`."""
+
+    def conclude(self, batches: Iterator[TrainBatch]) -> None:  # noqa: B027
+        """Called once after a training on rank 0, in eval mode with its best weights: a method may measure its end on
+        training batches, of which there are as many as it takes. What is kept must be a buffer."""
+
     def check_mode(self, mode: str) -> None:
         known = self.modes if self.pair_mode is None else (*self.modes, "rerank-K (such as rerank-100)")
         if mode not in self.modes and (self.pair_mode is None or rerank_depth(mode) is None):

@@ -1,0 +1,262 @@
+"""`crossatnet`: after Chaudhuri et al., "CrossATNet - A Novel Cross-Attention Based Framework for Sketch-Based Image
+Retrieval", Image and Vision Computing 2020 (arXiv 2104.09918). A RECONSTRUCTION: no code was published.
+
+What the abstract states: a cross-modal triplet loss, attention by which the sketch guides what is read of the photo, a
+graph CNN that brings the class topology into the shared space, hash codes for fast retrieval, nothing of unseen classes
+in training. How each is done here is ours, and distillation is an addition.
+
+A photo in a gallery has no sketch. So the photo branch also predicts a mask of its own and learns it from the
+sketch-guided one: a gallery is encoded once, and retrieval is a dot product or a Hamming distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zse_model.backbones import Backbone, BackboneConfig, Features
+from zse_model.graph import Edges, GraphEncoder
+from zse_model.hashing import Hamming, itq
+from zse_model.losses import cosine_logits, normalised, triplet
+from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
+from zse_model.methods.distillation import SoftLabels
+from zse_model.scoring import Precision, Scorer
+
+ITQ_PICTURES = 2048  # of the training that its rotation is found on
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossATNetConfig:
+    """Weights of 0 switch a part off without leaving parameters behind."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    dim: int = 512
+    """Of the shared space."""
+    share_backbone: bool = True
+    """One backbone for sketches and photos, or one each."""
+    triplet: float = 1.0
+    margin: float = 0.5
+    """Of the triplets, between normalised embeddings: distances are 0 to 2."""
+    attention: float = 1.0
+    """How strongly a photo's own mask follows the sketch-guided one; 0 = no masks."""
+    attention_dim: int = 128
+    graph: float = 1.0
+    class_vectors: str = "random"
+    """URL of vectors of the training classes: word2vec or GloVe text or binary, fastText .vec, or .npz[#array]."""
+    vector_dim: int = 300
+    """Of the class vectors; filled in from the file."""
+    edges: Edges = "knn"
+    neighbours: int = 5
+    classification: float = 1.0
+    scale: float = 16.0
+    """Of the cosines that classification and graph take for logits."""
+    reconstruction: float = 1.0
+    hash: float = 1.0
+    bits: int = 64
+    """Of the learned codes and of ITQ's: 32, 64, 128 or 256."""
+    distillation: float = 0.0
+    dropped_units: tuple[int, ...] = ()
+    """Of the pretrained classifier, never distilled: those that name an unseen class. Filled in from the split."""
+
+
+class CrossATNet(RetrievalMethod):
+    Config = CrossATNetConfig
+    config: CrossATNetConfig
+    itq_mean: Tensor
+    itq_projection: Tensor
+
+    def __init__(
+        self, config: CrossATNetConfig, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
+    ) -> None:
+        super().__init__(config, backbone, size=size, classes=classes)
+        c = config
+        if not (c.triplet or c.classification or c.graph):
+            raise ValueError("crossatnet: one of triplet, classification and graph must be above 0, to shape the space")
+        if c.bits not in (32, 64, 128, 256):
+            raise ValueError(f"crossatnet: bits must be 32, 64, 128 or 256, got {c.bits}")
+        distils = c.distillation > 0
+
+        def build() -> Backbone:
+            return Backbone(
+                backbone, size=size, pooled=True, tokens=True, classifier=distils, load_weights=load_weights
+            )
+
+        self.backbone = build()
+        self.sketch_backbone = None if c.share_backbone else build()
+        pooled, width = self.backbone.pooled_dim, self.backbone.token_dim
+        self.whole, self.parts = nn.Linear(pooled, c.dim), nn.Linear(width, c.dim, bias=False)
+        self.ask = nn.Linear(width, c.attention_dim) if c.attention else None
+        self.guide = nn.Linear(width, c.attention_dim) if c.attention else None
+        self.own_mask: nn.Module | None = None
+        if c.attention:
+            self.own_mask = nn.Sequential(nn.Linear(width, c.attention_dim), nn.ReLU(), nn.Linear(c.attention_dim, 1))
+        self.prototypes = nn.Parameter(torch.randn(classes, c.dim) * c.dim**-0.5) if c.classification else None
+        self.graph: GraphEncoder | None = None
+        if c.graph:
+            self.graph = GraphEncoder(classes, c.vector_dim, c.dim)
+            self.graph.place(
+                torch.randn(classes, c.vector_dim, generator=torch.Generator().manual_seed(0)), c.edges, c.neighbours
+            )
+        self.to_photo = nn.Linear(c.dim, pooled) if c.reconstruction else None
+        self.to_sketch = nn.Linear(c.dim, pooled) if c.reconstruction else None
+        self.hash = nn.Linear(c.dim, c.bits) if c.hash else None
+        self.register_buffer("itq_mean", torch.zeros(c.dim))
+        self.register_buffer("itq_projection", torch.zeros(c.dim, c.bits))
+        self.soft_labels: SoftLabels | None = None
+        if isinstance(self.backbone.classifier, nn.Linear):
+            self.soft_labels = SoftLabels(classes, self.backbone.classifier.out_features, c.dropped_units)
+
+    def set_class_vectors(self, vectors: Tensor) -> None:
+        """float32 [classes, v], of the training classes in the order of their labels; nothing else is ever read.
+
+        Raises ValueError for another shape. Without a graph there is nothing to set.
+        """
+        if self.graph is not None:
+            self.graph.place(vectors, self.config.edges, self.config.neighbours)
+
+    def features(self, images: Tensor, modality: Modality) -> Features:
+        own = self.sketch_backbone if modality == "sketch" else None
+        features: Features = (own or self.backbone)(images)
+        return features
+
+    def embed(self, features: Features, mask: Tensor | None) -> Tensor:
+        """[b, dim], L2-normalised: the pooled feature and the mean of the map, each place x of which counts x + m x."""
+        tokens = features.tokens
+        assert tokens is not None and features.pooled is not None
+        seen = tokens if mask is None else tokens * (1 + mask[..., None])
+        return normalised(self.whole(features.pooled) + self.parts(seen.mean(1)))
+
+    def mask(self, photo: Tensor) -> Tensor | None:
+        """What a photo alone takes for important, tokens [b, n, c] -> [b, n] in 0..1; None without attention."""
+        return None if self.own_mask is None else self.own_mask(photo).squeeze(2).sigmoid()
+
+    def guided_mask(self, sketch: Tensor, photo: Tensor) -> Tensor | None:
+        """What a sketch finds important in a photo, tokens [b, n, c] each -> [b, n] in 0..1.
+
+        The affinity of a place to the sketch is the smooth maximum over the sketch's places.
+        """
+        if self.ask is None or self.guide is None:
+            return None
+        asked, guides = self.ask(photo), self.guide(sketch)
+        affinity = asked @ guides.transpose(1, 2) / asked.shape[2] ** 0.5
+        return (affinity.logsumexp(2) - torch.tensor(float(sketch.shape[1])).log()).sigmoid()
+
+    def encode(self, images: Tensor, modality: Modality) -> Encoding:
+        """-> "embedding" [b, dim], float32, L2-normalised; codes are read off it."""
+        features = self.features(images, modality)
+        assert features.tokens is not None
+        return {"embedding": self.embed(features, self.mask(features.tokens) if modality == "photo" else None)}
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """`itq-N` is there once a training has ended."""
+        learned = (f"hash-{self.config.bits}",) if self.hash is not None else ()
+        baseline = (f"itq-{self.config.bits}",) if self.itq_projection.any() else ()
+        return ("ret", *learned, *baseline)
+
+    def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
+        embedding = super().scorer(mode, precision)
+        return embedding if mode == "ret" else Hamming(self.device, lambda x: self.code(x, mode))
+
+    def code(self, embedding: Tensor, mode: str) -> Tensor:
+        """Embeddings [n, dim] -> bool [n, bits], by `hash-N` or `itq-N`."""
+        if mode.startswith("hash-") and self.hash is not None:
+            return self.hash(embedding) >= 0
+        return (embedding - self.itq_mean) @ self.itq_projection >= 0
+
+    def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
+        c, b = self.config, len(batch)
+        images, labels = batch.pictures()
+        if self.sketch_backbone is None:
+            parts = [self.features(images, "photo")]
+        else:
+            parts = [self.features(images[: 2 * b], "sketch"), self.features(images[2 * b :], "photo")]
+        tokens = torch.cat([part.tokens for part in parts if part.tokens is not None])
+        pooled = torch.cat([part.pooled for part in parts if part.pooled is not None])
+        sketches, photos = (Features(pooled[half], tokens[half], None) for half in (slice(2 * b), slice(2 * b, None)))
+        sketch_tokens, photo_tokens = tokens[: 2 * b], tokens[2 * b :]
+        own = self.mask(photo_tokens)
+        guided = self.guided_mask(sketch_tokens[:b].repeat(2, 1, 1), photo_tokens)  # the item's sketch asks both photos
+        sketch, photo = self.embed(sketches, None), self.embed(photos, own)
+        seen = photo if guided is None else self.embed(photos, guided)
+        everything, all_labels = torch.cat([sketch, photo]), labels
+        if guided is not None:
+            everything, all_labels = torch.cat([everything, seen]), torch.cat([labels, labels[2 * b :]])
+
+        losses: dict[str, Tensor] = {}
+        if c.triplet:
+            others = nearest_other(photo[:b], sketch, labels[:b], labels[: 2 * b])
+            from_sketch = triplet(sketch[:b], seen[:b], seen[b:], c.margin)
+            from_photo = triplet(photo[:b], sketch[b:], sketch[others], c.margin)
+            alone = (labels[:b, None] == labels[: 2 * b]).all(1)  # nothing to push away
+            losses["triplet"] = c.triplet * (from_sketch + from_photo.masked_fill(alone, 0.0)) / 2
+        if own is not None and guided is not None:
+            followed = (own - guided.detach()).square().mean(1)
+            losses["attention"] = c.attention * followed.view(2, b).mean(0)
+        for name, weight, prototypes in (
+            ("classification", c.classification, self.prototypes),
+            ("graph", c.graph, None if self.graph is None else self.graph()),
+        ):
+            if weight and prototypes is not None:
+                loss = F.cross_entropy(cosine_logits(everything, prototypes, c.scale), all_labels, reduction="none")
+                losses[name] = weight * loss.view(-1, b).mean(0)
+        if self.to_photo is not None and self.to_sketch is not None:
+            pairs = (self.to_photo(sketch[:b]), pooled[2 * b : 3 * b]), (self.to_sketch(photo[:b]), pooled[:b])
+            missed = [1 - F.cosine_similarity(made.float(), real.detach().float(), dim=1) for made, real in pairs]
+            losses["reconstruction"] = c.reconstruction * (missed[0] + missed[1]) / 2
+        if self.hash is not None:
+            losses["hash"] = c.hash * hash_loss(self.hash, torch.cat([sketch, photo]).detach()).view(4, b).mean(0)
+        if self.soft_labels is not None and self.backbone.classifier is not None:
+            divergence = self.soft_labels(self._classify(pooled), labels)
+            losses["distillation"] = c.distillation * divergence.view(4, b).mean(0)
+        return losses
+
+    def _classify(self, pooled: Tensor) -> Tensor:
+        """Logits of the pretrained classifiers, [4b, units], sketches first."""
+        assert self.backbone.classifier is not None
+        if self.sketch_backbone is None or self.sketch_backbone.classifier is None:
+            return self.backbone.classifier(pooled)
+        half = len(pooled) // 2
+        return torch.cat([self.sketch_backbone.classifier(pooled[:half]), self.backbone.classifier(pooled[half:])])
+
+    def prepare(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:
+        if self.soft_labels is not None:
+            self.soft_labels.measure(self.backbone, batches, total)
+
+    @torch.no_grad()
+    def conclude(self, batches: Iterator[TrainBatch]) -> None:
+        """ITQ over the embeddings of training pictures."""
+        found: list[Tensor] = []
+        while sum(map(len, found)) < ITQ_PICTURES:
+            batch = next(batches)
+            kinds: tuple[tuple[Tensor, Modality], ...] = ((batch.sketch, "sketch"), (batch.photo, "photo"))
+            found += [self.encode(images, modality)["embedding"] for images, modality in kinds]
+        mean, projection = itq(torch.cat(found).cpu(), self.config.bits)
+        self.itq_mean.copy_(mean)
+        self.itq_projection.copy_(projection)
+
+
+def nearest_other(anchors: Tensor, others: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
+    """int64 [b]: for each anchor [b, d] the nearest of others [m, d] with another label; any where there is none."""
+    same = labels[:, None] == other_labels
+    return (anchors @ others.T).masked_fill(same, -torch.inf).argmax(1)
+
+
+def hash_loss(head: nn.Linear, x: Tensor) -> Tensor:
+    """What codes of x [n, d], L2-normalised, lose, per row, [n] (our design).
+
+    tanh(head(x)) should be near its signs, each bit on half the time, bits not told by other bits, and codes as alike
+    as the embeddings are: their cosines are compared.
+    """
+    h = head(x).tanh()
+    n, bits = h.shape
+    quantisation = (h.abs() - 1).square().mean(1)
+    balance = h.mean(0).square().mean()
+    decorrelation = (h.T @ h / n - torch.eye(bits, device=h.device)).square().mean()
+    alike = (h @ h.T / bits - x @ x.T).square().mean(1)
+    return alike + 0.1 * (quantisation + balance + decorrelation)

@@ -94,6 +94,7 @@ SELECTION = [
     Row("selection", "global", "folder+global", seeds=(0, 1, 2), note="one vector a picture", steps=150),
     zse("zse", seeds=(0, 1, 2), note="as `folder+zse_sbir` has it", faithful=True),
     zse("zse-published-losses", *PUBLISHED, seeds=(0, 1, 2), note="triplet and relation alone", faithful=True),
+    zse("zse-token-readout", "readout=token"),
     zse("zse-d64", "dim=64", "ffn=64"),
     zse("zse-d256", "dim=256", "ffn=256", steps=90),
     zse("zse-depth2", "depth=2", steps=100),

@@ -29,6 +29,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2).flatten(2)
 
 
+def _shrink(*outputs: nn.Module, scale: float = 0.1) -> None:
+    with torch.no_grad():
+        for output in outputs:
+            for parameter in output.parameters():
+                parameter.mul_(scale)
+
+
 class SelfAttentionBlock(nn.Module):
     """Pre-norm transformer block on [b, n, d]; dropout on both branches, none on the attention weights."""
 
@@ -41,6 +48,10 @@ class SelfAttentionBlock(nn.Module):
             nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout)
         )
         self.dropout = nn.Dropout(dropout)
+
+    def start_small(self) -> None:
+        """Shrink both branches: a new block begins near the identity (ours)."""
+        _shrink(self.out, self.mlp[3])
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1))
@@ -79,6 +90,10 @@ class CrossAttention(nn.Module):
         self.norm1, self.norm2 = norm(dim), norm(dim)
         self.ffn = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
         self.dropout = nn.Dropout(dropout)
+
+    def start_small(self) -> None:
+        """Shrink both branches: a new layer begins near its norms (ours)."""
+        _shrink(self.out, self.ffn[2])
 
     def project(self, tokens: Tensor, whose: Literal["own", "other"]) -> dict[str, Tensor]:
         """Those of "q", "k", "v" that are read from this picture: [b, n, d] -> [b, heads, n, d/heads] each."""

@@ -70,6 +70,7 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
         ZseSbirConfig(dim=32, heads=4, ffn=32, classification=1, contrast=1, distillation=1),
         CNN,
     ),
+    "zse_sbir, pooled readout": ("zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32, readout="pooled"), CNN),
     "zse_sbir, transformer": ("zse_sbir", ZseSbirConfig(tokenizer="sketch", heads=4, ffn=32), VIT),
     "zse_sbir, both, released": (
         "zse_sbir",
@@ -211,6 +212,8 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
         create("global", GlobalConfig(), BackboneConfig(name="test_resnet", frozen=1))
     with pytest.raises(ValueError, match="needs a vision transformer"):
         create("zse_sbir", ZseSbirConfig(tokenizer="sketch"))
+    with pytest.raises(ValueError, match="readout: pooled is for convolutional backbones"):
+        create("zse_sbir", ZseSbirConfig(readout="pooled"), VIT)
     with pytest.raises(ValueError, match="at least 49 are needed"):
         create("zse_sbir", ZseSbirConfig(dim=32, pool=True))
     with pytest.raises(ValueError, match="no class token"):

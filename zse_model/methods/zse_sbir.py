@@ -6,8 +6,9 @@ Scores by `ret` (cosine of the retrieval token before cross-attention), by `rn` 
 
 Deviations, ours: the relation head reads tokens as image regions (the published code mixes them); on a convolutional
 backbone the tokens are its stride-16 and stride-32 maps, the retrieval token is learned and starts from the pooled
-feature, and `depth` self-attention blocks of the method's own follow; classification, contrast and distillation are
-extra losses, 0 in the paper's configuration.
+feature, and `depth` self-attention blocks of the method's own follow, all of whose branches start small; `ret` may
+read the pooled feature instead; classification, contrast and distillation are extra losses, 0 in the paper's
+configuration.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, Features, is_transformer
-from zse_model.layers import CrossAttention, Layout, OverlappingTokenizer, RelationHead, SelfAttentionBlock, Wiring
+from zse_model.layers import (
+    CrossAttention,
+    Layout,
+    OverlappingTokenizer,
+    RelationHead,
+    SelfAttentionBlock,
+    Wiring,
+)
 from zse_model.losses import normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
@@ -44,6 +52,9 @@ class ZseSbirConfig:
     (`start` of the experiment); 196 patches become 144. Needs pool: false."""
     dim: int | None = None
     """Width of the tokens; None = the backbone's own (transformer) or 256 (maps)."""
+    readout: Literal["token", "pooled"] = "token"
+    """What `ret` compares: the retrieval token, or, of a convolutional backbone, its pooled feature (ours), which
+    remembers more of the pretraining while the tokens are young. Losses are of the token either way."""
     depth: int | None = None
     """Self-attention blocks after the backbone; None = 0 where it has a class token, else 2."""
     heads: int = 8
@@ -101,6 +112,10 @@ class ZseSbir(RetrievalMethod):
         if depth == 0 and not has_cls:
             raise ValueError(f"{backbone.name!r} has no class token: the retrieval token needs depth >= 1, got depth 0")
         n = self.backbone.tokens
+        if c.readout == "pooled" and self.backbone.is_transformer:
+            raise ValueError(
+                f"readout: pooled is for convolutional backbones, {backbone.name!r} has a class token; token"
+            )
 
         self.tokenizer: OverlappingTokenizer | None = None
         if c.tokenizer != "none":
@@ -128,6 +143,12 @@ class ZseSbir(RetrievalMethod):
         self.sketch_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
         self.photo_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
         self.relation = RelationHead(dim, self.backbone.grid, c.dropout, c.pool, c.pooled_dim, c.layout, n)
+        if maps:
+            # Then the first kernels are cosines of what the backbone found, which is worth reading. Measured on
+            # pseudo-unseen classes after 110 steps: fused 0.282 against 0.262.
+            for module in self.modules():
+                if isinstance(module, SelfAttentionBlock | CrossAttention):
+                    module.start_small()
         self.register_buffer("fusion", torch.zeros(2))
         self.prototypes = nn.Parameter(torch.randn(classes, dim) * dim**-0.5) if c.classification else None
         self.soft_labels: SoftLabels | None = None
@@ -149,12 +170,14 @@ class ZseSbir(RetrievalMethod):
         return features._replace(tokens=self.norm(self.blocks(x)))
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
-        """-> "embedding" [b, dim], the normalised retrieval token, and "tokens" [b, 1 + n, dim], both float32; after
-        token selection also "positions", int64 [b, n]: the grid cell of each of the n patches."""
+        """-> "embedding" [b, dim or pooled_dim], what `readout` says, normalised, and "tokens" [b, 1 + n, dim], both
+        float32; after token selection also "positions", int64 [b, n]: the grid cell of each of the n patches."""
         features = self.features(images, modality)
         x = features.tokens
         assert x is not None
-        encoding = {"embedding": normalised(x[:, 0]), "tokens": x.float()}
+        read = features.pooled if self.config.readout == "pooled" else x[:, 0]
+        assert read is not None
+        encoding = {"embedding": normalised(read), "tokens": x.float()}
         return encoding if features.positions is None else encoding | {"positions": features.positions}
 
     def relate(self, sketch: Tensor, photo: Tensor) -> tuple[Tensor, Tensor, Tensor]:

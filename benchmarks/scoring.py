@@ -7,7 +7,7 @@ logits spread; those of a fresh network rank nothing. Each slice of photos is sc
 drifts drifts for all. The plain ways run in a process as it comes, ours in one that keeps freed memory, as whatever
 scores for us does; how fast the plain way is with that alone stands beside it.
 
-    python -m benchmarks scoring            # about a quarter of an hour on two cores
+    python -m benchmarks scoring            # about half an hour on two cores
     ZSE_BENCH_PHOTOS=200 python -m benchmarks scoring
 """
 
@@ -194,6 +194,8 @@ def compare(
             seconds, result = run()
             spent.setdefault(name, []).append(seconds / pairs)
             scores.setdefault(name, []).append(result)
+        so_far = ", ".join(f"{name.strip()} {seconds[-1] * 1e3:.1f}" for name, seconds in spent.items())
+        print(f"photos {g} to {g + size}, ms a pair: {so_far}", flush=True)
     cost = {name: statistics.median(seconds) * 1e3 for name, seconds in spent.items()}
     print(f"{SKETCHES} sketches x {total} photos, median of {len(spent['fp32'])} slices, ms a pair:")
     for name, ms in cost.items():

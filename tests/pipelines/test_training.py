@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -103,9 +104,10 @@ def test_nothing_of_an_unseen_class_vector_reaches_a_training(tmp_path: Path) ->
     others = {name: np.full(8, np.nan) for name in TINY["dataset"]["categories"]}
     moved = vectors | {training[0]: vectors[training[0]] + 1}
     manifests = []
-    for i, content in enumerate((vectors, others | vectors, others | moved)):
+    for content in (vectors, others | vectors, others | moved):
         np.savez(file, names=list(content), vectors=np.stack(list(content.values())))
-        manifests.append(trained(config, str(tmp_path / f"{i}"), "crossatnet"))
+        manifests.append(trained(config, str(tmp_path), "crossatnet"))
+        shutil.rmtree(tmp_path / "checkpoints")
     assert manifests[0]["digest"] == manifests[1]["digest"] != manifests[2]["digest"]
     assert manifests[0]["name"] == manifests[1]["name"] != manifests[2]["name"]
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import fsspec
 from fsspec import AbstractFileSystem, asyn
@@ -114,10 +114,10 @@ def read_bytes(url: str) -> bytes:
 @contextmanager
 def open_read(url: str) -> Iterator[IO[bytes]]:
     """A file to read through from its start; .gz, .bz2 and .xz are unpacked on the way. Raises StorageError."""
+    fs, path = filesystem(url)
     try:
-        with fsspec.open(url, "rb", compression="infer") as file:
-            assert not isinstance(file, list)
-            yield file
+        with fs.open(path, "rb", compression="infer") as file:
+            yield cast(IO[bytes], file)
     except FileNotFoundError as error:
         raise StorageError(f"{url} does not exist") from error
 

@@ -73,6 +73,8 @@ class Job:
     images: str
     pairs: str
     folder: str
+    class_vectors: Tensor | None = None
+    """Of the training classes, in the order of their labels, where the method's configuration names a file of them."""
 
     def split(self) -> ZeroShotSplit:
         return ZeroShotSplit.from_json(json.dumps(self.pairs_manifest()["split"]))
@@ -83,11 +85,6 @@ class Job:
     def images_manifest(self) -> dict[str, Any]:
         return shards.read_manifest(self.images, "zse ingest")
 
-    def class_vectors(self) -> Tensor | None:
-        """Of the training classes, in the order of their labels, where the method asks for a file of them."""
-        url = getattr(self.config.methods[self.method], "class_vectors", "random")
-        return None if url == "random" else read_class_vectors(url, self.pairs_manifest()["classes"])
-
     def create_method(self, *, load_weights: bool = True) -> RetrievalMethod:
         """The network as training starts from it, the same in every process."""
         config = self.config.methods[self.method]
@@ -95,9 +92,8 @@ class Job:
             config = dataclasses.replace(
                 config, dropped_units=units_to_drop(self.split(), self.images_manifest()["counts"])
             )
-        vectors = self.class_vectors()
-        if vectors is not None:
-            config = dataclasses.replace(config, vector_dim=vectors.shape[1])
+        if self.class_vectors is not None:
+            config = dataclasses.replace(config, vector_dim=self.class_vectors.shape[1])
         torch.manual_seed(self.config.train.seed)
         backbone, start = self.config.backbone, self.config.start if load_weights else None
         with ExitStack() as stack:
@@ -112,8 +108,8 @@ class Job:
                 classes=len(self.pairs_manifest()["classes"]),
                 load_weights=load_weights and start is None,
             )
-            if vectors is not None:
-                method.set_class_vectors(vectors)
+            if self.class_vectors is not None:
+                method.set_class_vectors(self.class_vectors)
             if start is not None:
                 start_from(method, load_checkpoint(stack.enter_context(storage.local_copy(start))))
         method.backbone_config = self.config.backbone
@@ -194,13 +190,13 @@ def make_job(
         }
     if config.start is not None:
         depends["start"] = shards.read_manifest(config.start, "zse train")["digest"]
-    job = Job("", method, config, images, pairs, "")
-    vectors = job.class_vectors()
-    if vectors is not None:  # their values, not their URL: what a file says of other classes changes no name
+    url, vectors = getattr(config.methods[method], "class_vectors", "random"), None
+    if url != "random":  # their values, not their URL: what a file says of other classes changes no name
+        vectors = read_class_vectors(url, manifest["classes"])
         depends["class_vectors"] = storage.sha256(vectors.numpy().tobytes())
         depends["method"][1].pop("class_vectors")
     name = f"{config.name}-{method}{'-untrained' if untrained else ''}-{storage.digest(depends, 8)}"
-    return dataclasses.replace(job, name=name, folder=storage.join(workspace, "checkpoints", name))
+    return Job(name, method, config, images, pairs, storage.join(workspace, "checkpoints", name), vectors)
 
 
 def _weights_hash(weights: str | None) -> str | None:

@@ -30,6 +30,7 @@ from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, metrics_within
+from zse_model.evaluation.search import order
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.methods.base import rerank_depth
 from zse_model.split import ZeroShotSplit
@@ -48,7 +49,7 @@ class Search:
     gallery: np.ndarray
     """int64, rows of the encoded photos"""
     within: tuple[Tensor, Tensor] | None = None
-    """int64 [q], [g]: a query is searched only among the photos with its number; None = among all"""
+    """int64 [sketches], [g]: a sketch is searched only among the photos with its number; None = among all"""
 
 
 def evaluate(
@@ -78,8 +79,7 @@ def evaluate(
         if depth is None:
             evaluations |= _evaluate(matrices.rows(mode), searches, mode)
         else:
-            by_ret = _evaluate(matrices.rows("ret"), searches, "ret", keep=depth)
-            best = [found.top.indices for found in by_ret.values()]
+            best = _shortlists(matrices.rows("ret"), searches, depth)
             evaluations |= _evaluate(matrices.rows(mode, _union(searches, best)), searches, mode, best)
     provenance = {
         "split": split.name,
@@ -178,7 +178,7 @@ def plan_searches(
                 metrics=INSTANCE_METRICS,
                 protocols=("plain",),
             )
-            within = (classes[queries], others[columns]) if form == "-fg-class" else None
+            within = (classes, others[columns]) if form == "-fg-class" else None
             searches.append(Search(task, queries, np.flatnonzero(gallery), within))
     return searches
 
@@ -234,18 +234,16 @@ def _evaluate(
     searches: Sequence[Search],
     mode: str,
     shortlists: Sequence[Tensor] | None = None,
-    *,
-    keep: int = 200,
 ) -> dict[tuple[str, str], Evaluation]:
     """Every setting in one pass over the blocks of a whole score matrix; by setting and mode.
 
     shortlists: by setting, int64 [q, k], the positions in its gallery that `rerank-K` looks at.
     """
-    evaluators = [Evaluator(_ranked_by(mode, search.task), keep=keep) for search in searches]
+    evaluators = [Evaluator(_ranked_by(mode, search.task)) for search in searches]
     start = 0
     for block in blocks:
         for i, (search, evaluator) in enumerate(zip(searches, evaluators, strict=True)):
-            scores = _picked(block, start, search, evaluator.done)
+            scores = _picked(block, start, search)
             if shortlists is not None:
                 chosen = shortlists[i][evaluator.done : evaluator.done + len(scores)]
                 scores = torch.full_like(scores, -torch.inf).scatter(1, chosen, scores.gather(1, chosen))
@@ -262,6 +260,17 @@ def _ranked_by(mode: str, task: Task) -> Task:
     return dataclasses.replace(task, metrics=(*metrics_within(task.metrics, depth), f"recall_{depth}"))
 
 
+def _shortlists(blocks: Iterable[Tensor], searches: Sequence[Search], depth: int) -> list[Tensor]:
+    """By setting, int64 [q, depth or fewer]: the positions in its gallery that score best."""
+    found: list[list[Tensor]] = [[] for _ in searches]
+    start = 0
+    for block in blocks:
+        for search, parts in zip(searches, found, strict=True):
+            parts.append(order(_picked(block, start, search), depth))
+        start += len(block)
+    return [torch.cat(parts) for parts in found]
+
+
 def _union(searches: Sequence[Search], shortlists: Sequence[Tensor]) -> Tensor:
     """int64 [q, k], the columns that any setting has on its shortlist; the first setting asks every sketch."""
     parts = [torch.from_numpy(searches[0].gallery)[shortlists[0]]]
@@ -272,13 +281,13 @@ def _union(searches: Sequence[Search], shortlists: Sequence[Tensor]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _picked(block: Tensor, start: int, search: Search, done: int) -> Tensor:
-    """A setting's rows and columns of a block whose first row is sketch `start`; `done` of its queries came before."""
-    inside = search.queries[(search.queries >= start) & (search.queries < start + len(block))] - start
-    scores = block[inside][:, search.gallery]
+def _picked(block: Tensor, start: int, search: Search) -> Tensor:
+    """A setting's rows and columns of a block whose first row is sketch `start`."""
+    rows = search.queries[(search.queries >= start) & (search.queries < start + len(block))]
+    scores = block[rows - start][:, search.gallery]
     if search.within is not None:
-        queries, gallery = search.within
-        scores = scores.masked_fill(queries[done : done + len(inside), None] != gallery, -torch.inf)
+        sketches, gallery = search.within
+        scores = scores.masked_fill(sketches[rows, None] != gallery, -torch.inf)
     return scores
 
 

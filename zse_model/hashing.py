@@ -1,4 +1,4 @@
-"""Binary codes: packed bits, their Hamming distance as a score, and ITQ, the baseline at equal bits."""
+"""Binary codes: their Hamming distance as a score, and ITQ, the baseline at equal bits."""
 
 from __future__ import annotations
 
@@ -7,38 +7,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zse_model.scoring import Encoding
+from zse_model.scoring import DotProduct, Encoding
 from zse_model.transforms import Modality
 
 
-def pack(bits: Tensor) -> Tensor:
-    """bool [n, k] -> uint8 [n, k / 8], the first bit of eight the lowest. Raises ValueError for a k that 8 does not
-    divide."""
-    if bits.shape[1] % 8:
-        raise ValueError(f"Codes are packed by 8 bits, got {bits.shape[1]}")
-    weights = 2 ** torch.arange(8, dtype=torch.uint8, device=bits.device)
-    return (bits.unflatten(1, (-1, 8)) * weights).sum(2, dtype=torch.uint8)
-
-
-class Hamming:
+class Hamming(DotProduct):
     """A `Scorer` of codes: k - 2 * distance, from k (the same code) to -k; a small integer, so equal ones are ties.
 
     code: embeddings [n, d] -> bool [n, k], which are kept as +1 and -1: a matrix product counts what agrees.
     """
 
-    tile = 2**16
-
     def __init__(self, device: torch.device, code: Callable[[Tensor], Tensor]) -> None:
-        self.device, self.code = device, code
+        super().__init__(device)
+        self.code = code
 
     @torch.inference_mode()
     def prepare(self, pictures: Encoding, side: Modality) -> Tensor:
-        return self.code(pictures["embedding"].to(self.device, torch.float32)).float().mul_(2).sub_(1)
-
-    @torch.inference_mode()
-    def score(self, queries: Tensor, gallery: Tensor, wanted: Tensor | None = None) -> Tensor:
-        scores = queries @ gallery.T
-        return scores if wanted is None else scores.masked_fill_(~wanted.to(scores.device), -torch.inf)
+        return self.code(super().prepare(pictures, side)).float().mul_(2).sub_(1)
 
 
 def itq(x: Tensor, bits: int, steps: int = 50, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,15 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 
     return F.triplet_margin_loss(anchor.float(), positive.float(), negative.float(), margin=margin, reduction="none")
 
 
+def nearest_other(anchors: Tensor, others: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
+    """int64 [b]: for each anchor [b, d] the nearest of others [m, d] with another label; any where there is none.
+
+    L2-normalised rows; labels int64 [b] and [m].
+    """
+    same = labels[:, None] == other_labels
+    return (anchors @ others.T).masked_fill(same, -torch.inf).argmax(dim=1)
+
+
 def soft_label_divergence(logits: Tensor, targets: Tensor) -> Tensor:
     """KL(targets || softmax(logits)) per row, float32 [b]; targets [b, c] are probabilities."""
     return F.kl_div(logits.float().log_softmax(dim=1), targets, reduction="none").sum(1)

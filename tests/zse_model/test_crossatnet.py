@@ -11,7 +11,7 @@ import torch
 
 from tests.zse_model.test_methods import CLASSES, CNN, SIZE, batch, pictures
 from zse_model.graph import class_graph
-from zse_model.hashing import Hamming, itq, pack
+from zse_model.hashing import Hamming, itq
 from zse_model.methods import CrossATNetConfig, create_method
 from zse_model.methods.crossatnet import CrossATNet
 from zse_model.scoring import score_all
@@ -84,18 +84,12 @@ def test_the_photos_own_mask_learns_from_the_guided_one_not_the_other_way() -> N
     assert next(method.own_mask.parameters()).grad is not None
 
 
-def test_packed_codes_have_the_hamming_distance_of_their_bits() -> None:
-    generator = torch.manual_seed(1)
-    bits = torch.rand(20, 64, generator=generator) < 0.5
-    packed = pack(bits)
-    assert packed.dtype == torch.uint8 and packed.shape == (20, 8)
-    np.testing.assert_array_equal(np.unpackbits(packed.numpy(), axis=1, bitorder="little"), bits.numpy())
+def test_the_score_of_codes_is_their_hamming_distance() -> None:
+    bits = torch.rand(20, 64, generator=torch.manual_seed(1)) < 0.5
     pictures = {"embedding": torch.where(bits, 1.0, -1.0)}
     scores = score_all(Hamming(torch.device("cpu"), lambda x: x > 0), pictures, pictures)
     distance = (bits[:, None] != bits[None]).sum(2)
     assert torch.equal(scores, 64 - 2 * distance.float())
-    with pytest.raises(ValueError, match="packed by 8 bits, got 12"):
-        pack(bits[:, :12])
 
 
 def test_itq_keeps_more_than_the_signs_of_principal_directions() -> None:

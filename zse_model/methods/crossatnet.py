@@ -11,6 +11,7 @@ sketch-guided one: a gallery is encoded once, and retrieval is a dot product or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from zse_model.backbones import Backbone, BackboneConfig, Features
 from zse_model.graph import Edges, GraphEncoder
 from zse_model.hashing import Hamming, itq
-from zse_model.losses import cosine_logits, normalised, triplet
+from zse_model.losses import cosine_logits, nearest_other, normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
 from zse_model.scoring import Precision, Scorer
@@ -144,7 +145,7 @@ class CrossATNet(RetrievalMethod):
             return None
         asked, guides = self.ask(photo), self.guide(sketch)
         affinity = asked @ guides.transpose(1, 2) / asked.shape[2] ** 0.5
-        return (affinity.logsumexp(2) - torch.tensor(float(sketch.shape[1])).log()).sigmoid()
+        return (affinity.logsumexp(2) - math.log(sketch.shape[1])).sigmoid()
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
         """-> "embedding" [b, dim], float32, L2-normalised; codes are read off it."""
@@ -239,12 +240,6 @@ class CrossATNet(RetrievalMethod):
         mean, projection = itq(torch.cat(found).cpu(), self.config.bits)
         self.itq_mean.copy_(mean)
         self.itq_projection.copy_(projection)
-
-
-def nearest_other(anchors: Tensor, others: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
-    """int64 [b]: for each anchor [b, d] the nearest of others [m, d] with another label; any where there is none."""
-    same = labels[:, None] == other_labels
-    return (anchors @ others.T).masked_fill(same, -torch.inf).argmax(1)
 
 
 def hash_loss(head: nn.Linear, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from zse_model.layers import (
     SelfAttentionBlock,
     Wiring,
 )
-from zse_model.losses import normalised, triplet
+from zse_model.losses import nearest_other, normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
 from zse_model.methods.global_embedding import embedding_losses
@@ -113,9 +113,7 @@ class ZseSbir(RetrievalMethod):
             raise ValueError(f"{backbone.name!r} has no class token: the retrieval token needs depth >= 1, got depth 0")
         n = self.backbone.tokens
         if c.readout == "pooled" and self.backbone.is_transformer:
-            raise ValueError(
-                f"readout: pooled is for convolutional backbones, {backbone.name!r} has a class token; token"
-            )
+            raise ValueError(f"readout: pooled is for convolutional backbones, {backbone.name!r} is none; use token")
 
         self.tokenizer: OverlappingTokenizer | None = None
         if c.tokenizer != "none":
@@ -262,7 +260,6 @@ def hardest_negatives(sketches: Tensor, photos: Tensor, sketch_labels: Tensor, p
 
     Where there is none, the item's own negative, in the second half of the photos.
     """
-    same = sketch_labels[:, None] == photo_labels
-    nearest = (sketches @ photos.T).masked_fill(same, -torch.inf).argmax(dim=1)
     own = torch.arange(len(sketches), 2 * len(sketches), device=photos.device)
-    return torch.where(same.all(dim=1), own, nearest)
+    alone = (sketch_labels[:, None] == photo_labels).all(dim=1)
+    return torch.where(alone, own, nearest_other(sketches, photos, sketch_labels, photo_labels))

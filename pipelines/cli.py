@@ -120,7 +120,13 @@ def search(
     checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="What `zse train` or `zse run` ended with.")],
     workspace: Workspace = WORKSPACE,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos.")] = 10,
-    mode: Annotated[str | None, typer.Option("--mode", help="ret; of zse_sbir also rn, fused, rerank-100.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            help="ret, rerank-100; of zse_sbir also rn, fused; of crossatnet also hash-64, itq-64.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the picture of the result goes.")] = Path(
         "search.png"
     ),
@@ -169,12 +175,12 @@ def import_checkpoint(
 @app.command()
 def explain(
     sketch: Annotated[str, typer.Option("--sketch", help="A drawing: any picture file or URL.")],
-    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="A zse_sbir checkpoint.")],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="A zse_sbir or crossatnet checkpoint.")],
     photo: Annotated[str | None, typer.Option("--photo", help="Explain the sketch with this photo; or")] = None,
     gallery: Annotated[str | None, typer.Option("--gallery", help="with the best of this folder or URL.")] = None,
     workspace: Workspace = WORKSPACE,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos of the gallery.")] = 5,
-    mode: Annotated[str | None, typer.Option("--mode", help="ret, rn, fused or rerank-100.")] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="As of `zse search`.")] = None,
     patch: Annotated[
         list[str] | None,
         typer.Option("--patch", metavar="row,column", help="A sketch patch to follow, from 0; may be given again."),
@@ -183,7 +189,8 @@ def explain(
         "explained"
     ),
 ) -> None:
-    """Show what the network saw in a sketch and a photo: which patches correspond, what is attended, a synthesis.
+    """Show what the network saw in a sketch and a photo: of zse_sbir which patches correspond, what is attended and a
+    synthesis; of crossatnet the photo's own mask and the one that the sketch guides.
 
     Example: `zse explain --sketch cat.png --photo cat.jpg --mode rn --patch 2,3 --checkpoint workspace/checkpoints/...`
     """

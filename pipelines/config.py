@@ -7,6 +7,7 @@ with unknown keys refused and the path of the field in the error.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -53,7 +54,8 @@ class EvaluationConfig:
     references: tuple[Literal["untrained", "raw_pixels"], ...] = ()
     """Rows to stand beside the methods: their networks before training, and pixels compared as they are."""
     modes: tuple[str, ...] = ()
-    """Retrieval modes to evaluate, of those that a method has: ret, rn, fused, rerank-K. () = all but rerank-K."""
+    """Retrieval modes to evaluate, of those that a method has: ret; rn, fused (zse_sbir); hash-N, itq-N (crossatnet);
+    rerank-K. () = all but rerank-K."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """What pair networks compute in; scores are float32 either way."""
     instance_level: bool = True
@@ -67,8 +69,12 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
             raise ValueError(f"evaluation.protocols {unknown} are unknown. Known: {sorted(PROTOCOLS)}")
-        if unknown := [m for m in self.modes if m not in ("ret", "rn", "fused") and rerank_depth(m) is None]:
-            raise ValueError(f"evaluation.modes {unknown} are unknown. Known: ret, rn, fused, rerank-K")
+        known = re.compile(r"ret|rn|fused|(hash|itq)-(32|64|128|256)")
+        if unknown := [m for m in self.modes if not known.fullmatch(m) and rerank_depth(m) is None]:
+            raise ValueError(
+                f"evaluation.modes {unknown} are unknown. Known: ret, rn, fused, rerank-K, and hash-N and itq-N of the "
+                "method's bits"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +100,8 @@ class ExperimentConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     train: TrainConfig
     start: str | None = None
-    """A checkpoint (folder or URL) that training starts from: a second stage. What does not fit of its heads is new."""
+    """A checkpoint (folder or URL) that training starts from: a second stage. What does not fit of its heads is new;
+    of another method's checkpoint the backbone alone is taken."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from pipelines.loaders import to_tensor
 from pipelines.progress import say
-from zse_model.explain import Explanation, UnexplainableError, explain, patch_of_pixels, salient_patches
+from zse_model.explain import (
+    Explanation,
+    MaskExplanation,
+    UnexplainableError,
+    explain,
+    explain_masks,
+    has_masks,
+    patch_of_pixels,
+    salient_patches,
+)
 from zse_model.methods import RetrievalMethod
 
 LARGE, MIDDLE, SMALL, GAP, LINE = 320, 238, 152, 14, 20
@@ -54,12 +63,21 @@ CAPTIONS = {
         "the object reappears in the sketch's pose, parts were matched to parts. Each piece is copied as it is, never "
         "turned or scaled, and may be used many times; the network itself never makes such a picture.",
     ),
+    "masks": (
+        "What is read of the photo?",
+        "A place that a mask gives m counts 1 + m times in the photo's embedding. The photo's own mask is what a "
+        "gallery is encoded with; it was taught by the sketch-guided one, which only a known sketch can give. Each is "
+        "tinted from its own lowest to its own highest value, both written beneath it: a flat mask can look like a "
+        "strong one. The last picture is where the sketch asks for more than the photo gives by itself.",
+    ),
 }
 MODES = {
     "ret": "ret compares one vector of each picture, made before cross-attention (a cosine, at most 1): the "
     "correspondences and the synthesis below are not what this score was computed from.",
     "rn": "rn is the relation network's verdict on the pair (a logit without bounds: compare it between photos of one "
     "sketch only). It reads the similarities of all patches at once; the few drawn below do not sum up to it.",
+    "codes": "The score is the bits on which two codes agree less those on which they differ. The masks are what the "
+    "embedding was made with that a code is read off.",
     "fused": "fused adds the scores of ret and rn, each with the weight that pseudo-unseen classes gave it. Only the "
     "part of rn has to do with the correspondences drawn below.",
 }
@@ -71,7 +89,7 @@ class Explained:
 
     name: str
     """What the photo is called on the page."""
-    explanation: Explanation
+    explanation: Explanation | MaskExplanation
     pictures: dict[str, Image.Image]
     """By the keys of `CAPTIONS`; no attention where it could not be computed."""
 
@@ -86,10 +104,15 @@ def explained(
 ) -> Explained:
     """Explain and draw a pair. sketch: uint8 [s, s]; photo: uint8 [s, s, 3]; no patches = the salient ones.
 
-    Raises what `zse_model.explain.explain` raises, and ValueError for a patch outside the grid.
+    Raises what `zse_model.explain.explain` raises, and ValueError for a patch outside the grid or where there are none.
     """
-    drawn = to_tensor([sketch])[0]
-    found = explain(method, drawn, to_tensor([photo])[0], mode)
+    drawn, shown = to_tensor([sketch])[0], to_tensor([photo])[0]
+    if has_masks(method):
+        if patches:
+            raise ValueError("--patch follows patches of zse_sbir; crossatnet has masks, leave it out")
+        masks = explain_masks(method, drawn, shown, mode)
+        return Explained(name, masks, {"masks": _masks(masks, sketch, photo)})
+    found = explain(method, drawn, shown, mode)
     chosen = list(patches) or salient_patches(found, drawn)
     return Explained(name, found, _draw(found, chosen, sketch, photo))
 
@@ -125,17 +148,23 @@ def explanation_sheets(
 def page(sketch: str, checkpoint: str, found: Sequence[Explained]) -> str:
     """One HTML page that needs nothing else: pictures inlined, no scripts, no network. Names are escaped."""
     first = found[0].explanation
-    intro = [f"<p>Scored by <code>{html.escape(first.mode)}</code>. {html.escape(MODES.get(first.mode, ''))}</p>"]
-    if first.no_attention:
+    masks = isinstance(first, MaskExplanation)
+    about = first.mode if not masks else "codes" if first.mode != "ret" else ""
+    intro = [f"<p>Scored by <code>{html.escape(first.mode)}</code>. {html.escape(MODES.get(about, ''))}</p>"]
+    if not masks and first.no_attention:
         intro.append(f"<p>The attention of [Ret] is not drawn: {html.escape(first.no_attention)}.</p>")
     rows, columns = first.grid
     intro.append(
-        f"<p>The network sees both pictures as {rows} by {columns} patches; patch row,column counts from 0, at the top "
-        "left. Grey patches were dropped by token selection.</p>"
+        f"<p>The network sees both pictures as {rows} by {columns} places.</p>"
+        if masks
+        else f"<p>The network sees both pictures as {rows} by {columns} patches; patch row,column counts from 0, at "
+        "the top left. Grey patches were dropped by token selection.</p>"
     )
     sections = []
     for i, one in enumerate(found):
         scores = ", ".join(f"{html.escape(k)} {v:.4f}" for k, v in one.explanation.scores.items())
+        if isinstance(one.explanation, MaskExplanation):
+            scores += f"; read through the sketch's mask the cosine is {one.explanation.guided_score:.4f}"
         figures = [
             f'<figure><h3>{CAPTIONS[key][0]}</h3><img alt="{CAPTIONS[key][0]}" src="{_inline(picture)}">'
             f"<figcaption>{CAPTIONS[key][1]}</figcaption></figure>"
@@ -189,6 +218,19 @@ def _draw(
     }
     pictures["synthesis"] = _lines([_Panel(_scaled(pixels, MIDDLE), title) for title, pixels in shown.items()])
     return pictures
+
+
+def _masks(found: MaskExplanation, sketch: np.ndarray, photo: np.ndarray) -> Image.Image:
+    panels = [_Panel(_scaled(pixels, SMALL), title) for title, pixels in (("sketch", sketch), ("photo", photo))]
+    for title, values in (
+        ("the photo's own", found.own),
+        ("guided by the sketch", found.guided),
+        ("guided above own", (found.guided - found.own).clamp(min=0)),
+    ):
+        low, high = float(values.min()), float(values.max())
+        tinted = _tinted(photo, (values - low) / max(high - low, 1e-6), ATTENTION)
+        panels.append(_Panel(tinted, title, f"{low:.2f} to {high:.2f}"))
+    return _lines(panels)
 
 
 def _correspondences(

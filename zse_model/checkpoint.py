@@ -123,12 +123,12 @@ HEADS = ("relation.", "prototypes", "soft_labels.", "fusion", "backbone.classifi
 def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
     """Give a new network the weights of a trained one; gives the names of those that stay as they were.
 
-    Heads are taken over where they fit, everything else has to fit. Raises ValueError for another method, or names
-    and shapes that do not.
+    Heads are taken over where they fit, everything else has to fit; of another method the backbone alone is taken.
+    Raises ValueError for names and shapes that do not fit.
     """
-    if not isinstance(method, METHODS[start.name]):
-        raise ValueError(f"start: a checkpoint of {start.name!r} cannot start a {type(method).__name__}")
     mine, theirs = method.state_dict(), start.method.state_dict()
+    if not isinstance(method, METHODS[start.name]):
+        return _backbone_from(method, mine, theirs)
     fits = {name for name, value in theirs.items() if name in mine and mine[name].shape == value.shape} - {"fusion"}
     if wrong := sorted(n for n in (mine.keys() | theirs.keys()) - fits if not n.startswith(HEADS)):
         raise ValueError(
@@ -138,6 +138,20 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
         )
     method.load_state_dict({**mine, **{name: theirs[name] for name in fits}})
     return sorted(mine.keys() - fits - {"fusion"})
+
+
+def _backbone_from(method: RetrievalMethod, mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    """`start_from` another method. A backbone of the sketches' own starts from the one that there is."""
+    wanted = [n for n in mine if n.removeprefix("sketch_").startswith("backbone.model.")]
+    source = {n: theirs.get(n, theirs.get(n.removeprefix("sketch_"))) for n in wanted}
+    if wrong := sorted(n for n, value in source.items() if value is None or value.shape != mine[n].shape):
+        raise ValueError(
+            f"start: the backbones differ in {wrong[:5]}"
+            + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+            + ". Give the experiment the backbone of the checkpoint"
+        )
+    method.load_state_dict(mine | {name: value for name, value in source.items() if value is not None})
+    return sorted(mine.keys() - source.keys())
 
 
 def from_dict(config: type, values: Mapping[str, Any]) -> Any:

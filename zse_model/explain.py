@@ -1,8 +1,9 @@
-"""What the pair network saw in a sketch and a photo: tensors only, drawing is apart (`pipelines.explain_page`).
+"""What a network saw in a sketch and a photo: tensors only, drawing is apart (`pipelines.explain_page`).
 
-Three views, after the figures of Lin et al., CVPR 2023: the photo patches most similar to a sketch patch after
-cross-attention, the attention of the retrieval token in the last self-attention layer, and the sketch put together from
-photo patches. The paper shows figures only; how they are computed here is our design.
+Of `crossatnet` its two masks (`explain_masks`). Of `zse_sbir` three views (`explain`), after the figures of Lin et al.,
+CVPR 2023: the photo patches most similar to a sketch patch after cross-attention, the attention of the retrieval token
+in the last self-attention layer, and the sketch put together from photo patches. The paper shows figures only; how they
+are computed here is our design.
 
 Only tokens that stand for one patch of the picture are used, never the relation network's pooled anchors: in the
 published layout those mix all patches.
@@ -12,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.backbones import class_attention
-from zse_model.methods import METHODS, Encoding, Modality, RetrievalMethod, ZseSbir
+from zse_model.methods import METHODS, CrossATNet, Encoding, Modality, RetrievalMethod, ZseSbir
 from zse_model.methods.base import rerank_depth
 from zse_model.transforms import BadPicture
 
@@ -29,6 +30,27 @@ INK_SHARE = 0.25
 
 class UnexplainableError(ValueError):
     """A method that compares pictures as wholes: it has no patches to show."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskExplanation:
+    """What `crossatnet` reads of a photo, on rows x columns places of its map."""
+
+    mode: str
+    """The retrieval mode that the explanation was asked for."""
+    scores: Mapping[str, float]
+    """By every mode of the method, what `method.score` gives: the photo as a gallery holds it."""
+    grid: tuple[int, int]
+    own: Tensor
+    """float32 [rows, columns] in 0..1: what the photo alone takes for important; its embedding is made with it."""
+    guided: Tensor
+    """float32 [rows, columns] in 0..1: what this sketch finds important in it; `own` was trained to follow it."""
+    guided_score: float
+    """The cosine of the sketch and of the photo read through `guided`, which no gallery can be encoded by."""
+
+    @property
+    def score(self) -> float:
+        return self.scores[self.mode]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +102,39 @@ def explainable(method: RetrievalMethod) -> ZseSbir:
         names = {known: name for name, known in METHODS.items()}
         raise UnexplainableError(
             f"Method {names.get(type(method), type(method).__name__)!r} cannot be explained: it compares one vector a "
-            f"picture and has no patches. Methods that can be: {[names[ZseSbir]]}"
+            f"picture and has no patches. Methods that can be: {names[ZseSbir]!r}, and {names[CrossATNet]!r} with "
+            "attention"
         )
     return method
+
+
+def has_masks(method: RetrievalMethod) -> TypeGuard[CrossATNet]:
+    """Whether `explain_masks` has something to show."""
+    return isinstance(method, CrossATNet) and method.own_mask is not None
+
+
+@torch.no_grad()
+def explain_masks(method: CrossATNet, sketch: Tensor, photo: Tensor, mode: str | None = None) -> MaskExplanation:
+    """What a `crossatnet` reads of a photo: by itself, and guided by a sketch. Arguments and errors as of `explain`.
+
+    Source: crossatnet, cross-modal attention; the masks are our reconstruction.
+    """
+    mode = _ready(method, sketch, photo, mode)
+    drawn, shown = sketch.to(method.device)[None], photo.to(method.device)[None]
+    query, found = method.encode(drawn, "sketch"), method.encode(shown, "photo")
+    ours, theirs = method.features(drawn, "sketch"), method.features(shown, "photo")
+    assert ours.tokens is not None and theirs.tokens is not None
+    own, guided = method.mask(theirs.tokens), method.guided_mask(ours.tokens, theirs.tokens)
+    assert own is not None and guided is not None
+    read = method.embed(theirs, guided)
+    return MaskExplanation(
+        mode=mode,
+        scores={name: float(method.score(query, found, name)) for name in method.modes},
+        grid=method.backbone.grid,
+        own=own[0].cpu().unflatten(0, method.backbone.grid),
+        guided=guided[0].cpu().unflatten(0, method.backbone.grid),
+        guided_score=float((query["embedding"] * read).sum()),
+    )
 
 
 @torch.no_grad()
@@ -96,17 +148,7 @@ def explain(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | 
     shape, an unknown mode or a method in training mode. Source: ZSE-SBIR's figures; our design.
     """
     method = explainable(method)
-    if method.training:
-        raise ValueError("The method is in training mode, where dropout makes scores random: call method.eval() first")
-    mode = mode or method.modes[0]
-    method.check_mode(mode)
-    if rerank_depth(mode) is not None:
-        mode = str(method.pair_mode)  # what ranks the shortlist
-    _check(sketch, "sketch", (1, 3), method.size)
-    _check(photo, "photo", (3,), method.size)
-    if sketch.min() == sketch.max():
-        raise BadPicture("blank: no ink")
-
+    mode = _ready(method, sketch, photo, mode)
     device, grid = next(method.parameters()).device, method.backbone.grid
     query, sketch_rows, no_attention = _encode(method, sketch.to(device)[None], "sketch")
     found, photo_rows, _ = _encode(method, photo.to(device)[None], "photo")
@@ -161,6 +203,21 @@ def patch_of_pixels(size: int, grid: tuple[int, int]) -> Tensor:
     """int64 [size, size]: which patch of a grid, row-major, each pixel of a square belongs to."""
     row, column = (torch.arange(size) * n // size for n in grid)
     return row[:, None] * grid[1] + column
+
+
+def _ready(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | None) -> str:
+    """The mode that is explained, for a method and pictures that can be."""
+    if method.training:
+        raise ValueError("The method is in training mode, where dropout makes scores random: call method.eval() first")
+    mode = mode or method.modes[0]
+    method.check_mode(mode)
+    _check(sketch, "sketch", (1, 3), method.size)
+    _check(photo, "photo", (3,), method.size)
+    if sketch.min() == sketch.max():
+        raise BadPicture("blank: no ink")
+    if rerank_depth(mode) is not None and method.rerank is not None:
+        return method.rerank[1]  # what ranks the shortlist
+    return mode
 
 
 def _check(picture: Tensor, what: str, channels: tuple[int, ...], size: int) -> None:

@@ -86,6 +86,8 @@ class PairScorer:
     Source: zse_sbir sections 1D, 1F and 4; the arrangement is our design.
     """
 
+    reads: tuple[str, ...] = ("tokens",)
+
     def __init__(
         self,
         sketch_attends: CrossAttention,

@@ -29,6 +29,8 @@ class Scorer(Protocol):
 
     tile: int
     """How many gallery pictures are worth preparing at once."""
+    reads: tuple[str, ...]
+    """Names of the encodings that it looks at."""
 
     def prepare(self, pictures: Encoding, side: Modality) -> Any:
         """What scoring needs of these pictures, on the device it runs on."""
@@ -43,6 +45,7 @@ class DotProduct:
     """The score of global embeddings: their cosine."""
 
     tile = 2**16
+    reads: tuple[str, ...] = ("embedding",)
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -60,6 +63,7 @@ class Fused:
 
     def __init__(self, combine: Callable[[Tensor, Tensor], Tensor], first: Scorer, second: Scorer) -> None:
         self.combine, self.parts, self.tile = combine, (first, second), min(first.tile, second.tile)
+        self.reads = tuple(dict.fromkeys((*first.reads, *second.reads)))
 
     def prepare(self, pictures: Encoding, side: Modality) -> Any:
         return [part.prepare(pictures, side) for part in self.parts]
@@ -74,8 +78,8 @@ def score_all(scorer: Scorer, queries: Encoding, gallery: Encoding, wanted: Tens
 
     wanted: bool [q, g], the pairs to score; the others are -inf and cost nothing.
     """
-    total = len(queries["embedding"])
-    scores = torch.full((total, len(gallery["embedding"])), -torch.inf)
+    total = count(queries)
+    scores = torch.full((total, count(gallery)), -torch.inf)
     held: list[Any] = []
     for g in range(0, scores.shape[1], scorer.tile):
         columns = slice(g, g + scorer.tile)
@@ -100,7 +104,7 @@ def search(
     best: Ranking | None = None
     seen = 0
     for tile in gallery:
-        size, wanted = len(tile["embedding"]), None
+        size, wanted = count(tile), None
         if among is not None:
             inside = (among.indices >= seen) & (among.indices < seen + size)
             wanted = torch.zeros(len(inside), size, dtype=torch.bool)
@@ -111,6 +115,11 @@ def search(
     if best is None:
         raise ValueError("The gallery is empty: there is nothing to search.")
     return best
+
+
+def count(pictures: Encoding) -> int:
+    """How many pictures an encoding is of."""
+    return len(next(iter(pictures.values())))
 
 
 def _rows(pictures: Encoding, rows: slice) -> Encoding:

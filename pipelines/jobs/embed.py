@@ -38,7 +38,7 @@ class Encodings:
     members: Members
     """`part` and `row` are those of the image shards."""
     values: Encoding
-    """"embedding" alone: what more a method encodes is large, and read part by part (`read_values`)."""
+    """What is one vector a picture, embedding and codes: tokens are large, and read part by part (`read_values`)."""
 
 
 def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str, split: ZeroShotSplit) -> str:
@@ -140,7 +140,7 @@ class EncodePart:
                 lambda x, m=modality: self.method.encode(x.to(self.device), m), pictures, self.batch_size
             )
             for name, value in values.items():
-                kept = value.numpy() if value.dtype == torch.int64 else value.float().numpy()
+                kept = (value.float() if value.is_floating_point() else value).numpy()
                 array = encoded.setdefault(name, np.zeros((table.num_rows, *kept.shape[1:]), dtype=kept.dtype))
                 array[rows] = kept
         out = columns[0].append_column("row", pa.array(np.asarray(task["keep"], dtype=np.int64)))
@@ -167,15 +167,15 @@ def read_values(folder: str, part: str, modality: str) -> Encoding:
 
 
 def read_encodings(folder: str, modality: str, images: dict[str, Any]) -> Encodings:
-    """Who was encoded of one modality, and the embeddings. `images` is the manifest of the image shards."""
+    """Who was encoded of one modality, and their vectors. `images` is the manifest of the image shards."""
     manifest = shards.read_manifest(folder, "zse embed")
     index = {shard["name"]: i for i, shard in enumerate(images["shards"])}
-    tables, part, shape = [], [], []
+    tables, part, shapes = [], [], {}
     for name, _ in encoded_parts(manifest, modality):
         file = shards.open_part(storage.join(folder, name))
         extra = shards.part_extra(file)
-        shape = extra["shapes"]["embedding"]
-        table = file.read(columns=[*COLUMNS, "row", "embedding"]).filter(pc.field("modality") == modality)
+        shapes = {name: shape for name, shape in extra["shapes"].items() if len(shape) == 1}
+        table = file.read(columns=[*COLUMNS, "row", *shapes]).filter(pc.field("modality") == modality)
         tables.append(table)
         part.append(np.full(table.num_rows, index[extra["images"]]))
     if not tables:
@@ -191,7 +191,7 @@ def read_encodings(folder: str, modality: str, images: dict[str, Any]) -> Encodi
         part=np.concatenate(part),
         row=table["row"].to_numpy(),
     )
-    return Encodings(members, {"embedding": _tensor(table["embedding"], shape)})
+    return Encodings(members, {name: _tensor(table[name], shape) for name, shape in shapes.items()})
 
 
 def _tensor(column: pa.ChunkedArray, shape: list[int]) -> Tensor:

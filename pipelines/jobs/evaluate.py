@@ -31,8 +31,10 @@ from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, metrics_within
 from zse_model.evaluation.search import order
+from zse_model.explain import has_masks
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.methods.base import rerank_depth
+from zse_model.scoring import count
 from zse_model.split import ZeroShotSplit
 
 REPORT, QUERIES, PER_CLASS, SHEETS = "report.json", "queries.parquet", "per_class.json", "sheets"
@@ -79,7 +81,8 @@ def evaluate(
         if depth is None:
             evaluations |= _evaluate(matrices.rows(mode), searches, mode)
         else:
-            best = _shortlists(matrices.rows("ret"), searches, depth)
+            finds, _ = matrices.method.rerank or ("", "")
+            best = _shortlists(matrices.rows(finds), searches, depth)
             evaluations |= _evaluate(matrices.rows(mode, _union(searches, best)), searches, mode, best)
     provenance = {
         "split": split.name,
@@ -88,8 +91,9 @@ def evaluate(
         "checkpoint_hash": embedded["checkpoint_hash"],
         "checkpoint": checkpoint.training["run"],
     }
-    if checkpoint.method.pair_mode in _modes(config, checkpoint.method):
-        found = evaluations[searches[0].task.setting, str(checkpoint.method.pair_mode)]
+    shown = checkpoint.method.pair_mode or "ret"
+    if shown in _modes(config, checkpoint.method) and (shown != "ret" or has_masks(checkpoint.method)):
+        found = evaluations[searches[0].task.setting, shown]
         first = gallery.where(searches[0].gallery)
         for name, png in _explanations(checkpoint.method, found, images, source, sketches.members, first).items():
             storage.write_bytes(storage.join(folder, SHEETS, name), png)
@@ -209,23 +213,27 @@ class Matrices:
 
     def _stored(self, mode: str, among: Tensor | None = None) -> Iterator[Tensor]:
         """Rows and columns in stored order."""
-        if mode == "ret":
-            for rows in self.sketches["embedding"].split(EMBEDDING_TILE):
-                yield self.method.score({"embedding": rows}, self.photos, mode)
-        elif mode == "fused":
+        scored_by = mode if mode in self.method.modes else (self.method.rerank or ("", ""))[1]
+        if scored_by == self.method.pair_mode:
+            yield from score_rows(score(self.config, self.workspace, self.encodings, mode, among))
+        elif scored_by == "fused":
             done = 0
             for rn in self._stored(str(self.method.pair_mode)):
-                rows = {"embedding": self.sketches["embedding"][done : done + len(rn)]}
-                yield self.method.fuse(self.method.score(rows, self.photos, "ret"), rn)
+                yield self.method.fuse(self._block("ret", done, len(rn)), rn)
                 done += len(rn)
         else:
-            yield from score_rows(score(self.config, self.workspace, self.encodings, mode, among))
+            for start in range(0, count(self.sketches), EMBEDDING_TILE):
+                yield self._block(scored_by, start, EMBEDDING_TILE)
+
+    def _block(self, mode: str, start: int, rows: int) -> Tensor:
+        sketches = {name: value[start : start + rows] for name, value in self.sketches.items()}
+        return self.method.score(sketches, self.photos, mode)
 
 
 def _modes(config: ExperimentConfig, method: RetrievalMethod) -> list[str]:
     """The asked modes that this method has, or all of its own."""
     asked = config.evaluation.modes or method.modes
-    known = [m for m in asked if m in method.modes or (method.pair_mode is not None and rerank_depth(m) is not None)]
+    known = [m for m in asked if m in method.modes or (method.rerank is not None and rerank_depth(m) is not None)]
     return known or [method.modes[0]]
 
 

@@ -13,7 +13,7 @@ from pipelines import storage
 from pipelines.explain_page import Explained, explained, page, png
 from pipelines.jobs.search import Match, find
 from zse_model.checkpoint import load_checkpoint
-from zse_model.explain import explainable
+from zse_model.explain import explainable, has_masks
 from zse_model.transforms import BadPicture, TransformConfig, prepare_photo, prepare_sketch
 
 PAGE = "explain.html"
@@ -41,7 +41,9 @@ def explain(
         raise ValueError("Give either --photo FILE or --gallery FOLDER: what the sketch is to be explained with")
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
-    method, transforms = explainable(checkpoint.method), checkpoint.transforms  # before a gallery is encoded for it
+    method, transforms = checkpoint.method, checkpoint.transforms
+    if not has_masks(method):
+        explainable(method)  # before a gallery is encoded for it
     mode = mode or method.modes[0]
     method.check_mode(mode)
     drawn = _prepared(prepare_sketch, sketch, storage.read_bytes(sketch), transforms)

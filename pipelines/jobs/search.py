@@ -8,7 +8,7 @@ They are written and read in parts: a gallery may be larger than memory, and an 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,18 +74,18 @@ def find(
     mode = mode or method.modes[0]
     method.check_mode(mode)
     folder, paths = encode_gallery(gallery, checkpoint, workspace)
-    names = ("embedding",) if mode == method.modes[0] else None
+    finds_and_ranks = [mode] if mode in method.modes else method.rerank or ()
+    names = {name for part in finds_and_ranks for name in method.scorer(part).reads}
     with torch.inference_mode():
         query = method.encode(to_tensor([drawn]).to(device), "sketch")
-        ranking = method.search(query, partial(read_gallery, folder, names), mode, min(top, len(paths)))
+        ranking = method.search(query, partial(read_gallery, folder, sorted(names)), mode, min(top, len(paths)))
     return [Match(paths[int(i)], float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]
 
 
-def read_gallery(folder: str, names: tuple[str, ...] | None = None) -> Iterator[Encoding]:
-    """Encodings of a gallery, a part at a time: all that was encoded, or what is named."""
-    manifest = shards.read_manifest(folder, "zse search")
-    for part in manifest["parts"]:
-        files = {name: storage.join(folder, f"{name}-{part}.safetensors") for name in names or manifest["names"]}
+def read_gallery(folder: str, names: Sequence[str]) -> Iterator[Encoding]:
+    """What is named of a gallery's encodings, a part at a time."""
+    for part in shards.read_manifest(folder, "zse search")["parts"]:
+        files = {name: storage.join(folder, f"{name}-{part}.safetensors") for name in names}
         yield {name: load(storage.read_bytes(file))[name] for name, file in files.items()}
 
 

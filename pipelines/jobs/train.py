@@ -97,7 +97,7 @@ class Job:
         torch.manual_seed(self.config.train.seed)
         backbone, start = self.config.backbone, self.config.start if load_weights else None
         with ExitStack() as stack:
-            if load_weights and start is None and backbone.weights not in (None, "hub"):
+            if load_weights and backbone.weights not in (None, "hub"):
                 copy = stack.enter_context(storage.local_copy(str(backbone.weights)))
                 backbone = dataclasses.replace(backbone, weights=str(copy))
             method = create_method(
@@ -106,11 +106,11 @@ class Job:
                 backbone,
                 size=self.config.transforms.size,
                 classes=len(self.pairs_manifest()["classes"]),
-                load_weights=load_weights and start is None,
+                load_weights=load_weights,
             )
             if self.class_vectors is not None:
                 method.set_class_vectors(self.class_vectors)
-            if start is not None:
+            if start is not None:  # over the pretrained weights: of a classifier to distil the start may have none
                 start_from(method, load_checkpoint(stack.enter_context(storage.local_copy(start))))
         method.backbone_config = self.config.backbone
         return method

@@ -18,7 +18,7 @@ from tests.pipelines.test_stages import picture
 from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, save_checkpoint, seen_keys
 from zse_model.explain import Explanation, UnexplainableError
-from zse_model.methods import GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
+from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import BadPicture, TransformConfig
@@ -28,16 +28,20 @@ NAME = 'a <b>bold & "odd" name.png'
 
 
 def method(name: str) -> RetrievalMethod:
-    config = GlobalConfig(dim=16) if name == "global" else ZseSbirConfig(dim=32, heads=4, ffn=32)
-    return create_method(name, config, BackboneConfig(name="test_resnet"), size=SIZE, classes=2).eval()
+    configs = {
+        "global": GlobalConfig(dim=16),
+        "crossatnet": CrossATNetConfig(dim=16, bits=32, graph=0),
+        "zse_sbir": ZseSbirConfig(dim=32, heads=4, ffn=32),
+    }
+    return create_method(name, configs[name], BackboneConfig(name="test_resnet"), size=SIZE, classes=2).eval()
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two checkpoints, a gallery, a sketch with an awkward name."""
+    """Three checkpoints, a gallery, a sketch with an awkward name."""
     root = tmp_path_factory.mktemp("explain")
     split = ZeroShotSplit(name="s", citation="c", seen=("a", "b"), unseen=("c",))
-    for name in ("zse_sbir", "global"):
+    for name in ("zse_sbir", "global", "crossatnet"):
         save_checkpoint(
             Checkpoint(name, method(name), TransformConfig(size=SIZE), split, seen_keys([]), {}), root / name
         )
@@ -105,6 +109,16 @@ def test_a_photo_is_explained_for_the_patches_asked_for(world: Path, tmp_path: P
         zse_explain(world, tmp_path, "--photo", photo, "--patch", "4,0")
     with pytest.raises(ValueError, match="--patch takes row,column"):
         zse_explain(world, tmp_path, "--photo", photo, "--patch", "4x0")
+
+
+def test_masks_are_explained(world: Path, tmp_path: Path) -> None:
+    options = ["--gallery", str(world / "gallery"), "--top", "2", "--mode", "hash-32"]
+    printed = zse_explain(world, tmp_path, *options, checkpoint="crossatnet")
+    page = Page((tmp_path / "explain.html").read_text(encoding="utf-8"))
+    assert len(printed.splitlines()) == page.tags.count("img") == len(list(tmp_path.glob("[12]-masks.png"))) == 2
+    assert "bits on which two codes agree" in page.text and "read through the sketch's mask the cosine is" in page.text
+    with pytest.raises(ValueError, match="--patch follows patches of zse_sbir"):
+        zse_explain(world, tmp_path, *options, "--patch", "1,2", checkpoint="crossatnet")
 
 
 def test_unusable_input_is_named(world: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from pipelines.jobs.train import make_job, own_copy, train
 from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError
-from zse_model.methods import ZseSbirConfig
+from zse_model.methods import CrossATNetConfig, ZseSbirConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -139,6 +139,29 @@ def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:
         run(other, workspace, until="train")
     with pytest.raises(ValueError, match="beyond their heads the networks differ"):
         run(stage(backbone="test_vit2", start=start), workspace, until="train")
+
+
+def test_a_training_starts_from_the_backbone_of_another_method(tmp_path: Path) -> None:
+    workspace = str(tmp_path)
+    start = run(tiny(train={"steps": 2, "checks": 1}), workspace, until="train").checkpoints["global"]
+
+    def stage(backbone: str = "test_resnet", **changes: Any) -> ExperimentConfig:
+        config = tiny(train={"steps": 1, "checks": 1}, start=start, backbone={"name": backbone}, **changes)
+        method = CrossATNetConfig(dim=16, bits=32, neighbours=1, share_backbone=False, distillation=1)
+        return replace(config, methods={"crossatnet": method})
+
+    config = stage()
+    images = ingest(config, workspace)
+    job = make_job(config, "crossatnet", workspace, images, shard(config, workspace, images))
+    tuned, mine = load_checkpoint(start).method.state_dict(), job.create_method().state_dict()
+    for side in ("", "sketch_"):
+        names = [n for n in mine if n.startswith(f"{side}backbone.model.")]
+        assert names and all(torch.equal(mine[n], tuned[n.removeprefix(side)]) for n in names)
+    run(config, workspace, until="train")
+    with pytest.raises(LeakError, match="trained on the pseudo-unseen classes"):
+        run(stage(dataset={"split_seed": 1}), workspace, until="train")
+    with pytest.raises(ValueError, match="the backbones differ in"):
+        run(stage(backbone="test_vit"), workspace, until="train")
 
 
 def test_the_whole_path_on_s3(s3: str, tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from tests.zse_model.test_methods import CLASSES, CNN, SIZE, batch, pictures
+from zse_model.evaluation.search import rank
+from zse_model.explain import UnexplainableError, explain, explain_masks, has_masks
 from zse_model.graph import class_graph
-from zse_model.hashing import Hamming, itq
+from zse_model.hashing import CodeIndex, Hamming, itq, pack, unpack
 from zse_model.methods import CrossATNetConfig, create_method
 from zse_model.methods.crossatnet import CrossATNet
 from zse_model.scoring import score_all
+from zse_model.transforms import BadPicture
 
 
 def network(**changes: Any) -> CrossATNet:
@@ -76,6 +79,29 @@ def test_a_photo_is_encoded_without_a_sketch_and_a_sketch_guides_its_mask() -> N
     assert network(attention=0).mask(photo) is None
 
 
+def test_an_explanation_shows_the_masks_that_the_network_reads_with() -> None:
+    method = network()
+    assert method.own_mask is not None
+    torch.nn.init.normal_(method.own_mask[2].weight)
+    sketch, photo = pictures(1, 1)[0], pictures(1, 3)[0]
+    found = explain_masks(method, sketch, photo, "rerank-5")
+    assert found.mode == "ret" and found.scores.keys() == {"ret", "hash-32"}
+    assert found.own.shape == found.guided.shape == method.backbone.grid
+    # Half the picture gone: its own mask is another one, and the guided one too.
+    blank = photo.clone()
+    blank[:, :, SIZE // 2 :] = 0
+    other = explain_masks(method, sketch, blank)
+    assert not torch.allclose(other.own, found.own) and not torch.allclose(other.guided, found.guided)
+    again = explain_masks(method, pictures(1, 1, 7)[0], photo)
+    assert torch.equal(again.own, found.own) and not torch.allclose(again.guided, found.guided)
+    assert again.guided_score != found.guided_score != found.score
+    with pytest.raises(BadPicture, match="no ink"):
+        explain_masks(method, torch.full_like(sketch, 255), photo)
+    assert has_masks(method) and not has_masks(network(attention=0))
+    with pytest.raises(UnexplainableError, match="and 'crossatnet' with attention"):
+        explain(network(attention=0), sketch, photo)
+
+
 def test_the_photos_own_mask_learns_from_the_guided_one_not_the_other_way() -> None:
     method = network(classification=0, graph=0, reconstruction=0, hash=0)
     method.train()(batch(4))["attention"].mean().backward()
@@ -84,12 +110,57 @@ def test_the_photos_own_mask_learns_from_the_guided_one_not_the_other_way() -> N
     assert next(method.own_mask.parameters()).grad is not None
 
 
-def test_the_score_of_codes_is_their_hamming_distance() -> None:
+def codes(n: int, bits: int = 64, seed: int = 1) -> torch.Tensor:
+    """Few different ones, so that most distances tie."""
+    kinds = torch.rand(40, bits, generator=torch.manual_seed(seed)) < 0.5
+    return pack(kinds[torch.randint(40, (n,), generator=torch.manual_seed(seed + 1))])
+
+
+def test_codes_are_packed_and_unpacked() -> None:
     bits = torch.rand(20, 64, generator=torch.manual_seed(1)) < 0.5
-    pictures = {"embedding": torch.where(bits, 1.0, -1.0)}
-    scores = score_all(Hamming(torch.device("cpu"), lambda x: x > 0), pictures, pictures)
-    distance = (bits[:, None] != bits[None]).sum(2)
-    assert torch.equal(scores, 64 - 2 * distance.float())
+    packed = pack(bits)
+    assert packed.dtype == torch.uint8 and packed.shape == (20, 8)
+    np.testing.assert_array_equal(np.unpackbits(packed.numpy(), axis=1, bitorder="little"), bits.numpy())
+    assert torch.equal(unpack(packed), bits)
+
+
+@pytest.mark.parametrize("bits", [32, 64, 128, 256])
+def test_an_index_of_codes_ranks_as_their_hamming_distance_does(bits: int) -> None:
+    queries, gallery = codes(9, bits, seed=5), codes(3000, bits)
+    distance = (unpack(queries)[:, None] != unpack(gallery)[None]).sum(2)
+    scores = score_all(Hamming(torch.device("cpu"), "hash"), {"hash": queries}, {"hash": gallery})
+    assert torch.equal(scores, bits - 2 * distance.float())
+    flat, lists = CodeIndex(bits), CodeIndex(bits, lists=12, probed=12)
+    for index in (flat, lists):
+        for part in gallery.split(1000):
+            index.add(part)
+    for k in (1, 100, 3000, 4000):
+        expected = rank(scores, k)
+        for query in (queries, queries[:1]):
+            found = flat.search(query, k)
+            assert torch.equal(found.indices, expected.indices[: len(query)]), "ties go to the lower position"
+            assert torch.equal(found.scores, expected.scores[: len(query)])
+        assert torch.equal(lists.search(queries, k).scores, expected.scores), "every list probed"
+
+
+def test_an_index_in_lists_says_what_it_found_and_never_fewer_than_asked() -> None:
+    gallery = codes(3000)
+    index = CodeIndex(64, lists=12, probed=1)
+    index.add(gallery)
+    found = index.search(gallery[:5], 10)
+    assert torch.equal(found.scores[:, 0], torch.full((5,), 64.0)), "a code's own list holds it"
+    assert torch.equal(index.search(gallery[:5], 3000).indices.sort().values, torch.arange(3000).expand(5, -1))
+
+
+def test_what_an_index_cannot_search_is_refused() -> None:
+    index = CodeIndex(64)
+    with pytest.raises(ValueError, match="gallery is empty"):
+        index.search(codes(1), 5)
+    with pytest.raises(ValueError, match=r"Codes of 64 bits are uint8 \[n, 8\], got torch.uint8 \[2, 4\]"):
+        index.add(codes(2, 32))
+    index.add(codes(2))
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        index.search(codes(1), 0)
 
 
 def test_itq_keeps_more_than_the_signs_of_principal_directions() -> None:
@@ -108,7 +179,8 @@ def test_itq_keeps_more_than_the_signs_of_principal_directions() -> None:
     assert itq(x, 32)[1].shape == (24, 32)
 
 
-def test_a_training_ends_with_the_baseline_codes() -> None:
+def test_a_training_ends_with_the_baseline_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zse_model.methods.crossatnet.ITQ_PICTURES", 64)
     method = network()
     assert method.modes == ("ret", "hash-32")
     method.conclude(itertools.repeat(batch(4)))
@@ -116,6 +188,12 @@ def test_a_training_ends_with_the_baseline_codes() -> None:
     again = create_method("crossatnet", method.config, CNN, size=SIZE, classes=CLASSES)
     again.load_state_dict(method.state_dict())
     assert again.modes == method.modes
+    encoded = method.encode(pictures(3, 3), "photo")
+    assert {name: tuple(value.shape) for name, value in encoded.items()} == {
+        "embedding": (3, 32),
+        "hash-32": (3, 4),
+        "itq-32": (3, 4),
+    }
 
 
 def test_what_makes_no_sense_is_refused() -> None:

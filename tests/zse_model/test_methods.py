@@ -146,12 +146,11 @@ def test_a_streamed_search_ranks_as_the_whole_score_matrix(method: RetrievalMeth
         found = method.search(queries, lambda: tiles(gallery, 4), mode, 4)
         torch.testing.assert_close(found.scores, rank(scores, 4).scores, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(scores.gather(1, found.indices), found.scores, atol=1e-5, rtol=1e-4)
-    if method.pair_mode is not None:
-        first, scores = rank(method.score(queries, gallery, "ret"), 4), method.score(queries, gallery, method.pair_mode)
-        found = method.search(queries, lambda: tiles(gallery, 4), "rerank-4", 4)
+    if method.rerank is not None:
+        first, scores = (method.score(queries, gallery, mode) for mode in method.rerank)
+        first, found = rank(first, 4), method.search(queries, lambda: tiles(gallery, 4), "rerank-4", 4)
         assert torch.equal(found.indices.sort().values, first.indices.sort().values)
         torch.testing.assert_close(scores.gather(1, found.indices), found.scores, atol=1e-5, rtol=1e-4)
-    if method.pair_mode is not None:
         with pytest.raises(ValueError, match="rerank-4 ranks 4 photos, not 5: ask for fewer, or for rerank-5"):
             method.search(queries, lambda: tiles(gallery, 4), "rerank-4", 5)
 

@@ -59,7 +59,7 @@ class RetrievalMethod(nn.Module, ABC):
 
     Config: ClassVar[type]
     pair_mode: ClassVar[str | None] = None
-    """The mode that runs a network on every pair, which `rerank-K` runs on the K best of the first mode only."""
+    """The mode that runs a network on every pair."""
     backbone: Backbone
 
     def __init__(
@@ -81,13 +81,16 @@ class RetrievalMethod(nn.Module, ABC):
         """Ways of scoring every pair, the first is the default and what checkpoints are selected by."""
         return ("ret",)
 
+    @property
+    def rerank(self) -> tuple[str, str] | None:
+        """What `rerank-K` does: the mode that finds the K best, and the one that ranks them. None = there is none."""
+        return None if self.pair_mode is None else (self.modes[0], self.pair_mode)
+
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
         """How pairs are scored in one of `modes`, with the weights as they are now. Raises ValueError for another."""
         self.check_mode(mode)
         if mode not in self.modes:
-            raise ValueError(
-                f"Mode {mode} is no way of scoring every pair; it is {self.modes[0]}, then {self.pair_mode}"
-            )
+            raise ValueError(f"Mode {mode} is no way of scoring every pair; it is {' then '.join(self.rerank or ())}")
         return DotProduct(self.device)
 
     def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
@@ -106,12 +109,13 @@ class RetrievalMethod(nn.Module, ABC):
         """
         self.check_mode(mode)
         depth = rerank_depth(mode)
-        if depth is None or self.pair_mode is None:
+        if depth is None or self.rerank is None:
             return search(self.scorer(mode), queries, gallery(), k)
         if k > depth:
             raise ValueError(f"{mode} ranks {depth} photos, not {k}: ask for fewer, or for rerank-{k}")
-        first = search(self.scorer(self.modes[0]), queries, gallery(), depth)
-        return search(self.scorer(self.pair_mode), queries, gallery(), k, among=first)
+        finds, ranks = self.rerank
+        first = self.search(queries, gallery, finds, depth)
+        return search(self.scorer(ranks), queries, gallery(), k, among=first)
 
     def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:  # noqa: B027
         """Called once after a training, with what its pseudo-unseen classes give: a method may choose how it combines
@@ -141,8 +145,8 @@ class RetrievalMethod(nn.Module, ABC):
         training batches, of which there are as many as it takes. What is kept must be a buffer."""
 
     def check_mode(self, mode: str) -> None:
-        known = self.modes if self.pair_mode is None else (*self.modes, "rerank-K (such as rerank-100)")
-        if mode not in self.modes and (self.pair_mode is None or rerank_depth(mode) is None):
+        known = self.modes if self.rerank is None else (*self.modes, "rerank-K (such as rerank-100)")
+        if mode not in self.modes and (self.rerank is None or rerank_depth(mode) is None):
             raise ValueError(f"Unknown retrieval mode {mode!r} for {type(self).__name__}. Known modes: {known}")
 
 

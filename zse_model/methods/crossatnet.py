@@ -12,7 +12,7 @@ sketch-guided one: a gallery is encoded once, and retrieval is a dot product or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, Features
+from zse_model.evaluation.search import Ranking
 from zse_model.graph import Edges, GraphEncoder
-from zse_model.hashing import Hamming, itq
+from zse_model.hashing import CodeIndex, Hamming, itq, pack
 from zse_model.losses import cosine_logits, nearest_other, normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
@@ -148,10 +149,11 @@ class CrossATNet(RetrievalMethod):
         return (affinity.logsumexp(2) - math.log(sketch.shape[1])).sigmoid()
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
-        """-> "embedding" [b, dim], float32, L2-normalised; codes are read off it."""
+        """-> "embedding" [b, dim], float32, L2-normalised, and its codes by `hash-N` and `itq-N`, uint8 [b, N / 8]."""
         features = self.features(images, modality)
         assert features.tokens is not None
-        return {"embedding": self.embed(features, self.mask(features.tokens) if modality == "photo" else None)}
+        x = self.embed(features, self.mask(features.tokens) if modality == "photo" else None)
+        return {"embedding": x, **{mode: pack(self.code(x, mode)) for mode in self.modes[1:]}}
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -160,9 +162,22 @@ class CrossATNet(RetrievalMethod):
         baseline = (f"itq-{self.config.bits}",) if self.itq_projection.any() else ()
         return ("ret", *learned, *baseline)
 
+    @property
+    def rerank(self) -> tuple[str, str] | None:
+        """Codes find what embeddings rank."""
+        return None if self.hash is None else (f"hash-{self.config.bits}", "ret")
+
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
         embedding = super().scorer(mode, precision)
-        return embedding if mode == "ret" else Hamming(self.device, lambda x: self.code(x, mode))
+        return embedding if mode == "ret" else Hamming(self.device, mode)
+
+    def search(self, queries: Encoding, gallery: Callable[[], Iterable[Encoding]], mode: str, k: int) -> Ranking:
+        if mode not in self.modes[1:]:
+            return super().search(queries, gallery, mode, k)
+        index = CodeIndex(self.config.bits)
+        for tile in gallery():
+            index.add(tile[mode])
+        return index.search(queries[mode], k)
 
     def code(self, embedding: Tensor, mode: str) -> Tensor:
         """Embeddings [n, dim] -> bool [n, bits], by `hash-N` or `itq-N`."""

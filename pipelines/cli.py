@@ -127,6 +127,11 @@ def search(
             help="ret, rerank-100; of zse_sbir also rn, fused; of crossatnet also hash-64, itq-64.",
         ),
     ] = None,
+    rerank_by: Annotated[
+        str | None,
+        typer.Option("--rerank-by", metavar="CHECKPOINT", help="Let this checkpoint rank anew what was found."),
+    ] = None,
+    depth: Annotated[int, typer.Option("--depth", min=1, help="How many it ranks anew.")] = 100,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the picture of the result goes.")] = Path(
         "search.png"
     ),
@@ -134,12 +139,18 @@ def search(
     """Find the photos that a drawing means. Prints the best and draws them.
 
     Example: `zse search --sketch cat.png --gallery ~/photos --checkpoint workspace/checkpoints/...`
+
+    Codes of one network find, another one ranks: `--mode hash-64 --rerank-by workspace/checkpoints/... --depth 200`
     """
     from pipelines.jobs.search import search as find
 
-    for i, match in enumerate(find(sketch, gallery, checkpoint, workspace, top=top, mode=mode, picture=out)):
+    found = find(
+        sketch, gallery, checkpoint, workspace, top=top, mode=mode, picture=out, rerank_by=rerank_by, depth=depth
+    )
+    for i, match in enumerate(found):
         print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
     more = "--mode rerank-50" if mode and mode.startswith("rerank") else f"--mode {mode}" if mode else ""
+    more += f" --rerank-by {quote(rerank_by)} --depth {depth}" if rerank_by else ""
     inputs = f"--sketch {quote(sketch)} --gallery {quote(gallery)} --checkpoint {quote(checkpoint)}"
     _last(f"Drawn in {out}", f"zse search {inputs} --top 50 {more}".rstrip())
 

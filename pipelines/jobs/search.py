@@ -38,13 +38,29 @@ class Match:
 
 
 def search(
-    sketch: str, gallery: str, checkpoint_url: str, workspace: str, *, top: int, mode: str | None, picture: Path
+    sketch: str,
+    gallery: str,
+    checkpoint_url: str,
+    workspace: str,
+    *,
+    top: int,
+    mode: str | None,
+    picture: Path,
+    rerank_by: str | None = None,
+    depth: int = 100,
 ) -> list[Match]:
-    """The best photos, best first; draws them to `picture`. Raises BadPicture for an unusable sketch."""
+    """The best photos, best first; draws them to `picture`. Raises BadPicture for an unusable sketch.
+
+    rerank_by: another checkpoint, which ranks the first `depth` anew.
+    """
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
-    drawn = prepare_sketch(storage.read_bytes(sketch), checkpoint.transforms)
-    found = find(drawn, gallery, checkpoint, workspace, top=top, mode=mode)
+    data = storage.read_bytes(sketch)
+    drawn = prepare_sketch(data, checkpoint.transforms)
+    found = find(drawn, gallery, checkpoint, workspace, top=max(top, depth) if rerank_by else top, mode=mode)
+    if rerank_by is not None:
+        with storage.local_copy(rerank_by) as copy:
+            found = ranked_anew(data, gallery, found, load_checkpoint(copy))[:top]
     photos = [
         prepare_photo(data, checkpoint.transforms)
         for data in storage.read_many(gallery, [match.path for match in found])
@@ -80,6 +96,22 @@ def find(
         query = method.encode(to_tensor([drawn]).to(device), "sketch")
         ranking = method.search(query, partial(read_gallery, folder, sorted(names)), mode, min(top, len(paths)))
     return [Match(paths[int(i)], float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]
+
+
+def ranked_anew(sketch: bytes, gallery: str, found: list[Match], checkpoint: Checkpoint) -> list[Match]:
+    """Photos that another checkpoint found, in the order of this one: by its pair network, if it has one."""
+    method = checkpoint.method.to("cuda" if torch.cuda.is_available() else "cpu")
+    drawn = prepare_sketch(sketch, checkpoint.transforms)
+    photos = []
+    for match, data in zip(found, storage.read_many(gallery, [match.path for match in found]), strict=True):
+        if isinstance(data, Exception):
+            raise storage.StorageError(f"{match.path} was found, and is gone from {gallery}") from data
+        photos.append(prepare_photo(data, checkpoint.transforms))
+    encoded = [_encode(method, photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
+    with torch.inference_mode():
+        query = method.encode(to_tensor([drawn]).to(method.device), "sketch")
+        ranking = method.search(query, lambda: encoded, method.pair_mode or method.modes[0], len(found))
+    return [Match(found[int(i)].path, float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]
 
 
 def read_gallery(folder: str, names: Sequence[str]) -> Iterator[Encoding]:

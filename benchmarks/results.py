@@ -19,7 +19,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,8 @@ class Row:
     """Also evaluate on the other data set."""
     faithful: bool = False
     """Also take patches away from photos that match."""
+    start: Row | None = None
+    """Whose checkpoint of seed 0 the training starts from."""
 
     def file(self, seed: int) -> Path:
         return ROWS / f"{self.table}.{self.name}.{seed}.json"
@@ -78,10 +80,13 @@ class Row:
             f"train.steps={self.steps}",
             f"train.seed={seed}",
             *self.settings,
+            *(["start=$START"] if self.start else []),
         ]
 
     def command(self, seed: int) -> str:
-        return f"zse run -e {self.experiment} " + " ".join(f"--set {s}" for s in self.overrides(seed))
+        """`$START` stands for the checkpoint of the row that is named."""
+        text = f"zse run -e {self.experiment} " + " ".join(f"--set {s}" for s in self.overrides(seed))
+        return text + (f"  # START: {self.start.command(0)}" if self.start else "")
 
 
 def zse(name: str, *settings: str, note: str = "", **options: Any) -> Row:
@@ -135,8 +140,36 @@ SELECTION = [
 ]
 
 
+WARM = SELECTION[0]
+
+
+def crossatnet(name: str, *settings: str, note: str = "", **options: Any) -> Row:
+    vectors = f"class_vectors={VECTORS.format('word2vec')}"
+    changed = tuple(f"methods.crossatnet.{s}" for s in (vectors, *settings))
+    return Row("crossatnet", name, "folder+crossatnet", changed, (0, 1, 2), note, steps=140, start=WARM, **options)
+
+
+VECTORS = "$DATA/class_vectors/class_vectors_sketchy125.npz#{}"
+CROSSATNET = [
+    Row("crossatnet", "global", "folder+global", (), (0, 1, 2), "trained on", steps=150, start=WARM),
+    crossatnet("crossatnet", note="as `folder+crossatnet` has it, with word2vec"),
+    *(crossatnet(f"crossatnet-no-{part}", f"{part}=0") for part in ("triplet", "attention", "graph", "classification")),
+    crossatnet("crossatnet-no-reconstruction", "reconstruction=0"),
+    crossatnet("crossatnet-no-hash", "hash=0"),
+    *(crossatnet(f"crossatnet-{v}", f"class_vectors={VECTORS.format(v)}") for v in ("glove", "fasttext")),
+    crossatnet("crossatnet-random-vectors", "class_vectors=random", note="a graph without meaning"),
+    crossatnet("crossatnet-mst", "edges=mst", note="minimum spanning tree"),
+    crossatnet("crossatnet-distillation", "distillation=1", note="not of the reconstruction"),
+]
+
+
 BEST = ()  # settings of `folder+zse_sbir` that the selection table chose; () = as shipped
-ASKED = ("evaluation.modes=[ret,rn,fused,rerank-100]", "evaluation.distractors=[drawn]")
+MODES = ("ret", "rn", "fused", "hash-64", "itq-64", "rerank-100")
+ASKED = (
+    f"evaluation.modes=[{','.join(MODES)}]",
+    "evaluation.distractors=[drawn,held_back]",
+)
+STEPS = {"folder+global": 560, "folder+zse_sbir": 410, "folder+crossatnet": 520}
 
 
 def final(name: str, experiment: str, *settings: str, note: str) -> list[Row]:
@@ -149,13 +182,14 @@ def final(name: str, experiment: str, *settings: str, note: str) -> list[Row]:
             (0, 1, 2),
             note,
             split,
-            560 if experiment == "folder+global" else 410,
+            STEPS[experiment],
             split == "sketchy-25",
         )
         for split in ("sketchy-25", "sketchy-21")
     ]
 
 
+WORD2VEC = f"methods.crossatnet.class_vectors={VECTORS.format('word2vec')}"
 FINAL = [
     *final("global", "folder+global", note="one vector a picture"),
     *final("zse", "folder+zse_sbir", *BEST, note="with the auxiliary losses that `global` has"),
@@ -165,7 +199,24 @@ FINAL = [
         *(f"methods.zse_sbir.{s}" for s in PUBLISHED),
         note="triplet and relation alone",
     ),
+    *final(
+        "global-head",
+        "folder+global",
+        "methods.global.dim=512",
+        "methods.global.readout=head",
+        note="ranks by its 512-d head",
+    ),
+    *final("crossatnet", "folder+crossatnet", WORD2VEC, note="the reconstruction, 512-d"),
+    *final("crossatnet-d64", "folder+crossatnet", WORD2VEC, "methods.crossatnet.dim=64", note="64-d"),
+    *final(
+        "crossatnet-distillation",
+        "folder+crossatnet",
+        WORD2VEC,
+        "methods.crossatnet.distillation=1",
+        note="with the auxiliary loss that `global` has",
+    ),
 ]
+ROWS_OF_ALL = [*SELECTION, *CROSSATNET, *FINAL]
 
 
 @dataclass
@@ -193,7 +244,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="draw the page from the rows that are there")
     parser.add_argument("--workspace", default="workspace/results")
     options = parser.parse_args()
-    rows = [*SELECTION, *FINAL]
+    rows = ROWS_OF_ALL
     left = [
         (row, seed)
         for seed in range(3)  # one seed of every row first: a page with few seeds is better than one with few rows
@@ -215,9 +266,7 @@ def main() -> None:
 
 def make(row: Row, seed: int, workspace: str) -> None:
     """Run one row and write its file, whole."""
-    overrides = [s.replace("$DATA", DATA).replace("$WEIGHTS", WEIGHTS) for s in row.overrides(seed)]
-    config = load_experiment(row.experiment, [*overrides, "tracking.enabled=false"])
-    start = time.time()
+    config, start = configured(row, seed, workspace), time.time()
     out = run(config, workspace)
     (name,) = config.methods
     manifest = shards.read_manifest(out.checkpoints[name], "zse train")
@@ -239,13 +288,26 @@ def make(row: Row, seed: int, workspace: str) -> None:
     part.rename(file)
 
 
+def configured(row: Row, seed: int, workspace: str) -> ExperimentConfig:
+    start = ""
+    if row.start is not None:
+        config = configured(row.start, 0, workspace)
+        (start,) = run(config, workspace, until="train").checkpoints.values()
+    values = {"$DATA": DATA, "$WEIGHTS": WEIGHTS, "$START": start}
+    overrides = row.overrides(seed)
+    for name, value in values.items():
+        overrides = [s.replace(name, value) for s in overrides]
+    return load_experiment(row.experiment, [*overrides, "tracking.enabled=false"])
+
+
 def recorded(out: Outputs, name: str) -> dict[str, Any]:
-    """Result rows, and each query's own values: `ret/mAP_all` by class, `fg:ret/acc_1` by instance."""
+    """Result rows, and each query's own values: `ret/mAP_all` by class, `fg:ret/acc_1` by instance,
+    `generalised:ret/mAP_all` beside held-back photos."""
     queries, kept = per_query(out.reports[name]), {}
     for column, values in queries.items():
         setting, *rest = column.split("/")
         if rest and rest[0] == "plain" and rest[2] in KEPT:
-            kind = re.search(r"-(fg|fg-class|fg-all)\.[0-9a-f]{8}$", setting)
+            kind = re.search(r"-(fg|fg-class|fg-all|generalised)\.[0-9a-f]{8}$", setting)
             key = (f"{kind[1]}:" if kind else "") + f"{rest[1]}/{rest[2]}"
             kept[key] = [None if v is None or np.isnan(v) else round(v, 5) for v in values]
     rows = [{k: r[k] for k in COLUMNS} for r in out.rows()]
@@ -289,19 +351,28 @@ def faithfulness(out: Outputs, name: str) -> dict[str, Any]:
     return {"category": [str(members.category[i]) for i in sketches], **found}
 
 
-def load(rows: Iterable[Row]) -> dict[str, Found]:
-    return {
-        row.name: Found(row, [json.loads(row.file(s).read_text()) for s in row.seeds if row.file(s).exists()])
-        for row in rows
-    }
+def load(rows: Iterable[Row]) -> list[Found]:
+    return [
+        Found(row, [json.loads(row.file(s).read_text()) for s in row.seeds if row.file(s).exists()]) for row in rows
+    ]
 
 
 def page(rows: list[Row]) -> str:
     found = load(rows)
-    chosen = {name: one for name, one in found.items() if one.row.table == "selection"}
-    last = {name: one for name, one in found.items() if one.row.table == "final"}
-    parts = [INTRODUCTION, *selection_table(chosen), FINAL_TEXT, *final_table(last), FINE_TEXT, *fine_table(last)]
-    parts += [CROSS_TEXT, *cross_table(last), FAITHFUL_TEXT, *faithful_table(chosen), ""]
+    chosen, parted, last = (
+        {one.row.name: one for one in found if one.row.table == table} for table in ("selection", "crossatnet", "final")
+    )
+    parts = [INTRODUCTION, *selection_table(chosen, ("ret", "rn", "fused"), "zse")]
+    parts += [CROSSATNET_TEXT, *selection_table(parted, ("ret", "hash-64", "itq-64"), "crossatnet")]
+    parts += [
+        FINAL_TEXT,
+        *final_table(last),
+        CODES_TEXT,
+        *codes_table(last),
+        GENERALISED_TEXT,
+        *generalised_table(last),
+    ]
+    parts += [FINE_TEXT, *fine_table(last), CROSS_TEXT, *cross_table(last), FAITHFUL_TEXT, *faithful_table(chosen), ""]
     return "\n".join(parts)
 
 
@@ -321,11 +392,31 @@ others. Nothing in this table read a test class.
 """
 
 
+CROSSATNET_TEXT = """
+## What the parts of CrossATNet are worth
+
+The same classes and budget, every row started from the backbone of `global` above (seed 0), which was tuned on the
+seen classes. Each part off by its weight, other class vectors, another graph. The hash loss does not reach the
+embedding: `crossatnet-no-hash` differs by rounding.
+"""
+
+
 FINAL_TEXT = """
 ## Final table
 
-The unseen classes of two published splits, a budget of 15 CPU minutes a run: 625 and 525 sketches, as many photos. A
-shortlist has no mAP_all.
+The unseen classes of two published splits, a budget of 15 CPU minutes a run on nine tenths of the seen photos: 625 and
+525 sketches, as many photos. A shortlist has no mAP_all.
+"""
+CODES_TEXT = """
+## Codes
+
+The same checkpoints by the cosine of their embeddings, by 64 learned bits and by 64 bits of ITQ: 2,048 (512-d) or 256
+(64-d) bytes a photo, and 8.
+"""
+GENERALISED_TEXT = """
+## Generalised
+
+The unseen photos alone, and beside the photos of seen classes that were held back from training (a tenth). mAP_all.
 """
 FINE_TEXT = """
 ## Fine-grained, unseen classes
@@ -356,21 +447,21 @@ def not_run(one: Found, columns: int) -> str:
     return f"| {one.row.name} | not run |" + " |" * (columns - 2)
 
 
-def selection_table(found: dict[str, Found]) -> list[str]:
+def selection_table(found: dict[str, Found], modes: Sequence[str], reference: str) -> list[str]:
     lines = [
-        "| row | seeds | ret | rn | fused | best mode minus the same of `zse` | steps | CPU minutes | |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| row | seeds | {' | '.join(modes)} | best mode minus the same of `{reference}` | steps | CPU minutes | |",
+        "|---" * (6 + len(modes)) + "|",
     ]
     for name, one in found.items():
         if not one.records:
-            lines.append(not_run(one, 9))
+            lines.append(not_run(one, 6 + len(modes)))
             continue
-        cells = {mode: one.values(f"{mode}/mAP_all") for mode in ("ret", "rn", "fused")}
+        cells = {mode: one.values(f"{mode}/mAP_all") for mode in modes}
         best = max(((float(np.nanmean(v)), m) for m, v in cells.items() if v is not None), default=(0.0, "ret"))[1]
         lines.append(
             f"| {name} | {len(one.records)} | "
             + " | ".join("" if v is None else interval(v, one.groups()) for v in cells.values())
-            + f" | {difference(one, found['zse'], best, best) if name != 'zse' else ''} "
+            + f" | {difference(one, found[reference], best, best) if name != reference else ''} "
             + f"| {one.records[0]['steps']} | {statistics.mean(r['cpu_minutes'] for r in one.records):.1f} "
             + f"| {one.row.note} |"
         )
@@ -382,7 +473,7 @@ def final_table(found: dict[str, Found]) -> list[str]:
     for name, one in found.items():
         if not one.records:
             lines.append(not_run(one, 7))
-        for mode in ("ret", "rn", "fused", "rerank-100"):
+        for mode in MODES:
             cells = [one.values(f"{mode}/{metric}") for metric in ("mAP_all", "P_25", "P_1")]
             if cells[2] is None:
                 continue
@@ -390,6 +481,41 @@ def final_table(found: dict[str, Found]) -> list[str]:
             versus = "" if one is reference else difference(one, reference, mode, "ret")
             texts = ["-" if v is None else interval(v, one.groups()) for v in cells]
             lines.append(f"| {name} | {len(one.records)} | {mode} | {texts[0]} | {versus} | {texts[1]} | {texts[2]} |")
+    return lines
+
+
+def codes_table(found: dict[str, Found]) -> list[str]:
+    lines = [
+        "| row | seeds | floats | hash-64 | itq-64 | hash-64 / floats | hash-64 minus itq-64 |",
+        "|---" * 7 + "|",
+    ]
+    for name, one in found.items():
+        if one.row.experiment != "folder+crossatnet":
+            continue
+        values = [one.values(f"{mode}/mAP_all") for mode in ("ret", "hash-64", "itq-64")]
+        if any(v is None for v in values):
+            lines.append(not_run(one, 7))
+            continue
+        means = [interval(v, one.groups()) for v in values if v is not None]
+        share = np.nanmean(values[1]) / np.nanmean(values[0])  # type: ignore[arg-type]
+        versus = difference(one, one, "hash-64", "itq-64")
+        lines.append(f"| {name} | {len(one.records)} | {' | '.join(means)} | {share:.2f} | {versus} |")
+    return lines
+
+
+def generalised_table(found: dict[str, Found]) -> list[str]:
+    lines = ["| row | seeds | mode | unseen alone | beside seen ones | the difference |", "|---" * 6 + "|"]
+    for name, one in found.items():
+        if not one.records:
+            lines.append(not_run(one, 6))
+        for mode in MODES:
+            alone, beside = one.values(f"{mode}/mAP_all"), one.values(f"generalised:{mode}/mAP_all")
+            if alone is not None and beside is not None:
+                d = paired_difference(torch.tensor(beside), torch.tensor(alone), one.groups())
+                lines.append(
+                    f"| {name} | {len(one.records)} | {mode} | {interval(alone, one.groups())} "
+                    f"| {interval(beside, one.groups())} | {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}] |"
+                )
     return lines
 
 
@@ -402,7 +528,7 @@ def fine_table(found: dict[str, Found]) -> list[str]:
     for name, one in found.items():
         if not one.records:
             lines.append(not_run(one, 12))
-        for mode in ("ret", "rn", "fused", "rerank-100"):
+        for mode in MODES:
             cells = [one.values(f"{kind}:{mode}/{k}") for kind in galleries for k in ks]
             if any(v is not None for v in cells):
                 texts = ["-" if v is None else interval(v, one.groups("instance")) for v in cells]
@@ -417,7 +543,7 @@ def cross_table(found: dict[str, Found]) -> list[str]:
             continue
         if not one.records:
             lines.append(not_run(one, 6))
-        for mode in ("ret", "rn", "fused", "rerank-100"):
+        for mode in MODES:
             cells = (
                 [one.values(f"{mode}/{metric}", cross=True) for metric in ("mAP_all", "P_25", "P_1")]
                 if one.records

@@ -1,0 +1,155 @@
+"""A million photos searched by codes and by floats: time a query, bytes a photo, and what the codes find.
+
+The photos are drawn from real embeddings: a `crossatnet` is trained on the seen classes of the real pictures (or drawn
+ones), its photo embeddings are multiplied with noise of each class's own covariance, so that neighbourhoods are like
+the real ones and recall means something. Queries are the embeddings of real sketches. One thread, everything in turns
+on the same machine.
+
+Recall is of the float top 100 among the first 100, 1,000 and 10,000 by codes; with many photos at the same distance the
+lower position comes first, as everywhere.
+
+    ZSE_BENCH_MILLIONS=0.1 python -m benchmarks search      a tenth of it
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.results import WEIGHTS
+from benchmarks.world import REAL, originals
+from pipelines import shards
+from pipelines.config import load_experiment
+from pipelines.jobs.embed import read_encodings
+from pipelines.jobs.run import run
+from zse_model.checkpoint import load_checkpoint
+from zse_model.hashing import CodeIndex, pack
+from zse_model.methods.crossatnet import CrossATNet
+
+PHOTOS = int(float(os.environ.get("ZSE_BENCH_MILLIONS", "1")) * 1e6)
+WORKSPACE = os.environ.get("ZSE_BENCH_WORKSPACE", "")
+SINGLE, BATCH, BATCHES, K = 500, 256, 3, 100
+NOISE = 0.7  # of a class's own spread: a made photo is nearer to its own origin than to most others of the class
+DEPTHS = (100, 1000, 10_000)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        method, sketches, photos = trained(Path(scratch))
+    vectors = multiplied(*photos, PHOTOS)
+    queries = sketches[torch.randperm(len(sketches), generator=torch.Generator().manual_seed(1))]
+    queries = queries.repeat(-(-max(SINGLE, BATCH * BATCHES) // len(queries)), 1)
+    print(f"{len(vectors):,} photos, {vectors.shape[1]}-d, {len(sketches)} different sketches, 1 thread, top {K}")
+
+    modes = method.modes[1:]
+    codes = {mode: torch.cat([pack(method.code(x, mode)) for x in vectors.split(2**15)]) for mode in modes}
+    asked = {mode: pack(method.code(queries, mode)) for mode in modes}
+    learned = modes[0]
+    flat = faiss.IndexFlatIP(vectors.shape[1])
+    flat.add(vectors.numpy())
+    index = CodeIndex(method.config.bits)
+    index.add(codes[learned])
+    lists = max(16, 4 * round(len(vectors) ** 0.5))
+    started = time.perf_counter()
+    inverted = CodeIndex(method.config.bits, lists=lists, probed=32)
+    inverted.add(codes[learned])
+    print(f"{lists} lists made in {time.perf_counter() - started:.1f} s")
+
+    floats = queries.numpy()
+    ways: dict[str, Callable[[int, int], object]] = {
+        "floats, faiss IndexFlatIP": lambda i, n: flat.search(floats[i : i + n], K),
+        f"{learned}, exact": lambda i, n: index.search(asked[learned][i : i + n], K),
+        f"{learned}, 32 of {lists} lists": lambda i, n: inverted.search(asked[learned][i : i + n], K),
+        "floats, torch matmul and topk": lambda i, n: (queries[i : i + n] @ vectors.T).topk(K),
+    }
+    single = {name: times(way, 1, SINGLE if "floats" not in name else 25) for name, way in list(ways.items())[:3]}
+    base = statistics.median(single["floats, faiss IndexFlatIP"])
+    print(f"\none query at a time{'':23s}   p50 ms   p99 ms   p50 against IndexFlatIP")
+    for name, seconds in single.items():
+        p50, p99 = np.percentile(seconds, [50, 99])
+        print(f"{name:42s} {p50 * 1e3:8.2f} {p99 * 1e3:8.2f}   {base / p50:6.0f}x")
+    batched = {name: statistics.median(times(way, BATCH, BATCHES)) for name, way in ways.items()}
+    base = min(seconds for name, seconds in batched.items() if "floats" in name)
+    print(f"\nbatches of {BATCH}{'':28s} ms a query   against the faster of the floats")
+    for name, seconds in batched.items():
+        print(f"{name:42s} {seconds / BATCH * 1e3:8.3f}   {base / seconds:16.1f}x")
+
+    truth = torch.from_numpy(flat.search(floats[: len(sketches)], K)[1])
+    print(f"\nrecall of the float top {K}{'':19s}" + "".join(f"{f'@{depth:,}':>10s}" for depth in DEPTHS))
+    for mode in modes:
+        every = index if mode == learned else CodeIndex(method.config.bits)
+        if every is not index:
+            every.add(codes[mode])
+        found = every.search(asked[mode][: len(sketches)], max(DEPTHS)).indices
+        print(f"{mode:42s}" + "".join(f"{recall(found[:, :depth], truth):10.3f}" for depth in DEPTHS))
+    some = asked[learned][: len(sketches)]
+    exact, probed = index.search(some, K), inverted.search(some, K)
+    nearest = exact.scores[:, -1:]
+    print(f"the lists' first {K} are as near as the exact ones: {float((probed.scores >= nearest).float().mean()):.3f}")
+    stored = codes[learned].shape[1]
+    print(f"bytes a photo: {stored} as a code, {vectors.shape[1] * 4} as floats ({vectors.shape[1] * 4 // stored}x)")
+
+
+def trained(scratch: Path) -> tuple[CrossATNet, Tensor, tuple[Tensor, np.ndarray]]:
+    """A network, embeddings of sketches, and of photos with their classes: of classes that it was not trained on."""
+    source, weights = originals(scratch), Path(WEIGHTS)
+    settings = [f"dataset.source={source}", "train.minutes=null", "train.steps=150", "tracking.enabled=false"]
+    if source == REAL:
+        settings += ["dataset.split=sketchy-selection"]
+    else:
+        settings += [f"dataset.split={sorted(p.name for p in (source / 'photo').iterdir())[::3]}"]
+    settings += [f"backbone.weights={weights}"] if weights.exists() else ["backbone.weights=null", "backbone.frozen=0"]
+    workspace = WORKSPACE or str(scratch / "workspace")
+    out = run(load_experiment("folder+crossatnet", settings), workspace, until="embed")
+    source_manifest = shards.read_manifest(out.images, "zse ingest")
+    sketches, photos = (read_encodings(out.encodings["crossatnet"], m, source_manifest) for m in ("sketch", "photo"))
+    method = load_checkpoint(out.checkpoints["crossatnet"]).method
+    assert isinstance(method, CrossATNet)
+    return method, sketches.values["embedding"], (photos.values["embedding"], photos.members.category)
+
+
+def multiplied(embeddings: Tensor, categories: np.ndarray, count: int) -> Tensor:
+    """float32 [count, d], L2-normalised: each a real photo moved by noise with the covariance of its class."""
+    generator = torch.Generator().manual_seed(0)
+    made = torch.empty(count, embeddings.shape[1])
+    groups = [torch.from_numpy(np.flatnonzero(categories == c)) for c in np.unique(categories)]
+    for i, rows in enumerate(groups):
+        own = embeddings[rows]
+        part = slice(i * count // len(groups), (i + 1) * count // len(groups))
+        n = part.stop - part.start
+        noise = torch.randn(n, len(own), generator=generator) @ (own - own.mean(0)) / (len(own) - 1) ** 0.5
+        made[part] = own[torch.randint(len(own), (n,), generator=generator)] + NOISE * noise
+    made /= made.norm(dim=1, keepdim=True)
+    return made[torch.randperm(count, generator=generator)]
+
+
+def times(way: Callable[[int, int], object], size: int, rounds: int) -> list[float]:
+    """Seconds of each call, on other queries each."""
+    way(0, size)
+    found = []
+    for i in range(rounds):
+        started = time.perf_counter()
+        way(i * size, size)
+        found.append(time.perf_counter() - started)
+    return found
+
+
+def recall(found: Tensor, truth: Tensor) -> float:
+    """The share of truth [q, k] that stands in found [q, n]."""
+    shares = [np.isin(t, f).mean() for t, f in zip(truth.numpy(), found.numpy(), strict=True)]
+    return float(np.mean(shares))
+
+
+if __name__ == "__main__":
+    main()

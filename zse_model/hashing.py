@@ -94,6 +94,29 @@ class CodeIndex:
         return np.ascontiguousarray(codes.cpu().numpy())
 
 
+def discriminant(x: Tensor, labels: Tensor, bits: int, shrinkage: float = 3.0) -> Tensor:
+    """Projection [d, bits] of x [n, d], centred, onto the directions in which its classes, int64 [n], differ most for
+    how much the pictures of a class differ (Fisher); in what is left of `bits` beyond classes - 1 there is nothing.
+
+    A direction counts with the fourth root of how well it tells classes apart. The spread within classes is shrunk
+    towards `shrinkage` times its mean: on unseen classes of real sketches codes by 1 to 3 were the best for 64 to 256
+    bits, and +0.02 mAP above those of plain ITQ, while training the projection on a loss ended below where it began
+    (docs/crossatnet.md). Our design.
+    """
+    names, members = labels.unique(return_inverse=True)
+    x = x.double()
+    sums = torch.zeros(len(names), x.shape[1], dtype=x.dtype).index_add_(0, members, x)
+    means = sums / members.bincount()[:, None]
+    inside = x - means[members]
+    within, between = inside.T @ inside / len(x), means.T @ means / len(means)
+    within += shrinkage * within.trace() / len(within) * torch.eye(len(within), dtype=x.dtype)
+    unrolled = torch.linalg.inv(torch.linalg.cholesky(within))
+    values, vectors = torch.linalg.eigh(unrolled @ between @ unrolled.T)
+    order = values.argsort(descending=True)[:bits]
+    directions = (unrolled.T @ vectors[:, order]) * values[order].clamp(min=0) ** 0.25
+    return torch.nn.functional.pad(directions, (0, bits - len(order))).float()
+
+
 def itq(x: Tensor, bits: int, steps: int = 50, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Iterative quantisation (Gong and Lazebnik, CVPR 2011): mean [d] and projection [d, bits] such that the signs of
     (x - mean) @ projection lose little of x [n, d].

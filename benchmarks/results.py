@@ -155,7 +155,6 @@ CROSSATNET = [
     crossatnet("crossatnet", note="as `folder+crossatnet` has it, with word2vec"),
     *(crossatnet(f"crossatnet-no-{part}", f"{part}=0") for part in ("triplet", "attention", "graph", "classification")),
     crossatnet("crossatnet-no-reconstruction", "reconstruction=0"),
-    crossatnet("crossatnet-no-hash", "hash=0"),
     *(crossatnet(f"crossatnet-{v}", f"class_vectors={VECTORS.format(v)}") for v in ("glove", "fasttext")),
     crossatnet("crossatnet-random-vectors", "class_vectors=random", note="a graph without meaning"),
     crossatnet("crossatnet-mst", "edges=mst", note="minimum spanning tree"),
@@ -396,8 +395,8 @@ CROSSATNET_TEXT = """
 ## What the parts of CrossATNet are worth
 
 The same classes and budget, every row started from the backbone of `global` above (seed 0), which was tuned on the
-seen classes. Each part off by its weight, other class vectors, another graph. The hash loss does not reach the
-embedding: `crossatnet-no-hash` differs by rounding.
+seen classes. Each part off by its weight, other class vectors, another graph. Codes are fitted to the embeddings when a
+training has ended: without them the row `crossatnet` is the same to the bit.
 """
 
 

@@ -53,8 +53,8 @@ def main() -> None:
     print(f"{len(vectors):,} photos, {vectors.shape[1]}-d, {len(sketches)} different sketches, 1 thread, top {K}")
 
     modes = method.modes[1:]
-    codes = {mode: torch.cat([pack(method.code(x, mode)) for x in vectors.split(2**15)]) for mode in modes}
-    asked = {mode: pack(method.code(queries, mode)) for mode in modes}
+    codes = {mode: torch.cat([pack(method.codes[mode](x, "photo")) for x in vectors.split(2**15)]) for mode in modes}
+    asked = {mode: pack(method.codes[mode](queries, "sketch")) for mode in modes}
     learned = modes[0]
     flat = faiss.IndexFlatIP(vectors.shape[1])
     flat.add(vectors.numpy())

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zse_model.evaluation.search import Ranking
 from zse_model.scoring import DotProduct, Encoding
@@ -36,6 +36,43 @@ class Hamming(DotProduct):
 
     def prepare(self, pictures: Encoding, side: Modality) -> Tensor:
         return unpack(pictures[self.reads[0]].to(self.device)).float().mul_(2).sub_(1)
+
+
+class CodeHead(nn.Module):
+    """Embeddings -> bits, the signs of a projection. Zeros until it is fitted; nothing here is trained by a loss."""
+
+    mean: Tensor
+    projection: Tensor
+
+    def __init__(self, dim: int, bits: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(2, dim))
+        self.register_buffer("projection", torch.zeros(dim, bits))
+
+    @property
+    def fitted(self) -> bool:
+        return bool(self.projection.any())
+
+    def forward(self, x: Tensor, modality: Modality) -> Tensor:
+        """[n, dim] -> bool [n, bits]."""
+        return (x - self.mean[int(modality == "photo")]) @ self.projection >= 0
+
+    def fit_itq(self, x: Tensor) -> None:
+        """To embeddings [n, dim] of both modalities, by `itq`."""
+        mean, projection = itq(x, self.projection.shape[1])
+        self.mean.copy_(mean.expand(2, -1))
+        self.projection.copy_(projection)
+
+    def fit(self, sketches: Tensor, photos: Tensor, labels: Tensor) -> None:
+        """To embeddings [n, dim] and [m, dim] of classes int64 [n + m], sketches first: each modality is centred by its
+        own mean, so that every bit is on for half the sketches and for half the photos, `discriminant` directions are
+        taken, and rotated as ITQ does, so that their signs lose little."""
+        means = torch.stack([sketches.mean(0), photos.mean(0)])
+        x = torch.cat([sketches - means[0], photos - means[1]])
+        directions = discriminant(x, labels, self.projection.shape[1])
+        _, rotation = itq(x @ directions, self.projection.shape[1])
+        self.mean.copy_(means)
+        self.projection.copy_(directions @ rotation)
 
 
 class CodeIndex:
@@ -95,7 +132,7 @@ class CodeIndex:
 
 
 def discriminant(x: Tensor, labels: Tensor, bits: int, shrinkage: float = 3.0) -> Tensor:
-    """Projection [d, bits] of x [n, d], centred, onto the directions in which its classes, int64 [n], differ most for
+    """Projection [d, bits] of x [n, d] onto the directions in which its classes, int64 [n], differ most for
     how much the pictures of a class differ (Fisher); in what is left of `bits` beyond classes - 1 there is nothing.
 
     A direction counts with the fourth root of how well it tells classes apart. The spread within classes is shrunk
@@ -108,7 +145,8 @@ def discriminant(x: Tensor, labels: Tensor, bits: int, shrinkage: float = 3.0) -
     sums = torch.zeros(len(names), x.shape[1], dtype=x.dtype).index_add_(0, members, x)
     means = sums / members.bincount()[:, None]
     inside = x - means[members]
-    within, between = inside.T @ inside / len(x), means.T @ means / len(means)
+    apart = means - means.mean(0)
+    within, between = inside.T @ inside / len(x), apart.T @ apart / len(apart)
     within += shrinkage * within.trace() / len(within) * torch.eye(len(within), dtype=x.dtype)
     unrolled = torch.linalg.inv(torch.linalg.cholesky(within))
     values, vectors = torch.linalg.eigh(unrolled @ between @ unrolled.T)

@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A workspace and what was trained in it."""
     workspace = str(tmp_path_factory.mktemp("codes"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zse_model.methods.crossatnet.ITQ_PICTURES", 64)
+        patch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 64)
         return workspace, run(experiment(), workspace, until="train").checkpoints["crossatnet"]
 
 

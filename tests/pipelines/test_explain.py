@@ -15,10 +15,11 @@ from pipelines.cli import app
 from pipelines.explain_page import explanation_sheets
 from pipelines.jobs.search import search
 from tests.pipelines.test_stages import picture
+from tests.zse_model.test_crossatnet import with_codes
 from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, save_checkpoint, seen_keys
 from zse_model.explain import Explanation, UnexplainableError
-from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
+from zse_model.methods import CrossATNet, CrossATNetConfig, GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import BadPicture, TransformConfig
@@ -33,7 +34,8 @@ def method(name: str) -> RetrievalMethod:
         "crossatnet": CrossATNetConfig(dim=16, bits=32, graph=0),
         "zse_sbir": ZseSbirConfig(dim=32, heads=4, ffn=32),
     }
-    return create_method(name, configs[name], BackboneConfig(name="test_resnet"), size=SIZE, classes=2).eval()
+    made = create_method(name, configs[name], BackboneConfig(name="test_resnet"), size=SIZE, classes=2).eval()
+    return with_codes(made) if isinstance(made, CrossATNet) else made
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.zse_model.test_methods import CLASSES, CNN, SIZE, batch, pictures
 from zse_model.evaluation.search import rank
 from zse_model.explain import UnexplainableError, explain, explain_masks, has_masks
 from zse_model.graph import class_graph
-from zse_model.hashing import CodeIndex, Hamming, itq, pack, unpack
+from zse_model.hashing import CodeHead, CodeIndex, Hamming, discriminant, itq, pack, unpack
 from zse_model.methods import CrossATNetConfig, create_method
 from zse_model.methods.crossatnet import CrossATNet
 from zse_model.scoring import score_all
@@ -25,6 +25,14 @@ def network(**changes: Any) -> CrossATNet:
     config = CrossATNetConfig(**{"dim": 32, "vector_dim": 8, "neighbours": 1, "bits": 32, **changes})
     method = create_method("crossatnet", config, CNN, size=SIZE, classes=CLASSES).eval()
     assert isinstance(method, CrossATNet)
+    return method
+
+
+def with_codes(method: CrossATNet) -> CrossATNet:
+    """As after a training."""
+    x = torch.randn(80, method.config.dim, generator=torch.manual_seed(0))
+    for name, head in method.codes.items():
+        head.fit_itq(x) if name.startswith("itq") else head.fit(x[:40], x[40:], torch.arange(80) % CLASSES)
     return method
 
 
@@ -80,12 +88,12 @@ def test_a_photo_is_encoded_without_a_sketch_and_a_sketch_guides_its_mask() -> N
 
 
 def test_an_explanation_shows_the_masks_that_the_network_reads_with() -> None:
-    method = network()
-    assert method.own_mask is not None
+    method = with_codes(network())
+    assert isinstance(method.own_mask, torch.nn.Sequential)
     torch.nn.init.normal_(method.own_mask[2].weight)
     sketch, photo = pictures(1, 1)[0], pictures(1, 3)[0]
     found = explain_masks(method, sketch, photo, "rerank-5")
-    assert found.mode == "ret" and found.scores.keys() == {"ret", "hash-32"}
+    assert found.mode == "ret" and found.scores.keys() == {"ret", "hash-32", "itq-32"}
     assert found.own.shape == found.guided.shape == method.backbone.grid
     # Half the picture gone: its own mask is another one, and the guided one too.
     blank = photo.clone()
@@ -103,7 +111,7 @@ def test_an_explanation_shows_the_masks_that_the_network_reads_with() -> None:
 
 
 def test_the_photos_own_mask_learns_from_the_guided_one_not_the_other_way() -> None:
-    method = network(classification=0, graph=0, reconstruction=0, hash=0)
+    method = network(classification=0, graph=0, reconstruction=0)
     method.train()(batch(4))["attention"].mean().backward()
     assert method.ask is not None and method.own_mask is not None
     assert method.ask.weight.grad is None
@@ -179,10 +187,41 @@ def test_itq_keeps_more_than_the_signs_of_principal_directions() -> None:
     assert itq(x, 32)[1].shape == (24, 32)
 
 
+def test_learned_codes_tell_unseen_classes_apart_better_than_itq() -> None:
+    """Classes differ in a few directions, pictures of a class most in others, and each modality stands elsewhere."""
+    generator = torch.manual_seed(3)
+    telling, misleading = torch.linalg.qr(torch.randn(96, 96, generator=generator)).Q.split([24, 72], dim=1)
+
+    def drawn(labels: torch.Tensor, centres: torch.Tensor, offset: float) -> torch.Tensor:
+        own = centres[labels] + 0.3 * torch.randn(len(labels), 24, generator=generator)
+        return own @ telling.T + 1.2 * torch.randn(len(labels), 72, generator=generator) @ misleading.T + offset
+
+    seen, unseen = torch.randn(40, 24, generator=generator), torch.randn(15, 24, generator=generator)
+    labels, asked = torch.arange(800) % 40, torch.arange(150) % 15
+    sketches, photos = drawn(labels, seen, 0.5), drawn(labels, seen, -0.2)
+    learned, baseline = CodeHead(96, 64), CodeHead(96, 64)
+    assert not learned.fitted
+    learned.fit(sketches, photos, torch.cat([labels, labels]))
+    baseline.fit_itq(torch.cat([sketches, photos]))
+    assert learned.fitted
+    queries, gallery = drawn(asked, unseen, 0.5), drawn(asked, unseen, -0.2)
+
+    def precision(head: CodeHead) -> float:
+        distance = (head(queries, "sketch")[:, None] != head(gallery, "photo")[None]).sum(2)
+        nearest = distance.argsort(dim=1, stable=True)[:, :10]
+        return float((asked[nearest] == asked[:, None]).float().mean())
+
+    assert precision(learned) > precision(baseline) + 0.1
+    for modality, x in (("sketch", sketches), ("photo", photos)):
+        share = learned(x, modality).float().mean(0)  # type: ignore[arg-type]
+        assert (share - 0.5).abs().max() < 0.1, "every bit is on for half of either"
+    assert discriminant(torch.randn(50, 8), torch.arange(50) % 4, 6)[:, 3:].abs().max() < 1e-3, "4 classes differ in 3"
+
+
 def test_a_training_ends_with_the_baseline_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zse_model.methods.crossatnet.ITQ_PICTURES", 64)
+    monkeypatch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 64)
     method = network()
-    assert method.modes == ("ret", "hash-32")
+    assert method.modes == ("ret",) and method.rerank is None
     method.conclude(itertools.repeat(batch(4)))
     assert method.modes == ("ret", "hash-32", "itq-32")
     again = create_method("crossatnet", method.config, CNN, size=SIZE, classes=CLASSES)
@@ -199,7 +238,7 @@ def test_a_training_ends_with_the_baseline_codes(monkeypatch: pytest.MonkeyPatch
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="one of triplet, classification and graph must be above 0"):
         network(triplet=0, classification=0, graph=0)
-    with pytest.raises(ValueError, match="bits must be 32, 64, 128 or 256, got 48"):
+    with pytest.raises(ValueError, match=r"bits must be 0 \(no codes\), 32, 64, 128 or 256, got 48"):
         network(bits=48)
     with pytest.raises(ValueError, match="neighbours: 3 of 4 classes; allowed are 1 to 2"):
         network(neighbours=3)

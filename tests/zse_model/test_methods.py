@@ -55,12 +55,12 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
     ),
     "crossatnet, triplet alone": (
         "crossatnet",
-        CrossATNetConfig(dim=16, attention=0, graph=0, classification=0, reconstruction=0, hash=0, margin=1.0),
+        CrossATNetConfig(dim=16, attention=0, graph=0, classification=0, reconstruction=0, margin=1.0),
         CNN,
     ),
     "crossatnet, graph and attention": (
         "crossatnet",
-        CrossATNetConfig(dim=16, triplet=0, classification=0, reconstruction=0, hash=0, vector_dim=8, neighbours=1),
+        CrossATNetConfig(dim=16, triplet=0, classification=0, reconstruction=0, vector_dim=8, neighbours=1),
         CNN,
     ),
     "crossatnet, transformer": ("crossatnet", CrossATNetConfig(dim=16, vector_dim=8, neighbours=1), VIT),

@@ -12,7 +12,7 @@ sketch-guided one: a gallery is encoded once, and retrieval is a dot product or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from zse_model.backbones import Backbone, BackboneConfig, Features
 from zse_model.evaluation.search import Ranking
 from zse_model.graph import Edges, GraphEncoder
-from zse_model.hashing import CodeIndex, Hamming, itq, pack
+from zse_model.hashing import CodeHead, CodeIndex, Hamming, pack
 from zse_model.losses import cosine_logits, nearest_other, normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
 from zse_model.scoring import Precision, Scorer
 
-ITQ_PICTURES = 2048  # of the training that its rotation is found on
+CODE_PICTURES = 4096  # of the training, that codes are fitted to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,8 @@ class CrossATNetConfig:
     scale: float = 16.0
     """Of the cosines that classification and graph take for logits."""
     reconstruction: float = 1.0
-    hash: float = 1.0
     bits: int = 64
-    """Of the learned codes and of ITQ's: 32, 64, 128 or 256."""
+    """Of the codes, fitted when a training ends: 32, 64, 128 or 256; 0 = none."""
     distillation: float = 0.0
     dropped_units: tuple[int, ...] = ()
     """Of the pretrained classifier, never distilled: those that name an unseen class. Filled in from the split."""
@@ -69,8 +68,6 @@ class CrossATNetConfig:
 class CrossATNet(RetrievalMethod):
     Config = CrossATNetConfig
     config: CrossATNetConfig
-    itq_mean: Tensor
-    itq_projection: Tensor
 
     def __init__(
         self, config: CrossATNetConfig, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
@@ -79,8 +76,8 @@ class CrossATNet(RetrievalMethod):
         c = config
         if not (c.triplet or c.classification or c.graph):
             raise ValueError("crossatnet: one of triplet, classification and graph must be above 0, to shape the space")
-        if c.bits not in (32, 64, 128, 256):
-            raise ValueError(f"crossatnet: bits must be 32, 64, 128 or 256, got {c.bits}")
+        if c.bits not in (0, 32, 64, 128, 256):
+            raise ValueError(f"crossatnet: bits must be 0 (no codes), 32, 64, 128 or 256, got {c.bits}")
         distils = c.distillation > 0
 
         def build() -> Backbone:
@@ -106,9 +103,9 @@ class CrossATNet(RetrievalMethod):
             )
         self.to_photo = nn.Linear(c.dim, pooled) if c.reconstruction else None
         self.to_sketch = nn.Linear(c.dim, pooled) if c.reconstruction else None
-        self.hash = nn.Linear(c.dim, c.bits) if c.hash else None
-        self.register_buffer("itq_mean", torch.zeros(c.dim))
-        self.register_buffer("itq_projection", torch.zeros(c.dim, c.bits))
+        self.codes: Mapping[str, CodeHead] = nn.ModuleDict(  # type: ignore[assignment]
+            {f"{name}-{c.bits}": CodeHead(c.dim, c.bits) for name in ("hash", "itq") if c.bits}
+        )
         self.soft_labels: SoftLabels | None = None
         if isinstance(self.backbone.classifier, nn.Linear):
             self.soft_labels = SoftLabels(classes, self.backbone.classifier.out_features, c.dropped_units)
@@ -153,19 +150,17 @@ class CrossATNet(RetrievalMethod):
         features = self.features(images, modality)
         assert features.tokens is not None
         x = self.embed(features, self.mask(features.tokens) if modality == "photo" else None)
-        return {"embedding": x, **{mode: pack(self.code(x, mode)) for mode in self.modes[1:]}}
+        return {"embedding": x, **{mode: pack(self.codes[mode](x, modality)) for mode in self.modes[1:]}}
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """`itq-N` is there once a training has ended."""
-        learned = (f"hash-{self.config.bits}",) if self.hash is not None else ()
-        baseline = (f"itq-{self.config.bits}",) if self.itq_projection.any() else ()
-        return ("ret", *learned, *baseline)
+        """Codes are there once a training has ended."""
+        return ("ret", *(mode for mode, head in self.codes.items() if head.fitted))
 
     @property
     def rerank(self) -> tuple[str, str] | None:
         """Codes find what embeddings rank."""
-        return None if self.hash is None else (f"hash-{self.config.bits}", "ret")
+        return (self.modes[1], "ret") if len(self.modes) > 1 else None
 
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
         embedding = super().scorer(mode, precision)
@@ -178,12 +173,6 @@ class CrossATNet(RetrievalMethod):
         for tile in gallery():
             index.add(tile[mode])
         return index.search(queries[mode], k)
-
-    def code(self, embedding: Tensor, mode: str) -> Tensor:
-        """Embeddings [n, dim] -> bool [n, bits], by `hash-N` or `itq-N`."""
-        if mode.startswith("hash-") and self.hash is not None:
-            return self.hash(embedding) >= 0
-        return (embedding - self.itq_mean) @ self.itq_projection >= 0
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)
@@ -225,8 +214,6 @@ class CrossATNet(RetrievalMethod):
             pairs = (self.to_photo(sketch[:b]), pooled[2 * b : 3 * b]), (self.to_sketch(photo[:b]), pooled[:b])
             missed = [1 - F.cosine_similarity(made.float(), real.detach().float(), dim=1) for made, real in pairs]
             losses["reconstruction"] = c.reconstruction * (missed[0] + missed[1]) / 2
-        if self.hash is not None:
-            losses["hash"] = c.hash * hash_loss(self.hash, torch.cat([sketch, photo]).detach()).view(4, b).mean(0)
         if self.soft_labels is not None and self.backbone.classifier is not None:
             divergence = self.soft_labels(self._classify(pooled), labels)
             losses["distillation"] = c.distillation * divergence.view(4, b).mean(0)
@@ -246,27 +233,19 @@ class CrossATNet(RetrievalMethod):
 
     @torch.no_grad()
     def conclude(self, batches: Iterator[TrainBatch]) -> None:
-        """ITQ over the embeddings of training pictures."""
-        found: list[Tensor] = []
-        while sum(map(len, found)) < ITQ_PICTURES:
+        """Codes are fitted to the embeddings of training pictures: closed forms, seconds."""
+        sketches: list[Tensor] = []
+        photos: list[Tensor] = []
+        labels: list[Tensor] = []
+        while self.codes and 2 * sum(map(len, photos)) < CODE_PICTURES:
             batch = next(batches)
-            kinds: tuple[tuple[Tensor, Modality], ...] = ((batch.sketch, "sketch"), (batch.photo, "photo"))
-            found += [self.encode(images, modality)["embedding"] for images, modality in kinds]
-        mean, projection = itq(torch.cat(found).cpu(), self.config.bits)
-        self.itq_mean.copy_(mean)
-        self.itq_projection.copy_(projection)
-
-
-def hash_loss(head: nn.Linear, x: Tensor) -> Tensor:
-    """What codes of x [n, d], L2-normalised, lose, per row, [n] (our design).
-
-    tanh(head(x)) should be near its signs, each bit on half the time, bits not told by other bits, and codes as alike
-    as the embeddings are: their cosines are compared.
-    """
-    h = head(x).tanh()
-    n, bits = h.shape
-    quantisation = (h.abs() - 1).square().mean(1)
-    balance = h.mean(0).square().mean()
-    decorrelation = (h.T @ h / n - torch.eye(bits, device=h.device)).square().mean()
-    alike = (h @ h.T / bits - x @ x.T).square().mean(1)
-    return alike + 0.1 * (quantisation + balance + decorrelation)
+            images, of = batch.pictures()
+            half = len(images) // 2
+            sketches.append(self.encode(images[:half], "sketch")["embedding"].cpu())
+            photos.append(self.encode(images[half:], "photo")["embedding"].cpu())
+            labels.append(of.view(2, half).cpu())
+        for name, head in self.codes.items():
+            if name.startswith("itq"):
+                head.fit_itq(torch.cat(sketches + photos))
+            else:
+                head.fit(torch.cat(sketches), torch.cat(photos), torch.cat(labels, dim=1).flatten())

@@ -60,7 +60,7 @@ def main() -> None:
     flat.add(vectors.numpy())
     index = CodeIndex(method.config.bits)
     index.add(codes[learned])
-    lists = max(16, 4 * round(len(vectors) ** 0.5))
+    lists = max(16, round(len(vectors) ** 0.5))
     started = time.perf_counter()
     inverted = CodeIndex(method.config.bits, lists=lists, probed=32)
     inverted.add(codes[learned])

@@ -214,8 +214,10 @@ def explain(
         print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
     source = f"--photo {quote(photo)}" if photo else f"--gallery {quote(str(gallery))}"
     chosen = f" --mode {mode}" if mode else ""
-    inputs = f"--sketch {quote(sketch)} {source} --checkpoint {quote(checkpoint)}{chosen}"
-    _last(f"{out / PAGE}   (open it in a browser)", f"zse explain {inputs} --patch ROW,COLUMN")
+    inputs = f"{source} --checkpoint {quote(checkpoint)}{chosen}"
+    masks = (out / "1-masks.png").exists()  # of another sketch the guided one is another
+    following = f"--sketch ANOTHER {inputs}" if masks else f"--sketch {quote(sketch)} {inputs} --patch ROW,COLUMN"
+    _last(f"{out / PAGE}   (open it in a browser)", f"zse explain {following}")
 
 
 def _patch(text: str) -> tuple[int, int]:

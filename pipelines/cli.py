@@ -96,16 +96,31 @@ def evaluate(
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", "-c", help="Evaluate this checkpoint instead of the experiment's own.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--settings", help="Of the checkpoint: all, or a setting's name; may be given again."),
+    ] = None,
+    datasets: Annotated[
+        str | None,
+        typer.Option("--datasets", metavar="FILE", help="YAML that says where each setting's data set lies."),
+    ] = None,
     report: Report = None,
 ) -> None:
     """Encodings -> report: every metric of every protocol with intervals, per class and per query, and pictures.
 
     A checkpoint that has seen a test class or a test picture is refused.
+
+    Example: `zse evaluate -e folder+global --checkpoint workspace/checkpoints/... --settings all --datasets data.yaml`
     """
-    from pipelines.config import load_experiment
+    from pipelines.config import ConfigError, load_experiment
     from pipelines.jobs import run as stages
 
     config = load_experiment(experiment, set_ or [])
+    if settings:
+        if checkpoint is None or datasets is None:
+            raise ConfigError("--settings needs --checkpoint and --datasets: what to evaluate, and on which data")
+        _evaluate_settings(config, workspace, checkpoint, settings, datasets, report)
+        return
     if checkpoint is None:
         out = stages.run(config, workspace)
     else:
@@ -271,6 +286,27 @@ def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -
     after = stages.STAGES[stages.STAGES.index(name) + 1]
     options = "".join(f" --set {s}" for s in set_ or [])
     _last("\n".join(made), f"zse {after} --experiment {experiment} --workspace {workspace}{options}")
+
+
+def _evaluate_settings(
+    config: ExperimentConfig, workspace: str, checkpoint: str, names: list[str], datasets: str, report: Path | None
+) -> None:
+    from pipelines import settings
+
+    chosen = settings.load_settings([] if "all" in names else names)
+    results = settings.evaluate_settings(config, workspace, checkpoint, chosen, settings.load_datasets(datasets))
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        kept = [
+            {"name": r.setting.name, "refused": r.refused, "comparable": r.comparable, "rows": r.rows} for r in results
+        ]
+        report.write_text(json.dumps(kept, indent=1, default=list))
+    Console(width=None if sys.stdout.isatty() else 200).print(settings.settings_table(results))
+    done = sum(not r.refused for r in results)
+    _last(
+        f"{done} of {len(results)} settings evaluated, in {workspace}/reports" + (f"; {report}" if report else ""),
+        f"zse search --sketch FILE --gallery FOLDER --checkpoint {checkpoint}",
+    )
 
 
 def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, report: Path | None) -> None:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from pipelines import storage
-from pipelines.catalog import AnyDatasetConfig
+from pipelines.catalog import AnyDatasetConfig, DatasetConfig
 from pipelines.members import Distractors
 from pipelines.plan import ShardConfig
 from pipelines.prepare import IngestConfig
@@ -161,7 +161,12 @@ def validate(raw: dict[str, Any]) -> ExperimentConfig:
     return dataclasses.replace(config, backbone=_absolute_weights(config.backbone), start=start)
 
 
-def _adapt(kind: type, raw: Any, prefix: str) -> Any:
+def read_dataset(raw: Mapping[str, Any]) -> DatasetConfig:
+    """A data set's configuration from plain values. Raises ConfigError."""
+    return _adapt(Annotated[AnyDatasetConfig, Discriminator("adapter")], dict(raw), f"{raw.get('name')}.")
+
+
+def _adapt(kind: Any, raw: Any, prefix: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:

@@ -860,7 +860,7 @@ def draw_photo(category: str, instance: int, *, size: int = 128, seed: int = 0) 
     # Edge pixels of `front` are already mixed with black, so the background only has to be added.
     mixed = front * shade[..., None] + behind * (1 - np.asarray(covered, dtype=np.float32)[..., None] / 255)
     image = Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
-    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.006 * size)))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, max(0.2, 0.006 * size))))
     grain = rng.uniform(2, 7) * rng.standard_normal((size, size, 1), dtype=np.float32)
     return (np.asarray(image) + grain).clip(0, 255).astype(np.uint8)
 

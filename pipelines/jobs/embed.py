@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pipelines import shards, storage
+from pipelines.catalog import stands_verbatim
 from pipelines.cluster import model_workers, run_parts
 from pipelines.config import ExperimentConfig
 from pipelines.loaders import encode_pictures
@@ -53,7 +54,8 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     check_transforms(loaded, source, images)
     distractors = sorted(set(config.evaluation.distractors))
     members = tested_members(read_members(images, source), split, distractors)
-    refuse_leaks(loaded, split, leakable(members, split, distractors))
+    verbatim = stands_verbatim(loaded.split, split)
+    refuse_leaks(loaded, split, leakable(members, split, distractors), verbatim=verbatim)
     depends = [trained["digest"], source["fingerprint"], images, sorted(split.unseen), *distractors]
     key = storage.digest(depends, 8)
     folder = storage.join(workspace, "encodings", f"{trained['name']}-{key}")

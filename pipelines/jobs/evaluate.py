@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pipelines import shards, sheets, storage
+from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
 from pipelines.explain_page import explanation_sheets
 from pipelines.jobs.embed import Encodings, read_encodings
@@ -70,7 +71,8 @@ def evaluate(
         return folder
     distractors = config.evaluation.distractors
     sketches, photos = (read_encodings(encodings, m, source) for m in ("sketch", "photo"))
-    refuse_leaks(checkpoint, split, [h for e in (sketches, photos) for h in leakable(e.members, split, distractors)])
+    tested = [h for e in (sketches, photos) for h in leakable(e.members, split, distractors)]
+    refuse_leaks(checkpoint, split, tested, verbatim=stands_verbatim(checkpoint.split, split))
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
     gallery = matrices.gallery
     everyone = read_members(images, source) if "drawn" in distractors else None

@@ -14,15 +14,18 @@ class LeakError(ValueError):
     """The checkpoint has seen a test class or a test picture; the message names them."""
 
 
-def refuse_leaks(checkpoint: Checkpoint, split: ZeroShotSplit, pictures: Iterable[str] = ()) -> None:
+def refuse_leaks(
+    checkpoint: Checkpoint, split: ZeroShotSplit, pictures: Iterable[str] = (), *, verbatim: bool = False
+) -> None:
     """Raise LeakError where the checkpoint saw an unseen class of `split`, or one of `pictures` (hex sha256).
 
-    Classes that were searched to choose the checkpoint count as seen. On the checkpoint's own split a class is itself
-    only (published lists stand as they are); on another one, what the alias table calls the same thing counts too.
+    Classes that were searched to choose the checkpoint count as seen. On the checkpoint's own split, and with
+    `verbatim`, a class is itself only (published lists stand as they are); else what the alias table calls the same
+    thing counts too.
     """
     own = checkpoint.split
     seen_names = {normalise_name(c) for c in own.seen}
-    if (own.seen, own.unseen) == (split.seen, split.unseen):
+    if verbatim or (own.seen, own.unseen) == (split.seen, split.unseen):
         classes = [(c, c) for c in split.unseen if normalise_name(c) in seen_names]
     else:
         classes = conflicts(own.seen, split.unseen)

@@ -156,18 +156,21 @@ def read_many(url: str, paths: Sequence[str]) -> list[bytes | Exception]:
     if not fs.async_impl:  # one after the other, and no pattern is read into a name with * or [ in it
         read = _read_local if is_local(url) else fs.cat_file  # fsspec's own way to a local file costs 0.1 ms more
         return [_try(read, path) for path in full]
+    return _fetch_all(fs, [(path, None, None) for path in full])
+
+
+def _fetch_all(fs: Any, wanted: Sequence[tuple[str, int | None, int | None]]) -> list[bytes | Exception]:
     out: list[bytes | Exception] = []
-    for i in range(0, len(full), FETCH_AT_ONCE):
-        loop = fs.loop  # type: ignore[attr-defined]
-        found: Any = asyn.sync(loop, _fetch, fs, full[i : i + FETCH_AT_ONCE])
+    for i in range(0, len(wanted), FETCH_AT_ONCE):
+        found: Any = asyn.sync(fs.loop, _fetch, fs, wanted[i : i + FETCH_AT_ONCE])
         out.extend(found)
     return out
 
 
-async def _fetch(fs: Any, paths: Sequence[str], **ends: Sequence[int]) -> Sequence[bytes | BaseException]:
-    """One GET a file, side by side: `fs.cat` reads * and [ in a name as a pattern, `fs.cat_ranges` asks twice."""
-    options = [dict(zip(ends, values, strict=True)) for values in zip(*ends.values(), strict=True)] or [{}] * len(paths)
-    gets = (fs._cat_file(path, **option) for path, option in zip(paths, options, strict=True))
+async def _fetch(fs: Any, wanted: Sequence[tuple[str, int | None, int | None]]) -> Sequence[bytes | BaseException]:
+    """One GET for each (path, start, end), side by side: `fs.cat` reads * and [ in a name as a pattern,
+    `fs.cat_ranges` asks twice."""
+    gets = (fs._cat_file(path, start=start, end=end) for path, start, end in wanted)
     return await asyncio.gather(*gets, return_exceptions=True)
 
 
@@ -183,13 +186,7 @@ def read_ranges(url: str, path: str, ranges: Sequence[tuple[int, int]]) -> list[
             return [error] * len(ranges)
     if not fs.async_impl:
         return [_try(lambda p, a=a, n=n: fs.cat_file(p, start=a, end=a + n), full) for a, n in ranges]
-    out: list[bytes | Exception] = []
-    for i in range(0, len(ranges), FETCH_AT_ONCE):
-        part = ranges[i : i + FETCH_AT_ONCE]
-        starts, stops = [a for a, _ in part], [a + n for a, n in part]
-        found: Any = asyn.sync(fs.loop, _fetch, fs, [full] * len(part), start=starts, end=stops)  # type: ignore[attr-defined]
-        out.extend(found)
-    return out
+    return _fetch_all(fs, [(full, start, start + length) for start, length in ranges])
 
 
 def download_file(url: str, target: Path) -> None:

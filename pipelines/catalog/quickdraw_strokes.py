@@ -43,7 +43,8 @@ class QuickDrawStrokesConfig(DatasetConfig):
     recognized_only: bool = True
     """Without the drawings that the game did not recognise."""
     limit: int | None = None
-    """Drawings a category: its first ones, which are in no order. None = all, of which there are 50 million."""
+    """Drawings a category: its first ones, which are in no order. None = all; the 50 million of the whole set are more
+    than a listing holds in memory."""
     size: int = 256
     """Side of a drawing, px, 16..1024."""
     line_width: float = 3.0

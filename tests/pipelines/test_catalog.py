@@ -111,6 +111,9 @@ def test_sketchy_pairs_its_sketches_and_knows_its_extension(tmp_path: Path) -> N
     }
     with_copies = instances(listed("sketchy", source, copies=True))
     assert with_copies == found | {"photo/pig/extended/n02395406_3933.jpg": pig}
+    build(tmp_path, [f"Sketchy/{SKETCHY[3]}".replace("pig/n02395406_3933", "camel/n02437136_5405")])
+    build(tmp_path, ["Sketchy/EXTEND_image_sketchy_ready/camel/c.jpg"])  # the one copy under another name
+    assert set(instances(listed("sketchy", source))) == {*found, "photo/camel/n02437136_5405.jpg"}
     assert not any("extended" in i for i in instances(listed("sketchy", source, extended=False)))
     (other,) = (r for r in listed("sketchy", source, sketches="tx_000100000000") if r.modality == "sketch")
     assert other.path == "Sketchy/256x256/sketch/tx_000100000000/pig/n02395406_3933-2.png"

@@ -9,13 +9,37 @@ from typing import Any, TypeAlias
 
 from pipelines import storage
 from pipelines.catalog.base import DatasetAdapter, DatasetConfig, ImageRecord
+from pipelines.catalog.domains import Domains, DomainsConfig
 from pipelines.catalog.folder import Folder, FolderConfig
+from pipelines.catalog.qmul import Qmul, QmulConfig
+from pipelines.catalog.quickdraw_extended import QuickDrawExtended, QuickDrawExtendedConfig
+from pipelines.catalog.quickdraw_strokes import QuickDrawStrokes, QuickDrawStrokesConfig
+from pipelines.catalog.sketchy import Sketchy, SketchyConfig
 from pipelines.catalog.synthetic import Synthetic, SyntheticConfig
+from pipelines.catalog.tuberlin import TUBerlin, TUBerlinConfig
 from zse_model import synthetic
 from zse_model.split import ZeroShotSplit, normalise_name
 
-AnyDatasetConfig: TypeAlias = FolderConfig | SyntheticConfig
-DATASETS: dict[type[DatasetConfig], Any] = {FolderConfig: Folder, SyntheticConfig: Synthetic}
+AnyDatasetConfig: TypeAlias = (
+    FolderConfig
+    | SketchyConfig
+    | TUBerlinConfig
+    | QuickDrawExtendedConfig
+    | QuickDrawStrokesConfig
+    | QmulConfig
+    | DomainsConfig
+    | SyntheticConfig
+)
+DATASETS: dict[type[DatasetConfig], Any] = {
+    FolderConfig: Folder,
+    SketchyConfig: Sketchy,
+    TUBerlinConfig: TUBerlin,
+    QuickDrawExtendedConfig: QuickDrawExtended,
+    QuickDrawStrokesConfig: QuickDrawStrokes,
+    QmulConfig: Qmul,
+    DomainsConfig: Domains,
+    SyntheticConfig: Synthetic,
+}
 
 
 class MissingClassesError(ValueError):

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load, save
 
 from pipelines import shards, storage
-from pipelines.catalog.folder import is_picture
+from pipelines.catalog.tree import is_picture
 from pipelines.loaders import to_tensor
 from pipelines.progress import Meter, say
 from pipelines.sheets import Row, draw_sheet

@@ -1,0 +1,171 @@
+"""`quickdraw_strokes`: the .ndjson files of Quick, Draw!, one a category, drawn by us; photos from elsewhere, or none.
+
+    <source>/sea turtle.ndjson
+    {"key_id": "5201136883597312", "recognized": true, "drawing": [[[x, ...], [y, ...]], ...], ...}
+
+Simplified (whole numbers 0..255) and raw (any extent, with times as a third list) files alike. The category is the
+file's name, without the `full_simplified_` or `full_raw_` that a browser puts before it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from PIL import Image, ImageDraw
+
+from pipelines import storage
+from pipelines.archives import opened
+from pipelines.catalog.base import DatasetConfig, ImageRecord
+from pipelines.catalog.tree import Branch, Tree, in_order, is_picture
+from zse_model.transforms import BadPicture
+
+ENDING = ".ndjson"
+OVERSAMPLING = 4  # drawn so much larger, and averaged: Pillow's own lines have steps
+MARGIN = 1 / 16  # paper on each side, of the picture's
+
+_KEY = re.compile(rb'"key_id"\s*:\s*"?([0-9A-Za-z_-]+)')
+_MISSED = re.compile(rb'"recognized"\s*:\s*false')
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickDrawStrokesConfig(DatasetConfig):
+    adapter: Literal["quickdraw_strokes"] = "quickdraw_strokes"
+    source: str
+    """The folder, URL or archive with the .ndjson files, at any depth."""
+    photos: str | None = None
+    """Where photos of the same classes are: a folder, URL or archive of `<class>/*`."""
+    recognized_only: bool = True
+    """Without the drawings that the game did not recognise."""
+    limit: int | None = None
+    """Drawings a category: its first ones, which are in no order. None = all; the 50 million of the whole set are more
+    than a listing holds in memory."""
+    size: int = 256
+    """Side of a drawing, px, 16..1024."""
+    line_width: float = 3.0
+    """px."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"dataset.limit must be 1 or more, or null for all; got {self.limit}")
+        if not 16 <= self.size <= 1024:
+            raise ValueError(f"dataset.size is {self.size} px, allowed are 16..1024")
+        if not 0 < self.line_width <= self.size / 4:
+            raise ValueError(
+                f"dataset.line_width is {self.line_width} px, allowed are up to size / 4 = {self.size / 4}"
+            )
+
+
+class QuickDrawStrokes:
+    """A drawing's path is `<file>#<first byte>+<bytes>`: reading it takes its own line, whatever the file's size."""
+
+    def __init__(self, config: QuickDrawStrokesConfig) -> None:
+        self.config = config
+        self.source = storage.absolute(config.source)
+        self.photos = Tree(config.photos) if config.photos else None
+
+    def records(self) -> list[ImageRecord]:
+        source = opened(self.source)
+        files = [f for f in storage.list_files(source.folder) if is_picture(f.path, (ENDING,))]
+        categories = [_category(file.path) for file in files]
+        if doubled := sorted({c for c in categories if categories.count(c) > 1}):
+            raise ValueError(f"{self.source} has several files for the categories {doubled}. Leave one of each")
+        records: list[ImageRecord] = []
+        for file, category in zip(files, categories, strict=True):
+            records += self._of_file(source.folder, file, category, source.version or file.version)
+        if not records:
+            raise storage.StorageError(
+                f"{self.source} holds no drawings. Expected <category>{ENDING} files, as "
+                "https://github.com/googlecreativelab/quickdraw-dataset describes them"
+            )
+        if self.photos:
+            records += self.photos.records([Branch(modality="photo", folders=(".",))], spelled=categories)
+        return in_order(records, f"dataset.source {self.source!r}")
+
+    def _of_file(self, folder: str, file: storage.FileInfo, category: str, version: str) -> Iterator[ImageRecord]:
+        left = self.config.limit or math.inf
+        with storage.open_read(storage.join(folder, file.path)) as lines:
+            for number, start, line in _lines(lines):
+                if left <= 0:
+                    return
+                if self.config.recognized_only and _MISSED.search(line):
+                    continue
+                key = _KEY.search(line)
+                left -= 1
+                yield ImageRecord(
+                    id=f"sketch/{category}/{key[1].decode() if key else f'line-{number}'}",
+                    modality="sketch",
+                    category=category,
+                    instance=None,
+                    path=f"{file.path}#{start}+{len(line)}",
+                    size=len(line),
+                    version=f"{version} {self.config.size} px, lines {self.config.line_width} px",
+                )
+
+    def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
+        out: list[bytes | Exception] = [b""] * len(records)
+        photos = [i for i, record in enumerate(records) if record.modality == "photo"]
+        if photos and self.photos:
+            for i, data in zip(photos, self.photos.read([records[i] for i in photos]), strict=True):
+                out[i] = data
+        by_file: dict[str, list[tuple[int, int, int]]] = {}
+        for i, record in enumerate(records):
+            if record.modality == "sketch":
+                file, _, span = record.path.rpartition("#")
+                start, length = map(int, span.split("+"))
+                by_file.setdefault(file, []).append((i, start, length))
+        folder = opened(self.source).folder if by_file else ""
+        for file, wanted in by_file.items():
+            lines = storage.read_ranges(folder, file, [(start, length) for _, start, length in wanted])
+            for (i, _, _), line in zip(wanted, lines, strict=True):
+                out[i] = line if isinstance(line, Exception) else self._draw(line)
+        return out
+
+    def _draw(self, line: bytes) -> bytes | Exception:
+        try:
+            return draw(json.loads(line)["drawing"], self.config.size, self.config.line_width)
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+            return BadPicture(f"not a Quick, Draw! drawing: {type(error).__name__}: {error}")
+
+
+def draw(strokes: Sequence[Sequence[Sequence[float]]], size: int, line_width: float) -> bytes:
+    """Strokes `[[x, ...], [y, ...], ...]`, y downwards, as a PNG: black on white, round ends, the longer side filling
+    the square up to its margin. Raises ValueError where there is no point, or one that is no number."""
+    lines = [list(zip(stroke[0], stroke[1], strict=True)) for stroke in strokes]
+    points = [point for line in lines for point in line]
+    if not points or not all(math.isfinite(value) for point in points for value in point):
+        raise ValueError("no points" if not points else "points that are no numbers")
+    (left, right), (top, bottom) = ((min(axis), max(axis)) for axis in zip(*points, strict=True))
+    side, radius = size * OVERSAMPLING, line_width * OVERSAMPLING / 2
+    scale = (side * (1 - 2 * MARGIN) - 2 * radius) / (max(right - left, bottom - top) or 1)
+    dx, dy = (side - (left + right) * scale) / 2, (side - (top + bottom) * scale) / 2
+    canvas = Image.new("L", (side, side), 255)
+    pen = ImageDraw.Draw(canvas)
+    for line in lines:
+        placed = [(x * scale + dx, y * scale + dy) for x, y in line]
+        pen.line(placed, fill=0, width=max(1, round(2 * radius)))
+        for x, y in placed:  # round ends and corners
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
+    buffer = io.BytesIO()
+    canvas.reduce(OVERSAMPLING).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _category(path: str) -> str:
+    name = path.rsplit("/", 1)[-1][: -len(ENDING)]
+    return re.sub(r"^full[_/](simplified|raw)[_/]", "", name)
+
+
+def _lines(file: Any) -> Iterator[tuple[int, int, bytes]]:
+    """Number, first byte and bytes of every line that is not empty."""
+    start = 0
+    for number, line in enumerate(io.BufferedReader(cast(io.RawIOBase, file), 2**20)):
+        if line.strip():
+            yield number, start, line
+        start += len(line)

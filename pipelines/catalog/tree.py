@@ -1,0 +1,358 @@
+"""What the data sets of this field have in common: `<somewhere>/<class>/<picture>`, once for each modality.
+
+A data set says what its folders are called (`Branch`), this file finds, lists and reads them: at a source or one folder
+below it, in any capitals and with any of `-_ ` between the words. A source is a folder, a URL or an archive.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pipelines import storage
+from pipelines.archives import opened
+from pipelines.catalog.base import DatasetConfig, ImageRecord
+from zse_model.split import normalise_name
+from zse_model.transforms import Modality
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+# A folder with more folders than this is one of classes: no data set is looked for in each of them.
+MOST_BELOW = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileLists:
+    """Lists in the form of the public SAKE and ZSE-SBIR code: files or URLs.
+
+    A line of sketches and photos is `<path> <class id>`, one of classes `<class name> <class id>`; names may hold
+    spaces. Ids count from 0 in every `classes` file anew, so the lists of training and test are two `FileLists`.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    classes: str
+    sketches: str | None = None
+    photos: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeConfig(DatasetConfig):
+    """What the data sets with class folders are told."""
+
+    source: str | tuple[str, ...]
+    """A folder, a URL or an archive (.zip .7z .tar .tar.gz .tar.bz2 .tar.xz); several where the data set lies in
+    several."""
+    lists: tuple[FileLists, ...] = ()
+    """Which pictures belong to the data set, where lists say so. None = all that there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """Pictures of one modality below one folder."""
+
+    modality: Modality
+    folders: tuple[str, ...]
+    """What the folder is called in the copies that circulate; the first that is there counts. `.` = the source."""
+    instance: Callable[[str, str], str | None] = lambda category, file: None
+    """(class, file) -> the instance."""
+    category: str | None = None
+    """Of every picture; None = the folder that it lies in."""
+    tag: str = ""
+    """Stands before the file in the ids, where two branches may hold the same file names."""
+    needed: bool = True
+    source: int | None = None
+    """Only in this one; None = in any."""
+    endings: tuple[str, ...] = PICTURES
+    names: frozenset[str] | None = None
+    """Only files with these names (without their ending); None = all."""
+    drawn_at: str = ""
+    """What else a picture's bytes depend on, where we draw it ourselves: part of its version."""
+
+
+@dataclass(frozen=True)
+class Root:
+    """A source, ready to be listed."""
+
+    index: int
+    url: str
+    version: str | None
+    """Of the archive that it was."""
+
+
+@dataclass(frozen=True)
+class _Listed:
+    branch: Branch
+    root: Root
+    folder: str
+    """The branch's, below the root."""
+    file: storage.FileInfo
+    """Its path is below that folder."""
+
+
+class Tree:
+    """One or several sources. Cheap to build and to pickle; archives are unpacked when something is listed or read."""
+
+    def __init__(self, source: str | Sequence[str]) -> None:
+        self.sources = tuple(storage.absolute(s) for s in ([source] if isinstance(source, str) else source))
+        if not self.sources:
+            raise ValueError("dataset.source is empty. Give a folder, a URL or an archive, or a list of them")
+
+    def roots(self) -> list[Root]:
+        found = [opened(source) for source in self.sources]
+        return [Root(i, o.folder, o.version) for i, o in enumerate(found)]
+
+    def places(self) -> list[tuple[Root, str]]:
+        """Where a data set may begin: at each source, and at each folder in it."""
+        roots = self.roots()
+        return [(root, "") for root in roots] + _one_below(roots, _listing())
+
+    def folder_of(self, name: str) -> str | None:
+        """The URL of the folder of that name, at a source or one folder below; None where there is none."""
+        where = _find((name,), self.roots(), _listing())
+        return below(where[0].url, where[1]) if where else None
+
+    def records(
+        self, branches: Sequence[Branch], lists: Sequence[FileLists] = (), spelled: Iterable[str] = ()
+    ) -> list[ImageRecord]:
+        """All pictures of the branches, or those that lists name, sorted by id.
+
+        A class that two branches spell differently is spelled as in `spelled` or else in the first branch: `hot air
+        balloon` of the sketches for `hot-air_balloon` of the photos. Two spellings within a branch stay two, for the
+        split to name them. Raises StorageError for a folder that is needed and not there, or holds no picture;
+        ValueError for lists that name what there is not.
+        """
+        found = {branch: list(files) for branch, files in self._find_all(branches)}
+        if lists:
+            records = _listed_records(found, lists)
+        else:
+            known = {_meaning(name): name for name in spelled}
+            records = []
+            for files in found.values():
+                own = sorted({_category(listed) for listed in files})
+                names = {c: c if c in known.values() else known.get(_meaning(c), c) for c in own}
+                records += [_record(listed, names[_category(listed)]) for listed in files]
+                known = {_meaning(c): names[c] for c in reversed(own)} | known
+        return in_order(records, "dataset.lists" if lists else f"dataset.source {self.sources}")
+
+    def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
+        out: list[bytes | Exception] = [b""] * len(records)
+        by_source: dict[int, list[tuple[int, str]]] = {}
+        for i, record in enumerate(records):
+            source, path = _split_path(record.path)
+            by_source.setdefault(source, []).append((i, path))
+        for source, wanted in by_source.items():
+            data = storage.read_many(opened(self.sources[source]).folder, [path for _, path in wanted])
+            for (i, _), content in zip(wanted, data, strict=True):
+                out[i] = content
+        return out
+
+    def _find_all(self, branches: Sequence[Branch]) -> Iterator[tuple[Branch, list[_Listed]]]:
+        roots = self.roots()
+        folders = _listing()
+        for branch in branches:
+            allowed = roots if branch.source is None else [roots[branch.source]]
+            where = _find(branch.folders, allowed, folders)
+            files = list(_files(branch, *where)) if where else []
+            if where and not files and branch.needed:
+                raise storage.StorageError(
+                    f"{below(where[0].url, where[1])} holds no {branch.modality} pictures. Expected "
+                    f"{_inside(branch)}, ending in {branch.endings}"
+                )
+            if not where and branch.needed:
+                there = {source: folders(root.url)[:20] for source, root in zip(self.sources, roots, strict=True)}
+                raise storage.StorageError(
+                    f"No {branch.modality} folder was found. Expected {' or '.join(branch.folders)} (with "
+                    f"{_inside(branch)} in it) in dataset.source or one folder below. The folders there: {there}. Give "
+                    "the folder that holds it as dataset.source"
+                )
+            yield branch, files
+
+
+def in_order(records: Sequence[ImageRecord], source: str) -> list[ImageRecord]:
+    """Sorted by id. Raises ValueError for an id that two have."""
+    if doubled := [i for i, count in Counter(record.id for record in records).items() if count > 1]:
+        raise ValueError(f"{source} has {len(doubled)} pictures more than once: {doubled[:10]}. Take the others out")
+    return sorted(records, key=lambda r: r.id)
+
+
+def is_picture(name: str, endings: tuple[str, ...] = PICTURES) -> bool:
+    """By its ending; hidden files and what systems leave in folders are none."""
+    return name.lower().endswith(endings) and not any(_is_litter(part) for part in name.split("/"))
+
+
+def own_instance(category: str, file: str) -> str:
+    """An instance for each file, whatever its folder and ending: of photos that are one thing each."""
+    return f"{category}/{stem(file)}"
+
+
+def drawn_instance(mark: str) -> Callable[[str, str], str | None]:
+    """Of sketches `<photo><mark><number>.png`; None for other names."""
+
+    def instance(category: str, file: str) -> str | None:
+        photo, _, number = stem(file).rpartition(mark)
+        return f"{category}/{photo}" if photo and number.isdigit() else None
+
+    return instance
+
+
+def stem(file: str) -> str:
+    """A file's name without its folders and its ending."""
+    return file.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith((".", "@eaDir", "__MACOSX"))
+
+
+def _inside(branch: Branch) -> str:
+    return "<picture>" if branch.category else "<class>/<picture>"
+
+
+def loose(name: str) -> str:
+    """A folder's name as people spell it from memory: no capitals, no `-_ `."""
+    return re.sub(r"[-_ ]", "", name.casefold())
+
+
+def _listing() -> Callable[[str], list[str]]:
+    """Names of the folders in a folder, each listed once."""
+    return functools.cache(lambda url: [f for f in storage.folders(url) if not _is_litter(f)])
+
+
+def _find(names: Sequence[str], roots: Sequence[Root], folders: Callable[[str], list[str]]) -> tuple[Root, str] | None:
+    """The root, and the folder below it that has the first of the names that any has.
+
+    Two folders of one name raise StorageError: nobody can tell which is meant.
+    """
+    deeper = _one_below(roots, folders)
+    for wanted in names:
+        for places in ([(root, "") for root in roots], deeper):
+            walked = [(root, _walk(root.url, above, wanted, folders)) for root, above in places]
+            found = [(root, path) for root, path in walked if path is not None]
+            if len(found) > 1:
+                where = [below(root.url, path) for root, path in found]
+                raise storage.StorageError(f"{wanted} is there more than once: {where}. Give one as dataset.source")
+            if found:
+                return found[0]
+    return None
+
+
+def _one_below(roots: Sequence[Root], folders: Callable[[str], list[str]]) -> list[tuple[Root, str]]:
+    return [(root, name) for root in roots for name in folders(root.url) if len(folders(root.url)) <= MOST_BELOW]
+
+
+def _walk(url: str, above: str, wanted: str, folders: Callable[[str], list[str]]) -> str | None:
+    """The folder `wanted` below `above`, as it is spelled there."""
+    path = above
+    for part in () if wanted == "." else wanted.split("/"):
+        names = folders(below(url, path))
+        match = part if part in names else next((n for n in names if loose(n) == loose(part)), None)
+        if match is None:
+            return None
+        path = below(path, match)
+    return path
+
+
+def below(folder: str, path: str) -> str:
+    """folder/path, either of which may be empty."""
+    return storage.join(folder, path) if folder and path else folder or path
+
+
+def _files(branch: Branch, root: Root, folder: str) -> Iterator[_Listed]:
+    for file in storage.list_files(below(root.url, folder)):
+        in_place = branch.category is not None or "/" in file.path
+        wanted = branch.names is None or stem(file.path) in branch.names
+        if in_place and wanted and is_picture(file.path, branch.endings):
+            yield _Listed(branch, root, folder, file)
+
+
+def _category(listed: _Listed) -> str:
+    return listed.branch.category or listed.file.path.split("/", 1)[0]
+
+
+def _record(listed: _Listed, category: str) -> ImageRecord:
+    branch, root, path = listed.branch, listed.root, below(listed.folder, listed.file.path)
+    file = listed.file.path if branch.category else listed.file.path.split("/", 1)[1]
+    return ImageRecord(
+        id=f"{branch.modality}/{category}/{branch.tag}{file}",
+        modality=branch.modality,
+        category=category,
+        instance=branch.instance(category, file),
+        path=path if root.index == 0 else f"{root.index}//{path}",
+        size=listed.file.size,
+        version=" ".join(filter(None, (root.version or listed.file.version, branch.drawn_at))),
+    )
+
+
+def _split_path(path: str) -> tuple[int, str]:
+    """Which source, and the path in it: a listed path has no empty part, so `//` is ours."""
+    index, double, rest = path.partition("//")
+    return (int(index), rest) if double else (0, path)
+
+
+def _meaning(category: str) -> str:
+    return normalise_name(category) or category
+
+
+def _listed_records(found: dict[Branch, list[_Listed]], lists: Sequence[FileLists]) -> list[ImageRecord]:
+    there = {branch: {_key(listed.file.path): listed for listed in files} for branch, files in found.items()}
+    records: list[ImageRecord] = []
+    for group in lists:
+        names = {number: name for name, number in _lines(group.classes)}
+        for modality, url in (("sketch", group.sketches), ("photo", group.photos)):
+            if url is None:
+                continue
+            branches = [branch for branch in there if branch.modality == modality]
+            missing: list[str] = []
+            for path, number in _lines(url):
+                if number not in names:
+                    raise ValueError(f"{url}: {path!r} has the class id {number}, which {group.classes} does not name")
+                listed = _look_up(path, branches, there)
+                if listed is None:
+                    missing.append(path)
+                else:
+                    records.append(_record(listed, names[number]))
+            if missing:
+                prefixes = [folder for branch in branches for folder in branch.folders]
+                raise ValueError(
+                    f"{url} names {len(missing)} files that the data does not have: {missing[:10]}. Looked for below "
+                    f"{prefixes}"
+                )
+    return records
+
+
+def _look_up(
+    path: str, branches: Sequence[Branch], there: dict[Branch, dict[tuple[str, str], _Listed]]
+) -> _Listed | None:
+    """The listed file that a list means: its folder and its class may be spelled otherwise here than in the list."""
+    for branch in branches:
+        for folder in branch.folders:
+            rest = path.removeprefix(f"{folder}/")
+            if rest != path and (listed := there[branch].get(_key(rest))):
+                return listed
+    return None
+
+
+def _key(path: str) -> tuple[str, str]:
+    category, _, file = path.partition("/")
+    return _meaning(category), file
+
+
+def _lines(url: str) -> list[tuple[str, int]]:
+    """`<name> <number>` lines. Raises ValueError for others, and for a file without any."""
+    if not storage.exists(url):
+        raise ValueError(f"dataset.lists: {url!r} does not exist. Give a file or URL")
+    out = []
+    for i, line in enumerate(storage.read_bytes(url).decode("utf-8-sig").splitlines()):
+        if not line.strip():
+            continue
+        *name, number = line.rsplit(maxsplit=1)
+        if not name or not number.isdigit():
+            raise ValueError(f"{url} line {i + 1} is {line!r}, expected `<path or class name> <class id>`")
+        out.append((name[0].strip(), int(number)))
+    if not out:
+        raise ValueError(f"{url} is empty, expected lines `<path or class name> <class id>`")
+    return out

@@ -3,8 +3,8 @@
 `catalog/settings.yaml` names what is searched in what, by which formula, and what was published. A file of the user's
 says where the data sets lie:
 
-    sketchy: {adapter: folder, source: s3://bucket/sketchy}
-    tuberlin: {adapter: folder, source: /data/tuberlin}
+    sketchy: {adapter: sketchy, source: s3://bucket/Sketchy, copies: true}
+    tuberlin: {adapter: tuberlin, source: /data/TUBerlin}
 
 A setting whose members are not the published ones, by their counts, stands beside nothing: its name carries the
 fingerprint of the data (evaluation rule 4), and the table says so.

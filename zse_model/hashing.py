@@ -78,7 +78,7 @@ class CodeHead(nn.Module):
 class CodeIndex:
     """Packed codes in memory, searched by faiss: the ranking of `Hamming` scores, in a thousandth of the bytes.
 
-    lists: None = every code is compared, exact, about 2 ms a query and million codes of 64 bits on one core. A number = for
+    lists: None = every code is compared, exact, about 2 ms a query and million codes of 64 bits. A number = for
     tens of millions: codes are sorted into so many lists by the nearest of as many centres, `probed` lists are
     searched, and what stands in another list is missed. The first codes added find the centres: add a representative
     part first, of at least 39 codes a list. Raises ImportError without faiss (`pip install faiss-cpu`).

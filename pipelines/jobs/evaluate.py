@@ -27,6 +27,7 @@ from pipelines.jobs.embed import Encodings, read_encodings
 from pipelines.jobs.score import score, score_rows
 from pipelines.members import Members, drawn, held_back, leakable, read_members, read_pictures, tested_members
 from pipelines.pictures import decode_pixels
+from pipelines.progress import say
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import refuse_leaks
@@ -78,7 +79,8 @@ def evaluate(
     everyone = read_members(images, source) if "drawn" in distractors else None
     searches = plan_searches(config, split, source["fingerprint"], sketches.members, gallery, everyone)
     evaluations: dict[tuple[str, str], Evaluation] = {}
-    for mode in _modes(config, checkpoint.method):
+    modes = _modes(config, checkpoint.method, method)
+    for mode in modes:
         depth = rerank_depth(mode)
         if depth is None:
             evaluations |= _evaluate(matrices.rows(mode), searches, mode)
@@ -94,7 +96,7 @@ def evaluate(
         "checkpoint": checkpoint.training["run"],
     }
     shown = checkpoint.method.pair_mode or "ret"
-    if shown in _modes(config, checkpoint.method) and (shown != "ret" or has_masks(checkpoint.method)):
+    if shown in modes and (shown != "ret" or has_masks(checkpoint.method)):
         found = evaluations[searches[0].task.setting, shown]
         first = gallery.where(searches[0].gallery)
         for name, png in _explanations(checkpoint.method, found, images, source, sketches.members, first).items():
@@ -141,12 +143,12 @@ def plan_searches(
     fingerprint: str,
     sketches: Members,
     photos: Members,
-    everyone: Members | None = None,
+    everyone: Members | None,
 ) -> list[Search]:
     """By class among the unseen photos; where pairs are known also by instance: among the drawn ones of them (`-fg`)
     and among those of the sketch's class (`-fg-class`). Distractors make one more each: `-generalised`, `-fg-all`.
 
-    everyone: all pictures of the data set, to know which photos of seen classes are drawn.
+    everyone: all pictures of the data set, to know which photos of seen classes are drawn; needed for `drawn` alone.
     """
     labels = {category: i for i, category in enumerate(split.unseen)}
     classes, others = (torch.tensor([labels.get(c, -1) for c in m.category]) for m in (sketches, photos))
@@ -172,7 +174,8 @@ def plan_searches(
         queries = np.flatnonzero((of_sketch >= 0).numpy())
         own = (of_photo >= 0).numpy()
         forms = {"-fg": own, "-fg-class": unseen}
-        if "drawn" in distractors and everyone is not None:
+        if "drawn" in distractors:
+            assert everyone is not None
             forms["-fg-all"] = own | np.isin(photos.id, everyone.id[drawn(everyone)])
         for form, gallery in forms.items():
             columns = torch.from_numpy(gallery)
@@ -232,10 +235,13 @@ class Matrices:
         return self.method.score(sketches, self.photos, mode)
 
 
-def _modes(config: ExperimentConfig, method: RetrievalMethod) -> list[str]:
-    """The asked modes that this method has, or all of its own."""
+def _modes(config: ExperimentConfig, method: RetrievalMethod, name: str) -> list[str]:
+    """The asked modes that this method has, or all of its own. Says which it has not: an experiment may ask several
+    methods for what only one of them can."""
     asked = config.evaluation.modes or method.modes
     known = [m for m in asked if m in method.modes or (method.rerank is not None and rerank_depth(m) is not None)]
+    if left_out := [m for m in asked if m not in known]:
+        say(f"{name} has no mode {', '.join(left_out)}: evaluated by {', '.join(known or method.modes[:1])}")
     return known or [method.modes[0]]
 
 

@@ -64,6 +64,8 @@ def test_errors_are_one_message_with_what_to_do() -> None:
     assert found.returncode == 1 and "the shipped ones are" in found.stderr
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_search_finds_photos_in_a_folder_of_anything(tmp_path: Path) -> None:
     experiment = tmp_path / "tiny.yaml"
     experiment.write_text(yaml.safe_dump(TINY))

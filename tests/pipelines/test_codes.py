@@ -22,6 +22,8 @@ from zse_model.hashing import unpack
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import prepare_sketch
 
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
 
 def experiment(**changes: object) -> ExperimentConfig:
     training = {"steps": 2, "checks": 1}
@@ -30,7 +32,7 @@ def experiment(**changes: object) -> ExperimentConfig:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[str, str]:
     """A workspace and what was trained in it."""
     workspace = str(tmp_path_factory.mktemp("codes"))
     with pytest.MonkeyPatch.context() as patch:

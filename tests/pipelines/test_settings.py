@@ -80,6 +80,8 @@ def test_the_alias_table_knows_more_than_the_published_lists() -> None:
     assert list(pairs.values()) == [[("rocket", "space shuttle")], [], [("rooster", "chicken")]]
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_one_checkpoint_on_all_settings(tmp_path: Path) -> None:
     sketchy, tuberlin = split("sketchy-25"), split("sketchy-25-to-tuberlin-21")
     data = world(tmp_path / "sketchy", ["rocket", "bat", "dolphin", "door"], list(sketchy.unseen))

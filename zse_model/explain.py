@@ -33,20 +33,15 @@ class UnexplainableError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class MaskExplanation:
-    """What `crossatnet` reads of a photo, on rows x columns places of its map."""
+class PairExplanation:
+    """What is said of any pair: how it is scored, and on how many places it was looked at."""
 
     mode: str
     """The retrieval mode that the explanation was asked for."""
     scores: Mapping[str, float]
     """By every mode of the method, what `method.score` gives: the photo as a gallery holds it."""
     grid: tuple[int, int]
-    own: Tensor
-    """float32 [rows, columns] in 0..1: what the photo alone takes for important; its embedding is made with it."""
-    guided: Tensor
-    """float32 [rows, columns] in 0..1: what this sketch finds important in it; `own` was trained to follow it."""
-    guided_score: float
-    """The cosine of the sketch and of the photo read through `guided`, which no gallery can be encoded by."""
+    """Rows and columns of patches or places, the same on both pictures."""
 
     @property
     def score(self) -> float:
@@ -54,15 +49,21 @@ class MaskExplanation:
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
-    """One sketch, one photo, one network. n = rows * columns patches, row-major; NaN = dropped by token selection."""
+class MaskExplanation(PairExplanation):
+    """What `crossatnet` reads of a photo, on rows x columns places of its map."""
 
-    mode: str
-    """The retrieval mode that the explanation was asked for."""
-    scores: Mapping[str, float]
-    """By every mode of the method, what `method.score` gives."""
-    grid: tuple[int, int]
-    """Rows and columns of patches, the same on both pictures."""
+    own: Tensor
+    """float32 [rows, columns] in 0..1: what the photo alone takes for important; its embedding is made with it."""
+    guided: Tensor
+    """float32 [rows, columns] in 0..1: what this sketch finds important in it; `own` was trained to follow it."""
+    guided_score: float
+    """The cosine of the sketch and of the photo read through `guided`, which no gallery can be encoded by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation(PairExplanation):
+    """What `zse_sbir` saw. n = rows * columns patches, row-major; NaN = dropped by token selection."""
+
     correspondence: Tensor
     """float32 [n, n] in -1..1: the cosine of sketch patch i and photo patch j after cross-attention."""
     sketch_attention: Tensor | None
@@ -74,10 +75,6 @@ class Explanation:
     """Why there are no attention maps, empty where there are."""
     synthesis: Tensor
     """uint8 [3, s, s]: each patch of the sketch replaced by the most similar one of the photo; dropped ones white."""
-
-    @property
-    def score(self) -> float:
-        return self.scores[self.mode]
 
     def similarity(self, row: int, column: int) -> Tensor:
         """float32 [rows, columns]: the cosine of one sketch patch, counted from 0, with every photo patch.
@@ -120,9 +117,9 @@ def explain_masks(method: CrossATNet, sketch: Tensor, photo: Tensor, mode: str |
     Source: crossatnet, cross-modal attention; the masks are our reconstruction.
     """
     mode = _ready(method, sketch, photo, mode)
-    drawn, shown = sketch.to(method.device)[None], photo.to(method.device)[None]
-    query, found = method.encode(drawn, "sketch"), method.encode(shown, "photo")
-    ours, theirs = method.features(drawn, "sketch"), method.features(shown, "photo")
+    ours = method.features(sketch.to(method.device)[None], "sketch")
+    theirs = method.features(photo.to(method.device)[None], "photo")
+    query, found = method.encoding(ours, "sketch"), method.encoding(theirs, "photo")
     assert ours.tokens is not None and theirs.tokens is not None
     own, guided = method.mask(theirs.tokens), method.guided_mask(ours.tokens, theirs.tokens)
     assert own is not None and guided is not None

@@ -76,9 +76,9 @@ class CodeHead(nn.Module):
 
 
 class CodeIndex:
-    """Packed codes in memory, searched by faiss: the ranking of `Hamming` scores, in a thousandth of the bytes.
+    """Packed codes in memory, searched by faiss: the ranking of `Hamming` scores.
 
-    lists: None = every code is compared, exact, about 2 ms a query and million codes of 64 bits. A number = for
+    lists: None = every code is compared, exact, 2 to 3 ms a query and million codes of 64 bits. A number = for
     tens of millions: codes are sorted into so many lists by the nearest of as many centres, `probed` lists are
     searched, and what stands in another list is missed. The first codes added find the centres: add a representative
     part first, of at least 39 codes a list. Raises ImportError without faiss (`pip install faiss-cpu`).
@@ -89,10 +89,9 @@ class CodeIndex:
 
         self.bits = bits
         flat = faiss.IndexBinaryFlat(bits)
-        self._index: Any = flat if lists is None else faiss.IndexBinaryIVF(flat, bits, lists)
-        self._lists = lists
-        self._flat = flat  # an IVF index does not own its quantizer
+        self._index: Any = flat
         if lists is not None:
+            self._index = faiss.IndexBinaryIVF(flat, bits, lists)  # keeps a reference to its quantizer
             self._index.nprobe = probed
 
     def __len__(self) -> int:
@@ -116,7 +115,7 @@ class CodeIndex:
         distances, indices = self._index.search(queries, min(k, len(self)))
         short = indices[:, -1] < 0  # the lists probed held fewer than k
         if short.any():
-            probed, self._index.nprobe = self._index.nprobe, self._lists
+            probed, self._index.nprobe = self._index.nprobe, self._index.nlist
             distances[short], indices[short] = self._index.search(queries[short], min(k, len(self)))
             self._index.nprobe = probed
         order = np.argsort(distances.astype(np.int64) << 40 | indices, axis=1)

@@ -147,7 +147,10 @@ class CrossATNet(RetrievalMethod):
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
         """-> "embedding" [b, dim], float32, L2-normalised, and its codes by `hash-N` and `itq-N`, uint8 [b, N / 8]."""
-        features = self.features(images, modality)
+        return self.encoding(self.features(images, modality), modality)
+
+    def encoding(self, features: Features, modality: Modality) -> Encoding:
+        """What `encode` gives, of features that are there already."""
         assert features.tokens is not None
         x = self.embed(features, self.mask(features.tokens) if modality == "photo" else None)
         return {"embedding": x, **{mode: pack(self.codes[mode](x, modality)) for mode in self.modes[1:]}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-ALL = ("scoring", "search", "training", "ingest", "layouts")
+ALL = ("scoring", "search", "training", "ingest", "layouts", "duplicates")
 
 
 def main() -> None:

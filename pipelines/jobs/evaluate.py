@@ -22,6 +22,7 @@ from torch import Tensor
 from pipelines import shards, sheets, storage
 from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
+from pipelines.duplicates import NEAR, look, repeated
 from pipelines.explain_page import explanation_sheets
 from pipelines.jobs.embed import Encodings, read_encodings
 from pipelines.jobs.score import score, score_rows
@@ -31,7 +32,7 @@ from pipelines.progress import say
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import refuse_leaks
-from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, metrics_within
+from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, PROTOCOLS, metrics_within
 from zse_model.evaluation.search import order
 from zse_model.explain import has_masks
 from zse_model.methods import Encoding, RetrievalMethod
@@ -78,16 +79,17 @@ def evaluate(
     gallery = matrices.gallery
     everyone = read_members(images, source) if "drawn" in distractors else None
     searches = plan_searches(config, split, source["fingerprint"], sketches.members, gallery, everyone)
-    evaluations: dict[tuple[str, str], Evaluation] = {}
+    searches = without_repeated(searches, images, source, gallery)
+    evaluations: dict[str, list[Evaluation]] = {}
     modes = _modes(config, checkpoint.method, method)
     for mode in modes:
         depth = rerank_depth(mode)
         if depth is None:
-            evaluations |= _evaluate(matrices.rows(mode), searches, mode)
+            evaluations[mode] = _evaluate(matrices.rows(mode), searches, mode)
         else:
             finds, _ = matrices.method.rerank or ("", "")
             best = _shortlists(matrices.rows(finds), searches, depth)
-            evaluations |= _evaluate(matrices.rows(mode, _union(searches, best)), searches, mode, best)
+            evaluations[mode] = _evaluate(matrices.rows(mode, _union(searches, best)), searches, mode, best)
     provenance = {
         "split": split.name,
         "split_hash": split.digest,
@@ -97,7 +99,7 @@ def evaluate(
     }
     shown = checkpoint.method.pair_mode or "ret"
     if shown in modes and (shown != "ret" or has_masks(checkpoint.method)):
-        found = evaluations[searches[0].task.setting, shown]
+        found = evaluations[shown][0]
         first = gallery.where(searches[0].gallery)
         for name, png in _explanations(checkpoint.method, found, images, source, sketches.members, first).items():
             storage.write_bytes(storage.join(folder, SHEETS, name), png)
@@ -120,7 +122,8 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
     sketches, photos = encodings
     scores = sketches.values["embedding"] @ photos.values["embedding"].T
     searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members, everyone)
-    evaluations = _evaluate(scores.split(EMBEDDING_TILE), searches, "ret")
+    searches = without_repeated(searches, images, source, photos.members)
+    evaluations = {"ret": _evaluate(scores.split(EMBEDDING_TILE), searches, "ret")}
     provenance = {
         "split": split.name,
         "split_hash": split.digest,
@@ -192,6 +195,33 @@ def plan_searches(
     return searches
 
 
+def without_repeated(searches: Sequence[Search], images: str, source: dict[str, Any], photos: Members) -> list[Search]:
+    """The searches with galleries as their protocols want them: one that leaves repeated photos out becomes a search of
+    its own where there are any. By instance only photos of the same one are repeated: each is somebody's right answer.
+    """
+    if all(PROTOCOLS[name].repeated for search in searches for name in search.task.protocols):
+        return list(searches)
+    looks = np.stack([look(data) for data in read_pictures(images, source, photos)])
+    found = []
+    for search in searches:
+        by_class = search.task.metrics == CATEGORY_METRICS
+        groups = photos.category if by_class else photos.instance
+        left_out = repeated(looks[search.gallery], groups[search.gallery])
+        for kept in (True, False) if left_out.any() else (None,):
+            protocols = tuple(n for n in search.task.protocols if kept in (None, PROTOCOLS[n].repeated))
+            if protocols:
+                found.append(_of_gallery(search, protocols, ~left_out if kept is False else slice(None)))
+    return found
+
+
+def _of_gallery(search: Search, protocols: tuple[str, ...], kept: np.ndarray | slice) -> Search:
+    """The search by some of its protocols, in some of its gallery."""
+    labels = search.task.gallery_labels[kept]
+    within = search.within and (search.within[0], search.within[1][kept])
+    task = dataclasses.replace(search.task, protocols=protocols, gallery_labels=labels)
+    return dataclasses.replace(search, task=task, gallery=search.gallery[kept], within=within)
+
+
 class Matrices:
     """The score matrix of every mode, a block of rows at a time: rows are the sketches in stored order, columns the
     photos in the order of their content hash (evaluation rule 3). Pair networks run on the cluster, once."""
@@ -250,10 +280,10 @@ def _evaluate(
     searches: Sequence[Search],
     mode: str,
     shortlists: Sequence[Tensor] | None = None,
-) -> dict[tuple[str, str], Evaluation]:
-    """Every setting in one pass over the blocks of a whole score matrix; by setting and mode.
+) -> list[Evaluation]:
+    """Every search in one pass over the blocks of a whole score matrix.
 
-    shortlists: by setting, int64 [q, k], the positions in its gallery that `rerank-K` looks at.
+    shortlists: by search, int64 [q, k], the positions in its gallery that `rerank-K` looks at.
     """
     evaluators = [Evaluator(_ranked_by(mode, search.task)) for search in searches]
     start = 0
@@ -265,7 +295,7 @@ def _evaluate(
                 scores = torch.full_like(scores, -torch.inf).scatter(1, chosen, scores.gather(1, chosen))
             evaluator.add(scores)
         start += len(block)
-    return {(search.task.setting, mode): e.result() for search, e in zip(searches, evaluators, strict=True)}
+    return [evaluator.result() for evaluator in evaluators]
 
 
 def _ranked_by(mode: str, task: Task) -> Task:
@@ -277,7 +307,7 @@ def _ranked_by(mode: str, task: Task) -> Task:
 
 
 def _shortlists(blocks: Iterable[Tensor], searches: Sequence[Search], depth: int) -> list[Tensor]:
-    """By setting, int64 [q, depth or fewer]: the positions in its gallery that score best."""
+    """By search, int64 [q, depth or fewer]: the positions in its gallery that score best."""
     found: list[list[Tensor]] = [[] for _ in searches]
     start = 0
     for block in blocks:
@@ -340,7 +370,7 @@ def _pixels(pictures: list[bytes]) -> Encoding:
 
 def _folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> str:
     e = config.evaluation
-    settings = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors)]
+    settings = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors), NEAR]
     return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, settings], 8)}")
 
 
@@ -349,7 +379,7 @@ def _write(
     images: str,
     source: dict[str, Any],
     searches: list[Search],
-    evaluations: dict[tuple[str, str], Evaluation],
+    evaluations: dict[str, list[Evaluation]],
     sketches: Members,
     photos: Members,
     method: str,
@@ -357,14 +387,14 @@ def _write(
 ) -> None:
     rows: list[dict[str, Any]] = []
     columns: dict[str, Any] = {"id": sketches.id, "category": sketches.category, "instance": sketches.instance}
-    for search in searches:
-        for mode, found in _of(search, evaluations).items():
+    for i, search in enumerate(searches):
+        for mode, found in ((mode, each[i]) for mode, each in evaluations.items()):
             rows.extend(found.rows(method=method, mode=mode, provenance=provenance))
             for (protocol, metric), values in found.per_query.items():
                 column = np.full(len(sketches), np.nan)
                 column[search.queries] = values.numpy()
                 columns[f"{search.task.setting}/{protocol}/{mode}/{metric}"] = column
-    by_class = _of(searches[0], evaluations)
+    by_class = {mode: each[0] for mode, each in evaluations.items()}
     names = _names(searches[0].task, sketches)
     protocol = searches[0].task.protocols[0]
     per_class = [
@@ -380,12 +410,8 @@ def _write(
     storage.write_bytes(storage.join(folder, QUERIES), shards.encode_part(by_id, row_group=4096))
     storage.write_json(storage.join(folder, PER_CLASS), [_finite(row) for row in per_class])
     storage.write_json(storage.join(folder, REPORT), [_finite(row) for row in rows])
-    shards.write_manifest(folder, {"method": method, **provenance, "settings": [s.task.setting for s in searches]})
-
-
-def _of(search: Search, evaluations: dict[tuple[str, str], Evaluation]) -> dict[str, Evaluation]:
-    """Mode -> evaluation of one setting, the method's default mode first."""
-    return {mode: found for (setting, mode), found in evaluations.items() if setting == search.task.setting}
+    settings = list(dict.fromkeys(search.task.setting for search in searches))
+    shards.write_manifest(folder, {"method": method, **provenance, "settings": settings})
 
 
 def _names(task: Task, sketches: Members) -> list[str]:

@@ -34,12 +34,14 @@ class Protocol:
 
     interpolate: AP takes the VOC envelope of the precision.
     cap_precision: P@k looks at the first min(k, R) ranks instead of the first k.
+    repeated: a gallery may hold a photo twice, as published ones do; else the caller leaves the later one out.
     """
 
     name: str
     description: str
     interpolate: bool
     cap_precision: bool
+    repeated: bool
 
     def values(self, metric: str, relevant: Tensor, num_relevant: Tensor) -> Tensor:
         """One metric of each query.
@@ -77,11 +79,13 @@ PROTOCOLS: dict[str, Protocol] = {
         description="AP@k divided by min(k, R); P@k divided by k",
         interpolate=False,
         cap_precision=False,
+        repeated=False,
     ),
     "zse_paper": Protocol(
         name="zse_paper",
         description="AP@k of VOC-interpolated precision, divided by min(k, R); P@k of the first min(k, R) ranks",
         interpolate=True,
         cap_precision=True,
+        repeated=True,
     ),
 }

@@ -1,0 +1,57 @@
+"""How far photos lie from themselves stored again, and from the others of their class: what `pipelines.duplicates` can
+tell apart. Of the data sets beside the repository, else of drawn photos."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.world import REAL, as_bytes, originals
+from pipelines.duplicates import NEAR, look
+
+PHOTOS = 300
+AGAIN: dict[str, Callable[[Image.Image], bytes]] = {
+    "quality 75": lambda p: as_bytes(p, "JPEG", quality=75),
+    "quality 50": lambda p: as_bytes(p, "JPEG", quality=50),
+    "half the size": lambda p: as_bytes(p.resize((p.width // 2, p.height // 2)), "JPEG", quality=75),
+    "twice the size": lambda p: as_bytes(p.resize((p.width * 2, p.height * 2)), "JPEG", quality=85),
+    "256 px square": lambda p: as_bytes(p.resize((256, 256)), "JPEG", quality=85),
+}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        for source in dict.fromkeys((originals(Path(scratch)), REAL.parent / "quickdraw_x_caltech101")):
+            if source.exists():
+                measure(source / "photo")
+
+
+def measure(photos: Path) -> None:
+    print(f"{photos.parent.name}, grey levels of 16x16 thumbnails, limit {NEAR}")
+    files = sorted(p for p in photos.rglob("*") if p.is_file())
+    for name, store in AGAIN.items():
+        far = []
+        for file in files[:: max(1, len(files) // PHOTOS)]:
+            picture = Image.open(file).convert("RGB")
+            far.append(apart(look(file.read_bytes()), look(store(picture))))
+        print(f"  {name:15s} median {np.median(far):5.2f}  99 % {np.percentile(far, 99):5.2f}  most {max(far):5.2f}")
+    nearest = []
+    for folder in sorted(p for p in photos.iterdir() if p.is_dir()):
+        inside = sorted(p for p in folder.rglob("*") if p.is_file())
+        looks = [look(p.read_bytes()) for p in inside]
+        pairs = ((i, j) for j in range(len(looks)) for i in range(j))
+        nearest += [(apart(looks[i], looks[j]), inside[i].name, inside[j].name) for i, j in pairs]
+    for distance, a, b in sorted(nearest)[:8]:
+        print(f"  {distance:5.2f} apart: {a} and {b}")
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> float:
+    return float(((a - b) ** 2).mean() ** 0.5)
+
+
+if __name__ == "__main__":
+    main()

@@ -63,6 +63,8 @@ class EvaluationConfig:
     distractors: tuple[Distractors, ...] = ()
     """Photos of other classes that stand beside the unseen ones, each in a setting more: `held_back` ones of the seen
     classes (`-generalised`), all those that have a sketch of their own (`-fg-all`)."""
+    seen_classes: bool = False
+    """Also find held-back photos of seen classes by their own sketches (`-fg-seen`), where pairs are known."""
     batch_size: int = 64
     """Pictures encoded at once."""
 

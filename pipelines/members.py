@@ -72,18 +72,26 @@ def training_members(members: Members, split: ZeroShotSplit) -> Members:
     return inside.where(~held_back(inside, split))
 
 
-def tested_members(members: Members, split: ZeroShotSplit, distractors: Iterable[Distractors] = ()) -> Members:
-    """What a test looks at: the unseen classes, and the photos of others that stand beside them."""
+def tested_members(
+    members: Members, split: ZeroShotSplit, distractors: Iterable[Distractors] = (), *, seen_classes: bool = False
+) -> Members:
+    """What a test looks at: the unseen classes, and the photos of others that stand beside them. `seen_classes`: also
+    what is held back of the seen ones, their sketches too."""
     wanted = np.isin(members.category, list(split.unseen))
+    if seen_classes:
+        wanted |= held_back(members, split)
     for kind in distractors:
         others = held_back(members, split) if kind == "held_back" else drawn(members)
         wanted |= others & (members.modality == "photo")
     return members.where(wanted)
 
 
-def leakable(members: Members, split: ZeroShotSplit, distractors: Iterable[Distractors]) -> list[str]:
+def leakable(
+    members: Members, split: ZeroShotSplit, distractors: Iterable[Distractors], *, seen_classes: bool
+) -> list[str]:
     """sha256 of those of `tested_members` that a checkpoint may not have seen; drawn ones of seen classes it may."""
-    return list(tested_members(members, split, [d for d in distractors if d == "held_back"]).sha256)
+    unknown: list[Distractors] = [d for d in distractors if d == "held_back"]
+    return list(tested_members(members, split, unknown, seen_classes=seen_classes).sha256)
 
 
 def held_back(members: Members, split: ZeroShotSplit) -> np.ndarray:

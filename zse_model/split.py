@@ -238,15 +238,8 @@ class ZeroShotSplit:
         return int(hashlib.sha256(instance_id.encode()).hexdigest()[:16], 16) < self.held_back * 2**64
 
     def with_pseudo_unseen(self, count: int, seed: int) -> ZeroShotSplit:
-        """This split with `count` other pseudo-unseen classes, a function of the set of seen classes and the seed.
-
-        Classes with an alias among the seen are not drawn (turtle beside sea turtle): they would not be unseen.
-        """
-        apart = [c for c in self.seen if not any(same_thing(c, other) for other in self.seen if other != c)]
-        if not 0 <= count <= min(len(apart), len(self.seen) - 1):
-            raise ValueError(f"Split {self.name!r}: {count} pseudo-unseen of {len(apart)} classes without an alias")
-        drawn = sorted(apart, key=lambda c: hashlib.sha256(f"{seed}/{normalise_name(c)}".encode()).digest())
-        return replace(self, pseudo_unseen=tuple(sorted(drawn[:count])))
+        """This split with `count` other pseudo-unseen classes, as `draw_classes` does."""
+        return replace(self, pseudo_unseen=draw_classes(self.seen, count, seed) if count else ())
 
     @property
     def digest(self) -> str:
@@ -268,6 +261,20 @@ class ZeroShotSplit:
             return cls(**fields)
         except TypeError as error:  # a missing or unknown field, named in Python's message
             raise ValueError(f"Not a split: {error}") from error
+
+
+def draw_classes(classes: Iterable[str], count: int, seed: int) -> tuple[str, ...]:
+    """`count` of the classes, sorted: a function of their set and the seed, whatever their order and spelling.
+
+    Classes with an alias among the others are not drawn (turtle beside sea turtle): they would not be unseen. Raises
+    ValueError for fewer than 1, for all of them, and for more than there are without an alias.
+    """
+    classes = tuple(classes)
+    apart = [c for c in classes if not any(same_thing(c, other) for other in classes if other != c)]
+    if not 1 <= count <= min(len(apart), len(classes) - 1):
+        raise ValueError(f"{count} classes cannot be drawn from {len(classes)}, {len(apart)} of which have no alias")
+    drawn = sorted(apart, key=lambda c: hashlib.sha256(f"{seed}/{normalise_name(c)}".encode()).digest())
+    return tuple(sorted(drawn[:count]))
 
 
 def imagenet_units_naming(classes: Iterable[str]) -> list[int]:

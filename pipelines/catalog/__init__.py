@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from importlib import resources
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ from pipelines.catalog.sketchy import Sketchy, SketchyConfig
 from pipelines.catalog.synthetic import Synthetic, SyntheticConfig
 from pipelines.catalog.tuberlin import TUBerlin, TUBerlinConfig
 from zse_model import synthetic
-from zse_model.split import ZeroShotSplit, normalise_name
+from zse_model.split import ZeroShotSplit, draw_classes, normalise_name
 
 AnyDatasetConfig: TypeAlias = (
     FolderConfig
@@ -80,13 +81,18 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         unseen: Iterable[str] = config.split
     elif config.split == "synthetic":
         unseen, citation = synthetic.UNSEEN, "zse_model.synthetic.UNSEEN"
+    elif drawn := re.fullmatch(r"random-(\d+)", config.split):
+        unseen = draw_classes(present, int(drawn[1]), config.split_seed)
+        name = f"{config.name}-{config.split}-{config.split_seed}"
+        citation = f"drawn with dataset.split_seed {config.split_seed}"
     elif config.split in split_names():
         raw = _built_in(config.split)
         name, citation, seen, unseen = raw["name"], raw["citation"], raw["seen"], raw["unseen"]
     else:
         if not storage.exists(config.split):
             raise ValueError(
-                f"dataset.split {config.split!r} is neither a built-in split {split_names()} nor a file that exists"
+                f"dataset.split {config.split!r} is neither a built-in split {split_names()} nor random-N nor a file "
+                "that exists"
             )
         lines = storage.read_bytes(config.split).decode("utf-8-sig").splitlines()
         unseen = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -36,13 +36,14 @@ class DatasetConfig:
     name: str
     """In outputs and settings: lower case letters, digits and `_.-`."""
     split: str | tuple[str, ...]
-    """A built-in split, a file (or URL) with one unseen class a line, or a list of unseen classes."""
+    """A built-in split, `random-N` for N unseen classes drawn by `split_seed`, a file (or URL) with one unseen class a
+    line, or a list of unseen classes."""
     pseudo_unseen: float = 0.1
     """Share of the seen classes that training never touches and everything is chosen on."""
     held_back: float = 0.1
     """Share of the instances of seen classes that training never touches."""
     split_seed: int = 0
-    """Draws the pseudo-unseen classes."""
+    """Draws the pseudo-unseen classes, and the unseen ones of `random-N`."""
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) - set("abcdefghijklmnopqrstuvwxyz0123456789_.-"):

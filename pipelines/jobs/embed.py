@@ -52,11 +52,13 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     with storage.local_copy(checkpoint) as copy:
         loaded = load_checkpoint(copy)
     check_transforms(loaded, source, images)
-    distractors = sorted(set(config.evaluation.distractors))
-    members = tested_members(read_members(images, source), split, distractors)
+    distractors, seen_classes = sorted(set(config.evaluation.distractors)), config.evaluation.seen_classes
+    members = tested_members(read_members(images, source), split, distractors, seen_classes=seen_classes)
     verbatim = stands_verbatim(loaded.split, split)
-    refuse_leaks(loaded, split, leakable(members, split, distractors), verbatim=verbatim)
+    tested = leakable(members, split, distractors, seen_classes=seen_classes)
+    refuse_leaks(loaded, split, tested, verbatim=verbatim)
     depends = [trained["digest"], source["fingerprint"], images, sorted(split.unseen), *distractors]
+    depends += ["seen_classes"] * seen_classes
     key = storage.digest(depends, 8)
     folder = storage.join(workspace, "encodings", f"{trained['name']}-{key}")
     if shards.has_manifest(folder):

@@ -73,7 +73,9 @@ def evaluate(
         return folder
     distractors = config.evaluation.distractors
     sketches, photos = (read_encodings(encodings, m, source) for m in ("sketch", "photo"))
-    tested = [h for e in (sketches, photos) for h in leakable(e.members, split, distractors)]
+    seen_classes = config.evaluation.seen_classes
+    encoded = (e.members for e in (sketches, photos))
+    tested = [sha for members in encoded for sha in leakable(members, split, distractors, seen_classes=seen_classes)]
     refuse_leaks(checkpoint, split, tested, verbatim=stands_verbatim(checkpoint.split, split))
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
     gallery = matrices.gallery
@@ -89,7 +91,9 @@ def evaluate(
         else:
             finds, _ = matrices.method.rerank or ("", "")
             best = _shortlists(matrices.rows(finds), searches, depth)
-            evaluations[mode] = _evaluate(matrices.rows(mode, _union(searches, best)), searches, mode, best)
+            evaluations[mode] = _evaluate(
+                matrices.rows(mode, _union(searches, best, len(sketches.members))), searches, mode, best
+            )
     provenance = {
         "split": split.name,
         "split_hash": split.digest,
@@ -99,9 +103,9 @@ def evaluate(
     }
     shown = checkpoint.method.pair_mode or "ret"
     if shown in modes and (shown != "ret" or has_masks(checkpoint.method)):
-        found = evaluations[shown][0]
-        first = gallery.where(searches[0].gallery)
-        for name, png in _explanations(checkpoint.method, found, images, source, sketches.members, first).items():
+        queries, first = sketches.members.where(searches[0].queries), gallery.where(searches[0].gallery)
+        found = _explanations(checkpoint.method, evaluations[shown][0], images, source, queries, first)
+        for name, png in found.items():
             storage.write_bytes(storage.join(folder, SHEETS, name), png)
     _write(folder, images, source, searches, evaluations, sketches.members, gallery, method, provenance)
     return folder
@@ -114,7 +118,8 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
     if shards.has_manifest(folder):
         return folder
     everyone = read_members(images, source)
-    tested = tested_members(everyone, split, config.evaluation.distractors).by_content()
+    asked = config.evaluation
+    tested = tested_members(everyone, split, asked.distractors, seen_classes=asked.seen_classes).by_content()
     encodings = []
     for modality in ("sketch", "photo"):
         members = tested.where(tested.modality == modality)
@@ -149,13 +154,14 @@ def plan_searches(
     everyone: Members | None,
 ) -> list[Search]:
     """By class among the unseen photos; where pairs are known also by instance: among the drawn ones of them (`-fg`)
-    and among those of the sketch's class (`-fg-class`). Distractors make one more each: `-generalised`, `-fg-all`.
+    and among those of the sketch's class (`-fg-class`), of a seen class among the held-back ones (`-fg-seen`).
+    Distractors make one more each: `-generalised`, `-fg-all`.
 
     everyone: all pictures of the data set, to know which photos of seen classes are drawn; needed for `drawn` alone.
     """
     labels = {category: i for i, category in enumerate(split.unseen)}
     classes, others = (torch.tensor([labels.get(c, -1) for c in m.category]) for m in (sketches, photos))
-    unseen, distractors = (others >= 0).numpy(), config.evaluation.distractors
+    asked, unseen, distractors = (classes >= 0).numpy(), (others >= 0).numpy(), config.evaluation.distractors
     galleries = {"": unseen}
     if "held_back" in distractors:
         galleries["-generalised"] = unseen | held_back(photos, split)
@@ -163,35 +169,42 @@ def plan_searches(
     for form, gallery in galleries.items():
         task = Task(
             setting=setting_name(split, fingerprint, form),
-            query_labels=classes,
-            gallery_labels=others[torch.from_numpy(gallery)],
-            query_groups=classes,
+            query_labels=classes[asked],
+            gallery_labels=others[gallery],
+            query_groups=classes[asked],
             metrics=CATEGORY_METRICS,
             protocols=config.evaluation.protocols,
         )
-        searches.append(Search(task, np.arange(len(sketches)), np.flatnonzero(gallery)))
-    paired = {i for i in sketches.instance if i is not None} & {i for i in photos.instance if i is not None}
-    if config.evaluation.instance_level and len(paired) > 1:
-        ids = {instance: i for i, instance in enumerate(sorted(paired))}
-        of_sketch, of_photo = (torch.tensor([ids.get(i, -1) for i in m.instance]) for m in (sketches, photos))
-        queries = np.flatnonzero((of_sketch >= 0).numpy())
-        own = (of_photo >= 0).numpy()
-        forms = {"-fg": own, "-fg-class": unseen}
-        if "drawn" in distractors:
-            assert everyone is not None
-            forms["-fg-all"] = own | np.isin(photos.id, everyone.id[drawn(everyone)])
-        for form, gallery in forms.items():
-            columns = torch.from_numpy(gallery)
-            task = Task(
-                setting=setting_name(split, fingerprint, form),
-                query_labels=of_sketch[queries],
-                gallery_labels=of_photo[columns],
-                query_groups=of_sketch[queries],
-                metrics=INSTANCE_METRICS,
-                protocols=("plain",),
-            )
-            within = (classes, others[columns]) if form == "-fg-class" else None
-            searches.append(Search(task, queries, np.flatnonzero(gallery), within))
+        searches.append(Search(task, np.flatnonzero(asked), np.flatnonzero(gallery)))
+    if not config.evaluation.instance_level:
+        return searches
+    paired = sorted((set(sketches.instance) & set(photos.instance)) - {None})
+    ids = {instance: i for i, instance in enumerate(paired)}
+    of_sketch, of_photo = (torch.tensor([ids.get(i, -1) for i in m.instance]) for m in (sketches, photos))
+    has_photo, has_sketch = (of_sketch >= 0).numpy(), (of_photo >= 0).numpy()
+    forms = {"-fg": (asked, unseen & has_sketch), "-fg-class": (asked, unseen)}
+    if "drawn" in distractors:
+        assert everyone is not None
+        everywhere = np.isin(photos.id, everyone.id[drawn(everyone)])
+        forms["-fg-all"] = (asked, unseen & has_sketch | everywhere)
+    if config.evaluation.seen_classes:
+        forms["-fg-seen"] = (~asked, held_back(photos, split))
+    names = {category: i for i, category in enumerate(sorted({*sketches.category, *photos.category}))}
+    named = [torch.tensor([names[c] for c in m.category]) for m in (sketches, photos)]
+    for form, (chosen, gallery) in forms.items():
+        queries = np.flatnonzero(chosen & has_photo)
+        if len(of_sketch[queries].unique()) < 2:
+            continue
+        task = Task(
+            setting=setting_name(split, fingerprint, form),
+            query_labels=of_sketch[queries],
+            gallery_labels=of_photo[gallery],
+            query_groups=of_sketch[queries],
+            metrics=INSTANCE_METRICS,
+            protocols=("plain",),
+        )
+        within = (named[0], named[1][gallery]) if form in ("-fg-class", "-fg-seen") else None
+        searches.append(Search(task, queries, np.flatnonzero(gallery), within))
     return searches
 
 
@@ -317,11 +330,11 @@ def _shortlists(blocks: Iterable[Tensor], searches: Sequence[Search], depth: int
     return [torch.cat(parts) for parts in found]
 
 
-def _union(searches: Sequence[Search], shortlists: Sequence[Tensor]) -> Tensor:
-    """int64 [q, k], the columns that any setting has on its shortlist; the first setting asks every sketch."""
-    parts = [torch.from_numpy(searches[0].gallery)[shortlists[0]]]
-    for search, chosen in zip(searches[1:], shortlists[1:], strict=True):
-        columns = parts[0][:, :1].repeat(1, chosen.shape[1])
+def _union(searches: Sequence[Search], shortlists: Sequence[Tensor], sketches: int) -> Tensor:
+    """int64 [sketches, k], the columns that any search has on a sketch's shortlist; 0 where it does not ask for it."""
+    parts = []
+    for search, chosen in zip(searches, shortlists, strict=True):
+        columns = torch.zeros(sketches, chosen.shape[1], dtype=torch.int64)
         columns[search.queries] = torch.from_numpy(search.gallery)[chosen]
         parts.append(columns)
     return torch.cat(parts, dim=1)
@@ -370,7 +383,7 @@ def _pixels(pictures: list[bytes]) -> Encoding:
 
 def _folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> str:
     e = config.evaluation
-    settings = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors), NEAR]
+    settings = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors), e.seen_classes, NEAR]
     return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, settings], 8)}")
 
 
@@ -395,7 +408,8 @@ def _write(
                 column[search.queries] = values.numpy()
                 columns[f"{search.task.setting}/{protocol}/{mode}/{metric}"] = column
     by_class = {mode: each[0] for mode, each in evaluations.items()}
-    names = _names(searches[0].task, sketches)
+    asked = sketches.where(searches[0].queries)
+    names = _names(searches[0].task, asked)
     protocol = searches[0].task.protocols[0]
     per_class = [
         {"mode": mode, **row}
@@ -404,7 +418,7 @@ def _write(
         for row in found.per_class(protocol, "mAP_all", names)
     ]
     default, first = next(iter(by_class.values())), photos.where(searches[0].gallery)
-    for name, png in sheets.retrieval_sheets(default, images, source, sketches, first).items():
+    for name, png in sheets.retrieval_sheets(default, images, source, asked, first).items():
         storage.write_bytes(storage.join(folder, SHEETS, name), png)
     by_id = pa.table(columns).sort_by("id")  # one order for whatever was evaluated on these queries
     storage.write_bytes(storage.join(folder, QUERIES), shards.encode_part(by_id, row_group=4096))

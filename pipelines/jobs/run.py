@@ -101,10 +101,11 @@ def _reported(stage: str, folder: str) -> str:
 def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> float:
     """mAP_all of an order that knows nothing: the mean share of relevant photos."""
     counts = shards.read_manifest(out.images, "zse ingest")["counts"]
-    queries = per_query(next(iter(out.reports.values())))
-    photos = {c: counts[c].get("photo", 0) for c in set(queries["category"])}
-    total = sum(photos.values())
-    return float(np.mean([photos[c] / total for c in queries["category"]]))
+    first, queries = rows[0], per_query(next(iter(out.reports.values())))
+    values = queries["{setting}/{protocol}/{mode}/{metric}".format(**first)]
+    categories = [c for c, value in zip(queries["category"], values, strict=True) if not np.isnan(value)]
+    photos = {c: counts[c].get("photo", 0) for c in set(categories)}
+    return float(np.mean([photos[c] / sum(photos.values()) for c in categories]))
 
 
 def per_query(report: str) -> dict[str, Any]:

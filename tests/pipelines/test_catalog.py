@@ -24,7 +24,7 @@ from PIL import Image
 
 from pipelines import archives, storage
 from pipelines.archives import ArchiveError
-from pipelines.catalog import DATASETS, ImageRecord, create_dataset
+from pipelines.catalog import DATASETS, ImageRecord, create_dataset, load_split
 from pipelines.config import load_experiment, validate
 from pipelines.jobs.ingest import ingest
 from tests.conftest import SHARED, TINY
@@ -203,6 +203,11 @@ def test_qmul_keeps_its_test_part_apart(tmp_path: Path) -> None:
         "chair": 2,
         "chair test": 2,
     }
+    every = Counter(r.category for r in listed("qmul", source, split="shoe-v2"))
+    split = load_split(config("qmul", source, split="shoe-v2", pseudo_unseen=0.1), every)
+    assert (split.training, split.unseen) == (("shoe",), ("shoe test",)), "and neither part of the chairs"
+    with pytest.raises(ValueError, match=r"one of \('shoe-v2', 'chair-v2'\), or lists the test parts"):
+        config("qmul", source, split="sketchy-25")
     hat = build(tmp_path / "other", ["trainA/1_1.png", "trainB/1.png"])
     with pytest.raises(ValueError, match="Give dataset.category"):
         listed("qmul", hat)

@@ -9,6 +9,7 @@ import pytest
 from pipelines.catalog import FolderConfig, SyntheticConfig, load_split, split_names
 from pipelines.config import ConfigError, experiment_names, load_experiment
 from tests.conftest import tiny
+from zse_model.split import ZeroShotSplit
 
 
 @pytest.mark.parametrize("name", experiment_names())
@@ -64,3 +65,17 @@ def test_a_split_comes_from_a_name_a_list_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="hot air balloon.*Merge them|hot-air_balloon.*Merge them"):
         load_split(config, ["fish", "teapot", "hot-air_balloon", "hot air balloon"])
     assert "sketchy-25" in split_names()
+
+
+def test_a_split_is_drawn_by_its_seed_and_never_across_an_alias() -> None:
+    classes = ["fish", "teapot", "car", "car_(sedan)", "church", "umbrella", "rabbit", "tiger"]
+
+    def drawn(seed: int, of: list[str], count: int = 3) -> ZeroShotSplit:
+        return load_split(SyntheticConfig(name="x", split=f"random-{count}", split_seed=seed, pseudo_unseen=0.2), of)
+
+    split = drawn(1, classes)
+    assert split.name == "x-random-3-1" and len(split.unseen) == 3 and len(split.pseudo_unseen) == 1
+    assert drawn(1, classes[::-1]) == split and set(drawn(2, classes).unseen) != set(split.unseen)
+    assert not any({"car", "car_(sedan)"} & set(drawn(seed, classes).unseen) for seed in range(20))
+    with pytest.raises(ValueError, match="7 classes cannot be drawn from 8, 6 of which have no alias"):
+        drawn(0, classes, 7)

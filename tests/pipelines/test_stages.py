@@ -17,7 +17,7 @@ from pipelines import shards, storage
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import encoded_parts, read_encodings, read_values
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
-from pipelines.jobs.run import evaluate_checkpoint, run
+from pipelines.jobs.run import evaluate_checkpoint, result_table, run
 from pipelines.jobs.shard import shard
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
@@ -326,6 +326,28 @@ def test_distractors_make_harder_galleries(prepared: tuple[str, str, str]) -> No
     for method in ("global", "raw_pixels"):
         assert value["synthetic-generalised", method, "mAP_all"] < value["synthetic", method, "mAP_all"]
         assert value["synthetic-fg-all", method, "acc_5"] <= value["synthetic-fg", method, "acc_5"]
+
+
+def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tuple[str, str, str]) -> None:
+    """Beside the other held-back ones of their class; what is asked of the unseen classes stays as it was."""
+    workspace, _, _ = prepared
+    methods = {"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}
+    asked = {"modes": ["ret", "rn", "rerank-2"], "distractors": ["held_back", "drawn"]}
+    fewer = replace(tiny(dataset={"held_back": 0.4}, evaluation=asked, methods=methods), name="seen")
+    more = replace(fewer, evaluation=replace(fewer.evaluation, seen_classes=True))
+    without, out = run(fewer, workspace), run(more, workspace)
+    split = load_checkpoint(out.checkpoints["zse_sbir"]).split
+    members = read_members(out.images, manifest(out.images))
+    back = [c for c, i in zip(members.category, members.instance, strict=True) if split.is_held_back(i)]
+    back = [c for c in back if c in split.seen]
+    seen = [r for r in out.rows() if "-fg-seen." in r["setting"]]
+    assert len(back) >= 8, "a sketch and a photo each"
+    assert {(r["queries"], r["gallery"]) for r in seen} == {(len(back) // 2, len(back) // 2)}
+    assert {r["mode"] for r in seen} == {"ret", "rn", "rerank-2"}
+    most = max(back.count(c) for c in back) // 2
+    assert most <= 5 and all(r["value"] == 1 for r in seen if r["metric"] == "acc_5" and r["mode"] == "rn")
+    assert [r for r in out.rows() if r not in seen] == without.rows()
+    assert "chance mAP_all 0.333" in str(result_table(out).title)
 
 
 def test_another_data_set_is_evaluated_by_its_own_split_or_refused(

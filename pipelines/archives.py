@@ -59,7 +59,7 @@ def opened(url: str) -> Opened:
     if not folder.exists():
         with FileLock(f"{folder}.lock"):
             if not folder.exists():  # another process may have unpacked it while this one waited
-                _publish(url, folder)
+                _publish(url, folder, info.size)
     return Opened(str(folder), version)
 
 
@@ -76,20 +76,22 @@ def scratch() -> Path:
     return folder
 
 
-def _publish(url: str, folder: Path) -> None:
+def _publish(url: str, folder: Path, size: int) -> None:
     """Unpack beside, then rename. The caller holds the lock, so what lies there is of a process that died."""
     partial = Path(f"{folder}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     content = partial / "content"
     content.mkdir(parents=True)
+    target = _Target(url, content)
     try:
         file = Path(url)
         if not storage.is_local(url):
             say(f"Fetching {url} ...")
             file = partial / f"archive{_ending(url)}"
+            target.announce([size])
             storage.download_file(url, file)
         say(f"Unpacking {url} into {folder} ...")
-        _unpacker(url)(file, _Target(url, content))
+        _unpacker(url)(file, target)
         os.rename(content, folder)
     except ArchiveError:
         raise
@@ -173,6 +175,12 @@ def _untar(file: Path, target: _Target) -> None:
             source = archive.extractfile(member) if member.isreg() else None
             if source is not None:
                 target.write(member.name, source)
+        # tarfile takes a damaged header for the end: a whole archive ends with empty blocks.
+        assert archive.fileobj is not None
+        archive.fileobj.seek(archive.offset)
+        end = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if end != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"it is cut short or damaged after {target.files} files")
 
 
 def _un7z(file: Path, target: _Target) -> None:

@@ -116,9 +116,11 @@ def evaluate(
     from pipelines.jobs import run as stages
 
     config = load_experiment(experiment, set_ or [])
-    if settings:
-        if checkpoint is None or datasets is None:
-            raise ConfigError("--settings needs --checkpoint and --datasets: what to evaluate, and on which data")
+    if settings or datasets:
+        if not settings or checkpoint is None or datasets is None:
+            raise ConfigError(
+                "--settings, --checkpoint and --datasets go together: give all three, or none of the first and the last"
+            )
         _evaluate_settings(config, workspace, checkpoint, settings, datasets, report)
         return
     if checkpoint is None:
@@ -222,6 +224,7 @@ def explain(
     """
     from pipelines.jobs.explain import PAGE
     from pipelines.jobs.explain import explain as draw
+    from pipelines.shards import read_manifest
 
     patches = [_patch(text) for text in patch or []]
     found = draw(sketch, checkpoint, workspace, out, photo=photo, gallery=gallery, top=top, mode=mode, patches=patches)
@@ -230,8 +233,9 @@ def explain(
     source = f"--photo {quote(photo)}" if photo else f"--gallery {quote(str(gallery))}"
     chosen = f" --mode {mode}" if mode else ""
     inputs = f"{source} --checkpoint {quote(checkpoint)}{chosen}"
-    masks = (out / "1-masks.png").exists()  # of another sketch the guided one is another
-    following = f"--sketch ANOTHER {inputs}" if masks else f"--sketch {quote(sketch)} {inputs} --patch ROW,COLUMN"
+    following = f"--sketch {quote(sketch)} {inputs} --patch ROW,COLUMN"
+    if read_manifest(checkpoint, "zse train")["method"] == "crossatnet":  # it has masks: another sketch, another mask
+        following = f"--sketch ANOTHER {inputs}"
     _last(f"{out / PAGE}   (open it in a browser)", f"zse explain {following}")
 
 
@@ -293,20 +297,29 @@ def _evaluate_settings(
 ) -> None:
     from pipelines import settings
 
-    chosen = settings.load_settings([] if "all" in names else names)
+    chosen = settings.load_settings(names)
     results = settings.evaluate_settings(config, workspace, checkpoint, chosen, settings.load_datasets(datasets))
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         kept = [
-            {"name": r.setting.name, "refused": r.refused, "comparable": r.comparable, "rows": r.rows} for r in results
+            {
+                "name": r.setting.name,
+                "refused": r.refused,
+                "broken": r.broken,
+                "not_comparable": r.difference,
+                "rows": list(r.rows),
+            }
+            for r in results
         ]
-        report.write_text(json.dumps(kept, indent=1, default=list))
+        report.write_text(json.dumps(kept, indent=1))
     Console(width=None if sys.stdout.isatty() else 200).print(settings.settings_table(results))
-    done = sum(not r.refused for r in results)
+    done = sum(bool(r.rows) for r in results)
     _last(
         f"{done} of {len(results)} settings evaluated, in {workspace}/reports" + (f"; {report}" if report else ""),
         f"zse search --sketch FILE --gallery FOLDER --checkpoint {checkpoint}",
     )
+    if any(r.broken for r in results):
+        raise typer.Exit(1)
 
 
 def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, report: Path | None) -> None:

@@ -6,8 +6,9 @@ says where the data sets lie:
     sketchy: {adapter: sketchy, source: s3://bucket/Sketchy, copies: true}
     tuberlin: {adapter: tuberlin, source: /data/TUBerlin}
 
-A setting whose members are not the published ones, by their counts, stands beside nothing: its name carries the
-fingerprint of the data (evaluation rule 4), and the table says so.
+A setting whose members are not the published ones, by their counts, or whose checkpoint was trained on another split
+than the published one, stands beside nothing: the row's name carries the fingerprint of the data (evaluation rule
+4), and the table says why.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from pydantic import TypeAdapter
 from rich.table import Table
 
 from pipelines import storage
-from pipelines.catalog import MissingClassesError
-from pipelines.config import ConfigError, ExperimentConfig, read_dataset
+from pipelines.catalog import CROSS, MissingClassesError
+from pipelines.config import ConfigError, EvaluationConfig, ExperimentConfig, read_dataset
+from pipelines.jobs.ingest import TooManyBadPicturesError
 from pipelines.jobs.run import evaluate_checkpoint
 from pipelines.progress import say
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError
+from zse_model.split import ZeroShotSplit
+from zse_model.transforms import BadPicture
 
-Form = Literal["", "-generalised", "-fg-class"]
+Form = Literal["", "-generalised", "-fg-class", "-fg-all", "-fg-seen"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,11 @@ class Setting:
     published: tuple[Mapping[str, Any], ...] = ()
     """`method`, `mode`, `source`, and values by metric."""
 
+    @property
+    def trained_on(self) -> str:
+        """The split that what was published had been trained on."""
+        return CROSS[self.split][0] if self.split in CROSS else self.split
+
 
 @dataclass(frozen=True)
 class Result:
@@ -64,21 +73,32 @@ class Result:
     rows: Sequence[Mapping[str, Any]] = ()
     """Those of the setting's form and protocol, of its metrics, every mode."""
     refused: str = ""
+    """The checkpoint has seen it, or the data for it is not there."""
+    broken: str = ""
+    """The data is there and cannot be used."""
+    trained_on: str = ""
+    """The checkpoint's split."""
 
     @property
-    def comparable(self) -> bool:
-        """Whether the members are the published ones, by their counts."""
+    def difference(self) -> str:
+        """What it has not in common with what was published for it; empty where the two may be compared."""
+        setting = self.setting
+        if self.trained_on != setting.trained_on:
+            return f"trained on {self.trained_on}, published on {setting.trained_on}"
         counts = {(row["queries"], row["gallery"]) for row in self.rows}
-        return counts == {(self.setting.queries, self.setting.gallery)}
+        if counts != {(setting.queries, setting.gallery)}:
+            found = ", ".join(f"{queries} x {gallery}" for queries, gallery in sorted(counts))
+            return f"{found}, published {setting.queries} x {setting.gallery}"
+        return ""
 
 
-def load_settings(names: Sequence[str] = ()) -> list[Setting]:
-    """The settings of these names, in this order; all of them without names. Raises ConfigError for an unknown one."""
+def load_settings(names: Sequence[str] = ("all",)) -> list[Setting]:
+    """The settings of these names, in this order; `all` of them. Raises ConfigError for an unknown one."""
     text = resources.files("pipelines.catalog").joinpath("settings.yaml").read_text()
     every = {s.name: s for s in TypeAdapter(list[Setting]).validate_python(yaml.safe_load(text))}
-    if unknown := sorted(set(names) - set(every)):
+    if unknown := sorted(set(names) - {"all", *every}):
         raise ConfigError(f"Unknown settings {unknown}. Known: all, {', '.join(every)}")
-    return [every[name] for name in names] if names else list(every.values())
+    return list(every.values()) if "all" in names else [every[name] for name in names]
 
 
 def load_datasets(url: str) -> dict[str, dict[str, Any]]:
@@ -87,7 +107,10 @@ def load_datasets(url: str) -> dict[str, dict[str, Any]]:
         raise ConfigError(
             f"--datasets {url!r} does not exist. It names data sets: `sketchy: {{adapter: folder, source: URL}}`"
         )
-    raw = yaml.safe_load(storage.read_bytes(url).decode("utf-8"))
+    try:
+        raw = yaml.safe_load(storage.read_bytes(url).decode("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigError(f"--datasets {url!r} is not YAML: {error}") from error
     if not isinstance(raw, dict) or not all(isinstance(one, dict) and "adapter" in one for one in raw.values()):
         raise ConfigError(f"{url} must give an adapter and what it needs for each data set, by name")
     return raw
@@ -99,39 +122,65 @@ def evaluate_settings(
     """One checkpoint on every setting that it may see and whose data is there, in their order.
 
     Settings of one split are forms of one evaluation; each evaluation is a stage that resumes. `config` says how to
-    evaluate: its data set, split and transforms are replaced.
+    evaluate: its data set, split and transforms are replaced. Raises ConfigError, before anything is evaluated, for a
+    data set that is not described right; data that cannot be used ends its own settings alone.
     """
     with storage.local_copy(checkpoint) as copy:
-        loaded = load_checkpoint(copy)
+        trained, transforms = (loaded := load_checkpoint(copy)).split, loaded.transforms
     groups: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings:
         groups.setdefault((setting.data, setting.split), []).append(setting)
+    described = {
+        (data, split): read_dataset({"name": data, **datasets[data], "split": split, "held_back": trained.held_back})
+        for data, split in groups
+        if data in datasets
+    }
     results: dict[str, Result] = {}
     for (data, split), forms in groups.items():
         say(f"{', '.join(setting.name for setting in forms)}:")
         rows: list[dict[str, Any]] = []
-        refused = ""
+        refused = broken = ""
         try:
             if data not in datasets:
                 raise MissingDataError(f"no data set {data!r} in the file of data sets; it names {sorted(datasets)}")
-            dataset = {"name": data, **datasets[data], "split": split, "held_back": loaded.split.held_back}
-            generalised = any(setting.form == "-generalised" for setting in forms)
-            evaluation = dataclasses.replace(
-                config.evaluation,
-                protocols=tuple(dict.fromkeys((*config.evaluation.protocols, *(s.protocol for s in forms)))),
-                distractors=("held_back",) if generalised and loaded.split.held_back else (),
-            )
             wanted = dataclasses.replace(
-                config, dataset=read_dataset(dataset), transforms=loaded.transforms, evaluation=evaluation
+                config,
+                dataset=described[data, split],
+                transforms=transforms,
+                evaluation=_asked(config.evaluation, forms),
             )
             rows = evaluate_checkpoint(wanted, workspace, checkpoint).rows()
         except (LeakError, MissingClassesError, MissingDataError) as error:
             refused = str(error)
             say(f"  refused: {refused}")
+        except (storage.StorageError, TooManyBadPicturesError, BadPicture, ValueError) as error:
+            broken = str(error)
+            say(f"  broken: {broken}")
         for setting in forms:
             own = [row for row in rows if _belongs(row, setting)]
-            results[setting.name] = Result(setting, own, refused or ("" if own else "nothing to search in this form"))
+            why = refused or ("" if own or broken else _why_nothing(setting, trained))
+            results[setting.name] = Result(setting, own, why, broken, trained.name)
     return [results[setting.name] for setting in settings]
+
+
+def _asked(evaluation: EvaluationConfig, forms: Sequence[Setting]) -> EvaluationConfig:
+    """What an evaluation has to make for these forms, beside what the experiment asks for."""
+    wanted = {"-generalised": "held_back", "-fg-all": "drawn"}
+    distractors = (*evaluation.distractors, *(wanted[s.form] for s in forms if s.form in wanted))
+    return dataclasses.replace(
+        evaluation,
+        protocols=tuple(dict.fromkeys((*evaluation.protocols, *(s.protocol for s in forms)))),
+        distractors=tuple(dict.fromkeys(distractors)),
+        seen_classes=evaluation.seen_classes or any(s.form == "-fg-seen" for s in forms),
+    )
+
+
+def _why_nothing(setting: Setting, trained: ZeroShotSplit) -> str:
+    if setting.form in ("-generalised", "-fg-seen") and not trained.held_back:
+        return "the checkpoint's training held nothing back (dataset.held_back: 0): every seen photo may be trained on"
+    if setting.form.startswith("-fg"):
+        return "the data set does not say which photo a sketch is of, or evaluation.instance_level is off"
+    return "no row of this form: see evaluation.modes and evaluation.protocols"
 
 
 class MissingDataError(ValueError):
@@ -152,19 +201,20 @@ def settings_table(results: Sequence[Result]) -> Table:
         table.add_column(column, justify="right" if column in ("ours", "95 % interval") else "left")
     for result in results:
         setting = result.setting
-        if result.refused:
-            table.add_row(setting.name, setting.protocol, "", "", "refused", "", "", result.refused)
+        if result.refused or result.broken:
+            what = "refused" if result.refused else "broken"
+            table.add_row(setting.name, setting.protocol, "", "", what, "", "", result.refused or result.broken)
         for row in sorted(result.rows, key=lambda row: setting.metrics.index(row["metric"])):
             low, high = row["ci_low"], row["ci_high"]
             table.add_row(
-                setting.name if result.comparable else row["setting"],
+                row["setting"] if result.difference else setting.name,
                 setting.protocol,
                 row["mode"],
                 row["metric"],
                 f"{row['value']:.3f}",
                 "" if low is None else f"{low:.3f}-{high:.3f}",
-                _published(setting, row["metric"]),
-                _comparison(result, row),
+                "" if result.difference else _published(setting, row["metric"]),
+                _comparison(result),
             )
     return table
 
@@ -178,10 +228,7 @@ def _published(setting: Setting, metric: str) -> str:
     return "; ".join(found)
 
 
-def _comparison(result: Result, row: Mapping[str, Any]) -> str:
-    setting = result.setting
-    if not setting.published:
+def _comparison(result: Result) -> str:
+    if not result.setting.published:
         return ""
-    if result.comparable:
-        return "yes"
-    return f"no: {row['queries']} x {row['gallery']}, published {setting.queries} x {setting.gallery}"
+    return f"no: {result.difference}" if result.difference else "yes"

@@ -117,7 +117,9 @@ def folders(url: str) -> list[str]:
         entries = fs.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StorageError(f"{url} does not exist, or holds nothing that these credentials may list") from error
-    return sorted({str(e["name"]).rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "directory"})
+    # fsspec calls a link to a folder neither a file nor a folder.
+    found = [str(e["name"]) for e in entries if e["type"] == "directory" or e.get("islink") and fs.isdir(e["name"])]
+    return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found})
 
 
 def file_info(url: str) -> FileInfo | None:

@@ -80,8 +80,9 @@ class CodeIndex:
 
     lists: None = every code is compared, exact, 2 to 3 ms a query and million codes of 64 bits. A number = for
     tens of millions: codes are sorted into so many lists by the nearest of as many centres, `probed` lists are
-    searched, and what stands in another list is missed. The first codes added find the centres: add a representative
-    part first, of at least 39 codes a list. Raises ImportError without faiss (`pip install faiss-cpu`).
+    searched, and what stands in another list is missed, of codes that are equally near at the k-th place any. The
+    first codes added find the centres: add a representative part first, of at least 39 codes a list. Raises ImportError
+    without faiss (`pip install faiss-cpu`).
     """
 
     def __init__(self, bits: int, *, lists: int | None = None, probed: int = 16) -> None:
@@ -98,9 +99,12 @@ class CodeIndex:
         return int(self._index.ntotal)
 
     def add(self, codes: Tensor) -> None:
-        """uint8 [n, bits / 8], the next n positions of the gallery. Raises ValueError for another shape or dtype."""
+        """uint8 [n, bits / 8], the next n positions of the gallery. Raises ValueError for another shape or dtype, and
+        for fewer codes in the first part than there are lists."""
         packed = self._checked(codes)
         if not self._index.is_trained:
+            if len(packed) < self._index.nlist:
+                raise ValueError(f"{self._index.nlist} lists need as many codes in the first part, got {len(packed)}")
             self._index.train(packed)
         self._index.add(packed)
 

@@ -86,7 +86,7 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         name = f"{config.name}-{config.split}-{config.split_seed}"
         citation = f"drawn with dataset.split_seed {config.split_seed}"
     elif config.split in split_names():
-        raw = _built_in(config.split)
+        raw = built_in(config.split)
         name, citation, seen, unseen = raw["name"], raw["citation"], raw["seen"], raw["unseen"]
     else:
         if not storage.exists(config.split):
@@ -122,8 +122,10 @@ def trained_split(split: str) -> ZeroShotSplit:
     if split == "synthetic":
         seen = [c for c in synthetic.CATEGORIES if c not in synthetic.UNSEEN]
         raw: Any = {"name": split, "citation": "zse_model.synthetic.UNSEEN", "seen": seen, "unseen": synthetic.UNSEEN}
+    elif split in CROSS:
+        raise ValueError(f"split {split!r} is what weights of {CROSS[split][0]} are tested on. Give that one instead")
     elif split in split_names():
-        raw = _built_in(split)
+        raw = built_in(split)
     elif not storage.exists(split):
         raise ValueError(f"split {split!r} is neither a built-in split {split_names()} nor a file that exists")
     else:
@@ -147,16 +149,17 @@ def stands_verbatim(trained: ZeroShotSplit, split: ZeroShotSplit) -> bool:
     if split.name not in CROSS:
         return False
     source = CROSS[split.name][0]
-    return trained.name == source and _normalised(trained.seen) <= _normalised(_built_in(source)["seen"])
+    return trained.name == source and _normalised(trained.seen) <= _normalised(built_in(source)["seen"])
 
 
 def _normalised(categories: Iterable[str]) -> set[str]:
     return {normalise_name(category) for category in categories}
 
 
-def _built_in(split: str) -> dict[str, Any]:
+def built_in(split: str) -> dict[str, Any]:
+    """The lists of a built-in split that data was published for: name, citation, seen, unseen."""
     if split in CROSS:
-        source, target = (_built_in(name) for name in CROSS[split])
+        source, target = (built_in(name) for name in CROSS[split])
         known = _normalised(source["seen"])
         unseen = [c for c in target["unseen"] if normalise_name(c) not in known]
         others = [c for c in (*target["seen"], *target["unseen"]) if c not in unseen]
@@ -180,6 +183,7 @@ __all__ = [
     "FolderConfig",
     "ImageRecord",
     "MissingClassesError",
+    "built_in",
     "SyntheticConfig",
     "create_dataset",
     "load_split",

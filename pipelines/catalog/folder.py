@@ -13,7 +13,7 @@ from typing import Literal
 
 from pipelines import storage
 from pipelines.catalog.base import ImageRecord
-from pipelines.catalog.tree import Branch, Tree, TreeConfig
+from pipelines.catalog.tree import Branch, Tree, TreeConfig, meaning
 
 PAIRS = "pairs.tsv"
 
@@ -29,15 +29,20 @@ class Folder:
 
     def records(self) -> list[ImageRecord]:
         pairs = self._pairs()
+
+        def drawn_from(category: str, file: str) -> str | None:
+            photo = pairs.get((meaning(category), file))
+            return f"{category}/{photo}" if photo else None
+
         branches = (
-            Branch(modality="sketch", folders=("sketch",), instance=lambda c, file: pairs.get((c, file))),
+            Branch(modality="sketch", folders=("sketch",), instance=drawn_from),
             # Where pairs are known, a photo is an instance of its own even if nobody drew it.
             Branch(modality="photo", folders=("photo",), instance=lambda c, file: f"{c}/{file}" if pairs else None),
         )
         return self.tree.records(branches, self.config.lists)
 
     def _pairs(self) -> dict[tuple[str, str], str]:
-        """(class, sketch file) -> instance `<class>/<photo file>`, from the pairs.tsv beside sketch/."""
+        """(class, sketch file) -> photo file, from the pairs.tsv beside sketch/; a class in any spelling."""
         sketches = self.tree.folder_of("sketch")
         above = sketches.rpartition("/")[0] if sketches else ""
         if not above or not storage.exists(url := storage.join(above, PAIRS)):
@@ -45,7 +50,7 @@ class Folder:
         rows = csv.DictReader(storage.read_bytes(url).decode("utf-8-sig").splitlines(), delimiter="\t")
         if missing := {"class", "sketch", "photo"} - set(rows.fieldnames or ()):
             raise ValueError(f"{url} lacks the columns {sorted(missing)}; it has {rows.fieldnames}")
-        return {(row["class"], row["sketch"]): f"{row['class']}/{row['photo']}" for row in rows}
+        return {(meaning(row["class"]), row["sketch"]): row["photo"] for row in rows}
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
         return self.tree.read(records)

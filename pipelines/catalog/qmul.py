@@ -106,6 +106,7 @@ def _parts(url: str) -> Iterator[tuple[Modality, str, str, frozenset[str] | None
     """(modality, train or test, folder, names of its files or None for all) of a data set; nothing where none is."""
     folders = {loose(name): name for name in storage.folders(url)}
     lists = storage.names(url)
+    other: dict[Modality, frozenset[str]] = {}
     for part in ("train", "test"):
         if {f"{part}a", f"{part}b"} <= folders.keys():
             for modality, letter in MODALITIES:
@@ -115,6 +116,13 @@ def _parts(url: str) -> Iterator[tuple[Modality, str, str, frozenset[str] | None
                 folder = next((name for key, name in folders.items() if key.endswith(modality)), None)
                 if folder is None:
                     raise storage.StorageError(f"{url} has {modality}_{part}.txt, but no folder *{modality} for it")
-                listed = storage.read_bytes(storage.join(url, f"{modality}_{part}.txt")).decode("utf-8-sig").split()
+                file = storage.join(url, f"{modality}_{part}.txt")
                 # The lists of sketches name vector files: the ending does not count.
-                yield modality, part, folder, frozenset(stem(name) for name in listed)
+                names = frozenset(stem(name) for name in storage.read_bytes(file).decode("utf-8-sig").split())
+                there = {stem(name) for name in storage.names(storage.join(url, folder))}
+                if missing := sorted(names - there):
+                    raise ValueError(f"{file} names {len(missing)} files that {folder} does not have: {missing[:10]}")
+                if both := sorted(names & other.get(modality, frozenset())):
+                    raise ValueError(f"{file} names {len(both)} files that are in training too: {both[:10]}")
+                other[modality] = names
+                yield modality, part, folder, names

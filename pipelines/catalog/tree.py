@@ -81,6 +81,8 @@ class Root:
     url: str
     version: str | None
     """Of the archive that it was."""
+    mark: str = ""
+    """Before its records' paths, where there are several sources."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Tree:
 
     def roots(self) -> list[Root]:
         found = [opened(source) for source in self.sources]
-        return [Root(i, o.folder, o.version) for i, o in enumerate(found)]
+        return [Root(i, o.folder, o.version, f"{i}//" if len(found) > 1 else "") for i, o in enumerate(found)]
 
     def places(self) -> list[tuple[Root, str]]:
         """Where a data set may begin: at each source, and at each folder in it."""
@@ -129,21 +131,21 @@ class Tree:
         if lists:
             records = _listed_records(found, lists)
         else:
-            known = {_meaning(name): name for name in spelled}
+            known = {meaning(name): name for name in spelled}
             records = []
             for files in found.values():
                 own = sorted({_category(listed) for listed in files})
-                names = {c: c if c in known.values() else known.get(_meaning(c), c) for c in own}
+                names = {c: c if c in known.values() else known.get(meaning(c), c) for c in own}
                 records += [_record(listed, names[_category(listed)]) for listed in files]
-                known = {_meaning(c): names[c] for c in reversed(own)} | known
+                known = {meaning(c): names[c] for c in reversed(own)} | known
         return in_order(records, "dataset.lists" if lists else f"dataset.source {self.sources}")
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
         out: list[bytes | Exception] = [b""] * len(records)
         by_source: dict[int, list[tuple[int, str]]] = {}
         for i, record in enumerate(records):
-            source, path = _split_path(record.path)
-            by_source.setdefault(source, []).append((i, path))
+            source, _, path = record.path.partition("//") if len(self.sources) > 1 else ("0", "", record.path)
+            by_source.setdefault(int(source), []).append((i, path))
         for source, wanted in by_source.items():
             data = storage.read_many(opened(self.sources[source]).folder, [path for _, path in wanted])
             for (i, _), content in zip(wanted, data, strict=True):
@@ -281,19 +283,14 @@ def _record(listed: _Listed, category: str) -> ImageRecord:
         modality=branch.modality,
         category=category,
         instance=branch.instance(category, file),
-        path=path if root.index == 0 else f"{root.index}//{path}",
+        path=root.mark + path,
         size=listed.file.size,
         version=" ".join(filter(None, (root.version or listed.file.version, branch.drawn_at))),
     )
 
 
-def _split_path(path: str) -> tuple[int, str]:
-    """Which source, and the path in it: a listed path has no empty part, so `//` is ours."""
-    index, double, rest = path.partition("//")
-    return (int(index), rest) if double else (0, path)
-
-
-def _meaning(category: str) -> str:
+def meaning(category: str) -> str:
+    """A class's name in one form, whatever its spelling."""
     return normalise_name(category) or category
 
 
@@ -301,7 +298,11 @@ def _listed_records(found: dict[Branch, list[_Listed]], lists: Sequence[FileList
     there = {branch: {_key(listed.file.path): listed for listed in files} for branch, files in found.items()}
     records: list[ImageRecord] = []
     for group in lists:
-        names = {number: name for name, number in _lines(group.classes)}
+        lines = _lines(group.classes)
+        names = {number: name for name, number in lines}
+        if len(names) < len(lines):
+            doubled = sorted(n for n, count in Counter(number for _, number in lines).items() if count > 1)
+            raise ValueError(f"{group.classes} gives the class ids {doubled} to more than one class")
         for modality, url in (("sketch", group.sketches), ("photo", group.photos)):
             if url is None:
                 continue
@@ -338,15 +339,19 @@ def _look_up(
 
 def _key(path: str) -> tuple[str, str]:
     category, _, file = path.partition("/")
-    return _meaning(category), file
+    return meaning(category), file
 
 
 def _lines(url: str) -> list[tuple[str, int]]:
     """`<name> <number>` lines. Raises ValueError for others, and for a file without any."""
     if not storage.exists(url):
         raise ValueError(f"dataset.lists: {url!r} does not exist. Give a file or URL")
+    try:
+        text = storage.read_bytes(url).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{url} is not UTF-8 text: {error}") from error
     out = []
-    for i, line in enumerate(storage.read_bytes(url).decode("utf-8-sig").splitlines()):
+    for i, line in enumerate(text.splitlines()):
         if not line.strip():
             continue
         *name, number = line.rsplit(maxsplit=1)

@@ -57,9 +57,7 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     verbatim = stands_verbatim(loaded.split, split)
     tested = leakable(members, split, distractors, seen_classes=seen_classes)
     refuse_leaks(loaded, split, tested, verbatim=verbatim)
-    depends = [trained["digest"], source["fingerprint"], images, sorted(split.unseen), *distractors]
-    depends += ["seen_classes"] * seen_classes
-    key = storage.digest(depends, 8)
+    key = storage.digest([trained["digest"], source["fingerprint"], images, storage.digest_lines(members.id)], 8)
     folder = storage.join(workspace, "encodings", f"{trained['name']}-{key}")
     if shards.has_manifest(folder):
         return folder

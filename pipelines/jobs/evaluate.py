@@ -31,7 +31,7 @@ from pipelines.pictures import decode_pixels
 from pipelines.progress import say
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
-from zse_model.evaluation.leaks import refuse_leaks
+from zse_model.evaluation.leaks import distilled_units, refuse_leaks
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, PROTOCOLS, metrics_within
 from zse_model.evaluation.search import order
 from zse_model.explain import has_masks
@@ -68,7 +68,7 @@ def evaluate(
     embedded = shards.read_manifest(encodings, "zse embed")
     with storage.local_copy(embedded["checkpoint"]) as copy:
         checkpoint = load_checkpoint(copy)
-    folder = _folder(config, workspace, encodings.rsplit("/", 1)[1], embedded)
+    folder = _folder(config, workspace, encodings.rsplit("/", 1)[1], {**embedded, "split": split.digest})
     if shards.has_manifest(folder):
         return folder
     distractors = config.evaluation.distractors
@@ -100,7 +100,12 @@ def evaluate(
         "dataset_fingerprint": source["fingerprint"],
         "checkpoint_hash": embedded["checkpoint_hash"],
         "checkpoint": checkpoint.training["run"],
+        "distilled_test_units": distilled_units(checkpoint, split),
     }
+    if told := provenance["distilled_test_units"]:
+        say(
+            f"{method} was distilled from {told} ImageNet units that name test classes of {split.name}; the rows say so"
+        )
     shown = checkpoint.method.pair_mode or "ret"
     if shown in modes and (shown != "ret" or has_masks(checkpoint.method)):
         queries, first = sketches.members.where(searches[0].queries), gallery.where(searches[0].gallery)
@@ -135,6 +140,7 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
         "dataset_fingerprint": source["fingerprint"],
         "checkpoint_hash": "none",
         "checkpoint": "none",
+        "distilled_test_units": 0,
     }
     _write(folder, images, source, searches, evaluations, sketches.members, photos.members, "raw_pixels", provenance)
     return folder
@@ -396,7 +402,7 @@ def _write(
     sketches: Members,
     photos: Members,
     method: str,
-    provenance: dict[str, str],
+    provenance: dict[str, str | int],
 ) -> None:
     rows: list[dict[str, Any]] = []
     columns: dict[str, Any] = {"id": sketches.id, "category": sketches.category, "instance": sketches.instance}

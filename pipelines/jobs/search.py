@@ -51,13 +51,17 @@ def search(
 ) -> list[Match]:
     """The best photos, best first; draws them to `picture`. Raises BadPicture for an unusable sketch.
 
-    rerank_by: another checkpoint, which ranks the first `depth` anew.
+    rerank_by: another checkpoint, which ranks the first `depth` anew. Raises ValueError for a `top` beyond them.
     """
+    if rerank_by is not None and top > depth:
+        raise ValueError(
+            f"--top {top} asks for more photos than --depth {depth} ranks anew. Give --depth {top} or more"
+        )
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
     data = storage.read_bytes(sketch)
     drawn = prepare_sketch(data, checkpoint.transforms)
-    found = find(drawn, gallery, checkpoint, workspace, top=max(top, depth) if rerank_by else top, mode=mode)
+    found = find(drawn, gallery, checkpoint, workspace, top=depth if rerank_by else top, mode=mode)
     if rerank_by is not None:
         with storage.local_copy(rerank_by) as copy:
             found = ranked_anew(data, gallery, found, load_checkpoint(copy))[:top]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import lzma
 import pickle
 import re
 import tarfile
@@ -159,6 +161,26 @@ def test_tuberlin_svg_is_drawn(tmp_path: Path) -> None:
     assert isinstance(bad, BadPicture) and "not an SVG drawing" in str(bad)
 
 
+def test_links_to_folders_are_folders(tmp_path: Path) -> None:
+    build(tmp_path / "elsewhere", ["s/cat/1.png", "p/cat/1.png"])
+    (tmp_path / "data").mkdir()
+    for name, target in (("sketch", "s"), ("photo", "p")):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere" / target)
+    assert [r.id for r in listed("folder", str(tmp_path / "data"))] == ["photo/cat/1.png", "sketch/cat/1.png"]
+
+
+def test_an_object_may_have_an_empty_part_in_its_name(s3: str) -> None:
+    for key in ("odd/sketch/cat/1.png", "odd/photo/cat//9.png"):
+        storage.write_bytes(f"{s3}/{key}", png("sketch", len(key)))
+    assert [r.path for r in listed("folder", f"{s3}/odd")] == ["photo/cat//9.png", "sketch/cat/1.png"]
+
+
+def test_pairs_are_found_whatever_the_spelling_of_their_class(tmp_path: Path) -> None:
+    source = build(tmp_path, ["sketch/hot air balloon/1.png", "photo/hot-air_balloon/2.png"])
+    (tmp_path / "pairs.tsv").write_text("class\tsketch\tphoto\nHot-Air Balloon\t1.png\t2.png\n")
+    assert set(instances(listed("folder", source)).values()) == {"hot air balloon/2.png"}
+
+
 def test_quickdraw_extended_and_spellings(tmp_path: Path) -> None:
     """What the sketches call `sea turtle` and the photos `sea_turtle` is one class."""
     files = ["QuickDraw_sketches_final/sea turtle/5.png", "QuickDraw_images_final/sea_turtle/image_01.jpg"]
@@ -195,6 +217,13 @@ def test_qmul_keeps_its_test_part_apart(tmp_path: Path) -> None:
     for part, number in (("train", 7), ("test", 8)):
         (tmp_path / "ChairV2" / f"sketch_{part}.txt").write_text(f"{number}_1.svg\n")
         (tmp_path / "ChairV2" / f"photo_{part}.txt").write_text(f"{number}.png\n")
+    (tmp_path / "ChairV2" / "photo_test.txt").write_text("8.png 9.png\n")
+    with pytest.raises(ValueError, match=r"names 1 files that ChairV2_photo does not have: \['9'\]"):
+        listed("qmul", source, split=both)
+    (tmp_path / "ChairV2" / "photo_test.txt").write_text("8.png 7.png\n")
+    with pytest.raises(ValueError, match=r"names 1 files that are in training too: \['7'\]"):
+        listed("qmul", source, split=both)
+    (tmp_path / "ChairV2" / "photo_test.txt").write_text("8.png\n")
     with pytest.raises(ValueError, match=r"lacks \['chair test'\]: they would be trained on"):
         listed("qmul", source, split=shoes)
     assert Counter(r.category for r in listed("qmul", source, split=both)) == {
@@ -434,11 +463,11 @@ def test_of_several_that_need_an_archive_one_unpacks_it(
     archive = pack(tmp_path / "data", tmp_path / "a.zip")
     publish, calls = archives._publish, []
 
-    def slow(url: str, folder: Path) -> None:
+    def slow(url: str, folder: Path, size: int) -> None:
         calls.append(folder)
         (Path(f"{folder}.partial") / "content" / "of a process that died").mkdir(parents=True)
         time.sleep(0.1)
-        publish(url, folder)
+        publish(url, folder, size)
 
     monkeypatch.setattr(archives, "_publish", slow)
     with ThreadPoolExecutor(4) as pool:
@@ -458,9 +487,28 @@ def test_sketches_and_photos_in_two_archives_on_s3(tmp_path: Path, scratch: Path
         storage.write_bytes(f"{s3}/{name}", Path(pack(tmp_path / folder, tmp_path / name)).read_bytes())
     urls = (f"{s3}/sketches_png.zip", f"{s3}/photos.tgz")
     records = listed("tuberlin", urls)
-    assert [r.path for r in records] == ["1//ImageResized/ufo/1.jpg", "png/ufo/1.png"]
+    assert [r.path for r in records] == ["1//ImageResized/ufo/1.jpg", "0//png/ufo/1.png"]
     with pytest.raises(storage.StorageError, match="gone.zip does not exist"):
         listed("tuberlin", f"{s3}/gone.zip")
+
+
+@pytest.mark.parametrize("ending", ["tar", "tgz", "tar.xz"])
+@pytest.mark.parametrize("damage", ["cut between files", "cut in a header", "a broken header"])
+def test_a_damaged_tar_is_refused_and_loses_no_picture(ending: str, damage: str, tmp_path: Path, scratch: Path) -> None:
+    build(tmp_path / "data", [f"{m}/a/{i}.png" for m in ("sketch", "photo") for i in range(4)])
+    whole = Path(pack(tmp_path / "data", tmp_path / "whole.tar")).read_bytes()
+    with tarfile.open(tmp_path / "whole.tar") as archive:
+        middle = archive.getmembers()[4].offset
+    data = {
+        "cut between files": whole[:middle],
+        "cut in a header": whole[: middle + 100],
+        "a broken header": whole[:middle] + b"x" * 512 + whole[middle + 512 :],
+    }[damage]
+    squeeze = {"tar": bytes, "tgz": gzip.compress, "tar.xz": lzma.compress}[ending]
+    (tmp_path / f"damaged.{ending}").write_bytes(squeeze(data))
+    with pytest.raises(ArchiveError, match="cut short or damaged after 4 files.*Fetch it again"):
+        listed("folder", str(tmp_path / f"damaged.{ending}"))
+    assert not [p for p in scratch.iterdir() if p.is_dir()]
 
 
 def hostile_tar(path: Path, **fields: Any) -> None:

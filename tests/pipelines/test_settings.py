@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipelines.catalog import CROSS, load_split, stands_verbatim
+from pipelines.catalog import CROSS, built_in, load_split, stands_verbatim, trained_split
 from pipelines.catalog.folder import FolderConfig
 from pipelines.config import ConfigError
 from pipelines.jobs.run import run
@@ -21,11 +22,9 @@ from zse_model.synthetic import CATEGORIES, draw_photo, draw_sketch
 
 def split(name: str, without: tuple[str, ...] = ()) -> ZeroShotSplit:
     """A built-in split of data that has all of its classes."""
-    from pipelines.catalog import trained_split
-
-    found = trained_split(name)
+    found = built_in(name)
     config = FolderConfig(name="d", source="", split=name, pseudo_unseen=0)
-    return load_split(config, [c for c in (*found.seen, *found.unseen) if c not in without])
+    return load_split(config, [c for c in (*found["seen"], *found["unseen"]) if c not in without])
 
 
 def world(folder: Path, seen: list[str], unseen: list[str]) -> str:
@@ -66,6 +65,8 @@ def test_lists_across_data_sets_are_the_published_ones(name: str, count: int) ->
     assert not set(found.unseen) & set(found.seen)
     assert stands_verbatim(source, found)
     assert not stands_verbatim(split("sketchy-21"), found), "another training split is held to the alias table"
+    with pytest.raises(ValueError, match="tested on. Give that one instead"):
+        trained_split(name)
     facts = SHARED / "facts" / "splits.json"
     if facts.exists():
         lists = json.loads(facts.read_text())
@@ -99,7 +100,7 @@ def test_one_checkpoint_on_all_settings(tmp_path: Path) -> None:
     assert list(found) == names
     (first,) = [row for row in found["sketchy-25"].rows if row["metric"] == "mAP_all"]
     assert first["protocol"] == "zse_paper" and (first["queries"], first["gallery"]) == (50, 50)
-    assert not found["sketchy-25"].comparable, "fewer pictures than published"
+    assert found["sketchy-25"].difference == "50 x 50, published 15229 x 17101"
     beside = next(row for row in found["sketchy-25-generalised"].rows if row["metric"] == "mAP_all")
     assert beside["gallery"] > 50 and beside["value"] <= first["value"]
     assert "no pictures of the unseen classes" in found["sketchy-21"].refused
@@ -108,14 +109,29 @@ def test_one_checkpoint_on_all_settings(tmp_path: Path) -> None:
         found["quickdraw-30"].refused
         == "no data set 'quickdraw' in the file of data sets; it names ['sketchy', 'tuberlin']"
     )
+    with pytest.raises(ConfigError, match="quickdraw.adapter|tag"):
+        evaluate_settings(
+            config, workspace, checkpoint, load_settings(names), datasets | {"quickdraw": {"adapter": "x"}}
+        )
     table = settings_table(results)
     cells = [list(column.cells) for column in table.columns]
     assert "no: 50 x 50, published 15229 x 17101" in cells[-1]
-    assert any("ZSE-SBIR ret 0.736" in str(cell) for cell in cells[-2])
+    assert not any(cells[-2]), "nothing published stands beside other members"
+    same = replace(found["sketchy-25"].setting, queries=50, gallery=50)
+    alike = replace(found["sketchy-25"], setting=same)
+    assert alike.difference == "" and "ZSE-SBIR ret 0.736" in str(list(settings_table([alike]).columns[-2].cells))
+    elsewhere = replace(alike, trained_on="sketchy-21")
+    assert elsewhere.difference == "trained on sketchy-21, published on sketchy-25"
+    across = {r["distilled_test_units"] for r in found["sketchy-25-to-tuberlin-21"].rows}
+    assert across == {0}, "the tiny network has no classifier to distil from"
 
     # The unseen classes of sketchy-21 were trained on: with their pictures there, it is a leak that refuses it.
     for category in split("sketchy-21").unseen:
         if not (tmp_path / "sketchy" / "sketch" / category).exists():
             world(tmp_path / "sketchy", [], [category])
-    (again,) = evaluate_settings(config, workspace, checkpoint, load_settings(["sketchy-21"]), datasets)
+    (tmp_path / "empty" / "sketch").mkdir(parents=True)
+    datasets["quickdraw"] = {"adapter": "folder", "source": str(tmp_path / "empty")}
+    names = ["quickdraw-30", "sketchy-21"]
+    bad, again = evaluate_settings(config, workspace, checkpoint, load_settings(names), datasets)
+    assert "holds no sketch pictures" in bad.broken and not bad.refused and not bad.rows
     assert "was trained or chosen on" in again.refused and "door (seen) = door (unseen)" in again.refused

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from zse_model.checkpoint import Checkpoint, picture_key
-from zse_model.split import ZeroShotSplit, conflicts, normalise_name
+from zse_model.split import ZeroShotSplit, conflicts, imagenet_units_naming, normalise_name
 
 
 class LeakError(ValueError):
@@ -42,6 +42,15 @@ def refuse_leaks(
             f"{int(found.sum())} of {len(keys)} test pictures of {split.name} were training pictures of the checkpoint "
             f"{checkpoint.training.get('run')} (same content). Remove them from the test set"
         )
+
+
+def distilled_units(checkpoint: Checkpoint, split: ZeroShotSplit) -> int:
+    """How many units of an ImageNet classifier that name an unseen class of `split` the training distilled from: 0 on
+    its own split, not always on others (evaluation rule 10: the row says so)."""
+    config = checkpoint.method.config
+    if not getattr(config, "distillation", 0):
+        return 0
+    return len(set(imagenet_units_naming(split.unseen)) - set(config.dropped_units))
 
 
 def refuse_start(start: Checkpoint, split: ZeroShotSplit) -> None:

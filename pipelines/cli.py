@@ -279,6 +279,82 @@ def experiments() -> None:
         print(name)
 
 
+datasets_app = typer.Typer(
+    no_args_is_help=True,
+    help="The data sets of the field: which there are, what a folder of yours holds, subsets that others can rebuild.",
+)
+app.add_typer(datasets_app, name="datasets")
+
+
+@datasets_app.command("list")
+def datasets_list() -> None:
+    """The data sets that are known, with their published counts and their splits."""
+    from pipelines.doctor import load_known
+
+    for known in load_known().values():
+        print(f"{known.name:10s} {known.title}")
+        for version in known.versions:
+            print(f"{'':12s}{version.text()}")
+        if known.splits:
+            print(f"{'':12s}splits: {', '.join(known.splits)}")
+    _last("docs/datasets.md says how each is laid out", "zse datasets show NAME, or zse datasets doctor FOLDER")
+
+
+@datasets_app.command("show")
+def datasets_show(name: Annotated[str, typer.Argument(help="As `zse datasets list` names it.")]) -> None:
+    """One data set: where it legally comes from, its splits and their citations, its settings and published numbers."""
+    from pipelines.doctor import describe, known_dataset
+
+    known = known_dataset(name)
+    print("\n".join(describe(known)))
+    _last("docs/datasets.md says how it is laid out", "zse datasets doctor FOLDER")
+
+
+@datasets_app.command("doctor")
+def datasets_doctor(
+    source: Annotated[
+        list[str], typer.Argument(help="A folder, URL or archive; several where the data lies in several.")
+    ],
+    read: Annotated[int, typer.Option("--read", min=0, help="How many pictures to read, evenly over all.")] = 50,
+) -> None:
+    """What a source holds: its layout, its counts beside the published ones, what is missing, the possible splits.
+
+    Example: `zse datasets doctor s3://bucket/Sketchy`
+    """
+    from pipelines.doctor import diagnose, next_command
+    from pipelines.doctor import report as lines
+
+    found = diagnose([_absolute(s) for s in source], read)
+    print("\n".join(lines(found)))
+    usable = f"lacks {found.lacking} pictures" if found.lacking else "can be used"
+    _last(f"{', '.join(source)} {usable}", next_command(found))
+
+
+@datasets_app.command("subset")
+def datasets_subset(
+    members: Annotated[str, typer.Argument(help="A shipped list (sketchy125_128), or a TSV file or URL of members.")],
+    source: Annotated[list[str], typer.Option("--source", help="Your copy of the data set; may be given again.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Where the subset goes: a folder or s3://bucket/prefix.")],
+    size: Annotated[
+        int | None, typer.Option("--size", min=16, max=1024, help="Side in px; none = as they are.")
+    ] = None,
+) -> None:
+    """A listed part of a data set, from your own copy, as `sketch/<class>/*`, `photo/<class>/*` and pairs.tsv.
+
+    Example: `zse datasets subset sketchy125_128 --source /data/Sketchy --size 128 --out /data/sketchy125_128`
+    """
+    from pipelines.subset import write_subset
+
+    written = write_subset(members, [_absolute(s) for s in source], out, size)
+    _last(f"{written:,} pictures in {out}", f"zse datasets doctor {quote(out)}")
+
+
+def _absolute(url: str) -> str:
+    from pipelines import storage
+
+    return storage.absolute(url)
+
+
 def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -> None:
     from pipelines.config import load_experiment
     from pipelines.jobs import run as stages

@@ -21,7 +21,7 @@ from typing import Literal
 
 from pipelines import storage
 from pipelines.catalog.base import DatasetConfig, ImageRecord
-from pipelines.catalog.tree import Branch, Root, Tree, below, drawn_instance, loose, own_instance, stem
+from pipelines.catalog.tree import Branch, LayoutError, Root, Tree, below, drawn_instance, loose, own_instance, stem
 from zse_model.transforms import Modality
 
 KINDS = ("shoe", "chair")
@@ -56,7 +56,7 @@ class Qmul:
     def records(self) -> list[ImageRecord]:
         branches = list(self._branches())
         if not branches:
-            raise storage.StorageError(
+            raise LayoutError(
                 f"{self.config.source} is not a QMUL data set. Expected trainA, trainB, testA and testB, or folders "
                 "*sketch and *photo with sketch_train.txt, sketch_test.txt, photo_train.txt and photo_test.txt, in it "
                 f"or one folder below. The folders there: {[storage.folders(r.url)[:20] for r in self.tree.roots()]}"

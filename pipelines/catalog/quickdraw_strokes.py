@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from pipelines import storage
 from pipelines.archives import opened
 from pipelines.catalog.base import DatasetConfig, ImageRecord
-from pipelines.catalog.tree import Branch, Tree, in_order, is_picture
+from pipelines.catalog.tree import Branch, LayoutError, Tree, in_order, is_picture
 from zse_model.transforms import BadPicture
 
 ENDING = ".ndjson"
@@ -80,7 +80,7 @@ class QuickDrawStrokes:
         for file, category in zip(files, categories, strict=True):
             records += self._of_file(source.folder, file, category, source.version or file.version)
         if not records:
-            raise storage.StorageError(
+            raise LayoutError(
                 f"{self.source} holds no drawings. Expected <category>{ENDING} files, as "
                 "https://github.com/googlecreativelab/quickdraw-dataset describes them"
             )

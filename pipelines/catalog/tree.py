@@ -24,6 +24,15 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MOST_BELOW = 40
 
 
+class LayoutError(storage.StorageError):
+    """A source that does not have the folders that a data set has."""
+
+    def __init__(self, message: str, found: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.found = tuple(found)
+        """Those of its folders that are there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileLists:
     """Lists in the form of the public SAKE and ZSE-SBIR code: files or URLs.
@@ -155,21 +164,25 @@ class Tree:
     def _find_all(self, branches: Sequence[Branch]) -> Iterator[tuple[Branch, list[_Listed]]]:
         roots = self.roots()
         folders = _listing()
+        seen: list[str] = []
         for branch in branches:
             allowed = roots if branch.source is None else [roots[branch.source]]
             where = _find(branch.folders, allowed, folders)
             files = list(_files(branch, *where)) if where else []
+            seen += [where[1] or "."] if where else []
             if where and not files and branch.needed:
-                raise storage.StorageError(
+                raise LayoutError(
                     f"{below(where[0].url, where[1])} holds no {branch.modality} pictures. Expected "
-                    f"{_inside(branch)}, ending in {branch.endings}"
+                    f"{_inside(branch)}, ending in {branch.endings}",
+                    seen,
                 )
             if not where and branch.needed:
                 there = {source: folders(root.url)[:20] for source, root in zip(self.sources, roots, strict=True)}
-                raise storage.StorageError(
+                raise LayoutError(
                     f"No {branch.modality} folder was found. Expected {' or '.join(branch.folders)} (with "
                     f"{_inside(branch)} in it) in dataset.source or one folder below. The folders there: {there}. Give "
-                    "the folder that holds it as dataset.source"
+                    "the folder that holds it as dataset.source",
+                    seen,
                 )
             yield branch, files
 

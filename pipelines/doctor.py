@@ -1,0 +1,367 @@
+"""What a folder, bucket or archive holds: which layout, how much of which data set, and what can be done with it.
+
+Layouts are tried in the order of how much they ask for; the first that lists sketches and photos is the one. Where two
+read the same folders (`sketches/`, `images/`), the classes decide. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from shlex import quote
+
+import yaml
+from pydantic import TypeAdapter
+
+from pipelines.catalog import ImageRecord, built_in, create_dataset, split_names
+from pipelines.catalog.base import DatasetConfig
+from pipelines.catalog.tree import LayoutError
+from pipelines.config import ConfigError, read_dataset
+from zse_model.split import normalise_name
+from zse_model.transforms import BadPicture, TransformConfig, photo_square, prepare_sketch
+
+Counts = Mapping[str, Mapping[str, int]]  # class -> modality -> pictures
+
+MODALITIES = ("sketch", "photo")
+# What asks for most comes first; those of a group read the same folders.
+TRIED: tuple[tuple[dict[str, object], ...], ...] = (
+    ({"adapter": "sketchy"},),
+    ({"adapter": "qmul", "split": "shoe-v2"},),
+    ({"adapter": "tuberlin"}, {"adapter": "quickdraw_extended"}),
+    ({"adapter": "tuberlin", "svg": True},),
+    ({"adapter": "folder"},),
+    ({"adapter": "domains"},),
+    ({"adapter": "quickdraw_strokes"},),
+)
+ALIKE = 0.9  # share of the classes that have to be a data set's for it to be that one
+SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One set of published counts."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    counts: Counts
+    """Of named classes, or of `all` of them together."""
+    about: bool = False
+    """Rounded."""
+
+    def text(self) -> str:
+        about = "about " * self.about
+        counts = [
+            ("" if c == "all" else f"{c}: ") + ", ".join(f"{about}{n[m]:,} {m} pictures" for m in MODALITIES)
+            for c, n in self.counts.items()
+        ]
+        return f"{'; '.join(counts)} ({self.name})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A data set of the field."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    title: str
+    adapter: str
+    splits: tuple[str, ...]
+    """The classes of the first are the data set's."""
+    versions: tuple[Version, ...]
+    each: Mapping[str, int] = field(default_factory=dict)
+    """Pictures that every class has, by modality."""
+    parts: tuple[Mapping[str, str], ...]
+    """`what` it consists of, and where that legally comes `from`."""
+
+    def classes(self) -> set[str]:
+        """In normalised names; empty where the data set has no list."""
+        raw = built_in(self.splits[0]) if self.splits else {"seen": [], "unseen": []}
+        return {normalise_name(c) for c in (*raw["seen"], *raw["unseen"])}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    config: DatasetConfig
+    """What reads the source."""
+    counts: Counts
+    paired: int
+    """Sketches whose photo is known."""
+    known: Known | None
+    """The data set that it is, or a part of."""
+    tried: int
+    """Pictures that were read."""
+    bad: Sequence[tuple[str, str]]
+    """(id, reason) of those that cannot be used."""
+
+    def total(self, modality: str) -> int:
+        return sum(counts.get(modality, 0) for counts in self.counts.values())
+
+    @property
+    def lacking(self) -> str:
+        """The modality of which there is no picture."""
+        return next((m for m in MODALITIES if not self.total(m)), "")
+
+
+def load_known() -> dict[str, Known]:
+    text = resources.files("pipelines.catalog").joinpath("known.yaml").read_text()
+    return {known.name: known for known in TypeAdapter(list[Known]).validate_python(yaml.safe_load(text))}
+
+
+def known_dataset(name: str) -> Known:
+    """By its name. Raises ConfigError for an unknown one."""
+    every = load_known()
+    if name not in every:
+        raise ConfigError(f"Unknown data set {name!r}. Known: {', '.join(every)}")
+    return every[name]
+
+
+def diagnose(sources: Sequence[str], read: int = 50) -> Diagnosis:
+    """List a source and read some of its pictures, evenly over all of them.
+
+    Raises LayoutError, which says what is nearest, for a source in no layout; StorageError where it cannot be read.
+    """
+    config, records = recognise(sources)
+    step = max(1, len(records) // read) if read else 0
+    sample = records[::step] if read else []
+    bad = [(record.id, reason) for record, reason in _read(config, sample) if reason]
+    counts = count(records)
+    known = _known_by_adapter(config) or _known_by_classes(counts)
+    paired = sum(r.modality == "sketch" and r.instance is not None for r in records)
+    return Diagnosis(config, counts, paired, known, len(sample), bad)
+
+
+def recognise(sources: Sequence[str]) -> tuple[DatasetConfig, list[ImageRecord]]:
+    """What reads a source, and its records. Raises LayoutError where nothing does."""
+    return max(_listings(sources), key=lambda one: _overlap(one[1], _known_by_adapter(one[0])))  # sketches/ and images/
+
+
+def count(records: Iterable[ImageRecord]) -> Counts:
+    counts: dict[str, Counter[str]] = {}
+    for record in records:
+        counts.setdefault(record.category, Counter())[record.modality] += 1
+    return counts
+
+
+def _listings(sources: Sequence[str]) -> list[tuple[DatasetConfig, list[ImageRecord]]]:
+    """By the first layouts that fit. Raises LayoutError where none does."""
+    source = tuple(sources) if len(sources) > 1 else sources[0]
+    nearest: LayoutError | None = None
+    for group in TRIED:
+        found = []
+        for tried in group:
+            if tried["adapter"] == "quickdraw_strokes" and len(sources) > 1:
+                continue
+            config = read_dataset({"name": "data", "source": source, "split": ["none"], **tried})
+            try:
+                found.append((config, create_dataset(config).records()))
+            except LayoutError as error:
+                nearest = max(nearest or error, error, key=lambda e: len(e.found))
+        if found:
+            return found
+    there = f"{', '.join(nearest.found)} is there. " if nearest and nearest.found else ""
+    raise LayoutError(
+        f"{', '.join(sources)} is in none of the layouts of docs/datasets.md. {there}The nearest one says: {nearest}"
+    )
+
+
+def _read(config: DatasetConfig, records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, str]]:
+    """Each with the reason why it cannot be used, or nothing."""
+    transforms = TransformConfig()
+    for record, data in zip(records, create_dataset(config).read(records), strict=True):
+        prepare: Callable[[bytes, TransformConfig], object] = (
+            prepare_sketch if record.modality == "sketch" else photo_square
+        )
+        try:
+            if isinstance(data, Exception):
+                raise data
+            prepare(data, transforms)
+            yield record, ""
+        except (BadPicture, OSError) as error:
+            yield record, str(error)
+
+
+def _known_by_adapter(config: DatasetConfig) -> Known | None:
+    adapter = _adapter(config)
+    return next((k for k in load_known().values() if k.adapter == adapter and adapter != "domains"), None)
+
+
+def _known_by_classes(counts: Counts) -> Known | None:
+    """Of the data sets that these classes are nearly all of, the one with the fewest others."""
+    names = {normalise_name(c) for c in counts}
+    alike = [k for k in load_known().values() if len(names & k.classes()) >= ALIKE * len(names)]
+    return min(alike, key=lambda k: len(k.classes()), default=None)
+
+
+def _overlap(records: Sequence[ImageRecord], known: Known | None) -> float:
+    names, classes = {normalise_name(r.category) for r in records}, known.classes() if known else set()
+    return len(names & classes) / len(names | classes)
+
+
+# What is said of it --------------------------------------------------------------------------------------------------
+
+
+def report(found: Diagnosis) -> list[str]:
+    """Lines for people, in the order of what they need to know."""
+    return [
+        *_layout(found),
+        *_against_published(found),
+        *_classes(found),
+        *_reading(found),
+        *_splits(found),
+        *_sources(found),
+    ]
+
+
+def describe(known: Known) -> list[str]:
+    """Lines about a data set itself."""
+    from pipelines.settings import load_settings
+
+    lines = [known.title, f"Adapter   {known.adapter}"]
+    lines += [f"Counts    {version.text()}" for version in known.versions]
+    lines += [f"From      {part['what']}: {part['from']}" for part in known.parts]
+    for name in known.splits:
+        raw = built_in(name)
+        lines.append(
+            f"Split     {name}: {len(raw['seen'])} seen, {len(raw['unseen'])} unseen classes; {raw['citation']}"
+        )
+    for setting in load_settings():
+        if setting.data == known.name:
+            sizes = f", {setting.queries:,} x {setting.gallery:,}" if setting.queries else ""
+            lines.append(f"Setting   {setting.name}: {', '.join(setting.metrics)} by {setting.protocol}{sizes}")
+            for p in setting.published:
+                values = ", ".join(f"{m} {p[m]:.3f}" for m in setting.metrics if m in p)
+                lines.append(f"            published {p['method']} {p['mode']}: {values} ({p['source']})")
+    return lines
+
+
+def next_command(found: Diagnosis) -> str:
+    """How to go on with it, with its widest possible split."""
+    config = found.config
+    settings = {"adapter": _adapter(config), "source": _source(config)}
+    if getattr(config, "svg", False):
+        settings["svg"] = "true"
+    settings["name"] = found.known.name if found.known else "mine"
+    possible = [name for name in _candidates(found) if not _missing(name, found.counts)]
+    settings["split"] = possible[0] if possible else f"random-{max(1, len(found.counts) // 5)}"
+    return "zse run -e folder+global --dry-run " + " ".join(
+        f"--set dataset.{k}={quote(v)}" for k, v in settings.items()
+    )
+
+
+def _adapter(config: DatasetConfig) -> str:
+    return str(getattr(config, "adapter", ""))
+
+
+def _source(config: DatasetConfig) -> str:
+    source = getattr(config, "source", "")
+    return source if isinstance(source, str) else f"[{', '.join(source)}]"
+
+
+def _layout(found: Diagnosis) -> list[str]:
+    sketches, photos = found.total("sketch"), found.total("photo")
+    what = f", {found.known.title}" if found.known else ""
+    lines = [
+        f"Layout    {_adapter(found.config)}{what}",
+        f"Pictures  {sketches:,} sketches and {photos:,} photos of {len(found.counts)} classes",
+        f"Pairs     {found.paired:,} sketches say which photo they are of",
+    ]
+    if found.lacking:
+        where = ". Give dataset.photos" if _adapter(found.config) == "quickdraw_strokes" else ""
+        lines.append(f"Missing   there is no {found.lacking}: nothing can be trained or searched without{where}")
+    return lines
+
+
+def _against_published(found: Diagnosis) -> list[str]:
+    if not found.known or not found.known.versions:
+        return []
+    totals = {**found.counts, "all": {m: found.total(m) for m in MODALITIES}}
+
+    def differences(version: Version) -> list[tuple[str, str, int, int]]:
+        wanted = [(c, m, n) for c, counts in version.counts.items() for m, n in counts.items()]
+        return [(c, m, totals.get(c, {}).get(m, 0), n) for c, m, n in wanted]
+
+    def relative(version: Version) -> float:
+        return sum(abs(there - n) / max(n, 1) for _, _, there, n in differences(version))
+
+    nearest = min(found.known.versions, key=relative)
+    if relative(nearest) == 0:
+        return [f"Counts    as published {nearest.name}"]
+    said = [
+        f"{there:,} {m} pictures{'' if c == 'all' else f' of {c}'}, published {'about ' * nearest.about}{n:,}"
+        for c, m, there, n in differences(nearest)
+        if there != n
+    ]
+    return [f"Counts    nearest to what is published {nearest.name}: {'; '.join(said)}"]
+
+
+def _classes(found: Diagnosis) -> list[str]:
+    lines = []
+    for modality in (m for m in MODALITIES if m != found.lacking):
+        if none := sorted(c for c, n in found.counts.items() if not n.get(modality)):
+            lines.append(f"Classes   {len(none)} have no {modality}: {_some(none)}")
+    each = found.known.each if found.known else {}
+    for modality, number in each.items():
+        odd = {c: n.get(modality, 0) for c, n in found.counts.items() if n.get(modality, 0) not in (0, number)}
+        if odd and len(odd) < len(found.counts):
+            texts = [f"{c} {n}" for c, n in sorted(odd.items())]
+            lines.append(f"Classes   {len(odd)} have not the usual {number} {modality} pictures: {_some(texts)}")
+    if found.known and (absent := sorted(found.known.classes() - {normalise_name(c) for c in found.counts})):
+        lines.append(f"Classes   {len(absent)} of {found.known.name} are not there: {_some(absent)}")
+    return lines
+
+
+def _reading(found: Diagnosis) -> list[str]:
+    if not found.tried:
+        return []
+    lines = [f"Reading   {found.tried} pictures tried, {len(found.bad)} cannot be used"]
+    return lines + [f"            {name}: {reason}" for name, reason in found.bad[:SHOWN]]
+
+
+def _splits(found: Diagnosis) -> list[str]:
+    from pipelines.settings import load_settings  # here: it takes the stages with it
+
+    published = {s.split: (s.queries, s.gallery) for s in load_settings() if s.form == "" and s.queries}
+    lines = []
+    for name in _candidates(found):
+        raw, missing = built_in(name), _missing(name, found.counts)
+        if missing:
+            lines.append(
+                f"Split     {name}: not possible, {len(missing)} unseen classes are not there: {_some(missing)}"
+            )
+            continue
+        unseen = {normalise_name(c) for c in raw["unseen"]}
+        seen = {normalise_name(c) for c in raw["seen"]} & {normalise_name(c) for c in found.counts}
+        inside = [n for c, n in found.counts.items() if normalise_name(c) in unseen]
+        sizes = tuple(sum(n.get(m, 0) for n in inside) for m in MODALITIES)
+        text = f"{sizes[0]:,} sketches x {sizes[1]:,} photos of {len(unseen)} unseen classes, {len(seen)} seen classes"
+        if name in published:
+            same = published[name] == sizes
+            text += ", as published" if same else ", published {:,} x {:,}".format(*published[name])
+        lines.append(f"Split     {name}: {text}")
+    return lines or ["Split     no built-in one; give random-N, a list, or a file with one unseen class a line"]
+
+
+def _candidates(found: Diagnosis) -> list[str]:
+    """Built-in splits that are the data set's own, or possible: own ones first."""
+    own = [name for name in (found.known.splits if found.known else ())]
+    others = [name for name in split_names() if name not in (*own, "synthetic")]
+    return own + [name for name in others if not _missing(name, found.counts)]
+
+
+def _missing(split: str, counts: Counts) -> list[str]:
+    there = {normalise_name(c) for c in counts}
+    return sorted(c for c in built_in(split)["unseen"] if normalise_name(c) not in there)
+
+
+def _sources(found: Diagnosis) -> list[str]:
+    if not found.known:
+        return []
+    return [f"From      {part['what']}: {part['from']}" for part in found.known.parts]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

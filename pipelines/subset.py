@@ -1,0 +1,113 @@
+"""A listed part of a data set, made again from somebody's own copy: numbers on a subset need the same pictures.
+
+A list is a TSV with the columns modality, class and file (its name, in any folder below the class). What comes out has
+the layout of the `folder` adapter; pairs.tsv is written last, where the data set knows which photo a sketch is of.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import PurePosixPath
+
+from PIL import Image, ImageOps
+
+from pipelines import storage
+from pipelines.catalog import ImageRecord, create_dataset
+from pipelines.catalog.folder import PAIRS
+from pipelines.catalog.tree import meaning
+from pipelines.doctor import recognise
+from pipelines.progress import Meter
+from zse_model.transforms import BadPicture
+
+COLUMNS = ("modality", "class", "file")
+BLOCK = 256  # pictures in memory at once
+
+Key = tuple[str, str, str]  # modality, class in one form, file
+
+
+def subset_names() -> list[str]:
+    """The lists that are shipped."""
+    files = resources.files("pipelines.catalog").joinpath("subsets").iterdir()
+    return sorted(f.name.removesuffix(".tsv.gz") for f in files if f.name.endswith(".tsv.gz"))
+
+
+def write_subset(members: str, sources: Sequence[str], out: str, size: int | None = None) -> int:
+    """Write the listed pictures below `out`; gives how many. What is there already is written again, to the same bytes.
+
+    members: a shipped list, or a file or URL of one. size: the longer side in px; None = the bytes as they are.
+    Raises ValueError for a list that cannot be read or names pictures that the source does not have (nothing is written
+    then), BadPicture for one that cannot be brought to `size`, and what `recognise` raises.
+    """
+    wanted = read_members(members)
+    config, records = recognise(sources)
+    there = {_key(r.modality, r.category, r.path): r for r in reversed(records)}
+    if missing := [f"{k[0]} {k[1]}/{k[2]}" for k in wanted if k not in there]:
+        raise ValueError(
+            f"{len(missing)} of {len(wanted)} members of {members} are not in {', '.join(sources)}: {missing[:10]}. "
+            "Give a complete copy of the data set"
+        )
+    chosen = [there[key] for key in wanted]
+    dataset = create_dataset(config)
+    with Meter("Subset", len(chosen), "pictures") as meter:
+        for start in range(0, len(chosen), BLOCK):
+            block = chosen[start : start + BLOCK]
+            for record, data in zip(block, dataset.read(block), strict=True):
+                if isinstance(data, Exception):
+                    raise storage.StorageError(f"{record.path} cannot be read: {data}") from data
+                storage.write_bytes(storage.join(out, _place(record)), resized(record, data, size) if size else data)
+            meter.update(start + len(block))
+    _write_pairs(out, chosen)
+    return len(chosen)
+
+
+def read_members(members: str) -> list[Key]:
+    """The list's pictures, each once. Raises ValueError."""
+    if members in subset_names():
+        with resources.as_file(resources.files("pipelines.catalog").joinpath("subsets", f"{members}.tsv.gz")) as file:
+            return _parse(members, str(file))
+    if not storage.exists(members):
+        raise ValueError(f"{members!r} is neither a shipped list {subset_names()} nor a file that exists")
+    return _parse(members, members)
+
+
+def _parse(name: str, url: str) -> list[Key]:
+    with storage.open_read(url) as file:
+        rows = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig"), delimiter="\t")
+        if missing := set(COLUMNS) - set(rows.fieldnames or ()):
+            raise ValueError(f"{name} lacks the columns {sorted(missing)}; it has {rows.fieldnames}")
+        keys = [_key(row["modality"], row["class"], row["file"]) for row in rows]
+    if not keys or len(set(keys)) < len(keys):
+        raise ValueError(f"{name} lists {len(keys)} pictures, {len(set(keys))} of them different; expected each once")
+    return keys
+
+
+def _key(modality: str, category: str, path: str) -> Key:
+    return modality, meaning(category), PurePosixPath(path).name
+
+
+def _place(record: ImageRecord) -> str:
+    return f"{record.modality}/{record.category}/{PurePosixPath(record.path).name}"
+
+
+def resized(record: ImageRecord, data: bytes, size: int) -> bytes:
+    """With `size` as the longer side, in the format that it has."""
+    try:
+        picture = Image.open(io.BytesIO(data))
+        kind = picture.format
+        picture = ImageOps.contain(picture.convert("L" if record.modality == "sketch" else "RGB"), (size, size))
+    except OSError as error:
+        raise BadPicture(f"{record.path} is not a picture: {error}") from error
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def _write_pairs(out: str, chosen: Sequence[ImageRecord]) -> None:
+    photos = {r.instance: r for r in chosen if r.modality == "photo" and r.instance is not None}
+    pairs = [(r, photos[r.instance]) for r in chosen if r.modality == "sketch" and r.instance in photos]
+    if pairs:
+        lines = [f"{s.category}\t{PurePosixPath(s.path).name}\t{PurePosixPath(p.path).name}" for s, p in pairs]
+        storage.write_bytes(storage.join(out, PAIRS), ("\n".join(["class\tsketch\tphoto", *lines]) + "\n").encode())

@@ -141,9 +141,8 @@ class Estimate:
             return 0
         cost, tested = self.costs[method], self.data.tested
         tiles = self._tasks() * math.ceil(PHOTOS / cost.tile)
-        return pairs * cost.pair + sum(
-            (tested["photo"] * cost.prepare["photo"], tiles * tested["sketch"] * cost.prepare["sketch"])
-        )
+        prepared = {"photo": tested["photo"], "sketch": tiles * tested["sketch"]}
+        return pairs * cost.pair + sum(times * cost.prepare[m] for m, times in prepared.items())
 
     def scoring_reads(self, method: str) -> int:
         """Bytes: each task of up to `PHOTOS` photos reads the encodings of all sketches."""
@@ -239,10 +238,10 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
     """Build a method without memory and count. Raises what building it raises."""
     method = _on_meta(config, name, classes)
     size = config.transforms.size
-    step = _flop(lambda: _step(method.train(), _batch(config.train.batch_size, size)))
+    step = count_flop(lambda: _step(method.train(), _batch(config.train.batch_size, size)))
     method.eval()
     with torch.no_grad():
-        encode: Count = {m: _flop(lambda m=m: method.encode(_pictures(1, size, m), m)) for m in _MODALITIES}
+        encode: Count = {m: count_flop(lambda m=m: method.encode(_pictures(1, size, m), m)) for m in _MODALITIES}
         encoding = method.encode(_pictures(1, size, "photo"), "photo")
     parameters = list(method.parameters())
     cost = Cost(
@@ -255,7 +254,7 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
     if method.pair_mode is None:
         return cost
     scorer = method.scorer(method.pair_mode, config.evaluation.precision)
-    prepare: Count = {m: _flop(lambda m=m: scorer.prepare(encoding, m)) for m in _MODALITIES}
+    prepare: Count = {m: count_flop(lambda m=m: scorer.prepare(encoding, m)) for m in _MODALITIES}
     return dataclasses.replace(cost, prepare=prepare, pair=_pair(scorer, encoding), tile=scorer.tile)
 
 
@@ -297,10 +296,11 @@ def _step(method: RetrievalMethod, batch: TrainBatch) -> None:
 
 def _pair(scorer: Scorer, encoding: Encoding) -> int:
     sketch, photo = (scorer.prepare(encoding, m) for m in _MODALITIES)
-    return _flop(lambda: scorer.score(sketch, photo))
+    return count_flop(lambda: scorer.score(sketch, photo))
 
 
-def _flop(work: Callable[[], Any]) -> int:
+def count_flop(work: Callable[[], Any]) -> int:
+    """Of what a call computes, on any device."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()

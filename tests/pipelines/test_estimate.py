@@ -18,7 +18,7 @@ from torch import nn
 
 from pipelines.catalog import trained_split
 from pipelines.config import ExperimentConfig, experiment_names, load_experiment
-from pipelines.estimate import Estimate, Rates, _flop, estimate, table
+from pipelines.estimate import Estimate, Rates, count_flop, estimate, table
 from pipelines.storage import StorageError
 from tests.conftest import TINY, tiny
 from tests.pipelines.test_catalog import png
@@ -115,6 +115,8 @@ def test_every_experiment_of_a_paper_is_dry_run(name: str, dry_run: Callable[[st
     text = shown(found)
     assert "GPU hours" in text and f"{items:,} items, 1.0 passes" in text
     comment = resources.files("pipelines").joinpath("experiments", f"{name}.yaml").read_text().split("\nname:")[0]
+    described = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    assert f"| `{name.removesuffix('-modern')}`, `-modern` |" in described
     assert "Not run yet." in comment.replace("\n# ", " ") and "Needs: " in comment
 
 
@@ -133,8 +135,8 @@ def test_a_count_is_the_arithmetic_of_the_layers(dry_run: Callable[[str], Estima
     """A multiplication and an addition are two; a backward pass costs twice the forward one."""
     x = torch.empty(5, 7, device="meta", requires_grad=True)
     layer = nn.Linear(7, 11, device="meta")
-    assert _flop(lambda: layer(x)) == 2 * 5 * 7 * 11
-    assert _flop(lambda: layer(x).sum().backward()) == 3 * 2 * 5 * 7 * 11
+    assert count_flop(lambda: layer(x)) == 2 * 5 * 7 * 11
+    assert count_flop(lambda: layer(x).sum().backward()) == 3 * 2 * 5 * 7 * 11
 
     cost = dry_run(COUNTED).costs["zse_sbir"]
     n, d, hidden = 196, 768, 3072

@@ -141,8 +141,8 @@ class Estimate:
             return 0
         cost, tested = self.costs[method], self.data.tested
         tiles = self._tasks() * math.ceil(PHOTOS / cost.tile)
-        prepared = {"photo": tested["photo"], "sketch": tiles * tested["sketch"]}
-        return pairs * cost.pair + sum(times * cost.prepare[m] for m, times in prepared.items())
+        times: Count = {"photo": tested["photo"], "sketch": tiles * tested["sketch"]}
+        return pairs * cost.pair + sum(times[m] * cost.prepare[m] for m in _MODALITIES)
 
     def scoring_reads(self, method: str) -> int:
         """Bytes: each task of up to `PHOTOS` photos reads the encodings of all sketches."""
@@ -321,17 +321,15 @@ def table(found: Estimate, rates: Rates) -> Table:
     out = Table(title=f"{config.name}: an estimate, nothing was run", show_header=False, title_justify="left")
     for _ in range(3):
         out.add_column()
-    seen = (
-        f"{len(split.seen)} seen classes, {len(split.pseudo_unseen)} of them pseudo-unseen; {len(split.unseen)} unseen"
-    )
+    classes = f"{len(split.seen)} seen, {len(split.pseudo_unseen)} of them pseudo-unseen, {len(split.unseen)} unseen"
     held = f"{split.held_back:.0%} of the seen classes' instances held back" if split.held_back else "nothing held back"
     out.add_row("data", config.dataset.name, _pictures_of(data.pictures))
-    out.add_row("split", split.name, f"{seen}; {held}")
-    out.add_row("training", f"{len(data.classes)} classes", _pictures_of(data.training))
+    out.add_row("split", split.name, f"classes: {classes}; {held}")
+    out.add_row("training", f"classes: {len(data.classes)}", _pictures_of(data.training))
     out.add_row("checkpoint chosen by", _chosen_by(config, split), "")
-    out.add_row("test", f"{len(split.unseen)} classes", _pictures_of(data.tested))
+    out.add_row("test", f"classes: {len(split.unseen)}", _pictures_of(data.tested))
     out.add_row("backbone", config.backbone.name, _weights(config))
-    sizes = " and ".join(f"{size / 1e3:.1f} KB a {m}" for m, size in data.picture_bytes.items())
+    sizes = " and ".join(f"{_bytes(size)} a {m}" for m, size in data.picture_bytes.items())
     out.add_row("image shards", _bytes(found.image_bytes()), f"{sizes}: the mean of {SAMPLED} or fewer")
     if config.shard.layout == "shards":
         items = f"{config.shard.items:,} items of two sketches and two photos, before augmentation"

@@ -11,7 +11,7 @@ import dataclasses
 import sys
 
 from pipelines import storage
-from pipelines.selection import PseudoUnseen
+from pipelines.selection import Selection
 from zse_model.checkpoint import load_checkpoint
 
 
@@ -20,7 +20,7 @@ def main() -> None:
         checkpoint = load_checkpoint(url)
         run = storage.read_json(storage.join(url, "run.json"))
         images = storage.read_json(storage.join(run["images"], "manifest.json"))
-        selection = PseudoUnseen(run["images"], images, checkpoint.split, 64)
+        selection = Selection(run["images"], images, checkpoint.split, 64)
         for readout in ("pooled", "head"):
             checkpoint.method.config = dataclasses.replace(checkpoint.method.config, readout=readout)
             found = selection(checkpoint.method)

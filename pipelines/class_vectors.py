@@ -35,6 +35,8 @@ def read_class_vectors(url: str, names: Sequence[str]) -> Tensor:
     Raises UnknownNamesError with every name that was not found, ValueError for a file of another kind.
     """
     file, _, array = url.partition("#")
+    if not storage.exists(file):
+        raise ValueError(f"class_vectors: {file!r} does not exist. Give a file or URL of word vectors, or random")
     wanted = {form for name in names for form in (*_wholes(name), *_words(name))}
     found: dict[str, np.ndarray] = {}
     for word, vector in _entries(file, array, wanted):

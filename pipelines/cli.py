@@ -252,15 +252,33 @@ def run(
     workspace: Workspace = WORKSPACE,
     set_: Set = None,
     report: Report = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the experiment and estimate bytes and GPU hours; writes nothing.")
+    ] = False,
+    tflops: Annotated[
+        float | None,
+        typer.Option("--tflops", help="With --dry-run: matrix rate of one GPU. Else 60 in fp32, 400 in bf16."),
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", help="With --dry-run: the share of it that a run reaches, 0..1.")
+    ] = 0.35,
 ) -> None:
     """All stages of an experiment, skipping what is done: ingest, shard, train, embed, evaluate.
 
     Example: `zse run -e folder+zse_sbir -w s3://bucket/zse --set dataset.source=s3://bucket/pictures`
+
+    `--dry-run` lists the data, resolves the split, builds the networks without memory and says what a run would take.
     """
     from pipelines.config import load_experiment
-    from pipelines.jobs import run as stages
 
     config = load_experiment(experiment, set_ or [])
+    if dry_run:
+        _estimate(config, tflops, utilisation)
+        options = "".join(f" --set {quote(s)}" for s in set_ or [])
+        _last("nothing was written", f"zse run --experiment {quote(experiment)} --workspace {workspace}{options}")
+        return
+    from pipelines.jobs import run as stages
+
     _finish_evaluation(config, workspace, stages.run(config, workspace), report)
 
 
@@ -366,6 +384,13 @@ def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -
     after = stages.STAGES[stages.STAGES.index(name) + 1]
     options = "".join(f" --set {s}" for s in set_ or [])
     _last("\n".join(made), f"zse {after} --experiment {experiment} --workspace {workspace}{options}")
+
+
+def _estimate(config: ExperimentConfig, tflops: float | None, utilisation: float) -> None:
+    from pipelines import estimate
+
+    rates = estimate.Rates(tflops, utilisation)
+    Console(width=None if sys.stdout.isatty() else 200).print(estimate.table(estimate.estimate(config), rates))
 
 
 def _evaluate_settings(

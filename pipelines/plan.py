@@ -31,7 +31,8 @@ class ShardConfig:
     own_photo: float = 0.5
     """Where pairs are known: share of items whose photo is the one that the sketch was drawn from."""
     hard_negatives: float = 0.0
-    """Share of items whose negative photo is another instance of the sketch's own class."""
+    """Share of items whose negative photo is another instance of the sketch's own class. 1 is a fine-grained training:
+    one class is enough, and without pseudo-unseen classes it chooses its checkpoint by held-back pairs."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
 
@@ -72,15 +73,30 @@ class ItemPlan:
             else:
                 self.incomplete.append(category)
         if len(self.classes) < 2:
-            raise ValueError(
-                f"Training needs at least two classes with sketches and photos, got {self.classes}; classes with only "
-                f"one of them: {self.incomplete[:20]}"
-            )
+            self._check_alone()
         self._photos_of: dict[str, list[int]] = {}
         for index in np.concatenate(self._photos):
             instance: str | None = members.instance[int(index)]  # type: ignore[assignment]
             if instance is not None:
                 self._photos_of.setdefault(instance, []).append(int(index))
+
+    def _check_alone(self) -> None:
+        """Without another class every negative is another instance of the one there is, also other than the positive's:
+        so there must be three, and all known."""
+        if not self.classes or self.config.hard_negatives < 1:
+            raise ValueError(
+                f"Training needs at least two classes with sketches and photos, got {self.classes}; classes with only "
+                f"one of them: {self.incomplete[:20]}. One class whose pairs are known is enough where every negative "
+                f"is of it: --set shard.hard_negatives=1 (it is {self.config.hard_negatives})"
+            )
+        instances = self.members.instance
+        unknown = sum(instance is None for rows in (self._sketches[0], self._photos[0]) for instance in instances[rows])
+        known = len(set(instances[self._photos[0]]) - {None})
+        if unknown or known < 3:
+            raise ValueError(
+                f"Training on the class {self.classes[0]!r} alone takes its negatives from the class: every picture's "
+                f"instance must be known, of {unknown} it is not; and photos of at least 3 instances, it has {known}"
+            )
 
     def __getitem__(self, i: int) -> Item:
         rng = np.random.default_rng([self.config.seed, i])

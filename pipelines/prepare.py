@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines import shards, storage
 from pipelines.catalog import DatasetConfig, ImageRecord, create_dataset
 from pipelines.pictures import encode_photo, encode_sketch
-from zse_model.transforms import BadPicture, TransformConfig, photo_square, prepare_sketch
+from zse_model.transforms import BadPicture, Modality, TransformConfig, photo_square, prepare_sketch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +50,14 @@ def write_images(
     return {"part": task["part"], "rows": len(records), "skipped": json.dumps(skipped)}
 
 
+def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> bytes:
+    """A picture's bytes as an image shard holds them. Raises BadPicture."""
+    if modality == "sketch":
+        return encode_sketch(prepare_sketch(data, transforms))
+    return encode_photo(photo_square(data, transforms))
+
+
 def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:
-    if record.modality == "sketch":
-        encoded = encode_sketch(prepare_sketch(data, transforms))
-    else:
-        encoded = encode_photo(photo_square(data, transforms))
     return {
         "id": record.id,
         "modality": record.modality,
@@ -62,5 +65,5 @@ def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[
         "instance": record.instance,
         "uri": record.path,
         "sha256": storage.sha256(data),
-        "data": encoded,
+        "data": prepared(record.modality, data, transforms),
     }

@@ -1,4 +1,4 @@
-"""Searching the pseudo-unseen classes: how a training chooses its checkpoint without looking at a test class."""
+"""How a training chooses its checkpoint without looking at a test class: by searching what it does not train on."""
 
 from __future__ import annotations
 
@@ -8,39 +8,48 @@ import numpy as np
 import torch
 
 from pipelines.loaders import encode_pictures
-from pipelines.members import Members, read_members, read_pictures
+from pipelines.members import Members, held_back, read_members, read_pictures
 from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.split import ZeroShotSplit
+from zse_model.transforms import Modality
 
 PER_CLASS = 50  # pictures of each modality: enough to rank checkpoints by, cheap enough to do it often
 
 CALIBRATION_QUERIES = 5  # a class: every one of them is scored with every photo by every mode
 
 
-class PseudoUnseen:
-    """Sketches and photos of the pseudo-unseen classes, searched by a method's first mode."""
+class Selection:
+    """Sketches and photos that training never touches, searched by a method's first mode: those of the pseudo-unseen
+    classes, by class.
 
-    def __init__(self, images: str, manifest: dict[str, Any], split: ZeroShotSplit, batch_size: int) -> None:
-        members = read_members(images, manifest).of(categories=split.pseudo_unseen).by_content()
-        self.batch_size, self.split = batch_size, split
-        self.sketches, self.query_labels = self._load(images, manifest, members, "sketch")
-        self.photos, self.gallery_labels = self._load(images, manifest, members, "photo")
+    pairs: the held-back ones of the seen classes instead, by instance, for a fine-grained training without other
+    classes; a sketch's own photo is then the only right one, and mAP_all the mean reciprocal of its rank.
+    """
+
+    def __init__(
+        self, images: str, manifest: dict[str, Any], split: ZeroShotSplit, batch_size: int, *, pairs: bool = False
+    ) -> None:
+        members = read_members(images, manifest)
+        members = _held_back_pairs(members, split) if pairs else members.of(categories=split.pseudo_unseen)
+        members = members.by_content()
+        names = members.instance if pairs else members.category
+        self.batch_size, self.numbers = batch_size, {name: i for i, name in enumerate(sorted(set(names)))}
+        self.sketches, self.query_labels = self._load(images, manifest, members, names, "sketch")
+        self.photos, self.gallery_labels = self._load(images, manifest, members, names, "photo")
 
     @property
     def usable(self) -> bool:
         return bool(self.sketches and self.photos)
 
     def _load(
-        self, images: str, manifest: dict[str, Any], members: Members, modality: Any
+        self, images: str, manifest: dict[str, Any], members: Members, names: np.ndarray, modality: Modality
     ) -> tuple[list[bytes], torch.Tensor]:
-        inside = members.of(categories=self.split.pseudo_unseen, modality=modality)
-        kept = np.zeros(len(inside), dtype=bool)
-        for category in self.split.pseudo_unseen:
-            kept[np.flatnonzero(inside.category == category)[:PER_CLASS]] = True
-        inside = inside.where(kept)
-        labels = [self.split.pseudo_unseen.index(c) for c in inside.category]
-        return read_pictures(images, manifest, inside), torch.tensor(labels, dtype=torch.int64)
+        kept = np.zeros(len(members), dtype=bool)
+        for name in self.numbers:
+            kept[np.flatnonzero((names == name) & (members.modality == modality))[:PER_CLASS]] = True
+        labels = torch.tensor([self.numbers[name] for name in names[kept]], dtype=torch.int64)
+        return read_pictures(images, manifest, members.where(kept)), labels
 
     def __call__(self, method: RetrievalMethod) -> dict[str, float]:
         """mAP_all and P_25 of the plain protocol, keys as tracked."""
@@ -79,3 +88,11 @@ class PseudoUnseen:
             protocols=("plain",),
         )
         return evaluate_scores([scores], task)
+
+
+def _held_back_pairs(members: Members, split: ZeroShotSplit) -> Members:
+    """Held-back sketches and photos of instances that have both; none of a single one, which any order would find."""
+    kept = members.where(held_back(members, split))
+    sketched, shown = ({*kept.instance[kept.modality == m]} - {None} for m in ("sketch", "photo"))
+    both = sketched & shown
+    return kept.where(np.isin(kept.instance, list(both) if len(both) > 1 else []))

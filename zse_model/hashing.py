@@ -51,7 +51,7 @@ class CodeHead(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        return bool(self.projection.any())
+        return not self.projection.is_meta and bool(self.projection.any())
 
     def forward(self, x: Tensor, modality: Modality) -> Tensor:
         """[n, dim] -> bool [n, bits]."""

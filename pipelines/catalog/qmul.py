@@ -10,7 +10,8 @@ The published test is of products, not of classes: some pairs of a class are tra
 trained on. The published numbers are the `-fg-class` rows of the evaluation (acc@k among the test photos of the class);
 rows by class mean little here, and none is a zero-shot result.
 
-Training needs two classes: give a folder that has ShoeV2 and ChairV2.
+One of the two is one class: it is trained on with `shard.hard_negatives: 1`, every negative a photo of another product,
+and chooses its checkpoint by held-back pairs of the training part (`dataset.held_back`).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
 from pipelines.plan import ItemPlan
 from pipelines.progress import Meter, say
-from pipelines.selection import PseudoUnseen
+from pipelines.selection import Selection
 from pipelines.tracking import TrainingRun
 from zse_model.checkpoint import INFO, Checkpoint, load_checkpoint, read_seen, save_checkpoint, seen_keys, start_from
 from zse_model.evaluation.leaks import refuse_start
@@ -219,8 +219,10 @@ def run_worker(job: Job, context: WorkerContext) -> FitState:
     else:
         source = ShardSource(job.pairs, manifest, config.train.batch_size, config.train.seed)
     validate = calibrate = None
-    if context.rank == 0 and split.pseudo_unseen:
-        selection = PseudoUnseen(job.images, job.images_manifest(), split, config.evaluation.batch_size)
+    # A fine-grained training has no other class to choose by, and need not: its held-back pairs are what it is for.
+    pairs = not split.pseudo_unseen and config.shard.hard_negatives == 1
+    if context.rank == 0 and (split.pseudo_unseen or pairs):
+        selection = Selection(job.images, job.images_manifest(), split, config.evaluation.batch_size, pairs=pairs)
         validate, calibrate = (selection, selection.calibrate) if selection.usable else (None, None)
     return fit(job.create_method(), source, context, config.train, validate=validate, calibrate=calibrate)
 

@@ -74,3 +74,21 @@ def test_nothing_to_plan_is_said() -> None:
     photos = inside.where((inside.modality == "photo") | (inside.category == "a"))
     with pytest.raises(ValueError, match=r"at least two classes .* got \['a'\]; .*\['b', 'c'\]"):
         ItemPlan(photos, ShardConfig())
+
+
+def test_one_class_is_enough_where_negatives_are_of_it_and_pairs_are_known() -> None:
+    inside = training_members(members(), SPLIT)
+    alone = inside.where(inside.category == "a")
+    plan = ItemPlan(alone, ShardConfig(hard_negatives=1.0, own_photo=1.0))
+    for i in range(200):
+        item = plan[i]
+        sketch, photo, sketch2, negative = (alone.instance[index] for index in item.pictures())
+        assert item.label == item.negative_label == 0 and sketch == photo and negative not in (photo, sketch2)
+    with pytest.raises(ValueError, match=r"got \['a'\].*hard_negatives=1 \(it is 0.9\)"):
+        ItemPlan(alone, ShardConfig(hard_negatives=0.9))
+    two = sorted(set(alone.instance))[:2]
+    with pytest.raises(ValueError, match="at least 3 instances, it has 2"):
+        ItemPlan(alone.where(np.isin(alone.instance, two)), ShardConfig(hard_negatives=1.0))
+    unknown = replace(alone, instance=np.array([None if i == two[0] else i for i in alone.instance], dtype=object))
+    with pytest.raises(ValueError, match="of 3 it is not"):
+        ItemPlan(unknown, ShardConfig(hard_negatives=1.0))

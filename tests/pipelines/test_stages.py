@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from pipelines import shards, storage
-from pipelines.config import ExperimentConfig
+from pipelines.config import ExperimentConfig, validate
 from pipelines.jobs.embed import encoded_parts, read_encodings, read_values
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
 from pipelines.jobs.run import evaluate_checkpoint, result_table, run
@@ -22,10 +22,11 @@ from pipelines.jobs.shard import shard
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
 from pipelines.plan import ItemPlan
-from tests.conftest import tiny, tiny_folder
+from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError, refuse_leaks
 from zse_model.evaluation.search import rank
+from zse_model.methods import ZseSbirConfig
 from zse_model.split import ZeroShotSplit
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import BadPicture
@@ -348,6 +349,36 @@ def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tupl
     assert most <= 5 and all(r["value"] == 1 for r in seen if r["metric"] == "acc_5" and r["mode"] == "rn")
     assert [r for r in out.rows() if r not in seen] == without.rows()
     assert "chance mAP_all 0.333" in str(result_table(out).title)
+
+
+def test_one_set_of_products_is_trained_on_alone_and_chosen_by_held_back_pairs(tmp_path: Path) -> None:
+    for part, products in (("train", range(16)), ("test", range(16, 20))):
+        for i in products:
+            for file, pixels in (
+                (f"{part}A/{i}_1.png", draw_sketch("car", i, size=48)),
+                (f"{part}A/{i}_2.png", draw_sketch("car", i, variant=1, size=48)),
+                (f"{part}B/{i}.png", draw_photo("car", i, size=48)),
+            ):
+                path = tmp_path / "ShoeV2" / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture(pixels))
+    dataset = {"adapter": "qmul", "name": "shoe-v2", "source": str(tmp_path / "ShoeV2"), "split": ["shoe test"]}
+    fine = {"layout": "memory", "own_photo": 1.0, "hard_negatives": 1.0}
+    config = validate(TINY | {"dataset": dataset | {"pseudo_unseen": 0, "held_back": 0.3}, "shard": fine})
+    config = replace(config, methods={"zse_sbir": ZseSbirConfig(dim=16, depth=1, heads=2, ffn=16)})
+    out = run(config, str(tmp_path / "w"))
+    checkpoint = load_checkpoint(out.checkpoints["zse_sbir"])
+    history = storage.read_json(storage.join(out.checkpoints["zse_sbir"], "history.json"))
+    checks = [event["selection/mAP_all"] for event in history if "selection/mAP_all" in event]
+    assert len(checks) == 4 and all(0 < value < 1 for value in checks)
+    assert checkpoint.training["selection_mAP_all"] == max(checks) and "fused" in checkpoint.method.modes
+    rows = {(r["setting"].split(".")[0], r["mode"], r["metric"]): r for r in out.rows()}
+    for mode in ("ret", "rn"):
+        found = rows["shoe-v2-fg-class", mode, "acc_5"]
+        assert found["value"] == 1.0 and (found["queries"], found["gallery"]) == (8, 4), "four photos of the class"
+        assert rows["shoe-v2-fg-class", mode, "acc_1"]["value"] < 1.0
+    inside = training_members(read_members(out.images, manifest(out.images)), checkpoint.split)
+    assert set(inside.category) == {"shoe"} and len(set(inside.instance)) < 16
 
 
 def test_another_data_set_is_evaluated_by_its_own_split_or_refused(

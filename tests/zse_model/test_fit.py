@@ -112,6 +112,22 @@ def test_overfit_repeats_the_first_batch() -> None:
     assert set(source.asked[50:]) <= {0}
 
 
+def test_half_precision_trains_float32_weights_to_nearly_the_same_losses(tmp_path: Path) -> None:
+    networks, losses = {}, {}
+    for precision in ("fp32", "bf16"):
+        networks[precision] = method()
+        found = fit(networks[precision], Source(), LocalContext(tmp_path / precision), config(precision=precision))
+        losses[precision] = torch.tensor([event["train/loss"] for event in found.history if "train/loss" in event])
+    assert {value.dtype for value in networks["bf16"].state_dict().values()} == {
+        value.dtype for value in networks["fp32"].state_dict().values()
+    }
+    assert torch.allclose(losses["bf16"], losses["fp32"], rtol=0.05)
+    assert not torch.equal(losses["bf16"], losses["fp32"]), "it is rounded"
+    again = method()
+    fit(again, Source(), LocalContext(tmp_path / "bf16"), config())  # done: its state is read as any other
+    assert torch.equal(weights(again), weights(networks["bf16"]))
+
+
 def test_exactly_one_budget() -> None:
     with pytest.raises(ValueError, match="exactly one of steps and minutes"):
         TrainConfig(steps=1, minutes=1)

@@ -98,9 +98,9 @@ class CrossATNet(RetrievalMethod):
         self.graph: GraphEncoder | None = None
         if c.graph:
             self.graph = GraphEncoder(classes, c.vector_dim, c.dim)
-            self.graph.place(
-                torch.randn(classes, c.vector_dim, generator=torch.Generator().manual_seed(0)), c.edges, c.neighbours
-            )
+            generator = torch.Generator().manual_seed(0)
+            vectors = torch.randn(classes, c.vector_dim, generator=generator, device="cpu")
+            self.graph.place(vectors, c.edges, c.neighbours)
         self.to_photo = nn.Linear(c.dim, pooled) if c.reconstruction else None
         self.to_sketch = nn.Linear(c.dim, pooled) if c.reconstruction else None
         self.codes: Mapping[str, CodeHead] = nn.ModuleDict(  # type: ignore[assignment]

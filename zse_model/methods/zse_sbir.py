@@ -187,8 +187,8 @@ class ZseSbir(RetrievalMethod):
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """`fused` is there once it is calibrated."""
-        return ("ret", "rn", "fused") if self.fusion.any() else ("ret", "rn")
+        """`fused` is there once it is calibrated; a network on the meta device has no values, so it is not."""
+        return ("ret", "rn", "fused") if not self.fusion.is_meta and self.fusion.any() else ("ret", "rn")
 
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
         if mode == "fused" and mode not in self.modes:

@@ -1,0 +1,402 @@
+"""What a run would take: an experiment is checked as far as it can be without running it, and its cost is estimated.
+
+The data set is listed, its split resolved and its items planned as the stages do it. Networks are built without memory
+(torch's meta device), and torch counts the FLOP of one real training step, of encoding a picture and of scoring a pair.
+A few pictures are prepared, for their size. Nothing is written and no weights are fetched.
+
+Counted are matrix products and convolutions, a multiplication and an addition as two; the rest is in `utilisation`.
+Left out: searching the classes that checkpoints are chosen by, the preparation of the data, and waiting for storage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipelines import storage
+from pipelines.catalog import DatasetAdapter, ImageRecord, create_dataset, load_split
+from pipelines.class_vectors import read_class_vectors
+from pipelines.config import ExperimentConfig
+from pipelines.jobs.score import PHOTOS
+from pipelines.members import Members, tested_members, training_members
+from pipelines.plan import ItemPlan
+from pipelines.prepare import prepared
+from zse_model.checkpoint import load_checkpoint
+from zse_model.evaluation.leaks import refuse_start
+from zse_model.methods import Encoding, RetrievalMethod, TrainBatch, create_method
+from zse_model.methods.base import rerank_depth
+from zse_model.scoring import Scorer
+from zse_model.split import ZeroShotSplit
+from zse_model.transforms import BadPicture, Modality
+
+TFLOPS = {"fp32": 60.0, "bf16": 400.0}
+"""Of one GPU of the class of an H100: round numbers below what its maker states, to be replaced by what you have."""
+UTILISATION = 0.35
+_MODALITIES: tuple[Modality, ...] = ("sketch", "photo")
+SAMPLED = 8  # pictures of each modality that are prepared, for their size
+
+Count = dict[Modality, int]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the listing says, before any picture was judged: a few may yet be found unusable."""
+
+    split: ZeroShotSplit
+    pictures: Count
+    training: Count
+    tested: Count
+    classes: list[str]
+    """That are trained on."""
+    picture_bytes: dict[Modality, float]
+    """Mean size in a shard, of a few."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one method. FLOP unless another unit is named."""
+
+    parameters: int
+    trained: int
+    """Parameters that are not frozen."""
+    step: int
+    """Forward and backward, all workers."""
+    encode: Count
+    """A picture."""
+    stored: int
+    """Bytes of a picture's encoding."""
+    prepare: Count = dataclasses.field(default_factory=lambda: {"sketch": 0, "photo": 0})
+    """What scoring does once a picture; of a sketch once for each tile of photos."""
+    pair: int = 0
+    """What a pair network does once a pair; 0 = a score is a product of two vectors."""
+    tile: int = 1
+    """How many photos are prepared at once."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a GPU is taken to be."""
+
+    tflops: float | None = None
+    """Of matrix products at the experiment's precision; None = `TFLOPS`."""
+    utilisation: float = UTILISATION
+
+    def __post_init__(self) -> None:
+        if (self.tflops is not None and self.tflops <= 0) or not 0 < self.utilisation <= 1:
+            raise ValueError(
+                f"--tflops must be above 0 and --utilisation in 0..1, got {self.tflops} and {self.utilisation}"
+            )
+
+    def hours(self, flop: float, precision: str) -> float:
+        return flop / (self._tflops(precision) * 1e12 * self.utilisation) / 3600
+
+    def words(self, flop: float, precision: str) -> str:
+        """The hours, and what they were estimated at."""
+        hours = self.hours(flop, precision)
+        shown = f"{hours:,.2f}" if hours >= 0.01 else "under 0.01"
+        return f"{shown} GPU hours in {precision} at {self._tflops(precision):g} TFLOP/s x {self.utilisation:g}"
+
+    def _tflops(self, precision: str) -> float:
+        return self.tflops or TFLOPS[precision]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    config: ExperimentConfig
+    data: Data
+    costs: dict[str, Cost]
+    """By method."""
+
+    def training(self, method: str) -> int | None:
+        """FLOP of the whole training; None where a budget in minutes says how long it takes."""
+        steps = self.config.train.steps
+        return None if steps is None else steps * self.costs[method].step
+
+    def encoding(self, method: str) -> int:
+        """FLOP of encoding what is tested."""
+        return sum(self.data.tested[m] * flop for m, flop in self.costs[method].encode.items())
+
+    def pairs(self, method: str) -> int:
+        """How many a pair network scores, over all modes: every one, and K a query for rerank-K."""
+        if not self.costs[method].pair:
+            return 0
+        queries, gallery = self.data.tested["sketch"], self.data.tested["photo"]
+        modes = self.config.evaluation.modes
+        depths = [depth for mode in modes if (depth := rerank_depth(mode)) is not None]
+        every = not modes or {"rn", "fused"} & set(modes)
+        return queries * sum(min(depth, gallery) for depth in depths) + (queries * gallery if every else 0)
+
+    def scoring(self, method: str) -> int:
+        """FLOP of the pair network, what it prepares included."""
+        if not (pairs := self.pairs(method)):
+            return 0
+        cost, tested = self.costs[method], self.data.tested
+        tiles = self._tasks() * math.ceil(PHOTOS / cost.tile)
+        times: Count = {"photo": tested["photo"], "sketch": tiles * tested["sketch"]}
+        return pairs * cost.pair + sum(times[m] * cost.prepare[m] for m in _MODALITIES)
+
+    def scoring_reads(self, method: str) -> int:
+        """Bytes: each task of up to `PHOTOS` photos reads the encodings of all sketches."""
+        return self._tasks() * self.data.tested["sketch"] * self.costs[method].stored if self.pairs(method) else 0
+
+    def _tasks(self) -> int:
+        return math.ceil(self.data.tested["photo"] / PHOTOS)
+
+    def image_bytes(self) -> float:
+        return sum(self.data.pictures[m] * size for m, size in self.data.picture_bytes.items())
+
+    def pair_bytes(self) -> float:
+        """Of the pair shards, two sketches and two photos an item, before augmentation; 0 for the layout `memory`."""
+        stored = self.config.shard.layout == "shards"
+        return self.config.shard.items * 2 * sum(self.data.picture_bytes.values()) if stored else 0
+
+    def memory_bytes(self) -> int:
+        """That training pictures take in each worker with the layout `memory`."""
+        per = self.config.transforms.size**2
+        in_memory = self.config.shard.layout == "memory"
+        return per * (self.data.training["sketch"] + 3 * self.data.training["photo"]) if in_memory else 0
+
+    def encoding_bytes(self, method: str) -> int:
+        return sum(self.data.tested.values()) * self.costs[method].stored
+
+
+def estimate(config: ExperimentConfig) -> Estimate:
+    """Check an experiment and count what it would cost. Raises what the stages would raise before they start: of the
+    data set, its split, the items, the class vectors, the network, a start that would leak."""
+    data = look_at(config)
+    if config.start is not None:
+        with storage.local_copy(config.start) as copy:
+            refuse_start(load_checkpoint(copy), data.split)
+    return Estimate(config, data, {name: cost_of(config, name, data.classes) for name in config.methods})
+
+
+# The data -----------------------------------------------------------------------------------------------------------
+
+
+def look_at(config: ExperimentConfig) -> Data:
+    """List the data set, resolve its split, plan its items, and prepare a few pictures."""
+    dataset = create_dataset(config.dataset)
+    records = dataset.records()
+    members = _members(records)
+    split = load_split(config.dataset, set(members.category))
+    training, asked = training_members(members, split), config.evaluation
+    return Data(
+        split=split,
+        pictures=_count(members),
+        training=_count(training),
+        tested=_count(tested_members(members, split, asked.distractors, seen_classes=asked.seen_classes)),
+        classes=ItemPlan(training, config.shard).classes,
+        picture_bytes={m: _mean_bytes(config, dataset, [r for r in records if r.modality == m]) for m in _MODALITIES},
+    )
+
+
+def _members(records: Sequence[ImageRecord]) -> Members:
+    """Listed pictures as columns. Nobody has read them: their hashes and places in shards are not known."""
+    columns = {
+        name: np.array([getattr(record, name) for record in records], dtype=object)
+        for name in ("id", "modality", "category", "instance")
+    }
+    unknown = np.zeros(len(records), dtype=np.int64)
+    return Members(**columns, sha256=unknown, part=unknown, row=unknown)
+
+
+def _count(members: Members) -> Count:
+    found = Counter(members.modality)
+    return {m: found[m] for m in _MODALITIES}
+
+
+def _mean_bytes(config: ExperimentConfig, dataset: DatasetAdapter, records: Sequence[ImageRecord]) -> float:
+    """Of a few usable ones, evenly spread; 0 where there are none of the modality. Raises what is wrong with them if
+    none is usable."""
+    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(SAMPLED, len(records))).astype(int)]
+    sizes, error = [], None
+    for record, data in zip(chosen, dataset.read(chosen), strict=True):
+        try:
+            if isinstance(data, Exception):
+                raise data
+            sizes.append(len(prepared(record.modality, data, config.transforms)))
+        except (BadPicture, OSError) as problem:
+            error = BadPicture(f"None of {len(chosen)} pictures can be used; the last, {record.path}: {problem}")
+    if error is not None and not sizes:
+        raise error
+    return float(np.mean(sizes)) if sizes else 0.0
+
+
+# The networks -------------------------------------------------------------------------------------------------------
+
+
+def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost:
+    """Build a method without memory and count. Raises what building it raises."""
+    method = _on_meta(config, name, classes)
+    size = config.transforms.size
+    step = count_flop(lambda: _step(method.train(), _batch(config.train.batch_size, size)))
+    method.eval()
+    with torch.no_grad():
+        encode: Count = {m: count_flop(lambda m=m: method.encode(_pictures(1, size, m), m)) for m in _MODALITIES}
+        encoding = method.encode(_pictures(1, size, "photo"), "photo")
+    parameters = list(method.parameters())
+    cost = Cost(
+        parameters=sum(p.numel() for p in parameters),
+        trained=sum(p.numel() for p in parameters if p.requires_grad),
+        step=step * max(config.cluster.workers, 1),
+        encode=encode,
+        stored=sum(x.numel() * _stored_size(x) for x in encoding.values()),
+    )
+    if method.pair_mode is None:
+        return cost
+    scorer = method.scorer(method.pair_mode, config.evaluation.precision)
+    prepare: Count = {m: count_flop(lambda m=m: scorer.prepare(encoding, m)) for m in _MODALITIES}
+    return dataclasses.replace(cost, prepare=prepare, pair=_pair(scorer, encoding), tile=scorer.tile)
+
+
+def _on_meta(config: ExperimentConfig, name: str, classes: Sequence[str]) -> RetrievalMethod:
+    settings = config.methods[name]
+    url, vectors = getattr(settings, "class_vectors", "random"), None
+    if url != "random":
+        vectors = read_class_vectors(url, classes)
+        settings = dataclasses.replace(settings, vector_dim=vectors.shape[1])
+    with torch.device("meta"):
+        method = create_method(
+            name,
+            settings,
+            config.backbone,
+            size=config.transforms.size,
+            classes=len(classes),
+            load_weights=False,
+        )
+    if vectors is not None:
+        method.set_class_vectors(vectors)
+    return method
+
+
+def _pictures(n: int, size: int, modality: Modality) -> torch.Tensor:
+    return torch.empty(n, 1 if modality == "sketch" else 3, size, size, dtype=torch.uint8, device="meta")
+
+
+def _batch(b: int, size: int) -> TrainBatch:
+    labels = torch.empty(b, dtype=torch.int64, device="meta")
+    sketches, photos = (_pictures(b, size, m) for m in _MODALITIES)
+    return TrainBatch(
+        sketch=sketches, photo=photos, sketch2=sketches, negative=photos, label=labels, negative_label=labels
+    )
+
+
+def _step(method: RetrievalMethod, batch: TrainBatch) -> None:
+    torch.stack([value.mean() for value in method(batch).values()]).sum().backward()
+
+
+def _pair(scorer: Scorer, encoding: Encoding) -> int:
+    sketch, photo = (scorer.prepare(encoding, m) for m in _MODALITIES)
+    return count_flop(lambda: scorer.score(sketch, photo))
+
+
+def count_flop(work: Callable[[], Any]) -> int:
+    """Of what a call computes, on any device."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def _stored_size(x: torch.Tensor) -> int:
+    """Bytes a number as `embed` writes them: whatever floats a network gives, float32."""
+    return 4 if x.is_floating_point() else x.element_size()
+
+
+# The table ----------------------------------------------------------------------------------------------------------
+
+
+def table(found: Estimate, rates: Rates) -> Table:
+    """Everything that was found, a line each."""
+    config, data = found.config, found.data
+    split, train, evaluation = data.split, config.train, config.evaluation
+    out = Table(title=f"{config.name}: an estimate, nothing was run", show_header=False, title_justify="left")
+    for _ in range(3):
+        out.add_column()
+    classes = f"{len(split.seen)} seen, {len(split.pseudo_unseen)} of them pseudo-unseen, {len(split.unseen)} unseen"
+    held = f"{split.held_back:.0%} of the seen classes' instances held back" if split.held_back else "nothing held back"
+    out.add_row("data", config.dataset.name, _pictures_of(data.pictures))
+    out.add_row("split", split.name, f"classes: {classes}; {held}")
+    out.add_row("training", f"classes: {len(data.classes)}", _pictures_of(data.training))
+    out.add_row("checkpoint chosen by", _chosen_by(config, split), "")
+    out.add_row("test", f"classes: {len(split.unseen)}", _pictures_of(data.tested))
+    out.add_row("backbone", config.backbone.name, _weights(config))
+    sizes = " and ".join(f"{_bytes(size)} a {m}" for m, size in data.picture_bytes.items())
+    out.add_row("image shards", _bytes(found.image_bytes()), f"{sizes}: the mean of {SAMPLED} or fewer")
+    if config.shard.layout == "shards":
+        items = f"{config.shard.items:,} items of two sketches and two photos, before augmentation"
+        out.add_row("pair shards", _bytes(found.pair_bytes()), items)
+    else:
+        out.add_row("pair shards", "none", f"pictures in memory: {_bytes(found.memory_bytes())} a worker")
+    for name, cost in found.costs.items():
+        out.add_section()
+        frozen = f", {(cost.parameters - cost.trained) / 1e6:.1f} M frozen" if cost.trained < cost.parameters else ""
+        out.add_row(
+            name, f"{cost.parameters / 1e6:.1f} M parameters{frozen}", f"{_bytes(4 * cost.parameters)} of weights"
+        )
+        workers = max(config.cluster.workers, 1)
+        batch = f"{train.batch_size} items x {workers} worker{'s' if workers > 1 else ''}"
+        out.add_row("a training step", _flops(cost.step), f"{batch}, forward and backward")
+        total = found.training(name)
+        if total is None or train.steps is None:
+            out.add_row("the training", f"{train.minutes:g} CPU minutes", "its steps are measured when it runs")
+        else:
+            seen = train.steps * train.batch_size * workers
+            hours = rates.words(total, train.precision)
+            passes = f"{train.steps:,} steps, {seen:,} items, {seen / config.shard.items:.1f} passes"
+            out.add_row("the training", _flops(total), f"{hours}; {passes}")
+        encode = " and ".join(f"{_flops(flop)} a {m}" for m, flop in cost.encode.items())
+        total = found.encoding(name)
+        out.add_row("encoding the test", _flops(total), f"{rates.words(total, 'fp32')}; {encode}")
+        out.add_row("encodings", _bytes(found.encoding_bytes(name)), f"{_bytes(cost.stored)} a picture")
+        if pairs := found.pairs(name):
+            total = found.scoring(name)
+            hours = rates.words(total, evaluation.precision)
+            out.add_row("scoring pairs", _flops(total), f"{hours}; {pairs:,} pairs, {_flops(cost.pair)} each")
+            read = f"read: {_bytes(found.scoring_reads(name))} of encodings"
+            out.add_row("scores", _bytes(4 * data.tested["sketch"] * data.tested["photo"]), read)
+        else:
+            out.add_row("scoring pairs", "none", "a score is a product of two vectors")
+    return out
+
+
+def _chosen_by(config: ExperimentConfig, split: ZeroShotSplit) -> str:
+    if split.pseudo_unseen:
+        return f"mAP_all of {len(split.pseudo_unseen)} pseudo-unseen classes"
+    if config.shard.hard_negatives == 1 and split.held_back:
+        return "mAP_all of held-back pairs"
+    return "nothing: the last weights"
+
+
+def _weights(config: ExperimentConfig) -> str:
+    weights = config.backbone.weights
+    if weights is None:
+        return "random weights: give --set backbone.weights=FILE|hub"
+    return "weights that timm names for it, fetched when it runs" if weights == "hub" else f"weights of {weights}"
+
+
+def _pictures_of(count: Count) -> str:
+    return f"{count['sketch']:,} sketches, {count['photo']:,} photos"
+
+
+def _flops(flop: float) -> str:
+    return _scaled(flop, "FLOP")
+
+
+def _bytes(size: float) -> str:
+    return _scaled(size, "B")
+
+
+def _scaled(value: float, unit: str) -> str:
+    """12,345,678 -> 12.3 M; powers of 1,000."""
+    power = min(int(math.log10(value) // 3), 6) if value >= 1 else 0
+    prefix = ("", "k", "M", "G", "T", "P", "E")[power]
+    return f"{value / 1000**power:,.3g} {prefix}{unit}"

@@ -7,12 +7,14 @@ atomic. Credentials and endpoints come from the environment or the machine's rol
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import json
 import os
 import random
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +25,8 @@ from typing import IO, Any, cast
 
 import fsspec
 from fsspec import AbstractFileSystem, asyn
+
+from pipelines.walk import entries, walk
 
 FETCH_AT_ONCE = 32
 BLOCK = 16 * 2**20  # bytes of a file in a store that are asked for at once where it is read through
@@ -158,6 +162,14 @@ def join(url: str, *parts: str) -> str:
 
 def list_files(url: str) -> Iterator[FileInfo]:
     """Every file below a folder, in no particular order. A folder that is not there raises StorageError."""
+    if is_local(url):
+        root = absolute(url)
+        if not os.path.exists(root):
+            raise StorageError(f"{url} does not exist")
+        for path, status in walk(root):
+            size, version = (status.st_size, str(status.st_mtime)) if status else (0, "")
+            yield FileInfo(os.path.relpath(path, root), size, version)
+        return
     root = filesystem(url)[1].rstrip("/")
     found: dict[str, Any] = _ask(url, "find", detail=True, withdirs=False)
     if not found and not exists(url):
@@ -195,6 +207,9 @@ def folders(url: str) -> list[str]:
 
 def _inside(url: str) -> list[tuple[str, bool]]:
     """Name, and whether it is a folder, of the files and folders directly in a folder."""
+    if is_local(url):
+        modes = [(entry.name, status.st_mode) for entry, status in entries(absolute(url)) if status]
+        return [(name, stat.S_ISDIR(mode)) for name, mode in modes if stat.S_ISDIR(mode) or stat.S_ISREG(mode)]
     root = filesystem(url)[1].strip("/")
     found = [(str(entry["name"]), entry["type"] == "directory") for entry in _ask(url, "ls", detail=True)]
     # As above: not the empty object named like the folder itself.
@@ -334,8 +349,13 @@ def _try(read: Callable[[str], Any], path: str) -> bytes | Exception:
 
 
 def _read_local(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileNotFoundError(error.errno, "A link to itself", path) from error
+        raise
 
 
 def write_bytes(url: str, data: bytes) -> None:

@@ -1,0 +1,67 @@
+"""Whatever lies in people's folders and buckets: each file has a stated outcome, nothing is lost, nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from pipelines import storage
+from pipelines.catalog import create_dataset
+from tests.conftest import tiny_folder
+from tests.zse_model.test_transforms import as_bytes, drawing, scene
+
+PNG = as_bytes(drawing())
+JPEG = as_bytes(scene(), "JPEG")
+
+
+def put(root: Path, path: str, data: bytes = PNG) -> Path:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+# What is listed -----------------------------------------------------------------------------------------------------
+
+
+def test_links_are_followed_and_loops_of_links_end(tmp_path: Path) -> None:
+    photos, elsewhere = tmp_path / "photo", tmp_path / "elsewhere"
+    for path in ("photo/cat/1.png", "photo/a/2.png", "photo/b/3.png", "elsewhere/4.png", "elsewhere/dog/5.png"):
+        put(tmp_path, path)
+    for link, target in {
+        "cat/up": photos,  # into itself
+        "cat/further up": tmp_path,
+        "cat/here": photos / "cat",
+        "cat/itself.png": photos / "cat" / "itself.png",
+        "cat/nowhere.png": photos / "gone.png",
+        "cat/file.png": elsewhere / "4.png",
+        "cat/zeros.png": Path("/dev/zero"),  # would be read for ever
+        "dog": elsewhere / "dog",
+        "a/b": photos / "b",  # into each other
+        "b/a": photos / "a",
+    }.items():
+        (photos / link).symlink_to(target)
+    os.mkfifo(photos / "cat" / "pipe.png")  # would be waited for
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(photos / "cat" / "socket.png"))  # such a path may have 107 bytes only
+    real = {"cat/1.png", "cat/file.png", "dog/5.png", "a/2.png", "b/3.png", "a/b/3.png", "b/a/2.png"}
+    broken = {"cat/itself.png", "cat/nowhere.png"}
+    found = list(storage.list_files(str(photos)))
+    assert len(found) == len(real | broken) and {file.path for file in found} == real | broken
+    assert storage.folders(str(photos)) == ["a", "b", "cat", "dog"]
+    assert storage.names(str(photos / "cat")) == {"1.png", "file.png"}
+    data = dict(zip(sorted(real | broken), storage.read_many(str(photos), sorted(real | broken)), strict=True))
+    assert {path for path, content in data.items() if content == PNG} == real
+    assert all(isinstance(data[path], FileNotFoundError) for path in broken)
+    before = {file.path: file.version for file in found}
+    os.utime(elsewhere / "4.png", (1, 1))
+    after = {file.path: file.version for file in storage.list_files(str(photos))}
+    assert {path for path in before if before[path] != after[path]} == {"cat/file.png"}, (
+        "a link's version is its file's"
+    )
+
+    (tmp_path / "set").mkdir()
+    for name in ("sketch", "photo"):
+        (tmp_path / "set" / name).symlink_to(photos)
+    assert len(create_dataset(tiny_folder(str(tmp_path / "set"), ["a"]).dataset).records()) == 2 * len(found)

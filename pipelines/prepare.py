@@ -40,8 +40,9 @@ def write_images(
             if isinstance(data, Exception):
                 raise data
             rows.append(_row(record, data, transforms))
-        except (BadPicture, FileNotFoundError, PermissionError) as error:
-            # What belongs to the picture is a bad picture; a store that does not answer is an error of the job.
+        except (BadPicture, FileNotFoundError) as error:
+            # What belongs to the picture is a bad picture. A store that does not answer is an error of the job, and so
+            # is a missing permission: once it is given, nothing that is listed has changed, so it must be asked for.
             reason = str(error) if isinstance(error, BadPicture) else f"{type(error).__name__}: cannot be read"
             skipped.append({"uri": record.path, "reason": reason})
     table = pa.Table.from_pylist(rows, schema=shards.IMAGES)

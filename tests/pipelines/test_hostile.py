@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from pipelines import storage
-from pipelines.catalog import create_dataset
+import pytest
+
+from pipelines import shards, storage
+from pipelines.catalog import ImageRecord, create_dataset
+from pipelines.config import ExperimentConfig
+from pipelines.prepare import write_images
 from tests.conftest import tiny_folder
 from tests.zse_model.test_transforms import as_bytes, drawing, scene
 
@@ -65,3 +75,45 @@ def test_links_are_followed_and_loops_of_links_end(tmp_path: Path) -> None:
     for name in ("sketch", "photo"):
         (tmp_path / "set" / name).symlink_to(photos)
     assert len(create_dataset(tiny_folder(str(tmp_path / "set"), ["a"]).dataset).records()) == 2 * len(found)
+
+
+@pytest.fixture
+def as_somebody() -> Iterator[Path]:
+    """A folder for a user whom permissions bind: root becomes `nobody` meanwhile."""
+    folder = Path(tempfile.mkdtemp())
+    if os.geteuid():
+        yield folder
+    else:
+        folder.chmod(0o777)
+        os.seteuid(65534)
+        yield folder
+        os.seteuid(0)
+    shutil.rmtree(folder)
+
+
+def write_part(config: ExperimentConfig, records: list[ImageRecord], folder: Path) -> dict[str, Any]:
+    """One ingest task, in this process."""
+    task = {"part": shards.part_name(0, 1), "records": json.dumps([asdict(record) for record in records])}
+    settings = {"transforms": config.transforms, "ingest": config.ingest}
+    return write_images(task, folder=str(folder), dataset=config.dataset, **settings)
+
+
+def test_what_may_not_be_read_stops_the_job_and_is_read_once_it_may(as_somebody: Path) -> None:
+    """Never skipped: a mended permission changes neither size nor time, so nobody would look again."""
+    source = as_somebody / "data"
+    config = tiny_folder(str(source), ["cat"])
+    put(source, "photo/cat/1.jpg", JPEG)
+    file, folder = put(source, "sketch/cat/1.png"), source / "sketch" / "cat"
+    records = create_dataset(config.dataset).records()
+    file.chmod(0)
+    with pytest.raises(PermissionError, match=r"sketch/cat/1.png"):
+        write_part(config, records, as_somebody / "w")
+    assert not (as_somebody / "w").exists()
+    file.chmod(0o600)
+    assert write_part(config, records, as_somebody / "w")["skipped"] == "[]"
+    folder.chmod(0)
+    try:
+        with pytest.raises(PermissionError, match="sketch/cat"):
+            create_dataset(config.dataset).records()
+    finally:
+        folder.chmod(0o700)

@@ -117,3 +117,18 @@ def test_what_may_not_be_read_stops_the_job_and_is_read_once_it_may(as_somebody:
             create_dataset(config.dataset).records()
     finally:
         folder.chmod(0o700)
+
+
+def test_a_name_that_is_no_text_is_skipped_and_named(tmp_path: Path) -> None:
+    """Archives of old systems leave Latin-1 names; no Parquet file could hold them."""
+    config = tiny_folder(str(tmp_path), ["cat"])
+    put(tmp_path, "photo/cat/1.jpg", JPEG)
+    put(tmp_path, "sketch/cat/1.png")
+    put(tmp_path, "sketch/cat/two\nlines\t.png")
+    put(tmp_path, os.fsdecode(b"sketch/cat/\xe9t\xe9.png"))
+    records = create_dataset(config.dataset).records()
+    done = write_part(config, records, tmp_path / "w")
+    kept = shards.open_part(str(tmp_path / "w" / done["part"])).read(columns=["id"])["id"].to_pylist()
+    assert kept == ["photo/cat/1.jpg", "sketch/cat/1.png", "sketch/cat/two\nlines\t.png"]
+    (skipped,) = json.loads(done["skipped"])
+    assert skipped == {"uri": "sketch/cat/\\udce9t\\udce9.png", "reason": "its name is not UTF-8: rename it"}

@@ -288,9 +288,9 @@ def _record(listed: _Listed, category: str) -> ImageRecord:
 
 
 def _split_path(path: str) -> tuple[int, str]:
-    """Which source, and the path in it: a listed path has no empty part, so `//` is ours."""
+    """Which source, and the path in it. A key in a bucket may have an empty part, too: `//` is ours after a number."""
     index, double, rest = path.partition("//")
-    return (int(index), rest) if double else (0, path)
+    return (int(index), rest) if double and index.isdigit() else (0, path)
 
 
 def _meaning(category: str) -> str:

@@ -132,3 +132,14 @@ def test_a_name_that_is_no_text_is_skipped_and_named(tmp_path: Path) -> None:
     assert kept == ["photo/cat/1.jpg", "sketch/cat/1.png", "sketch/cat/two\nlines\t.png"]
     (skipped,) = json.loads(done["skipped"])
     assert skipped == {"uri": "sketch/cat/\\udce9t\\udce9.png", "reason": "its name is not UTF-8: rename it"}
+
+
+def test_a_key_with_an_empty_part_is_read(s3: str) -> None:
+    config = tiny_folder(f"{s3}/slashes", ["cat"])
+    keys = ["photo/cat//1.jpg", "sketch/cat/a///1.png"]
+    for key in keys:
+        storage.write_bytes(f"{s3}/slashes/{key}", key.encode())
+    dataset = create_dataset(config.dataset)
+    records = dataset.records()
+    assert [(r.path, r.category) for r in records] == [(key, "cat") for key in keys]
+    assert dataset.read(records) == [key.encode() for key in keys]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -12,14 +13,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from pipelines import shards, storage
 from pipelines.catalog import ImageRecord, create_dataset
 from pipelines.config import ExperimentConfig
+from pipelines.jobs.ingest import ingest
+from pipelines.jobs.run import run
+from pipelines.pictures import decode_pixels
 from pipelines.prepare import write_images
 from tests.conftest import tiny_folder
-from tests.zse_model.test_transforms import as_bytes, drawing, scene
+from tests.faulty_store import FaultyStore
+from tests.zse_model.test_transforms import BAD, SAME_DRAWING, as_bytes, drawing, scene
+from zse_model.transforms import TransformConfig, prepare_photo, prepare_sketch
 
 PNG = as_bytes(drawing())
 JPEG = as_bytes(scene(), "JPEG")
@@ -143,3 +151,208 @@ def test_a_key_with_an_empty_part_is_read(s3: str) -> None:
     records = dataset.records()
     assert [(r.path, r.category) for r in records] == [(key, "cat") for key in keys]
     assert dataset.read(records) == [key.encode() for key in keys]
+
+
+# Through ingest -----------------------------------------------------------------------------------------------------
+
+NAMES = (
+    "a b.png",
+    "50%20#1?x=y&z.png",
+    "ünï漢字😀.png",
+    "é.png",
+    "e\u0301.png",  # the same to the eye
+    "n" * 251 + ".png",
+    "漢" * 83 + "ab.png",  # 255 bytes, too
+    "[1]*.png",
+    "-rf.png",
+    "back\\slash.png",
+    "'\"$(x)`.png",
+    "CAPITALS.PNG",
+)
+TWINS = ("twin.png", "twin.jpg", "twin.jpg.png", "Twin.png")
+ODD_CLASSES = ("50% #1? [été]*", "c" * 255, "7")
+
+
+def hairline(shade: int) -> bytes:
+    picture = Image.new("L", (400, 400), 255)
+    ImageDraw.Draw(picture).ellipse([20, 20, 380, 380], outline=shade)
+    return as_bytes(picture)
+
+
+def thin() -> Image.Image:
+    picture = Image.new("L", (1, 4000), 255)
+    picture.paste(0, (0, 1000, 1, 3000))
+    return picture
+
+
+def animated(form: str) -> bytes:
+    more = [drawing(ink=99), drawing(side=150)] if form == "GIF" else [drawing(ink=99).convert("RGB")]
+    return as_bytes(drawing().convert("RGB"), form, save_all=True, append_images=more, duration=100)
+
+
+SKETCHES = {
+    **{f"{case}.png": make() for case, make in SAME_DRAWING.items()},
+    **{name: PNG for name in (*NAMES, *TWINS)},
+    "animated.gif": animated("GIF"),
+    "animated.webp": animated("WEBP"),
+    "a png.jpg": PNG,
+    "hairline.png": hairline(200),
+    "1x4000.png": as_bytes(thin()),
+    "4000x1.png": as_bytes(thin().transpose(Image.Transpose.ROTATE_90)),
+}
+PHOTOS = {**{name: JPEG for name in (*NAMES, *TWINS)}, "a jpeg.png": JPEG, "1x4000.jpg": as_bytes(thin(), "JPEG")}
+NO_INK = {"white.png": 255, "black.png": 0}
+CLASSES = {  # class: its sketches, its photos
+    "odd": (len(SKETCHES), len(PHOTOS)),
+    "bad": (0, len(NO_INK)),
+    **{name: (1, 1) for name in ODD_CLASSES},
+    "one and one": (1, 1),
+    "another one": (1, 1),
+    "sketches only": (1, 0),
+    "photos only": (0, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that can be wrong, and not wrong, with a file."""
+    root = tmp_path_factory.mktemp("all of it")
+    for modality, files in (("sketch", SKETCHES), ("photo", PHOTOS)):
+        for name, data in files.items():
+            put(root, f"{modality}/odd/{name}", data)
+        for name, (data, _) in BAD.items():
+            put(root, f"{modality}/bad/{name}.png", data)
+        for name, shade in NO_INK.items():
+            put(root, f"{modality}/bad/{name}", as_bytes(Image.new("L", (40, 40), shade)))
+        (root / modality / "empty").mkdir()
+        (root / modality / "empty.png").mkdir()
+    for i, name in enumerate((*ODD_CLASSES, "one and one", "another one", "sketches only", "photos only")):
+        if name != "photos only":  # other bytes each: an unseen class may not hold a training picture
+            put(root, f"sketch/{name}/1.png", as_bytes(drawing(side=210 + i)))
+        if name != "sketches only":
+            put(root, f"photo/{name}/1.jpg", as_bytes(scene(310 + i), "JPEG"))
+    return root
+
+
+def config_of(source: str) -> ExperimentConfig:
+    return tiny_folder(
+        source,
+        ["one and one", "7"],
+        dataset={"held_back": 0},
+        ingest={"part_size": 20, "max_bad_fraction": 0.3},
+        shard={"items": 12, "part_size": 12},
+        methods=METHODS,
+        train={"steps": 2, "checks": 1},
+    )
+
+
+METHODS = {"global": {"dim": 16, "readout": "head"}, "zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("workspace"))
+
+
+@pytest.fixture(scope="module")
+def images(source: Path, workspace: str, ray_cluster: None) -> str:
+    return ingest(config_of(str(source)), workspace)
+
+
+def manifest(folder: str) -> dict[str, Any]:
+    return storage.read_json(storage.join(folder, "manifest.json"))
+
+
+def parts(folder: str) -> dict[str, bytes]:
+    return {name: storage.read_bytes(storage.join(folder, name)) for name in storage.names(folder) if "part-" in name}
+
+
+def uris_of(folder: str) -> dict[str, list[str]]:
+    """The source files in each part."""
+    names = sorted(parts(folder))
+    return {
+        name: t["uri"].to_pylist() for name, t in zip(names, shards.read_parts(folder, names, ["uri"]), strict=True)
+    }
+
+
+@pytest.mark.ray
+def test_every_file_has_its_outcome(images: str) -> None:
+    found = manifest(images)
+    counts = {c: {k: n for k, n in (("sketch", s), ("photo", p)) if n} for c, (s, p) in CLASSES.items()}
+    assert found["counts"] == counts
+    skipped = {line["uri"]: line["reason"] for line in found["skipped"]}
+    reasons = {
+        f"{modality}/bad/{name}.png": reason for name, (_, reason) in BAD.items() for modality in ("sketch", "photo")
+    }
+    reasons |= {f"sketch/bad/{name}": "blank: no ink" for name in NO_INK}
+    assert set(skipped) == set(reasons)
+    for uri, reason in reasons.items():
+        assert re.match(reason, skipped[uri]), uri
+    assert found["listed"] == found["pictures"] + len(skipped)
+
+    plain = {
+        "sketch": prepare_sketch(PNG, TransformConfig(size=32)),
+        "photo": prepare_photo(JPEG, TransformConfig(size=32)),
+    }
+    rows = [
+        row
+        for part in shards.read_parts(images, sorted(parts(images)), ["id", "modality", "data"])
+        for row in part.to_pylist()
+    ]
+    assert {row["id"] for row in rows} >= {f"photo/odd/{name}" for name in PHOTOS}
+    for row in rows:
+        pixels = decode_pixels(row["data"])
+        if not any(name in row["id"] for name in ("hairline", "1x4000", "4000x1", "bad/")):
+            assert np.abs(pixels.astype(int) - plain[row["modality"]]).mean() < 8, row["id"]
+        elif row["modality"] == "sketch":
+            assert (pixels < 64).any(), row["id"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_a_store_with_faults_gives_the_same_bytes_and_loses_nothing(
+    images: str, source: Path, s3: str, store: FaultyStore
+) -> None:
+    """First faults for good, then such as pass; against the folder's parts, which nobody disturbed."""
+    url, workspace = f"{s3}/hostile/all of it", f"{s3}/hostile/workspace"
+    for file in (path for path in source.rglob("*") if path.is_file()):
+        storage.write_bytes(f"{url}/{file.relative_to(source).as_posix()}", file.read_bytes())
+    config, expected = config_of(url), parts(images)
+
+    hit, uris = next((name, uris) for name, uris in uris_of(images).items() if "sketch/odd/a b.png" in uris)
+    store.fail("truncated", "/sketch/odd/a b.png$")
+    with pytest.raises(storage.StorageError, match=r"^s3://\S+/all of it/sketch/odd/a b.png cannot be used: ClientPay"):
+        ingest(config, workspace)
+    (folder,) = (f"{workspace}/images/{name}" for name in storage.folders(f"{workspace}/images"))
+    kept = parts(folder)
+    assert 0 < len(kept) < len(expected) and kept.items() <= expected.items()
+    assert not shards.has_manifest(folder)
+
+    store.clear()
+    for kind, times, uri in zip(("expired", "truncated", "reset", "late"), (1, 2, 2, 1), uris, strict=False):
+        store.fail(kind, f"GET /zse/hostile/all of it/{re.escape(uri)}$", times)
+    store.fail("slow down", "GET .*list-type", times=2)
+    store.fail("slow down", f"PUT .*{hit}", times=1)
+    store.fail("reset", f"PUT .*{hit}", times=1)
+    store.fail("truncated", f"GET .*{hit}", times=1)
+    assert ingest(config, workspace) == folder
+    assert not any(fault.times for fault in store.faults)
+    assert not any(request.startswith("PUT") and name in request for request in store.asked for name in kept)
+    assert parts(folder) == expected
+    here, there = manifest(images), manifest(folder)
+    assert there["source"] == url and here | {"source": url} == there
+
+
+@pytest.mark.ray
+def test_classes_of_one_picture_are_trained_and_tested_and_empty_ones_left_out(
+    images: str, source: Path, workspace: str
+) -> None:
+    out = run(config_of(str(source)), workspace)
+    assert out.images == images
+    planned = manifest(out.pairs)
+    assert planned["left_out"] == ["bad", "photos only", "sketches only"]
+    assert planned["classes"] == sorted(["odd", "another one", "50% #1? [été]*", "c" * 255])
+    values = {(r["method"], r["metric"], r["queries"], r["gallery"]): r["value"] for r in out.rows()}
+    for method in METHODS:
+        (value,) = (v for (m, metric, q, g), v in values.items() if (m, metric, q, g) == (method, "mAP_all", 2, 2))
+        assert 0.5 <= value <= 1

@@ -140,6 +140,12 @@ def test_what_a_store_fails_for_good_is_named_with_the_reason(
             list(call(bucket))
     with pytest.raises(storage.StorageError, match=f"{bucket}/new cannot be used: {reasons[0]}"):
         storage.write_bytes(storage.join(bucket, "new"), b"new")
+    store.fail("denied", "/late$")
+    with pytest.raises(
+        storage.StorageError, match=f"{bucket}/late cannot be used: AccessDenied: .*Check that the cred"
+    ):
+        storage.read_bytes(storage.join(bucket, "late"))
+    assert sum(request.endswith("/late") for request in store.asked) == 1, "no is an answer"
     monkeypatch.setitem(storage.TIMEOUTS, "read_timeout", 0.2)
     store.fail("never", "/good$")
     with pytest.raises(storage.StorageError, match=f"{bucket}/good cannot be used: ReadTimeoutError"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.exceptions import RayTaskError
 
 from pipelines.progress import Meter
 
@@ -37,8 +38,10 @@ def connect(workers: int = 0, cpus_per_worker: int = 1) -> None:
 
 
 def quiet_ray_data() -> None:
-    """Our own progress instead of Ray Data's bars, and an order of results that does not depend on timing."""
+    """Our own progress instead of Ray Data's bars, an order of results that does not depend on timing, and a task's
+    error as it was raised."""
     context = ray.data.DataContext.get_current()
+    context.raise_original_map_exception = True
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
@@ -62,8 +65,9 @@ def run_parts(
     """`work(task) -> result` for every task, each a Ray Data block of its own; results in the order of the tasks.
 
     `work` is a function, or a class that is built once in each of `workers` actors with `constructor` (for a model). A
-    result has `rows`, which the progress counts towards `total` in `unit`. `alone` runs them in this process, one after
-    the other: for so little work that starting the workers would take longer.
+    result has `rows`, which the progress counts towards `total` in `unit`. What a task raises is raised here; what
+    others have written stays. `alone` runs them in this process, one after the other: for so little work that starting
+    the workers would take longer.
     """
     if not tasks:
         return
@@ -92,7 +96,10 @@ def _there(
         num_cpus=1,
         num_gpus=gpus or None,
     )
-    yield from dataset.iter_rows()
+    try:
+        yield from dataset.iter_rows()
+    except RayTaskError as error:  # what the task raised: that says what failed and what to do
+        raise error.cause from error
 
 
 def model_workers(tasks: int) -> int:

@@ -40,10 +40,11 @@ def write_images(
             if isinstance(data, Exception):
                 raise data
             rows.append(_row(record, data, transforms))
-        except (BadPicture, FileNotFoundError, PermissionError) as error:
-            # What belongs to the picture is a bad picture; a store that does not answer is an error of the job.
+        except (BadPicture, FileNotFoundError) as error:
+            # What belongs to the picture is a bad picture. A store that does not answer is an error of the job, and so
+            # is a missing permission: once it is given, nothing that is listed has changed, so it must be asked for.
             reason = str(error) if isinstance(error, BadPicture) else f"{type(error).__name__}: cannot be read"
-            skipped.append({"uri": record.path, "reason": reason})
+            skipped.append({"uri": _printable(record.path), "reason": reason})
     table = pa.Table.from_pylist(rows, schema=shards.IMAGES)
     url = storage.join(folder, task["part"])
     shards.write_part(url, table, row_group=ingest.row_group, extra={"skipped": skipped})
@@ -58,6 +59,8 @@ def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> by
 
 
 def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:
+    if _printable(record.path) != record.path:
+        raise BadPicture("its name is not UTF-8: rename it")
     return {
         "id": record.id,
         "modality": record.modality,
@@ -67,3 +70,9 @@ def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[
         "sha256": storage.sha256(data),
         "data": prepared(record.modality, data, transforms),
     }
+
+
+def _printable(path: str) -> str:
+    """The path, with an escape for each byte that is no UTF-8: Python reads such names, Parquet and terminals refuse
+    them."""
+    return path.encode(errors="backslashreplace").decode()

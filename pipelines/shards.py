@@ -69,12 +69,11 @@ def write_part(url: str, table: pa.Table, *, row_group: int, extra: dict[str, An
 
 def open_part(url: str) -> pq.ParquetFile:
     """A part for reading by row group. A file that is not Parquet raises StorageError naming it."""
-    fs, path = storage.filesystem(url)
     try:
         if storage.is_local(url):
-            return pq.ParquetFile(path, memory_map=True)
+            return pq.ParquetFile(storage.absolute(url), memory_map=True)
         # Exact ranges, joined where columns lie side by side: a row group is one request.
-        return pq.ParquetFile(fs.open(path, "rb", cache_type="none"), pre_buffer=True)
+        return pq.ParquetFile(storage.RangeFile(url), pre_buffer=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise storage.StorageError(f"Cannot read {url}: {error}. Delete it and run the stage again") from error
 

@@ -7,9 +7,14 @@ atomic. Credentials and endpoints come from the environment or the machine's rol
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import io
 import json
 import os
+import random
+import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,11 +26,12 @@ from typing import IO, Any, cast
 import fsspec
 from fsspec import AbstractFileSystem, asyn
 
-# Object stores answer 503 SlowDown in bursts: botocore waits between attempts, longer each time, with jitter.
-S3_OPTIONS = {
-    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 8}, "connect_timeout": 10, "read_timeout": 60}
-}
+from pipelines.walk import entries, walk
+
 FETCH_AT_ONCE = 32
+BLOCK = 16 * 2**20  # bytes of a file in a store that are asked for at once where it is read through
+ATTEMPTS = 8
+TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # s, of an attempt: until connected, and for the next byte
 
 
 class StorageError(RuntimeError):
@@ -45,13 +51,94 @@ class FileInfo:
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The fsspec file system of a URL, and the path on it."""
+    s3 = url.startswith(("s3://", "s3a://"))
     try:
-        options = S3_OPTIONS if url.startswith(("s3://", "s3a://")) else {}
-        return fsspec.core.url_to_fs(url, **options)
+        fs, path = fsspec.core.url_to_fs(url, **(_s3_options() if s3 else {}))
     except (ValueError, ImportError) as error:
         raise StorageError(
             f"Cannot use {url!r}: {error}. Allowed: a folder, s3://bucket/prefix, any fsspec URL"
         ) from error
+    if s3:
+        fs.retries = 1  # s3fs would begin botocore's attempts again, five times and for reads 25 times, without jitter
+    return fs, path
+
+
+def attempts() -> int:
+    """How often a store is asked before that is an error: AWS_MAX_ATTEMPTS, as of every client of AWS."""
+    return int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS)
+
+
+def _s3_options() -> dict[str, Any]:
+    """Botocore asks again after 500, 502, 503 SlowDown, a reset or a time-out, and waits longer each time, with jitter.
+
+    `legacy` is its mode without a quota: `standard` gives up on everything after 100 failed attempts of a process,
+    which 32 reads at once make in a few seconds of SlowDown. Concurrency within a file would ask for its size first.
+    """
+    retries = {"mode": "legacy", "total_max_attempts": attempts()}
+    return {"max_concurrency": 1, "config_kwargs": {"retries": retries, **TIMEOUTS}}
+
+
+def _ask(url: str, method: str, *args: Any, **options: Any) -> Any:
+    """A method of the store of a URL, on its path. What is not there raises FileNotFoundError, as everywhere; a store
+    is asked again, and what it fails for good raises StorageError."""
+    fs: Any
+    fs, path = filesystem(url)
+    fs.invalidate_cache()
+    try:
+        if fs.async_impl:
+            return asyn.sync(fs.loop, _persist, fs, method, path, *args, **options)
+        return getattr(fs, method)(path, *args, **options)
+    except _NO_FAILURE:
+        raise
+    except Exception as error:
+        if is_local(url):  # the system's errors name the path and the reason
+            raise
+        raise _failure(url, error) from error
+
+
+async def _persist(fs: Any, method: str, *args: Any, **options: Any) -> Any:
+    """Asks again, too, where an answer broke off on its way, which botocore does not notice, and where credentials
+    expired: they are then read anew from where they come from."""
+    for attempt in range(attempts() - 1):
+        session = getattr(fs, "_s3", None)
+        try:
+            return await getattr(fs, f"_{method}")(*args, **options)
+        except Exception as error:
+            expired = _answer(error).get("Code") in _EXPIRED
+            if not expired and not _broke_off(error):
+                raise
+        await asyncio.sleep(random.uniform(0, min(2**attempt, 20)))
+        if expired and fs._s3 is session:  # of many reads that it failed, the first renews it
+            await fs.set_session(refresh=True)
+    return await getattr(fs, f"_{method}")(*args, **options)
+
+
+_NO_FAILURE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
+
+
+def _answer(error: Exception) -> dict[str, str]:
+    """The Code and Message of an error that S3 answered with; empty where it did not answer."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {})
+
+
+def _broke_off(error: Exception) -> bool:
+    from aiobotocore.response import AioReadTimeoutError  # s3fs brings them; slow to import, and rarely needed
+    from aiohttp import ClientPayloadError
+    from botocore.exceptions import ResponseStreamingError
+
+    return isinstance(error, ClientPayloadError | ResponseStreamingError | AioReadTimeoutError)
+
+
+def _failure(url: str, error: Exception) -> StorageError:
+    answer = _answer(error)
+    reason = f"{answer.get('Code', type(error).__name__)}: {answer.get('Message', error)}".rstrip(".")
+    refused = isinstance(error, PermissionError)
+    mend = "Check that the credentials are valid and allow it" if refused else f"It was asked up to {attempts()} times"
+    return StorageError(
+        f"{url} cannot be used: {reason}. {mend}. What is written is kept: the same command goes on from there"
+    )
 
 
 def is_local(url: str) -> bool:
@@ -75,10 +162,17 @@ def join(url: str, *parts: str) -> str:
 
 def list_files(url: str) -> Iterator[FileInfo]:
     """Every file below a folder, in no particular order. A folder that is not there raises StorageError."""
-    fs, root = filesystem(url)
-    root = root.rstrip("/")
-    found: dict[str, Any] = fs.find(root, detail=True, withdirs=False)  # type: ignore[assignment]
-    if not found and not fs.exists(root):
+    if is_local(url):
+        root = absolute(url)
+        if not os.path.exists(root):
+            raise StorageError(f"{url} does not exist")
+        for path, status in walk(root):
+            size, version = (status.st_size, str(status.st_mtime)) if status else (0, "")
+            yield FileInfo(os.path.relpath(path, root), size, version)
+        return
+    root = filesystem(url)[1].rstrip("/")
+    found: dict[str, Any] = _ask(url, "find", detail=True, withdirs=False)
+    if not found and not exists(url):
         raise StorageError(f"{url} does not exist, or holds nothing that these credentials may list")
     for path, info in found.items():
         if path.rstrip("/") == root or path.endswith("/"):  # some writers leave an empty object named like a folder
@@ -91,53 +185,90 @@ def _version(info: dict[str, Any]) -> str:
 
 
 def exists(url: str) -> bool:
-    fs, path = filesystem(url)
-    fs.invalidate_cache()
-    return fs.exists(path)
+    return _ask(url, "exists")
 
 
 def names(url: str) -> set[str]:
     """Names of the files directly in a folder; empty if it is not there."""
-    fs, path = filesystem(url)
-    fs.invalidate_cache()
     try:
-        entries = fs.ls(path, detail=True)
+        inside = _inside(url)
     except FileNotFoundError:
         return set()
-    # As above: not the empty object named like the folder itself.
-    files = [str(entry["name"]) for entry in entries if entry["type"] == "file"]
-    return {name.rsplit("/", 1)[-1] for name in files if not name.endswith("/") and name.strip("/") != path.strip("/")}
+    return {name for name, folder in inside if not folder}
 
 
 def folders(url: str) -> list[str]:
     """Names of the folders directly in a folder, sorted. A folder that is not there raises StorageError."""
-    fs, path = filesystem(url)
-    fs.invalidate_cache()
     try:
-        entries = fs.ls(path, detail=True)
+        return sorted({name for name, folder in _inside(url) if folder})
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StorageError(f"{url} does not exist, or holds nothing that these credentials may list") from error
-    # fsspec calls a link to a folder neither a file nor a folder.
-    found = [str(e["name"]) for e in entries if e["type"] == "directory" or e.get("islink") and fs.isdir(e["name"])]
-    return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in found})
+
+
+def _inside(url: str) -> list[tuple[str, bool]]:
+    """Name, and whether it is a folder, of the files and folders directly in a folder."""
+    if is_local(url):
+        modes = [(entry.name, status.st_mode) for entry, status in entries(absolute(url)) if status]
+        return [(name, stat.S_ISDIR(mode)) for name, mode in modes if stat.S_ISDIR(mode) or stat.S_ISREG(mode)]
+    root = filesystem(url)[1].strip("/")
+    found = [(str(entry["name"]), entry["type"] == "directory") for entry in _ask(url, "ls", detail=True)]
+    # As above: not the empty object named like the folder itself.
+    real = [(name.rstrip("/"), folder) for name, folder in found if folder or not name.endswith("/")]
+    return [(name.rsplit("/", 1)[-1], folder) for name, folder in real if name.strip("/") != root]
 
 
 def file_info(url: str) -> FileInfo | None:
     """What the store says of one file; None for a folder. Raises StorageError where there is neither."""
-    fs, path = filesystem(url)
-    fs.invalidate_cache()
     try:
-        info = fs.info(path)
+        info = _ask(url, "info")
     except FileNotFoundError as error:
         raise StorageError(f"{url} does not exist") from error
     if info["type"] == "directory":
         return None
-    return FileInfo(path.rsplit("/", 1)[-1], int(info.get("size") or 0), _version(info))
+    return FileInfo(url.rsplit("/", 1)[-1], int(info.get("size") or 0), _version(info))
 
 
 def read_bytes(url: str) -> bytes:
-    fs, path = filesystem(url)
-    return bytes(fs.cat_file(path))  # type: ignore[arg-type]
+    return bytes(_ask(url, "cat_file"))
+
+
+class RangeFile(io.RawIOBase):
+    """A file in a store, for who reads it here and there or in blocks; each read is one request."""
+
+    def __init__(self, url: str) -> None:
+        info = file_info(url)
+        if info is None:
+            raise StorageError(f"{url} is a folder, expected a file")
+        self.url, self.size, self.position = url, info.size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = offset + (0, self.position, self.size)[whence]
+        return self.position
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self.size if size is None or size < 0 else min(self.position + size, self.size)
+        if end <= self.position:
+            return b""
+        data = bytes(_ask(self.url, "cat_file", start=self.position, end=end))
+        self.position += len(data)
+        return data
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 @contextmanager
@@ -145,10 +276,15 @@ def open_read(url: str) -> Iterator[IO[bytes]]:
     """A file to read through from its start; .gz, .bz2 and .xz are unpacked on the way. Raises StorageError."""
     fs, path = filesystem(url)
     try:
-        with fs.open(path, "rb", compression="infer") as file:
-            yield cast(IO[bytes], file)
+        if not fs.async_impl:
+            with fs.open(path, "rb", compression="infer") as file:
+                yield cast(IO[bytes], file)
+            return
     except FileNotFoundError as error:
         raise StorageError(f"{url} does not exist") from error
+    with io.BufferedReader(RangeFile(url), BLOCK) as file:
+        packed = fsspec.core.get_compression(path, "infer")
+        yield fsspec.compression.compr[packed](file, mode="rb") if packed else cast(IO[bytes], file)
 
 
 def read_many(url: str, paths: Sequence[str]) -> list[bytes | Exception]:
@@ -169,11 +305,19 @@ def _fetch_all(fs: Any, wanted: Sequence[tuple[str, int | None, int | None]]) ->
     return out
 
 
-async def _fetch(fs: Any, wanted: Sequence[tuple[str, int | None, int | None]]) -> Sequence[bytes | BaseException]:
+async def _fetch(fs: Any, wanted: Sequence[tuple[str, int | None, int | None]]) -> Sequence[bytes | Exception]:
     """One GET for each (path, start, end), side by side: `fs.cat` reads * and [ in a name as a pattern,
     `fs.cat_ranges` asks twice."""
-    gets = (fs._cat_file(path, start=start, end=end) for path, start, end in wanted)
-    return await asyncio.gather(*gets, return_exceptions=True)
+    return await asyncio.gather(*(_get(fs, *one) for one in wanted))
+
+
+async def _get(fs: Any, path: str, start: int | None, end: int | None) -> bytes | Exception:
+    try:
+        return await _persist(fs, "cat_file", path, start=start, end=end)
+    except _NO_FAILURE as error:
+        return error
+    except Exception as error:
+        return _failure(fs.unstrip_protocol(path), error)
 
 
 def read_ranges(url: str, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes | Exception]:
@@ -193,11 +337,8 @@ def read_ranges(url: str, path: str, ranges: Sequence[tuple[int, int]]) -> list[
 
 def download_file(url: str, target: Path) -> None:
     """Copy one file to a local path, without holding it in memory."""
-    fs, path = filesystem(url)
-    try:
-        fs.get_file(path, str(target))
-    except FileNotFoundError as error:
-        raise StorageError(f"{url} does not exist") from error
+    with RangeFile(url) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, BLOCK)
 
 
 def _try(read: Callable[[str], Any], path: str) -> bytes | Exception:
@@ -208,17 +349,21 @@ def _try(read: Callable[[str], Any], path: str) -> bytes | Exception:
 
 
 def _read_local(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileNotFoundError(error.errno, "A link to itself", path) from error
+        raise
 
 
 def write_bytes(url: str, data: bytes) -> None:
     """Whole or not at all."""
-    fs, path = filesystem(url)
     if not is_local(url):
-        fs.pipe_file(path, data)
+        _ask(url, "pipe_file", data)
         return
-    target = Path(path)
+    target = Path(filesystem(url)[1])
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -259,13 +404,12 @@ def local_copy(url: str) -> Iterator[Path]:
             raise StorageError(f"{url} does not exist")
         yield local
         return
-    fs, path = filesystem(url)
     with tempfile.TemporaryDirectory(prefix="zse-") as temporary:
         folder = Path(temporary)
-        if fs.isdir(path):
+        if _ask(url, "isdir"):
             yield download_folder(url, folder)
         else:
-            target = folder / path.rsplit("/", 1)[-1]
+            target = folder / url.rsplit("/", 1)[-1]
             target.write_bytes(read_bytes(url))
             yield target
 
@@ -290,7 +434,5 @@ def digest_lines(lines: Iterable[str]) -> str:
 
 def remove_folder(url: str) -> None:
     """Delete a folder and what is in it; nothing if it is not there."""
-    fs, path = filesystem(url)
-    fs.invalidate_cache()
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    if exists(url):
+        _ask(url, "rm", recursive=True)

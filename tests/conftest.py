@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipelines.config import ExperimentConfig, validate
+from tests.faulty_store import FaultyStore
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -83,16 +84,31 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """The URL of an empty bucket on a real S3 server process, with the environment that leads every client to it."""
+def s3(_store: FaultyStore) -> str:
+    """The URL of an empty bucket on a real S3 server, with the environment that leads every client to it."""
+    return "s3://zse"
+
+
+@pytest.fixture
+def store(_store: FaultyStore) -> Iterator[FaultyStore]:
+    """The server of `s3`, to be told which answers to spoil."""
+    _store.clear()
+    yield _store
+    _store.clear()
+
+
+@pytest.fixture(scope="session")
+def _store() -> Iterator[FaultyStore]:
     (port,) = free_ports(1)
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    front = FaultyStore(port)
     environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": front.url,
+        "AWS_MAX_ATTEMPTS": "3",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -102,7 +118,7 @@ def s3() -> Iterator[str]:
     try:
         import boto3
 
-        client = boto3.client("s3")
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
         for attempt in range(60):
             try:
                 client.create_bucket(Bucket="zse")
@@ -111,8 +127,10 @@ def s3() -> Iterator[str]:
                 if attempt == 59:
                     raise
                 time.sleep(0.25)
-        yield "s3://zse"
+        yield front
     finally:
+        front.shutdown()
+        front.server_close()
         server.terminate()
         server.wait()
         for key, value in before.items():

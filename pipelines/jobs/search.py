@@ -165,7 +165,7 @@ def _encode_part(checkpoint: Checkpoint, gallery: str, paths: list[str], folder:
                 raise data
             pictures.append(prepare_photo(data, checkpoint.transforms))
             kept.append(path)
-        except (BadPicture, FileNotFoundError, PermissionError) as error:
+        except (BadPicture, FileNotFoundError) as error:
             skipped.append(f"{path}: {error}")
     encoded = [_encode(checkpoint.method, pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
     names = sorted(encoded[0]) if encoded else []

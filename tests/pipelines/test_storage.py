@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from pipelines import storage
+from pipelines import shards, storage
 from pipelines.catalog.folder import Folder, FolderConfig
+from tests.faulty_store import FaultyStore
 
 NAMES = ["a b.png", "50%#1?.png", "ünï.png", "[1]*.png"]
 
@@ -71,3 +75,110 @@ def test_a_folder_data_set_lists_pictures_and_pairs(root: str) -> None:
     ]
     with pytest.raises(storage.StorageError, match="does not exist"):
         Folder(FolderConfig(name="x", split=("a",), source=storage.join(root, "nothing"))).records()
+
+
+# A store that fails --------------------------------------------------------------------------------------------------
+
+FAULTS = ("slow down", "reset", "truncated", "expired")
+
+
+@pytest.fixture
+def bucket(s3: str, store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder with one file a fault and a good one, in a store that is asked twice."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    url = f"{s3}/{tmp_path.name}"
+    for name in (*FAULTS, "late", "good"):
+        storage.write_bytes(storage.join(url, name), name.encode() * 1000)
+    store.clear()
+    return url
+
+
+def test_a_picture_is_one_request(bucket: str, store: FaultyStore) -> None:
+    storage.read_many(bucket, ["good", "late"])
+    assert sorted(request.split("/")[-1] for request in store.asked) == ["good", "late"]
+
+
+def test_what_a_store_fails_once_is_asked_for_again(bucket: str, store: FaultyStore) -> None:
+    for name in (*FAULTS, "late"):
+        store.fail(name, f"GET .*/{name}$", times=1)
+    names = [*FAULTS, "late", "good"]
+    assert storage.read_many(bucket, names) == [name.encode() * 1000 for name in names]
+    assert len(store.asked) == len(names) + len(FAULTS), "late is not failed"
+    for fault in FAULTS:
+        store.fail(fault, "GET .*list-type", times=1)
+        assert {f.path for f in storage.list_files(bucket)} == set(names), fault
+    for fault in ("slow down", "reset", "expired"):
+        store.fail(fault, "PUT", times=1)
+        storage.write_bytes(storage.join(bucket, "good"), fault.encode())
+        assert storage.read_bytes(storage.join(bucket, "good")) == fault.encode()
+    assert not any(fault.times for fault in store.faults)
+
+
+def test_what_a_store_fails_for_good_is_named_with_the_reason(
+    bucket: str, store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fault in FAULTS:
+        store.fail(fault, f"/{fault}$")
+    start = time.monotonic()
+    *failed, good, missing = storage.read_many(bucket, [*FAULTS, "good", "nothing"])
+    reasons = (
+        "SlowDown: Please reduce",
+        "\\w*Connection\\w*: ",
+        "ClientPayloadError: ",
+        "ExpiredToken: .*Check that the cred",
+    )
+    for fault, reason, error in zip(FAULTS, reasons, failed, strict=True):
+        assert isinstance(error, storage.StorageError)
+        assert re.match(f"{bucket}/{fault} cannot be used: {reason}", str(error)), error
+    assert good == b"good" * 1000 and isinstance(missing, FileNotFoundError)
+    with pytest.raises(storage.StorageError, match=f"{bucket}/truncated cannot be used: {reasons[2]}"):
+        storage.download_file(storage.join(bucket, "truncated"), tmp_path / "file")
+
+    store.fail("slow down", "list-type|PUT")
+    for call in (storage.list_files, storage.names, storage.folders):
+        with pytest.raises(storage.StorageError, match=f"{bucket} cannot be used: {reasons[0]}"):
+            list(call(bucket))
+    with pytest.raises(storage.StorageError, match=f"{bucket}/new cannot be used: {reasons[0]}"):
+        storage.write_bytes(storage.join(bucket, "new"), b"new")
+    store.fail("denied", "/late$")
+    with pytest.raises(
+        storage.StorageError, match=f"{bucket}/late cannot be used: AccessDenied: .*Check that the cred"
+    ):
+        storage.read_bytes(storage.join(bucket, "late"))
+    assert sum(request.endswith("/late") for request in store.asked) == 1, "no is an answer"
+    monkeypatch.setitem(storage.TIMEOUTS, "read_timeout", 0.2)
+    store.fail("never", "/good$")
+    with pytest.raises(storage.StorageError, match=f"{bucket}/good cannot be used: ReadTimeoutError"):
+        storage.read_bytes(storage.join(bucket, "good"))
+    assert time.monotonic() - start < 60
+    store.clear()
+    assert not storage.exists(storage.join(bucket, "new"))
+
+
+def test_many_reads_outlast_a_burst_of_slow_down(
+    bucket: str, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More failures than the quota of botocore's standard mode, 100 in a process."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "4")
+    monkeypatch.setattr(storage, "FETCH_AT_ONCE", 48)
+    names = [f"{i}.png" for i in range(48)]
+    for name in names:
+        storage.write_bytes(storage.join(bucket, name), name.encode())
+    store.clear()
+    for name in names:
+        store.fail("slow down", f"/{name}$", times=3)
+    assert storage.read_many(bucket, names) == [name.encode() for name in names]
+    assert len(store.asked) == 4 * len(names)
+
+
+def test_a_part_is_never_read_from_half_an_answer(bucket: str, store: FaultyStore) -> None:
+    url, table = storage.join(bucket, "part.parquet"), pa.table({"data": [bytes([i]) * 9999 for i in range(20)]})
+    shards.write_part(url, table, row_group=5)
+    store.fail("truncated", "GET .*part.parquet", times=1)
+    file = shards.open_part(url)
+    store.fail("truncated", "GET .*part.parquet", times=1)
+    assert file.read().equals(table.replace_schema_metadata(file.schema_arrow.metadata))
+    store.fail("truncated", "GET .*part.parquet")
+    for broken in (file.read, lambda: shards.open_part(url)):
+        with pytest.raises(storage.StorageError, match="part.parquet cannot be used: ClientPayloadError"):
+            broken()

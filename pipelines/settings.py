@@ -85,6 +85,8 @@ class Result:
         setting = self.setting
         if self.trained_on != setting.trained_on:
             return f"trained on {self.trained_on}, published on {setting.trained_on}"
+        if setting.queries is None:
+            return "the published counts are not known"
         counts = {(row["queries"], row["gallery"]) for row in self.rows}
         if counts != {(setting.queries, setting.gallery)}:
             found = ", ".join(f"{queries} x {gallery}" for queries, gallery in sorted(counts))

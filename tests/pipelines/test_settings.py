@@ -46,13 +46,13 @@ def hash_of(name: str) -> int:
 
 def test_every_setting_can_be_asked_for() -> None:
     settings = load_settings()
-    assert len({s.name for s in settings}) == len(settings) >= 12
+    assert len({s.name for s in settings}) == len(settings) >= 19
     for setting in settings:
         assert split(setting.split).unseen
         known = INSTANCE_METRICS if setting.form.startswith("-fg") else CATEGORY_METRICS
         assert set(setting.metrics) <= set(known), setting.name
         assert all(set(p) - {"method", "mode", "source"} <= set(setting.metrics) for p in setting.published)
-        assert bool(setting.published) == (setting.queries is not None)
+        assert (setting.queries is None) == (setting.gallery is None)
     assert [s.name for s in load_settings(["tuberlin-30", "sketchy-25"])] == ["tuberlin-30", "sketchy-25"]
     with pytest.raises(ConfigError, match=r"Unknown settings \['sketchy-26'\]. Known: all, sketchy-25, "):
         load_settings(["sketchy-26"])

@@ -6,6 +6,7 @@ photo, another sketch of its class, a photo it must not match); zse_sbir section
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,8 +34,15 @@ class ShardConfig:
     hard_negatives: float = 0.0
     """Share of items whose negative photo is another instance of the sketch's own class. 1 is a fine-grained training:
     one class is enough, and without pseudo-unseen classes it chooses its checkpoint by held-back pairs."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of a `union`: the share of items whose sketch is of each part, relative to one another. None = every class alike,
+    and in it every sketch."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if wrong := {name: weight for name, weight in self.weights.items() if weight <= 0}:
+            raise ValueError(f"shard.weights must be above 0, got {wrong}; leave a part out of dataset.parts instead")
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,39 @@ class ItemPlan:
                 self.incomplete.append(category)
         if len(self.classes) < 2:
             self._check_alone()
+        self._parts = list(self._of_parts()) if config.weights else []
         self._photos_of: dict[str, list[int]] = {}
         for index in np.concatenate(self._photos):
             instance: str | None = members.instance[int(index)]  # type: ignore[assignment]
             if instance is not None:
                 self._photos_of.setdefault(instance, []).append(int(index))
+
+    def _of_parts(self) -> Iterator[tuple[float, list[int], list[np.ndarray]]]:
+        """Share of the items, labels, and the sketches of each label, for every weighted part. Raises ValueError where
+        weights and parts differ."""
+        parts = np.array([id.split("/", 3)[2] for id in self.members.id])
+        there = {str(part) for part in parts[self.members.modality == "sketch"]}
+        if there != set(self.config.weights):
+            raise ValueError(
+                f"shard.weights names {sorted(self.config.weights)}, but the parts with training sketches are "
+                f"{sorted(there)[:10]}. Give each of them a weight"
+            )
+        for name, weight in self.config.weights.items():
+            inside = [sketches[parts[sketches] == name] for sketches in self._sketches]
+            labels = [label for label, sketches in enumerate(inside) if len(sketches)]
+            if not labels:
+                raise ValueError(f"shard.weights: no class of {name!r} has a sketch and, in any part, a photo")
+            yield weight, labels, inside
+
+    def _draw_class(self, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """A label, and the sketches that the item may take."""
+        if not self._parts:
+            label = int(rng.integers(len(self.classes)))
+            return label, self._sketches[label]
+        shares = np.array([weight for weight, _, _ in self._parts])
+        _, labels, sketches = self._parts[int(rng.choice(len(shares), p=shares / shares.sum()))]
+        label = labels[int(rng.integers(len(labels)))]
+        return label, sketches[label]
 
     def _check_alone(self) -> None:
         """Without another class every negative is another instance of the one there is, also other than the positive's:
@@ -100,8 +136,8 @@ class ItemPlan:
 
     def __getitem__(self, i: int) -> Item:
         rng = np.random.default_rng([self.config.seed, i])
-        label = int(rng.integers(len(self.classes)))
-        sketches, photos = self._sketches[label], self._photos[label]
+        label, sketches = self._draw_class(rng)
+        photos = self._photos[label]
         first = int(rng.integers(len(sketches)))
         second = (first + 1 + int(rng.integers(max(len(sketches) - 1, 1)))) % len(sketches)
         sketch, sketch2 = int(sketches[first]), int(sketches[second])

@@ -18,8 +18,9 @@ from pipelines.catalog.quickdraw_strokes import QuickDrawStrokes, QuickDrawStrok
 from pipelines.catalog.sketchy import Sketchy, SketchyConfig
 from pipelines.catalog.synthetic import Synthetic, SyntheticConfig
 from pipelines.catalog.tuberlin import TUBerlin, TUBerlinConfig
+from pipelines.catalog.union import Union, UnionConfig
 from zse_model import synthetic
-from zse_model.split import ZeroShotSplit, draw_classes, normalise_name
+from zse_model.split import ZeroShotSplit, conflicts, draw_classes, normalise_name
 
 AnyDatasetConfig: TypeAlias = (
     FolderConfig
@@ -29,6 +30,7 @@ AnyDatasetConfig: TypeAlias = (
     | QuickDrawStrokesConfig
     | QmulConfig
     | DomainsConfig
+    | UnionConfig
     | SyntheticConfig
 )
 DATASETS: dict[type[DatasetConfig], Any] = {
@@ -39,6 +41,7 @@ DATASETS: dict[type[DatasetConfig], Any] = {
     QuickDrawStrokesConfig: QuickDrawStrokes,
     QmulConfig: Qmul,
     DomainsConfig: Domains,
+    UnionConfig: Union,
     SyntheticConfig: Synthetic,
 }
 
@@ -81,6 +84,8 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         unseen: Iterable[str] = config.split
     elif config.split == "synthetic":
         unseen, citation = synthetic.UNSEEN, "zse_model.synthetic.UNSEEN"
+    elif "+" in config.split and not storage.exists(config.split):
+        return _without(config, present)
     elif drawn := re.fullmatch(r"random-(\d+)", config.split):
         unseen = draw_classes(present, int(drawn[1]), config.split_seed)
         name = f"{config.name}-{config.split}-{config.split_seed}"
@@ -108,6 +113,27 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         citation=citation,
         seen=tuple(present[c] for c in trained if c in present),
         unseen=tuple(present[c] for c in wanted),
+        held_back=config.held_back,
+    )
+    return split.with_pseudo_unseen(round(config.pseudo_unseen * len(split.seen)), seed=config.split_seed)
+
+
+def _without(config: DatasetConfig, present: dict[str, str]) -> ZeroShotSplit:
+    """`sketchy-25+tuberlin-30`: the unseen classes of all of these stay unseen, and nothing is seen that means the same
+    as one of them. One without pictures stays on the list: what must not be learnt, or distilled, does not depend on
+    what is there."""
+    names = str(config.split).split("+")
+    known = [name for name in split_names() if name != "synthetic"]
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"dataset.split {config.split!r}: {unknown} are no built-in splits. Known: {known}")
+    lists = [built_in(name) for name in names]
+    unseen = list(dict.fromkeys(normalise_name(c) for raw in lists for c in raw["unseen"]))
+    leaking = {a for a, _ in conflicts(present, unseen)}
+    split = ZeroShotSplit(
+        name=config.name,
+        citation=f"without the unseen classes of {', '.join(names)}",
+        seen=tuple(present[c] for c in present if c not in leaking),
+        unseen=tuple(present.get(c, c) for c in unseen),
         held_back=config.held_back,
     )
     return split.with_pseudo_unseen(round(config.pseudo_unseen * len(split.seen)), seed=config.split_seed)

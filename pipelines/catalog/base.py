@@ -36,8 +36,8 @@ class DatasetConfig:
     name: str
     """In outputs and settings: lower case letters, digits and `_.-`."""
     split: str | tuple[str, ...]
-    """A built-in split, `random-N` for N unseen classes drawn by `split_seed`, a file (or URL) with one unseen class a
-    line, or a list of unseen classes."""
+    """A built-in split; several with + between them, whose unseen classes all stay unseen, also by alias; `random-N`
+    for N unseen classes drawn by `split_seed`; a file (or URL) with one unseen class a line; or a list of them."""
     pseudo_unseen: float = 0.1
     """Share of the seen classes that training never touches and everything is chosen on."""
     held_back: float = 0.1

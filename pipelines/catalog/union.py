@@ -1,0 +1,87 @@
+"""`union`: several data sets as one, to train one network on all of them.
+
+    parts:
+      sketchy: {adapter: sketchy, source: /data/Sketchy}
+      strokes: {adapter: quickdraw_strokes, source: /data/quickdraw, photos: /data/photos}
+
+A class that two spell differently is one, spelled as in the first part that has it; names that the alias table alone
+calls the same thing stay two. A part may have sketches or photos only. `split: sketchy-25+tuberlin-30` keeps the unseen
+classes of several settings out at once, by name and by alias. Ids begin `modality/class/<part>/`, which is what
+`shard.weights` goes by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pipelines.catalog.base import DatasetAdapter, DatasetConfig, ImageRecord
+from pipelines.catalog.tree import in_order, meaning
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnionConfig(DatasetConfig):
+    adapter: Literal["union"] = "union"
+    parts: Mapping[str, Mapping[str, Any]]
+    """Name -> what the data set is told, without name and split."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.parts:
+            raise ValueError("dataset.parts is empty. Give each data set a name, an adapter and what that needs")
+        for name, part in self.parts.items():
+            if wrong := sorted({"name", "split", "pseudo_unseen", "held_back", "split_seed"} & part.keys()):
+                raise ValueError(f"dataset.parts.{name} gives {wrong}, which belong to the union")
+            if part.get("adapter") == "union":
+                raise ValueError(f"dataset.parts.{name} is a union itself: name its parts here")
+        self.configs()
+
+    def configs(self) -> dict[str, DatasetConfig]:
+        """Each part's own. Raises ConfigError for one that cannot be used."""
+        from pipelines.config import read_dataset  # which knows every adapter, this one too
+
+        split = {"qmul": "shoe-v2"}
+        return {
+            name: read_dataset({"name": name, "split": split.get(str(part.get("adapter")), ("-",)), **part})
+            for name, part in self.parts.items()
+        }
+
+
+class Union:
+    def __init__(self, config: UnionConfig) -> None:
+        from pipelines.catalog import create_dataset
+
+        self.parts: dict[str, DatasetAdapter] = {n: create_dataset(c) for n, c in config.configs().items()}
+
+    def records(self) -> list[ImageRecord]:
+        spelled: dict[str, str] = {}
+        records = []
+        for name, part in self.parts.items():
+            own = part.records()
+            # Within a part two spellings of one class stay two, for the split to name them.
+            spelling = {c: spelled.get(meaning(c), c) for c in dict.fromkeys(record.category for record in own)}
+            spelled = {meaning(c): c for c in spelling.values()} | spelled
+            records += [_of_part(name, record, spelling[record.category]) for record in own]
+        return in_order(records, "dataset.parts")
+
+    def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
+        out: list[bytes | Exception] = [b""] * len(records)
+        for name, part in self.parts.items():
+            mark = f"{name}//"
+            rows = [i for i, record in enumerate(records) if record.path.startswith(mark)]
+            own = [replace(records[i], path=records[i].path.removeprefix(mark)) for i in rows]
+            for i, data in zip(rows, part.read(own) if own else [], strict=True):
+                out[i] = data
+        return out
+
+
+def _of_part(name: str, record: ImageRecord, category: str) -> ImageRecord:
+    file = record.id.split("/", 2)[2]
+    return replace(
+        record,
+        id=f"{record.modality}/{category}/{name}/{file}",
+        category=category,
+        instance=f"{name}/{record.instance}" if record.instance is not None else None,
+        path=f"{name}//{record.path}",
+    )

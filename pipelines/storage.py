@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -216,11 +217,31 @@ def write_bytes(url: str, data: bytes) -> None:
     if not is_local(url):
         fs.pipe_file(path, data)
         return
-    target = Path(path)
+    with _replacing(Path(path)) as temporary:
+        temporary.write_bytes(data)
+
+
+def copy_file(source: str, target: str) -> None:
+    """Whole or not at all, both in one store: a bucket copies by itself. Raises StorageError where there is none."""
+    fs, path = filesystem(source)
+    to = filesystem(target)[1]
+    try:
+        if not is_local(target):
+            fs.cp_file(path, to)
+            return
+        with _replacing(Path(to)) as temporary:
+            shutil.copyfile(path, temporary)
+    except FileNotFoundError as error:
+        raise StorageError(f"{source} does not exist") from error
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A name beside the target, which becomes it on leaving; gone after an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.write_bytes(data)
+        yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -41,6 +41,15 @@ def test_folders_are_copied_with_one_file_last(root: str, tmp_path: Path) -> Non
     }
 
 
+def test_a_file_is_copied_within_a_store(root: str) -> None:
+    source, target = storage.join(root, "from", "a [1] b"), storage.join(root, "to", "a [1] b")
+    storage.write_bytes(source, b"content")
+    storage.copy_file(source, target)
+    assert storage.read_bytes(target) == b"content" and storage.names(storage.join(root, "to")) == {"a [1] b"}
+    with pytest.raises(storage.StorageError, match="nothing does not exist"):
+        storage.copy_file(storage.join(root, "nothing"), target)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = str(tmp_path / "file")
     storage.write_bytes(url, b"old")

@@ -35,7 +35,9 @@ def write_images(
     task: dict[str, Any], *, folder: str, dataset: DatasetConfig, transforms: TransformConfig, ingest: IngestConfig
 ) -> dict[str, Any]:
     """The parts of one task: read, prepare, write. A bad picture becomes a line in its part's metadata, or an error."""
-    parts = {name: [ImageRecord(**raw) for raw in records] for name, records in json.loads(task["parts"]).items()}
+    parts = {
+        name: [ImageRecord.of(values) for values in records] for name, records in json.loads(task["parts"]).items()
+    }
     everything = [record for records in parts.values() for record in records]
     contents = iter(create_dataset(dataset).read(everything))
     skipped: list[dict[str, str]] = []

@@ -13,9 +13,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -27,13 +28,14 @@ S3_OPTIONS = {
     "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 8}, "connect_timeout": 10, "read_timeout": 60}
 }
 FETCH_AT_ONCE = 32
+PAGE = 1000  # keys of a bucket listed at once
 
 
 class StorageError(RuntimeError):
     """A store that could not be read or written; the message names the URL and the reason."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     """A listed file."""
 
@@ -78,13 +80,39 @@ def list_files(url: str) -> Iterator[FileInfo]:
     """Every file below a folder, in no particular order. A folder that is not there raises StorageError."""
     fs, root = filesystem(url)
     root = root.rstrip("/")
-    found: dict[str, Any] = fs.find(root, detail=True, withdirs=False)  # type: ignore[assignment]
-    if not found and not fs.exists(root):
+    entries = _entries(fs, root)
+    first = next(entries, None)
+    if first is None and not fs.exists(root):
         raise StorageError(f"{url} does not exist, or holds nothing that these credentials may list")
-    for path, info in found.items():
+    for info in chain([first] if first else [], entries):
+        path = str(info["name"])
         if path.rstrip("/") == root or path.endswith("/"):  # some writers leave an empty object named like a folder
             continue
         yield FileInfo(path[len(root) :].lstrip("/"), int(info.get("size") or 0), _version(info))
+
+
+def _entries(fs: Any, root: str) -> Iterator[dict[str, Any]]:
+    """What the store says of each file: a page of S3 at a time, a folder of others. `fs.find` would hold all, and s3fs
+    would go on holding them."""
+    if not hasattr(fs, "_iterdir"):
+        for _, _, files in fs.walk(root, detail=True):
+            yield from files.values()
+        return
+    bucket, key, _ = fs.split_path(root)
+    entries = fs._iterdir(bucket, delimiter="", prefix=f"{key}/" if key else "")
+    page: Any = True
+    while page:
+        page = asyn.sync(fs.loop, _page, entries)
+        yield from page
+
+
+async def _page(entries: AsyncIterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    page = []
+    async for entry in entries:
+        page.append(entry)
+        if len(page) == PAGE:
+            break
+    return page
 
 
 def _version(info: dict[str, Any]) -> str:

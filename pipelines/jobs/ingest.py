@@ -62,7 +62,7 @@ def plan_ingest(config: ExperimentConfig, workspace: str) -> tuple[str, dict[str
     parts: dict[str, list[ImageRecord]] = {}
     for _, alike in groupby(dataset.records(), key=lambda record: (record.modality, record.category)):
         while records := list(islice(alike, config.ingest.part_size)):
-            listed = storage.digest_lines(json.dumps(list(vars(record).values())) for record in records)
+            listed = storage.digest_lines(json.dumps(record.values()) for record in records)
             parts[f"part-{storage.digest([listed, *made_by], 16)}.parquet"] = records
     key = storage.digest(list(parts), 8)
     return storage.join(workspace, "images", f"{config.dataset.name}-{key}"), parts
@@ -79,7 +79,7 @@ def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[Ima
     tasks = [
         {
             "parts": json.dumps(
-                {name: [vars(record) for record in left[name]] for name in names[batch.start : batch.stop]}
+                {name: [record.values() for record in left[name]] for name in names[batch.start : batch.stop]}
             )
         }
         for batch in shards.batches([len(records) for records in left.values()], config.ingest.part_size)

@@ -80,3 +80,13 @@ def test_a_folder_data_set_lists_pictures_and_pairs(root: str) -> None:
     ]
     with pytest.raises(storage.StorageError, match="does not exist"):
         Folder(FolderConfig(name="x", split=("a",), source=storage.join(root, "nothing"))).records()
+
+
+def test_a_listing_goes_on_over_pages(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PAGE", 2)
+    expected = {}
+    for i in range(5):  # the last page is full, or not
+        path = f"deep {i % 2}/{i}.png"
+        storage.write_bytes(storage.join(root, "pages", path), b"x" * i)
+        expected[path] = i
+        assert {file.path: file.size for file in storage.list_files(storage.join(root, "pages"))} == expected

@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart test check bench results clean
+.PHONY: help quickstart test check bench bench-scale results clean
 
 help:
 	@echo "make quickstart   the whole path on built-in data, end to end"
 	@echo "make test         lint, types, import rules, tests"
 	@echo "make check        lint, types, import rules"
 	@echo "make bench        measurements, each beside its baseline"
+	@echo "make bench-scale  the same at the size of the largest data sets: an hour"
 	@echo "make results      the rows of docs/results.md that are missing; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -32,6 +33,9 @@ test: check
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
+
+bench-scale: $(VENV)/installed
+	$(BIN)/python -m benchmarks scale
 
 results: $(VENV)/installed
 	$(BIN)/python -m benchmarks.results

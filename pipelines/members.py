@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from pipelines import shards, storage
+from pipelines import shards
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import Modality
 
@@ -108,13 +108,13 @@ def drawn(members: Members) -> np.ndarray:
 
 
 def read_pictures(images: str, manifest: dict[str, Any], members: Members) -> list[bytes]:
-    """The encoded pictures of members, in their order; one image shard in memory at a time."""
+    """The encoded pictures of members, in their order; some image shards in memory at a time."""
     data: list[bytes] = [b""] * len(members)
-    for part in np.unique(members.part):
-        table = shards.open_part(storage.join(images, manifest["shards"][part]["name"])).read(columns=["data"])
-        column = table["data"].combine_chunks()
-        for i in np.flatnonzero(members.part == part):
-            data[i] = column[int(members.row[i])].as_py()
+    places = [np.flatnonzero(members.part == part) for part in np.unique(members.part)]
+    wanted = [(manifest["shards"][members.part[own[0]]]["name"], members.row[own]) for own in places]
+    for own, table in zip(places, shards.read_rows(images, wanted, ["data"]), strict=True):
+        for i, picture in zip(own, table["data"].to_pylist(), strict=True):
+            data[i] = picture
     return data
 
 

@@ -13,8 +13,9 @@ from pipelines.pictures import decode_pixels, encode_photo, encode_sketch
 from pipelines.plan import ROLES, ItemPlan, ShardConfig
 
 
-def training_rows(url: str, rows: np.ndarray) -> pa.Table:
-    return shards.open_part(url).read(columns=["data"]).take(pa.array(rows))
+def training_rows(folder: str, wanted: list[tuple[str, np.ndarray]]) -> pa.Table:
+    """The pictures of some image shards: (part, rows) each, one after the other."""
+    return pa.concat_tables(shards.read_rows(folder, wanted, ["data"])).combine_chunks()
 
 
 def write_pairs(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -23,7 +25,8 @@ class IngestConfig:
     max_bad_fraction: float = 0.05
     """With `skip`: more bad pictures than this fail the job, after all of them were named."""
     part_size: int = 1000
-    """Pictures a part; a part is one task and one Parquet file."""
+    """Pictures a part at most. A part is one Parquet file, of one class and modality; a task makes as many parts as
+    together have no more pictures than this."""
     row_group: int = 128
     """Pictures a row group."""
 
@@ -31,11 +34,27 @@ class IngestConfig:
 def write_images(
     task: dict[str, Any], *, folder: str, dataset: DatasetConfig, transforms: TransformConfig, ingest: IngestConfig
 ) -> dict[str, Any]:
-    """One part: read, prepare, write. A bad picture becomes a line in the part's metadata, or an error."""
-    records = [ImageRecord(**raw) for raw in json.loads(task["records"])]
+    """The parts of one task: read, prepare, write. A bad picture becomes a line in its part's metadata, or an error."""
+    parts = {
+        name: [ImageRecord.of(values) for values in records] for name, records in json.loads(task["parts"]).items()
+    }
+    everything = [record for records in parts.values() for record in records]
+    contents = iter(create_dataset(dataset).read(everything))
+    skipped: list[dict[str, str]] = []
+    for name, records in parts.items():
+        table, bad = _prepared(records, list(islice(contents, len(records))), transforms)
+        shards.write_part(storage.join(folder, name), table, row_group=ingest.row_group, extra={"skipped": bad})
+        skipped += bad
+    return {"rows": len(everything), "skipped": json.dumps(skipped)}
+
+
+def _prepared(
+    records: Sequence[ImageRecord], contents: Sequence[bytes | Exception], transforms: TransformConfig
+) -> tuple[pa.Table, list[dict[str, str]]]:
+    """The rows of a part, and which of its pictures were skipped and why."""
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
-    for record, data in zip(records, create_dataset(dataset).read(records), strict=True):
+    for record, data in zip(records, contents, strict=True):
         try:
             if isinstance(data, Exception):
                 raise data
@@ -45,10 +64,7 @@ def write_images(
             # is a missing permission: once it is given, nothing that is listed has changed, so it must be asked for.
             reason = str(error) if isinstance(error, BadPicture) else f"{type(error).__name__}: cannot be read"
             skipped.append({"uri": _printable(record.path), "reason": reason})
-    table = pa.Table.from_pylist(rows, schema=shards.IMAGES)
-    url = storage.join(folder, task["part"])
-    shards.write_part(url, table, row_group=ingest.row_group, extra={"skipped": skipped})
-    return {"part": task["part"], "rows": len(records), "skipped": json.dumps(skipped)}
+    return pa.Table.from_pylist(rows, schema=shards.IMAGES), skipped
 
 
 def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> bytes:

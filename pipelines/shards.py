@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,6 +20,10 @@ from pipelines import storage
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+AT_ONCE = 16  # parts that are looked at side by side: in a bucket each waits for three answers
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 IMAGES = pa.schema(
     [
@@ -45,6 +51,25 @@ PAIRS = pa.schema(
 
 def part_name(index: int, total: int) -> str:
     return f"part-{index:05d}-of-{total:05d}.parquet"
+
+
+def batches(sizes: Sequence[int], most: int) -> list[range]:
+    """Consecutive parts that together have at most `most` rows; a larger one stands alone. They cover all parts."""
+    out: list[range] = []
+    held = 0
+    for i, size in enumerate(sizes):
+        if out and held + size <= most:
+            out[-1], held = range(out[-1].start, i + 1), held + size
+        else:
+            out.append(range(i, i + 1))
+            held = size
+    return out
+
+
+def side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """`work` of each item in threads, results in order: for what waits for a store."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(work, items)
 
 
 def encode_part(table: pa.Table, *, row_group: int, extra: dict[str, Any] | None = None) -> bytes:
@@ -78,14 +103,26 @@ def open_part(url: str) -> pq.ParquetFile:
         raise storage.StorageError(f"Cannot read {url}: {error}. Delete it and run the stage again") from error
 
 
-def part_extra(file: pq.ParquetFile) -> dict[str, Any]:
-    metadata = file.schema_arrow.metadata or {}
-    return json.loads(metadata.get(b"zse", b"{}"))
+def part_extra(schema: pa.Schema) -> dict[str, Any]:
+    """What `write_part` was given as extra, of a part's schema or that of a table read from it."""
+    return json.loads((schema.metadata or {}).get(b"zse", b"{}"))
 
 
 def read_parts(folder: str, parts: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
-    for part in parts:
-        yield open_part(storage.join(folder, part)).read(columns=list(columns))
+    def read(part: str) -> pa.Table:
+        return open_part(storage.join(folder, part)).read(columns=list(columns))
+
+    yield from side_by_side(read, parts)
+
+
+def read_rows(folder: str, wanted: Sequence[tuple[str, np.ndarray]], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Of each (part, rows) a table with these rows, in their order."""
+
+    def read(one: tuple[str, np.ndarray]) -> pa.Table:
+        part, rows = one
+        return open_part(storage.join(folder, part)).read(columns=list(columns)).take(pa.array(rows))
+
+    yield from side_by_side(read, wanted)
 
 
 def write_manifest(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -32,13 +33,14 @@ FETCH_AT_ONCE = 32
 BLOCK = 16 * 2**20  # bytes of a file in a store that are asked for at once where it is read through
 ATTEMPTS = 8
 TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # s, of an attempt: until connected, and for the next byte
+PAGE = 1000  # keys of a bucket listed at once
 
 
 class StorageError(RuntimeError):
     """A store that could not be read or written; the message names the URL and the reason."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     """A listed file."""
 
@@ -171,13 +173,44 @@ def list_files(url: str) -> Iterator[FileInfo]:
             yield FileInfo(os.path.relpath(path, root), size, version)
         return
     root = filesystem(url)[1].rstrip("/")
-    found: dict[str, Any] = _ask(url, "find", detail=True, withdirs=False)
-    if not found and not exists(url):
+    listed = _listed(url)
+    first = next(listed, None)
+    if first is None and not exists(url):
         raise StorageError(f"{url} does not exist, or holds nothing that these credentials may list")
-    for path, info in found.items():
+    for info in chain([first] if first else [], listed):
+        path = str(info["name"])
         if path.rstrip("/") == root or path.endswith("/"):  # some writers leave an empty object named like a folder
             continue
         yield FileInfo(path[len(root) :].lstrip("/"), int(info.get("size") or 0), _version(info))
+
+
+def _listed(url: str) -> Iterator[dict[str, Any]]:
+    """What a store says of each file: a page of S3 at a time, a folder of others. `fs.find` would hold all, and s3fs
+    would go on holding them."""
+    fs: Any
+    fs, root = filesystem(url)
+    fs.invalidate_cache()
+    try:
+        if url.startswith(("s3://", "s3a://")):
+            yield from _objects(fs, root.rstrip("/"))
+        else:
+            for _, _, files in fs.walk(root, detail=True):
+                yield from files.values()
+    except _NO_FAILURE:
+        raise
+    except OSError as error:
+        raise _failure(url, error) from error
+
+
+def _objects(fs: Any, root: str) -> Iterator[dict[str, Any]]:
+    bucket, key, _ = fs.split_path(root)
+    wanted = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "MaxKeys": PAGE}
+    while wanted:
+        page: Any = asyn.sync(fs.loop, _persist, fs, "call_s3", "list_objects_v2", **wanted)
+        for found in page.get("Contents", ()):
+            yield {"name": f"{bucket}/{found['Key']}", "size": found["Size"], "ETag": found["ETag"]}
+        more = page.get("NextContinuationToken")
+        wanted = wanted | {"ContinuationToken": more} if more else {}
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -363,11 +396,30 @@ def write_bytes(url: str, data: bytes) -> None:
     if not is_local(url):
         _ask(url, "pipe_file", data)
         return
-    target = Path(filesystem(url)[1])
+    with _replacing(Path(filesystem(url)[1])) as temporary:
+        temporary.write_bytes(data)
+
+
+def copy_file(source: str, target: str) -> None:
+    """Whole or not at all, both in one store: a bucket copies by itself. Raises StorageError where there is none."""
+    to = filesystem(target)[1]
+    try:
+        if not is_local(target):
+            _ask(source, "cp_file", to)
+            return
+        with _replacing(Path(to)) as temporary:
+            shutil.copyfile(filesystem(source)[1], temporary)
+    except FileNotFoundError as error:
+        raise StorageError(f"{source} does not exist") from error
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A name beside the target, which becomes it on leaving; gone after an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.write_bytes(data)
+        yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from zse_model.transforms import Modality
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRecord:
     """One picture as listed, before anybody has read it."""
 
@@ -25,6 +25,14 @@ class ImageRecord:
     size: int
     version: str
     """Changes when the content does, as far as the store can tell without reading."""
+
+    def values(self) -> list[str | int | None]:
+        """In the order of the fields, for JSON: `of` makes the record again."""
+        return [getattr(self, name) for name in self.__slots__]
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> ImageRecord:
+        return cls(**dict(zip(cls.__slots__, values, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)

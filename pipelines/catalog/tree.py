@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pipelines import storage
 from pipelines.archives import opened
@@ -94,7 +95,7 @@ class Root:
     """Before its records' paths, where there are several sources."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Listed:
     branch: Branch
     root: Root
@@ -136,13 +137,13 @@ class Tree:
         split to name them. Raises StorageError for a folder that is needed and not there, or holds no picture;
         ValueError for lists that name what there is not.
         """
-        found = {branch: list(files) for branch, files in self._find_all(branches)}
+        found = self._find_all(branches)
         if lists:
-            records = _listed_records(found, lists)
+            records = _listed_records(dict(found), lists)
         else:
             known = {meaning(name): name for name in spelled}
             records = []
-            for files in found.values():
+            for _, files in found:  # a branch at a time: what is listed is larger than the records made of it
                 own = sorted({_category(listed) for listed in files})
                 names = {c: c if c in known.values() else known.get(meaning(c), c) for c in own}
                 records += [_record(listed, names[_category(listed)]) for listed in files]
@@ -189,9 +190,10 @@ class Tree:
 
 def in_order(records: Sequence[ImageRecord], source: str) -> list[ImageRecord]:
     """Sorted by id. Raises ValueError for an id that two have."""
-    if doubled := [i for i, count in Counter(record.id for record in records).items() if count > 1]:
+    ordered = sorted(records, key=lambda r: r.id)
+    if doubled := sorted({a.id for a, b in pairwise(ordered) if a.id == b.id}):
         raise ValueError(f"{source} has {len(doubled)} pictures more than once: {doubled[:10]}. Take the others out")
-    return sorted(records, key=lambda r: r.id)
+    return ordered
 
 
 def is_picture(name: str, endings: tuple[str, ...] = PICTURES) -> bool:

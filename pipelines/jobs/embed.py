@@ -61,25 +61,25 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     folder = storage.join(workspace, "encodings", f"{trained['name']}-{key}")
     if shards.has_manifest(folder):
         return folder
-    parts = [int(part) for part in np.unique(members.part)]
-    written = []
-    for i, part in enumerate(parts):
-        inside = members.modality[members.part == part]
-        counts = {modality: int((inside == modality).sum()) for modality in ("sketch", "photo")}
-        written.append({"name": shards.part_name(i, len(parts)), "rows": len(inside), **counts})
-    there = storage.names(folder)
-    tasks = [
-        {"part": out["name"], "images": source["shards"][part]["name"], "keep": members.row[members.part == part]}
-        for part, out in zip(parts, written, strict=True)
-        if out["name"] not in there
-    ]
+    of_part = {int(part): members.where(members.part == part) for part in np.unique(members.part)}
+    # As many image shards a part as one with all classes in it would hold: the pair network reads parts over and over.
+    batches = shards.batches([len(kept) for kept in of_part.values()], config.ingest.part_size)
+    there, tasks, written = storage.names(folder), [], []
+    for i, batch in enumerate(batches):
+        kept = list(of_part.items())[batch.start : batch.stop]
+        modality = np.concatenate([m.modality for _, m in kept])
+        counts = {name: int((modality == name).sum()) for name in ("sketch", "photo")}
+        written.append({"name": shards.part_name(i, len(batches)), "rows": len(modality), **counts})
+        if written[-1]["name"] not in there:
+            images_of = [(source["shards"][part]["name"], m.row) for part, m in kept]
+            tasks.append({"part": written[-1]["name"], "images": images_of})
     constructor = {
         "checkpoint": checkpoint,
         "images": images,
         "folder": folder,
         "batch_size": config.evaluation.batch_size,
     }
-    total = sum(len(task["keep"]) for task in tasks)
+    total = sum(len(rows) for task in tasks for _, rows in task["images"])
     gpus = 1 if config.cluster.gpus_per_worker else 0
     workers = model_workers(len(tasks)) if total > ALONE else 0
     for _ in run_parts(
@@ -119,7 +119,7 @@ def check_transforms(checkpoint: Checkpoint, source: dict[str, Any], images: str
 
 
 class EncodePart:
-    """An actor that holds the network and encodes what is kept of one image shard a call."""
+    """An actor that holds the network and encodes what is kept of some image shards a call."""
 
     def __init__(self, checkpoint: str, images: str, folder: str, batch_size: int) -> None:
         self.images, self.folder, self.batch_size = images, folder, batch_size
@@ -128,9 +128,8 @@ class EncodePart:
             self.method = load_checkpoint(copy, self.device).method
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        url = storage.join(self.images, task["images"])
-        table = shards.open_part(url).read(columns=[*COLUMNS, "data"]).take(pa.array(task["keep"]))
-        columns = [table.select(COLUMNS)]
+        names, rows_of = zip(*task["images"], strict=True)
+        table = pa.concat_tables(shards.read_rows(self.images, task["images"], [*COLUMNS, "data"])).combine_chunks()
         modalities = np.asarray(table["modality"].to_pylist())
         encoded: dict[str, np.ndarray] = {}
         for modality in ("sketch", "photo"):
@@ -145,13 +144,14 @@ class EncodePart:
                 kept = (value.float() if value.is_floating_point() else value).numpy()
                 array = encoded.setdefault(name, np.zeros((table.num_rows, *kept.shape[1:]), dtype=kept.dtype))
                 array[rows] = kept
-        out = columns[0].append_column("row", pa.array(np.asarray(task["keep"], dtype=np.int64)))
+        out = table.select(COLUMNS)
+        out = out.append_column("images", pa.array(np.repeat(names, [len(rows) for rows in rows_of])))
+        out = out.append_column("row", pa.array(np.concatenate(rows_of).astype(np.int64)))
         for name, array in encoded.items():
             flat = pa.array(array.reshape(-1))
             out = out.append_column(name, pa.FixedSizeListArray.from_arrays(flat, int(np.prod(array.shape[1:]))))
         shapes = {name: list(array.shape[1:]) for name, array in encoded.items()}
-        extra = {"shapes": shapes, "images": task["images"]}
-        shards.write_part(storage.join(self.folder, task["part"]), out, row_group=256, extra=extra)
+        shards.write_part(storage.join(self.folder, task["part"]), out, row_group=256, extra={"shapes": shapes})
         return {"part": task["part"], "rows": table.num_rows}
 
 
@@ -163,7 +163,7 @@ def encoded_parts(manifest: dict[str, Any], modality: str) -> list[tuple[str, in
 def read_values(folder: str, part: str, modality: str) -> Encoding:
     """Everything that was encoded of one modality's pictures in one part, in stored order."""
     file = shards.open_part(storage.join(folder, part))
-    shapes = shards.part_extra(file)["shapes"]
+    shapes = shards.part_extra(file.schema_arrow)["shapes"]
     table = file.read(columns=["modality", *shapes]).filter(pc.field("modality") == modality)
     return {name: _tensor(table[name], shape) for name, shape in shapes.items()}
 
@@ -172,14 +172,13 @@ def read_encodings(folder: str, modality: str, images: dict[str, Any]) -> Encodi
     """Who was encoded of one modality, and their vectors. `images` is the manifest of the image shards."""
     manifest = shards.read_manifest(folder, "zse embed")
     index = {shard["name"]: i for i, shard in enumerate(images["shards"])}
-    tables, part, shapes = [], [], {}
+    tables, shapes = [], {}
     for name, _ in encoded_parts(manifest, modality):
         file = shards.open_part(storage.join(folder, name))
-        extra = shards.part_extra(file)
-        shapes = {name: shape for name, shape in extra["shapes"].items() if len(shape) == 1}
-        table = file.read(columns=[*COLUMNS, "row", *shapes]).filter(pc.field("modality") == modality)
-        tables.append(table)
-        part.append(np.full(table.num_rows, index[extra["images"]]))
+        stored = shards.part_extra(file.schema_arrow)["shapes"]
+        shapes = {name: shape for name, shape in stored.items() if len(shape) == 1}
+        columns = [*COLUMNS, "images", "row", *shapes]
+        tables.append(file.read(columns=columns).filter(pc.field("modality") == modality))
     if not tables:
         raise storage.StorageError(f"{folder} holds no {modality} of the unseen classes: there is nothing to search")
     table = pa.concat_tables(tables)
@@ -190,7 +189,7 @@ def read_encodings(folder: str, modality: str, images: dict[str, Any]) -> Encodi
         category=columns[2],
         instance=columns[3],
         sha256=columns[4],
-        part=np.concatenate(part),
+        part=np.array([index[name] for name in table["images"].to_pylist()]),
         row=table["row"].to_numpy(),
     )
     return Encodings(members, {name: _tensor(table[name], shape) for name, shape in shapes.items()})

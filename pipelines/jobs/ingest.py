@@ -1,10 +1,12 @@
 """ingest: raw pictures -> image shards. Lists, reads, decodes once, brings to the experiment's size, writes Parquet.
 
-    <workspace>/images/<dataset>-<hash>/part-00000-of-00007.parquet ... manifest.json
+    <workspace>/images/<dataset>-<hash>/part-<hash>.parquet ... manifest.json
 
-The hash is of the listing and of the transforms: a changed picture, or another size, is another folder; an interrupted
-ingest goes on where it was. The manifest's fingerprint is of the content alone, so the same pictures have the same one
-wherever they lie and however many workers read them.
+The folder's hash is of the listing and of the transforms: a changed picture, or another size, is another folder; an
+interrupted ingest goes on where it was. A part holds pictures of one class and modality, and its name is the hash of
+what it is made from. So what an earlier ingest of the data set has made is copied: a changed class is read, the others
+are not, and each folder stands by itself. The manifest's fingerprint is of the content alone, so the same pictures have
+the same one wherever they lie and however many workers read them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from functools import partial
+from itertools import compress, groupby, islice
 from typing import Any
 
 from pipelines import shards, storage
@@ -55,34 +58,65 @@ def plan_ingest(config: ExperimentConfig, workspace: str) -> tuple[str, dict[str
     """List the pictures: the folder that their shards belong in, and which pictures each part holds."""
     dataset = create_dataset(config.dataset)
     say(f"Listing {getattr(config.dataset, 'source', config.dataset.name)} ...")
-    records = dataset.records()
-    key = storage.digest(
-        {
-            "schema": shards.SCHEMA_VERSION,
-            "records": storage.digest_lines(json.dumps(list(vars(record).values())) for record in records),
-            "transforms": to_dict(config.transforms),
-            "parts": [config.ingest.part_size, config.ingest.row_group],
-        },
-        8,
-    )
-    folder = storage.join(workspace, "images", f"{config.dataset.name}-{key}")
-    size = config.ingest.part_size
-    chunks = [records[i : i + size] for i in range(0, len(records), size)]
-    return folder, {shards.part_name(i, len(chunks)): chunk for i, chunk in enumerate(chunks)}
+    made_by = [shards.SCHEMA_VERSION, to_dict(config.transforms), config.ingest.row_group]
+    parts: dict[str, list[ImageRecord]] = {}
+    for _, alike in groupby(dataset.records(), key=lambda record: (record.modality, record.category)):
+        while records := list(islice(alike, config.ingest.part_size)):
+            listed = storage.digest_lines(json.dumps(record.values()) for record in records)
+            parts[f"part-{storage.digest([listed, *made_by], 16)}.parquet"] = records
+    key = storage.digest(list(parts), 8)
+    return storage.join(workspace, "images", f"{config.dataset.name}-{key}"), parts
 
 
 def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[ImageRecord]]) -> None:
-    """Read, prepare and write the parts that are not there yet."""
-    there = storage.names(folder)
+    """Read, prepare and write the parts that are neither there yet nor in another folder of the data set."""
+    there = storage.names(folder) & parts.keys()
+    if there:
+        say(f"{len(there)} of {len(parts)} parts are there already")
+    there |= _copy_parts(folder, parts.keys() - there)
     left = {name: records for name, records in parts.items() if name not in there}
-    if len(left) < len(parts):
-        say(f"{len(parts) - len(left)} of {len(parts)} parts are there already")
-    tasks = [{"part": name, "records": json.dumps([vars(r) for r in records])} for name, records in left.items()]
+    names = list(left)
+    tasks = [
+        {
+            "parts": json.dumps(
+                {name: [record.values() for record in left[name]] for name in names[batch.start : batch.stop]}
+            )
+        }
+        for batch in shards.batches([len(records) for records in left.values()], config.ingest.part_size)
+    ]
     work = partial(
         write_images, folder=folder, dataset=config.dataset, transforms=config.transforms, ingest=config.ingest
     )
     for result in run_parts(tasks, work, what="Ingest", unit="pictures", total=sum(map(len, left.values()))):
         _raise_if_asked(config, json.loads(result["skipped"]))
+
+
+def _copy_parts(folder: str, wanted: set[str]) -> set[str]:
+    """Copy those of the wanted parts that other ingests of the data set have made; their names.
+
+    A part with skipped pictures is made again: what was wrong with them may be over, and nothing else would ask.
+    """
+    images, _, own = folder.rpartition("/")
+    copied: set[str] = set()
+    for other in storage.folders(images) if wanted and storage.exists(images) else []:
+        if other == own or other.rpartition("-")[0] != own.rpartition("-")[0]:
+            continue
+
+        source = storage.join(images, other)
+        there = sorted((wanted - copied) & storage.names(source))
+        done = list(shards.side_by_side(partial(_copy_part, source, folder), there))
+        if any(done):
+            say(f"{sum(done)} parts are copied from {other}")
+        copied |= set(compress(there, done))
+    return copied
+
+
+def _copy_part(source: str, folder: str, name: str) -> bool:
+    url = storage.join(source, name)
+    if shards.part_extra(shards.open_part(url).schema_arrow)["skipped"]:
+        return False
+    storage.copy_file(url, storage.join(folder, name))
+    return True
 
 
 def _raise_if_asked(config: ExperimentConfig, skipped: list[dict[str, str]]) -> None:
@@ -94,11 +128,11 @@ def _manifest(folder: str, parts: list[str], config: ExperimentConfig, listed: i
     """Made from the parts alone, so it does not matter who wrote them and when."""
     written, skipped, content = [], [], []
     counts: dict[str, Counter[str]] = {}
-    for name in parts:
-        file = shards.open_part(storage.join(folder, name))
-        skipped.extend(shards.part_extra(file)["skipped"])
-        written.append({"name": name, "rows": file.metadata.num_rows})
-        for row in file.read(columns=["modality", "category", "instance", "sha256"]).to_pylist():
+    tables = shards.read_parts(folder, parts, ["modality", "category", "instance", "sha256"])
+    for name, table in zip(parts, tables, strict=True):
+        skipped.extend(shards.part_extra(table.schema)["skipped"])
+        written.append({"name": name, "rows": table.num_rows})
+        for row in table.to_pylist():
             counts.setdefault(row["category"], Counter())[row["modality"]] += 1
             content.append(json.dumps([row["modality"], row["category"], row["instance"], row["sha256"]]))
     return {

@@ -53,7 +53,7 @@ def shard(config: ExperimentConfig, workspace: str, images: str) -> str:
             {"name": shards.part_name(i, len(starts)), "rows": min(settings.part_size, settings.items - start)}
             for i, start in enumerate(starts)
         ]
-        _write(folder, written, images, source, members, settings)
+        _write(folder, written, images, source, members, settings, config.ingest.part_size)
     shards.write_manifest(
         folder,
         {
@@ -81,6 +81,7 @@ def _write(
     source: dict[str, Any],
     members: Members,
     settings: ShardConfig,
+    table_rows: int,
 ) -> None:
     there = storage.names(folder)
     tasks = [
@@ -92,13 +93,12 @@ def _write(
         return
     connect()
     # Training pictures are read once and shared by all tasks through the object store, which maps them into each
-    # process and spills what does not fit; any item may need any picture.
+    # process and spills what does not fit; any item may need any picture. A table is of several image shards.
     load = ray.remote(training_rows)
-    tables = []
-    for index, image_shard in enumerate(source["shards"]):
-        rows = members.row[members.part == index]
-        tables.append(load.remote(storage.join(images, image_shard["name"]), rows))
-    where = _positions(members)
+    wanted = [(source["shards"][part]["name"], members.row[members.part == part]) for part in np.unique(members.part)]
+    batches = shards.batches([len(rows) for _, rows in wanted], table_rows)
+    tables = [load.remote(images, wanted[batch.start : batch.stop]) for batch in batches]
+    where = _positions(members.part, batches)
     work = partial(
         write_pairs, folder=folder, tables=tables, where=ray.put(where), members=ray.put(members), settings=settings
     )
@@ -106,10 +106,9 @@ def _write(
         pass
 
 
-def _positions(members: Members) -> np.ndarray:
-    """int64 [n, 2]: table and row in it of every member, as `training_rows` leaves them."""
-    position = np.zeros(len(members), dtype=np.int64)
-    for part in np.unique(members.part):
-        inside = np.flatnonzero(members.part == part)
-        position[inside] = np.arange(len(inside))
-    return np.stack([members.part.astype(np.int64), position], axis=1)
+def _positions(parts: np.ndarray, batches: list[range]) -> np.ndarray:
+    """int64 [n, 2]: table and row in it of every member, as `training_rows` leaves them; parts never fall along [n]."""
+    of_part = np.concatenate([np.full(len(batch), table) for table, batch in enumerate(batches)])
+    table = of_part[np.unique(parts, return_inverse=True)[1]]
+    row = np.arange(len(parts)) - np.searchsorted(table, table)
+    return np.stack([table, row], axis=1)

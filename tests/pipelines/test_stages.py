@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ def manifest(folder: str) -> dict[str, Any]:
 
 def contents(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def rows_of(images: str) -> dict[str, dict[str, Any]]:
+    """Rows by id."""
+    tables = shards.read_parts(images, [s["name"] for s in manifest(images)["shards"]], ["id", "sha256", "data"])
+    return {row["id"]: row for table in tables for row in table.to_pylist()}
 
 
 # Ingest -------------------------------------------------------------------------------------------------------------
@@ -112,8 +119,8 @@ def test_too_many_bad_files_fail_with_their_names(odd: ExperimentConfig, tmp_pat
 def test_the_fingerprint_is_of_the_content_and_an_interrupted_ingest_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     folder = ingest(tiny(), str(tmp_path / "one"))
     whole = contents(folder)
-    other = ingest(tiny(ingest={"part_size": 50}), str(tmp_path / "two"))
-    assert manifest(other)["fingerprint"] == manifest(folder)["fingerprint"] and len(contents(other)) < len(whole)
+    other = ingest(tiny(ingest={"part_size": 3}), str(tmp_path / "two"))
+    assert manifest(other)["fingerprint"] == manifest(folder)["fingerprint"] and len(contents(other)) > len(whole)
     assert (
         manifest(ingest(tiny(dataset={"seed": 1}), str(tmp_path / "two")))["fingerprint"]
         != manifest(other)["fingerprint"]
@@ -126,6 +133,41 @@ def test_the_fingerprint_is_of_the_content_and_an_interrupted_ingest_resumes_to_
     assert ingest(tiny(), str(tmp_path / "one")) == folder
     assert contents(folder) == whole
     assert {p.name: p.stat().st_mtime_ns for p in Path(folder).glob("part-*") if p.name in kept} == kept
+
+
+def test_a_changed_class_is_read_again_and_the_others_are_copied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What changes behind the listing's back, size and time as before, tells what was read again."""
+    config = tiny_folder(str(tmp_path / "pictures"), ["car"], ingest={"max_bad_fraction": 0.5})
+
+    def put(category: str, pixels: np.ndarray, time: int = 0) -> None:
+        for modality in ("sketch", "photo"):
+            file = tmp_path / "pictures" / modality / category / "1.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(picture(pixels).ljust(5000, b"\0"))
+            os.utime(file, ns=(time, time))
+
+    drawings = [draw_sketch("fish", i, size=48) for i in range(8)]
+    for category, pixels in zip(("fish", "car", "duck", "owl"), drawings, strict=False):
+        put(category, pixels)
+    put("owl", np.full((48, 48), 255, np.uint8))  # blank: a bad sketch, and a photo
+    first = ingest(config, str(tmp_path / "w"))
+    put("fish", drawings[4])
+    put("owl", drawings[5])
+    put("car", drawings[6], time=10**9)
+    second = ingest(config, str(tmp_path / "w"))
+    before, after = rows_of(first), rows_of(second)
+    changed = {id for id in after if after[id] != before.get(id)}
+    assert changed == {"photo/car/1.png", "sketch/car/1.png", "sketch/owl/1.png"}, "where one was bad, all are read"
+    assert f"5 parts are copied from {Path(first).name}" in capsys.readouterr().err
+
+    # Each folder stands by itself, and one without a manifest is good enough to copy from.
+    (Path(second) / "manifest.json").unlink()
+    storage.remove_folder(first)
+    put("duck", drawings[7], time=10**9)
+    third = rows_of(ingest(config, str(tmp_path / "w")))
+    assert {id for id in third if third[id] != after[id]} == {"photo/duck/1.png", "sketch/duck/1.png"}
 
 
 # Shard --------------------------------------------------------------------------------------------------------------

@@ -45,6 +45,15 @@ def test_folders_are_copied_with_one_file_last(root: str, tmp_path: Path) -> Non
     }
 
 
+def test_a_file_is_copied_within_a_store(root: str) -> None:
+    source, target = storage.join(root, "from", "a [1] b"), storage.join(root, "to", "a [1] b")
+    storage.write_bytes(source, b"content")
+    storage.copy_file(source, target)
+    assert storage.read_bytes(target) == b"content" and storage.names(storage.join(root, "to")) == {"a [1] b"}
+    with pytest.raises(storage.StorageError, match="nothing does not exist"):
+        storage.copy_file(storage.join(root, "nothing"), target)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = str(tmp_path / "file")
     storage.write_bytes(url, b"old")
@@ -75,6 +84,16 @@ def test_a_folder_data_set_lists_pictures_and_pairs(root: str) -> None:
     ]
     with pytest.raises(storage.StorageError, match="does not exist"):
         Folder(FolderConfig(name="x", split=("a",), source=storage.join(root, "nothing"))).records()
+
+
+def test_a_listing_goes_on_over_pages(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PAGE", 2)
+    expected = {}
+    for i in range(5):  # the last page is full, or not
+        path = f"deep {i % 2}/{i}.png"
+        storage.write_bytes(storage.join(root, "pages", path), b"x" * i)
+        expected[path] = i
+        assert {file.path: file.size for file in storage.list_files(storage.join(root, "pages"))} == expected
 
 
 # A store that fails --------------------------------------------------------------------------------------------------

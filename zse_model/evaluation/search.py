@@ -79,18 +79,19 @@ def order(scores: Tensor, k: int | None = None, *, first_row: int = 0) -> Tensor
     step = max(1, BLOCK_CELLS // size)
     for start in range(0, len(scores), step):
         block = scores[start : start + step]
-        nan = block.isnan()
-        if bool(nan.any()):
-            row, column = nan.nonzero()[0].tolist()
+        if bool(block.amax().isnan()):  # of a NaN and anything amax is NaN, without a copy of the block
+            row, column = block.isnan().nonzero()[0].tolist()
             raise ValueError(f"The score of query {first_row + start + row} and gallery item {column} is NaN.")
         bits = (0.0 - block).numpy().view(np.int32)  # negated: best first. 0 - x, since -x leaves 0.0 and -0.0 unequal
-        bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
-        keys = np.left_shift(bits, 32, dtype=np.int64) | np.arange(size)
+        bits ^= (bits >> 31) & 0x7FFFFFFF  # integers in the order of the floats
+        keys = bits.astype(np.int64)
+        keys <<= 32  # in place, as all that follows: new memory costs as much as the sort
+        keys |= np.arange(size)
         if k < size:
             keys.partition(k - 1, axis=1)
             keys = keys[:, :k]
         keys.sort(axis=1)
-        indices[start : start + step] = torch.from_numpy(keys & 0xFFFFFFFF)
+        np.bitwise_and(keys, 0xFFFFFFFF, out=indices[start : start + step].numpy())
     return indices
 
 

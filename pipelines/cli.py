@@ -224,7 +224,8 @@ def explain(
     """
     from pipelines.jobs.explain import PAGE
     from pipelines.jobs.explain import explain as draw
-    from pipelines.shards import read_manifest
+    from pipelines.storage import join, read_json
+    from zse_model.checkpoint import INFO
 
     patches = [_patch(text) for text in patch or []]
     found = draw(sketch, checkpoint, workspace, out, photo=photo, gallery=gallery, top=top, mode=mode, patches=patches)
@@ -234,7 +235,7 @@ def explain(
     chosen = f" --mode {mode}" if mode else ""
     inputs = f"{source} --checkpoint {quote(checkpoint)}{chosen}"
     following = f"--sketch {quote(sketch)} {inputs} --patch ROW,COLUMN"
-    if read_manifest(checkpoint, "zse train")["method"] == "crossatnet":  # it has masks: another sketch, another mask
+    if read_json(join(checkpoint, INFO))["method"] == "crossatnet":  # it has masks: another sketch, another mask
         following = f"--sketch ANOTHER {inputs}"
     _last(f"{out / PAGE}   (open it in a browser)", f"zse explain {following}")
 

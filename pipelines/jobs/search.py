@@ -9,7 +9,7 @@ They are written and read in parts: a gallery may be larger than memory, and an 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> tupl
     files = sorted((f for f in storage.list_files(gallery) if is_picture(f.path)), key=lambda f: f.path)
     if not files:
         raise storage.StorageError(f"{gallery} holds no pictures")
-    key = storage.digest([checkpoint.digest, storage.absolute(gallery), [vars(f) for f in files]], 16)
+    key = storage.digest([checkpoint.digest, storage.absolute(gallery), [asdict(f) for f in files]], 16)
     folder = storage.join(workspace, "encodings", f"search-{key}")
     if shards.has_manifest(folder):
         return folder, shards.read_manifest(folder, "zse search")["paths"]

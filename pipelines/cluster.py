@@ -102,8 +102,10 @@ def _there(
         raise error.cause from error
 
 
-def model_workers(tasks: int) -> int:
-    """How many actors that hold a model: one a CPU, without those that Ray Data keeps for itself."""
+def model_workers(tasks: int, gpus: float = 0) -> int:
+    """How many actors that hold a model, on so many GPUs each: one a CPU, without those that Ray Data keeps for itself,
+    and no more than there are GPUs for: a pool waits until all of its actors are there."""
     connect()
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    return max(1, min(tasks, cpus - SPARE_CPUS))
+    there = ray.cluster_resources()
+    room = int(there.get("CPU", 1)) - SPARE_CPUS
+    return max(1, min(tasks, room, int(there.get("GPU", 0) / gpus) if gpus else room))

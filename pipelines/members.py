@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import shards
+from pipelines.catalog.base import MARK
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import Modality
 
@@ -95,10 +96,16 @@ def leakable(
 
 
 def held_back(members: Members, split: ZeroShotSplit) -> np.ndarray:
-    """bool [n], those of seen classes that no training touches."""
-    keys = [instance or id for instance, id in zip(members.instance, members.id, strict=True)]
+    """bool [n], those of seen classes that no training touches: in a union the same ones as in its parts alone."""
+    keys = [_own_name(instance or id) for instance, id in zip(members.instance, members.id, strict=True)]
     kept = np.array([split.is_held_back(key) for key in keys], dtype=bool)
     return kept & np.isin(members.category, list(split.seen))
+
+
+def _own_name(key: str) -> str:
+    """An id or instance as the data set itself has it, without the part of a union."""
+    before, mark, rest = key.partition(MARK)
+    return before[: before.rfind("/") + 1] + rest if mark else key
 
 
 def drawn(members: Members) -> np.ndarray:

@@ -35,6 +35,7 @@ from zse_model.split import ZeroShotSplit
 from zse_model.transforms import BadPicture
 
 Form = Literal["", "-generalised", "-fg-class", "-fg-all", "-fg-seen"]
+HELD_BACK = ("-generalised", "-fg-seen")  # forms that look at held-back pictures of seen classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,9 @@ def evaluate_settings(
         if data in datasets
     }
     results: dict[str, Result] = {}
-    for (data, split), forms in groups.items():
+    left = list(groups.items())
+    while left:
+        (data, split), forms = left.pop(0)
         say(f"{', '.join(setting.name for setting in forms)}:")
         rows: list[dict[str, Any]] = []
         refused = broken = ""
@@ -158,6 +161,10 @@ def evaluate_settings(
         except (storage.StorageError, TooManyBadPicturesError, BadPicture, ValueError) as error:
             broken = str(error)
             say(f"  broken: {broken}")
+        others = [setting for setting in forms if setting.form not in HELD_BACK]
+        if refused and 0 < len(others) < len(forms):  # of held-back pictures it may have seen some, and no unseen class
+            left.insert(0, ((data, split), others))
+            forms = [setting for setting in forms if setting not in others]
         for setting in forms:
             own = [row for row in rows if _belongs(row, setting)]
             why = refused or ("" if own or broken else _why_nothing(setting, trained))
@@ -178,7 +185,7 @@ def _asked(evaluation: EvaluationConfig, forms: Sequence[Setting]) -> Evaluation
 
 
 def _why_nothing(setting: Setting, trained: ZeroShotSplit) -> str:
-    if setting.form in ("-generalised", "-fg-seen") and not trained.held_back:
+    if setting.form in HELD_BACK and not trained.held_back:
         return "the checkpoint's training held nothing back (dataset.held_back: 0): every seen photo may be trained on"
     if setting.form.startswith("-fg"):
         return "the data set does not say which photo a sketch is of, or evaluation.instance_level is off"

@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         return cast(FaultyStore, self.server)
 
     def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         kind = self.store.fault(f"{self.command} {unquote(self.path)}")
         if kind in ERRORS:
             status, code, message = ERRORS[kind]
@@ -95,10 +95,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815
 
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():  # trailers
+            pass
+        return body
+
     def _pass_on(self, body: bytes, *, cut: bool) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.store.behind, timeout=60)
         try:
-            connection.request(self.command, self.path, body, dict(self.headers.items()))
+            passed = {name: value for name, value in self.headers.items() if name.lower() not in _OWN | {"expect"}}
+            connection.request(self.command, self.path, body, passed)
             response = connection.getresponse()
             data = response.read()
         finally:

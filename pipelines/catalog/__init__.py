@@ -104,8 +104,8 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     wanted = [normalise_name(c) for c in unseen]
     if missing := sorted(set(wanted) - set(present)):
         raise MissingClassesError(
-            f"The data has no pictures of the unseen classes {missing} of split {config.split!r}. Its classes: "
-            f"{sorted(present.values())[:20]}{' ...' if len(present) > 20 else ''}"
+            f"The data has no pictures of {len(missing)} of the {len(wanted)} unseen classes of split "
+            f"{config.split!r}: {missing[:10]}. Its classes: {sorted(present.values())[:10]}{' ...' if len(present) > 10 else ''}"
         )
     trained = [normalise_name(c) for c in seen] if seen is not None else [c for c in present if c not in set(wanted)]
     split = ZeroShotSplit(

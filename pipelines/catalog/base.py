@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from zse_model.transforms import Modality
 
+MARK = "//"
+"""In the ids and instances of a `union`, after the name of the part."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRecord:

@@ -6,8 +6,8 @@
 
 A class that two spell differently is one, spelled as in the first part that has it; names that the alias table alone
 calls the same thing stay two. A part may have sketches or photos only. `split: sketchy-25+tuberlin-30` keeps the unseen
-classes of several settings out at once, by name and by alias. Ids begin `modality/class/<part>/`, which is what
-`shard.weights` goes by.
+classes of several settings out at once, by name and by alias. Ids are `modality/class/<part>//<file>`: the part is what
+`shard.weights` goes by, and without it they are the data set's own, so that the same pictures are held back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pipelines.catalog.base import DatasetAdapter, DatasetConfig, ImageRecord
+from pipelines.catalog.base import MARK, DatasetAdapter, DatasetConfig, ImageRecord
 from pipelines.catalog.tree import in_order, meaning
 
 
@@ -68,7 +68,7 @@ class Union:
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
         out: list[bytes | Exception] = [b""] * len(records)
         for name, part in self.parts.items():
-            mark = f"{name}//"
+            mark = name + MARK
             rows = [i for i, record in enumerate(records) if record.path.startswith(mark)]
             own = [replace(records[i], path=records[i].path.removeprefix(mark)) for i in rows]
             for i, data in zip(rows, part.read(own) if own else [], strict=True):
@@ -80,8 +80,8 @@ def _of_part(name: str, record: ImageRecord, category: str) -> ImageRecord:
     file = record.id.split("/", 2)[2]
     return replace(
         record,
-        id=f"{record.modality}/{category}/{name}/{file}",
+        id=f"{record.modality}/{category}/{name}{MARK}{file}",
         category=category,
-        instance=f"{name}/{record.instance}" if record.instance is not None else None,
-        path=f"{name}//{record.path}",
+        instance=f"{name}{MARK}{record.instance}" if record.instance is not None else None,
+        path=f"{name}{MARK}{record.path}",
     )

@@ -81,7 +81,7 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     }
     total = sum(len(rows) for task in tasks for _, rows in task["images"])
     gpus = 1 if config.cluster.gpus_per_worker else 0
-    workers = model_workers(len(tasks)) if total > ALONE else 0
+    workers = model_workers(len(tasks), gpus) if total > ALONE else 0
     for _ in run_parts(
         tasks,
         EncodePart,

@@ -66,6 +66,7 @@ def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, a
         say(f"{len(tasks) - len(left)} of {len(tasks)} parts are there already")
     total = sum(count for _, count in sketches)
     alone = total * sum(task["rows"] for task in left) <= ALONE
+    gpus = 1 if config.cluster.gpus_per_worker else 0
     constructor = {
         "checkpoint": manifest["checkpoint"],
         "encodings": encodings,
@@ -80,9 +81,9 @@ def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, a
         what=f"Score {mode}",
         unit="photos",
         total=sum(task["rows"] for task in left),
-        workers=None if alone else model_workers(len(left)),
+        workers=None if alone else model_workers(len(left), gpus),
         constructor=constructor,
-        gpus=1 if config.cluster.gpus_per_worker else 0,
+        gpus=gpus,
         alone=alone,
     ):
         pass

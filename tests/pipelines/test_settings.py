@@ -103,7 +103,7 @@ def test_one_checkpoint_on_all_settings(tmp_path: Path) -> None:
     assert found["sketchy-25"].difference == "50 x 50, published 15229 x 17101"
     beside = next(row for row in found["sketchy-25-generalised"].rows if row["metric"] == "mAP_all")
     assert beside["gallery"] > 50 and beside["value"] <= first["value"]
-    assert "no pictures of the unseen classes" in found["sketchy-21"].refused
+    assert "no pictures of" in found["sketchy-21"].refused
     assert found["sketchy-25-to-tuberlin-21"].rows and not found["sketchy-25-to-tuberlin-21"].refused
     assert (
         found["quickdraw-30"].refused

@@ -174,7 +174,8 @@ def test_the_whole_path_on_s3(s3: str, tmp_path: Path) -> None:
         for i in range(3):
             storage.write_bytes(f"{s3}/in/sketch/{category}/{i}.png", picture(draw_sketch(category, i, size=48)))
             storage.write_bytes(f"{s3}/in/photo/{category}/{i}.png", picture(draw_photo(category, i, size=48)))
-    config = tiny_folder(f"{s3}/in", ["fish", "car"], cluster={"workers": 1})
+    shorter = {"train": {"steps": 2, "checks": 1}, "shard": {"items": 16, "part_size": 16}}
+    config = tiny_folder(f"{s3}/in", ["fish", "car"], cluster={"workers": 1}, **shorter)
     out = run(config, f"{s3}/out")
     assert {row["metric"] for row in out.rows()} >= {"mAP_all", "P_1"}
     kinds = {file.path.split("/")[0] for file in storage.list_files(f"{s3}/out")}

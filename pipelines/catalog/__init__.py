@@ -105,7 +105,7 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     if missing := sorted(set(wanted) - set(present)):
         raise MissingClassesError(
             f"The data has no pictures of {len(missing)} of the {len(wanted)} unseen classes of split "
-            f"{config.split!r}: {missing[:10]}. Its classes: {sorted(present.values())[:10]}{' ...' if len(present) > 10 else ''}"
+            f"{config.split!r}: {missing[:10]}. It has {len(present)} classes: {sorted(present.values())[:10]} ..."
         )
     trained = [normalise_name(c) for c in seen] if seen is not None else [c for c in present if c not in set(wanted)]
     split = ZeroShotSplit(

@@ -8,6 +8,7 @@ checkpoint and of the pictures, so encodings are never mixed and never made twic
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,15 +72,16 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
         counts = {name: int((modality == name).sum()) for name in ("sketch", "photo")}
         written.append({"name": shards.part_name(i, len(batches)), "rows": len(modality), **counts})
         if written[-1]["name"] not in there:
-            images_of = [(source["shards"][part]["name"], m.row) for part, m in kept]
-            tasks.append({"part": written[-1]["name"], "images": images_of})
+            images_of = [(source["shards"][part]["name"], m.row.tolist()) for part, m in kept]
+            # As text: lists of unequal length are no Arrow column, and Ray would say so for every task.
+            tasks.append({"part": written[-1]["name"], "images": json.dumps(images_of), "rows": len(modality)})
     constructor = {
         "checkpoint": checkpoint,
         "images": images,
         "folder": folder,
         "batch_size": config.evaluation.batch_size,
     }
-    total = sum(len(rows) for task in tasks for _, rows in task["images"])
+    total = sum(task["rows"] for task in tasks)
     gpus = 1 if config.cluster.gpus_per_worker else 0
     workers = model_workers(len(tasks), gpus) if total > ALONE else 0
     for _ in run_parts(
@@ -128,8 +130,9 @@ class EncodePart:
             self.method = load_checkpoint(copy, self.device).method
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        names, rows_of = zip(*task["images"], strict=True)
-        table = pa.concat_tables(shards.read_rows(self.images, task["images"], [*COLUMNS, "data"])).combine_chunks()
+        wanted = [(name, np.array(rows, dtype=np.int64)) for name, rows in json.loads(task["images"])]
+        names, rows_of = zip(*wanted, strict=True)
+        table = pa.concat_tables(shards.read_rows(self.images, wanted, [*COLUMNS, "data"])).combine_chunks()
         modalities = np.asarray(table["modality"].to_pylist())
         encoded: dict[str, np.ndarray] = {}
         for modality in ("sketch", "photo"):
@@ -146,7 +149,7 @@ class EncodePart:
                 array[rows] = kept
         out = table.select(COLUMNS)
         out = out.append_column("images", pa.array(np.repeat(names, [len(rows) for rows in rows_of])))
-        out = out.append_column("row", pa.array(np.concatenate(rows_of).astype(np.int64)))
+        out = out.append_column("row", pa.array(np.concatenate(rows_of)))
         for name, array in encoded.items():
             flat = pa.array(array.reshape(-1))
             out = out.append_column(name, pa.FixedSizeListArray.from_arrays(flat, int(np.prod(array.shape[1:]))))

@@ -3,15 +3,17 @@ tell apart. Of the data sets beside the repository, else of drawn photos."""
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.world import REAL, as_bytes, originals
-from pipelines.duplicates import NEAR, look
+from pipelines.duplicates import NEAR, SIDE, look
 
 PHOTOS = 300
 AGAIN: dict[str, Callable[[Image.Image], bytes]] = {
@@ -31,26 +33,25 @@ def main() -> None:
 
 
 def measure(photos: Path) -> None:
-    print(f"{photos.parent.name}, grey levels of 16x16 thumbnails, limit {NEAR}")
+    print(f"{photos.parent.name}, grey levels of {SIDE}x{SIDE} thumbnails, limit {NEAR}")
     files = sorted(p for p in photos.rglob("*") if p.is_file())
     for name, store in AGAIN.items():
         far = []
         for file in files[:: max(1, len(files) // PHOTOS)]:
             picture = Image.open(file).convert("RGB")
-            far.append(apart(look(file.read_bytes()), look(store(picture))))
+            far.append(apart(picture, Image.open(io.BytesIO(store(picture)))))
         print(f"  {name:15s} median {np.median(far):5.2f}  99 % {np.percentile(far, 99):5.2f}  most {max(far):5.2f}")
     nearest = []
     for folder in sorted(p for p in photos.iterdir() if p.is_dir()):
         inside = sorted(p for p in folder.rglob("*") if p.is_file())
-        looks = [look(p.read_bytes()) for p in inside]
-        pairs = ((i, j) for j in range(len(looks)) for i in range(j))
-        nearest += [(apart(looks[i], looks[j]), inside[i].name, inside[j].name) for i, j in pairs]
+        pictures = [(p.name, Image.open(p).convert("RGB").copy()) for p in inside]
+        nearest += [(apart(a, b), name, other) for (name, a), (other, b) in combinations(pictures, 2)]
     for distance, a, b in sorted(nearest)[:8]:
         print(f"  {distance:5.2f} apart: {a} and {b}")
 
 
-def apart(a: np.ndarray, b: np.ndarray) -> float:
-    return float(((a - b) ** 2).mean() ** 0.5)
+def apart(a: Image.Image, b: Image.Image) -> float:
+    return float(((look(a).astype(float) - look(b)) ** 2).mean() ** 0.5)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,33 @@
 """Photos that a gallery holds twice: the same file under two names, or the same picture stored another way.
 
-Compared are 16x16 colour thumbnails. Of real photos stored again (other JPEG qualities, twice or half the size) they
-stay within 1 to 5 grey levels of the original's; of different photos of a class those of Sketchy lie 17 and more apart,
-those of Caltech-101, which does hold photos twice, 9 and more (`python -m benchmarks duplicates`). Signs of gradients
-(dHash, 256 bits) do not separate them: flat backgrounds turn up to 46 bits of a photo stored again, and two motorcycles
-on white differ in 12. Our design.
+Compared are 8x8 colour thumbnails, which ingest keeps beside each photo. Of real photos stored again (other JPEG
+qualities, twice or half the size) they stay within 1 to 3 grey levels (3.4 the worst) of the original's; of different
+photos of a class those of Sketchy lie 13 and more apart, those of Caltech-101, which does hold photos twice, 5 and more
+(`python -m benchmarks duplicates`). Our design.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
 
-SIDE = 16
-NEAR = 4.0  # grey levels, root mean square
+SIDE = 8
+NEAR = 3.0  # grey levels, root mean square
 BLOCK = 1024  # photos compared with the rest of their class at once
 
 
-def look(photo: bytes) -> np.ndarray:
-    """float32 [768]: the thumbnail of an encoded photo."""
-    # Not by JPEG's own reduction on decoding (`draft`): faster, and up to 29 grey levels off.
-    small = Image.open(io.BytesIO(photo)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32).ravel()
+def look(photo: Image.Image) -> np.ndarray:
+    """uint8 [192]: the thumbnail of an RGB photo."""
+    # Not of a JPEG that reduces itself on decoding (`draft`): faster, and tens of grey levels off.
+    return np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BOX)).ravel()
 
 
 def repeated(looks: np.ndarray, groups: Iterable[object]) -> np.ndarray:
     """bool [n]: those that look like an earlier one of the same group that is not itself left out; None = in no group.
 
-    looks: float32 [n, 768], in the order of the gallery.
+    looks: uint8 [n, 192], in the order of the gallery.
     """
     members: dict[object, list[int]] = {}
     for i, group in enumerate(groups):
@@ -45,6 +42,7 @@ def repeated(looks: np.ndarray, groups: Iterable[object]) -> np.ndarray:
 
 def _near(looks: np.ndarray) -> np.ndarray:
     """int64 [m, 2]: pairs (earlier, later), by the later one."""
+    looks = looks.astype(np.float32)
     squares = (looks**2).sum(1)
     limit = NEAR**2 * looks.shape[1]
     found = [np.empty((0, 2), dtype=np.int64)]

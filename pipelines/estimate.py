@@ -223,7 +223,7 @@ def _mean_bytes(config: ExperimentConfig, dataset: DatasetAdapter, records: Sequ
         try:
             if isinstance(data, Exception):
                 raise data
-            sizes.append(len(prepared(record.modality, data, config.transforms)))
+            sizes.append(len(prepared(record.modality, data, config.transforms)[0]))
         except (BadPicture, OSError) as problem:
             error = BadPicture(f"None of {len(chosen)} pictures can be used; the last, {record.path}: {problem}")
     if error is not None and not sizes:

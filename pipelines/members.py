@@ -116,11 +116,20 @@ def drawn(members: Members) -> np.ndarray:
 
 def read_pictures(images: str, manifest: dict[str, Any], members: Members) -> list[bytes]:
     """The encoded pictures of members, in their order; some image shards in memory at a time."""
+    return _read_column(images, manifest, members, "data")
+
+
+def read_looks(images: str, manifest: dict[str, Any], photos: Members) -> np.ndarray:
+    """uint8 [n, 192], the thumbnails of photos, in their order."""
+    return np.frombuffer(b"".join(_read_column(images, manifest, photos, "look")), np.uint8).reshape(len(photos), -1)
+
+
+def _read_column(images: str, manifest: dict[str, Any], members: Members, column: str) -> list[bytes]:
     data: list[bytes] = [b""] * len(members)
     places = [np.flatnonzero(members.part == part) for part in np.unique(members.part)]
     wanted = [(manifest["shards"][members.part[own[0]]]["name"], members.row[own]) for own in places]
-    for own, table in zip(places, shards.read_rows(images, wanted, ["data"]), strict=True):
-        for i, picture in zip(own, table["data"].to_pylist(), strict=True):
+    for own, table in zip(places, shards.read_rows(images, wanted, [column]), strict=True):
+        for i, picture in zip(own, table[column].to_pylist(), strict=True):
             data[i] = picture
     return data
 

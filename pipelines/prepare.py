@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipelines import shards, storage
 from pipelines.catalog import DatasetConfig, ImageRecord, create_dataset
+from pipelines.duplicates import look
 from pipelines.pictures import encode_photo, encode_sketch
 from zse_model.transforms import BadPicture, Modality, TransformConfig, photo_square, prepare_sketch
 
@@ -67,16 +68,18 @@ def _prepared(
     return pa.Table.from_pylist(rows, schema=shards.IMAGES), skipped
 
 
-def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> bytes:
-    """A picture's bytes as an image shard holds them. Raises BadPicture."""
+def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> tuple[bytes, bytes | None]:
+    """A picture's bytes as an image shard holds them, and a photo's look. Raises BadPicture."""
     if modality == "sketch":
-        return encode_sketch(prepare_sketch(data, transforms))
-    return encode_photo(photo_square(data, transforms))
+        return encode_sketch(prepare_sketch(data, transforms)), None
+    square = photo_square(data, transforms)
+    return encode_photo(square), look(square).tobytes()
 
 
 def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:
     if _printable(record.path) != record.path:
         raise BadPicture("its name is not UTF-8: rename it")
+    encoded, thumbnail = prepared(record.modality, data, transforms)
     return {
         "id": record.id,
         "modality": record.modality,
@@ -84,7 +87,8 @@ def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[
         "instance": record.instance,
         "uri": record.path,
         "sha256": storage.sha256(data),
-        "data": prepared(record.modality, data, transforms),
+        "data": encoded,
+        "look": thumbnail,
     }
 
 

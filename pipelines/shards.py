@@ -34,6 +34,7 @@ IMAGES = pa.schema(
         ("uri", pa.string()),
         ("sha256", pa.string()),  # of the source bytes
         ("data", pa.binary()),  # encoded at the experiment's size
+        ("look", pa.binary()),  # a photo's thumbnail, uint8 [192], to know it by if it stands twice; null for sketches
     ]
 )
 PAIRS = pa.schema(

@@ -22,11 +22,20 @@ from torch import Tensor
 from pipelines import shards, sheets, storage
 from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
-from pipelines.duplicates import NEAR, look, repeated
+from pipelines.duplicates import NEAR, repeated
 from pipelines.explain_page import explanation_sheets
 from pipelines.jobs.embed import Encodings, read_encodings
 from pipelines.jobs.score import score, score_rows
-from pipelines.members import Members, drawn, held_back, leakable, read_members, read_pictures, tested_members
+from pipelines.members import (
+    Members,
+    drawn,
+    held_back,
+    leakable,
+    read_looks,
+    read_members,
+    read_pictures,
+    tested_members,
+)
 from pipelines.pictures import decode_pixels
 from pipelines.progress import say
 from zse_model.checkpoint import Checkpoint, load_checkpoint
@@ -220,7 +229,7 @@ def without_repeated(searches: Sequence[Search], images: str, source: dict[str, 
     """
     if all(PROTOCOLS[name].repeated for search in searches for name in search.task.protocols):
         return list(searches)
-    looks = np.stack([look(data) for data in read_pictures(images, source, photos)])
+    looks = read_looks(images, source, photos)
     found = []
     for search in searches:
         by_class = search.task.metrics == CATEGORY_METRICS

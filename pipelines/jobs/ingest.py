@@ -58,7 +58,7 @@ def plan_ingest(config: ExperimentConfig, workspace: str) -> tuple[str, dict[str
     """List the pictures: the folder that their shards belong in, and which pictures each part holds."""
     dataset = create_dataset(config.dataset)
     say(f"Listing {getattr(config.dataset, 'source', config.dataset.name)} ...")
-    made_by = [shards.SCHEMA_VERSION, to_dict(config.transforms), config.ingest.row_group]
+    made_by = [shards.SCHEMA_VERSION, shards.IMAGES.names, to_dict(config.transforms), config.ingest.row_group]
     parts: dict[str, list[ImageRecord]] = {}
     for _, alike in groupby(dataset.records(), key=lambda record: (record.modality, record.category)):
         while records := list(islice(alike, config.ingest.part_size)):

@@ -308,9 +308,9 @@ app.add_typer(datasets_app, name="datasets")
 @datasets_app.command("list")
 def datasets_list() -> None:
     """The data sets that are known, with their published counts and their splits."""
-    from pipelines.doctor import load_known
+    from pipelines.reference import known_datasets
 
-    for known in load_known().values():
+    for known in known_datasets().values():
         print(f"{known.name:10s} {known.title}")
         for version in known.versions:
             print(f"{'':12s}{version.text()}")
@@ -322,7 +322,8 @@ def datasets_list() -> None:
 @datasets_app.command("show")
 def datasets_show(name: Annotated[str, typer.Argument(help="As `zse datasets list` names it.")]) -> None:
     """One data set: where it legally comes from, its splits and their citations, its settings and published numbers."""
-    from pipelines.doctor import describe, known_dataset
+    from pipelines.doctor import describe
+    from pipelines.reference import known_dataset
 
     known = known_dataset(name)
     print("\n".join(describe(known)))
@@ -398,8 +399,9 @@ def _evaluate_settings(
     config: ExperimentConfig, workspace: str, checkpoint: str, names: list[str], datasets: str, report: Path | None
 ) -> None:
     from pipelines import settings
+    from pipelines.reference import load_settings
 
-    chosen = settings.load_settings(names)
+    chosen = load_settings(names)
     results = settings.evaluate_settings(config, workspace, checkpoint, chosen, settings.load_datasets(datasets))
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)

@@ -7,24 +7,19 @@ read the same folders (`sketches/`, `images/`), the classes decide. Nothing is w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import resources
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from shlex import quote
-
-import yaml
-from pydantic import TypeAdapter
 
 from pipelines.catalog import ImageRecord, built_in, create_dataset, split_names
 from pipelines.catalog.base import DatasetConfig
 from pipelines.catalog.tree import LayoutError
-from pipelines.config import ConfigError, read_dataset
+from pipelines.config import read_dataset
+from pipelines.prepare import prepared
+from pipelines.reference import MODALITIES, Counts, Known, Version, known_datasets, load_settings
 from zse_model.split import normalise_name
-from zse_model.transforms import BadPicture, TransformConfig, photo_square, prepare_sketch
+from zse_model.transforms import BadPicture, TransformConfig
 
-Counts = Mapping[str, Mapping[str, int]]  # class -> modality -> pictures
-
-MODALITIES = ("sketch", "photo")
 # What asks for most comes first; those of a group read the same folders.
 TRIED: tuple[tuple[dict[str, object], ...], ...] = (
     ({"adapter": "sketchy"},),
@@ -37,50 +32,6 @@ TRIED: tuple[tuple[dict[str, object], ...], ...] = (
 )
 ALIKE = 0.9  # share of the classes that have to be a data set's for it to be that one
 SHOWN = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Version:
-    """One set of published counts."""
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    name: str
-    counts: Counts
-    """Of named classes, or of `all` of them together."""
-    about: bool = False
-    """Rounded."""
-
-    def text(self) -> str:
-        about = "about " * self.about
-        counts = [
-            ("" if c == "all" else f"{c}: ") + ", ".join(f"{about}{n[m]:,} {m} pictures" for m in MODALITIES)
-            for c, n in self.counts.items()
-        ]
-        return f"{'; '.join(counts)} ({self.name})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """A data set of the field."""
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    name: str
-    title: str
-    adapter: str
-    splits: tuple[str, ...]
-    """The classes of the first are the data set's."""
-    versions: tuple[Version, ...]
-    each: Mapping[str, int] = field(default_factory=dict)
-    """Pictures that every class has, by modality."""
-    parts: tuple[Mapping[str, str], ...]
-    """`what` it consists of, and where that legally comes `from`."""
-
-    def classes(self) -> set[str]:
-        """In normalised names; empty where the data set has no list."""
-        raw = built_in(self.splits[0]) if self.splits else {"seen": [], "unseen": []}
-        return {normalise_name(c) for c in (*raw["seen"], *raw["unseen"])}
 
 
 @dataclass(frozen=True)
@@ -104,19 +55,6 @@ class Diagnosis:
     def lacking(self) -> str:
         """The modality of which there is no picture."""
         return next((m for m in MODALITIES if not self.total(m)), "")
-
-
-def load_known() -> dict[str, Known]:
-    text = resources.files("pipelines.catalog").joinpath("known.yaml").read_text()
-    return {known.name: known for known in TypeAdapter(list[Known]).validate_python(yaml.safe_load(text))}
-
-
-def known_dataset(name: str) -> Known:
-    """By its name. Raises ConfigError for an unknown one."""
-    every = load_known()
-    if name not in every:
-        raise ConfigError(f"Unknown data set {name!r}. Known: {', '.join(every)}")
-    return every[name]
 
 
 def diagnose(sources: Sequence[str], read: int = 50) -> Diagnosis:
@@ -172,13 +110,10 @@ def _read(config: DatasetConfig, records: Sequence[ImageRecord]) -> Iterator[tup
     """Each with the reason why it cannot be used, or nothing."""
     transforms = TransformConfig()
     for record, data in zip(records, create_dataset(config).read(records), strict=True):
-        prepare: Callable[[bytes, TransformConfig], object] = (
-            prepare_sketch if record.modality == "sketch" else photo_square
-        )
         try:
             if isinstance(data, Exception):
                 raise data
-            prepare(data, transforms)
+            prepared(record.modality, data, transforms)
             yield record, ""
         except (BadPicture, OSError) as error:
             yield record, str(error)
@@ -186,13 +121,13 @@ def _read(config: DatasetConfig, records: Sequence[ImageRecord]) -> Iterator[tup
 
 def _known_by_adapter(config: DatasetConfig) -> Known | None:
     adapter = _adapter(config)
-    return next((k for k in load_known().values() if k.adapter == adapter and adapter != "domains"), None)
+    return next((k for k in known_datasets().values() if k.adapter == adapter and adapter != "domains"), None)
 
 
 def _known_by_classes(counts: Counts) -> Known | None:
     """Of the data sets that these classes are nearly all of, the one with the fewest others."""
     names = {normalise_name(c) for c in counts}
-    alike = [k for k in load_known().values() if len(names & k.classes()) >= ALIKE * len(names)]
+    alike = [k for k in known_datasets().values() if len(names & k.classes()) >= ALIKE * len(names)]
     return min(alike, key=lambda k: len(k.classes()), default=None)
 
 
@@ -218,8 +153,6 @@ def report(found: Diagnosis) -> list[str]:
 
 def describe(known: Known) -> list[str]:
     """Lines about a data set itself."""
-    from pipelines.settings import load_settings
-
     lines = [known.title, f"Adapter   {known.adapter}"]
     lines += [f"Counts    {version.text()}" for version in known.versions]
     lines += [f"From      {part['what']}: {part['from']}" for part in known.parts]
@@ -322,8 +255,6 @@ def _reading(found: Diagnosis) -> list[str]:
 
 
 def _splits(found: Diagnosis) -> list[str]:
-    from pipelines.settings import load_settings  # here: it takes the stages with it
-
     published = {s.split: (s.queries, s.gallery) for s in load_settings() if s.form == "" and s.queries}
     lines = []
     for name in _candidates(found):

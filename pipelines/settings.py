@@ -14,56 +14,26 @@ than the published one, stands beside nothing: the row's name carries the finger
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import TypeAdapter
 from rich.table import Table
 
 from pipelines import storage
-from pipelines.catalog import CROSS, MissingClassesError
+from pipelines.catalog import MissingClassesError
 from pipelines.config import ConfigError, EvaluationConfig, ExperimentConfig, read_dataset
 from pipelines.jobs.ingest import TooManyBadPicturesError
 from pipelines.jobs.run import evaluate_checkpoint
 from pipelines.progress import say
+from pipelines.reference import Setting
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import BadPicture
 
-Form = Literal["", "-generalised", "-fg-class", "-fg-all", "-fg-seen"]
 HELD_BACK = ("-generalised", "-fg-seen")  # forms that look at held-back pictures of seen classes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What is searched in what, by which formula."""
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    name: str
-    data: str
-    """The data set, as the user's file names it."""
-    split: str
-    """Whose unseen classes are searched."""
-    form: Form = ""
-    metrics: tuple[str, ...]
-    """What is published for it, the first one first."""
-    protocol: Literal["plain", "zse_paper"] = "plain"
-    use: Literal["report", "selection"] = "report"
-    queries: int | None = None
-    """How many the published setting has; None where there is none."""
-    gallery: int | None = None
-    published: tuple[Mapping[str, Any], ...] = ()
-    """`method`, `mode`, `source`, and values by metric."""
-
-    @property
-    def trained_on(self) -> str:
-        """The split that what was published had been trained on."""
-        return CROSS[self.split][0] if self.split in CROSS else self.split
 
 
 @dataclass(frozen=True)
@@ -93,15 +63,6 @@ class Result:
             found = ", ".join(f"{queries} x {gallery}" for queries, gallery in sorted(counts))
             return f"{found}, published {setting.queries} x {setting.gallery}"
         return ""
-
-
-def load_settings(names: Sequence[str] = ("all",)) -> list[Setting]:
-    """The settings of these names, in this order; `all` of them. Raises ConfigError for an unknown one."""
-    text = resources.files("pipelines.catalog").joinpath("settings.yaml").read_text()
-    every = {s.name: s for s in TypeAdapter(list[Setting]).validate_python(yaml.safe_load(text))}
-    if unknown := sorted(set(names) - {"all", *every}):
-        raise ConfigError(f"Unknown settings {unknown}. Known: all, {', '.join(every)}")
-    return list(every.values()) if "all" in names else [every[name] for name in names]
 
 
 def load_datasets(url: str) -> dict[str, dict[str, Any]]:
@@ -138,21 +99,18 @@ def evaluate_settings(
         for data, split in groups
         if data in datasets
     }
-    results: dict[str, Result] = {}
-    left = list(groups.items())
-    while left:
-        (data, split), forms = left.pop(0)
+
+    def evaluated(data: str, split: str, forms: Sequence[Setting]) -> Iterator[Result]:
+        """Forms of one evaluation."""
         say(f"{', '.join(setting.name for setting in forms)}:")
         rows: list[dict[str, Any]] = []
         refused = broken = ""
         try:
             if data not in datasets:
                 raise MissingDataError(f"no data set {data!r} in the file of data sets; it names {sorted(datasets)}")
+            asked = _asked(config.evaluation, forms)
             wanted = dataclasses.replace(
-                config,
-                dataset=described[data, split],
-                transforms=transforms,
-                evaluation=_asked(config.evaluation, forms),
+                config, dataset=described[data, split], transforms=transforms, evaluation=asked
             )
             rows = evaluate_checkpoint(wanted, workspace, checkpoint).rows()
         except (LeakError, MissingClassesError, MissingDataError) as error:
@@ -163,13 +121,15 @@ def evaluate_settings(
             say(f"  broken: {broken}")
         others = [setting for setting in forms if setting.form not in HELD_BACK]
         if refused and 0 < len(others) < len(forms):  # of held-back pictures it may have seen some, and no unseen class
-            left.insert(0, ((data, split), others))
+            yield from evaluated(data, split, others)
             forms = [setting for setting in forms if setting not in others]
         for setting in forms:
             own = [row for row in rows if _belongs(row, setting)]
             why = refused or ("" if own or broken else _why_nothing(setting, trained))
-            results[setting.name] = Result(setting, own, why, broken, trained.name)
-    return [results[setting.name] for setting in settings]
+            yield Result(setting, own, why, broken, trained.name)
+
+    found = {r.setting.name: r for (data, split), forms in groups.items() for r in evaluated(data, split, forms)}
+    return [found[setting.name] for setting in settings]
 
 
 def _asked(evaluation: EvaluationConfig, forms: Sequence[Setting]) -> EvaluationConfig:

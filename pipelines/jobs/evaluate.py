@@ -180,17 +180,16 @@ def plan_searches(
     galleries = {"": unseen}
     if "held_back" in distractors:
         galleries["-generalised"] = unseen | held_back(photos, split)
+
+    def task(form: str, wanted: Tensor, there: Tensor, **how: tuple[str, ...]) -> Task:
+        name = setting_name(split, fingerprint, form)
+        return Task(setting=name, query_labels=wanted, gallery_labels=there, query_groups=wanted, **how)
+
     searches = []
     for form, gallery in galleries.items():
-        task = Task(
-            setting=setting_name(split, fingerprint, form),
-            query_labels=classes[asked],
-            gallery_labels=others[gallery],
-            query_groups=classes[asked],
-            metrics=CATEGORY_METRICS,
-            protocols=config.evaluation.protocols,
-        )
-        searches.append(Search(task, np.flatnonzero(asked), np.flatnonzero(gallery)))
+        how = {"metrics": CATEGORY_METRICS, "protocols": config.evaluation.protocols}
+        own = task(form, classes[asked], others[gallery], **how)
+        searches.append(Search(own, np.flatnonzero(asked), np.flatnonzero(gallery)))
     if not config.evaluation.instance_level:
         return searches
     paired = sorted((set(sketches.instance) & set(photos.instance)) - {None})
@@ -210,16 +209,10 @@ def plan_searches(
         queries = np.flatnonzero(chosen & has_photo)
         if len(of_sketch[queries].unique()) < 2:
             continue
-        task = Task(
-            setting=setting_name(split, fingerprint, form),
-            query_labels=of_sketch[queries],
-            gallery_labels=of_photo[gallery],
-            query_groups=of_sketch[queries],
-            metrics=INSTANCE_METRICS,
-            protocols=("plain",),
-        )
+        how = {"metrics": INSTANCE_METRICS, "protocols": ("plain",)}
+        own = task(form, of_sketch[queries], of_photo[gallery], **how)
         within = (named[0], named[1][gallery]) if form in ("-fg-class", "-fg-seen") else None
-        searches.append(Search(task, queries, np.flatnonzero(gallery), within))
+        searches.append(Search(own, queries, np.flatnonzero(gallery), within))
     return searches
 
 

@@ -15,7 +15,8 @@ from pipelines import cli
 from pipelines.catalog import DATASETS, built_in, split_names
 from pipelines.catalog.tree import LayoutError
 from pipelines.config import ConfigError
-from pipelines.doctor import Diagnosis, Known, describe, diagnose, known_dataset, load_known, next_command, report
+from pipelines.doctor import Diagnosis, describe, diagnose, next_command, report
+from pipelines.reference import Known, known_dataset, known_datasets
 from pipelines.subset import read_members, subset_names, write_subset
 from tests.pipelines.test_catalog import SKETCHY, adapter_of, build
 
@@ -36,7 +37,7 @@ def of_classes(name: str, sketch: str, photo: str, per_class: int = 1) -> list[s
 
 def test_what_is_known_is_there() -> None:
     adapters = {adapter_of(kind) for kind in DATASETS}
-    for known in load_known().values():
+    for known in known_datasets().values():
         assert known.adapter in adapters and set(known.splits) <= set(split_names())
         assert describe(known)[0] == known.title and all("from" in part for part in known.parts)
     assert known_dataset("sketchy").versions[0].counts["all"] == {"sketch": 75471, "photo": 12500}
@@ -61,7 +62,7 @@ def test_counts_that_are_the_published_ones_say_so(tmp_path: Path, monkeypatch: 
     small = known_dataset("sketchy")
     version = type(small.versions[0])(name="of this test", counts={"all": {"sketch": 125, "photo": 125}})
     known = Known(**{**vars(small), "versions": (version,), "each": {"photo": 1}})
-    monkeypatch.setattr("pipelines.doctor.load_known", lambda: {"sketchy": known})
+    monkeypatch.setattr("pipelines.doctor.known_datasets", lambda: {"sketchy": known})
     found, text = examined(build(tmp_path, files))
     assert found.config.adapter == "folder" and found.known is known, "by its classes"  # type: ignore[attr-defined]
     assert "Counts    as published of this test" in text and "Classes" not in text

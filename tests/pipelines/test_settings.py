@@ -12,7 +12,8 @@ from pipelines.catalog import CROSS, built_in, load_split, stands_verbatim, trai
 from pipelines.catalog.folder import FolderConfig
 from pipelines.config import ConfigError
 from pipelines.jobs.run import run
-from pipelines.settings import evaluate_settings, load_datasets, load_settings, settings_table
+from pipelines.reference import load_settings
+from pipelines.settings import evaluate_settings, load_datasets, settings_table
 from tests.conftest import SHARED, tiny_folder
 from tests.pipelines.test_stages import picture
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS

@@ -14,7 +14,8 @@ from pipelines.config import ConfigError, read_dataset, validate
 from pipelines.jobs.run import run
 from pipelines.members import read_members, training_members
 from pipelines.plan import ItemPlan, ShardConfig
-from pipelines.settings import evaluate_settings, load_settings
+from pipelines.reference import load_settings
+from pipelines.settings import evaluate_settings
 from pipelines.shards import read_manifest
 from tests.conftest import TINY
 from tests.pipelines.test_catalog import build

@@ -51,7 +51,8 @@ def measure(photos: Path) -> None:
 
 
 def apart(a: Image.Image, b: Image.Image) -> float:
-    return float(((look(a).astype(float) - look(b)) ** 2).mean() ** 0.5)
+    one, other = (np.frombuffer(look(picture), np.uint8).astype(float) for picture in (a, b))
+    return float(((one - other) ** 2).mean() ** 0.5)
 
 
 if __name__ == "__main__":

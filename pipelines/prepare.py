@@ -73,7 +73,7 @@ def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> tu
     if modality == "sketch":
         return encode_sketch(prepare_sketch(data, transforms)), None
     square = photo_square(data, transforms)
-    return encode_photo(square), look(square).tobytes()
+    return encode_photo(square), look(square)
 
 
 def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:

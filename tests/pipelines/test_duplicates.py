@@ -23,7 +23,7 @@ def test_a_photo_stored_again_is_repeated_and_another_one_is_not(monkeypatch: py
     worse = io.BytesIO()
     Image.fromarray(first).save(worse, "JPEG", quality=60)
     photos = [encode_photo(second), encode_photo(first), encode_photo(smaller), worse.getvalue(), encode_photo(first)]
-    looks = np.stack([look(Image.open(io.BytesIO(photo))) for photo in photos])
+    looks = np.stack([np.frombuffer(look(Image.open(io.BytesIO(photo))), np.uint8) for photo in photos])
     same_class = ["car"] * 5
     assert repeated(looks, same_class).tolist() == [False, False, True, True, True]
     assert repeated(looks[::-1], same_class).tolist() == [False, True, True, True, False], "the first one stays"

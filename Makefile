@@ -11,7 +11,7 @@ help:
 	@echo "make test         lint, types, import rules, tests"
 	@echo "make check        lint, types, import rules"
 	@echo "make bench        measurements, each beside its baseline"
-	@echo "make bench-scale  the same at the size of the largest data sets: an hour"
+	@echo "make bench-scale  the same at the size of the largest data sets: a quarter of an hour"
 	@echo "make results      the rows of docs/results.md that are missing; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -36,7 +36,7 @@ class Version:
     def text(self) -> str:
         about = "about " * self.about
         counts = [
-            ("" if c == "all" else f"{c}: ") + ", ".join(f"{about}{n[m]:,} {m} pictures" for m in MODALITIES)
+            ("" if c == "all" else f"{c}: ") + ", ".join(f"{about}{n[m]:,} {m} pictures" for m in MODALITIES if n[m])
             for c, n in self.counts.items()
         ]
         return f"{'; '.join(counts)} ({self.name})"

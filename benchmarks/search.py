@@ -29,7 +29,7 @@ from benchmarks.results import WEIGHTS
 from benchmarks.world import REAL, originals
 from pipelines import shards
 from pipelines.config import load_experiment
-from pipelines.jobs.embed import read_encodings
+from pipelines.encodings import read_encodings
 from pipelines.jobs.run import run
 from zse_model.checkpoint import load_checkpoint
 from zse_model.hashing import CodeIndex, pack

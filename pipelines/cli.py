@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -47,6 +48,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="a.b=c", help="Override a field of the experiment; may be given again."),
 ]
+CHECKPOINT = "a folder or URL that `zse train` ended with, or models:/NAME@ALIAS of the registry."
 Report = Annotated[Path | None, typer.Option("--report", help="Also write all result rows to this JSON file.")]
 
 
@@ -83,9 +85,29 @@ def train(
 
 
 @app.command()
-def embed(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPACE, set_: Set = None) -> None:
-    """Checkpoint -> encodings of the sketches and photos of the unseen classes, each encoded once."""
-    _stage("embed", experiment, workspace, set_)
+def embed(
+    experiment: Experiment = "quickstart",
+    workspace: Workspace = WORKSPACE,
+    set_: Set = None,
+    gallery: Annotated[
+        str | None, typer.Option("--gallery", help="Encode this folder of photos instead, to be searched; any URL.")
+    ] = None,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", "-c", help=f"With --gallery: {CHECKPOINT}")] = None,
+) -> None:
+    """Checkpoint -> encodings of the sketches and photos of the unseen classes, each encoded once.
+
+    Or of a catalogue: `zse embed --gallery s3://bucket/photos --checkpoint models:/zse@champion` ends with an index for
+    the registered model.
+    """
+    if gallery is None and checkpoint is None:
+        _stage("embed", experiment, workspace, set_)
+        return
+    if gallery is None or checkpoint is None:
+        raise ValueError("--gallery and --checkpoint go together: the photos, and what encodes them")
+    from pipelines.gallery import index
+
+    folder = index(gallery, _checkpoint(checkpoint, workspace), workspace)
+    _last(folder, f"zse search --sketch FILE --gallery {quote(gallery)} --checkpoint {quote(checkpoint)}")
 
 
 @app.command()
@@ -94,7 +116,8 @@ def evaluate(
     workspace: Workspace = WORKSPACE,
     set_: Set = None,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", "-c", help="Evaluate this checkpoint instead of the experiment's own.")
+        str | None,
+        typer.Option("--checkpoint", "-c", help=f"Evaluate this one instead of the experiment's own: {CHECKPOINT}"),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -112,10 +135,12 @@ def evaluate(
 
     Example: `zse evaluate -e folder+global --checkpoint workspace/checkpoints/... --settings all --datasets data.yaml`
     """
-    from pipelines.config import ConfigError, load_experiment
+    from pipelines.config import ConfigError
     from pipelines.jobs import run as stages
 
-    config = load_experiment(experiment, set_ or [])
+    config = _experiment(experiment, set_, workspace)
+    if checkpoint is not None:
+        checkpoint = _checkpoint(checkpoint, workspace, config.tracking.uri)
     if settings or datasets:
         if not settings or checkpoint is None or datasets is None:
             raise ConfigError(
@@ -134,7 +159,7 @@ def evaluate(
 def search(
     sketch: Annotated[str, typer.Option("--sketch", help="A drawing: any picture file or URL.")],
     gallery: Annotated[str, typer.Option("--gallery", help="A folder or URL with photos, at any depth.")],
-    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="What `zse train` or `zse run` ended with.")],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help=f"What finds: {CHECKPOINT}")],
     workspace: Workspace = WORKSPACE,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos.")] = 10,
     mode: Annotated[
@@ -161,9 +186,8 @@ def search(
     """
     from pipelines.jobs.search import search as find
 
-    found = find(
-        sketch, gallery, checkpoint, workspace, top=top, mode=mode, picture=out, rerank_by=rerank_by, depth=depth
-    )
+    finds, ranks = _checkpoint(checkpoint, workspace), rerank_by and _checkpoint(rerank_by, workspace)
+    found = find(sketch, gallery, finds, workspace, top=top, mode=mode, picture=out, rerank_by=ranks, depth=depth)
     for i, match in enumerate(found):
         print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
     more = "--mode rerank-50" if mode and mode.startswith("rerank") else f"--mode {mode}" if mode else ""
@@ -228,14 +252,15 @@ def explain(
     from zse_model.checkpoint import INFO
 
     patches = [_patch(text) for text in patch or []]
-    found = draw(sketch, checkpoint, workspace, out, photo=photo, gallery=gallery, top=top, mode=mode, patches=patches)
+    used = _checkpoint(checkpoint, workspace)
+    found = draw(sketch, used, workspace, out, photo=photo, gallery=gallery, top=top, mode=mode, patches=patches)
     for i, match in enumerate(found):
         print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
     source = f"--photo {quote(photo)}" if photo else f"--gallery {quote(str(gallery))}"
     chosen = f" --mode {mode}" if mode else ""
     inputs = f"{source} --checkpoint {quote(checkpoint)}{chosen}"
     following = f"--sketch {quote(sketch)} {inputs} --patch ROW,COLUMN"
-    if read_json(join(checkpoint, INFO))["method"] == "crossatnet":  # it has masks: another sketch, another mask
+    if read_json(join(used, INFO))["method"] == "crossatnet":  # it has masks: another sketch, another mask
         following = f"--sketch ANOTHER {inputs}"
     _last(f"{out / PAGE}   (open it in a browser)", f"zse explain {following}")
 
@@ -270,9 +295,7 @@ def run(
 
     `--dry-run` lists the data, resolves the split, builds the networks without memory and says what a run would take.
     """
-    from pipelines.config import load_experiment
-
-    config = load_experiment(experiment, set_ or [])
+    config = _experiment(experiment, set_, workspace)
     if dry_run:
         _estimate(config, tflops, utilisation)
         options = "".join(f" --set {quote(s)}" for s in set_ or [])
@@ -441,9 +464,25 @@ def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, r
             say(f"{name}: checkpoint {out.checkpoints[name]}, report {folder}")
     following = f"zse search --sketch FILE --gallery FOLDER --checkpoint {next(iter(out.checkpoints.values()))}"
     if config.tracking.enabled:
-        opened = ui_command(tracking_uri(config, storage.absolute(workspace)))
+        opened = ui_command(tracking_uri(storage.absolute(workspace), config.tracking.uri))
         following = f"{opened}   (runs, curves, pictures)\n      {following}"
     _last(str(report) if report else "\n".join(out.reports.values()), following)
+
+
+def _experiment(name: str, overrides: list[str] | None, workspace: str) -> ExperimentConfig:
+    from pipelines.config import load_experiment
+
+    config = load_experiment(name, overrides or [])
+    return replace(config, start=config.start and _checkpoint(config.start, workspace, config.tracking.uri))
+
+
+def _checkpoint(name: str, workspace: str, tracking: str | None = None) -> str:
+    """The folder of a checkpoint that may be named as the registry does."""
+    if not name.startswith("models:/"):
+        return name
+    from pipelines.tracking import checkpoint_of
+
+    return checkpoint_of(name, workspace, tracking)
 
 
 def _last(result: str, following: str) -> None:

@@ -102,8 +102,8 @@ class ExperimentConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     train: TrainConfig
     start: str | None = None
-    """A checkpoint (folder or URL) that training starts from: a second stage. What does not fit of its heads is new;
-    of another method's checkpoint the backbone alone is taken."""
+    """A checkpoint (folder, URL, or models:/NAME@ALIAS of the registry) that training starts from: a second stage. What
+    does not fit of its heads is new; of another method's checkpoint the backbone alone is taken."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -159,7 +159,7 @@ def validate(raw: dict[str, Any]) -> ExperimentConfig:
         raise ConfigError(f"methods: unknown {unknown}. Known methods: {sorted(METHODS)}")
     raw["methods"] = {n: _adapt(METHODS[n].Config, c or {}, f"methods.{n}.") for n, c in methods.items()}
     config: ExperimentConfig = _adapt(ExperimentConfig, raw, "")
-    start = config.start and storage.absolute(config.start)
+    start = config.start and (config.start if config.start.startswith("models:/") else storage.absolute(config.start))
     return dataclasses.replace(config, backbone=_absolute_weights(config.backbone), start=start)
 
 

@@ -9,38 +9,24 @@ checkpoint and of the pictures, so encodings are never mixed and never made twic
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from pipelines import shards, storage
 from pipelines.catalog import stands_verbatim
 from pipelines.cluster import model_workers, run_parts
 from pipelines.config import ExperimentConfig
+from pipelines.encodings import COLUMNS
 from pipelines.loaders import encode_pictures
-from pipelines.members import Members, leakable, read_members, tested_members
+from pipelines.members import leakable, read_members, tested_members
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.leaks import refuse_leaks
-from zse_model.methods import Encoding
 from zse_model.split import ZeroShotSplit
 
 ALONE = 1000  # pictures that one process has encoded before another one has loaded its network
-COLUMNS = ("id", "modality", "category", "instance", "sha256")
-
-
-@dataclass(frozen=True)
-class Encodings:
-    """Encoded pictures of one modality, in stored order."""
-
-    members: Members
-    """`part` and `row` are those of the image shards."""
-    values: Encoding
-    """What is one vector a picture, embedding and codes: tokens are large, and read part by part (`read_values`)."""
 
 
 def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str, split: ZeroShotSplit) -> str:
@@ -156,48 +142,3 @@ class EncodePart:
         shapes = {name: list(array.shape[1:]) for name, array in encoded.items()}
         shards.write_part(storage.join(self.folder, task["part"]), out, row_group=256, extra={"shapes": shapes})
         return {"part": task["part"], "rows": table.num_rows}
-
-
-def encoded_parts(manifest: dict[str, Any], modality: str) -> list[tuple[str, int]]:
-    """Parts of an encodings folder that hold pictures of a modality, and how many."""
-    return [(shard["name"], shard[modality]) for shard in manifest["shards"] if shard[modality]]
-
-
-def read_values(folder: str, part: str, modality: str) -> Encoding:
-    """Everything that was encoded of one modality's pictures in one part, in stored order."""
-    file = shards.open_part(storage.join(folder, part))
-    shapes = shards.part_extra(file.schema_arrow)["shapes"]
-    table = file.read(columns=["modality", *shapes]).filter(pc.field("modality") == modality)
-    return {name: _tensor(table[name], shape) for name, shape in shapes.items()}
-
-
-def read_encodings(folder: str, modality: str, images: dict[str, Any]) -> Encodings:
-    """Who was encoded of one modality, and their vectors. `images` is the manifest of the image shards."""
-    manifest = shards.read_manifest(folder, "zse embed")
-    index = {shard["name"]: i for i, shard in enumerate(images["shards"])}
-    tables, shapes = [], {}
-    for name, _ in encoded_parts(manifest, modality):
-        file = shards.open_part(storage.join(folder, name))
-        stored = shards.part_extra(file.schema_arrow)["shapes"]
-        shapes = {name: shape for name, shape in stored.items() if len(shape) == 1}
-        columns = [*COLUMNS, "images", "row", *shapes]
-        tables.append(file.read(columns=columns).filter(pc.field("modality") == modality))
-    if not tables:
-        raise storage.StorageError(f"{folder} holds no {modality} of the unseen classes: there is nothing to search")
-    table = pa.concat_tables(tables)
-    columns = [np.asarray(table[c].to_pylist(), dtype=object) for c in COLUMNS]
-    members = Members(
-        id=columns[0],
-        modality=columns[1],
-        category=columns[2],
-        instance=columns[3],
-        sha256=columns[4],
-        part=np.array([index[name] for name in table["images"].to_pylist()]),
-        row=table["row"].to_numpy(),
-    )
-    return Encodings(members, {name: _tensor(table[name], shape) for name, shape in shapes.items()})
-
-
-def _tensor(column: pa.ChunkedArray, shape: list[int]) -> Tensor:
-    flat = column.combine_chunks().flatten().to_numpy()
-    return torch.from_numpy(np.array(flat)).view(-1, *shape)

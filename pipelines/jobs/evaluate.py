@@ -23,8 +23,8 @@ from pipelines import shards, sheets, storage
 from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
 from pipelines.duplicates import NEAR, repeated
+from pipelines.encodings import Encodings, read_encodings
 from pipelines.explain_page import explanation_sheets
-from pipelines.jobs.embed import Encodings, read_encodings
 from pipelines.jobs.score import score, score_rows
 from pipelines.members import (
     Members,

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipelines import shards, storage
 from pipelines.cluster import model_workers, run_parts
 from pipelines.config import ExperimentConfig
-from pipelines.jobs.embed import encoded_parts, read_values
+from pipelines.encodings import encoded_parts, read_values
 from pipelines.progress import say
 from zse_model.checkpoint import load_checkpoint
 from zse_model.memory import keep_freed_memory

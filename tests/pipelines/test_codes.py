@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from pipelines import storage
 from pipelines.config import ConfigError, ExperimentConfig
-from pipelines.jobs.embed import encoded_parts, read_values
+from pipelines.encodings import encoded_parts, read_values
 from pipelines.jobs.run import run
 from pipelines.jobs.search import find, search
 from tests.conftest import tiny

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipelines import shards, storage
 from pipelines.config import ExperimentConfig, validate
-from pipelines.jobs.embed import encoded_parts, read_encodings, read_values
+from pipelines.encodings import encoded_parts, read_encodings, read_values
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
 from pipelines.jobs.run import evaluate_checkpoint, result_table, run
 from pipelines.jobs.shard import shard

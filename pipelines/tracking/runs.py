@@ -1,4 +1,4 @@
-"""MLflow: the only file that knows it. One experiment a setting; a training lives in that of its training setting.
+"""What MLflow holds of trainings and evaluations: one experiment a setting, a training in that of its training setting.
 
 What MLflow is told is always in the workspace first (history.json, report.json), and `deliver_*` compare the two and
 log what is missing. So a training does not stop when the tracking server does: live logging is best effort, and the
@@ -8,10 +8,7 @@ next `zse train`, `evaluate` or `run` on the same experiment delivers the rest.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import queue
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,93 +23,11 @@ from typing import Any
 from pipelines import storage
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.progress import say
+from pipelines.tracking.models import log_model
+from pipelines.tracking.store import TRACKED, Store, TrackingError, shown, translated
 
-TRACKED = "tracked.json"
 RUN_ID = "mlflow.json"
 BATCH = 500  # MLflow takes at most 1000 metrics a request
-
-
-class TrackingError(RuntimeError):
-    """The tracking server did not take something; what it was is still in the workspace."""
-
-
-def tracking_uri(config: ExperimentConfig, workspace: str) -> str:
-    """The configured URI, else MLFLOW_TRACKING_URI, else SQLite in a local workspace (the working folder otherwise)."""
-    if uri := config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
-        return uri
-    folder = Path(storage.absolute(workspace)) if storage.is_local(workspace) else _beside_remote_workspace()
-    folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'mlflow.db'}"
-
-
-@cache
-def _beside_remote_workspace() -> Path:
-    """The working folder; said once, since a submitted job's is deleted with it."""
-    folder = Path.cwd()
-    say(
-        f"MLflow runs go to {folder / 'mlflow.db'}: no tracking URI is set and the workspace is not local. A submitted "
-        "job loses that file when it ends; set MLFLOW_TRACKING_URI, or --set tracking.uri=http://HOST:5000"
-    )
-    return folder
-
-
-def ui_command(uri: str) -> str:
-    return f"open {uri} in a browser" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
-
-
-@cache
-def _client(uri: str) -> Any:
-    # A server that is away must cost seconds, not minutes: what could not be logged is delivered later.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """What MLflow and its transports raise, as one error with the reason."""
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(str(error).splitlines()[0][:300] if str(error) else type(error).__name__) from error
-
-
-@dataclass(frozen=True)
-class Store:
-    """Where things are tracked."""
-
-    uri: str
-    artifacts: str | None
-    """Root for artifacts of new experiments; None = the server decides."""
-
-    @staticmethod
-    def of(config: ExperimentConfig, workspace: str) -> Store:
-        uri = tracking_uri(config, workspace)
-        return Store(uri, None if uri.startswith("http") else storage.join(storage.absolute(workspace), "mlartifacts"))
-
-    def experiment(self, name: str) -> str:
-        """The id of an experiment, made if need be, also when another process makes it at the same time."""
-        client = _client(self.uri)
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            from mlflow.exceptions import MlflowException
-
-            try:
-                location = storage.join(self.artifacts, name) if self.artifacts else None
-                return client.create_experiment(name, artifact_location=location)
-            except MlflowException:
-                found = client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        return found.experiment_id
 
 
 class TrainingRun:
@@ -166,7 +80,7 @@ class TrainingRun:
             if time.monotonic() < retry_at:
                 continue
             try:
-                with _translated():
+                with translated():
                     if self.id is None:
                         self.id = self._open_run()
                         logged = _last_step(Store.of(self.config, self.workspace), self.id)
@@ -189,21 +103,21 @@ def deliver_training(config: ExperimentConfig, workspace: str, checkpoint: str) 
     run = storage.read_json(storage.join(checkpoint, "run.json"))
     pairs = storage.read_json(storage.join(run["pairs"], "manifest.json"))
     try:
-        with _translated(), tempfile.TemporaryDirectory() as temporary:
-            client = _client(store.uri)
+        with translated(), tempfile.TemporaryDirectory() as temporary:
+            client = store.client
             run_id = _training_run(
                 store, manifest["name"], checkpoint, _setting(pairs), manifest["method"], config, pairs
             )
             history = storage.read_json(storage.join(checkpoint, "history.json"))
             last = _last_step(store, run_id)
             _log_history(store, run_id, [event for event in history if int(event["step"]) > last])
-            model = _logged_model(store, run_id, manifest, checkpoint, Path(temporary))
+            model = log_model(store, run_id, manifest, checkpoint, Path(temporary))
             for key in ("digest", "last_weights_sha256"):
                 client.set_tag(run_id, f"zse.checkpoint.{key}", manifest[key])
             client.log_metric(run_id, "train/cpu_minutes", manifest["cpu_seconds"] / 60)
             client.set_terminated(run_id)
             storage.write_json(
-                storage.join(checkpoint, TRACKED), {"uri": _shown(store.uri), "run": run_id, "model": model}
+                storage.join(checkpoint, TRACKED), {"uri": shown(store.uri), "run": run_id, "model": model}
             )
     except TrackingError as error:
         say(f"MLflow does not answer ({error}); run the same command again to deliver what is missing")
@@ -221,14 +135,14 @@ def deliver_evaluation(config: ExperimentConfig, workspace: str, report: str, ch
     if checkpoint and storage.exists(storage.join(checkpoint, TRACKED)):
         trained = storage.read_json(storage.join(checkpoint, TRACKED))
     try:
-        with _translated():
+        with translated():
             runs = {}
             for setting in sorted({row["setting"] for row in rows}):
                 mine = [row for row in rows if row["setting"] == setting]
                 runs[setting] = _evaluation_run(store, setting, mine, report, trained)
             if trained:
                 _log_metrics(store, trained["run"], _summary(rows))
-            storage.write_json(storage.join(report, TRACKED), {"uri": _shown(store.uri), "runs": runs})
+            storage.write_json(storage.join(report, TRACKED), {"uri": shown(store.uri), "runs": runs})
     except TrackingError as error:
         say(f"MLflow does not answer ({error}); run the same command again to deliver what is missing")
 
@@ -254,12 +168,7 @@ def _setting(pairs: dict[str, Any]) -> str:
 
 def _tracked(folder: str, uri: str) -> bool:
     url = storage.join(folder, TRACKED)
-    return storage.exists(url) and storage.read_json(url)["uri"] == _shown(uri)
-
-
-def _shown(uri: str) -> str:
-    """Without a user and a password."""
-    return re.sub(r"://[^/@\s]+@", "://***@", uri)
+    return storage.exists(url) and storage.read_json(url)["uri"] == shown(uri)
 
 
 def _training_run(
@@ -275,11 +184,11 @@ def _training_run(
     url = storage.join(folder, RUN_ID)
     if storage.exists(url):
         known = storage.read_json(url)
-        if known["uri"] == _shown(store.uri):
+        if known["uri"] == shown(store.uri):
             return known["run"]
     from mlflow.entities import Param, RunTag
 
-    client = _client(store.uri)
+    client = store.client
     tags = {
         "zse.kind": "training",
         "zse.method": method,
@@ -287,7 +196,7 @@ def _training_run(
         "zse.split_hash": pairs["split_hash"],
         "zse.dataset_fingerprint": pairs["fingerprint"],
         "zse.checkpoint": folder,
-        "zse.command": _shown(" ".join(sys.argv)),
+        "zse.command": shown(" ".join(sys.argv)),
         "mlflow.source.name": "zse train",
         **_git(),
     }
@@ -300,7 +209,7 @@ def _training_run(
         tags=[RunTag("zse.training_pictures", str(pairs["pictures"]))],
     )
     _log_dataset(store, run.info.run_id, pairs["dataset"], pairs["fingerprint"], pairs["images"], "training")
-    storage.write_json(url, {"uri": _shown(store.uri), "run": run.info.run_id})
+    storage.write_json(url, {"uri": shown(store.uri), "run": run.info.run_id})
     return run.info.run_id
 
 
@@ -310,7 +219,7 @@ def _log_dataset(store: Store, run_id: str, name: str, fingerprint: str, source:
     dataset = Dataset(
         name=name, digest=fingerprint[:8], source_type="zse", source=json.dumps({"uri": source, "sha256": fingerprint})
     )
-    _client(store.uri).log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+    store.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
 
 def _log_history(store: Store, run_id: str, history: list[dict[str, float]]) -> None:
@@ -324,7 +233,7 @@ def _log_history(store: Store, run_id: str, history: list[dict[str, float]]) -> 
         if key not in ("step", "total")
     ]
     for i in range(0, len(metrics), BATCH):
-        _client(store.uri).log_batch(run_id, metrics=metrics[i : i + BATCH])
+        store.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
 
 
 def _log_metrics(store: Store, run_id: str, metrics: dict[str, float]) -> None:
@@ -333,7 +242,7 @@ def _log_metrics(store: Store, run_id: str, metrics: dict[str, float]) -> None:
 
 def _last_step(store: Store, run_id: str) -> int:
     """The last step that MLflow has of a training run; -1 for none."""
-    client = _client(store.uri)
+    client = store.client
     metrics = client.get_run(run_id).data.metrics
     steps = [
         m.step for key in metrics if key.startswith(("train/", "selection/")) for m in _history(client, run_id, key)
@@ -345,34 +254,10 @@ def _history(client: Any, run_id: str, key: str) -> list[Any]:
     return client.get_metric_history(run_id, key)
 
 
-def _logged_model(store: Store, run_id: str, manifest: dict[str, Any], checkpoint: str, temporary: Path) -> str:
-    """The checkpoint folder as an MLflow logged model, linked to its run: safetensors and JSON, nothing pickled."""
-    from mlflow.entities import LoggedModelOutput
-
-    client = _client(store.uri)
-    experiment = client.get_run(run_id).info.experiment_id
-    model = client.create_logged_model(
-        experiment,
-        name=manifest["name"].replace("+", "-").replace(".", "-"),
-        source_run_id=run_id,
-        model_type=f"zse.{manifest['method']}",
-        tags={"zse.checkpoint_hash": manifest["digest"], "zse.checkpoint": checkpoint},
-        params={k: str(v) for k, v in manifest["training"].items()},
-    )
-    folder = temporary / "model"
-    folder.mkdir()
-    for name in ("model.safetensors", "checkpoint.json", "seen.safetensors"):
-        (folder / name).write_bytes(storage.read_bytes(storage.join(checkpoint, name)))
-    client.log_model_artifacts(model.model_id, str(folder))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, int(manifest["training"].get("steps") or 0))])
-    return model.model_id
-
-
 def _evaluation_run(
     store: Store, setting: str, rows: list[dict[str, Any]], report: str, trained: dict[str, Any]
 ) -> str:
-    client, first = _client(store.uri), rows[0]
+    client, first = store.client, rows[0]
     tags = {
         "zse.kind": "evaluation",
         "zse.method": first["method"],

@@ -1,0 +1,138 @@
+"""Galleries: encoded photos, kept to be searched by one drawing after another.
+
+    <workspace>/encodings/search-<hash>/embedding-00000.safetensors tokens-00000.safetensors ... manifest.json
+
+The encodings of a folder of photos are named by the checkpoint and the listing. They are written and read in parts: a
+gallery may be larger than memory, and an interrupted encoding goes on. What `zse embed` wrote of a test is a gallery
+too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+
+from pipelines import encodings, shards, storage
+from pipelines.catalog.tree import is_picture
+from pipelines.loaders import to_tensor
+from pipelines.progress import Meter, say
+from zse_model.checkpoint import Checkpoint, load_checkpoint
+from zse_model.methods import Encoding, RetrievalMethod
+from zse_model.transforms import BadPicture, prepare_photo
+
+BATCH, PART = 64, 256  # photos encoded at once, and kept in one file
+
+
+@dataclass
+class Gallery:
+    """Encoded photos that are there."""
+
+    folder: str
+    parts: Sequence[str]
+    ids: Sequence[str]
+    """Of the photos by position: paths below their folder, or ids of a data set's pictures."""
+    checkpoint_hash: str
+    of_test: bool
+    """Made by `zse embed` of an experiment, sketches among them."""
+    memory: int
+    """Bytes of encodings that are kept after they were read once."""
+    _kept: dict[tuple[str, tuple[str, ...]], Encoding] = field(default_factory=dict)
+
+    def tiles(self, names: Sequence[str]) -> Iterator[Encoding]:
+        """What is named of the encodings, a part at a time."""
+        for part in self.parts:
+            key = part, tuple(names)
+            tile = self._kept.get(key) or self._read(part, names)
+            if key not in self._kept and (size := sum(value.nbytes for value in tile.values())) <= self.memory:
+                self._kept[key] = tile
+                self.memory -= size
+            yield tile
+
+    def _read(self, part: str, names: Sequence[str]) -> Encoding:
+        if self.of_test:
+            values = encodings.read_values(self.folder, part, "photo")
+            return {name: values[name] for name in names}
+        files = {name: storage.join(self.folder, f"{name}-{part}.safetensors") for name in names}
+        return {name: load(storage.read_bytes(file))[name] for name, file in files.items()}
+
+
+def open_gallery(folder: str, memory: int = 0) -> Gallery:
+    """What `zse embed` ended with. Raises StorageError for a folder that is not complete.
+
+    memory: bytes of encodings to keep for the next search; the rest is read anew.
+    """
+    manifest = shards.read_manifest(folder, "zse embed")
+    if "paths" in manifest:
+        return Gallery(folder, manifest["parts"], manifest["paths"], manifest["checkpoint_hash"], False, memory)
+    parts = [part for part, _ in encodings.encoded_parts(manifest, "photo")]
+    ids = encodings.read_ids(folder, parts, "photo")
+    return Gallery(folder, parts, ids, manifest["checkpoint_hash"], True, memory)
+
+
+def index(gallery: str, checkpoint_url: str, workspace: str) -> str:
+    """The folder of a gallery encoded by a checkpoint, made or found done."""
+    with storage.local_copy(checkpoint_url) as copy:
+        checkpoint = load_checkpoint(copy, "cuda" if torch.cuda.is_available() else "cpu")
+    return encode_gallery(gallery, checkpoint, storage.absolute(workspace))
+
+
+def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
+    """The folder with the encodings of the photos below `gallery`, made or found done."""
+    files = sorted((f for f in storage.list_files(gallery) if is_picture(f.path)), key=lambda f: f.path)
+    if not files:
+        raise storage.StorageError(f"{gallery} holds no pictures")
+    listed = [asdict(f) for f in files]
+    key = storage.digest([shards.SCHEMA_VERSION, checkpoint.digest, storage.absolute(gallery), listed], 16)
+    folder = storage.join(workspace, "encodings", f"search-{key}")
+    if shards.has_manifest(folder):
+        return folder
+    there = storage.names(folder)
+    notes: list[dict[str, Any]] = []
+    with Meter("Encode the gallery", len(files), "photos") as meter:
+        for i in range(0, len(files), PART):
+            url = storage.join(folder, f"part-{i // PART:05d}.json")
+            if url.rsplit("/", 1)[1] not in there:
+                chunk = [f.path for f in files[i : i + PART]]
+                storage.write_json(url, _encode_part(checkpoint, gallery, chunk, folder, f"{i // PART:05d}"))
+            notes.append(storage.read_json(url))
+            meter.update(min(i + PART, len(files)))
+    skipped = [line for note in notes for line in note["skipped"]]
+    if skipped:
+        say(f"Skipped {len(skipped)} of {len(files)} files:\n  " + "\n  ".join(skipped[:5]))
+    paths = [path for note in notes for path in note["paths"]]
+    if not paths:
+        raise storage.StorageError(f"None of the {len(files)} files in {gallery} is a usable photo")
+    full = [note for note in notes if note["paths"]]
+    made = {"parts": [note["part"] for note in full], "names": full[0]["names"], "paths": paths, "skipped": skipped}
+    shards.write_manifest(folder, {"checkpoint_hash": checkpoint.digest, "gallery": storage.absolute(gallery), **made})
+    return folder
+
+
+def _encode_part(checkpoint: Checkpoint, gallery: str, paths: list[str], folder: str, part: str) -> dict[str, Any]:
+    """Encode some photos and write them, each encoding in a file of its own: most searches read one of them."""
+    pictures, kept, skipped = [], [], []
+    for path, data in zip(paths, storage.read_many(gallery, paths), strict=True):
+        try:
+            if isinstance(data, Exception):
+                raise data
+            pictures.append(prepare_photo(data, checkpoint.transforms))
+            kept.append(path)
+        except (BadPicture, FileNotFoundError) as error:
+            skipped.append(f"{path}: {error}")
+    encoded = [encode_photos(checkpoint.method, pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
+    names = sorted(encoded[0]) if encoded else []
+    for name in names:
+        values = torch.cat([batch[name] for batch in encoded]).contiguous()
+        storage.write_bytes(storage.join(folder, f"{name}-{part}.safetensors"), save({name: values}))
+    return {"part": part, "names": names, "paths": kept, "skipped": skipped}
+
+
+@torch.inference_mode()
+def encode_photos(method: RetrievalMethod, photos: list[np.ndarray]) -> Encoding:
+    encoded = method.encode(to_tensor(photos).to(method.device), "photo")
+    return {name: value.cpu() for name, value in encoded.items()}

@@ -1,0 +1,17 @@
+"""MLflow: the only package that knows it."""
+
+from pipelines.tracking.models import checkpoint_of
+from pipelines.tracking.runs import TrainingRun, deliver_evaluation, deliver_training, metric_key
+from pipelines.tracking.store import Store, TrackingError, tracking_uri, ui_command
+
+__all__ = [
+    "Store",
+    "TrackingError",
+    "TrainingRun",
+    "checkpoint_of",
+    "deliver_evaluation",
+    "deliver_training",
+    "metric_key",
+    "tracking_uri",
+    "ui_command",
+]

@@ -1,0 +1,125 @@
+"""The registered model: sketches in, photos out. MLflow runs this file to make it (a model from code).
+
+    model = mlflow.pyfunc.load_model("models:/zse@champion", model_config={"index": "s3://bucket/zse/encodings/..."})
+    model.predict([Path("cat.png").read_bytes()], params={"top": 10})
+
+The index is what `zse embed --gallery FOLDER --checkpoint models:/zse@champion` ends with; without `model_config` it is
+ZSE_INDEX of the environment.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from PIL import Image
+
+from pipelines.gallery import Gallery, open_gallery
+from pipelines.jobs.search import ranked
+from zse_model.checkpoint import load_checkpoint
+from zse_model.transforms import BadPicture, prepare_sketch
+
+MEMORY = 4 * 2**30  # bytes of the index that stay in memory: two million photos by vectors of 512
+
+
+class Ranker(PythonModel):
+    def load_context(self, context: PythonModelContext) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._checkpoint = load_checkpoint(context.artifacts["checkpoint"], device)
+        self._index: str = (context.model_config or {}).get("index") or os.environ.get("ZSE_INDEX", "")
+        self._photos: Gallery | None = None
+
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, context: PythonModelContext, model_input, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """The best photos of each sketch: columns query (its position), rank (from 1), id, score (float32).
+
+        model_input: sketches, each the bytes of a picture file, the same as base64 text, or an array uint8 [h, w],
+            [h, w, 3] or [h, w, 4]: one of them, a list, or a data frame with the column `sketch`.
+        params: `top`, how many photos (10); `mode`, of the method's retrieval modes (its first).
+        Raises ValueError for no index or that of another checkpoint, another input, an unknown mode; BadPicture for an
+            unusable sketch.
+        """
+        params = params or {}
+        method = self._checkpoint.method
+        photos = self._gallery()
+        mode, top = params.get("mode") or method.modes[0], int(params.get("top") or 10)
+        method.check_mode(mode)
+        if top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+        drawn = [self._prepared(i, data) for i, data in enumerate(_files(model_input))]
+        ranking = ranked(method, drawn, photos, mode, top)
+        queries, depth = ranking.indices.shape
+        return pd.DataFrame(
+            {
+                "query": np.repeat(np.arange(queries), depth),
+                "rank": np.tile(np.arange(1, depth + 1), queries),
+                "id": [photos.ids[i] for i in ranking.indices.flatten().tolist()],
+                "score": ranking.scores.flatten().numpy(),
+            }
+        )
+
+    def _prepared(self, position: int, sketch: bytes) -> np.ndarray:
+        try:
+            return prepare_sketch(sketch, self._checkpoint.transforms)
+        except BadPicture as error:
+            raise BadPicture(f"Sketch {position} cannot be used: {error}") from error
+
+    def _gallery(self) -> Gallery:
+        if self._photos is None:
+            if not self._index:
+                raise ValueError(
+                    "There is no index to search in. Give load_model model_config={'index': URL}, or set ZSE_INDEX: "
+                    "`zse embed --gallery FOLDER --checkpoint CHECKPOINT` ends with one"
+                )
+            photos = open_gallery(self._index, MEMORY)
+            if photos.checkpoint_hash != self._checkpoint.digest:
+                raise ValueError(
+                    f"The index {self._index} was encoded by checkpoint {photos.checkpoint_hash[:16]}, this model is "
+                    f"{self._checkpoint.digest[:16]}. Encode the photos with it: zse embed --gallery"
+                )
+            self._photos = photos
+        return self._photos
+
+
+def _files(given: Any) -> list[bytes]:
+    """Sketches as the bytes of picture files."""
+    if isinstance(given, pd.DataFrame):
+        if "sketch" not in given:
+            raise ValueError(f"A data frame needs the column `sketch`, got {list(given.columns)}")
+        given = given["sketch"].tolist()
+    if isinstance(given, bytes | str) or (isinstance(given, np.ndarray) and given.dtype != object):
+        given = [given]
+    if not isinstance(given, Sequence | np.ndarray) or len(given) == 0:
+        kind = f"an empty {type(given).__name__}" if isinstance(given, Sequence) else type(given).__name__
+        raise ValueError(f"Sketches are bytes, base64 text or uint8 arrays, or a list of them; got {kind}")
+    return [_file(one) for one in given]
+
+
+def _file(sketch: Any) -> bytes:
+    if isinstance(sketch, bytes):
+        return sketch
+    if isinstance(sketch, str):
+        try:
+            return base64.b64decode(sketch, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"A sketch given as text must be base64 of a picture file: {error}") from error
+    array = np.asarray(sketch)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        found = f"{array.dtype} {list(array.shape)}"
+        raise ValueError(f"A sketch given as an array must be uint8 [h, w], [h, w, 3] or [h, w, 4], got {found}")
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+set_model(Ranker())

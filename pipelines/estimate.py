@@ -13,19 +13,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines import storage
 from pipelines.catalog import DatasetAdapter, ImageRecord, create_dataset, load_split
 from pipelines.class_vectors import read_class_vectors
 from pipelines.config import ExperimentConfig
+from pipelines.costs import count_flop
 from pipelines.jobs.score import PHOTOS
 from pipelines.members import Members, tested_members, training_members
 from pipelines.plan import ItemPlan
@@ -297,13 +296,6 @@ def _step(method: RetrievalMethod, batch: TrainBatch) -> None:
 def _pair(scorer: Scorer, encoding: Encoding) -> int:
     sketch, photo = (scorer.prepare(encoding, m) for m in _MODALITIES)
     return count_flop(lambda: scorer.score(sketch, photo))
-
-
-def count_flop(work: Callable[[], Any]) -> int:
-    """Of what a call computes, on any device."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 def _stored_size(x: torch.Tensor) -> int:

@@ -1,9 +1,12 @@
 """evaluate: encodings -> report. Scores every sketch against every photo of the unseen classes, by named protocols.
 
-    <workspace>/reports/<checkpoint>-<hash>/report.json  queries.parquet  per_class.json  sheets/*.png  manifest.json
+    <workspace>/reports/<checkpoint>-<hash>/report.json  queries.parquet  top.parquet  per_class.json  confusion.json
+                                            curves.json  costs.json  sheets/*.png  charts/*.png  manifest.json
 
 `report.json` is the list of rows that the README describes. `queries.parquet` keeps each query's own values, so that
-two reports of the same queries can be compared pair by pair.
+two reports of the same queries can be compared pair by pair, `top.parquet` the first photos that each found. The other
+tables are of the unseen classes, by class: average precision, whose photos stand among the first ten, interpolated
+precision at eleven recalls; and what a mode costs.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines import shards, sheets, storage
+from pipelines import charts, shards, sheets, storage
 from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
+from pipelines.costs import cost
 from pipelines.duplicates import NEAR, repeated
-from pipelines.encodings import Encodings, read_encodings
+from pipelines.encodings import Encodings, encoded_parts, read_encodings, read_values
 from pipelines.explain_page import explanation_sheets
 from pipelines.jobs.score import score, score_rows
 from pipelines.members import (
@@ -49,7 +53,10 @@ from zse_model.methods.base import rerank_depth
 from zse_model.scoring import count
 from zse_model.split import ZeroShotSplit
 
-REPORT, QUERIES, PER_CLASS, SHEETS = "report.json", "queries.parquet", "per_class.json", "sheets"
+REPORT, QUERIES, TOP, PER_CLASS, SHEETS = "report.json", "queries.parquet", "top.parquet", "per_class.json", "sheets"
+CONFUSION, CURVES, COSTS, CHARTS = "confusion.json", "curves.json", "costs.json", "charts"
+FORMAT = 2  # of a report: one of another is made again
+SHOWN = 10  # photos of a query that are kept by name, and that the confusion of classes looks at
 EMBEDDING_TILE = 512  # queries scored at once where a score is one dot product
 
 
@@ -121,6 +128,7 @@ def evaluate(
         found = _explanations(checkpoint.method, evaluations[shown][0], images, source, queries, first)
         for name, png in found.items():
             storage.write_bytes(storage.join(folder, SHEETS, name), png)
+    storage.write_json(storage.join(folder, COSTS), _costs(checkpoint.method, encodings, modes))
     _write(folder, images, source, searches, evaluations, sketches.members, gallery, method, provenance)
     return folder
 
@@ -153,6 +161,13 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
     }
     _write(folder, images, source, searches, evaluations, sketches.members, photos.members, "raw_pixels", provenance)
     return folder
+
+
+def _costs(method: RetrievalMethod, encodings: str, modes: Sequence[str]) -> list[dict[str, Any]]:
+    """Of the modes that score every pair, by some of the encoded pictures."""
+    manifest = shards.read_manifest(encodings, "zse embed")
+    sketches, photos = (read_values(encodings, encoded_parts(manifest, m)[0][0], m) for m in ("sketch", "photo"))
+    return [cost(method, mode, sketches, photos) for mode in modes if mode in method.modes]
 
 
 def setting_name(split: ZeroShotSplit, fingerprint: str, form: str = "") -> str:
@@ -391,8 +406,8 @@ def _pixels(pictures: list[bytes]) -> Encoding:
 
 def _folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> str:
     e = config.evaluation
-    settings = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors), e.seen_classes, NEAR]
-    return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, settings], 8)}")
+    settings = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors), e.seen_classes]
+    return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, settings, NEAR, FORMAT], 8)}")
 
 
 def _write(
@@ -417,29 +432,64 @@ def _write(
                 columns[f"{search.task.setting}/{protocol}/{mode}/{metric}"] = column
     by_class = {mode: each[0] for mode, each in evaluations.items()}
     asked = sketches.where(searches[0].queries)
-    names = _names(searches[0].task, asked)
+    first = photos.where(searches[0].gallery)
+    names = _names(searches[0].task, asked, first)
     protocol = searches[0].task.protocols[0]
     per_class = [
         {"mode": mode, **row}
         for mode, found in by_class.items()
-        if "mAP_all" in found.task.metrics
+        if _whole(found)
         for row in found.per_class(protocol, "mAP_all", names)
     ]
-    default, first = next(iter(by_class.values())), photos.where(searches[0].gallery)
+    default = next(iter(by_class.values()))
+    curves = {mode: found.precision_recall().tolist() for mode, found in by_class.items() if _whole(found)}
+    storage.write_json(storage.join(folder, CURVES), curves)
+    shares = _confusion(default, len(names))
+    storage.write_json(
+        storage.join(folder, CONFUSION),
+        [
+            {"class": names[i], "found": names[j], "share": float(shares[i, j])}
+            for i, j in zip(*np.nonzero(shares), strict=True)
+        ],
+    )
+    known = np.flatnonzero(shares.any(0) | shares.any(1))
+    pictures = {
+        **({"precision-recall.png": charts.precision_recall(curves)} if curves else {}),
+        "confusion.png": charts.confusion(shares[np.ix_(known, known)], [names[i] for i in known], SHOWN),
+    }
+    for name, png in pictures.items():
+        storage.write_bytes(storage.join(folder, CHARTS, name), png)
     for name, png in sheets.retrieval_sheets(default, images, source, asked, first).items():
         storage.write_bytes(storage.join(folder, SHEETS, name), png)
+    found_first = {mode: first.id[found.top.indices[:, :SHOWN].numpy()].tolist() for mode, found in by_class.items()}
+    top = pa.table({"id": asked.id, **found_first}).sort_by("id")
+    storage.write_bytes(storage.join(folder, TOP), shards.encode_part(top, row_group=4096))
     by_id = pa.table(columns).sort_by("id")  # one order for whatever was evaluated on these queries
     storage.write_bytes(storage.join(folder, QUERIES), shards.encode_part(by_id, row_group=4096))
     storage.write_json(storage.join(folder, PER_CLASS), [_finite(row) for row in per_class])
     storage.write_json(storage.join(folder, REPORT), [_finite(row) for row in rows])
     settings = list(dict.fromkeys(search.task.setting for search in searches))
-    shards.write_manifest(folder, {"method": method, **provenance, "settings": settings})
+    shards.write_manifest(folder, {"method": method, **provenance, "images": images, "settings": settings})
 
 
-def _names(task: Task, sketches: Members) -> list[str]:
-    """Names of the query groups by their id."""
-    named = dict(zip(task.query_groups.tolist(), sketches.category, strict=True))
-    return [str(named.get(group, "")) for group in range(max(named) + 1)]
+def _whole(found: Evaluation) -> bool:
+    """Not a shortlist."""
+    return "mAP_all" in found.task.metrics
+
+
+def _confusion(found: Evaluation, classes: int) -> np.ndarray:
+    """float64 [classes, classes]: of the first photos for a sketch of a class (row), the share of each class."""
+    top = found.task.gallery_labels[found.top.indices[:, :SHOWN]]
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (found.task.query_labels[:, None].expand_as(top).numpy(), top.numpy()), 1)
+    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def _names(task: Task, sketches: Members, photos: Members) -> list[str]:
+    """Names of the classes by their label."""
+    named = dict(zip(task.gallery_labels.tolist(), photos.category, strict=True))
+    named |= dict(zip(task.query_labels.tolist(), sketches.category, strict=True))
+    return [str(named.get(label, "")) for label in range(max(named) + 1)]
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 from pipelines import storage
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.progress import say
-from pipelines.tracking.models import log_model
+from pipelines.tracking.models import log_model, requirements
 from pipelines.tracking.store import TRACKED, Store, TrackingError, shown, translated
 
 RUN_ID = "mlflow.json"
@@ -222,12 +222,13 @@ def _log_dataset(store: Store, run_id: str, name: str, fingerprint: str, source:
     store.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
 
-def _log_history(store: Store, run_id: str, history: list[dict[str, float]]) -> None:
+def _log_history(store: Store, run_id: str, history: list[dict[str, float]], **of: str) -> None:
+    """of: `model_id`, and `dataset_name` and `dataset_digest`, that the metrics are also found by."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
     metrics = [
-        Metric(key, value, now, int(event["step"]))
+        Metric(key, value, now, int(event["step"]), **of)
         for event in history
         for key, value in event.items()
         if key not in ("step", "total")
@@ -236,8 +237,8 @@ def _log_history(store: Store, run_id: str, history: list[dict[str, float]]) -> 
         store.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
 
 
-def _log_metrics(store: Store, run_id: str, metrics: dict[str, float]) -> None:
-    _log_history(store, run_id, [{"step": 0, **metrics}])
+def _log_metrics(store: Store, run_id: str, metrics: dict[str, float], **of: str) -> None:
+    _log_history(store, run_id, [{"step": 0, **metrics}], **of)
 
 
 def _last_step(store: Store, run_id: str) -> int:
@@ -258,6 +259,7 @@ def _evaluation_run(
     store: Store, setting: str, rows: list[dict[str, Any]], report: str, trained: dict[str, Any]
 ) -> str:
     client, first = store.client, rows[0]
+    manifest = storage.read_json(storage.join(report, "manifest.json"))
     tags = {
         "zse.kind": "evaluation",
         "zse.method": first["method"],
@@ -268,24 +270,49 @@ def _evaluation_run(
         "zse.checkpoint_hash": first["checkpoint_hash"],
         "zse.training_run": trained.get("run", ""),
         "zse.model": trained.get("model", ""),
+        "zse.command": shown(" ".join(sys.argv)),
         "mlflow.source.name": "zse evaluate",
         **_git(),
     }
     name = f"evaluate {report.rsplit('/', 1)[1]}"
     run_id = client.create_run(store.experiment(setting), run_name=name, tags=tags).info.run_id
-    _log_metrics(store, run_id, _summary(rows))
-    _log_dataset(store, run_id, setting, first["dataset_fingerprint"], report, "evaluation")
-    per_class = storage.read_json(storage.join(report, "per_class.json"))
-    if per_class:
-        client.log_table(run_id, {k: [row[k] for row in per_class] for k in per_class[0]}, "per_class.json")
+    fingerprint = first["dataset_fingerprint"]
+    of = {"dataset_name": setting, "dataset_digest": fingerprint[:8]}
+    _log_dataset(store, run_id, setting, fingerprint, report, "evaluation")
+    _log_metrics(store, run_id, _summary(rows), **of, **({"model_id": trained["model"]} if trained else {}))
     client.log_dict(run_id, {"rows": rows}, "report.json")
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in sorted(storage.names(storage.join(report, "sheets"))):
-            path = Path(temporary) / name
-            path.write_bytes(storage.read_bytes(storage.join(report, "sheets", name)))
-            client.log_artifact(run_id, str(path), "sheets")
+    client.log_text(run_id, "\n".join(requirements()) + "\n", "requirements.txt")
+    if setting == manifest["settings"][0]:
+        _log_tables(store, run_id, report)
     client.set_terminated(run_id)
     return run_id
+
+
+def _log_tables(store: Store, run_id: str, report: str) -> None:
+    """What a report has of its first setting, the unseen classes by class: tables, curves, costs, pictures."""
+    client = store.client
+    for row in _table(report, "costs.json"):
+        costs = {key: row[key] for key in ("gflop_pair", "bytes_photo", "ms_query_1000")}
+        _log_metrics(store, run_id, {f"cost/{row['mode']}/{key}": value for key, value in costs.items()})
+        client.set_tag(run_id, "zse.device", row["device"])
+    for mode, curve in (_table(report, "curves.json") or {}).items():
+        steps = [{"step": 10 * i, f"precision_at_recall/{mode}": value} for i, value in enumerate(curve)]
+        _log_history(store, run_id, steps)
+    for file in ("per_class.json", "confusion.json", "costs.json"):
+        if table := _table(report, file):
+            client.log_table(run_id, {k: [row[k] for row in table] for k in table[0]}, file)
+    with tempfile.TemporaryDirectory() as temporary:
+        for folder in ("sheets", "charts"):
+            for name in sorted(storage.names(storage.join(report, folder))):
+                path = Path(temporary) / name
+                path.write_bytes(storage.read_bytes(storage.join(report, folder, name)))
+                client.log_artifact(run_id, str(path), folder)
+
+
+def _table(report: str, name: str) -> Any:
+    """A table of a report, if it has it: reference rows have no costs."""
+    url = storage.join(report, name)
+    return storage.read_json(url) if storage.exists(url) else []
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -59,6 +59,19 @@ def test_a_run_is_tracked_once_with_everything_a_reader_needs(tmp_path: Path) ->
         "typical.png",
         "bad.png",
     }
+    assert {"confusion.json", "costs.json", "requirements.txt", "charts"} <= artifacts
+    assert {Path(a.path).name for a in client.list_artifacts(ours.info.run_id, "charts")} == {
+        "precision-recall.png",
+        "confusion.png",
+    }
+    curve = [m.value for m in client.get_metric_history(ours.info.run_id, "precision_at_recall/ret")]
+    assert len(curve) == 11 and curve == sorted(curve, reverse=True) and 0 < curve[-1] < curve[0] <= 1
+    assert ours.data.metrics["cost/ret/gflop_pair"] == pytest.approx(2 * 16e-9), "a product of 16 numbers"
+    assert ours.data.metrics["cost/ret/bytes_photo"] == 64 and ours.data.metrics["cost/ret/ms_query_1000"] > 0
+    key = f"{setting}/plain/ret/mAP_all"
+    (found,) = client.search_logged_models([training.info.experiment_id], filter_string=f"metrics.`{key}` > 0")
+    (metric,) = [m for m in found.metrics if m.key == key]
+    assert (metric.dataset_name, metric.value) == (setting, pytest.approx(out.rows()[0]["value"]))
     # The fine-grained setting is an experiment of its own.
     assert any("-fg." in e.name for e in client.search_experiments())
 

@@ -1,0 +1,42 @@
+"""Charts of a report, as PNG: precision over recall, and which classes are taken for which."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+RECALLS = np.linspace(0, 1, 11)
+
+
+def precision_recall(curves: Mapping[str, Sequence[float]]) -> bytes:
+    """curves: by mode, the mean interpolated precision at recall 0, 0.1, ..., 1."""
+    figure = Figure(figsize=(5.5, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for mode, precision in curves.items():
+        axes.plot(RECALLS, precision, marker="o", markersize=3, label=mode)
+    axes.set(xlabel="recall", ylabel="interpolated precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def confusion(shares: np.ndarray, names: Sequence[str], first: int) -> bytes:
+    """shares: [c, c], of the first photos for sketches of a class (row) those of each class (column)."""
+    side = 2.2 + 0.24 * len(names)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set(xlabel=f"of the first {first} photos", ylabel="sketch")
+    figure.colorbar(picture, ax=axes, shrink=0.8)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

@@ -196,6 +196,38 @@ def search(
     _last(f"Drawn in {out}", f"zse search {inputs} --top 50 {more}".rstrip())
 
 
+@app.command()
+def compare(
+    first: Annotated[
+        str, typer.Argument(help="A report, a checkpoint, models:/NAME@ALIAS, or the id of an MLflow run.")
+    ],
+    others: Annotated[list[str], typer.Argument(help="What is compared with it; may be several.")],
+    workspace: Workspace = WORKSPACE,
+    metric: Annotated[str | None, typer.Option("--metric", help="Only this one, such as mAP_all.")] = None,
+    mode: Annotated[str | None, typer.Option("--mode", help="Only this retrieval mode.")] = None,
+    setting: Annotated[str | None, typer.Option("--setting", help="Only settings that begin like this.")] = None,
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="The folder or URL for compare.json and pictures.")
+    ] = "compared",
+) -> None:
+    """Is one model better than another? Paired on the same queries: difference, interval, p, classes won and lost.
+
+    Reads the reports of `zse evaluate`; of a checkpoint those that MLflow knows. Draws the queries that differ most.
+
+    Example: `zse compare models:/zse@champion models:/zse@challenger --metric mAP_all`
+    """
+    from pipelines.jobs.compare import compare_all
+
+    found = compare_all(first, others, workspace, out, metric=metric, mode=mode, setting=setting)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for one in found:
+        console.print(one)
+    _last(
+        f"{out}/compare.json, and pictures beside it",
+        f"zse explain --sketch FILE --photo FILE --checkpoint {others[0]}",
+    )
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file or URL.")],

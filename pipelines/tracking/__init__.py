@@ -1,6 +1,6 @@
 """MLflow: the only package that knows it."""
 
-from pipelines.tracking.models import checkpoint_of
+from pipelines.tracking.models import checkpoint_of, reports_of
 from pipelines.tracking.runs import TrainingRun, deliver_evaluation, deliver_training, metric_key
 from pipelines.tracking.store import Store, TrackingError, tracking_uri, ui_command
 
@@ -12,6 +12,7 @@ __all__ = [
     "deliver_evaluation",
     "deliver_training",
     "metric_key",
+    "reports_of",
     "tracking_uri",
     "ui_command",
 ]

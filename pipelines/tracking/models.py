@@ -101,6 +101,42 @@ def checkpoint_of(name: str, workspace: str, configured: str | None = None) -> s
     return url if url and _digest(url) == digest else _copied(store, name, model, digest, workspace)
 
 
+def reports_of(name: str, workspace: str, configured: str | None = None) -> list[str]:
+    """The reports that a name means: a report's folder, an evaluation's run id, or all that MLflow knows of a
+    training's run id, a checkpoint's folder or a registered name; the newest first.
+
+    Raises TrackingError where there is none.
+    """
+    if storage.exists(storage.join(name, "report.json")) and storage.exists(storage.join(name, "queries.parquet")):
+        return [storage.absolute(name)]
+    store = Store.at(workspace, configured)
+    with translated():
+        if re.fullmatch(r"[0-9a-f]{32}", name):
+            tags = store.client.get_run(name).data.tags
+            if report := tags.get("zse.report"):
+                return [report]
+            name = tags.get("zse.checkpoint", name)
+        checkpoint = checkpoint_of(name, workspace, configured)
+        digest = _digest(checkpoint)
+        if digest is None:
+            raise TrackingError(
+                f"{name} is no report, no checkpoint and no run. Allowed: the folder of a report or checkpoint, "
+                "models:/NAME@ALIAS, or the id of an MLflow run"
+            )
+        found = _evaluations(store, digest)
+    reports = list(dict.fromkeys(run.data.tags["zse.report"] for run in found))
+    if not reports:
+        raise TrackingError(f"No evaluation of {name} is tracked in {shown(store.uri)}. Run `zse evaluate` first")
+    return reports
+
+
+def _evaluations(store: Store, checkpoint_hash: str) -> list[Any]:
+    """The evaluation runs of a checkpoint in all experiments, the newest first."""
+    experiments = [e.experiment_id for e in store.client.search_experiments(max_results=1000)]
+    asked = f"tags.`zse.kind` = 'evaluation' and tags.`zse.checkpoint_hash` = '{checkpoint_hash}'"
+    return list(store.client.search_runs(experiments, asked, max_results=1000, order_by=["attributes.start_time DESC"]))
+
+
 def _logged_model(store: Store, name: str) -> Any:
     parts = NAMES.fullmatch(name)
     if not parts:

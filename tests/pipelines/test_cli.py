@@ -46,6 +46,7 @@ def test_help_teaches_every_verb() -> None:
         "train",
         "embed",
         "evaluate",
+        "compare",
         "search",
         "explain",
         "run",

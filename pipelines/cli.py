@@ -204,7 +204,9 @@ def compare(
     others: Annotated[list[str], typer.Argument(help="What is compared with it; may be several.")],
     workspace: Workspace = WORKSPACE,
     metric: Annotated[str | None, typer.Option("--metric", help="Only this one, such as mAP_all.")] = None,
-    mode: Annotated[str | None, typer.Option("--mode", help="Only this retrieval mode.")] = None,
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="Only this one; ret,fused: the first's ret, the others' fused.")
+    ] = None,
     setting: Annotated[str | None, typer.Option("--setting", help="Only settings that begin like this.")] = None,
     out: Annotated[
         str, typer.Option("--out", "-o", help="The folder or URL for compare.json and pictures.")

@@ -76,28 +76,28 @@ def compare(
 ) -> list[Compared]:
     """Everything that both reports measured on the same queries, or what of it is asked for.
 
-    Modes are compared with themselves; where the two have none in common, the first mode of each. Raises ValueError
-    for reports of other queries, or where nothing is left to compare.
+    Modes are compared with themselves, or as asked: `ret,fused` is the first's ret and the second's fused. Without a
+    mode in common it is the first mode of each. Raises ValueError for reports of other queries, or with nothing to
+    compare.
     """
     a, b = Queries(first), Queries(second)
     ours, theirs = set(a.keys()), set(b.keys())
-    pairs = [(key, key) for key in a.keys() if key in theirs]
-    if not pairs:
-        one, other = ([key[2] for key in side.keys()] for side in (a, b))
-        pairs = [
-            (key, (*key[:2], other[0], key[3]))
-            for key in a.keys()
-            if one and other and key[2] == one[0] and (*key[:2], other[0], key[3]) in theirs
-        ]
+    one, _, other = (mode or "").partition(",")
+    pairs = [(key, (*key[:2], other or key[2], key[3])) for key in a.keys()]
+    pairs = [(x, y) for x, y in pairs if y in theirs]
+    if not pairs and mode is None:
+        modes = [next((key[2] for key in side.keys()), "") for side in (a, b)]
+        pairs = [(x, (*x[:2], modes[1], x[3])) for x in a.keys() if x[2] == modes[0]]
+        pairs = [(x, y) for x, y in pairs if y in theirs]
     if not pairs:
         raise ValueError(
-            f"{first.name} and {second.name} measured nothing in common: settings {_settings(ours)} and "
-            f"{_settings(theirs)}. Evaluate both on the same data: zse evaluate --checkpoint ... --experiment ..."
+            f"{first.name} and {second.name} measured nothing in common: {_measured(ours)} and {_measured(theirs)}. "
+            "Evaluate both on the same data: zse evaluate --checkpoint ... --experiment ..."
         )
     asked = [
         (x, y)
         for x, y in pairs
-        if metric in (None, x[3]) and mode in (None, x[2]) and (setting is None or x[0].startswith(setting))
+        if metric in (None, x[3]) and one in ("", x[2]) and (setting is None or x[0].startswith(setting))
     ]
     if not asked:
         known = ", ".join(sorted({"/".join(x) for x, _ in pairs}))
@@ -133,8 +133,8 @@ def by_class_difference(categories: np.ndarray, difference: np.ndarray) -> dict[
     }
 
 
-def _settings(keys: set[tuple[str, ...]]) -> str:
-    return ", ".join(sorted({key[0] for key in keys})) or "none"
+def _measured(keys: set[tuple[str, ...]]) -> str:
+    return ", ".join(sorted({"/".join(key[:3]) for key in keys})) or "nothing"
 
 
 def difference_sheet(first: Report, second: Report, compared: Compared) -> bytes:

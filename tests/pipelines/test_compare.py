@@ -60,6 +60,9 @@ def test_a_comparison_is_of_the_same_queries_by_class(two: tuple[Path, Outputs, 
 def test_a_model_is_as_good_as_itself(two: tuple[Path, Outputs, Outputs]) -> None:
     _, one, _ = two
     report = Report("a", one.reports["global"])
+    assert compare(report, report, mode="ret,ret") == compare(report, report, mode="ret")
+    with pytest.raises(ValueError, match="a and a measured nothing in common: .*/plain/ret"):
+        compare(report, report, mode="ret,fused")
     for found in compare(report, report):
         assert found.difference.value == 0 and found.difference.p == 1
         assert found.classes[0] == found.classes[2] == 0 < found.classes[1]

@@ -31,10 +31,11 @@ from benchmarks.world import REAL
 from pipelines import shards
 from pipelines.catalog.folder import FolderConfig
 from pipelines.config import ExperimentConfig, load_experiment
-from pipelines.jobs.run import Outputs, evaluate_checkpoint, per_query, run
+from pipelines.jobs.run import Outputs, evaluate_checkpoint, run
 from pipelines.members import read_members, read_pictures
 from pipelines.pictures import decode_pixels
 from pipelines.progress import say
+from pipelines.queries import Queries
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.metrics import bootstrap_interval, paired_difference
 from zse_model.faithfulness import curves, orders
@@ -302,15 +303,16 @@ def configured(row: Row, seed: int, workspace: str) -> ExperimentConfig:
 def recorded(out: Outputs, name: str) -> dict[str, Any]:
     """Result rows, and each query's own values: `ret/mAP_all` by class, `fg:ret/acc_1` by instance,
     `generalised:ret/mAP_all` beside held-back photos."""
-    queries, kept = per_query(out.reports[name]), {}
-    for column, values in queries.items():
+    queries, kept = Queries(out.reports[name]), {}
+    for column in queries.keys:
         setting, *rest = column.split("/")
-        if rest and rest[0] == "plain" and rest[2] in KEPT:
+        if rest[0] == "plain" and rest[2] in KEPT:
             kind = re.search(r"-(fg|fg-class|fg-all|generalised)\.[0-9a-f]{8}$", setting)
             key = (f"{kind[1]}:" if kind else "") + f"{rest[1]}/{rest[2]}"
-            kept[key] = [None if v is None or np.isnan(v) else round(v, 5) for v in values]
+            kept[key] = [None if np.isnan(v) else round(v, 5) for v in queries.values(column).tolist()]
     rows = [{k: r[k] for k in COLUMNS} for r in out.rows()]
-    return {"category": queries["category"], "instance": queries["instance"], "rows": rows, "per_query": kept}
+    of = {"category": queries.category.tolist(), "instance": queries.instance.tolist()}
+    return {**of, "rows": rows, "per_query": kept}
 
 
 def across(config: ExperimentConfig, checkpoint: str, workspace: str) -> tuple[Outputs, str]:

@@ -1,6 +1,6 @@
 """compare: reports of the same queries, pair by pair. What is better, by how much, and where.
 
-    <out>/compare.json  compare.png
+    <out>/compare.json  compare-1.png: the first with the second, compare-2.png: with the third, ...
 
 A difference is tested on the queries that both answered, resampled by class (by photo for fine-grained retrieval), as
 the intervals of a report are. The picture shows the queries of the unseen classes whose average precision differs most.
@@ -8,19 +8,19 @@ the intervals of a report are. The picture shows the queries of the unseen class
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 
 from pipelines import shards, storage
-from pipelines.jobs.evaluate import QUERIES, TOP
+from pipelines.jobs.evaluate import TOP
 from pipelines.members import read_members
+from pipelines.queries import Queries, difference
 from pipelines.sheets import Row, decode_all, draw_sheet
-from zse_model.evaluation.metrics import PairedDifference, paired_difference
+from zse_model.evaluation.metrics import PairedDifference
 
 KEYS = ("setting", "protocol", "mode", "metric")
 SHOWN = 4  # queries that gain most, and as many that lose most
@@ -50,27 +50,6 @@ class Compared:
     """In how many the second is better, equal, worse."""
 
 
-class Queries:
-    """The columns of a report's queries.parquet."""
-
-    def __init__(self, report: Report) -> None:
-        if not storage.exists(storage.join(report.folder, QUERIES)):
-            raise storage.StorageError(f"{report.name}: {report.folder} is no report, it has no {QUERIES}")
-        self.report = report
-        self.columns: dict[str, Any] = shards.open_part(storage.join(report.folder, QUERIES)).read().to_pydict()
-
-    def keys(self) -> list[tuple[str, ...]]:
-        return [tuple(name.split("/")) for name in self.columns if name.count("/") == len(KEYS) - 1]
-
-    def values(self, key: Sequence[str]) -> torch.Tensor:
-        return torch.tensor(self.columns["/".join(key)], dtype=torch.float64)
-
-    def groups(self, setting: str) -> np.ndarray:
-        """What a query is resampled with: its class, or its photo for fine-grained retrieval."""
-        column = "instance" if setting.rpartition(".")[0].partition("-fg")[1] else "category"
-        return np.asarray([str(value) for value in self.columns[column]])
-
-
 def compare(
     first: Report, second: Report, *, metric: str | None = None, mode: str | None = None, setting: str | None = None
 ) -> list[Compared]:
@@ -80,18 +59,18 @@ def compare(
     mode in common it is the first mode of each. Raises ValueError for reports of other queries, or with nothing to
     compare.
     """
-    a, b = Queries(first), Queries(second)
-    ours, theirs = set(a.keys()), set(b.keys())
+    a, b = Queries(first.folder), Queries(second.folder)
+    mine = [_parts(key) for key in a.keys]
+    theirs = {_parts(key) for key in b.keys}
     one, _, other = (mode or "").partition(",")
-    pairs = [(key, (*key[:2], other or key[2], key[3])) for key in a.keys()]
+    pairs = [(key, (*key[:2], other or key[2], key[3])) for key in mine]
+    if mode is None and not theirs & set(mine):
+        modes = [next((_parts(key)[2] for key in side.keys), "") for side in (a, b)]
+        pairs = [(x, (*x[:2], modes[1], x[3])) for x in mine if x[2] == modes[0]]
     pairs = [(x, y) for x, y in pairs if y in theirs]
-    if not pairs and mode is None:
-        modes = [next((key[2] for key in side.keys()), "") for side in (a, b)]
-        pairs = [(x, (*x[:2], modes[1], x[3])) for x in a.keys() if x[2] == modes[0]]
-        pairs = [(x, y) for x, y in pairs if y in theirs]
     if not pairs:
         raise ValueError(
-            f"{first.name} and {second.name} measured nothing in common: {_measured(ours)} and {_measured(theirs)}. "
+            f"{first.name} and {second.name} measured nothing in common: {_measured(mine)} and {_measured(theirs)}. "
             "Evaluate both on the same data: zse evaluate --checkpoint ... --experiment ..."
         )
     asked = [
@@ -104,24 +83,54 @@ def compare(
         raise ValueError(
             f"Nothing of both is setting {setting}, mode {mode}, metric {metric}. Of both there is {known}"
         )
-    if a.columns["id"] != b.columns["id"]:
-        raise ValueError(
-            f"{first.name} and {second.name} are of different queries, {len(a.columns['id'])} and "
-            f"{len(b.columns['id'])}: only the same ones can be paired. Evaluate both on the same data"
-        )
     return [_compared(a, b, x, y) for x, y in asked]
+
+
+def compare_reports(
+    first: Sequence[Report],
+    second: Sequence[Report],
+    *,
+    metric: str | None = None,
+    mode: str | None = None,
+    setting: str | None = None,
+) -> list[tuple[tuple[Report, Report], Compared]]:
+    """`compare` of every two that were evaluated on the same, each with where it was found; of what several pairs
+    measured, the first one's. Raises ValueError where nothing of all of them can be compared."""
+    measured = {report.folder: _of(report) for report in (*first, *second)}
+    pairs = [(a, b) for a in first for b in second if measured[a.folder] == measured[b.folder]]
+    found: dict[tuple[str, ...], tuple[tuple[Report, Report], Compared]] = {}
+    refused: ValueError | None = None
+    for pair in pairs or [(first[0], second[0])]:  # the latter says what they lack
+        try:
+            for one in compare(*pair, metric=metric, mode=mode, setting=setting):
+                found.setdefault((one.setting, one.protocol, one.metric, *one.modes), (pair, one))
+        except ValueError as error:
+            refused = refused or error
+    if not found and refused is not None:
+        raise refused
+    return list(found.values())
+
+
+def _of(report: Report) -> tuple[str, str]:
+    """What a report was evaluated on."""
+    manifest = shards.read_manifest(report.folder, "zse evaluate")
+    return manifest["split_hash"], manifest["dataset_fingerprint"]
+
+
+def _parts(key: str) -> tuple[str, ...]:
+    """setting, protocol, mode, metric"""
+    return tuple(key.split("/"))
 
 
 def _compared(a: Queries, b: Queries, x: tuple[str, ...], y: tuple[str, ...]) -> Compared:
     setting, protocol, mode, metric = x
-    ours, theirs = a.values(x), b.values(y)
-    groups = np.unique(a.groups(setting), return_inverse=True)[1]
-    difference = paired_difference(theirs, ours, torch.tensor(groups))
-    by_class = by_class_difference(np.asarray(a.columns["category"]), (theirs - ours).numpy())
-    signs = np.sign(list(by_class.values()))
+    key, other = "/".join(x), "/".join(y)
+    found = difference(b, a, other, key)
+    ours, theirs = a.values(key), b.values(other)
+    signs = np.sign(list(by_class_difference(a.category, (theirs - ours).numpy()).values()))
     classes = int((signs > 0).sum()), int((signs == 0).sum()), int((signs < 0).sum())
     means = float(ours.nanmean()), float(theirs.nanmean())
-    return Compared(setting, protocol, metric, (mode, y[2]), means, difference, classes)
+    return Compared(setting, protocol, metric, (mode, y[2]), means, found, classes)
 
 
 def by_class_difference(categories: np.ndarray, difference: np.ndarray) -> dict[str, float]:
@@ -133,7 +142,7 @@ def by_class_difference(categories: np.ndarray, difference: np.ndarray) -> dict[
     }
 
 
-def _measured(keys: set[tuple[str, ...]]) -> str:
+def _measured(keys: Iterable[tuple[str, ...]]) -> str:
     return ", ".join(sorted({"/".join(key[:3]) for key in keys})) or "nothing"
 
 
@@ -141,30 +150,36 @@ def difference_sheet(first: Report, second: Report, compared: Compared) -> bytes
     """A PNG of the queries that gain most from the first report to the second and of those that lose most, two lines
     a query: what the first found, what the second found.
     """
-    a, b = Queries(first), Queries(second)
-    x, y = ((compared.setting, compared.protocol, mode, compared.metric) for mode in compared.modes)
-    gained = (b.values(y) - a.values(x)).numpy()
-    ranked = np.argsort(-np.nan_to_num(gained, nan=0.0), kind="stable")
+    sides = [Queries(first.folder), Queries(second.folder)]
+    keys = ["/".join((compared.setting, compared.protocol, mode, compared.metric)) for mode in compared.modes]
+    values = [queries.values(key).numpy() for queries, key in zip(sides, keys, strict=True)]
+    ranked = np.argsort(-np.nan_to_num(values[1] - values[0], nan=0.0), kind="stable")
     half = min(SHOWN, len(ranked) // 2)
     chosen = [*ranked[:half], *ranked[len(ranked) - half :]]
+    ids: list[str] = sides[0].id.tolist()
+    category = sides[0].category
+    tops = [_first_photos(side, mode) for side, mode in zip((first, second), compared.modes, strict=True)]
+    wanted = list(
+        dict.fromkeys(id for query in chosen for id in (ids[query], *(p for top in tops for p in top[ids[query]])))
+    )
     images = shards.read_manifest(first.folder, "zse evaluate")["images"]
     source = shards.read_manifest(images, "zse ingest")
     everyone = read_members(images, source)
     at = {id: i for i, id in enumerate(everyone.id)}
-    tops = [_first_photos(side, mode) for side, mode in zip((first, second), compared.modes, strict=True)]
+    decoded = decode_all(images, source, everyone, np.array([at[id] for id in wanted]))
+    pictures = dict(zip(wanted, decoded, strict=True))
     rows = []
     for query in chosen:
-        id, category = a.columns["id"][query], a.columns["category"][query]
-        (drawn,) = decode_all(images, source, everyone, np.array([at[id]]))
-        for side, top, queries, key in zip((1, 2), tops, (a, b), (x, y), strict=True):
-            photos = np.array([at[photo] for photo in top[id]])
+        for side, (top, scored) in enumerate(zip(tops, values, strict=True), start=1):
+            photos = top[ids[query]]
+            names = [str(everyone.category[at[photo]]) for photo in photos]
             rows.append(
                 Row(
-                    drawn,
-                    f"{side}: {queries.columns['/'.join(key)][query]:.2f} {category}",
-                    decode_all(images, source, everyone, photos),
-                    [str(everyone.category[photo]) for photo in photos],
-                    [bool(everyone.category[photo] == category) for photo in photos],
+                    pictures[ids[query]],
+                    f"{side}: {scored[query]:.2f} {category[query]}",
+                    [pictures[photo] for photo in photos],
+                    names,
+                    [name == category[query] for name in names],
                 )
             )
     return draw_sheet(rows)

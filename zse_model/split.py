@@ -195,7 +195,8 @@ class ZeroShotSplit:
     pseudo_unseen: seen classes kept out of training, on which everything is chosen.
     held_back: share of the seen classes' instances kept out of training, for the generalised and seen-class settings.
 
-    Raises ValueError for an empty or doubled class, one that is both seen and unseen, an unknown pseudo-unseen class.
+    A split that is only tested on may have no seen classes. Raises ValueError for an empty or doubled class, one that
+    is both seen and unseen, an unknown pseudo-unseen class.
     Aliases across seen and unseen (`conflicts`) are no error: published lists have them and stay verbatim.
     """
 
@@ -216,14 +217,14 @@ class ZeroShotSplit:
             names = [normalise_name(c) for c in classes]
             if doubled := [c for c, n in zip(classes, names, strict=True) if not n or names.count(n) > 1]:
                 raise ValueError(f"Split {self.name!r}: empty or duplicate classes in {field}: {doubled}")
-        if not self.seen or not self.unseen:
-            raise ValueError(f"Split {self.name!r}: {len(self.seen)} seen and {len(self.unseen)} unseen classes")
+        if not self.unseen:
+            raise ValueError(f"Split {self.name!r} has no unseen classes: there is nothing to test on")
         seen = {normalise_name(c) for c in self.seen}
         if both := [c for c in self.unseen if normalise_name(c) in seen]:
             raise ValueError(f"Split {self.name!r}: classes are both seen and unseen: {both}")
         if unknown := sorted(set(self.pseudo_unseen) - set(self.seen)):
             raise ValueError(f"Split {self.name!r}: pseudo_unseen classes are not among the seen: {unknown}")
-        if len(self.pseudo_unseen) == len(self.seen):
+        if self.seen and len(self.pseudo_unseen) == len(self.seen):
             raise ValueError(f"Split {self.name!r}: all {len(self.seen)} seen classes are pseudo_unseen: none to train")
         if not 0 <= self.held_back < 1:
             raise ValueError(f"Split {self.name!r}: held_back is {self.held_back}, allowed are shares in [0, 1)")
@@ -240,6 +241,13 @@ class ZeroShotSplit:
     def with_pseudo_unseen(self, count: int, seed: int) -> ZeroShotSplit:
         """This split with `count` other pseudo-unseen classes, as `draw_classes` does."""
         return replace(self, pseudo_unseen=draw_classes(self.seen, count, seed) if count else ())
+
+    def for_selection(self) -> ZeroShotSplit:
+        """The split that tests on the pseudo-unseen classes, to choose by. Raises ValueError where there are none."""
+        if not self.pseudo_unseen:
+            raise ValueError(f"Split {self.name!r} has no pseudo-unseen classes. Raise dataset.pseudo_unseen")
+        name = f"{self.name}-selection"
+        return replace(self, name=name, seen=self.training, unseen=self.pseudo_unseen, pseudo_unseen=())
 
     @property
     def digest(self) -> str:

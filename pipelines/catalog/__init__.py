@@ -78,10 +78,17 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     present = {normalise_name(category): category for category in sorted(categories)}
     if len(present) < len(set(categories)):
         raise ValueError(f"Class folders that mean the same class: {_clashes(categories)}. Merge them")
+    if config.use == "selection" and isinstance(config.split, str) and {*config.split.split("+")} & {*split_names()}:
+        raise ValueError(
+            f"dataset.use selection, but dataset.split {config.split!r} is published: its test classes are for "
+            "reports. Choose by pseudo-unseen classes, --set evaluation.classes=pseudo_unseen, or by data of your own"
+        )
     seen: Iterable[str] | None = None
     name, citation = config.name, "custom split"
     if isinstance(config.split, tuple):
         unseen: Iterable[str] = config.split
+    elif config.split == "all":
+        unseen, seen = present, ()
     elif config.split == "synthetic":
         unseen, citation = synthetic.UNSEEN, "zse_model.synthetic.UNSEEN"
     elif "+" in config.split and not storage.exists(config.split):
@@ -96,8 +103,8 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     else:
         if not storage.exists(config.split):
             raise ValueError(
-                f"dataset.split {config.split!r} is neither a built-in split {split_names()} nor random-N nor a file "
-                "that exists"
+                f"dataset.split {config.split!r} is neither a built-in split {split_names()} nor random-N, all, or a "
+                "file that exists"
             )
         lines = storage.read_bytes(config.split).decode("utf-8-sig").splitlines()
         unseen = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

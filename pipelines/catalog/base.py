@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from zse_model.transforms import Modality
 
@@ -48,7 +48,11 @@ class DatasetConfig:
     """In outputs and settings: lower case letters, digits and `_.-`."""
     split: str | tuple[str, ...]
     """A built-in split; several with + between them, whose unseen classes all stay unseen, also by alias; `random-N`
-    for N unseen classes drawn by `split_seed`; a file (or URL) with one unseen class a line; or a list of them."""
+    for N unseen classes drawn by `split_seed`; a file (or URL) with one unseen class a line; or a list of them. `all`:
+    every class is unseen, the data is for tests only."""
+    use: Literal["report", "selection"] = "report"
+    """What results on its unseen classes may do: be reported, or also decide between models (`zse promote`). Say
+    `selection` before you look, and never of the test classes of a published split."""
     pseudo_unseen: float = 0.1
     """Share of the seen classes that training never touches and everything is chosen on."""
     held_back: float = 0.1

@@ -404,7 +404,7 @@ def test_reading_a_few_drawings_fetches_their_lines_alone(
 def test_real_quick_draw_files() -> None:
     source = SHARED / "data" / "quickdraw_strokes" / "ndjson"
     if not source.is_dir():
-        pytest.skip(f"real Quick, Draw! files are no part of the project, and none are in {source}; drawn ones ran")
+        pytest.skip(f"needs real Quick, Draw! files in {source}; what the tests above drew has their format")
     dataset = create_dataset(config("quickdraw_strokes", str(source), limit=2))
     records = dataset.records()
     assert len({r.category for r in records}) == 344 and "sea turtle" in {r.category for r in records}

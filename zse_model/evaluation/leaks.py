@@ -15,20 +15,27 @@ class LeakError(ValueError):
 
 
 def refuse_leaks(
-    checkpoint: Checkpoint, split: ZeroShotSplit, pictures: Iterable[str] = (), *, verbatim: bool = False
+    checkpoint: Checkpoint,
+    split: ZeroShotSplit,
+    pictures: Iterable[str] = (),
+    *,
+    verbatim: bool = False,
+    selection: bool = False,
 ) -> None:
     """Raise LeakError where the checkpoint saw an unseen class of `split`, or one of `pictures` (hex sha256).
 
-    Classes that were searched to choose the checkpoint count as seen. On the checkpoint's own split, and with
+    Classes that were searched to choose the checkpoint count as seen, but for a result that is itself only to choose by
+    (`selection`: the unseen classes of `ZeroShotSplit.for_selection`). On the checkpoint's own split, and with
     `verbatim`, a class is itself only (published lists stand as they are); else what the alias table calls the same
     thing counts too.
     """
     own = checkpoint.split
-    seen_names = {normalise_name(c) for c in own.seen}
+    known = own.training if selection else own.seen
+    names = {normalise_name(c) for c in known}
     if verbatim or (own.seen, own.unseen) == (split.seen, split.unseen):
-        classes = [(c, c) for c in split.unseen if normalise_name(c) in seen_names]
+        classes = [(c, c) for c in split.unseen if normalise_name(c) in names]
     else:
-        classes = conflicts(own.seen, split.unseen)
+        classes = conflicts(known, split.unseen)
     if classes:
         pairs = ", ".join(f"{a} (seen) = {b} (unseen)" for a, b in classes[:10])
         raise LeakError(

@@ -142,6 +142,52 @@ def paired_difference(
     return PairedDifference(value=float(difference.nanmean()), low=low, high=high, p=p)
 
 
+def difference_of_means(
+    a: Tensor,
+    b: Tensor,
+    groups_a: Tensor,
+    groups_b: Tensor,
+    *,
+    samples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> PairedDifference:
+    """Mean of a minus mean of b, over other queries of the same kind: a data set before and after it changed.
+
+    Groups (classes) are drawn, the same ones for both sides, so that a class that both have cancels. Our design; the
+    interval and p as of `paired_difference`, wider, since queries are not paired; NaN where a side has one group.
+
+    Args: a, b float64 [q], [r], NaN = no value; groups_a, groups_b int64 [q], [r], one number the same class in both.
+    Raises: ValueError for wrong shapes, or if a side has no value.
+    """
+    sides = []
+    for values, groups in ((a, groups_a), (b, groups_b)):
+        if values.shape != groups.shape or values.ndim != 1:
+            raise ValueError(f"values and groups must be [q] alike, got {list(values.shape)} and {list(groups.shape)}.")
+        kept = ~values.isnan()
+        if not bool(kept.any()):
+            raise ValueError(f"No value to average: all {len(values)} queries are NaN (R = 0).")
+        sides.append((values[kept].double().cpu().numpy(), groups[kept].cpu().numpy()))
+    _, numbers = np.unique(np.concatenate([groups for _, groups in sides]), return_inverse=True)
+    total = int(numbers.max()) + 1
+    weights = np.random.default_rng(seed).multinomial(total, np.full(total, 1 / total), size=samples)
+    means, start = [], 0
+    for values, groups in sides:
+        own = numbers[start : start + len(groups)]
+        start += len(groups)
+        drawn = weights @ np.bincount(own, minlength=total)
+        sums = weights @ np.bincount(own, weights=values, minlength=total)
+        means.append(np.divide(sums, drawn, out=np.full(samples, np.nan), where=drawn > 0))
+    difference = means[0] - means[1]
+    value = float(sides[0][0].mean() - sides[1][0].mean())
+    difference = difference[~np.isnan(difference)]  # a draw without any class of one side says nothing
+    if min(len(np.unique(groups)) for _, groups in sides) == 1:
+        return PairedDifference(value=value, low=float("nan"), high=float("nan"), p=float("nan"))
+    low, high = _quantiles(difference, level)
+    tail = (1 + min((difference <= 0).sum(), (difference >= 0).sum())) / (1 + len(difference))
+    return PairedDifference(value=value, low=low, high=high, p=min(1.0, 2 * float(tail)))
+
+
 def _check(relevant: Tensor, num_relevant: Tensor | None, k: int | None) -> None:
     if relevant.dtype != torch.bool or relevant.ndim != 2:
         raise ValueError(f"relevant must be bool [q, k], got {relevant.dtype} {list(relevant.shape)}.")

@@ -50,6 +50,8 @@ class ClusterConfig:
 class EvaluationConfig:
     __pydantic_config__ = {"extra": "forbid"}
 
+    classes: Literal["unseen", "pseudo_unseen"] = "unseen"
+    """What is searched: the unseen classes, or to choose by the pseudo-unseen ones (a setting `-selection`)."""
     protocols: tuple[str, ...] = ("plain", "zse_paper")
     references: tuple[Literal["untrained", "raw_pixels"], ...] = ()
     """Rows to stand beside the methods: their networks before training, and pixels compared as they are."""
@@ -86,6 +88,8 @@ class TrackingConfig:
     enabled: bool = True
     uri: str | None = None
     """MLflow tracking URI; None = MLFLOW_TRACKING_URI, else SQLite in a local workspace."""
+    system_metrics: bool = True
+    """Also how busy each training machine is, every ten seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +111,11 @@ class ExperimentConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    @property
+    def use(self) -> Literal["report", "selection"]:
+        """What the results of its evaluation may do: stand in a report, or also decide between models."""
+        return "selection" if self.evaluation.classes == "pseudo_unseen" else self.dataset.use
 
 
 def experiment_names() -> list[str]:
@@ -157,18 +166,19 @@ def validate(raw: dict[str, Any]) -> ExperimentConfig:
         raise ConfigError(f"methods: name at least one of {sorted(METHODS)}, each with its configuration")
     if unknown := sorted(set(methods) - set(METHODS)):
         raise ConfigError(f"methods: unknown {unknown}. Known methods: {sorted(METHODS)}")
-    raw["methods"] = {n: _adapt(METHODS[n].Config, c or {}, f"methods.{n}.") for n, c in methods.items()}
-    config: ExperimentConfig = _adapt(ExperimentConfig, raw, "")
+    raw["methods"] = {n: read_section(METHODS[n].Config, c or {}, f"methods.{n}.") for n, c in methods.items()}
+    config: ExperimentConfig = read_section(ExperimentConfig, raw, "")
     start = config.start and (config.start if config.start.startswith("models:/") else storage.absolute(config.start))
     return dataclasses.replace(config, backbone=_absolute_weights(config.backbone), start=start)
 
 
 def read_dataset(raw: Mapping[str, Any]) -> DatasetConfig:
     """A data set's configuration from plain values. Raises ConfigError."""
-    return _adapt(Annotated[AnyDatasetConfig, Discriminator("adapter")], dict(raw), f"{raw.get('name')}.")
+    return read_section(Annotated[AnyDatasetConfig, Discriminator("adapter")], dict(raw), f"{raw.get('name')}.")
 
 
-def _adapt(kind: Any, raw: Any, prefix: str) -> Any:
+def read_section(kind: Any, raw: Any, prefix: str) -> Any:
+    """Plain values as a configuration; the prefix stands before a field's name in the error. Raises ConfigError."""
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from zse_model.methods import Encoding, RetrievalMethod
-from zse_model.scoring import count
+from zse_model.scoring import Precision, count
 
 FLOP = 2e10  # that the clock runs for: a third of a second on two cores
 PAIRS = 2**20
@@ -19,14 +19,15 @@ SKETCHES = 8
 
 
 @torch.inference_mode()
-def cost(method: RetrievalMethod, mode: str, sketches: Encoding, photos: Encoding) -> dict[str, Any]:
+def cost(
+    method: RetrievalMethod, mode: str, precision: Precision, sketches: Encoding, photos: Encoding
+) -> dict[str, Any]:
     """Of one of `method.modes`, on the device that the method is on, with some pictures encoded by it.
 
     gflop_pair: of matrix products and attention, pictures prepared; bytes_photo: what is stored and read of a photo;
     ms_query_1000: wall time of one sketch of eight against 1,000 photos, pictures prepared; device: where.
     """
-    scorer = method.scorer(mode)
-    stored = {name: photos[name] for name in scorer.reads}
+    scorer = method.scorer(mode, precision)
     sketch, photo = scorer.prepare(_first(sketches, 1), "sketch"), scorer.prepare(_first(photos, 1), "photo")
     flop = count_flop(lambda: scorer.score(sketch, photo))
     asked = min(SKETCHES, count(sketches))
@@ -45,7 +46,7 @@ def cost(method: RetrievalMethod, mode: str, sketches: Encoding, photos: Encodin
     return {
         "mode": mode,
         "gflop_pair": flop / 1e9,
-        "bytes_photo": sum(value[:1].nbytes for value in stored.values()),
+        "bytes_photo": sum(photos[name][0].nbytes for name in scorer.reads),
         "ms_query_1000": 1e6 * seconds / (asked * against),
         "device": _device(method.device),
     }

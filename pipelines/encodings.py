@@ -40,10 +40,11 @@ def read_ids(folder: str, parts: Sequence[str], modality: str) -> list[str]:
     return [id for table in tables for id in table.filter(pc.field("modality") == modality)["id"].to_pylist()]
 
 
-def read_values(folder: str, part: str, modality: str) -> Encoding:
-    """Everything that was encoded of one modality's pictures in one part, in stored order."""
+def read_values(folder: str, part: str, modality: str, names: Sequence[str] | None = None) -> Encoding:
+    """What was encoded of one modality's pictures in one part, in stored order; None = everything."""
     file = shards.open_part(storage.join(folder, part))
-    shapes = shards.part_extra(file.schema_arrow)["shapes"]
+    stored = shards.part_extra(file.schema_arrow)["shapes"]
+    shapes = {name: stored[name] for name in names or stored}
     table = file.read(columns=["modality", *shapes]).filter(pc.field("modality") == modality)
     return {name: _tensor(table[name], shape) for name, shape in shapes.items()}
 

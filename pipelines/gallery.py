@@ -55,8 +55,7 @@ class Gallery:
 
     def _read(self, part: str, names: Sequence[str]) -> Encoding:
         if self.of_test:
-            values = encodings.read_values(self.folder, part, "photo")
-            return {name: values[name] for name in names}
+            return encodings.read_values(self.folder, part, "photo", names)
         files = {name: storage.join(self.folder, f"{name}-{part}.safetensors") for name in names}
         return {name: load(storage.read_bytes(file))[name] for name, file in files.items()}
 

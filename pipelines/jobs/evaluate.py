@@ -42,6 +42,7 @@ from pipelines.members import (
 )
 from pipelines.pictures import decode_pixels
 from pipelines.progress import say
+from pipelines.queries import QUERIES
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import distilled_units, refuse_leaks
@@ -50,12 +51,12 @@ from zse_model.evaluation.search import order
 from zse_model.explain import has_masks
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.methods.base import rerank_depth
-from zse_model.scoring import count
+from zse_model.scoring import Precision, count
 from zse_model.split import ZeroShotSplit
 
-REPORT, QUERIES, TOP, PER_CLASS, SHEETS = "report.json", "queries.parquet", "top.parquet", "per_class.json", "sheets"
+REPORT, TOP, PER_CLASS, SHEETS = "report.json", "top.parquet", "per_class.json", "sheets"
 CONFUSION, CURVES, COSTS, CHARTS = "confusion.json", "curves.json", "costs.json", "charts"
-FORMAT = 2  # of a report: one of another is made again
+FORMAT = 3  # of a report: one of another is made again
 SHOWN = 10  # photos of a query that are kept by name, and that the confusion of classes looks at
 EMBEDDING_TILE = 512  # queries scored at once where a score is one dot product
 
@@ -87,12 +88,13 @@ def evaluate(
     folder = _folder(config, workspace, encodings.rsplit("/", 1)[1], {**embedded, "split": split.digest})
     if shards.has_manifest(folder):
         return folder
-    distractors = config.evaluation.distractors
+    distractors, selection = config.evaluation.distractors, config.evaluation.classes == "pseudo_unseen"
     sketches, photos = (read_encodings(encodings, m, source) for m in ("sketch", "photo"))
     seen_classes = config.evaluation.seen_classes
     encoded = (e.members for e in (sketches, photos))
     tested = [sha for members in encoded for sha in leakable(members, split, distractors, seen_classes=seen_classes)]
-    refuse_leaks(checkpoint, split, tested, verbatim=stands_verbatim(checkpoint.split, split))
+    verbatim = stands_verbatim(checkpoint.split, split)
+    refuse_leaks(checkpoint, split, tested, verbatim=verbatim, selection=selection)
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
     gallery = matrices.gallery
     everyone = read_members(images, source) if "drawn" in distractors else None
@@ -110,14 +112,9 @@ def evaluate(
             evaluations[mode] = _evaluate(
                 matrices.rows(mode, _union(searches, best, len(sketches.members))), searches, mode, best
             )
-    provenance = {
-        "split": split.name,
-        "split_hash": split.digest,
-        "dataset_fingerprint": source["fingerprint"],
-        "checkpoint_hash": embedded["checkpoint_hash"],
-        "checkpoint": checkpoint.training["run"],
-        "distilled_test_units": distilled_units(checkpoint, split),
-    }
+    provenance = _provenance(config, split, source["fingerprint"], embedded["checkpoint_hash"])
+    provenance["checkpoint"] = checkpoint.training["run"]
+    provenance["distilled_test_units"] = distilled_units(checkpoint, split)
     if told := provenance["distilled_test_units"]:
         say(
             f"{method} was distilled from {told} ImageNet units that name test classes of {split.name}; the rows say so"
@@ -128,8 +125,12 @@ def evaluate(
         found = _explanations(checkpoint.method, evaluations[shown][0], images, source, queries, first)
         for name, png in found.items():
             storage.write_bytes(storage.join(folder, SHEETS, name), png)
-    storage.write_json(storage.join(folder, COSTS), _costs(checkpoint.method, encodings, modes))
-    _write(folder, images, source, searches, evaluations, sketches.members, gallery, method, provenance)
+    storage.write_json(
+        storage.join(folder, COSTS), _costs(checkpoint.method, encodings, modes, config.evaluation.precision)
+    )
+    key = report_key(config, split, source["fingerprint"], embedded["checkpoint_hash"])
+    of = {"report_key": key, "images": images, "encodings": encodings}
+    _write(folder, of, source, searches, evaluations, sketches.members, gallery, method, provenance)
     return folder
 
 
@@ -151,23 +152,17 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
     searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members, everyone)
     searches = without_repeated(searches, images, source, photos.members)
     evaluations = {"ret": _evaluate(scores.split(EMBEDDING_TILE), searches, "ret")}
-    provenance = {
-        "split": split.name,
-        "split_hash": split.digest,
-        "dataset_fingerprint": source["fingerprint"],
-        "checkpoint_hash": "none",
-        "checkpoint": "none",
-        "distilled_test_units": 0,
-    }
-    _write(folder, images, source, searches, evaluations, sketches.members, photos.members, "raw_pixels", provenance)
+    provenance = _provenance(config, split, source["fingerprint"], "none")
+    of = {"report_key": report_key(config, split, source["fingerprint"], "none"), "images": images}
+    _write(folder, of, source, searches, evaluations, sketches.members, photos.members, "raw_pixels", provenance)
     return folder
 
 
-def _costs(method: RetrievalMethod, encodings: str, modes: Sequence[str]) -> list[dict[str, Any]]:
+def _costs(method: RetrievalMethod, encodings: str, modes: Sequence[str], precision: Precision) -> list[dict[str, Any]]:
     """Of the modes that score every pair, by some of the encoded pictures."""
     manifest = shards.read_manifest(encodings, "zse embed")
     sketches, photos = (read_values(encodings, encoded_parts(manifest, m)[0][0], m) for m in ("sketch", "photo"))
-    return [cost(method, mode, sketches, photos) for mode in modes if mode in method.modes]
+    return [cost(method, mode, precision, sketches, photos) for mode in modes if mode in method.modes]
 
 
 def setting_name(split: ZeroShotSplit, fingerprint: str, form: str = "") -> str:
@@ -404,23 +399,46 @@ def _pixels(pictures: list[bytes]) -> Encoding:
     return {"embedding": torch.stack(rows)}
 
 
-def _folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> str:
+def _provenance(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str, checkpoint: str) -> dict[str, Any]:
+    return {
+        "split": split.name,
+        "split_hash": split.digest,
+        "dataset_fingerprint": fingerprint,
+        "checkpoint_hash": checkpoint,
+        "checkpoint": "none",
+        "distilled_test_units": 0,
+        "use": config.use,
+    }
+
+
+def report_key(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str, checkpoint_hash: str) -> str:
+    """What a report is of: two with one key have the same rows, whatever folder the pictures came from."""
+    return storage.digest([checkpoint_hash, fingerprint, split.digest, *_settings(config)], 16)
+
+
+def _settings(config: ExperimentConfig) -> list[Any]:
     e = config.evaluation
-    settings = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors), e.seen_classes]
-    return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, settings, NEAR, FORMAT], 8)}")
+    asked = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors), e.seen_classes]
+    return [asked, config.use, NEAR, FORMAT]
+
+
+def _folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> str:
+    return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, *_settings(config)], 8)}")
 
 
 def _write(
     folder: str,
-    images: str,
+    of: dict[str, str],
     source: dict[str, Any],
     searches: list[Search],
     evaluations: dict[str, list[Evaluation]],
     sketches: Members,
     photos: Members,
     method: str,
-    provenance: dict[str, str | int],
+    provenance: dict[str, Any],
 ) -> None:
+    """of: what the manifest says besides, the folder of the images above all."""
+    images = of["images"]
     rows: list[dict[str, Any]] = []
     columns: dict[str, Any] = {"id": sketches.id, "category": sketches.category, "instance": sketches.instance}
     for i, search in enumerate(searches):
@@ -469,7 +487,8 @@ def _write(
     storage.write_json(storage.join(folder, PER_CLASS), [_finite(row) for row in per_class])
     storage.write_json(storage.join(folder, REPORT), [_finite(row) for row in rows])
     settings = list(dict.fromkeys(search.task.setting for search in searches))
-    shards.write_manifest(folder, {"method": method, **provenance, "images": images, "settings": settings})
+    about = {"method": method, "dataset": source["dataset"], "settings": settings}
+    shards.write_manifest(folder, {**about, **provenance, **of})
 
 
 def _whole(found: Evaluation) -> bool:

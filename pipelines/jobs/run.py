@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 
 from pipelines import shards, storage
 from pipelines.catalog import load_split
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import embed
-from pipelines.jobs.evaluate import QUERIES, REPORT, evaluate, raw_pixels
+from pipelines.jobs.evaluate import REPORT, evaluate, raw_pixels
 from pipelines.jobs.ingest import ingest
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import train, untrained
+from pipelines.queries import Queries, difference, metric_key
 from pipelines.tracking import deliver_evaluation, deliver_training
-from zse_model.evaluation.metrics import PairedDifference, paired_difference
 from zse_model.split import ZeroShotSplit
 
 
@@ -83,7 +82,9 @@ def evaluate_checkpoint(config: ExperimentConfig, workspace: str, checkpoint: st
 
 
 def experiment_split(config: ExperimentConfig, images: str) -> ZeroShotSplit:
-    return load_split(config.dataset, shards.read_manifest(images, "zse ingest")["counts"])
+    """The split whose unseen classes are searched."""
+    split = load_split(config.dataset, shards.read_manifest(images, "zse ingest")["counts"])
+    return split.for_selection() if config.evaluation.classes == "pseudo_unseen" else split
 
 
 def _reported(stage: str, folder: str) -> str:
@@ -101,25 +102,10 @@ def _reported(stage: str, folder: str) -> str:
 def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> float:
     """mAP_all of an order that knows nothing: the mean share of relevant photos."""
     counts = shards.read_manifest(out.images, "zse ingest")["counts"]
-    first, queries = rows[0], per_query(next(iter(out.reports.values())))
-    values = queries["{setting}/{protocol}/{mode}/{metric}".format(**first)]
-    categories = [c for c, value in zip(queries["category"], values, strict=True) if not np.isnan(value)]
+    queries = Queries(next(iter(out.reports.values())))
+    categories = queries.category[~queries.values(metric_key(rows[0])).isnan().numpy()]
     photos = {c: counts[c].get("photo", 0) for c in set(categories)}
     return float(np.mean([photos[c] / sum(photos.values()) for c in categories]))
-
-
-def per_query(report: str) -> dict[str, Any]:
-    """Columns of a report's queries.parquet."""
-    return shards.open_part(storage.join(report, QUERIES)).read().to_pydict()
-
-
-def against(ours: str, theirs: str, key: str, their_key: str) -> PairedDifference:
-    """The difference of two reports on the same queries, resampled by class. Keys as in queries.parquet."""
-    a, b = per_query(ours), per_query(theirs)
-    if a["id"] != b["id"]:
-        raise ValueError(f"{ours} and {theirs} are of different queries; only the same queries can be paired")
-    groups = torch.tensor(np.unique(a["category"], return_inverse=True)[1])
-    return paired_difference(torch.tensor(a[key]), torch.tensor(b[their_key]), groups)
 
 
 def result_table(out: Outputs) -> Table:
@@ -127,6 +113,7 @@ def result_table(out: Outputs) -> Table:
     rows = [row for row in out.rows() if row["protocol"] == "plain"]
     settings = list(dict.fromkeys(row["setting"] for row in rows if row["metric"] == "mAP_all"))
     references = [name for name in out.reports if name.endswith("-untrained") or name == "raw_pixels"]
+    queries = {name: Queries(report) for name, report in out.reports.items()}
     table = Table(title=f"Unseen classes of {', '.join(settings)} (chance mAP_all {chance(rows, out):.3f})")
     columns = ("method", "mode", "mAP_all", "95 % interval", "P_1", "P_25", "mAP_200", "vs untrained", "vs raw_pixels")
     for column in columns if references else columns[:-2]:
@@ -147,13 +134,13 @@ def result_table(out: Outputs) -> Table:
             if best is not None and reference in out.reports and method not in references:
                 theirs = {row["mode"] for row in rows if row["method"] == reference}
                 their_mode = mode if mode in theirs else "ret"
-                difference = against(
-                    out.reports[method],
-                    out.reports[reference],
+                d = difference(
+                    queries[method],
+                    queries[reference],
                     f"{setting}/plain/{mode}/mAP_all",
                     f"{setting}/plain/{their_mode}/mAP_all",
                 )
-                line.append(f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]")
+                line.append(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
             else:
                 line.append("")
         table.add_row(*line)

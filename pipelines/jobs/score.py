@@ -23,7 +23,6 @@ from pipelines.encodings import encoded_parts, read_values
 from pipelines.progress import say
 from zse_model.checkpoint import load_checkpoint
 from zse_model.memory import keep_freed_memory
-from zse_model.methods import Encoding
 from zse_model.scoring import score_all
 
 PHOTOS = 256  # a part: about what a scorer prepares at once
@@ -125,7 +124,7 @@ class ScorePart:
         self.encodings, self.sketches, self.folder = encodings, sketches, folder
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        photos = read_values(self.encodings, task["photos"], "photo")
+        photos = read_values(self.encodings, task["photos"], "photo", self.scorer.reads)
         photos = {name: value[task["start"] : task["start"] + task["rows"]] for name, value in photos.items()}
         total = sum(count for _, count in self.sketches)
         scores = torch.empty(total, task["rows"])
@@ -136,7 +135,7 @@ class ScorePart:
         done = 0
         for part, count in self.sketches:
             rows = slice(done, done + count)
-            queries: Encoding = read_values(self.encodings, part, "sketch")
+            queries = read_values(self.encodings, part, "sketch", self.scorer.reads)
             scores[rows] = score_all(self.scorer, queries, photos, None if wanted is None else wanted[rows])
             done += count
         flat = pa.array(scores.numpy().reshape(-1))

@@ -14,10 +14,11 @@ import dataclasses
 import hashlib
 import json
 import logging
+import platform
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from pipelines.members import read_members, read_pictures, training_members
 from pipelines.plan import ItemPlan
 from pipelines.progress import Meter, say
 from pipelines.selection import Selection
+from pipelines.system import sampled
 from pipelines.tracking import TrainingRun
 from zse_model.checkpoint import INFO, Checkpoint, load_checkpoint, read_seen, save_checkpoint, seen_keys, start_from
 from zse_model.evaluation.leaks import refuse_start
@@ -316,7 +318,8 @@ def _local(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     threads = torch.get_num_threads()
     torch.set_num_threads(job.config.cluster.cpus_per_worker)  # sums depend on it: as a worker of the cluster has it
     try:
-        run_worker(job, context)
+        with sampled("", on_event) if job.config.tracking.system_metrics else nullcontext():
+            run_worker(job, context)
     finally:
         torch.set_num_threads(threads)
     with context.restore() as state:
@@ -333,7 +336,11 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
 
     def worker(settings: dict[str, Any]) -> None:
         torch.set_num_threads(cluster.cpus_per_worker)
-        run_worker(settings["job"], RayContext(settings["journal"]))
+        context, place = RayContext(settings["journal"]), ray.train.get_context()
+        node = platform.node() if place.get_local_world_size() < place.get_world_size() else ""
+        first = place.get_local_rank() == 0 and settings["job"].config.tracking.system_metrics
+        with sampled(node, context.log) if first else nullcontext():
+            run_worker(settings["job"], context)
 
     trainer = TorchTrainer(
         worker,
@@ -390,6 +397,9 @@ def _progress(config: TrainConfig, job: Job, run: TrainingRun) -> Iterator[Calla
         note: dict[str, str] = {}
 
         def on_event(event: Event) -> None:
+            if "step" not in event:  # a sample of a machine
+                run.log(event)
+                return
             if total := int(event.get("total", 0)):
                 if meter.total is None:
                     raw = storage.read_json(storage.join(job.folder, RUN))

@@ -1,7 +1,7 @@
 """MLflow: the only package that knows it."""
 
 from pipelines.tracking.models import checkpoint_of, reports_of
-from pipelines.tracking.runs import TrainingRun, deliver_evaluation, deliver_training, metric_key
+from pipelines.tracking.runs import TrainingRun, deliver_evaluation, deliver_training
 from pipelines.tracking.store import Store, TrackingError, tracking_uri, ui_command
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "checkpoint_of",
     "deliver_evaluation",
     "deliver_training",
-    "metric_key",
     "reports_of",
     "tracking_uri",
     "ui_command",

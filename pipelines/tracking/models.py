@@ -10,6 +10,7 @@ pickled. `mlflow.pyfunc.load_model` ranks photos with it; to `zse` it is the che
 from __future__ import annotations
 
 import re
+import warnings
 from importlib.metadata import requires, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from packaging.requirements import Requirement
 import pipelines
 import zse_model
 from pipelines import shards, storage
+from pipelines.progress import say
 from pipelines.tracking.store import TRACKED, Store, TrackingError, shown, translated
 from zse_model.checkpoint import INFO, SEEN, WEIGHTS, load_checkpoint
 
@@ -57,19 +59,21 @@ def _save(checkpoint: Path, folder: Path, model_id: str) -> None:
     from mlflow.pyfunc import save_model
     from mlflow.types import ParamSchema, ParamSpec
 
-    save_model(
-        str(folder),
-        mlflow_model=Model(model_id=model_id),
-        python_model=str(Path(__file__).with_name("ranker.py")),
-        artifacts={"checkpoint": str(checkpoint)},
-        code_paths=[str(Path(module.__path__[0])) for module in (pipelines, zse_model)],
-        pip_requirements=requirements(),
-        # Of what goes in only the parameters: a sketch is bytes, an array, or text, as ranker.py says.
-        signature=ModelSignature(
-            params=ParamSchema([ParamSpec("top", "long", 10), ParamSpec("mode", "string", "")]),
-        ),
-        model_config={"index": ""},
-    )
+    with warnings.catch_warnings():  # an example input would be a picture in every model
+        warnings.filterwarnings("ignore", message="(?s).*An input example was not provided")
+        save_model(
+            str(folder),
+            mlflow_model=Model(model_id=model_id),
+            python_model=str(Path(__file__).with_name("ranker.py")),
+            artifacts={"checkpoint": str(checkpoint)},
+            code_paths=[str(Path(module.__path__[0])) for module in (pipelines, zse_model)],
+            pip_requirements=requirements(),
+            # Of what goes in only the parameters: a sketch is bytes, an array, or text, as ranker.py says.
+            signature=ModelSignature(
+                params=ParamSchema([ParamSpec("top", "long", 10), ParamSpec("mode", "string", "")]),
+            ),
+            model_config={"index": ""},
+        )
 
 
 def requirements() -> list[str]:
@@ -94,7 +98,7 @@ def checkpoint_of(name: str, workspace: str, configured: str | None = None) -> s
         return name
     store = Store.at(workspace, configured)
     with translated():
-        model = _logged_model(store, name)
+        model = logged_model(store, name)
     url, digest = model.tags.get("zse.checkpoint", ""), model.tags.get("zse.checkpoint_hash", "")
     if not digest:
         raise TrackingError(f"{name} is no model of zse: it has no tag zse.checkpoint_hash")
@@ -124,20 +128,22 @@ def reports_of(name: str, workspace: str, configured: str | None = None) -> list
                 "models:/NAME@ALIAS, or the id of an MLflow run"
             )
         found = _evaluations(store, digest)
-    reports = list(dict.fromkeys(run.data.tags["zse.report"] for run in found))
+    tracked = list(dict.fromkeys(run.data.tags["zse.report"] for run in found))
+    reports = [report for report in tracked if storage.exists(storage.join(report, shards.MANIFEST))]
+    if gone := set(tracked) - set(reports):
+        say(f"{len(gone)} reports of {name} are not where they were tracked, such as {min(gone)}: they are left out")
     if not reports:
         raise TrackingError(f"No evaluation of {name} is tracked in {shown(store.uri)}. Run `zse evaluate` first")
     return reports
 
 
 def _evaluations(store: Store, checkpoint_hash: str) -> list[Any]:
-    """The evaluation runs of a checkpoint in all experiments, the newest first."""
-    experiments = [e.experiment_id for e in store.client.search_experiments(max_results=1000)]
+    """The evaluation runs of a checkpoint, the newest first."""
     asked = f"tags.`zse.kind` = 'evaluation' and tags.`zse.checkpoint_hash` = '{checkpoint_hash}'"
-    return list(store.client.search_runs(experiments, asked, max_results=1000, order_by=["attributes.start_time DESC"]))
+    return list(store.runs(asked))
 
 
-def _logged_model(store: Store, name: str) -> Any:
+def logged_model(store: Store, name: str) -> Any:
     parts = NAMES.fullmatch(name)
     if not parts:
         raise TrackingError(f"{name} names no model. Allowed: models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID")
@@ -147,7 +153,7 @@ def _logged_model(store: Store, name: str) -> Any:
         found = store.client.get_model_version_by_alias(parts["name"], parts["alias"])
     else:
         found = store.client.get_model_version(parts["name"], parts["version"])
-    return _logged_model(store, found.source)
+    return logged_model(store, found.source)
 
 
 def _digest(checkpoint: str) -> str | None:

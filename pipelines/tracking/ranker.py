@@ -39,7 +39,7 @@ class Ranker(PythonModel):
         self._photos: Gallery | None = None
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, context: PythonModelContext, model_input, params: dict[str, Any] | None = None
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """The best photos of each sketch: columns query (its position), rank (from 1), id, score (float32).
 

@@ -23,10 +23,14 @@ from typing import Any
 from pipelines import storage
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.progress import say
+from pipelines.queries import metric_key
 from pipelines.tracking.models import log_model, requirements
 from pipelines.tracking.store import TRACKED, Store, TrackingError, shown, translated
+from pipelines.tracking.view import share_view
 
 RUN_ID = "mlflow.json"
+REPORT_KEY = "zse.report_key"  # tag: what an evaluation run is of
+STALE = 24 * 3600  # s
 BATCH = 500  # MLflow takes at most 1000 metrics a request
 
 
@@ -72,7 +76,7 @@ class TrainingRun:
     def _send(self) -> None:
         if not self.config.tracking.enabled:
             return
-        retry_at, logged = 0.0, -1
+        retry_at, logged, started = 0.0, -1, 0
         while True:
             event = self._events.get()
             if event is None:
@@ -84,7 +88,12 @@ class TrainingRun:
                     if self.id is None:
                         self.id = self._open_run()
                         logged = _last_step(Store.of(self.config, self.workspace), self.id)
-                    if int(event["step"]) > logged:
+                        started = Store.of(self.config, self.workspace).client.get_run(self.id).info.start_time
+                    if "step" not in event:  # of a machine, by the seconds since the run began
+                        at = int(1000 * event.pop("time"))
+                        event = {"step": (at - started) // 1000, **event}
+                        _log_history(Store.of(self.config, self.workspace), self.id, [event], at)
+                    elif int(event["step"]) > logged:
                         _log_history(Store.of(self.config, self.workspace), self.id, [event])
             except TrackingError as error:
                 if not retry_at:
@@ -94,62 +103,66 @@ class TrainingRun:
 
 def deliver_training(config: ExperimentConfig, workspace: str, checkpoint: str) -> None:
     """Log what MLflow does not have of a finished training: parameters, history, the checkpoint as a logged model."""
-    if not config.tracking.enabled:
-        return
-    store = Store.of(config, workspace)
-    if _tracked(checkpoint, store.uri):
-        return
-    manifest = storage.read_json(storage.join(checkpoint, "manifest.json"))
-    run = storage.read_json(storage.join(checkpoint, "run.json"))
-    pairs = storage.read_json(storage.join(run["pairs"], "manifest.json"))
-    try:
-        with translated(), tempfile.TemporaryDirectory() as temporary:
-            client = store.client
-            run_id = _training_run(
-                store, manifest["name"], checkpoint, _setting(pairs), manifest["method"], config, pairs
-            )
-            history = storage.read_json(storage.join(checkpoint, "history.json"))
-            last = _last_step(store, run_id)
-            _log_history(store, run_id, [event for event in history if int(event["step"]) > last])
+
+    def log(store: Store) -> dict[str, Any]:
+        client = store.client
+        manifest = storage.read_json(storage.join(checkpoint, "manifest.json"))
+        run = storage.read_json(storage.join(checkpoint, "run.json"))
+        pairs = storage.read_json(storage.join(run["pairs"], "manifest.json"))
+        run_id = _training_run(store, manifest["name"], checkpoint, _setting(pairs), manifest["method"], config, pairs)
+        history = storage.read_json(storage.join(checkpoint, "history.json"))
+        last = _last_step(store, run_id)
+        _log_history(store, run_id, [event for event in history if int(event["step"]) > last])
+        with tempfile.TemporaryDirectory() as temporary:
             model = log_model(store, run_id, manifest, checkpoint, Path(temporary))
-            for key in ("digest", "last_weights_sha256"):
-                client.set_tag(run_id, f"zse.checkpoint.{key}", manifest[key])
-            client.log_metric(run_id, "train/cpu_minutes", manifest["cpu_seconds"] / 60)
-            client.set_terminated(run_id)
-            storage.write_json(
-                storage.join(checkpoint, TRACKED), {"uri": shown(store.uri), "run": run_id, "model": model}
-            )
-    except TrackingError as error:
-        say(f"MLflow does not answer ({error}); run the same command again to deliver what is missing")
+        for key in ("digest", "last_weights_sha256"):
+            client.set_tag(run_id, f"zse.checkpoint.{key}", manifest[key])
+        client.log_metric(run_id, "train/cpu_minutes", manifest["cpu_seconds"] / 60)
+        client.set_terminated(run_id)
+        return {"run": run_id, "model": model}
+
+    _deliver(config, workspace, checkpoint, log)
 
 
 def deliver_evaluation(config: ExperimentConfig, workspace: str, report: str, checkpoint: str | None) -> None:
     """Log a report as a run in the experiment of each setting it has rows of, and its summary on the training run."""
+
+    def log(store: Store) -> dict[str, Any]:
+        rows = storage.read_json(storage.join(report, "report.json"))
+        trained: dict[str, Any] = {}
+        if checkpoint and storage.exists(storage.join(checkpoint, TRACKED)):
+            trained = storage.read_json(storage.join(checkpoint, TRACKED))
+        runs, new = {}, False
+        for setting in sorted({row["setting"] for row in rows}):
+            mine = [row for row in rows if row["setting"] == setting]
+            runs[setting], new = _evaluation_run(store, setting, mine, report, trained)
+        if trained and new:
+            log_metrics(store, trained["run"], _summary(rows))
+        return {"runs": runs}
+
+    _deliver(config, workspace, report, log, again=True)
+
+
+def _deliver(
+    config: ExperimentConfig,
+    workspace: str,
+    folder: str,
+    log: Callable[[Store], dict[str, Any]],
+    *,
+    again: bool = False,
+) -> None:
+    """Once for a folder and a tracking URI, or `again` where `log` asks MLflow itself what it lacks. A server that does
+    not answer is said, and is asked the next time."""
     if not config.tracking.enabled:
         return
     store = Store.of(config, workspace)
-    if _tracked(report, store.uri):
+    if not again and _tracked(folder, store.uri):
         return
-    rows = storage.read_json(storage.join(report, "report.json"))
-    trained: dict[str, Any] = {}
-    if checkpoint and storage.exists(storage.join(checkpoint, TRACKED)):
-        trained = storage.read_json(storage.join(checkpoint, TRACKED))
     try:
         with translated():
-            runs = {}
-            for setting in sorted({row["setting"] for row in rows}):
-                mine = [row for row in rows if row["setting"] == setting]
-                runs[setting] = _evaluation_run(store, setting, mine, report, trained)
-            if trained:
-                _log_metrics(store, trained["run"], _summary(rows))
-            storage.write_json(storage.join(report, TRACKED), {"uri": shown(store.uri), "runs": runs})
+            storage.write_json(storage.join(folder, TRACKED), {"uri": shown(store.uri), **log(store)})
     except TrackingError as error:
-        say(f"MLflow does not answer ({error}); run the same command again to deliver what is missing")
-
-
-def metric_key(row: dict[str, Any]) -> str:
-    """The name of a result everywhere: <setting>/<protocol>/<mode>/<metric>."""
-    return "/".join(row[k] for k in ("setting", "protocol", "mode", "metric"))
+        say(f"MLflow did not take all of it ({error}); run the same command again to deliver what is missing")
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -222,13 +235,14 @@ def _log_dataset(store: Store, run_id: str, name: str, fingerprint: str, source:
     store.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
 
-def _log_history(store: Store, run_id: str, history: list[dict[str, float]], **of: str) -> None:
-    """of: `model_id`, and `dataset_name` and `dataset_digest`, that the metrics are also found by."""
+def _log_history(store: Store, run_id: str, history: list[dict[str, float]], at: int | None = None, **of: str) -> None:
+    """at: time stamp in ms, None = now; of: `model_id`, and `dataset_name` and `dataset_digest`, that the metrics are
+    also found by."""
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
+    at = at or int(time.time() * 1000)
     metrics = [
-        Metric(key, value, now, int(event["step"]), **of)
+        Metric(key, value, at, int(event["step"]), **of)
         for event in history
         for key, value in event.items()
         if key not in ("step", "total")
@@ -237,8 +251,8 @@ def _log_history(store: Store, run_id: str, history: list[dict[str, float]], **o
         store.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
 
 
-def _log_metrics(store: Store, run_id: str, metrics: dict[str, float], **of: str) -> None:
-    _log_history(store, run_id, [{"step": 0, **metrics}], **of)
+def log_metrics(store: Store, run_id: str, metrics: dict[str, float], at: int | None = None, **of: str) -> None:
+    _log_history(store, run_id, [{"step": 0, **metrics}], at, **of)
 
 
 def _last_step(store: Store, run_id: str) -> int:
@@ -257,11 +271,23 @@ def _history(client: Any, run_id: str, key: str) -> list[Any]:
 
 def _evaluation_run(
     store: Store, setting: str, rows: list[dict[str, Any]], report: str, trained: dict[str, Any]
-) -> str:
+) -> tuple[str, bool]:
+    """The id of a report's run, complete, and whether it was not before. One that was left half way is gone on with:
+    everything is logged again, with the same time stamp, which MLflow keeps once. One that another process has finished
+    meanwhile stays instead."""
+    from mlflow.entities import LoggedModelInput
+
     client, first = store.client, rows[0]
     manifest = storage.read_json(storage.join(report, "manifest.json"))
+    key = f"{manifest['report_key']}-{first['method']}"
     tags = {
         "zse.kind": "evaluation",
+        REPORT_KEY: key,
+        "zse.settings": str(len(manifest["settings"])),
+        "zse.dataset": manifest["dataset"],
+        "zse.queries": str(first["queries"]),
+        "zse.gallery": str(first["gallery"]),
+        "zse.use": first["use"],
         "zse.method": first["method"],
         "zse.setting": setting,
         "zse.report": report,
@@ -275,31 +301,72 @@ def _evaluation_run(
         **_git(),
     }
     name = f"evaluate {report.rsplit('/', 1)[1]}"
-    run_id = client.create_run(store.experiment(setting), run_name=name, tags=tags).info.run_id
-    fingerprint = first["dataset_fingerprint"]
+    experiment = store.experiment(setting)
+    run = kept_run(store, experiment, key) or client.create_run(experiment, run_name=name, tags=tags)
+    run_id, at, fingerprint = run.info.run_id, run.info.start_time, first["dataset_fingerprint"]
+    if run.info.status == "FINISHED":
+        if run.data.tags.get("zse.report") != report:  # where it was is not where it is
+            client.set_tag(run_id, "zse.report", report)
+        return run_id, False
     of = {"dataset_name": setting, "dataset_digest": fingerprint[:8]}
     _log_dataset(store, run_id, setting, fingerprint, report, "evaluation")
-    _log_metrics(store, run_id, _summary(rows), **of, **({"model_id": trained["model"]} if trained else {}))
+    model = {"model_id": trained["model"]} if trained else {}
+    if trained:
+        client.log_inputs(run_id, models=[LoggedModelInput(trained["model"])])
+    # The experiment and the data set say which setting: names without it can be read in the UI's columns.
+    short = {name.removeprefix(f"{setting}/"): value for name, value in _summary(rows).items()}
+    log_metrics(store, run_id, short, at, **of, **model)
     client.log_dict(run_id, {"rows": rows}, "report.json")
     client.log_text(run_id, "\n".join(requirements()) + "\n", "requirements.txt")
     if setting == manifest["settings"][0]:
-        _log_tables(store, run_id, report)
+        _log_tables(store, run_id, at, report)
+    share_view(store, experiment, rows, _table(report, "costs.json") if setting == manifest["settings"][0] else [])
     client.set_terminated(run_id)
-    return run_id
+    return kept_run(store, experiment, key).info.run_id, True
 
 
-def _log_tables(store: Store, run_id: str, report: str) -> None:
+def kept_run(store: Store, experiment: str, key: str) -> Any:
+    """The run of a report, None where there is none. Of several that processes began at once the finished one with the
+    smallest id stays and other finished ones are deleted; as long as none is, it is the one with the smallest id. A run
+    that is still written to is left alone for a day: then nobody does, and it is deleted beside a finished one."""
+    found = store.client.search_runs([experiment], f"tags.`{REPORT_KEY}` = '{key}'", max_results=1000)
+    found.sort(key=lambda run: (run.info.status != "FINISHED", run.info.run_id))
+    old = 1000 * (time.time() - STALE)
+    if found and found[0].info.status == "FINISHED":
+        for other in found[1:]:
+            if other.info.status == "FINISHED" or other.info.start_time < old:
+                _delete(store, other.info.run_id)
+    return next(iter(found), None)
+
+
+def _delete(store: Store, run_id: str) -> None:
+    """Also where another process is quicker."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.client.delete_run(run_id)
+    except MlflowException:
+        if store.client.get_run(run_id).info.lifecycle_stage != "deleted":
+            raise
+
+
+def _log_tables(store: Store, run_id: str, at: int, report: str) -> None:
     """What a report has of its first setting, the unseen classes by class: tables, curves, costs, pictures."""
     client = store.client
-    for row in _table(report, "costs.json"):
-        costs = {key: row[key] for key in ("gflop_pair", "bytes_photo", "ms_query_1000")}
-        _log_metrics(store, run_id, {f"cost/{row['mode']}/{key}": value for key, value in costs.items()})
+    costs, curves = _table(report, "costs.json"), _table(report, "curves.json") or {}
+    for row in costs:
         client.set_tag(run_id, "zse.device", row["device"])
-    for mode, curve in (_table(report, "curves.json") or {}).items():
-        steps = [{"step": 10 * i, f"precision_at_recall/{mode}": value} for i, value in enumerate(curve)]
-        _log_history(store, run_id, steps)
+    told = ("gflop_pair", "bytes_photo", "ms_query_1000")
+    log_metrics(store, run_id, {f"cost/{row['mode']}/{key}": row[key] for row in costs for key in told}, at)
+    steps = [
+        {"step": 10 * i, f"precision_at_recall/{mode}": value}
+        for mode, curve in curves.items()
+        for i, value in enumerate(curve)
+    ]
+    _log_history(store, run_id, steps, at)
+    there = {artifact.path for artifact in client.list_artifacts(run_id)}
     for file in ("per_class.json", "confusion.json", "costs.json"):
-        if table := _table(report, file):
+        if file not in there and (table := _table(report, file)):  # log_table appends
             client.log_table(run_id, {k: [row[k] for row in table] for k in table[0]}, file)
     with tempfile.TemporaryDirectory() as temporary:
         for folder in ("sheets", "charts"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -53,6 +53,7 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # that is for results
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -95,6 +96,13 @@ class Store:
         """An `MlflowClient`."""
         return _client(self.uri)
 
+    def runs(self, asked: str) -> Iterator[Any]:
+        """Those of all experiments, the newest first."""
+        experiments = [e.experiment_id for e in _pages(self.client.search_experiments)]
+        if experiments:
+            order = ["attributes.start_time DESC"]
+            yield from _pages(self.client.search_runs, experiment_ids=experiments, filter_string=asked, order_by=order)
+
     def experiment(self, name: str) -> str:
         """The id of an experiment, made if need be, also when another process makes it at the same time."""
         client = self.client
@@ -112,6 +120,16 @@ class Store:
         return found.experiment_id
 
 
+def _pages(search: Callable[..., Any], **asked: Any) -> Iterator[Any]:
+    """All that a search finds, however many pages they are."""
+    token = None
+    while True:
+        page = search(**asked, max_results=1000, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
 def shown(uri: str) -> str:
-    """Without a user and a password."""
-    return re.sub(r"://[^/@\s]+@", "://***@", uri)
+    """Text without a user and a password in a URL, and without the URL of a webhook, which is a secret."""
+    return re.sub(r"(--webhook[= ])\S+", r"\1***", re.sub(r"://\S*@", "://***@", uri))

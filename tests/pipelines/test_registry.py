@@ -31,14 +31,7 @@ from zse_model.checkpoint import load_checkpoint
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import prepare_sketch
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.usefixtures("ray_cluster"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:.*Add type hints:UserWarning"),
-]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 CHAMPION = "models:/zse@champion"
 CONFIG = tiny(tracking={"enabled": True}, evaluation={"protocols": ["plain"]})
 

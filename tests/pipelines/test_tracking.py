@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,15 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines import storage
-from pipelines.jobs.run import run
+from pipelines.jobs.run import evaluate_checkpoint, run
+from pipelines.queries import Queries
 from pipelines.tracking import ui_command
+from pipelines.tracking.store import shown
 from tests.conftest import tiny
+from zse_model.checkpoint import load_checkpoint
+from zse_model.evaluation.leaks import LeakError
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.usefixtures("ray_cluster"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 def runs(client: MlflowClient, setting: str, kind: str) -> list[Any]:
@@ -68,12 +67,84 @@ def test_a_run_is_tracked_once_with_everything_a_reader_needs(tmp_path: Path) ->
     assert len(curve) == 11 and curve == sorted(curve, reverse=True) and 0 < curve[-1] < curve[0] <= 1
     assert ours.data.metrics["cost/ret/gflop_pair"] == pytest.approx(2 * 16e-9), "a product of 16 numbers"
     assert ours.data.metrics["cost/ret/bytes_photo"] == 64 and ours.data.metrics["cost/ret/ms_query_1000"] > 0
-    key = f"{setting}/plain/ret/mAP_all"
+    key = "plain/ret/mAP_all"
     (found,) = client.search_logged_models([training.info.experiment_id], filter_string=f"metrics.`{key}` > 0")
     (metric,) = [m for m in found.metrics if m.key == key]
     assert (metric.dataset_name, metric.value) == (setting, pytest.approx(out.rows()[0]["value"]))
     # The fine-grained setting is an experiment of its own.
     assert any("-fg." in e.name for e in client.search_experiments())
+
+
+def test_system_metrics_stand_beside_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.system.EVERY", 0.05)
+    out = run(tiny(tracking={"enabled": True}), str(tmp_path), until="train")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    training = client.get_run(storage.read_json(f"{out.checkpoints['global']}/tracked.json")["run"])
+    assert training.data.metrics["system/system_memory_usage_megabytes"] > 100
+    assert 0 <= training.data.metrics["system/cpu_utilization_percentage"] <= 100
+
+
+def test_a_report_is_tracked_once_after_a_kill_and_by_two_at_once(tmp_path: Path) -> None:
+    config = tiny(tracking={"enabled": True})
+    out = run(config, str(tmp_path))
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    setting = out.rows()[0]["setting"]
+    (first,) = runs(client, setting, "evaluation")
+    name, key = first.info.run_id, "plain/ret/mAP_all"
+    (model,) = client.search_logged_models([first.info.experiment_id])
+    before = client.get_logged_model(model.model_id).metrics
+
+    # Killed before its last step: the run is gone on with, and nothing in it is doubled.
+    client.update_run(name, status="RUNNING")
+    run(config, str(tmp_path))
+    (again,) = runs(client, setting, "evaluation")
+    assert again.info.run_id == name and again.info.status == "FINISHED"
+    assert len(client.get_metric_history(name, key)) == 1 and again.data.metrics[key] == out.rows()[0]["value"]
+    tables = client.download_artifacts(name, "", str(tmp_path))
+    assert len(json.loads((Path(tables) / "costs.json").read_text())["data"]) == 1
+    assert len(client.get_logged_model(model.model_id).metrics) == len(before)
+
+    # Two at once: of two finished ones one stays, whoever looks first; one that nobody goes on with is deleted.
+    tags = {k: v for k, v in first.data.tags.items() if k.startswith("zse.")}
+    place, week = first.info.experiment_id, first.info.start_time - 7 * 24 * 3600 * 1000
+    client.create_run(place, start_time=week, tags=tags)
+    other = client.create_run(place, tags=tags).info.run_id
+    client.set_terminated(other)
+    live = client.create_run(place, tags=tags).info.run_id
+    for _ in range(2):
+        run(config, str(tmp_path))
+        assert {r.info.run_id for r in runs(client, setting, "evaluation")} == {min(name, other), live}
+
+    # Deleted by hand: it is delivered anew.
+    for one in runs(client, setting, "evaluation"):
+        client.delete_run(one.info.run_id)
+    run(config, str(tmp_path))
+    assert len(runs(client, setting, "evaluation")) == 1
+
+
+def test_pseudo_unseen_classes_are_a_setting_to_choose_by(tmp_path: Path) -> None:
+    config = tiny(tracking={"enabled": True}, evaluation={"classes": "pseudo_unseen"})
+    out = run(config, str(tmp_path))
+    split = load_checkpoint(out.checkpoints["global"]).split
+    rows = out.rows()
+    assert {row["split"] for row in rows} == {"synthetic-selection"} and {row["use"] for row in rows} == {"selection"}
+    assert set(Queries(out.reports["global"]).category) == set(split.pseudo_unseen)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (evaluation,) = runs(client, rows[0]["setting"], "evaluation")
+    assert evaluation.data.tags["zse.use"] == "selection"
+    other = tiny(dataset={"split_seed": 1}, evaluation={"classes": "pseudo_unseen"})
+    with pytest.raises(LeakError, match="trained or chosen on"):  # its pseudo-unseen classes were trained on here
+        evaluate_checkpoint(other, str(tmp_path), out.checkpoints["global"])
+    everything = tiny(dataset={"split": "all", "use": "selection"})
+    with pytest.raises(LeakError, match="trained or chosen on"):
+        evaluate_checkpoint(everything, str(tmp_path), out.checkpoints["global"])
+    published = tiny(dataset={"split": "synthetic", "use": "selection"})
+    with pytest.raises(ValueError, match="'synthetic' is published: its test classes are for reports"):
+        evaluate_checkpoint(published, str(tmp_path), out.checkpoints["global"])
+    with pytest.raises(ValueError, match="at least two classes"):
+        run(everything, str(tmp_path))
+    with pytest.raises(ValueError, match="no pseudo-unseen classes. Raise dataset.pseudo_unseen"):
+        run(tiny(dataset={"pseudo_unseen": 0}, evaluation={"classes": "pseudo_unseen"}), str(tmp_path), until="embed")
 
 
 def test_training_survives_a_tracking_server_that_is_away_and_delivers_later(
@@ -101,3 +172,9 @@ def test_training_survives_a_tracking_server_that_is_away_and_delivers_later(
 def test_the_way_to_the_ui_is_printed() -> None:
     assert ui_command("sqlite:////w/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////w/mlflow.db"
     assert "http://mlflow:5000" in ui_command("http://mlflow:5000")
+
+
+def test_what_is_tracked_tells_no_secret() -> None:
+    command = "zse reevaluate --webhook https://chat/T0/SECRET --set tracking.uri=http://u:SECRET@h/db --exit-code"
+    assert "SECRET" not in shown(command) and shown(command).endswith("--exit-code")
+    assert "SECRET" not in shown("--webhook=https://chat/T0/SECRET") and shown("a b") == "a b"

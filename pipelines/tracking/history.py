@@ -1,0 +1,179 @@
+"""What MLflow knows of evaluations and re-evaluations, and what the latter add."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.tracking.runs import REPORT_KEY, kept_run, log_metrics
+from pipelines.tracking.store import Store, TrackingError, translated
+
+REEVALUATIONS = "reevaluations"  # the experiment that summaries are logged in
+NOTE = 7500  # characters: a tag has room for 8,000 on PostgreSQL
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A report that MLflow has, whole."""
+
+    key: str
+    """`report_key` and method."""
+    report: str
+    dataset: str
+    fingerprint: str
+    checkpoint_hash: str
+    use: str
+    started: int
+    """ms"""
+    runs: Mapping[str, str]
+    """By setting."""
+
+    @property
+    def settings(self) -> set[str]:
+        """Without the fingerprint of their data."""
+        return {setting.rpartition(".")[0] for setting in self.runs}
+
+
+def evaluated(store: Store) -> dict[str, Evaluated]:
+    """All reports that MLflow has, by key; of a report of several settings only when each of them is there."""
+    runs: dict[str, list[Any]] = {}
+    with translated():
+        for run in store.runs("tags.`zse.kind` = 'evaluation' and attributes.status = 'FINISHED'"):
+            if key := run.data.tags.get(REPORT_KEY):
+                runs.setdefault(key, []).append(run)
+    found = {}
+    for key, each in runs.items():
+        tags, settings = each[0].data.tags, {run.data.tags["zse.setting"] for run in each}
+        if len(each) > len(settings):  # of two processes at once that were killed before one of them gave way
+            each = [kept_run(store, id, key) for id in sorted({run.info.experiment_id for run in each})]
+        if len(settings) == int(tags["zse.settings"]):
+            found[key] = Evaluated(
+                key=key,
+                report=tags["zse.report"],
+                dataset=tags["zse.dataset"],
+                fingerprint=tags["zse.dataset_fingerprint"],
+                checkpoint_hash=tags["zse.checkpoint_hash"],
+                use=tags["zse.use"],
+                started=min(run.info.start_time for run in each),
+                runs={run.data.tags["zse.setting"]: run.info.run_id for run in each},
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A model's evaluation in one setting, as MLflow has it."""
+
+    setting: str
+    """With the fingerprint of its data."""
+    dataset: str
+    use: str
+    method: str
+    model: str
+    """Its training run's name, and what it is registered as."""
+    trained_on: str
+    """The split of its training; empty where that is not tracked."""
+    checkpoint_hash: str
+    queries: int
+    gallery: int
+    started: int
+    """ms"""
+    drift: str
+    device: str
+    metrics: Mapping[str, float]
+    """`<protocol>/<mode>/<metric>` with `.ci_low` and `.ci_high`, `cost/<mode>/...`."""
+    run: str
+
+
+def standings(store: Store) -> list[Standing]:
+    """Every finished evaluation, the oldest first."""
+    with translated():
+        trainings = {run.info.run_id: run for run in store.runs("tags.`zse.kind` = 'training'")}
+        names = _registered(store)
+        asked = "tags.`zse.kind` = 'evaluation' and attributes.status = 'FINISHED'"
+        runs = [run for run in store.runs(asked) if REPORT_KEY in run.data.tags]
+    found = []
+    for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
+        tags, training = run.data.tags, trainings.get(run.data.tags["zse.training_run"])
+        name = training.info.run_name if training else tags["zse.method"]
+        found.append(
+            Standing(
+                setting=tags["zse.setting"],
+                dataset=tags["zse.dataset"],
+                use=tags["zse.use"],
+                method=tags["zse.method"],
+                model=" ".join([name, *names.get(tags["zse.model"], [])]),
+                trained_on=training.data.tags["zse.setting"].rpartition(".")[0] if training else "",
+                checkpoint_hash=tags["zse.checkpoint_hash"],
+                queries=int(tags["zse.queries"]),
+                gallery=int(tags["zse.gallery"]),
+                started=run.info.start_time,
+                drift=tags.get("zse.drift", ""),
+                device=tags.get("zse.device", ""),
+                metrics=run.data.metrics,
+                run=run.info.run_id,
+            )
+        )
+    return found
+
+
+def _registered(store: Store) -> dict[str, list[str]]:
+    """By logged model, its registered versions with their aliases."""
+    found: dict[str, list[str]] = {}
+    for registered in store.client.search_registered_models(max_results=100):
+        aliases: dict[str, list[str]] = {}
+        for alias, version in registered.aliases.items():
+            aliases.setdefault(str(version), []).append(f"@{alias}")
+        for version in store.client.search_model_versions(f"name = '{registered.name}'"):
+            said = " ".join([f"{registered.name}/{version.version}", *sorted(aliases.get(str(version.version), []))])
+            found.setdefault(str(version.source).removeprefix("models:/"), []).append(f"({said})")
+    return found
+
+
+def pictures(store: Store, run: str) -> dict[str, bytes]:
+    """The retrieval sheets and explanations of an evaluation, by file name."""
+    found = {}
+    with translated(), tempfile.TemporaryDirectory() as temporary:
+        for artifact in store.client.list_artifacts(run, "sheets"):
+            found[Path(artifact.path).name] = Path(
+                store.client.download_artifacts(run, artifact.path, temporary)
+            ).read_bytes()
+    return found
+
+
+def log_drift(store: Store, of: Evaluated, drift: Mapping[str, float], said: str) -> None:
+    """Beside the results: metrics `drift/...`, and what is beyond its limit as the tag `zse.drift`."""
+    for run_id in of.runs.values():
+        try:
+            with translated():
+                log_metrics(store, run_id, {f"drift/{name}": value for name, value in drift.items()}, of.started)
+                store.client.set_tag(run_id, "zse.drift", said)
+        except TrackingError:
+            with translated():
+                if store.client.get_run(run_id).info.lifecycle_stage != "deleted":
+                    raise  # else another process's run has stayed, and has it of that process, or of the next
+
+
+def log_reevaluation(store: Store, key: str, status: str, summary: Mapping[str, Any], text: str) -> None:
+    """The summary as the one run of the experiment `reevaluations` with this key."""
+    tags = {
+        "zse.kind": "reevaluation",
+        REPORT_KEY: key,
+        "zse.status": status,
+        "mlflow.source.name": "zse reevaluate",
+        "mlflow.note.content": text[:NOTE],
+    }
+    with translated():
+        experiment = store.experiment(REEVALUATIONS)
+        run = kept_run(store, experiment, key)
+        if run is not None and run.info.status == "FINISHED":
+            return
+        run = run or store.client.create_run(experiment, run_name=f"{status} {key}", tags=tags)
+        store.client.log_text(run.info.run_id, json.dumps(summary, indent=1), "summary.json")
+        store.client.log_text(run.info.run_id, text, "summary.md")
+        store.client.set_terminated(run.info.run_id)
+        kept_run(store, experiment, key)

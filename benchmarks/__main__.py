@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 ALL = ("scoring", "search", "training", "ingest", "layouts", "duplicates")
-LONG = ("scale",)
+LONG = ("scale", "planning", "alarms")
 
 
 def main() -> None:

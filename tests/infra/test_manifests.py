@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
+
+from pipelines.cli import app
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -48,7 +51,10 @@ def named(paths: list[Path]) -> Any:
 
 
 def documents(path: Path) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(path.read_text()))
+    """Those of a file, and those that its ConfigMaps hold."""
+    found = list(yaml.safe_load_all(path.read_text()))
+    held = [text for one in found if one.get("kind") == "ConfigMap" for text in one["data"].values()]
+    return [*found, *(yaml.safe_load(text) for text in held)]
 
 
 def mappings(node: Any) -> Iterator[dict[str, Any]]:
@@ -155,19 +161,26 @@ def test_jobs_only_run_zse(path: Path) -> None:
                 assert entrypoints and all(shlex.split(line)[0] == "zse" for line in entrypoints)
                 # KubeRay writes the containers' commands: ray start
                 assert not any({"command", "args"} & container.keys() for container in containers(document))
-            case "Job" | "CronJob":
-                assert all(container["command"][0] == "zse" for container in containers(document))
+            case "CronJob":  # it makes the RayJob of the same file, and waits for it
+                steps = [
+                    *containers(document),
+                    *next(n["initContainers"] for n in mappings(document) if "containers" in n),
+                ]
+                assert all(re.match(r"registry\.k8s\.io/kubectl:v[0-9.]+$", step["image"]) for step in steps)
+                assert {step["args"][0] for step in steps} == {"delete", "create", "wait"}
             case "Deployment":
                 assert all(container["command"][:2] == ["mlflow", "server"] for container in containers(document))
             case kind:
-                assert kind == "Service", f"{path.name}: say here what a {kind} may run"
+                passive = {"Service", "ServiceAccount", "Role", "RoleBinding", "ConfigMap"}
+                assert kind in passive, f"{path.name}: say here what a {kind} may run"
 
 
 @named(MANIFESTS)
 def test_images_and_ray_versions_are_the_pinned_ones(path: Path) -> None:
     expected = f"registry.example.com/zse:{PROJECT['version']}-ray{RAY}"
     for document in documents(path):
-        assert {container["image"] for container in containers(document)} <= {expected}
+        if document["kind"] != "CronJob":
+            assert {container["image"] for container in containers(document)} <= {expected}
         assert {node["rayVersion"] for node in mappings(document) if "rayVersion" in node} <= {RAY}
 
 
@@ -199,6 +212,22 @@ def test_rayjob_object_stores_fit_their_pods(rayjob: dict[str, Any]) -> None:
     for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
         memory = quantity(group["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"])
         assert 0.2 * memory <= int(group["rayStartParams"]["object-store-memory"]) <= 0.4 * memory
+
+
+def test_every_schedule_starts_the_same_job() -> None:
+    """And a way to overlap is closed where there is one."""
+    (made,) = [d["spec"] for d in documents(INFRA / "kuberay/cronjob-reevaluate.yaml") if d["kind"] == "RayJob"]
+    (alpha,) = documents(INFRA / "kuberay/raycronjob-reevaluate.yaml")
+    assert alpha["spec"].pop("jobTemplate") == made and alpha["spec"]["schedule"] and alpha["spec"]["timeZone"]
+    assert made["shutdownAfterJobFinishes"] is True and made["ttlSecondsAfterFinished"] > 0 <= made["backoffLimit"]
+    assert made["activeDeadlineSeconds"] > made["preRunningDeadlineSeconds"] > 0
+    assert made["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    cron = documents(INFRA / "kuberay/cronjob-reevaluate.yaml")[0]["spec"]
+    assert cron["concurrencyPolicy"] == "Forbid" and cron["schedule"] == alpha["spec"]["schedule"]
+    asked = shlex.split(made["entrypoint"])
+    parsed = typer.main.get_command(app).commands["reevaluate"].make_context("reevaluate", asked[2:])  # pyright: ignore[reportAttributeAccessIssue]
+    assert asked[:2] == ["zse", "reevaluate"] and parsed.params["models"] == "zse@champion,zse@challenger"
+    assert not parsed.params["exit_code"], "a retrying scheduler would start clusters over a regression"
 
 
 def test_mlflow_is_reached_by_the_name_it_allows(rayjob: dict[str, Any]) -> None:

@@ -1,0 +1,145 @@
+"""Drift: how far a data set lies from what a model was trained on, and from what it was last evaluated on.
+
+ink        Of the sketches: the mean share of dark pixels, in standard deviations of the training sketches. Beyond 1:
+           other pens, scans, empty or filled drawings.
+sketches,  Of each modality: how far an encoded picture is from the nearest of the training's, as a median, over that of
+photos     the pseudo-unseen classes, which are new to the model and of the training's data. Beyond 1.5 they are further
+           away than new classes alone would be. (Nearest neighbours tell what is out of distribution: Sun et al., ICML
+           2022; the ratio is our design.)
+classes    The share of the photos that would have to change their class to have the last evaluation's mix, 0..1.
+           Beyond 0.2: a mean over queries is of other classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load, save
+from torch import Tensor
+
+from pipelines import shards, storage
+from pipelines.encodings import read_encodings
+from pipelines.loaders import encode_pictures
+from pipelines.members import Members, read_members, read_pictures, training_members
+from pipelines.pictures import decode_pixels
+from zse_model.checkpoint import Checkpoint
+from zse_model.transforms import Modality
+
+SAMPLE = 256  # pictures of a modality that stand for the training, and for a data set
+DARK = 128  # a pixel below it is ink
+LIMITS = {"ink": 1.0, "sketches": 1.5, "photos": 1.5, "classes": 0.2}
+MODALITIES: tuple[tuple[Modality, str], ...] = (("sketch", "sketches"), ("photo", "photos"))
+
+Reference = Mapping[str, np.ndarray]
+"""Of a training: `ink` float32 [n]; by modality `<modality>` float32 [n, d], unit vectors, and `<modality>_new` float32
+[m], the distances of pseudo-unseen pictures from them."""
+
+
+def reference(workspace: str, checkpoint: Checkpoint, images: str) -> Reference:
+    """What stands for a checkpoint's training, made once a workspace from the images that it was trained on.
+
+    Raises StorageError where they are gone.
+    """
+    url = storage.join(workspace, "drift", f"{checkpoint.digest[:16]}.safetensors")
+    if storage.exists(url):
+        return load(storage.read_bytes(url))
+    source = shards.read_manifest(images, "zse ingest")
+    everyone = read_members(images, source)
+    trained = training_members(everyone, checkpoint.split)
+    new = everyone.of(categories=checkpoint.split.pseudo_unseen)
+    found: dict[str, np.ndarray] = {}
+    for modality, _ in MODALITIES:
+        vectors, ink = [], np.zeros(0, dtype=np.float32)
+        for members in (trained, new):
+            some = _sample(members.where(members.modality == modality))
+            pictures = read_pictures(images, source, some)
+            vectors.append(_encoded(checkpoint, pictures, modality))
+            if modality == "sketch" and members is trained:
+                ink = ink_shares(pictures)
+        if modality == "sketch":
+            found["ink"] = ink
+        found[modality] = vectors[0].numpy()
+        found[f"{modality}_new"] = distances(vectors[1], vectors[0]).numpy()
+    storage.write_bytes(url, save(found))
+    return found
+
+
+def _sample(members: Members) -> Members:
+    """Some of them, the same ones always: in the order of their content, which knows no class."""
+    ordered = members.by_content()
+    return ordered.where(np.arange(len(ordered)) < SAMPLE)
+
+
+def _encoded(checkpoint: Checkpoint, pictures: list[bytes], modality: Modality) -> Tensor:
+    if not pictures:
+        return torch.zeros(0, 1)
+    encode: Callable[[Tensor], Any] = lambda x: {  # noqa: E731
+        "embedding": checkpoint.method.encode(x, modality)["embedding"]
+    }
+    return torch.nn.functional.normalize(encode_pictures(encode, pictures, 64)["embedding"].float(), dim=1)
+
+
+def ink_shares(sketches: list[bytes]) -> np.ndarray:
+    """float32 [n], the share of dark pixels of stored sketches, 0..1."""
+    return np.array([(decode_pixels(data) < DARK).mean() for data in sketches], dtype=np.float32)
+
+
+def distances(pictures: Tensor, training: Tensor) -> Tensor:
+    """float32 [n]: 1 - cosine to the nearest of the training's; unit vectors [n, d] and [m, d]."""
+    if not len(pictures) or not len(training):
+        return torch.zeros(0)
+    return 1 - (pictures @ training.T).max(1).values
+
+
+def measure(
+    trained: Reference | None, images: str, encodings: str, last: Mapping[str, Mapping[str, int]] | None
+) -> dict[str, float]:
+    """What of ink, sketches, photos and classes can be said of a data set's encoded pictures.
+
+    trained: of the model's training, None where it is not known; last: the counts of the last evaluated version, class
+    -> modality -> pictures, None = there is none.
+    """
+    source = shards.read_manifest(images, "zse ingest")
+    found: dict[str, float] = {}
+    if trained is not None:
+        for modality, name in MODALITIES:
+            encoded = read_encodings(encodings, modality, source)
+            some = _sample(encoded.members)
+            if modality == "sketch":
+                ink = ink_shares(read_pictures(images, source, some))
+                found["ink"] = float((ink.mean() - trained["ink"].mean()) / max(float(trained["ink"].std()), 1e-6))
+            at = {id: i for i, id in enumerate(encoded.members.id)}
+            rows = torch.tensor([at[id] for id in some.id])
+            vectors = torch.nn.functional.normalize(encoded.values["embedding"][rows].float(), dim=1)
+            new = trained[f"{modality}_new"]
+            if len(new):
+                own = distances(vectors, torch.from_numpy(trained[modality])).median()
+                found[name] = float(own / max(float(np.median(new)), 1e-6))
+    if last is not None:
+        found["classes"] = class_difference(source["counts"], last)
+    return found
+
+
+def class_difference(now: Mapping[str, Mapping[str, int]], before: Mapping[str, Mapping[str, int]]) -> float:
+    """The total variation distance of two mixes of photos, 0..1."""
+    shares = []
+    for counts in (now, before):
+        photos = {name: of.get("photo", 0) for name, of in counts.items()}
+        total = max(sum(photos.values()), 1)
+        shares.append({name: n / total for name, n in photos.items()})
+    names = shares[0].keys() | shares[1].keys()
+    return sum(abs(shares[0].get(name, 0) - shares[1].get(name, 0)) for name in names) / 2
+
+
+def beyond(found: Mapping[str, float]) -> list[str]:
+    """What has drifted, in words."""
+    said = {
+        "ink": "sketches with {:+.1f} standard deviations of ink",
+        "sketches": "sketches {:.1f} times as far from the training as its own new classes",
+        "photos": "photos {:.1f} times as far from the training as its own new classes",
+        "classes": "another mix of classes ({:.0%} of the photos)",
+    }
+    return [said[name].format(value) for name, value in found.items() if abs(value) > LIMITS[name]]

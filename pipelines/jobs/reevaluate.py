@@ -1,0 +1,271 @@
+"""reevaluate: a catalogue of data sets, and models of the registry, to the reports that are missing and a summary.
+
+    <workspace>/reevaluations/<hash>/summary.json  summary.md
+
+The hash is of the models, of the data sets' content, and of what came of them: as long as none of them changes there is
+nothing new, and a run that was killed goes on where it was. Every stage before it works the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines import drift, shards, storage
+from pipelines.catalog import DatasetConfig, MissingClassesError
+from pipelines.config import ConfigError, ExperimentConfig, apply_overrides, validate
+from pipelines.incoming import DESCRIPTION, arrived
+from pipelines.jobs.evaluate import REPORT, report_key
+from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
+from pipelines.jobs.promote import promote
+from pipelines.jobs.run import evaluate_checkpoint, experiment_split
+from pipelines.progress import say
+from pipelines.promotion import Rules
+from pipelines.reevaluation import Line, Summary, against, changed, headlines, markdown
+from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry
+from pipelines.tracking.models import REGISTERED
+from zse_model.checkpoint import load_checkpoint
+from zse_model.evaluation.leaks import LeakError
+from zse_model.transforms import BadPicture, TransformConfig
+
+SUMMARY, TEXT = "summary.json", "summary.md"
+BROKEN = (storage.StorageError, TooManyBadPicturesError, MissingClassesError, BadPicture, ValueError, OSError)
+ALIASED = re.compile(r"models:/(?P<name>[^/@]+)@(?P<alias>[^/@]+)")
+SECTIONS = ("evaluation", "ingest", "cluster", "tracking")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to evaluate."""
+
+    name: str
+    """As the user says it: zse@champion."""
+    asked: str
+    """As every verb takes it: models:/zse@champion, or a checkpoint."""
+    version: str
+    """What that is now."""
+    checkpoint: str
+    digest: str
+    method: str
+    transforms: TransformConfig
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A report that there has to be."""
+
+    model: Model
+    dataset: str
+    config: ExperimentConfig
+    images: str
+    fingerprint: str
+    key: str
+
+
+def how_to_evaluate(overrides: Sequence[str]) -> ExperimentConfig:
+    """`--set` of a re-evaluation: how it evaluates, ingests, and what it runs on. Raises ConfigError."""
+    if wrong := [o for o in overrides if o.partition(".")[0] not in SECTIONS]:
+        raise ConfigError(
+            f"--set {wrong[0]}: a re-evaluation has only {', '.join(SECTIONS)}; data sets are described "
+            "by their dataset.yaml"
+        )
+    raw: dict[str, Any] = {
+        "name": "reevaluation",
+        "dataset": {"adapter": "folder", "name": "catalogue", "source": ".", "split": "all"},
+        "methods": {"global": {}},
+        "train": {"steps": 1},
+    }
+    apply_overrides(raw, overrides)
+    return validate(raw)
+
+
+def reevaluate(
+    catalog: str,
+    names: Sequence[str],
+    workspace: str,
+    config: ExperimentConfig,
+    *,
+    rules: Rules | None = None,
+    tolerance: float = 0.01,
+) -> tuple[Summary, str, bool]:
+    """Make and track the reports that are missing; gives the summary, its folder, and whether anything is new.
+
+    names: of models, the first one the others are compared with. rules: let them decide about the others (`promote`).
+    Raises TrackingError where no model is there, StorageError for a catalogue that is not.
+    """
+    workspace, catalog = storage.absolute(workspace), storage.absolute(catalog)
+    store = Store.at(workspace, config.tracking.uri)
+    models = _models(names, workspace, config, store)
+    wanted, broken = _plan(arrived(catalog), models, workspace, config)
+    known = history.evaluated(store)
+    missing = [one for one in wanted if one.key not in known or not _there(known[one.key])]
+    say(f"{len(wanted)} reports are wanted, {len(missing)} are missing; {len(broken)} data sets cannot be used")
+    summary = Summary(catalog, {m.name: m.version for m in models}, tolerance, broken=broken)
+    for one in wanted:
+        summary.lines.append(_line(one, workspace, known, evaluate=one in missing))
+    known = history.evaluated(store)
+    _compare(summary, wanted, known)
+    _drift(summary, wanted, known, workspace, store)
+    if rules is not None:
+        summary.promotion = _promoted(models, rules, workspace, config.tracking.uri)
+    came = [(line.refused, line.broken) for line in summary.lines]
+    asked = [[(m.name, m.digest) for m in models], [one.key for one in wanted], tolerance]
+    key = storage.digest([asked, broken, came, summary.promotion], 12)
+    folder = storage.join(workspace, "reevaluations", key)
+    new = not storage.exists(storage.join(folder, SUMMARY))
+    if new:
+        text = markdown(summary)
+        history.log_reevaluation(store, key, summary.status, summary.as_json(), text)
+        storage.write_bytes(storage.join(folder, TEXT), text.encode())
+        storage.write_json(storage.join(folder, SUMMARY), summary.as_json())
+    return summary, folder, new
+
+
+def _models(names: Sequence[str], workspace: str, config: ExperimentConfig, store: Store) -> list[Model]:
+    """The models that are there; an alias that nothing has yet is said."""
+    found = []
+    for name in names:
+        asked = f"{REGISTERED}{name}" if "@" in name and "/" not in name else name
+        version = ""
+        if parts := ALIASED.fullmatch(asked):
+            there = registry.version_at(store, parts["name"], parts["alias"])
+            if there is None:
+                say(f"{name} is left out: nothing has that alias")
+                continue
+            version = f"{there}, "
+        checkpoint = storage.absolute(checkpoint_of(asked, workspace, config.tracking.uri))
+        with storage.local_copy(checkpoint) as copy:
+            loaded = load_checkpoint(copy)
+        method = shards.read_manifest(checkpoint, "zse train")["method"]
+        found.append(Model(name, asked, f"{version}{checkpoint}", checkpoint, loaded.digest, method, loaded.transforms))
+    if not found:
+        raise TrackingError(f"None of {', '.join(names)} is there. Register one: zse promote CHECKPOINT --name zse")
+    return found
+
+
+def _plan(
+    datasets: dict[str, DatasetConfig | ConfigError], models: Sequence[Model], workspace: str, config: ExperimentConfig
+) -> tuple[list[Wanted], dict[str, str]]:
+    """Ingest what is new or changed, and name the reports that there have to be; and what cannot be used, with why."""
+    wanted: list[Wanted] = []
+    broken: dict[str, str] = {}
+    named: dict[str, str] = {}
+    for name, dataset in datasets.items():
+        if isinstance(dataset, ConfigError):
+            broken[name] = str(dataset)
+            continue
+        if (other := named.setdefault(dataset.name, name)) != name:
+            broken[name] = f"it is called {dataset.name} as {other} is. Give it another name in its dataset.yaml"
+            continue
+        try:
+            wanted += [_wanted(name, dataset, model, workspace, config) for model in models]
+        except BROKEN as error:
+            broken[name] = str(error)
+            say(f"{name} cannot be used: {error}")
+    return [one for one in wanted if one.dataset not in broken], broken
+
+
+def _wanted(name: str, dataset: DatasetConfig, model: Model, workspace: str, config: ExperimentConfig) -> Wanted:
+    own = dataclasses.replace(config, dataset=dataset, transforms=model.transforms)
+    images = ingest(own, workspace)
+    fingerprint = shards.read_manifest(images, "zse ingest")["fingerprint"]
+    key = report_key(own, experiment_split(own, images), fingerprint, model.digest)
+    return Wanted(model, name, own, images, fingerprint, f"{key}-{model.method}")
+
+
+def _line(one: Wanted, workspace: str, known: dict[str, history.Evaluated], *, evaluate: bool) -> Line:
+    line = Line(one.model.name, one.dataset)
+    try:
+        if evaluate:
+            out = evaluate_checkpoint(one.config, workspace, one.model.checkpoint)
+            line.report, line.evaluated = out.reports[one.model.method], True
+        else:
+            line.report = known[one.key].report
+        line.values = headlines(storage.read_json(storage.join(line.report, REPORT)))
+    except LeakError as error:
+        line.refused = f"{error}; or name the classes that it has not seen as `split` in {one.dataset}/{DESCRIPTION}"
+        say(f"{one.model.name} is refused on {one.dataset}: {error}")
+    except BROKEN as error:
+        line.broken = str(error)
+        say(f"{one.model.name} failed on {one.dataset}: {error}")
+    return line
+
+
+def _there(report: history.Evaluated) -> bool:
+    return shards.has_manifest(report.report)
+
+
+def _last(one: Wanted, known: dict[str, history.Evaluated]) -> history.Evaluated | None:
+    """The report of the same model on the data set as it was before, the newest one."""
+    if (own := known.get(one.key)) is None:
+        return None
+    others = [
+        e
+        for e in known.values()
+        if (e.checkpoint_hash, e.dataset, e.use) == (own.checkpoint_hash, own.dataset, own.use)
+        and e.settings & own.settings
+        and e.fingerprint != own.fingerprint
+        and e.started < own.started
+    ]
+    return max(others, key=lambda e: e.started, default=None)
+
+
+def _compare(summary: Summary, wanted: Sequence[Wanted], known: dict[str, history.Evaluated]) -> None:
+    """With the last report of the same model, and with the first model."""
+    firsts = {line.dataset: line for line in summary.lines if line.model == wanted[0].model.name} if wanted else {}
+    for one, line in zip(wanted, summary.lines, strict=True):
+        if not line.values:
+            continue
+        last = _last(one, known)
+        if last is not None and _there(last):
+            line.changes = changed(line.report, last.report)
+        first = firsts.get(line.dataset)
+        if first is not None and first is not line and first.values:
+            line.first = against(line.report, first.report)
+
+
+def _drift(
+    summary: Summary, wanted: Sequence[Wanted], known: dict[str, history.Evaluated], workspace: str, store: Store
+) -> None:
+    for one, line in zip(wanted, summary.lines, strict=True):
+        if not line.values:
+            continue
+        url = storage.join(line.report, "drift.json")
+        if not storage.exists(url):
+            last = _last(one, known)
+            storage.write_json(url, _measured(one, line, last, workspace))
+        found = storage.read_json(url)
+        line.drift, line.no_drift = found["drift"], found["unknown"]
+        if one.key in known:
+            history.log_drift(store, known[one.key], line.drift, "; ".join(drift.beyond(line.drift)))
+
+
+def _measured(one: Wanted, line: Line, last: history.Evaluated | None, workspace: str) -> dict[str, Any]:
+    """Drift of a data set as a model sees it, and why some of it is not known."""
+    run, trained, unknown = storage.join(one.model.checkpoint, "run.json"), None, ""
+    try:
+        with storage.local_copy(one.model.checkpoint) as copy:
+            trained = drift.reference(workspace, load_checkpoint(copy), storage.read_json(run)["images"])
+    except (storage.StorageError, FileNotFoundError):
+        unknown = "distance not known: what the model was trained on is not there"
+    before = None
+    if last is not None and _there(last):
+        images = shards.read_manifest(last.report, "zse evaluate")["images"]
+        before = shards.read_manifest(images, "zse ingest")["counts"] if shards.has_manifest(images) else None
+    about = shards.read_manifest(line.report, "zse evaluate")
+    return {"drift": drift.measure(trained, about["images"], about["encodings"], before), "unknown": unknown}
+
+
+def _promoted(models: Sequence[Model], rules: Rules, workspace: str, tracking: str | None) -> dict[str, Any]:
+    """What the rules say of each model but the first."""
+    decisions = {}
+    for model in models[1:]:
+        try:
+            decisions[model.name] = asdict(promote(model.asked, None, rules, workspace, tracking=tracking))
+        except (TrackingError, ConfigError, storage.StorageError) as error:  # the champion itself, or not evaluated
+            say(f"{model.name} is not decided about: {error}")
+            decisions[model.name] = {"promoted": False, "reasons": [{"holds": False, "text": str(error)}]}
+    return decisions

@@ -1,0 +1,39 @@
+"""A message to a webhook. What a URL of one holds is often its secret: it is never printed."""
+
+from __future__ import annotations
+
+import json
+from http.client import HTTPException
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from pipelines import storage
+from pipelines.progress import say
+from pipelines.reevaluation import Summary, markdown
+
+SENT = "notified.json"
+TIMEOUT = 10  # s
+
+
+def notify(url: str, summary: Summary, folder: str) -> None:
+    """POST a summary as JSON, at least once: `text` for people (what chat services show), `status` and `summary`.
+
+    One that does not arrive is said, and sent by the next re-evaluation; it fails nothing. Raises ValueError for a URL
+    that is not http(s).
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError("--webhook takes an http or https URL")
+    sent = storage.join(folder, SENT)
+    if storage.exists(sent):
+        return
+    where = urlsplit(url).hostname
+    body: dict[str, Any] = {"status": summary.status, "text": markdown(summary), "summary": summary.as_json()}
+    request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urlopen(request, timeout=TIMEOUT) as answer:
+            storage.write_json(sent, {"host": where, "status": answer.status})
+    except (URLError, HTTPException, OSError) as error:
+        reason = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()  # their texts may hold the URL
+        say(f"The webhook at {where} did not take the message ({reason}); the next re-evaluation sends it again")

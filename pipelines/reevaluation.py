@@ -1,0 +1,181 @@
+"""What a re-evaluation found, as data and in words. `jobs/reevaluate.py` does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.drift import beyond
+from pipelines.queries import Queries, difference, metric_key
+from zse_model.evaluation.metrics import PairedDifference, difference_of_means
+
+FINE, REGRESSION, PARTIAL = "fine", "regression", "partial"
+FEWEST = 10  # classes that a regression is told of
+EXIT = {FINE: 0, REGRESSION: 3, PARTIAL: 4}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of one model on a data set, and on what it was before."""
+
+    value: float
+    before: float
+    difference: PairedDifference
+    classes: int
+    """The fewer of both versions."""
+
+    def regression(self, tolerance: float) -> bool:
+        """Worse than before by more than the tolerance, and significantly. Of few classes nothing is said: of data
+        that has not changed 22 in 100 would be called worse with 2, 10 with 5, 6 with 10, 3 with 25
+        (`python -m benchmarks alarms`)."""
+        enough = self.classes >= FEWEST
+        return enough and self.difference.high < 0 and self.difference.value < -tolerance
+
+
+@dataclass
+class Line:
+    """One model on one data set."""
+
+    model: str
+    dataset: str
+    report: str = ""
+    evaluated: bool = False
+    """Now; else its report was there."""
+    values: dict[str, tuple[float, float | None, float | None]] = field(default_factory=dict)
+    """mAP_all of the first setting by mode, and its interval."""
+    changes: dict[str, Change] = field(default_factory=dict)
+    """By mode, since the data set's last version."""
+    first: dict[str, PairedDifference] = field(default_factory=dict)
+    """By mode, against the first model on the same queries; below 0: worse."""
+    drift: dict[str, float] = field(default_factory=dict)
+    no_drift: str = ""
+    """Why it is not known."""
+    refused: str = ""
+    """The model has seen what it would be tested on."""
+    broken: str = ""
+
+
+@dataclass
+class Summary:
+    """A re-evaluation: what there was to do, what came of it, and what is wrong."""
+
+    catalog: str
+    models: dict[str, str]
+    """As asked, and what that is now."""
+    tolerance: float
+    lines: list[Line] = field(default_factory=list)
+    broken: dict[str, str] = field(default_factory=dict)
+    """Data sets that cannot be used, and why."""
+    promotion: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def regressions(self) -> list[Line]:
+        return [line for line in self.lines if any(c.regression(self.tolerance) for c in line.changes.values())]
+
+    @property
+    def status(self) -> str:
+        if self.regressions:
+            return REGRESSION
+        return PARTIAL if self.broken or any(line.broken for line in self.lines) else FINE
+
+    def as_json(self) -> dict[str, Any]:
+        worse = [{"model": line.model, "dataset": line.dataset} for line in self.regressions]
+        return _plain({"status": self.status, **asdict(self), "regressions": worse})
+
+
+def changed(now: str, before: str) -> dict[str, Change]:
+    """Of two reports of one model on two versions of a data set: mAP_all by mode."""
+    a, b = Queries(now), Queries(before)
+    names = np.unique([*a.category, *b.category], return_inverse=True)[1]
+    groups = torch.from_numpy(names[: len(a.category)]), torch.from_numpy(names[len(a.category) :])
+    keys, others = _headlines(a.keys), _headlines(b.keys)
+    found = {}
+    for mode in (mode for mode in keys if mode in others):
+        values = a.values(keys[mode]), b.values(others[mode])
+        means = [float(value.nanmean()) for value in values]
+        classes = min(len(group[~value.isnan()].unique()) for value, group in zip(values, groups, strict=True))
+        found[mode] = Change(means[0], means[1], difference_of_means(*values, *groups), classes)
+    return found
+
+
+def against(now: str, first: str) -> dict[str, PairedDifference]:
+    """Of two models' reports on the same queries: mAP_all by mode, the first one's subtracted."""
+    ours, theirs = Queries(now), Queries(first)
+    keys, others = _headlines(ours.keys), _headlines(theirs.keys)
+    return {mode: difference(ours, theirs, keys[mode], others[mode]) for mode in keys if mode in others}
+
+
+def headlines(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float | None, float | None]]:
+    """Of a report's rows, mAP_all by mode with its interval."""
+    by_key = {metric_key(row): row for row in rows}
+    found = {mode: by_key[key] for mode, key in _headlines(by_key).items()}
+    return {mode: (row["value"], row["ci_low"], row["ci_high"]) for mode, row in found.items()}
+
+
+def _headlines(keys: Iterable[str]) -> dict[str, str]:
+    """The key of mAP_all by mode: of the first setting, which is by class, and of the plain protocol."""
+    parts = [key.split("/") for key in keys]
+    wanted = [p for p in parts if p[1] == "plain" and p[3] == "mAP_all" and p[0] == parts[0][0]]
+    return {p[2]: "/".join(p) for p in wanted}
+
+
+def markdown(summary: Summary) -> str:
+    """The summary for people."""
+    done, refused = sum(line.evaluated for line in summary.lines), sum(bool(line.refused) for line in summary.lines)
+    known = sum(bool(line.values) for line in summary.lines) - done
+    datasets = len({line.dataset for line in summary.lines} | summary.broken.keys())
+    out = [
+        f"# Re-evaluation: {summary.status}",
+        "",
+        f"{summary.catalog}: {datasets} data sets, {len(summary.broken)} of them broken; {len(summary.models)} models. "
+        f"{done} reports made now, {known} known, {refused} refused.",
+        "",
+        *(f"- {asked} is {now}" for asked, now in summary.models.items()),
+        "",
+        "| data set | model | mAP_all | 95 % | before | change | against the first | drift |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for line in summary.lines:
+        if line.refused or line.broken:
+            what = f"refused: {line.refused}" if line.refused else f"broken: {line.broken}"
+            out.append(f"| {line.dataset} | {line.model} | {what.splitlines()[0]} | | | | | |")
+            continue
+        for i, (mode, (value, low, high)) in enumerate(line.values.items()):
+            change = line.changes.get(mode)
+            worse = change is not None and change.regression(summary.tolerance)
+            cells = [
+                line.dataset,
+                f"{line.model} {mode}",
+                f"{value:.3f}",
+                "" if low is None else f"{low:.3f} to {high:.3f}",
+                f"{change.before:.3f}" if change else "",
+                f"{'**regression** ' if worse else ''}{_interval(change.difference)}" if change else "",
+                _interval(line.first[mode]) if mode in line.first else "",
+                ("; ".join(beyond(line.drift)) or line.no_drift) if i == 0 else "",
+            ]
+            out.append(f"| {' | '.join(cells)} |")
+    for name, why in summary.broken.items():
+        out += ["", f"**{name} is broken**: {why}".replace("\n", "\n    ")]
+    if summary.promotion:
+        out += ["", "## Promotion", ""]
+        for model, decision in summary.promotion.items():
+            out.append(f"{model} {'is the new champion' if decision['promoted'] else 'is not promoted'}:")
+            out += [f"- {'holds' if r['holds'] else 'fails'}: {r['text']}" for r in decision["reasons"]]
+    return "\n".join(out) + "\n"
+
+
+def _interval(d: PairedDifference) -> str:
+    return f"{d.value:+.3f}" + ("" if np.isnan(d.low) else f" [{d.low:+.3f}, {d.high:+.3f}]")
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

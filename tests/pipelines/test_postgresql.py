@@ -1,0 +1,88 @@
+"""MLflow on PostgreSQL with its artifacts in a bucket: what a team runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines import storage
+from pipelines.jobs.promote import promote
+from pipelines.jobs.reevaluate import how_to_evaluate, reevaluate
+from pipelines.jobs.report import report
+from pipelines.jobs.run import run
+from pipelines.promotion import load_rules
+from pipelines.tracking import TrackingError, checkpoint_of
+from tests.conftest import free_ports, tiny
+from tests.pipelines.test_reevaluation import write
+
+PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+INITDB = next((str(place / "initdb") for place in PLACES), None) or shutil.which("initdb")
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(INITDB is None, reason="needs PostgreSQL: apt-get install postgresql"),
+]
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
+    """The URI of an empty database on a server of its own, which root may not run."""
+    folder, (port,) = tempfile.mkdtemp(prefix="zpg"), free_ports(1)
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if as_user:
+        shutil.chown(folder, "postgres")
+    programs = Path(str(INITDB)).resolve().parent
+
+    def call(program: str, *arguments: str) -> None:
+        command = [*as_user, str(programs / program), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+    call("initdb", "-D", f"{folder}/data", "-U", "zse", "--auth=trust", "--no-sync")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    call("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
+    try:
+        call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "zse", "mlflow")
+        yield f"postgresql+psycopg2://zse@127.0.0.1:{port}/mlflow"
+    finally:
+        call("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_training_promotion_and_reevaluation(
+    database: str, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    workspace, client = f"{s3}/postgresql", MlflowClient(database)
+    settings = {"tracking": {"enabled": True}, "evaluation": {"classes": "pseudo_unseen"}}
+    outs = [run(tiny(**settings, train={"seed": seed}), workspace) for seed in (0, 1)]
+    rules = load_rules(None)
+    assert promote(outs[0].checkpoints["global"], "zse", rules, workspace).promoted
+    second = promote(outs[1].checkpoints["global"], "zse", rules, workspace)
+    names = ["zse@champion", "zse@former" if second.promoted else "zse@challenger"]
+
+    write(tmp_path / "datasets" / "shop")
+    summary, folder, new = reevaluate(str(tmp_path / "datasets"), names, workspace, how_to_evaluate([]))
+    assert new and summary.status == "fine" and [line.evaluated for line in summary.lines] == [True, True]
+    summary, again, new = reevaluate(str(tmp_path / "datasets"), names, workspace, how_to_evaluate([]))
+    assert not new and again == folder and not any(line.evaluated for line in summary.lines)
+    assert storage.names(folder) == {"summary.json", "summary.md"}
+    assert report(workspace, str(tmp_path / "report.html")) == (4, 8)
+
+    experiments = client.search_experiments()
+    assert {
+        e.artifact_location.startswith(f"{workspace}/mlartifacts/") for e in experiments if e.name != "Default"
+    } == {True}
+    storage.remove_folder(outs[0].checkpoints["global"])  # the registry's own copy is in the bucket
+    copy = checkpoint_of("models:/zse/1", workspace)
+    assert copy.startswith(f"{workspace}/checkpoints/registered-")
+    with pytest.raises(TrackingError, match="nobody"):
+        checkpoint_of("models:/zse@nobody", workspace)

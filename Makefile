@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart test check bench bench-scale results clean
+.PHONY: help quickstart test check bench bench-scale results demo-reevaluation clean
 
 help:
 	@echo "make quickstart   the whole path on built-in data, end to end"
@@ -12,6 +12,7 @@ help:
 	@echo "make check        lint, types, import rules"
 	@echo "make bench        measurements, each beside its baseline"
 	@echo "make bench-scale  the same at the size of the largest data sets: a quarter of an hour"
+	@echo "make demo-reevaluation  a week of data that arrives, models that are promoted or kept: ten minutes"
 	@echo "make results      the rows of docs/results.md that are missing; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -42,5 +43,8 @@ bench-scale: $(VENV)/installed
 results: $(VENV)/installed
 	$(BIN)/python -m benchmarks.results
 
+demo-reevaluation: $(VENV)/installed
+	$(BIN)/python -m tests.demo_reevaluation
+
 clean:
-	rm -rf $(VENV) workspace build dist *.egg-info
+	rm -rf $(VENV) workspace demo build dist *.egg-info

@@ -230,6 +230,141 @@ def compare(
     )
 
 
+@app.command()
+def promote(
+    candidate: Annotated[
+        str, typer.Argument(help="models:/NAME@challenger, models:/NAME/VERSION, or with --name a tracked checkpoint.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="The registered model that a checkpoint belongs to.")
+    ] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option("--rules", metavar="FILE", help="YAML: better, no_worse, faster. None = the shipped ones."),
+    ] = None,
+    workspace: Workspace = WORKSPACE,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the decision and its reasons; change nothing.")
+    ] = False,
+) -> None:
+    """Let rules decide whether a model becomes the champion: better on what one may choose by, no worse elsewhere.
+
+    Every rule must hold; else the candidate is the challenger. Reads what both were evaluated on (`zse evaluate --set
+    evaluation.classes=pseudo_unseen` is what the shipped rules ask for), sets the aliases and logs the reasons.
+
+    Example: `zse promote workspace/checkpoints/... --name zse --dry-run`
+    """
+    from pipelines.jobs.promote import promote as decide
+    from pipelines.promotion import load_rules
+
+    decision = decide(candidate, name, load_rules(rules), workspace, dry_run=dry_run)
+    model = name or candidate.removeprefix("models:/").partition("@")[0].partition("/")[0]
+    what = "would become" if dry_run else "is"
+    _last(
+        f"{candidate} {what} the {'champion' if decision.promoted else 'challenger'} of {model}",
+        f"zse evaluate --checkpoint models:/{model}@champion --experiment NAME"
+        if decision.promoted
+        else f"zse compare models:/{model}@champion {candidate}",
+    )
+
+
+@app.command()
+def reevaluate(
+    catalog: Annotated[
+        str, typer.Option("--catalog", help="Each folder in it is a data set, with dataset.yaml if it needs one.")
+    ],
+    models: Annotated[
+        str, typer.Option("--models", help="With commas between: zse@champion, models:/zse/3, or a checkpoint.")
+    ] = "zse@champion,zse@challenger",
+    workspace: Workspace = WORKSPACE,
+    set_: Set = None,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Let rules decide about every model but the first, as `zse promote`.")
+    ] = False,
+    rules: Annotated[str | None, typer.Option("--rules", metavar="FILE", help="With --promote: the rules.")] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, help="How much mAP_all may fall before that is a regression.")
+    ] = 0.01,
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            "--webhook", envvar="ZSE_WEBHOOK", help="POST the summary here. Env: ZSE_WEBHOOK.", show_default=False
+        ),
+    ] = None,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with 3 for a regression, 4 where something was broken.")
+    ] = False,
+) -> None:
+    """Evaluate models on the data sets that are new or changed, and say what became worse. For a schedule.
+
+    Compares with the last report of the same model and with the first model, measures the drift of the data, and ends
+    with a summary. What is known is not done again: give the same command as often as you like, also twice at once.
+    Exit code 0 means that all work is done, regression or not.
+
+    Example: `zse reevaluate --catalog s3://bucket/datasets --models zse@champion,zse@challenger --promote`
+    """
+    from pipelines.jobs import reevaluate as job
+    from pipelines.notify import notify
+    from pipelines.promotion import load_rules
+    from pipelines.reevaluation import EXIT, markdown
+
+    config = job.how_to_evaluate(set_ or [])
+    asked = [name.strip() for name in models.split(",") if name.strip()]
+    read = load_rules(rules) if promote else None
+    summary, folder, new = job.reevaluate(catalog, asked, workspace, config, rules=read, tolerance=tolerance)
+    print(markdown(summary))
+    if webhook:
+        notify(webhook, summary, folder)
+    news = "" if new else " (nothing is new)"
+    _last(
+        f"{summary.status}{news}: {folder}/summary.md",
+        f"zse watch --catalog {quote(catalog)} --models {quote(models)} --every 15m",
+    )
+    if exit_code and EXIT[summary.status]:
+        raise typer.Exit(EXIT[summary.status])
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def watch(
+    context: typer.Context,
+    every: Annotated[str, typer.Option("--every", help="How often: 90s, 15m, 6h, 1d.")] = "15m",
+    times: Annotated[int, typer.Option("--times", min=0, help="End after so many; 0 = never.")] = 0,
+) -> None:
+    """`zse reevaluate` again and again, each time as a process of its own; all other options are its.
+
+    One that fails is said and tried again the next time. SIGTERM ends the watch after the step that is running was
+    told to end too; what it has made is kept.
+
+    Example: `zse watch --every 1h --catalog s3://bucket/datasets --models zse@champion`
+    """
+    from pipelines.watch import seconds
+    from pipelines.watch import watch as keep
+
+    keep(context.args, seconds(every), times)
+
+
+@app.command()
+def report(
+    workspace: Workspace = WORKSPACE,
+    out: Annotated[str, typer.Option("--out", "-o", help="The page: a file or URL.")] = "report.html",
+    setting: Annotated[str | None, typer.Option("--setting", help="Only settings that begin like this.")] = None,
+    pictures: Annotated[
+        bool, typer.Option(help="With the sheets and explanations of each setting's best model.")
+    ] = True,
+) -> None:
+    """One self-contained HTML page of what MLflow has: who leads in each setting, with intervals, costs, published
+    numbers where they may be compared, how it went as data changed, and what it looks like.
+
+    Example: `MLFLOW_TRACKING_URI=http://mlflow:5000 zse report --out s3://bucket/report.html`
+    """
+    from pipelines.jobs.report import report as write
+
+    write(workspace, out, setting=setting, pictures=pictures)
+    _last(f"{out}   (open it in a browser)", "zse compare MODEL MODEL --metric mAP_all")
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file or URL.")],

@@ -47,6 +47,10 @@ def test_help_teaches_every_verb() -> None:
         "embed",
         "evaluate",
         "compare",
+        "promote",
+        "reevaluate",
+        "watch",
+        "report",
         "search",
         "explain",
         "run",
@@ -104,7 +108,7 @@ def test_search_finds_photos_in_a_folder_of_anything(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
     """`ray start --head`, then `ray job submit --working-dir . -- zse run ...`, as the README says."""
     flags = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
@@ -144,6 +148,23 @@ def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         rows = json.loads(report.read_text())
         assert {row["metric"] for row in rows} >= {"mAP_all", "acc_1"}
+
+        # Two machines with the same crontab: one job.
+        schedule = {
+            "RAY_ADDRESS": address,
+            "CATALOG": str(tmp_path),
+            "ZSE_WORKSPACE": str(tmp_path / "w"),
+            "ID": "hour-1",
+        }
+        script = [str(REPOSITORY / "infra" / "cron" / "reevaluate.sh")]
+        for _ in range(2):
+            done = subprocess.run(script, env=env | schedule, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        with urllib.request.urlopen(f"{address}/api/jobs/", timeout=10) as answer:
+            jobs = {job["submission_id"]: job["entrypoint"] for job in json.load(answer) if job["submission_id"]}
+        assert jobs.pop("hour-1").startswith("zse reevaluate --catalog") and len(jobs) == 1
+        done = subprocess.run(script, env=env | schedule | {"RAY_ADDRESS": "http://127.0.0.1:1"}, check=False)
+        assert done.returncode != 0, "a cluster that does not answer is no success"
     finally:
         # Not a polite end: a head that is asked to stop drains its nodes for half a minute first.
         for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:

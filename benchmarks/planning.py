@@ -12,7 +12,7 @@ import time
 from mlflow.entities import Metric, RunTag
 
 from pipelines.tracking import Store, history
-from pipelines.tracking.runs import REPORT_KEY
+from pipelines.tracking.once import KEY
 
 RUNS, METRICS, SETTINGS = 500, 200, 10
 
@@ -24,7 +24,7 @@ def fill(store: Store) -> None:
         setting, model = f"data-{i % SETTINGS}.01234567", i // SETTINGS
         tags = {
             "zse.kind": "evaluation",
-            REPORT_KEY: f"{i:032x}-global",
+            KEY: f"{i:032x}-global",
             "zse.settings": "1",
             "zse.setting": setting,
             "zse.dataset": f"data-{i % SETTINGS}",

@@ -259,9 +259,9 @@ def promote(
 
     decision = decide(candidate, name, load_rules(rules), workspace, dry_run=dry_run)
     model = name or candidate.removeprefix("models:/").partition("@")[0].partition("/")[0]
-    what = "would become" if dry_run else "is"
+    place = f"{'would become' if dry_run else 'is'} the champion of {model}"
     _last(
-        f"{candidate} {what} the {'champion' if decision.promoted else 'challenger'} of {model}",
+        f"{candidate} {place if decision.promoted else f'is not promoted: {model} keeps its champion'}",
         f"zse evaluate --checkpoint models:/{model}@champion --experiment NAME"
         if decision.promoted
         else f"zse compare models:/{model}@champion {candidate}",

@@ -18,7 +18,7 @@ from rich.table import Table
 from pipelines import shards, storage
 from pipelines.jobs.evaluate import TOP
 from pipelines.members import read_members
-from pipelines.queries import Queries, difference
+from pipelines.queries import Queries, difference, key_parts
 from pipelines.sheets import Row, decode_all, draw_sheet
 from zse_model.evaluation.metrics import PairedDifference
 
@@ -60,12 +60,12 @@ def compare(
     compare.
     """
     a, b = Queries(first.folder), Queries(second.folder)
-    mine = [_parts(key) for key in a.keys]
-    theirs = {_parts(key) for key in b.keys}
+    mine = [key_parts(key) for key in a.keys]
+    theirs = {key_parts(key) for key in b.keys}
     one, _, other = (mode or "").partition(",")
     pairs = [(key, (*key[:2], other or key[2], key[3])) for key in mine]
     if mode is None and not theirs & set(mine):
-        modes = [next((_parts(key)[2] for key in side.keys), "") for side in (a, b)]
+        modes = [next((key_parts(key)[2] for key in side.keys), "") for side in (a, b)]
         pairs = [(x, (*x[:2], modes[1], x[3])) for x in mine if x[2] == modes[0]]
     pairs = [(x, y) for x, y in pairs if y in theirs]
     if not pairs:
@@ -115,11 +115,6 @@ def _of(report: Report) -> tuple[str, str]:
     """What a report was evaluated on."""
     manifest = shards.read_manifest(report.folder, "zse evaluate")
     return manifest["split_hash"], manifest["dataset_fingerprint"]
-
-
-def _parts(key: str) -> tuple[str, ...]:
-    """setting, protocol, mode, metric"""
-    return tuple(key.split("/"))
 
 
 def _compared(a: Queries, b: Queries, x: tuple[str, ...], y: tuple[str, ...]) -> Compared:

@@ -12,8 +12,7 @@ classes    The share of the photos that would have to change their class to have
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from pipelines.encodings import read_encodings
 from pipelines.loaders import encode_pictures
 from pipelines.members import Members, read_members, read_pictures, training_members
 from pipelines.pictures import decode_pixels
-from zse_model.checkpoint import Checkpoint
+from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.transforms import Modality
 
 SAMPLE = 256  # pictures of a modality that stand for the training, and for a data set
@@ -38,14 +37,21 @@ Reference = Mapping[str, np.ndarray]
 [m], the distances of pseudo-unseen pictures from them."""
 
 
-def reference(workspace: str, checkpoint: Checkpoint, images: str) -> Reference:
-    """What stands for a checkpoint's training, made once a workspace from the images that it was trained on.
+def reference(workspace: str, folder: str) -> Reference:
+    """What stands for the training of the checkpoint in a folder, made once a workspace from the images that it was
+    trained on.
 
-    Raises StorageError where they are gone.
+    Raises StorageError where they are gone, or not known.
     """
-    url = storage.join(workspace, "drift", f"{checkpoint.digest[:16]}.safetensors")
+    url = storage.join(workspace, "drift", f"{shards.read_manifest(folder, 'zse train')['digest'][:16]}.safetensors")
     if storage.exists(url):
         return load(storage.read_bytes(url))
+    run = storage.join(folder, "run.json")
+    if not storage.exists(run):
+        raise storage.StorageError(f"{folder} does not say what it was trained on: it has no run.json")
+    images = storage.read_json(run)["images"]
+    with storage.local_copy(folder) as copy:
+        checkpoint = load_checkpoint(copy)
     source = shards.read_manifest(images, "zse ingest")
     everyone = read_members(images, source)
     trained = training_members(everyone, checkpoint.split)
@@ -76,9 +82,10 @@ def _sample(members: Members) -> Members:
 def _encoded(checkpoint: Checkpoint, pictures: list[bytes], modality: Modality) -> Tensor:
     if not pictures:
         return torch.zeros(0, 1)
-    encode: Callable[[Tensor], Any] = lambda x: {  # noqa: E731
-        "embedding": checkpoint.method.encode(x, modality)["embedding"]
-    }
+
+    def encode(pictures: Tensor) -> dict[str, Tensor]:
+        return {"embedding": checkpoint.method.encode(pictures, modality)["embedding"]}
+
     return torch.nn.functional.normalize(encode_pictures(encode, pictures, 64)["embedding"].float(), dim=1)
 
 

@@ -24,6 +24,7 @@ import yaml
 from pipelines import shards, storage
 from pipelines.compare import Compared, Report, compare_reports
 from pipelines.config import ConfigError, read_section
+from pipelines.costs import MEASURES
 from pipelines.jobs.evaluate import COSTS
 
 SLACK = 0.005  # the least margin of a guard
@@ -177,7 +178,7 @@ def _within(limit: Cost, candidate: Sequence[Report]) -> Iterator[Reason]:
     """The candidate's newest costs of the mode; they are of the device that evaluated it."""
     tables = (storage.read_json(url) for r in candidate if storage.exists(url := storage.join(r.folder, COSTS)))
     row = next((row for table in tables for row in table if row["mode"] == limit.mode), None)
-    for name in ("ms_query_1000", "gflop_pair", "bytes_photo"):
+    for name in MEASURES:
         allowed = getattr(limit, name)
         if allowed is None:
             continue

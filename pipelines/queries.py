@@ -62,6 +62,12 @@ def metric_key(row: Mapping[str, Any]) -> str:
     return "/".join(row[k] for k in ("setting", "protocol", "mode", "metric"))
 
 
+def key_parts(key: str) -> tuple[str, str, str, str]:
+    """setting, protocol, mode, metric of a result's name."""
+    setting, protocol, mode, metric = key.split("/")
+    return setting, protocol, mode, metric
+
+
 def difference(ours: Queries, theirs: Queries, key: str, their_key: str) -> PairedDifference:
     """Ours minus theirs, resampled as the intervals of a report are. Raises ValueError for other queries."""
     if not np.array_equal(ours.id, theirs.id):

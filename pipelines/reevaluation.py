@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipelines.drift import beyond
-from pipelines.queries import Queries, difference, metric_key
+from pipelines.queries import Queries, difference, key_parts, metric_key
 from zse_model.evaluation.metrics import PairedDifference, difference_of_means
 
 FINE, REGRESSION, PARTIAL = "fine", "regression", "partial"
@@ -118,7 +118,7 @@ def headlines(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float
 
 def _headlines(keys: Iterable[str]) -> dict[str, str]:
     """The key of mAP_all by mode: of the first setting, which is by class, and of the plain protocol."""
-    parts = [key.split("/") for key in keys]
+    parts = [key_parts(key) for key in keys]
     wanted = [p for p in parts if p[1] == "plain" and p[3] == "mAP_all" and p[0] == parts[0][0]]
     return {p[2]: "/".join(p) for p in wanted}
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from PIL import Image
 
+from pipelines.costs import MEASURES
 from pipelines.reference import Setting
 from pipelines.tracking.history import Standing
 
@@ -122,13 +123,8 @@ def _section(section: Section) -> str:
 def _table(section: Section) -> str:
     lines, first = section.lines(), section.first
     shown = [m for m in METRICS if any(f"plain/{mode}/{m}" in each.metrics for each, mode in lines)]
-    costs = [
-        ("ms_query_1000", "ms a query, 1,000 photos"),
-        ("gflop_pair", "GFLOP a pair"),
-        ("bytes_photo", "B a photo"),
-    ]
-    costs = [c for c in costs if any(f"cost/{mode}/{c[0]}" in each.metrics for each, mode in lines)]
-    head = ["model and mode", first, "", *(m for m in shown if m != first), *(text for _, text in costs)]
+    costs = [name for name in MEASURES if any(f"cost/{mode}/{name}" in each.metrics for each, mode in lines)]
+    head = ["model and mode", first, "", *(m for m in shown if m != first), *(MEASURES[name] for name in costs)]
     rows = []
     for each, mode in lines:
         key = f"plain/{mode}/{first}"
@@ -141,7 +137,7 @@ def _table(section: Section) -> str:
             f"{each.metrics[key]:.3f}{interval}",
             _bar(each.metrics[key], low, high),
             *("" if value is None else f"{value:.3f}" for value in others),
-            *(_number(each.metrics.get(f"cost/{mode}/{name}")) for name, _ in costs),
+            *(_number(each.metrics.get(f"cost/{mode}/{name}")) for name in costs),
         ]
         rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     differences = sorted({section.difference(each) for each, _ in lines})

@@ -3,13 +3,14 @@ system metrics shows."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import psutil
 import torch
+
+from pipelines.background import repeated
 
 EVERY = 10.0  # s
 PREFIX = "system/"
@@ -23,33 +24,27 @@ def sampled(node: str, send: Callable[[dict[str, float]], None]) -> Iterator[Non
     node: stands in the names where a training has several machines; "" = it has one. A sample has `time` (s since the
     epoch) and values as `system/<node>/cpu_utilization_percentage`.
     """
-    ended = threading.Event()
+    before = psutil.net_io_counters()
+    prefix = f"{PREFIX}{node}/" if node else PREFIX
+    psutil.cpu_percent()  # it counts from the call before
 
     def sample() -> None:
-        psutil.cpu_percent()  # it counts from the call before
-        before = psutil.net_io_counters()
-        prefix = f"{PREFIX}{node}/" if node else PREFIX
-        while not ended.wait(EVERY):
-            network = psutil.net_io_counters()
-            memory = psutil.virtual_memory()
-            found = {
-                "cpu_utilization_percentage": psutil.cpu_percent(),
-                "system_memory_usage_megabytes": memory.used / MB,
-                "system_memory_usage_percentage": memory.percent,
-                "network_receive_megabytes": (network.bytes_recv - before.bytes_recv) / MB,
-                "network_transmit_megabytes": (network.bytes_sent - before.bytes_sent) / MB,
-                **_gpus(),
-            }
-            send({"time": time.time(), **{prefix + name: value for name, value in found.items()}})
-            before = network
+        nonlocal before
+        network = psutil.net_io_counters()
+        memory = psutil.virtual_memory()
+        found = {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / MB,
+            "system_memory_usage_percentage": memory.percent,
+            "network_receive_megabytes": (network.bytes_recv - before.bytes_recv) / MB,
+            "network_transmit_megabytes": (network.bytes_sent - before.bytes_sent) / MB,
+            **_gpus(),
+        }
+        send({"time": time.time(), **{prefix + name: value for name, value in found.items()}})
+        before = network
 
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
+    with repeated(sample, EVERY):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _gpus() -> dict[str, float]:

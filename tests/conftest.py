@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,18 @@ def free_ports(count: int) -> list[int]:
     finally:
         for probe in probes:
             probe.close()
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Until the URL answers, which the server, a process of the test's own, may take three minutes for."""
+    for _ in range(360):
+        assert server.poll() is None, f"what should answer at {url} ended with {server.returncode}"
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(f"{url} does not answer")
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipelines import storage
-from tests.conftest import free_ports
+from tests.conftest import free_ports, wait_for
 from zse_model.synthetic import UNSEEN, draw_photo, draw_sketch
 
 BIN = Path(sys.executable).parent
@@ -79,12 +79,9 @@ class Stage:
         ray = ["start", "--head", "--block", "--num-cpus=4", f"--temp-dir={self.sockets}", "--port", p["gcs"]]
         ray += ["--dashboard-port", p["dash"], "--ray-client-server-port", p["client"]]
         self._start(str(BIN / "ray"), *ray, "--dashboard-agent-listen-port", p["agent"])
-        for url in (
-            self.env["AWS_ENDPOINT_URL"],
-            f"{self.env['MLFLOW_TRACKING_URI']}/health",
-            f"{self.cluster}/api/version",
-        ):
-            self._answers(url)
+        urls = self.env["AWS_ENDPOINT_URL"], f"{self.env['MLFLOW_TRACKING_URI']}/health", f"{self.cluster}/api/version"
+        for url, process in zip(urls, self.processes, strict=True):
+            wait_for(url, process)
         import boto3
 
         boto3.client("s3", endpoint_url=self.env["AWS_ENDPOINT_URL"]).create_bucket(Bucket="demo")
@@ -94,16 +91,6 @@ class Stage:
             command = (*command, "--artifacts-destination", f"{self.folder}/artifacts", "--workers", "1")
         log = (self.folder / f"{len(self.processes)}.log").open("wb")
         self.processes.append(subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True))
-
-    def _answers(self, url: str) -> None:
-        for _ in range(360):
-            try:
-                urllib.request.urlopen(url, timeout=2).close()
-                return
-            except OSError:
-                assert all(process.poll() is None for process in self.processes), f"a server ended: {self.folder}/*.log"
-                time.sleep(0.5)
-        raise TimeoutError(url)
 
     def close(self) -> None:
         for process in self.processes:
@@ -249,6 +236,7 @@ def _table(summary: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end with the script
     folder = Path("demo").absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -9,7 +9,6 @@ nothing new, and a run that was killed goes on where it was. Every stage before 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,19 +20,18 @@ from pipelines.incoming import DESCRIPTION, arrived
 from pipelines.jobs.evaluate import REPORT, report_key
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
 from pipelines.jobs.promote import promote
-from pipelines.jobs.run import evaluate_checkpoint, experiment_split
+from pipelines.jobs.run import evaluate_images, experiment_split
 from pipelines.progress import say
 from pipelines.promotion import Rules
 from pipelines.reevaluation import Line, Summary, against, changed, headlines, markdown
 from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry
-from pipelines.tracking.models import REGISTERED
-from zse_model.checkpoint import load_checkpoint
+from pipelines.tracking.models import NAMES, REGISTERED
+from zse_model.checkpoint import INFO, from_dict
 from zse_model.evaluation.leaks import LeakError
 from zse_model.transforms import BadPicture, TransformConfig
 
 SUMMARY, TEXT = "summary.json", "summary.md"
 BROKEN = (storage.StorageError, TooManyBadPicturesError, MissingClassesError, BadPicture, ValueError, OSError)
-ALIASED = re.compile(r"models:/(?P<name>[^/@]+)@(?P<alias>[^/@]+)")
 SECTIONS = ("evaluation", "ingest", "cluster", "tracking")
 
 
@@ -61,7 +59,6 @@ class Wanted:
     dataset: str
     config: ExperimentConfig
     images: str
-    fingerprint: str
     key: str
 
 
@@ -130,17 +127,18 @@ def _models(names: Sequence[str], workspace: str, config: ExperimentConfig, stor
     for name in names:
         asked = f"{REGISTERED}{name}" if "@" in name and "/" not in name else name
         version = ""
-        if parts := ALIASED.fullmatch(asked):
+        parts = NAMES.fullmatch(asked)
+        if parts and parts["alias"]:
             there = registry.version_at(store, parts["name"], parts["alias"])
             if there is None:
                 say(f"{name} is left out: nothing has that alias")
                 continue
             version = f"{there}, "
         checkpoint = storage.absolute(checkpoint_of(asked, workspace, config.tracking.uri))
-        with storage.local_copy(checkpoint) as copy:
-            loaded = load_checkpoint(copy)
-        method = shards.read_manifest(checkpoint, "zse train")["method"]
-        found.append(Model(name, asked, f"{version}{checkpoint}", checkpoint, loaded.digest, method, loaded.transforms))
+        manifest = shards.read_manifest(checkpoint, "zse train")
+        transforms = from_dict(TransformConfig, storage.read_json(storage.join(checkpoint, INFO))["transforms"])
+        of = manifest["digest"], manifest["method"]
+        found.append(Model(name, asked, f"{version}{checkpoint}", checkpoint, *of, transforms))
     if not found:
         raise TrackingError(f"None of {', '.join(names)} is there. Register one: zse promote CHECKPOINT --name zse")
     return found
@@ -161,26 +159,35 @@ def _plan(
             broken[name] = f"it is called {dataset.name} as {other} is. Give it another name in its dataset.yaml"
             continue
         try:
-            wanted += [_wanted(name, dataset, model, workspace, config) for model in models]
+            wanted += _wanted(name, dataset, models, workspace, config)
         except BROKEN as error:
             broken[name] = str(error)
             say(f"{name} cannot be used: {error}")
-    return [one for one in wanted if one.dataset not in broken], broken
+    return wanted, broken
 
 
-def _wanted(name: str, dataset: DatasetConfig, model: Model, workspace: str, config: ExperimentConfig) -> Wanted:
-    own = dataclasses.replace(config, dataset=dataset, transforms=model.transforms)
-    images = ingest(own, workspace)
-    fingerprint = shards.read_manifest(images, "zse ingest")["fingerprint"]
-    key = report_key(own, experiment_split(own, images), fingerprint, model.digest)
-    return Wanted(model, name, own, images, fingerprint, f"{key}-{model.method}")
+def _wanted(
+    name: str, dataset: DatasetConfig, models: Sequence[Model], workspace: str, config: ExperimentConfig
+) -> list[Wanted]:
+    """A data set for each model, ingested once for all that take pictures in the same form."""
+    found: list[Wanted] = []
+    ingested: dict[TransformConfig, str] = {}
+    for model in models:
+        own = dataclasses.replace(config, dataset=dataset, transforms=model.transforms)
+        if model.transforms not in ingested:
+            ingested[model.transforms] = ingest(own, workspace)
+        images = ingested[model.transforms]
+        fingerprint = shards.read_manifest(images, "zse ingest")["fingerprint"]
+        key = report_key(own, experiment_split(own, images), fingerprint, model.digest)
+        found.append(Wanted(model, name, own, images, f"{key}-{model.method}"))
+    return found
 
 
 def _line(one: Wanted, workspace: str, known: dict[str, history.Evaluated], *, evaluate: bool) -> Line:
     line = Line(one.model.name, one.dataset)
     try:
         if evaluate:
-            out = evaluate_checkpoint(one.config, workspace, one.model.checkpoint)
+            out = evaluate_images(one.config, workspace, one.images, one.model.checkpoint)
             line.report, line.evaluated = out.reports[one.model.method], True
         else:
             line.report = known[one.key].report
@@ -245,11 +252,10 @@ def _drift(
 
 def _measured(one: Wanted, line: Line, last: history.Evaluated | None, workspace: str) -> dict[str, Any]:
     """Drift of a data set as a model sees it, and why some of it is not known."""
-    run, trained, unknown = storage.join(one.model.checkpoint, "run.json"), None, ""
+    trained, unknown = None, ""
     try:
-        with storage.local_copy(one.model.checkpoint) as copy:
-            trained = drift.reference(workspace, load_checkpoint(copy), storage.read_json(run)["images"])
-    except (storage.StorageError, FileNotFoundError):
+        trained = drift.reference(workspace, one.model.checkpoint)
+    except storage.StorageError:
         unknown = "distance not known: what the model was trained on is not there"
     before = None
     if last is not None and _there(last):

@@ -71,9 +71,13 @@ def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Ou
 
 def evaluate_checkpoint(config: ExperimentConfig, workspace: str, checkpoint: str) -> Outputs:
     """A checkpoint from anywhere on this experiment's data and split; refused where it has seen what is tested."""
-    workspace, checkpoint = storage.absolute(workspace), storage.absolute(checkpoint)
-    images = _reported("ingest", ingest(config, workspace))
-    split = experiment_split(config, images)
+    workspace = storage.absolute(workspace)
+    return evaluate_images(config, workspace, _reported("ingest", ingest(config, workspace)), checkpoint)
+
+
+def evaluate_images(config: ExperimentConfig, workspace: str, images: str, checkpoint: str) -> Outputs:
+    """`evaluate_checkpoint` of data that is ingested."""
+    checkpoint, split = storage.absolute(checkpoint), experiment_split(config, images)
     name = shards.read_manifest(checkpoint, "zse train")["method"]
     encodings = _reported("embed", embed(config, workspace, images, checkpoint, split))
     report = evaluate(config, workspace, images, encodings, name, split)

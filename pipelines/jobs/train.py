@@ -16,7 +16,6 @@ import json
 import logging
 import platform
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -32,6 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipelines import shards, storage
+from pipelines.background import repeated
 from pipelines.class_vectors import read_class_vectors
 from pipelines.cluster import connect
 from pipelines.config import ExperimentConfig, to_dict
@@ -373,22 +373,16 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
 @contextmanager
 def _polled(journal: Any, on_event: Callable[[Event], None]) -> Iterator[None]:
     """Hand the journal's events on, about twice a second, and all of them at the end."""
-    stop = threading.Event()
 
-    def poll() -> None:
-        while not stop.wait(0.5):
-            for event in ray.get(journal.drain.remote()):
-                on_event(event)
-
-    thread = threading.Thread(target=poll, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    def drain() -> None:
         for event in ray.get(journal.drain.remote()):
             on_event(event)
+
+    try:
+        with repeated(drain, 0.5):
+            yield
+    finally:
+        drain()
 
 
 @contextmanager

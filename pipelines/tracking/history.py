@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.tracking.runs import REPORT_KEY, kept_run, log_metrics
-from pipelines.tracking.store import Store, TrackingError, translated
+from pipelines.tracking.once import KEY, kept_run, run_once
+from pipelines.tracking.runs import log_metrics
+from pipelines.tracking.store import Store, TrackingError, pages, translated
 
 REEVALUATIONS = "reevaluations"  # the experiment that summaries are logged in
 NOTE = 7500  # characters: a tag has room for 8,000 on PostgreSQL
@@ -43,7 +44,7 @@ def evaluated(store: Store) -> dict[str, Evaluated]:
     runs: dict[str, list[Any]] = {}
     with translated():
         for run in store.runs("tags.`zse.kind` = 'evaluation' and attributes.status = 'FINISHED'"):
-            if key := run.data.tags.get(REPORT_KEY):
+            if key := run.data.tags.get(KEY):
                 runs.setdefault(key, []).append(run)
     found = {}
     for key, each in runs.items():
@@ -70,7 +71,6 @@ class Standing:
 
     setting: str
     """With the fingerprint of its data."""
-    dataset: str
     use: str
     method: str
     model: str
@@ -95,7 +95,7 @@ def standings(store: Store) -> list[Standing]:
         trainings = {run.info.run_id: run for run in store.runs("tags.`zse.kind` = 'training'")}
         names = _registered(store)
         asked = "tags.`zse.kind` = 'evaluation' and attributes.status = 'FINISHED'"
-        runs = [run for run in store.runs(asked) if REPORT_KEY in run.data.tags]
+        runs = [run for run in store.runs(asked) if KEY in run.data.tags]
     found = []
     for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
         tags, training = run.data.tags, trainings.get(run.data.tags["zse.training_run"])
@@ -103,7 +103,6 @@ def standings(store: Store) -> list[Standing]:
         found.append(
             Standing(
                 setting=tags["zse.setting"],
-                dataset=tags["zse.dataset"],
                 use=tags["zse.use"],
                 method=tags["zse.method"],
                 model=" ".join([name, *names.get(tags["zse.model"], [])]),
@@ -124,11 +123,11 @@ def standings(store: Store) -> list[Standing]:
 def _registered(store: Store) -> dict[str, list[str]]:
     """By logged model, its registered versions with their aliases."""
     found: dict[str, list[str]] = {}
-    for registered in store.client.search_registered_models(max_results=100):
+    for registered in pages(store.client.search_registered_models):
         aliases: dict[str, list[str]] = {}
         for alias, version in registered.aliases.items():
             aliases.setdefault(str(version), []).append(f"@{alias}")
-        for version in store.client.search_model_versions(f"name = '{registered.name}'"):
+        for version in pages(store.client.search_model_versions, filter_string=f"name = '{registered.name}'"):
             said = " ".join([f"{registered.name}/{version.version}", *sorted(aliases.get(str(version.version), []))])
             found.setdefault(str(version.source).removeprefix("models:/"), []).append(f"({said})")
     return found
@@ -162,18 +161,14 @@ def log_reevaluation(store: Store, key: str, status: str, summary: Mapping[str, 
     """The summary as the one run of the experiment `reevaluations` with this key."""
     tags = {
         "zse.kind": "reevaluation",
-        REPORT_KEY: key,
         "zse.status": status,
         "mlflow.source.name": "zse reevaluate",
         "mlflow.note.content": text[:NOTE],
     }
-    with translated():
-        experiment = store.experiment(REEVALUATIONS)
-        run = kept_run(store, experiment, key)
-        if run is not None and run.info.status == "FINISHED":
-            return
-        run = run or store.client.create_run(experiment, run_name=f"{status} {key}", tags=tags)
+
+    def log(run: Any) -> None:
         store.client.log_text(run.info.run_id, json.dumps(summary, indent=1), "summary.json")
         store.client.log_text(run.info.run_id, text, "summary.md")
-        store.client.set_terminated(run.info.run_id)
-        kept_run(store, experiment, key)
+
+    with translated():
+        run_once(store, store.experiment(REEVALUATIONS), key, f"{status} {key}", tags, log)

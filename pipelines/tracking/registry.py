@@ -11,7 +11,7 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.tracking.models import NAMES, REGISTERED, logged_model
-from pipelines.tracking.runs import REPORT_KEY, kept_run
+from pipelines.tracking.once import run_once
 from pipelines.tracking.store import TRACKED, Store, TrackingError, translated
 
 CHAMPION, CHALLENGER, FORMER = "champion", "challenger", "former"
@@ -128,23 +128,23 @@ def log_decision(store: Store, candidate: Version, champion: Version | None, dec
     outcome = "promoted" if decision["promoted"] else "kept"
     tags = {
         "zse.kind": "promotion",
-        REPORT_KEY: key,
         "zse.registered_model": candidate.name,
         "zse.candidate": candidate.version,
         "zse.champion": champion.version if champion else "",
         "zse.outcome": outcome,
         "mlflow.source.name": "zse promote",
     }
+    name = f"{candidate.name}/{candidate.version} {outcome}"
     with translated():
-        client = store.client
-        name, experiment = f"{candidate.name}/{candidate.version} {outcome}", store.experiment(PROMOTIONS)
-        run = kept_run(store, experiment, key)
-        if run is not None and run.info.status == "FINISHED":
-            return run.info.run_id
-        run_id = (run or client.create_run(experiment, run_name=name, tags=tags)).info.run_id
-        client.log_dict(run_id, decision, "decision.json")
-        client.set_terminated(run_id)
-        run_id = kept_run(store, experiment, key).info.run_id
-        told = json.dumps({"run": run_id, "outcome": outcome})
-        client.set_model_version_tag(candidate.name, candidate.version, "zse.decision", told)
-    return run_id
+        run, made = run_once(
+            store,
+            store.experiment(PROMOTIONS),
+            key,
+            name,
+            tags,
+            lambda run: store.client.log_dict(run.info.run_id, decision, "decision.json"),
+        )
+        if made:
+            told = json.dumps({"run": run.info.run_id, "outcome": outcome})
+            store.client.set_model_version_tag(candidate.name, candidate.version, "zse.decision", told)
+    return run.info.run_id

@@ -22,15 +22,15 @@ from typing import Any
 
 from pipelines import storage
 from pipelines.config import ExperimentConfig, to_dict
+from pipelines.costs import MEASURES
 from pipelines.progress import say
 from pipelines.queries import metric_key
 from pipelines.tracking.models import log_model, requirements
+from pipelines.tracking.once import run_once
 from pipelines.tracking.store import TRACKED, Store, TrackingError, shown, translated
 from pipelines.tracking.view import share_view
 
 RUN_ID = "mlflow.json"
-REPORT_KEY = "zse.report_key"  # tag: what an evaluation run is of
-STALE = 24 * 3600  # s
 BATCH = 500  # MLflow takes at most 1000 metrics a request
 
 
@@ -135,7 +135,8 @@ def deliver_evaluation(config: ExperimentConfig, workspace: str, report: str, ch
         runs, new = {}, False
         for setting in sorted({row["setting"] for row in rows}):
             mine = [row for row in rows if row["setting"] == setting]
-            runs[setting], new = _evaluation_run(store, setting, mine, report, trained)
+            runs[setting], made = _evaluation_run(store, setting, mine, report, trained)
+            new = new or made
         if trained and new:
             log_metrics(store, trained["run"], _summary(rows))
         return {"runs": runs}
@@ -272,17 +273,14 @@ def _history(client: Any, run_id: str, key: str) -> list[Any]:
 def _evaluation_run(
     store: Store, setting: str, rows: list[dict[str, Any]], report: str, trained: dict[str, Any]
 ) -> tuple[str, bool]:
-    """The id of a report's run, complete, and whether it was not before. One that was left half way is gone on with:
-    everything is logged again, with the same time stamp, which MLflow keeps once. One that another process has finished
-    meanwhile stays instead."""
+    """The id of a report's run, complete, and whether it was not before. What is logged again has the same time stamp:
+    MLflow keeps it once."""
     from mlflow.entities import LoggedModelInput
 
     client, first = store.client, rows[0]
     manifest = storage.read_json(storage.join(report, "manifest.json"))
-    key = f"{manifest['report_key']}-{first['method']}"
     tags = {
         "zse.kind": "evaluation",
-        REPORT_KEY: key,
         "zse.settings": str(len(manifest["settings"])),
         "zse.dataset": manifest["dataset"],
         "zse.queries": str(first["queries"]),
@@ -300,54 +298,29 @@ def _evaluation_run(
         "mlflow.source.name": "zse evaluate",
         **_git(),
     }
-    name = f"evaluate {report.rsplit('/', 1)[1]}"
-    experiment = store.experiment(setting)
-    run = kept_run(store, experiment, key) or client.create_run(experiment, run_name=name, tags=tags)
-    run_id, at, fingerprint = run.info.run_id, run.info.start_time, first["dataset_fingerprint"]
-    if run.info.status == "FINISHED":
-        if run.data.tags.get("zse.report") != report:  # where it was is not where it is
-            client.set_tag(run_id, "zse.report", report)
-        return run_id, False
-    of = {"dataset_name": setting, "dataset_digest": fingerprint[:8]}
-    _log_dataset(store, run_id, setting, fingerprint, report, "evaluation")
+    of = {"dataset_name": setting, "dataset_digest": first["dataset_fingerprint"][:8]}
     model = {"model_id": trained["model"]} if trained else {}
-    if trained:
-        client.log_inputs(run_id, models=[LoggedModelInput(trained["model"])])
     # The experiment and the data set say which setting: names without it can be read in the UI's columns.
     short = {name.removeprefix(f"{setting}/"): value for name, value in _summary(rows).items()}
-    log_metrics(store, run_id, short, at, **of, **model)
-    client.log_dict(run_id, {"rows": rows}, "report.json")
-    client.log_text(run_id, "\n".join(requirements()) + "\n", "requirements.txt")
-    if setting == manifest["settings"][0]:
-        _log_tables(store, run_id, at, report)
-    share_view(store, experiment, rows, _table(report, "costs.json") if setting == manifest["settings"][0] else [])
-    client.set_terminated(run_id)
-    return kept_run(store, experiment, key).info.run_id, True
+    experiment, is_first = store.experiment(setting), setting == manifest["settings"][0]
 
+    def log(run: Any) -> None:
+        run_id, at = run.info.run_id, run.info.start_time
+        _log_dataset(store, run_id, setting, first["dataset_fingerprint"], report, "evaluation")
+        if trained:
+            client.log_inputs(run_id, models=[LoggedModelInput(trained["model"])])
+        log_metrics(store, run_id, short, at, **of, **model)
+        client.log_dict(run_id, {"rows": rows}, "report.json")
+        client.log_text(run_id, "\n".join(requirements()) + "\n", "requirements.txt")
+        if is_first:
+            _log_tables(store, run_id, at, report)
+        share_view(store, experiment, rows, _table(report, "costs.json") if is_first else [])
 
-def kept_run(store: Store, experiment: str, key: str) -> Any:
-    """The run of a report, None where there is none. Of several that processes began at once the finished one with the
-    smallest id stays and other finished ones are deleted; as long as none is, it is the one with the smallest id. A run
-    that is still written to is left alone for a day: then nobody does, and it is deleted beside a finished one."""
-    found = store.client.search_runs([experiment], f"tags.`{REPORT_KEY}` = '{key}'", max_results=1000)
-    found.sort(key=lambda run: (run.info.status != "FINISHED", run.info.run_id))
-    old = 1000 * (time.time() - STALE)
-    if found and found[0].info.status == "FINISHED":
-        for other in found[1:]:
-            if other.info.status == "FINISHED" or other.info.start_time < old:
-                _delete(store, other.info.run_id)
-    return next(iter(found), None)
-
-
-def _delete(store: Store, run_id: str) -> None:
-    """Also where another process is quicker."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        store.client.delete_run(run_id)
-    except MlflowException:
-        if store.client.get_run(run_id).info.lifecycle_stage != "deleted":
-            raise
+    key = f"{manifest['report_key']}-{first['method']}"
+    run, made = run_once(store, experiment, key, f"evaluate {report.rsplit('/', 1)[1]}", tags, log)
+    if not made and run.data.tags.get("zse.report") != report:  # where it was is not where it is
+        client.set_tag(run.info.run_id, "zse.report", report)
+    return run.info.run_id, made
 
 
 def _log_tables(store: Store, run_id: str, at: int, report: str) -> None:
@@ -356,8 +329,7 @@ def _log_tables(store: Store, run_id: str, at: int, report: str) -> None:
     costs, curves = _table(report, "costs.json"), _table(report, "curves.json") or {}
     for row in costs:
         client.set_tag(run_id, "zse.device", row["device"])
-    told = ("gflop_pair", "bytes_photo", "ms_query_1000")
-    log_metrics(store, run_id, {f"cost/{row['mode']}/{key}": row[key] for row in costs for key in told}, at)
+    log_metrics(store, run_id, {f"cost/{row['mode']}/{key}": row[key] for row in costs for key in MEASURES}, at)
     steps = [
         {"step": 10 * i, f"precision_at_recall/{mode}": value}
         for mode, curve in curves.items()

@@ -98,10 +98,10 @@ class Store:
 
     def runs(self, asked: str) -> Iterator[Any]:
         """Those of all experiments, the newest first."""
-        experiments = [e.experiment_id for e in _pages(self.client.search_experiments)]
+        experiments = [e.experiment_id for e in pages(self.client.search_experiments)]
         if experiments:
             order = ["attributes.start_time DESC"]
-            yield from _pages(self.client.search_runs, experiment_ids=experiments, filter_string=asked, order_by=order)
+            yield from pages(self.client.search_runs, experiment_ids=experiments, filter_string=asked, order_by=order)
 
     def experiment(self, name: str) -> str:
         """The id of an experiment, made if need be, also when another process makes it at the same time."""
@@ -120,7 +120,7 @@ class Store:
         return found.experiment_id
 
 
-def _pages(search: Callable[..., Any], **asked: Any) -> Iterator[Any]:
+def pages(search: Callable[..., Any], **asked: Any) -> Iterator[Any]:
     """All that a search finds, however many pages they are."""
     token = None
     while True:

@@ -51,8 +51,3 @@ def share_view(store: Store, experiment: str, rows: Sequence[dict[str, Any]], co
 
 def _column(kind: str, name: str) -> str:
     return f"{kind}.`{name}`"
-
-
-def view_url(uri: str, experiment: str) -> str:
-    """Where the table is, for a tracking URI that a browser can open; empty for others."""
-    return f"{uri}/#/experiments/{experiment}/runs?viewStateShareKey={KEY}" if uri.startswith("http") else ""

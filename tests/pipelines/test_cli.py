@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from tests.conftest import TINY, free_ports
+from tests.conftest import TINY, free_ports, wait_for
 from tests.pipelines.test_stages import picture
 from zse_model.synthetic import draw_photo, draw_sketch
 
@@ -129,13 +128,7 @@ def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     try:
         address = f"http://127.0.0.1:{ports['--dashboard-port']}"
-        for _ in range(120):
-            assert head.poll() is None, "ray start --head ended"
-            try:
-                urllib.request.urlopen(f"{address}/api/version", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.5)
+        wait_for(f"{address}/api/version", head)
         done = subprocess.run(
             [*ray, "job", "submit", "--address", address, "--working-dir", str(REPOSITORY)]
             + ["--runtime-env-json", json.dumps({"excludes": [".git", ".venv", "workspace*"]}), "--"]

@@ -266,10 +266,10 @@ class Hook(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(self.answer)
-        self.end_headers()
         if self.answer == 200:
             self.told.append(body)
+        self.send_response(self.answer)
+        self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +15,7 @@ from mlflow import MlflowClient
 
 from pipelines.jobs.run import run
 from pipelines.tracking import Store, registry
-from pipelines.tracking.view import view_url
-from tests.conftest import free_ports, tiny
+from tests.conftest import free_ports, tiny, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -43,13 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Mlfl
         start_new_session=True,
     )
     try:
-        for _ in range(360):
-            assert process.poll() is None, "mlflow server ended"
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.5)
+        wait_for(f"{url}/health", process)
         quick = {"instance_level": False}
         for seed in (0, 1):
             config = tiny(tracking={"enabled": True, "uri": url}, train={"seed": seed}, evaluation=quick)
@@ -86,9 +77,9 @@ def test_an_experiment_opens_on_its_models_best_first(server: tuple[str, MlflowC
     runs = client.search_runs([experiment.experiment_id], "tags.`zse.kind` = 'evaluation'")
     names = [str(run.info.run_name) for run in runs]
     assert len(names) == 2
-    seen(view_url(url, experiment.experiment_id), *names, *columns, folder=tmp_path)
     link = f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=selection"
     seen(f"{url}/#/experiments/{experiment.experiment_id}", "The models of this setting", link, folder=tmp_path)
+    seen(f"{url}/{link}", *names, *columns, folder=tmp_path)
 
 
 def test_an_evaluation_leads_to_its_model_and_pictures(server: tuple[str, MlflowClient], tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""What is logged once, however often and by however many processes at once: a run with the tag `zse.key`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipelines.tracking.store import Store
+
+KEY = "zse.key"
+STALE = 24 * 3600  # s
+
+
+def run_once(
+    store: Store, experiment: str, key: str, name: str, tags: Mapping[str, str], log: Callable[[Any], None]
+) -> tuple[Any, bool]:
+    """The finished run of a key, and whether it was not before.
+
+    `log` writes what is in it: all of it again where another process left it half way, so it must be able to.
+    """
+    run = kept_run(store, experiment, key)
+    run = run or store.client.create_run(experiment, run_name=name, tags={KEY: key, **tags})
+    if run.info.status == "FINISHED":
+        return run, False
+    log(run)
+    store.client.set_terminated(run.info.run_id)
+    return kept_run(store, experiment, key), True
+
+
+def kept_run(store: Store, experiment: str, key: str) -> Any:
+    """The run of a key, None where there is none. Of several that processes began at once the finished one with the
+    smallest id stays and other finished ones are deleted; as long as none is, it is the one with the smallest id. A run
+    that is still written to is left alone for a day: then nobody does, and it is deleted beside a finished one."""
+    found = store.client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1000)
+    found.sort(key=lambda run: (run.info.status != "FINISHED", run.info.run_id))
+    old = 1000 * (time.time() - STALE)
+    if found and found[0].info.status == "FINISHED":
+        for other in found[1:]:
+            if other.info.status == "FINISHED" or other.info.start_time < old:
+                _delete(store, other.info.run_id)
+    return next(iter(found), None)
+
+
+def _delete(store: Store, run_id: str) -> None:
+    """Also where another process is quicker."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.client.delete_run(run_id)
+    except MlflowException:
+        if store.client.get_run(run_id).info.lifecycle_stage != "deleted":
+            raise

@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart test check bench bench-scale results demo-reevaluation clean
+.PHONY: help quickstart test test-cluster check bench bench-scale results demo-reevaluation clean
 
 help:
 	@echo "make quickstart   the whole path on built-in data, end to end"
 	@echo "make test         lint, types, import rules, tests"
+	@echo "make test-cluster the tests that take minutes: submitted jobs, killed processes, PostgreSQL, a browser"
 	@echo "make check        lint, types, import rules"
 	@echo "make bench        measurements, each beside its baseline"
 	@echo "make bench-scale  the same at the size of the largest data sets: a quarter of an hour"
@@ -31,8 +32,12 @@ check: $(VENV)/installed
 
 # Two processes, a Ray each, whole files each: half the time of one, which mostly waits for Ray's workers to start. Files
 # in their order, because the long ones come first; one thread each, because two do not make two cores faster.
+TESTED := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(TESTED) -m "not cluster"
+
+test-cluster: $(VENV)/installed
+	$(TESTED) -m cluster
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks

@@ -106,6 +106,7 @@ def test_search_finds_photos_in_a_folder_of_anything(tmp_path: Path) -> None:
     assert found.returncode == 1 and "blank" in found.stderr and "Traceback" not in found.stderr
 
 
+@pytest.mark.cluster
 @pytest.mark.ray
 @pytest.mark.timeout(500)
 def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 INITDB = next((str(place / "initdb") for place in PLACES), None) or shutil.which("initdb")
 
 pytestmark = [
+    pytest.mark.cluster,
     pytest.mark.ray,
     pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.timeout(400),

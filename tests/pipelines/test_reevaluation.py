@@ -233,6 +233,7 @@ def test_a_catalogue_says_what_is_wrong_with_a_data_set(tmp_path: Path) -> None:
         arrived(str(tmp_path / "none"))
 
 
+@pytest.mark.cluster
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_killed_before_mlflow_hears_and_twice_at_once_every_report_appears_once(place: Path) -> None:
@@ -298,6 +299,7 @@ def test_a_webhook_hears_of_it_once_and_may_be_away(tmp_path: Path, capsys: pyte
         notify("file:///etc/passwd", summary, str(tmp_path))
 
 
+@pytest.mark.cluster
 def test_a_watch_goes_on_after_a_failure_and_ends_when_told(tmp_path: Path) -> None:
     assert [seconds(text) for text in ("90s", "15m", "1.5h", "1d")] == [90, 900, 5400, 86400]
     for text in ("15", "m", "0s", "-1m", "1w"):

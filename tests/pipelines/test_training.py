@@ -50,6 +50,7 @@ def test_one_ray_worker_equals_one_plain_process(tmp_path: Path) -> None:
     assert ray["last_weights_sha256"] == plain["last_weights_sha256"]
 
 
+@pytest.mark.cluster
 def test_a_killed_worker_costs_steps_but_changes_nothing(tmp_path: Path) -> None:
     config = tiny(train={"steps": 40, "checks": 8}, cluster={"workers": 2})
     whole = trained(config, str(tmp_path / "whole"))

@@ -20,6 +20,7 @@ from tests.conftest import free_ports, tiny, wait_for
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = [
+    pytest.mark.cluster,
     pytest.mark.timeout(400),
     pytest.mark.ray,
     pytest.mark.usefixtures("ray_cluster"),

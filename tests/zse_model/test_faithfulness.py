@@ -39,8 +39,9 @@ def test_curves_start_and_end_at_the_whole_and_the_empty_picture(method: ZseSbir
         query = method.encode(sketch[None], "sketch")
         photos = method.encode(torch.stack([photo, empty, third]), "photo")
         whole, nothing, without = method.score(query, photos, "rn")[0].tolist()
-    assert found.deletion[0] == found.insertion[-1] == pytest.approx(whole, abs=1e-5)
-    assert found.deletion[-1] == found.insertion[0] == pytest.approx(nothing, abs=1e-5)
+    # Not to the bit: how a processor sums may depend on a picture's place in its batch.
+    assert [float(found.deletion[0]), float(found.insertion[-1])] == pytest.approx([whole, whole], abs=1e-5)
+    assert [float(found.deletion[-1]), float(found.insertion[0])] == pytest.approx([nothing, nothing], abs=1e-5)
     assert found.deletion[2] == pytest.approx(without, abs=1e-5)
     assert found.drop(0.2) == pytest.approx(whole - without, abs=1e-5)
 

@@ -52,8 +52,9 @@ def main() -> None:
     method = released(device)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
         sketches, photos, encoding = encoded(method, originals(Path(scratch)))
-        rate = matrix_rate(device, torch.float32)
-        print(f"matrix products of float32 run at {rate:.0f} GFLOP/s: {GFLOP['hoisted'] / rate * 1e3:.1f} ms a pair")
+        for dtype in (torch.float32, torch.bfloat16)[: 1 + has_bf16(device)]:
+            rate, name = matrix_rate(device, dtype), str(dtype).removeprefix("torch.")
+            print(f"matrix products of {name} run at {rate:.0f} GFLOP/s: {GFLOP['hoisted'] / rate * 1e3:.2f} ms a pair")
         keep_freed_memory()
         theirs, keeping = (Plain(device, sketches, photos, keep=keep) for keep in (False, True))
         batches = [fastest_batch(theirs, way) for way in (written_out, with_fused_attention)]

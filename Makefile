@@ -13,7 +13,7 @@ help:
 	@echo "make check        lint, types, import rules"
 	@echo "make bench        measurements, each beside its baseline"
 	@echo "make bench-scale  the same at the size of the largest data sets: a quarter of an hour"
-	@echo "make demo-reevaluation  a week of data that arrives, models that are promoted or kept: ten minutes"
+	@echo "make demo-reevaluation  a week of data that arrives, models that are promoted or kept: six minutes"
 	@echo "make results      the rows of docs/results.md that are missing; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt

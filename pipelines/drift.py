@@ -2,10 +2,11 @@
 
 ink        Of the sketches: the mean share of dark pixels, in standard deviations of the training sketches. Beyond 1:
            other pens, scans, empty or filled drawings.
-sketches,  Of each modality: how far an encoded picture is from the nearest of the training's, as a median, over that of
-photos     the pseudo-unseen classes, which are new to the model and of the training's data. Beyond 1.5 they are further
-           away than new classes alone would be. (Nearest neighbours tell what is out of distribution: Sun et al., ICML
-           2022; the ratio is our design.)
+sketches,  Of each modality: how often an encoded picture lies further from the training's nearest one than a picture
+photos     of the pseudo-unseen classes does, which are new to the model and of the training's data: 0.5 if it is as
+           they are. Beyond 0.6 they are further away than new classes alone would be. (Nearest neighbours tell what is
+           out of distribution: Sun et al., ICML 2022; the comparison is our design. A ratio of medians was tried:
+           cosines to the nearest of many saturate, and photos of pure noise had 1.2.)
 classes    The share of the photos that would have to change their class to have the last evaluation's mix, 0..1.
            Beyond 0.2: a mean over queries is of other classes.
 """
@@ -29,7 +30,7 @@ from zse_model.transforms import Modality
 
 SAMPLE = 256  # pictures of a modality that stand for the training, and for a data set
 DARK = 128  # a pixel below it is ink
-LIMITS = {"ink": 1.0, "sketches": 1.5, "photos": 1.5, "classes": 0.2}
+LIMITS = {"ink": 1.0, "sketches": 0.6, "photos": 0.6, "classes": 0.2}
 MODALITIES: tuple[tuple[Modality, str], ...] = (("sketch", "sketches"), ("photo", "photos"))
 
 Reference = Mapping[str, np.ndarray]
@@ -101,6 +102,13 @@ def distances(pictures: Tensor, training: Tensor) -> Tensor:
     return 1 - (pictures @ training.T).max(1).values
 
 
+def further(own: np.ndarray, new: np.ndarray) -> float:
+    """In which share of the pairs own [n] is the larger one, 0..1; of equal ones half."""
+    ordered = np.sort(new)
+    ranks = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
+    return float(ranks.mean() / (2 * len(new)))
+
+
 def measure(
     trained: Reference | None, images: str, encodings: str, last: Mapping[str, Mapping[str, int]] | None
 ) -> dict[str, float]:
@@ -123,8 +131,7 @@ def measure(
             vectors = torch.nn.functional.normalize(encoded.values["embedding"][rows].float(), dim=1)
             new = trained[f"{modality}_new"]
             if len(new):
-                own = distances(vectors, torch.from_numpy(trained[modality])).median()
-                found[name] = float(own / max(float(np.median(new)), 1e-6))
+                found[name] = further(distances(vectors, torch.from_numpy(trained[modality])).numpy(), new)
     if last is not None:
         found["classes"] = class_difference(source["counts"], last)
     return found
@@ -145,8 +152,8 @@ def beyond(found: Mapping[str, float]) -> list[str]:
     """What has drifted, in words."""
     said = {
         "ink": "sketches with {:+.1f} standard deviations of ink",
-        "sketches": "sketches {:.1f} times as far from the training as its own new classes",
-        "photos": "photos {:.1f} times as far from the training as its own new classes",
+        "sketches": "sketches further from the training than its own new classes in {:.0%} of pairs",
+        "photos": "photos further from the training than its own new classes in {:.0%} of pairs",
         "classes": "another mix of classes ({:.0%} of the photos)",
     }
     return [said[name].format(value) for name, value in found.items() if abs(value) > LIMITS[name]]

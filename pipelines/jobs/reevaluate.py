@@ -193,7 +193,7 @@ def _line(one: Wanted, workspace: str, known: dict[str, history.Evaluated], *, e
             line.report = known[one.key].report
         line.values = headlines(storage.read_json(storage.join(line.report, REPORT)))
     except LeakError as error:
-        line.refused = f"{error}; or name the classes that it has not seen as `split` in {one.dataset}/{DESCRIPTION}"
+        line.refused = f"{error}. `split` in {one.dataset}/{DESCRIPTION} says which are searched"
         say(f"{one.model.name} is refused on {one.dataset}: {error}")
     except BROKEN as error:
         line.broken = str(error)

@@ -212,8 +212,10 @@ def test_drift_is_seen_and_new_classes_alone_are_not() -> None:
         picture(np.pad(np.zeros((n, 8), np.uint8), ((0, 8 - n), (0, 0)), constant_values=255)) for n in (1, 4)
     )
     assert drift.ink_shares([thin, thick]).tolist() == [0.125, 0.5]
-    assert drift.beyond({"ink": -0.9, "sketches": 1.4, "photos": 0.2, "classes": 0.2}) == []
-    assert len(drift.beyond({"ink": -1.1, "sketches": 1.6, "photos": 9, "classes": 0.3})) == 4
+    new = np.arange(100.0)
+    assert drift.further(new, new) == 0.5 and drift.further(new - 1000, new) == 0 and drift.further(new + 50, new) > 0.8
+    assert drift.beyond({"ink": -0.9, "sketches": 0.6, "photos": 0.2, "classes": 0.2}) == []
+    assert len(drift.beyond({"ink": -1.1, "sketches": 0.7, "photos": 0.9, "classes": 0.3})) == 4
 
 
 def test_a_catalogue_says_what_is_wrong_with_a_data_set(tmp_path: Path) -> None:

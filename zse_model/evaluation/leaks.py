@@ -38,9 +38,12 @@ def refuse_leaks(
         classes = conflicts(known, split.unseen)
     if classes:
         pairs = ", ".join(f"{a} (seen) = {b} (unseen)" for a, b in classes[:10])
+        seen = {b for _, b in classes}
+        left = [c for c in split.unseen if c not in seen]
         raise LeakError(
             f"The checkpoint {checkpoint.training.get('run')} was trained or chosen on {len(classes)} unseen classes "
-            f"of {split.name}: {pairs}. Its result would not be zero-shot; evaluate a checkpoint of another split"
+            f"of {split.name}: {pairs}. Its result would not be zero-shot; evaluate a checkpoint of another split, "
+            f"or only what it has not seen: {', '.join(left) or 'nothing of it'}"
         )
     keys = torch.tensor([picture_key(sha) for sha in pictures], dtype=torch.int64)
     found = torch.isin(keys, checkpoint.seen_pictures)

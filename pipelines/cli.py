@@ -365,6 +365,36 @@ def report(
     _last(f"{out}   (open it in a browser)", "zse compare MODEL MODEL --metric mAP_all")
 
 
+@app.command()
+def doctor(
+    workspace: Workspace = WORKSPACE,
+    experiment: Annotated[
+        str | None, typer.Option("--experiment", "-e", help="Also: does this one fit, and can its data be read?")
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Is the cluster fit for a run? Asks MLflow, and every node: versions, clock, GPUs and NCCL, memory, disk, storage.
+
+    Says what to mend, and ends with 1 if a run would fail. It asks the cluster that it runs on: `ray job submit ... --
+    zse doctor ...`.
+
+    Example: `zse doctor --workspace s3://bucket/zse --experiment folder+zse_sbir --set dataset.source=s3://bucket/images`
+    """
+    from pipelines.jobs.doctor import examine
+
+    config = _experiment(experiment, set_, workspace) if experiment else None
+    found = examine(workspace, config)
+    for one in found:
+        print(f"{one.state:5s}  {one.what}: {one.text}" + (f"\n       mend: {one.mend}" if one.mend else ""))
+    failing = sum(one.state == "fails" for one in found)
+    slow = sum(one.state == "slow" for one in found)
+    verdict = f"{failing} things to mend" if failing else "ready" + (f", {slow} things make it slow" if slow else "")
+    again = "zse doctor" if failing else f"zse run --experiment {experiment or 'quickstart'}"
+    _last(verdict, f"{again} --workspace {quote(workspace)}")
+    if failing:
+        raise typer.Exit(1)
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file or URL.")],

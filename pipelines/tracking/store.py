@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,15 @@ class Store:
     def client(self) -> Any:
         """An `MlflowClient`."""
         return _client(self.uri)
+
+    def answers(self) -> str:
+        """Where it is, and how fast it answers; nothing is made. Raises TrackingError."""
+        if self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists():
+            return f"{self.uri} is made by the first run"
+        start = time.monotonic()
+        with translated():
+            self.client.search_experiments(max_results=1)
+        return f"{shown(self.uri)} answers in {time.monotonic() - start:.1f} s"
 
     def runs(self, asked: str) -> Iterator[Any]:
         """Those of all experiments, the newest first."""

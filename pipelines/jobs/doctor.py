@@ -1,0 +1,96 @@
+"""doctor: a cluster, and what a run on it would need, to what there is to mend before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipelines import storage
+from pipelines.cluster import SPARE_CPUS, connect
+from pipelines.config import ExperimentConfig
+from pipelines.nodes import Finding, Node, findings, look
+from pipelines.tracking import Store, TrackingError
+
+PATIENCE = 120.0  # s for all nodes: the first task on a node starts a process there
+TASK = ray.remote(num_cpus=0, max_retries=0)(look)
+
+
+def examine(workspace: str, config: ExperimentConfig | None = None) -> list[Finding]:
+    """Ask every node of the cluster, and MLflow; what is wrong comes first.
+
+    config: an experiment that is to run there. Writes a probe in the workspace and removes it, nothing else.
+    """
+    connect()
+    since = time.time()
+    nodes, found = _ask(storage.absolute(workspace), config)
+    if nodes:
+        found += findings(nodes, since, time.time())
+    if storage.is_local(workspace) and len(nodes) > 1:
+        mend = "--workspace s3://bucket/prefix, unless that folder is one that all nodes share"
+        found.append(Finding("workspace", "fails", f"{workspace} is a folder, and there are {len(nodes)} nodes", mend))
+    if config is not None:
+        found += _room(nodes, config)
+    found.append(_tracking(workspace, config))
+    return sorted(found, key=lambda f: ("fails", "slow", "ok").index(f.state))
+
+
+def _ask(workspace: str, config: ExperimentConfig | None) -> tuple[list[Node], list[Finding]]:
+    """The nodes that answer, and a finding for each that does not."""
+    source = (
+        "" if config is None or config.dataset.adapter == "synthetic" else str(getattr(config.dataset, "source", ""))
+    )
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    asked: dict[Any, str] = {}
+    for node in alive:
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        there = TASK.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        asked[there.remote(node["Resources"], name, workspace, source)] = name
+    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE)
+    nodes, silent = [], []
+    for task, name in asked.items():
+        try:
+            if task not in done:
+                raise TimeoutError(f"no answer in {PATIENCE:.0f} s")
+            nodes.append(ray.get(task))
+        except (RayError, TimeoutError) as error:
+            reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+            mend = "ship the code with the job (ray job submit --working-dir .), or put it into the image; ray status"
+            silent.append(Finding("nodes", "fails", f"{name}: {reason}", mend))
+    if not silent:
+        silent.append(Finding("nodes", "ok", f"{len(nodes)} answer"))
+    return nodes, silent
+
+
+def _room(nodes: list[Node], config: ExperimentConfig) -> Iterator[Finding]:
+    """Whether the training's workers fit, and leave something for Ray Data."""
+    cluster = config.cluster
+    cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
+    wanted = cluster.workers * cluster.cpus_per_worker + SPARE_CPUS
+    asked = f"{cluster.workers} workers with {cluster.cpus_per_worker} CPUs and {cluster.gpus_per_worker:g} GPUs"
+    fits = [
+        min(n.cpus // cluster.cpus_per_worker, n.gpus // cluster.gpus_per_worker if cluster.gpus_per_worker else 1e9)
+        for n in nodes
+    ]
+    if cpus < wanted or sum(fits) < cluster.workers:
+        mend = "fewer --set cluster.workers or cluster.cpus_per_worker, or more nodes; an autoscaler may bring them"
+        yield Finding("room", "fails", f"{asked} and a CPU for data; there are {cpus:g} CPUs and {gpus:g} GPUs", mend)
+    else:
+        yield Finding("room", "ok", f"{asked}; there are {cpus:g} CPUs and {gpus:g} GPUs")
+    if gpus and not cluster.gpus_per_worker:
+        yield Finding("room", "slow", f"{gpus:g} GPUs are not asked for", "--set cluster.gpus_per_worker=1")
+
+
+def _tracking(workspace: str, config: ExperimentConfig | None) -> Finding:
+    if config is not None and not config.tracking.enabled:
+        return Finding("MLflow", "ok", "switched off by tracking.enabled")
+    store = Store.at(workspace, config.tracking.uri if config else None)
+    try:
+        return Finding("MLflow", "ok", store.answers())
+    except TrackingError as error:
+        mend = "MLFLOW_TRACKING_URI or --set tracking.uri; its --allowed-hosts must name host and port"
+        return Finding("MLflow", "fails", str(error), mend)

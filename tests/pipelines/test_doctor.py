@@ -1,0 +1,85 @@
+"""What `zse doctor` says of clusters: of a real one, and of nodes as they may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.jobs.doctor import examine
+from pipelines.nodes import Node, findings
+from tests.conftest import tiny, tiny_folder
+from tests.faulty_store import FaultyStore
+
+GOOD = Node(
+    name="a (10.0.0.1)",
+    cpus=8,
+    gpus=1,
+    object_store=4e9,
+    versions={"python": "3.11.7", "ray": "2.60.0", "torch": "2.14.1", "zse": "0123456789ab"},
+    clock=1000.0,
+    shared_memory=8 * 10**9,
+    disk=(50 * 10**9, 100 * 10**9),
+    cards=("NVIDIA L4",),
+    driver=(13, 0),
+    cuda="13.0",
+    nccl=True,
+    storage="",
+    source="",
+)
+
+
+def test_nodes_that_agree_are_fit() -> None:
+    found = findings([GOOD, dataclasses.replace(GOOD, name="b")], 999.0, 1001.0)
+    assert {one.state for one in found} == {"ok"}, found
+    assert {one.what for one in found} == {"versions", "GPUs", "disk", "workspace", "data"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "state", "says"),
+    [
+        ({"versions": GOOD.versions | {"torch": "2.13.0"}}, "fails", "torch: 2.13.0 on b; 2.14.1 on a"),
+        ({"versions": GOOD.versions | {"zse": "f" * 12}}, "fails", "zse: 0123456789ab on a"),
+        ({"clock": 1400.0}, "fails", "b: +399 s beside the driver's"),
+        ({"clock": 100.0}, "fails", "b: -899 s beside the driver's"),
+        ({"cards": ()}, "fails", "b: Ray has 1 GPUs, the driver 0"),
+        ({"gpus": 0}, "fails", "b: the driver has 1 GPUs, Ray 0"),
+        ({"driver": (12, 8)}, "fails", "b: the driver does CUDA 12.8, torch wants 13.0"),
+        ({"cuda": ""}, "fails", "torch was built without CUDA"),
+        ({"nccl": False}, "fails", "torch has no NCCL"),
+        ({"cards": ("NVIDIA H100",)}, "slow", "of 2 kinds: NVIDIA H100, NVIDIA L4"),
+        ({"shared_memory": 64 * 2**20}, "slow", "b: /dev/shm has 0.1 GB, the object store takes 4.0 GB"),
+        ({"disk": (4 * 10**9, 100 * 10**9)}, "fails", "b: 4.0 GB of 100.0 GB free where objects spill"),
+        ({"storage": "s3://x: 403"}, "fails", "b: s3://x: 403"),
+        ({"source": "s3://y is not there"}, "fails", "b: s3://y is not there"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_one_node_that_is_not(changed: dict[str, object], state: str, says: str) -> None:
+    found = findings([GOOD, dataclasses.replace(GOOD, name="b", **changed)], 999.0, 1001.0)  # type: ignore[arg-type]
+    (wrong,) = [one for one in found if one.state != "ok"]
+    assert wrong.state == state and says in wrong.text and wrong.mend, wrong
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_real_cluster(store: FaultyStore, tmp_path: Path) -> None:
+    picture = tmp_path / "pictures" / "sketch" / "fish" / "1.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"here")
+    config = tiny_folder(str(tmp_path / "pictures"), ["fish"], cluster={"workers": 1}, tracking={"enabled": True})
+    found = {one.what: one for one in examine(str(tmp_path / "w"), config)}
+    assert {name for name, one in found.items() if one.state == "fails"} == set(), found
+    assert found["nodes"].text == "1 answer" and "made by the first run" in found["MLflow"].text
+    assert not list((tmp_path / "w").glob("doctor-*")), "the probe is removed"
+
+    wrong = tiny(cluster={"workers": 99, "gpus_per_worker": 1}, tracking={"enabled": True, "uri": "http://127.0.0.1:1"})
+    start = time.monotonic()
+    found = {one.what: one for one in examine("s3://no-such-bucket/zse", wrong)}
+    assert {name for name, one in found.items() if one.state == "fails"} >= {"workspace", "room", "MLflow"}
+    assert "99 workers" in found["room"].text and "no-such-bucket" in found["workspace"].text
+    assert time.monotonic() - start < 60, "what is away costs seconds"
+    found = {one.what: one for one in examine("s3://zse/w")}
+    assert found["workspace"].state == "ok" and "MLflow" in found

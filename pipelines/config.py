@@ -44,6 +44,8 @@ class ClusterConfig:
     gpus_per_worker: float = 0
     max_failures: int = 3
     """How often training is taken up again after a worker or node was lost."""
+    hang_minutes: float = 30.0
+    """A training process whose step, check included, takes longer prints its stacks and ends; 0 = never."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,7 +125,7 @@ def _written(workspace: str) -> str:
         same = storage.read_bytes(storage.join(folder, "probe")) == data
         storage.remove_folder(folder)
     except (storage.StorageError, OSError) as error:
-        return str(error)
+        return f"{workspace}: {error}"
     return "" if same else f"{workspace}: what was written is not what was read"
 
 
@@ -135,7 +135,7 @@ def _listed(source: str) -> str:
     try:
         return "" if storage.exists(source) or storage.names(source) else f"{source} is not there, or is empty"
     except (storage.StorageError, OSError) as error:
-        return str(error)
+        return f"{source}: {error}"
 
 
 def findings(nodes: Sequence[Node], since: float, until: float) -> list[Finding]:

@@ -18,7 +18,7 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -115,11 +115,11 @@ async def _persist(fs: Any, method: str, *args: Any, **options: Any) -> Any:
     return await getattr(fs, f"_{method}")(*args, **options)
 
 
-_NO_FAILURE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_NO_FAILURE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
 
 
-def _answer(error: Exception) -> dict[str, str]:
+def _answer(error: BaseException) -> dict[str, str]:
     """The Code and Message of an error that S3 answered with; empty where it did not answer."""
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {})
@@ -400,6 +400,34 @@ def write_bytes(url: str, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def create(url: str, data: bytes) -> bool:
+    """`write_bytes` for one of several processes at once: False where the file is there already. A store that cannot
+    tell (no conditional writes, no links) is asked first, and two in the same moment may both be told True."""
+    try:
+        if not is_local(url):
+            _ask(url, "pipe_file", data, mode="create")
+            return True
+        target = Path(filesystem(url)[1])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.") as temporary:
+            temporary.write(data)
+            temporary.flush()
+            os.link(temporary.name, target)
+        return True
+    except FileExistsError:
+        return read_bytes(url) == data  # an answer that broke off was asked for again
+    except StorageError as error:
+        if error.__cause__ is None or _answer(error.__cause__).get("Code") != "NotImplemented":
+            raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    if exists(url):
+        return False
+    write_bytes(url, data)
+    return True
+
+
 def copy_file(source: str, target: str) -> None:
     """Whole or not at all, both in one store: a bucket copies by itself. Raises StorageError where there is none."""
     to = filesystem(target)[1]
@@ -430,7 +458,11 @@ def read_json(url: str) -> Any:
 
 
 def write_json(url: str, value: Any) -> None:
-    write_bytes(url, json.dumps(value, indent=1, sort_keys=True).encode())
+    write_bytes(url, as_json(value))
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode()
 
 
 def upload_folder(folder: Path, url: str, last: str) -> None:
@@ -482,6 +514,12 @@ def digest_lines(lines: Iterable[str]) -> str:
         sha.update(line.encode())
         sha.update(b"\n")
     return sha.hexdigest()
+
+
+def remove(url: str) -> None:
+    """Delete a file; nothing if it is not there."""
+    with suppress(FileNotFoundError):
+        _ask(url, "rm_file")
 
 
 def remove_folder(url: str) -> None:

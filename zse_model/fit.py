@@ -6,10 +6,12 @@ numbers of dropout. So a run that was killed and resumed ends with the weights o
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import json
 import math
 import queue
+import sys
 import tempfile
 import threading
 import time
@@ -93,6 +95,10 @@ class WorkerContext(Protocol):
         """Every worker calls it equally often; `state` is set on rank 0 and is kept, whole, before it returns."""
         ...
 
+    def leaving(self) -> bool:
+        """Whether the training was told to go; every worker calls it equally often and hears the same."""
+        ...
+
     def log(self, event: dict[str, float]) -> None:
         """Progress, for people and tracking; may be lost."""
         ...
@@ -132,11 +138,15 @@ class LocalContext:
                 (self.folder / f"{file.name}.tmp").write_bytes(file.read_bytes())
                 (self.folder / f"{file.name}.tmp").rename(self.folder / file.name)
 
+    def leaving(self) -> bool:
+        return False
+
     def log(self, event: dict[str, float]) -> None:
         if self.on_event is not None:
             self.on_event(event)
 
 
+ASKED_EVERY = 5.0  # s; who tells a process to go gives it half a minute or more
 STATE_FILE = "state.json"
 WEIGHTS_FILE, BEST_FILE, OPTIMIZER_FILE = "model.safetensors", "best.safetensors", "optimizer.pt"
 
@@ -171,12 +181,14 @@ def fit(
     calibrate: Callable[[RetrievalMethod], None] | None = None,
     select_by: str = "selection/mAP_all",
     prepare_steps: int = 50,
+    patience: float = 0.0,
 ) -> FitState:
     """Train `method` in place, resuming from what `context` restores; the last and the best weights are reported.
 
     `validate` gives metrics of the current weights (on pseudo-unseen classes); it runs on rank 0 at each of
     `config.checks` checks, and once before the first step. Without it the last weights are the best. `calibrate` gets
-    the best weights when all steps are done, on rank 0, and may set buffers of theirs.
+    the best weights when all steps are done, on rank 0, and may set buffers of theirs. `patience`: a step, check
+    included, that takes more seconds ends the process, with the stacks of its threads on stderr; 0 = none does.
     Raises NonFiniteLossError, on every worker and before the update, naming the step.
     """
     device = context.device
@@ -194,6 +206,13 @@ def fit(
     spent_before = state.cpu_seconds
     if config.steps is not None:
         state.total = config.steps
+
+    def keep(metrics: dict[str, float]) -> None:
+        """Hand the state over."""
+        if context.rank != 0:
+            return context.report(metrics, None)
+        with tempfile.TemporaryDirectory() as temporary:
+            context.report(metrics, _save(Path(temporary), method, optimizer, state, best_weights))
 
     def check(step: int) -> None:
         """Validate, remember the best, hand the state over."""
@@ -220,10 +239,7 @@ def fit(
                 method.load_state_dict(last)
             state.history.append({"step": step, **metrics})
             context.log({"step": step, "total": state.total or 0, **metrics})
-            with tempfile.TemporaryDirectory() as temporary:
-                context.report(metrics, _save(Path(temporary), method, optimizer, state, best_weights))
-        else:
-            context.report(metrics, None)
+        keep(metrics)
 
     validation_cost = 0.0
     if state.step == 0:
@@ -234,9 +250,12 @@ def fit(
     batches = prefetch(source, state.step, context.rank, context.world_size, same=config.overfit)
     window = _Window()
     measured_from = clock.all_workers()
+    asked_at, told = time.monotonic(), False
     for step in range(state.step, 10**12):
         if state.total is not None and step >= state.total:
             break
+        if patience and sys.__stderr__:  # a worker that hangs in a collective is ended by nobody else
+            faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__)
         batch = next(batches).to(device)
         lr = _learning_rate(config, step, state.total)
         for group in optimizer.param_groups:
@@ -246,13 +265,14 @@ def fit(
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             losses = model(batch)
         loss = torch.stack([value.mean() for value in losses.values()]).sum()
-        # One small all-reduce: every worker learns the mean losses, so every worker sees a bad one in the same step.
-        means = context.total(torch.stack([loss, *(v.mean() for v in losses.values())]).detach().double().clone())
-        means /= context.world_size
-        if not torch.isfinite(means[0]):
-            raise NonFiniteLossError(
-                f"The loss of step {step} is {means[0].item()}; no update was made. Lower train.lr?"
-            )
+        # One small all-reduce: every worker learns the mean losses, so every worker sees a bad one in the same step,
+        # and whether one of them finds it time to ask for a notice.
+        due = state.total is not None and not told and time.monotonic() - asked_at > ASKED_EVERY
+        ask = loss.new_tensor(float(due))
+        means = torch.stack([loss, *(v.mean() for v in losses.values()), ask]).detach().double().clone()
+        *means, ask = (context.total(means) / context.world_size).tolist()
+        if not math.isfinite(means[0]):
+            raise NonFiniteLossError(f"The loss of step {step} is {means[0]}; no update was made. Lower train.lr?")
         optimizer.zero_grad()
         loss.backward()
         if config.clip:
@@ -261,9 +281,7 @@ def fit(
 
         done = state.step = step + 1
         state.images += 4 * config.batch_size * context.world_size
-        window.add(
-            dict(zip(["loss", *losses], means.tolist(), strict=True)), 4 * config.batch_size * context.world_size
-        )
+        window.add(dict(zip(["loss", *losses], means, strict=True)), 4 * config.batch_size * context.world_size)
         if state.total is None and done == max(config.warmup // 4, 1):
             measured_from = clock.all_workers()  # the first steps pay for allocation
         if state.total is None and done >= max(config.warmup, 8):
@@ -280,6 +298,12 @@ def fit(
             batches.close()  # its thread reads the same source, which the last check may read too
         if state.total is not None and done in _check_steps(config, state.total):
             check(done)
+        elif ask:
+            asked_at, told = time.monotonic(), context.leaving()
+            if told:
+                state.cpu_seconds = spent_before + clock.all_workers()
+                keep({})
+    faulthandler.cancel_dump_traceback_later()
     return state
 
 

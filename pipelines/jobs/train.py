@@ -15,7 +15,10 @@ import hashlib
 import json
 import logging
 import platform
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -35,6 +38,7 @@ from pipelines.background import repeated
 from pipelines.class_vectors import read_class_vectors
 from pipelines.cluster import connect
 from pipelines.config import ExperimentConfig, to_dict
+from pipelines.lease import held
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
 from pipelines.plan import ItemPlan
@@ -51,6 +55,7 @@ from zse_model.fit import (
     BatchSource,
     FitState,
     LocalContext,
+    NonFiniteLossError,
     TrainConfig,
     WorkerContext,
     fit,
@@ -126,11 +131,19 @@ def units_to_drop(split: ZeroShotSplit, categories: Iterable[str]) -> tuple[int,
 
 
 def train(config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str) -> str:
-    """Run the stage, or find it done; gives the folder of the checkpoint."""
+    """Run the stage, or find it done; gives the folder of the checkpoint.
+
+    Raises HeldError where another process is training the same.
+    """
     job = make_job(config, method, workspace, images, pairs)
     if shards.has_manifest(job.folder):
         return job.folder
-    manifest = job.pairs_manifest()
+    with held(job.folder, job.name):
+        return job.folder if shards.has_manifest(job.folder) else _train(job, workspace)
+
+
+def _train(job: Job, workspace: str) -> str:
+    config = job.config
     if config.start is not None:
         _check_start(job)
     storage.write_json(
@@ -138,13 +151,13 @@ def train(config: ExperimentConfig, method: str, workspace: str, images: str, pa
         {
             "name": job.name,
             "experiment": {k: v for k, v in to_dict(config).items() if k != "tracking"},  # a URI may hold a password
-            "method": method,
-            "images": images,
-            "pairs": pairs,
+            "method": job.method,
+            "images": job.images,
+            "pairs": job.pairs,
         },
     )
-    trained = _local if config.cluster.workers == 0 else _on_ray
-    with TrainingRun.open(config, workspace, job.name, job.folder, method, manifest) as run, ExitStack() as stack:
+    trained, manifest = _local if config.cluster.workers == 0 else _on_ray, job.pairs_manifest()
+    with TrainingRun.open(config, workspace, job.name, job.folder, job.method, manifest) as run, ExitStack() as stack:
         with _progress(config.train, job, run) as on_event:
             state = stack.enter_context(trained(job, on_event))
         folder = _publish(job, state, run.id)
@@ -226,7 +239,10 @@ def run_worker(job: Job, context: WorkerContext) -> FitState:
     if context.rank == 0 and (split.pseudo_unseen or pairs):
         selection = Selection(job.images, job.images_manifest(), split, config.evaluation.batch_size, pairs=pairs)
         validate, calibrate = (selection, selection.calibrate) if selection.usable else (None, None)
-    return fit(job.create_method(), source, context, config.train, validate=validate, calibrate=calibrate)
+    patience = 60 * config.cluster.hang_minutes
+    return fit(
+        job.create_method(), source, context, config.train, validate=validate, calibrate=calibrate, patience=patience
+    )
 
 
 class StorageContext(LocalContext):
@@ -234,7 +250,26 @@ class StorageContext(LocalContext):
 
     def __init__(self, url: str, on_event: Callable[[Event], None]) -> None:
         super().__init__(None, on_event)
-        self.url = url
+        self.url, self.told = url, False
+
+    @contextmanager
+    def heeding_sigterm(self) -> Iterator[None]:
+        """SIGTERM keeps the state, then ends the process."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def tell(*_: Any) -> None:
+            self.told = True
+
+        before = signal.signal(signal.SIGTERM, tell)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def leaving(self) -> bool:
+        return self.told
 
     @contextmanager
     def restore(self) -> Iterator[Path | None]:
@@ -249,9 +284,13 @@ class StorageContext(LocalContext):
         """A folder of its own a state; the pointer to it is written last."""
         if state is None:
             return
-        step = json.loads((state / STATE_FILE).read_text())["step"]
+        about = json.loads((state / STATE_FILE).read_text())
+        step = about["step"]
         storage.upload_folder(state, storage.join(self.url, f"{step:08d}"), last=STATE_FILE)
         storage.write_json(storage.join(self.url, STATE_FILE), {"folder": f"{step:08d}"})
+        if self.told and step != about["total"]:
+            say(f"SIGTERM: step {step} is kept; the same command goes on from there")
+            sys.exit(128 + signal.SIGTERM)
 
 
 class RayContext:
@@ -280,6 +319,10 @@ class RayContext:
         with own_copy(checkpoint) as folder:
             yield folder
 
+    def leaving(self) -> bool:
+        """Never: Ray ends workers without a notice, and what is lost are the steps since the last check."""
+        return False
+
     def report(self, metrics: Event, state: Path | None) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(state) if state else None
         ray.train.report(metrics, checkpoint=checkpoint)
@@ -302,6 +345,14 @@ class Journal:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.reason = ""
+
+    def give_up(self, reason: str) -> None:
+        """What every attempt would end with: it is not taken up again."""
+        self.reason = reason
+
+    def given_up(self) -> str:
+        return self.reason
 
     def put(self, event: Event) -> None:
         self.events.append(event)
@@ -318,7 +369,8 @@ def _local(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     threads = torch.get_num_threads()
     torch.set_num_threads(job.config.cluster.cpus_per_worker)  # sums depend on it: as a worker of the cluster has it
     try:
-        with sampled("", on_event) if job.config.tracking.system_metrics else nullcontext():
+        metrics = sampled("", on_event) if job.config.tracking.system_metrics else nullcontext()
+        with metrics, context.heeding_sigterm():
             run_worker(job, context)
     finally:
         torch.set_num_threads(threads)
@@ -332,7 +384,7 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     cluster = job.config.cluster
     connect(cluster.workers, cluster.cpus_per_worker)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    journal = Journal.remote()
+    journal: Any = Journal.remote()
 
     def worker(settings: dict[str, Any]) -> None:
         torch.set_num_threads(cluster.cpus_per_worker)
@@ -340,7 +392,10 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
         node = platform.node() if place.get_local_world_size() < place.get_world_size() else ""
         first = place.get_local_rank() == 0 and settings["job"].config.tracking.system_metrics
         with sampled(node, context.log) if first else nullcontext():
-            run_worker(settings["job"], context)
+            try:
+                run_worker(settings["job"], context)
+            except NonFiniteLossError as error:  # on every worker in the same step, and in every attempt
+                ray.get(context.journal.give_up.remote(str(error)))
 
     trainer = TorchTrainer(
         worker,
@@ -364,6 +419,8 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
         result = trainer.fit()
     if result.error:
         raise result.error
+    if reason := ray.get(journal.given_up.remote()):
+        raise NonFiniteLossError(reason)
     if result.checkpoint is None:
         raise storage.StorageError(f"Training left no checkpoint in {job.folder}/{STATE}")
     with own_copy(result.checkpoint) as state:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import time
 from pathlib import Path
@@ -201,3 +203,19 @@ def test_a_part_is_never_read_from_half_an_answer(bucket: str, store: FaultyStor
     for broken in (file.read, lambda: shards.open_part(url)):
         with pytest.raises(storage.StorageError, match="part.parquet cannot be used: ClientPayloadError"):
             broken()
+
+
+@pytest.mark.parametrize("place", ["folder", "s3", "without links"])
+def test_one_of_several_creates(place: str, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if place == "without links":
+        monkeypatch.setattr(os, "link", refuse)
+    url = f"{s3}/created/1.json" if place == "s3" else str(tmp_path / "created" / "1.json")
+    assert storage.create(url, b"mine")
+    assert not storage.create(url, b"theirs") and storage.read_bytes(url) == b"mine"
+    assert storage.names(url.rpartition("/")[0]) == {"1.json"}
+    storage.remove(url)
+    storage.remove(url)
+    assert not storage.exists(url)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,10 @@ def test_a_killed_worker_costs_steps_but_changes_nothing(tmp_path: Path) -> None
             if len(list(state.glob("*/state/**/state.json"))) < 1:
                 continue
             time.sleep(0.5)  # some steps past a checkpoint
-            workers = [
-                p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])
-            ]
+            workers = []
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):  # it may have ended meanwhile
+                    workers += [process] if "RayTrainWorker" in " ".join(process.cmdline()) else []
             if workers:
                 os.kill(workers[-1].pid, signal.SIGKILL)
                 killed.append(workers[-1].pid)

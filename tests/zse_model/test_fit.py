@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,21 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
         fit(m, Source(), LocalContext(), config(checks=1))
     parameters = torch.isnan(weights(m)) == torch.isnan(before)
     assert bool(parameters.all())
+
+
+def test_a_step_that_hangs_ends_the_process_with_its_stacks() -> None:
+    code = """
+import time
+from tests.zse_model.test_fit import LocalContext, Source, config, fit, method
+class Hangs(Source):
+    def batch(self, step, rank, world_size):
+        if step == 60:
+            time.sleep(60)
+        return super().batch(step, rank, world_size)
+fit(method(), Hangs(), LocalContext(), config(steps=100, checks=1), patience=3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "Timeout (0:00:03)!" in done.stderr and "in fit" in done.stderr, done.stderr
 
 
 def test_overfit_repeats_the_first_batch() -> None:

@@ -1,0 +1,102 @@
+"""One at a time: a second process on the same folder is told, before it touches anything.
+
+    <folder>/lease/<n>.json    who holds it; the highest n does
+
+A lease is renewed while it is held and deleted afterwards. One that is not renewed any more belongs to a process that
+was killed: whoever comes takes the next number, which only one of several at once can create. Our design.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+from pipelines import storage
+from pipelines.background import repeated
+from pipelines.progress import say
+
+EVERY, STALE = 5.0, 20.0  # s: how often it is renewed, and after how long without it is nobody's
+
+
+class HeldError(RuntimeError):
+    """Another process is at work on the same."""
+
+
+@contextmanager
+def held(folder: str, what: str) -> Iterator[None]:
+    """Hold the lease of a folder. Raises HeldError where another process does, and shows that it lives.
+
+    Where its last sign of life is young this waits for the next one, up to `STALE` seconds. `what` says what it is.
+    """
+    me = {"host": platform.node(), "pid": os.getpid(), "id": uuid.uuid4().hex, "since": time.time()}
+    before = _numbers(folder)
+    if before and (other := _alive(_url(folder, before[-1]))):
+        raise HeldError(_said(what, other))
+    mine = _url(folder, max(before, default=0) + 1)
+    if not storage.create(mine, _signed(me)):
+        raise HeldError(_said(what, _read(mine) or {}))
+    for old in before:
+        storage.remove(_url(folder, old))
+    try:
+        with repeated(lambda: _renew(mine, me), EVERY):
+            yield
+    finally:
+        storage.remove(mine)
+
+
+def _url(folder: str, number: int) -> str:
+    return storage.join(folder, "lease", f"{number}.json")
+
+
+def _numbers(folder: str) -> list[int]:
+    found = (re.fullmatch(r"([0-9]+)\.json", name) for name in storage.names(storage.join(folder, "lease")))
+    return sorted(int(one[1]) for one in found if one)
+
+
+def _signed(me: dict[str, Any]) -> bytes:
+    return storage.as_json({**me, "renewed": time.time()})
+
+
+def _renew(url: str, me: dict[str, Any]) -> None:
+    try:
+        storage.write_bytes(url, _signed(me))
+    except (storage.StorageError, OSError) as error:
+        say(f"The lease {url} could not be renewed ({error}); it is tried again")
+
+
+def _alive(url: str) -> dict[str, Any] | None:
+    """Who holds it, if that is seen to live."""
+    first = _read(url)
+    if first is None or (first["host"] == platform.node() and not psutil.pid_exists(first["pid"])):
+        return None
+    if (left := first["renewed"] + STALE - time.time()) > 0:
+        say(f"{first['host']} gave a sign of life {STALE - left:.0f} s ago; waiting up to {left:.0f} s for the next")
+    while time.time() < first["renewed"] + STALE:
+        time.sleep(1)
+        now = _read(url)
+        if now is None or now != first:
+            return now
+    return None
+
+
+def _read(url: str) -> dict[str, Any] | None:
+    try:
+        return storage.read_json(url)
+    except (FileNotFoundError, storage.StorageError):
+        return None
+
+
+def _said(what: str, other: dict[str, Any]) -> str:
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(other.get("since", time.time())))
+    return (
+        f"{what} is being made by process {other.get('pid', '?')} on {other.get('host', 'another machine')}, since "
+        f"{began}. Wait for it, or stop it and give the same command again"
+    )

@@ -96,7 +96,7 @@ class WorkerContext(Protocol):
         ...
 
     def leaving(self) -> bool:
-        """Whether the training was told to go; every worker calls it equally often and hears the same."""
+        """Whether the training was told to go: asked after each step, whose state is kept then. All hear the same."""
         ...
 
     def log(self, event: dict[str, float]) -> None:
@@ -146,7 +146,6 @@ class LocalContext:
             self.on_event(event)
 
 
-ASKED_EVERY = 5.0  # s; who tells a process to go gives it half a minute or more
 STATE_FILE = "state.json"
 WEIGHTS_FILE, BEST_FILE, OPTIMIZER_FILE = "model.safetensors", "best.safetensors", "optimizer.pt"
 
@@ -250,61 +249,69 @@ def fit(
     batches = prefetch(source, state.step, context.rank, context.world_size, same=config.overfit)
     window = _Window()
     measured_from = clock.all_workers()
-    asked_at, told = time.monotonic(), False
-    for step in range(state.step, 10**12):
-        if state.total is not None and step >= state.total:
-            break
-        if patience and sys.__stderr__:  # a worker that hangs in a collective is ended by nobody else
-            faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__)
-        batch = next(batches).to(device)
-        lr = _learning_rate(config, step, state.total)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group["scale"]
-        torch.manual_seed(hash((config.seed, step, context.rank)))  # ints hash alike in every process
-        method.train()
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            losses = model(batch)
-        loss = torch.stack([value.mean() for value in losses.values()]).sum()
-        # One small all-reduce: every worker learns the mean losses, so every worker sees a bad one in the same step,
-        # and whether one of them finds it time to ask for a notice.
-        due = state.total is not None and not told and time.monotonic() - asked_at > ASKED_EVERY
-        ask = loss.new_tensor(float(due))
-        means = torch.stack([loss, *(v.mean() for v in losses.values()), ask]).detach().double().clone()
-        *means, ask = (context.total(means) / context.world_size).tolist()
-        if not math.isfinite(means[0]):
-            raise NonFiniteLossError(f"The loss of step {step} is {means[0]}; no update was made. Lower train.lr?")
-        optimizer.zero_grad()
-        loss.backward()
-        if config.clip:
-            nn.utils.clip_grad_norm_(method.parameters(), config.clip)
-        optimizer.step()
+    with _watchdog(patience) as alive:
+        for step in range(state.step, 10**12):
+            if state.total is not None and step >= state.total:
+                break
+            alive()
+            batch = next(batches).to(device)
+            lr = _learning_rate(config, step, state.total)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["scale"]
+            torch.manual_seed(hash((config.seed, step, context.rank)))  # ints hash alike in every process
+            method.train()
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                losses = model(batch)
+            loss = torch.stack([value.mean() for value in losses.values()]).sum()
+            # One small all-reduce: every worker learns the mean losses, so each sees a bad one in the same step.
+            means = torch.stack([loss, *(v.mean() for v in losses.values())]).detach().double().clone()
+            means = (context.total(means) / context.world_size).tolist()
+            if not math.isfinite(means[0]):
+                raise NonFiniteLossError(f"The loss of step {step} is {means[0]}; no update was made. Lower train.lr?")
+            optimizer.zero_grad()
+            loss.backward()
+            if config.clip:
+                nn.utils.clip_grad_norm_(method.parameters(), config.clip)
+            optimizer.step()
 
-        done = state.step = step + 1
-        state.images += 4 * config.batch_size * context.world_size
-        window.add(dict(zip(["loss", *losses], means, strict=True)), 4 * config.batch_size * context.world_size)
-        if state.total is None and done == max(config.warmup // 4, 1):
-            measured_from = clock.all_workers()  # the first steps pay for allocation
-        if state.total is None and done >= max(config.warmup, 8):
-            rate = (clock.all_workers() - measured_from) / (done - max(config.warmup // 4, 1))
-            assert config.minutes is not None
-            left = config.minutes * 60 - clock.all_workers() - config.checks * validation_cost
-            state.total = done + max(int(left / rate), 0)
-            check(done)  # the number of steps is a measurement: it is kept before anything depends on it
-        if window.due(done, state.total):
-            event = {"step": done, **window.drain(), "train/lr": lr}
-            state.history.append(event)
-            context.log({**event, "total": state.total or 0})
-        if done == state.total:
-            batches.close()  # its thread reads the same source, which the last check may read too
-        if state.total is not None and done in _check_steps(config, state.total):
-            check(done)
-        elif ask:
-            asked_at, told = time.monotonic(), context.leaving()
-            if told:
+            done = state.step = step + 1
+            state.images += 4 * config.batch_size * context.world_size
+            window.add(dict(zip(["loss", *losses], means, strict=True)), 4 * config.batch_size * context.world_size)
+            if state.total is None and done == max(config.warmup // 4, 1):
+                measured_from = clock.all_workers()  # the first steps pay for allocation
+            if state.total is None and done >= max(config.warmup, 8):
+                rate = (clock.all_workers() - measured_from) / (done - max(config.warmup // 4, 1))
+                assert config.minutes is not None
+                left = config.minutes * 60 - clock.all_workers() - config.checks * validation_cost
+                state.total = done + max(int(left / rate), 0)
+                check(done)  # the number of steps is a measurement: it is kept before anything depends on it
+            if window.due(done, state.total):
+                event = {"step": done, **window.drain(), "train/lr": lr}
+                state.history.append(event)
+                context.log({**event, "total": state.total or 0})
+            if done == state.total:
+                batches.close()  # its thread reads the same source, which the last check may read too
+            if state.total is not None and done in _check_steps(config, state.total):
+                check(done)
+            elif state.total is not None and context.leaving():
                 state.cpu_seconds = spent_before + clock.all_workers()
                 keep({})
-    faulthandler.cancel_dump_traceback_later()
     return state
+
+
+@contextmanager
+def _watchdog(patience: float) -> Iterator[Callable[[], None]]:
+    """To be called at least every so many seconds, or the process ends: a worker that hangs in a collective is ended by
+    nobody else. The stacks of its threads go to stderr."""
+
+    def alive() -> None:
+        if patience and sys.__stderr__:
+            faulthandler.dump_traceback_later(patience, exit=True, file=sys.__stderr__)
+
+    try:
+        yield alive
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def prefetch(

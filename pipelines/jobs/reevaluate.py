@@ -103,7 +103,7 @@ def reevaluate(
     summary = Summary(catalog, {m.name: m.version for m in models}, tolerance, broken=broken)
     for one in wanted:
         summary.lines.append(_line(one, workspace, known, evaluate=one in missing))
-    known = history.evaluated(store)
+    known = history.evaluated(store) if missing else known
     _compare(summary, wanted, known)
     _drift(summary, wanted, known, workspace, store)
     if rules is not None:

@@ -320,8 +320,7 @@ class RayContext:
             yield folder
 
     def leaving(self) -> bool:
-        """Never: Ray ends workers without a notice, and what is lost are the steps since the last check."""
-        return False
+        return False  # its workers are ended without a notice: what is lost are the steps since the last check
 
     def report(self, metrics: Event, state: Path | None) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(state) if state else None

@@ -30,7 +30,10 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("ray_cluster"),
     pytest.mark.timeout(400),
-    pytest.mark.skipif(INITDB is None, reason="needs PostgreSQL: apt-get install postgresql"),
+    pytest.mark.skipif(
+        INITDB is None,
+        reason="SQLite is tested everywhere, MLflow on PostgreSQL needs a server: apt-get install postgresql",
+    ),
 ]
 
 

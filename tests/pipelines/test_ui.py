@@ -24,7 +24,9 @@ pytestmark = [
     pytest.mark.timeout(400),
     pytest.mark.ray,
     pytest.mark.usefixtures("ray_cluster"),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="what MLflow's pages show is seen by a browser only: apt-get install chromium"
+    ),
 ]
 
 

@@ -11,11 +11,13 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import random
 import shutil
 import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,11 +29,13 @@ from typing import IO, Any, cast
 import fsspec
 from fsspec import AbstractFileSystem, asyn
 
+from pipelines.progress import say
 from pipelines.walk import entries, walk
 
 FETCH_AT_ONCE = 32
 BLOCK = 16 * 2**20  # bytes of a file in a store that are asked for at once where it is read through
 ATTEMPTS = 8
+LONG = 4.0  # s; whoever waits longer for a store is told
 TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # s, of an attempt: until connected, and for the next byte
 PAGE = 1000  # keys of a bucket listed at once
 
@@ -65,18 +69,20 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     return fs, path
 
 
-def attempts() -> int:
-    """How often a store is asked before that is an error: AWS_MAX_ATTEMPTS, as of every client of AWS."""
-    return int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS)
+def patience() -> float:
+    """Seconds for which a store that fails is asked again: what AWS_MAX_ATTEMPTS, which every client of AWS knows,
+    comes to at most where the waits double from one second on."""
+    return 2.0 ** (int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS) - 1)
 
 
 def _s3_options() -> dict[str, Any]:
-    """Botocore asks again after 500, 502, 503 SlowDown, a reset or a time-out, and waits longer each time, with jitter.
+    """Botocore asks again after 500, 502, 503 SlowDown, a reset or a time-out, and waits longer each time, with jitter:
+    here within a few seconds; `_persist` goes on where that was not enough.
 
     `legacy` is its mode without a quota: `standard` gives up on everything after 100 failed attempts of a process,
     which 32 reads at once make in a few seconds of SlowDown. Concurrency within a file would ask for its size first.
     """
-    retries = {"mode": "legacy", "total_max_attempts": attempts()}
+    retries = {"mode": "legacy", "total_max_attempts": 3}
     return {"max_concurrency": 1, "config_kwargs": {"retries": retries, **TIMEOUTS}}
 
 
@@ -99,20 +105,36 @@ def _ask(url: str, method: str, *args: Any, **options: Any) -> Any:
 
 
 async def _persist(fs: Any, method: str, *args: Any, **options: Any) -> Any:
-    """Asks again, too, where an answer broke off on its way, which botocore does not notice, and where credentials
-    expired: they are then read anew from where they come from."""
-    for attempt in range(attempts() - 1):
+    """Asks again until `patience` is over: where a store is away for longer than botocore waits, where an answer broke
+    off on its way, which botocore does not notice, and where credentials expired: they are then read anew from where
+    they come from."""
+    end, wait = time.monotonic() + patience(), 1.0
+    while True:
         session = getattr(fs, "_s3", None)
         try:
             return await getattr(fs, f"_{method}")(*args, **options)
         except Exception as error:
+            left = end - time.monotonic()
             expired = _answer(error).get("Code") in _EXPIRED
-            if not expired and not _broke_off(error):
+            if left <= 0 or not (expired or _broke_off(error) or _away(error)):
                 raise
-        await asyncio.sleep(random.uniform(0, min(2**attempt, 20)))
+            if wait > LONG:
+                _tell(f"{args[0]} is waited for, {left:.0f} s more: {_reason(error)}")
+        await asyncio.sleep(min(random.uniform(wait / 2, wait), left))
+        wait = min(2 * wait, 2 * LONG)
         if expired and fs._s3 is session:  # of many reads that it failed, the first renews it
             await fs.set_session(refresh=True)
-    return await getattr(fs, f"_{method}")(*args, **options)
+
+
+_told = -math.inf
+
+
+def _tell(what: str) -> None:
+    """Of many that wait at once, one tells."""
+    global _told
+    if time.monotonic() - _told > 2 * LONG:
+        _told = time.monotonic()
+        say(what)
 
 
 _NO_FAILURE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
@@ -125,6 +147,22 @@ def _answer(error: BaseException) -> dict[str, str]:
     return response.get("Error", {})
 
 
+def _reason(error: Exception) -> str:
+    answer = _answer(error)
+    return f"{answer.get('Code', type(error).__name__)}: {answer.get('Message', error)}".rstrip(".")
+
+
+def _away(error: Exception) -> bool:
+    """Whether a store answered that it is itself to blame, or not at all."""
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+
+    cause = error.__cause__ or error
+    if isinstance(cause, ClientError):
+        status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or status == 429
+    return isinstance(cause, ConnectionError | HTTPClientError)
+
+
 def _broke_off(error: Exception) -> bool:
     from aiobotocore.response import AioReadTimeoutError  # s3fs brings them; slow to import, and rarely needed
     from aiohttp import ClientPayloadError
@@ -134,12 +172,10 @@ def _broke_off(error: Exception) -> bool:
 
 
 def _failure(url: str, error: Exception) -> StorageError:
-    answer = _answer(error)
-    reason = f"{answer.get('Code', type(error).__name__)}: {answer.get('Message', error)}".rstrip(".")
     refused = isinstance(error, PermissionError)
-    mend = "Check that the credentials are valid and allow it" if refused else f"It was asked up to {attempts()} times"
+    mend = "Check that the credentials are valid and allow it" if refused else f"It was asked for {patience():.0f} s"
     return StorageError(
-        f"{url} cannot be used: {reason}. {mend}. What is written is kept: the same command goes on from there"
+        f"{url} cannot be used: {_reason(error)}. {mend}. What is written is kept: the same command goes on from there"
     )
 
 

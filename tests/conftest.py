@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +11,7 @@ import pytest
 
 from pipelines.config import ExperimentConfig, validate
 from tests.faulty_store import FaultyStore
+from tests.servers import s3_server
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -72,30 +68,6 @@ def ray_cluster(s3: str) -> Iterator[None]:
     ray.shutdown()
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
-def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    """Until the URL answers, which the server, a process of the test's own, may take three minutes for."""
-    for _ in range(360):
-        assert server.poll() is None, f"what should answer at {url} ended with {server.returncode}"
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise TimeoutError(f"{url} does not answer")
-
-
 @pytest.fixture(scope="session")
 def s3(_store: FaultyStore) -> str:
     """The URL of an empty bucket on a real S3 server, with the environment that leads every client to it."""
@@ -112,39 +84,19 @@ def store(_store: FaultyStore) -> Iterator[FaultyStore]:
 
 @pytest.fixture(scope="session")
 def _store() -> Iterator[FaultyStore]:
-    (port,) = free_ports(1)
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    front = FaultyStore(port)
-    environment = {
-        "AWS_ENDPOINT_URL": front.url,
-        "AWS_MAX_ATTEMPTS": "3",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {key: os.environ.get(key) for key in environment}
-    os.environ |= environment
-    try:
-        import boto3
-
-        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
-        for attempt in range(60):
-            try:
-                client.create_bucket(Bucket="zse")
-                break
-            except Exception:
-                if attempt == 59:
-                    raise
-                time.sleep(0.25)
-        yield front
-    finally:
-        front.shutdown()
-        front.server_close()
-        server.terminate()
-        server.wait()
-        for key, value in before.items():
-            os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
+    with s3_server("zse") as port, FaultyStore(port) as front:
+        environment = {
+            "AWS_ENDPOINT_URL": front.url,
+            "AWS_MAX_ATTEMPTS": "3",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        before = {key: os.environ.get(key) for key in environment}
+        os.environ |= environment
+        try:
+            yield front
+        finally:
+            front.shutdown()
+            for key, value in before.items():
+                os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)

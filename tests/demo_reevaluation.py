@@ -28,7 +28,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipelines import storage
-from tests.conftest import free_ports, wait_for
+from tests.servers import free_ports, wait_for
 from zse_model.synthetic import UNSEEN, draw_photo, draw_sketch
 
 BIN = Path(sys.executable).parent

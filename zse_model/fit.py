@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from zse_model.methods.base import RetrievalMethod, TrainBatch
 
@@ -96,7 +97,7 @@ class WorkerContext(Protocol):
         ...
 
     def leaving(self) -> bool:
-        """Whether the training was told to go: asked after each step, whose state is kept then. All hear the same."""
+        """Whether the training was told to go. Every worker asks after each step, and all hear the same."""
         ...
 
     def log(self, event: dict[str, float]) -> None:
@@ -181,8 +182,14 @@ def fit(
     select_by: str = "selection/mAP_all",
     prepare_steps: int = 50,
     patience: float = 0.0,
+    workers: int | None = None,
 ) -> FitState:
     """Train `method` in place, resuming from what `context` restores; the last and the best weights are reported.
+
+    A step's batch is that of `workers` workers, by default as many as there are. Where there are fewer, each computes
+    the shares of several, one after the other, so the weights are the same up to the order of sums.
+
+    Told to go (`context.leaving`), it reports the state of the step that it is at and returns: `step` is below `total`.
 
     `validate` gives metrics of the current weights (on pseudo-unseen classes); it runs on rank 0 at each of
     `config.checks` checks, and once before the first step. Without it the last weights are the best. `calibrate` gets
@@ -195,11 +202,15 @@ def fit(
     clock = _CpuClock(context)
     optimizer = _optimizer(method, config)
     state, best_weights = FitState(), None
+    shares = workers or context.world_size
+    mine = range(context.rank, shares, context.world_size)
+    if not mine:
+        raise ValueError(f"{context.world_size} workers for a training of {shares}: there may be fewer, not more")
     with context.restore() as folder:
         if folder is None:
             method.eval()
-            steps = range(prepare_steps)
-            method.prepare((source.batch(i, context.rank, context.world_size).to(device) for i in steps), context.total)
+            positions = itertools.product(range(prepare_steps), mine)
+            method.prepare((source.batch(i, share, shares).to(device) for i, share in positions), context.total)
         else:
             state, best_weights = _load(folder, method, optimizer)
     spent_before = state.cpu_seconds
@@ -231,7 +242,7 @@ def fit(
                 last = _weights(method)
                 method.load_state_dict(best_weights)
                 method.eval()
-                method.conclude(source.batch(i, context.rank, context.world_size).to(device) for i in itertools.count())
+                method.conclude(source.batch(i, context.rank, shares).to(device) for i in itertools.count())
                 if calibrate is not None:
                     calibrate(method)
                 best_weights = _weights(method)
@@ -246,7 +257,9 @@ def fit(
         check(0)
         validation_cost = clock.all_workers() - before
     model = context.wrap(method)
-    batches = prefetch(source, state.step, context.rank, context.world_size, same=config.overfit)
+    parallel = model if isinstance(model, DistributedDataParallel) else None
+    first = itertools.repeat(0) if config.overfit else itertools.count(state.step)
+    batches = prefetch(source, ((step, share) for step in first for share in mine), shares)
     window = _Window()
     measured_from = clock.all_workers()
     with _watchdog(patience) as alive:
@@ -254,29 +267,33 @@ def fit(
             if state.total is not None and step >= state.total:
                 break
             alive()
-            batch = next(batches).to(device)
             lr = _learning_rate(config, step, state.total)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["scale"]
-            torch.manual_seed(hash((config.seed, step, context.rank)))  # ints hash alike in every process
             method.train()
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                losses = model(batch)
-            loss = torch.stack([value.mean() for value in losses.values()]).sum()
+            optimizer.zero_grad()
+            sums, names = torch.zeros((), dtype=torch.float64, device=device), ["loss"]
+            for share in mine:
+                batch = next(batches).to(device)
+                torch.manual_seed(hash((config.seed, step, share)))  # ints hash alike in every process
+                with parallel.no_sync() if parallel and share != mine[-1] else nullcontext():
+                    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                        losses = model(batch)
+                    loss = torch.stack([value.mean() for value in losses.values()]).sum()
+                    (loss * (context.world_size / shares)).backward()  # the workers' mean is taken by the wrapped model
+                sums = sums + torch.stack([loss, *(v.mean() for v in losses.values())]).detach().double()
+                names = ["loss", *losses]
             # One small all-reduce: every worker learns the mean losses, so each sees a bad one in the same step.
-            means = torch.stack([loss, *(v.mean() for v in losses.values())]).detach().double().clone()
-            means = (context.total(means) / context.world_size).tolist()
+            means = (context.total(sums) / shares).tolist()
             if not math.isfinite(means[0]):
                 raise NonFiniteLossError(f"The loss of step {step} is {means[0]}; no update was made. Lower train.lr?")
-            optimizer.zero_grad()
-            loss.backward()
             if config.clip:
                 nn.utils.clip_grad_norm_(method.parameters(), config.clip)
             optimizer.step()
 
             done = state.step = step + 1
-            state.images += 4 * config.batch_size * context.world_size
-            window.add(dict(zip(["loss", *losses], means, strict=True)), 4 * config.batch_size * context.world_size)
+            state.images += 4 * config.batch_size * shares
+            window.add(dict(zip(names, means, strict=True)), 4 * config.batch_size * shares)
             if state.total is None and done == max(config.warmup // 4, 1):
                 measured_from = clock.all_workers()  # the first steps pay for allocation
             if state.total is None and done >= max(config.warmup, 8):
@@ -296,6 +313,8 @@ def fit(
             elif state.total is not None and context.leaving():
                 state.cpu_seconds = spent_before + clock.all_workers()
                 keep({})
+                break
+    batches.close()
     return state
 
 
@@ -315,9 +334,9 @@ def _watchdog(patience: float) -> Iterator[Callable[[], None]]:
 
 
 def prefetch(
-    source: BatchSource, start: int, rank: int, world_size: int, *, same: bool = False, depth: int = 2
+    source: BatchSource, positions: Iterator[tuple[int, int]], shares: int, *, depth: int = 2
 ) -> Generator[TrainBatch, None, None]:
-    """Batches from `start` on, read by a thread `depth` ahead. `same` repeats the first one."""
+    """The batches of (step, share), read by a thread `depth` ahead."""
     ready: queue.Queue[TrainBatch | BaseException] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
@@ -329,11 +348,11 @@ def prefetch(
                 continue
 
     def read() -> None:
-        step = start
         try:
-            while not stop.is_set():
-                put(source.batch(0 if same else step, rank, world_size))
-                step += 1
+            for step, share in positions:
+                if stop.is_set():
+                    break
+                put(source.batch(step, share, shares))
         except BaseException as error:  # handed to the consumer, who raises it
             put(error)
 

@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -28,8 +29,9 @@ import ray
 import ray.train
 import torch
 import torch.distributed
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -239,22 +241,53 @@ def run_worker(job: Job, context: WorkerContext) -> FitState:
     if context.rank == 0 and (split.pseudo_unseen or pairs):
         selection = Selection(job.images, job.images_manifest(), split, config.evaluation.batch_size, pairs=pairs)
         validate, calibrate = (selection, selection.calibrate) if selection.usable else (None, None)
-    patience = 60 * config.cluster.hang_minutes
     return fit(
-        job.create_method(), source, context, config.train, validate=validate, calibrate=calibrate, patience=patience
+        job.create_method(),
+        source,
+        context,
+        config.train,
+        validate=validate,
+        calibrate=calibrate,
+        patience=60 * config.cluster.hang_minutes,
+        workers=max(config.cluster.workers, 1),
     )
 
 
-class StorageContext(LocalContext):
-    """One plain process whose states are kept in the workspace, wherever that is."""
+class StateContext(LocalContext):
+    """States are kept in the workspace, wherever that is: a folder a state, and a file that names the last one."""
 
     def __init__(self, url: str, on_event: Callable[[Event], None]) -> None:
         super().__init__(None, on_event)
-        self.url, self.told = url, False
+        self.url = url
+
+    @contextmanager
+    def restore(self) -> Iterator[Path | None]:
+        if not storage.exists(storage.join(self.url, STATE_FILE)):
+            yield None
+            return
+        latest = storage.read_json(storage.join(self.url, STATE_FILE))["folder"]
+        with storage.local_copy(storage.join(self.url, latest)) as folder:
+            yield folder
+
+    def report(self, metrics: Event, state: Path | None) -> None:
+        if state is None:
+            return
+        name = f"{json.loads((state / STATE_FILE).read_text())['step']:08d}"
+        storage.upload_folder(state, storage.join(self.url, name), last=STATE_FILE)
+        storage.write_json(storage.join(self.url, STATE_FILE), {"folder": name})
+        for old in storage.folders(self.url):
+            if old < name:  # a worker that is not dead yet, only taken for it, must not remove a newer one
+                storage.remove_folder(storage.join(self.url, old))
+
+
+class ProcessContext(StateContext):
+    """One plain process."""
+
+    told = False
 
     @contextmanager
     def heeding_sigterm(self) -> Iterator[None]:
-        """SIGTERM keeps the state, then ends the process."""
+        """On SIGTERM the training keeps its state and returns."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -271,36 +304,19 @@ class StorageContext(LocalContext):
     def leaving(self) -> bool:
         return self.told
 
-    @contextmanager
-    def restore(self) -> Iterator[Path | None]:
-        if not storage.exists(storage.join(self.url, STATE_FILE)):
-            yield None
-            return
-        latest = storage.read_json(storage.join(self.url, STATE_FILE))["folder"]
-        with storage.local_copy(storage.join(self.url, latest)) as folder:
-            yield folder
 
-    def report(self, metrics: Event, state: Path | None) -> None:
-        """A folder of its own a state; the pointer to it is written last."""
-        if state is None:
-            return
-        about = json.loads((state / STATE_FILE).read_text())
-        step = about["step"]
-        storage.upload_folder(state, storage.join(self.url, f"{step:08d}"), last=STATE_FILE)
-        storage.write_json(storage.join(self.url, STATE_FILE), {"folder": f"{step:08d}"})
-        if self.told and step != about["total"]:
-            say(f"SIGTERM: step {step} is kept; the same command goes on from there")
-            sys.exit(128 + signal.SIGTERM)
+NOTICED_EVERY = 5.0  # s; a machine that is taken away says so half a minute or more before
 
 
-class RayContext:
-    """A worker of Ray Train. States become Ray Train checkpoints in the workspace."""
+class RayContext(StateContext):
+    """A worker of Ray Train."""
 
-    def __init__(self, journal: Any) -> None:
+    def __init__(self, url: str, journal: Any) -> None:
+        super().__init__(url, journal.put.remote)
         place = ray.train.get_context()
         self.rank, self.world_size = place.get_world_rank(), place.get_world_size()
         self.device = get_device()
-        self.journal = journal
+        self.asked = time.monotonic()
 
     def wrap(self, module: nn.Module) -> nn.Module:
         return prepare_model(module)
@@ -310,32 +326,13 @@ class RayContext:
             torch.distributed.all_reduce(value)
         return value
 
-    @contextmanager
-    def restore(self) -> Iterator[Path | None]:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-            return
-        with own_copy(checkpoint) as folder:
-            yield folder
-
     def leaving(self) -> bool:
-        return False  # its workers are ended without a notice: what is lost are the steps since the last check
-
-    def report(self, metrics: Event, state: Path | None) -> None:
-        checkpoint = ray.train.Checkpoint.from_directory(state) if state else None
-        ray.train.report(metrics, checkpoint=checkpoint)
-
-    def log(self, event: Event) -> None:
-        self.journal.put.remote(event)
-
-
-@contextmanager
-def own_copy(checkpoint: ray.train.Checkpoint) -> Iterator[Path]:
-    """A copy of this process's own, deleted on leaving. Ray's own temporary folder is shared by the workers of a node,
-    and one that comes later writes it anew: under the eyes of one that reads it, which then died of SIGBUS."""
-    with tempfile.TemporaryDirectory(prefix="zse-state-") as folder:
-        yield Path(checkpoint.to_directory(folder))
+        """Whether a node of the workers is about to go. Asking Ray is a barrier of 10 ms: not done in every step."""
+        due = torch.tensor([time.monotonic() - self.asked > NOTICED_EVERY], dtype=torch.float32, device=self.device)
+        if not self.total(due).item():
+            return False
+        self.asked = time.monotonic()
+        return ray.train.get_preemption_info() is not None
 
 
 @ray.remote(num_cpus=0)
@@ -363,44 +360,49 @@ class Journal:
 
 @contextmanager
 def _local(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
-    url = storage.join(job.folder, STATE)
-    context = StorageContext(url, on_event)
+    context = ProcessContext(storage.join(job.folder, STATE), on_event)
     threads = torch.get_num_threads()
     torch.set_num_threads(job.config.cluster.cpus_per_worker)  # sums depend on it: as a worker of the cluster has it
     try:
         metrics = sampled("", on_event) if job.config.tracking.system_metrics else nullcontext()
         with metrics, context.heeding_sigterm():
-            run_worker(job, context)
+            state = run_worker(job, context)
     finally:
         torch.set_num_threads(threads)
-    with context.restore() as state:
-        assert state is not None
-        yield state
+    if state.step != state.total:
+        say(f"SIGTERM: step {state.step} is kept; the same command goes on from there")
+        sys.exit(128 + signal.SIGTERM)
+    with context.restore() as folder:
+        assert folder is not None
+        yield folder
 
 
 @contextmanager
 def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     cluster = job.config.cluster
     connect(cluster.workers, cluster.cpus_per_worker)
+    url = storage.join(job.folder, STATE)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    journal: Any = Journal.remote()
+    # Beside the driver, as Ray Train's controller is: on a node that dies it would take the run with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    journal: Any = Journal.options(scheduling_strategy=here).remote()
 
     def worker(settings: dict[str, Any]) -> None:
         torch.set_num_threads(cluster.cpus_per_worker)
-        context, place = RayContext(settings["journal"]), ray.train.get_context()
+        context, place = RayContext(url, settings["journal"]), ray.train.get_context()
         node = platform.node() if place.get_local_world_size() < place.get_world_size() else ""
         first = place.get_local_rank() == 0 and settings["job"].config.tracking.system_metrics
         with sampled(node, context.log) if first else nullcontext():
             try:
                 run_worker(settings["job"], context)
             except NonFiniteLossError as error:  # on every worker in the same step, and in every attempt
-                ray.get(context.journal.give_up.remote(str(error)))
+                ray.get(settings["journal"].give_up.remote(str(error)))
 
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": job, "journal": journal},
         scaling_config=ScalingConfig(
-            num_workers=cluster.workers,
+            num_workers=(cluster.min_workers, cluster.workers) if cluster.min_workers else cluster.workers,
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker={
                 "CPU": cluster.cpus_per_worker,
@@ -411,19 +413,23 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
             name=STATE,
             storage_path=job.folder,
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    with _polled(journal, on_event):
-        result = trainer.fit()
-    if result.error:
-        raise result.error
-    if reason := ray.get(journal.given_up.remote()):
-        raise NonFiniteLossError(reason)
-    if result.checkpoint is None:
-        raise storage.StorageError(f"Training left no checkpoint in {job.folder}/{STATE}")
-    with own_copy(result.checkpoint) as state:
-        yield state
+    while True:
+        with _polled(journal, on_event):
+            result = trainer.fit()
+        if result.error:
+            raise result.error
+        if reason := ray.get(journal.given_up.remote()):
+            raise NonFiniteLossError(reason)
+        with StateContext(url, on_event).restore() as folder:
+            if folder is None:
+                raise storage.StorageError(f"Training left no state in {url}")
+            state = FitState(**json.loads((folder / STATE_FILE).read_text()))
+            if state.step == state.total:
+                yield folder
+                return
+        say(f"A node of the training is about to go: step {state.step} is kept, the others go on from there")
 
 
 @contextmanager

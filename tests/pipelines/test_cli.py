@@ -19,8 +19,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from tests.conftest import TINY, free_ports, wait_for
+from tests.conftest import TINY
 from tests.pipelines.test_stages import picture
+from tests.servers import free_ports, wait_for
 from zse_model.synthetic import draw_photo, draw_sketch
 
 ZSE = [sys.executable, "-m", "pipelines.cli"]

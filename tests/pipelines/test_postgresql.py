@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +15,9 @@ from pipelines.jobs.report import report
 from pipelines.jobs.run import run
 from pipelines.promotion import load_rules
 from pipelines.tracking import TrackingError, checkpoint_of
-from tests.conftest import free_ports, tiny
+from tests.conftest import tiny
 from tests.pipelines.test_reevaluation import write
-
-PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-INITDB = next((str(place / "initdb") for place in PLACES), None) or shutil.which("initdb")
+from tests.servers import INITDB, postgresql
 
 pytestmark = [
     pytest.mark.cluster,
@@ -39,26 +33,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    """The URI of an empty database on a server of its own, which root may not run."""
-    folder, (port,) = tempfile.mkdtemp(prefix="zpg"), free_ports(1)
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if as_user:
-        shutil.chown(folder, "postgres")
-    programs = Path(str(INITDB)).resolve().parent
-
-    def call(program: str, *arguments: str) -> None:
-        command = [*as_user, str(programs / program), *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
-
-    call("initdb", "-D", f"{folder}/data", "-U", "zse", "--auth=trust", "--no-sync")
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    call("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
-    try:
-        call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "zse", "mlflow")
-        yield f"postgresql+psycopg2://zse@127.0.0.1:{port}/mlflow"
-    finally:
-        call("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
+    with postgresql() as uri:
+        yield uri
 
 
 def test_training_promotion_and_reevaluation(

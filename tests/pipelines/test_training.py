@@ -15,16 +15,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import ray.train
 import torch
-from safetensors.torch import load_file, save_file
 
 from pipelines import storage
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.ingest import ingest
 from pipelines.jobs.run import run
 from pipelines.jobs.shard import shard
-from pipelines.jobs.train import make_job, own_copy, train
+from pipelines.jobs.train import make_job, train
 from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError
@@ -78,20 +76,6 @@ def test_a_killed_worker_costs_steps_but_changes_nothing(tmp_path: Path) -> None
     assert killed, "the training ended before a worker could be killed"
     assert again["last_weights_sha256"] == whole["last_weights_sha256"]
     assert again["digest"] == whole["digest"]
-
-
-def test_a_state_that_is_read_is_not_written_by_another_worker(tmp_path: Path) -> None:
-    state = tmp_path / "state"
-    state.mkdir()
-    save_file({"weight": torch.arange(100_000.0)}, state / "weights.safetensors")
-    checkpoint = ray.train.Checkpoint.from_directory(state)
-    with own_copy(checkpoint) as first:
-        weights = load_file(first / "weights.safetensors")  # maps the file: nothing is read yet
-        with own_copy(checkpoint) as second:
-            assert second != first
-        assert not second.exists()
-    assert not first.exists()
-    assert weights["weight"].sum() == torch.arange(100_000.0).sum()
 
 
 def test_nothing_of_an_unseen_class_vector_reaches_a_training(tmp_path: Path) -> None:

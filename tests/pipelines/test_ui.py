@@ -15,7 +15,8 @@ from mlflow import MlflowClient
 
 from pipelines.jobs.run import run
 from pipelines.tracking import Store, registry
-from tests.conftest import free_ports, tiny, wait_for
+from tests.conftest import tiny
+from tests.servers import free_ports, wait_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

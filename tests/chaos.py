@@ -1,0 +1,248 @@
+"""A random sequence of faults over a small training and a re-evaluation, on a Ray of several nodes.
+
+    make chaos                        # 20 faults
+    python -m tests.chaos --faults 3 --seed 7
+
+Each fault comes once the last one is overcome: a state more is kept, or a report more is there. At the end the training
+has the weights of one that nothing happened to, the re-evaluation its numbers. Ends with 1 if not, with the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import yaml
+
+from pipelines import storage
+from tests.conftest import TINY, merged
+from tests.faulty_store import FaultyStore
+from tests.nodes import Nodes
+from tests.servers import free_ports, mlflow_server, s3_server
+
+WORKSPACE, CATALOG = "s3://zse/work", "s3://zse/datasets"
+STEPS_BETWEEN = 150  # tiny steps from state to state: a second or two
+OVERCOME = 300.0  # s; nothing takes longer
+
+
+class Chaos:
+    """The machines, what runs on them, and what can be done to both."""
+
+    def __init__(self, folder: Path, store: FaultyStore, stack: ExitStack) -> None:
+        self.folder, self.store, self.stack = folder, store, stack
+        self.mlflow_port, self.mlflow = free_ports(1)[0], ExitStack()
+        self.environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.mlflow_port}", "AWS_MAX_ATTEMPTS": "8"}
+        self.environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+        self._open_mlflow()
+        stack.callback(self.mlflow.close)
+        self._open_cluster()
+        stack.callback(lambda: self.nodes.close())
+        self.command: tuple[str, ...] = ()
+        self.process: subprocess.Popen[str] | None = None
+        stack.callback(lambda: self.process.kill() if self.process else None)
+        self.attempts = 0
+
+    def _open_mlflow(self) -> None:
+        store, artifacts = f"sqlite:///{self.folder}/mlflow.db", f"{self.folder}/artifacts"
+        self.mlflow.enter_context(mlflow_server(store, artifacts, self.mlflow_port))
+
+    def _open_cluster(self) -> None:
+        self.nodes = Nodes(self.environment)
+        for _ in range(2):
+            self.nodes.add(2)
+
+    # What runs ------------------------------------------------------------------------------------------------------
+
+    def begin(self, *command: str) -> None:
+        self.command, self.attempts = command, 1
+        self.process = self.nodes.zse(*command)
+
+    def ended(self) -> bool:
+        """Whether the command came to its end; where it failed, it is given again."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            return False
+        if self.process.returncode == 0:
+            return True
+        said = self.process.communicate()[0]
+        assert self.attempts < 40, f"it fails whenever it is given:\n{said[-3000:]}"
+        self.attempts += 1
+        self.process = self.nodes.zse(*self.command)
+        return False
+
+    def wait(self, what: Callable[[], bool]) -> float | None:
+        """Seconds until it is so, None where the command ended before."""
+        start = time.monotonic()
+        while time.monotonic() < start + OVERCOME:
+            with suppress(storage.StorageError):
+                if what():
+                    return time.monotonic() - start
+            if self.ended():
+                return None
+            time.sleep(0.3)
+        raise AssertionError(f"not overcome after {OVERCOME:.0f} s")
+
+    # What happens ---------------------------------------------------------------------------------------------------
+
+    def worker_killed(self, rng: random.Random) -> None:
+        self._worker(rng, signal.SIGKILL)
+
+    def worker_stopped(self, rng: random.Random) -> None:
+        """It hangs: the others wait for it until their watchdog ends them."""
+        self._worker(rng, signal.SIGSTOP)
+
+    def _worker(self, rng: random.Random, which: signal.Signals) -> None:
+        workers = [worker for found in self.nodes.workers().values() for worker in found]
+        if workers:
+            with suppress(psutil.Error):
+                rng.choice(workers).send_signal(which)
+
+    def node_killed(self, rng: random.Random) -> None:
+        self.nodes.kill(rng.choice(sorted(self.nodes.nodes)))
+        self.nodes.add(2)
+
+    def node_taken_away(self, rng: random.Random) -> None:
+        """With a notice of 20 s."""
+        number = rng.choice(sorted(self.nodes.nodes))
+        self.nodes.add(2)
+        self.nodes.drain(number, 20)
+        threading.Timer(20, lambda: self.nodes.kill(number)).start()
+        time.sleep(21)
+
+    def head_killed(self, rng: random.Random) -> None:
+        self.nodes.close()
+        self._open_cluster()
+
+    def driver_killed(self, rng: random.Random) -> None:
+        assert self.process is not None
+        self.process.kill()
+
+    def store_away(self, rng: random.Random) -> None:
+        self.store.fail("slow down", ".")
+        time.sleep(rng.uniform(5, 20))
+        self.store.clear()
+
+    def mlflow_away(self, rng: random.Random) -> None:
+        self.mlflow.close()
+        time.sleep(rng.uniform(5, 20))
+        self._open_mlflow()
+
+
+FAULTS: tuple[Callable[[Chaos, random.Random], None], ...] = (
+    Chaos.worker_killed,
+    Chaos.worker_stopped,
+    Chaos.node_killed,
+    Chaos.node_taken_away,
+    Chaos.head_killed,
+    Chaos.driver_killed,
+    Chaos.store_away,
+    Chaos.mlflow_away,
+)
+
+
+def training(folder: Path, faults: int) -> str:
+    """Its experiment: a state for each fault, and one before and after."""
+    checks = faults + 2
+    changes = {
+        "train": {"steps": STEPS_BETWEEN * checks, "checks": checks},
+        "cluster": {"workers": 2, "max_failures": 100, "hang_minutes": 0.2},
+        "tracking": {"enabled": True},
+    }
+    file = folder / "chaos.yaml"
+    file.write_text(yaml.safe_dump(merged(TINY, changes)))
+    return str(file)
+
+
+def states() -> int:
+    """The last step that is kept."""
+    found = [name for name in _below("checkpoints") if "/state/" in name and name.endswith("/state.json")]
+    return max((int(name.split("/")[-2]) for name in found if name.split("/")[-2].isdigit()), default=0)
+
+
+def reports() -> int:
+    return sum(name.endswith("manifest.json") for name in _below("reports"))
+
+
+def _below(name: str) -> list[str]:
+    url = storage.join(WORKSPACE, name)
+    return [file.path for file in storage.list_files(url)] if storage.exists(url) else []
+
+
+def digests(workspace: str) -> tuple[str, str]:
+    (name,) = storage.folders(storage.join(workspace, "checkpoints"))
+    manifest = storage.read_json(storage.join(workspace, "checkpoints", name, "manifest.json"))
+    return manifest["last_weights_sha256"], manifest["digest"]
+
+
+def hit(chaos: Chaos, rng: random.Random, left: int, progress: Callable[[], int]) -> int:
+    """Faults until there are none left or the command has ended; gives how many there were."""
+    done = 0
+    while done < left:
+        before = progress()
+        if chaos.wait(lambda before=before: progress() > before) is None:
+            break
+        time.sleep(rng.uniform(0, 2))
+        fault = rng.choice(FAULTS)
+        say(f"{done + 1}: {fault.__name__.replace('_', ' ')}")
+        before = progress()
+        fault(chaos, rng)
+        done += 1
+        seconds = chaos.wait(lambda before=before: progress() > before)
+        say("   it ended" if seconds is None else f"   went on after {seconds:.0f} s")
+    while not chaos.ended():
+        time.sleep(0.5)
+    return done
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def run(faults: int, seed: int) -> None:
+    """Raises AssertionError where anything is not as it would have been without faults."""
+    rng, began = random.Random(seed), time.monotonic()
+    say(f"seed {seed}, {faults} faults")
+    with served() as store, ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zse-chaos-")))
+        chaos = Chaos(folder, store, stack)
+        file = training(folder, faults)
+        chaos.begin("train", "-e", file, "-w", "s3://zse/whole")
+        assert chaos.wait(lambda: False) is None
+        say(f"undisturbed: {time.monotonic() - began:.0f} s with the start of the cluster")
+        chaos.begin("train", "-e", file, "-w", WORKSPACE)
+        done = hit(chaos, rng, faults, states)
+        assert digests(WORKSPACE) == digests("s3://zse/whole"), "other weights than the undisturbed training's"
+        assert done == faults, f"the training ended after {done} faults"
+        say(f"{done} faults, the weights of the undisturbed training, {time.monotonic() - began:.0f} s; seed {seed}")
+
+
+@contextmanager
+def served() -> Iterator[FaultyStore]:
+    """An S3 server that can be made to fail, and the environment that leads every client to it."""
+    with s3_server("zse") as port, FaultyStore(port) as store:
+        keys = {"AWS_ACCESS_KEY_ID": "chaos", "AWS_SECRET_ACCESS_KEY": "chaos", "AWS_DEFAULT_REGION": "us-east-1"}
+        os.environ.update({"AWS_ENDPOINT_URL": store.url, **keys})
+        yield store
+        store.shutdown()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    arguments = parser.parse_args()
+    run(arguments.faults, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

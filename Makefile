@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart test test-cluster check bench bench-scale results demo-reevaluation clean
+.PHONY: help quickstart test test-cluster check audit bench bench-scale results demo-reevaluation clean
 
 help:
 	@echo "make quickstart   the whole path on built-in data, end to end"
 	@echo "make test         lint, types, import rules, tests"
 	@echo "make test-cluster the tests that take minutes: submitted jobs, killed processes, PostgreSQL, a browser"
-	@echo "make check        lint, types, import rules"
+	@echo "make check        lint, types, import rules, installed packages that fit together"
+	@echo "make audit        known vulnerabilities of the pinned packages; needs the internet"
 	@echo "make bench        measurements, each beside its baseline"
 	@echo "make bench-scale  the same at the size of the largest data sets: a quarter of an hour"
 	@echo "make demo-reevaluation  a week of data that arrives, models that are promoted or kept: six minutes"
@@ -29,6 +30,13 @@ check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pip check --disable-pip-version-check
+
+# In an environment of its own: what it needs is nothing that the project runs with.
+audit: $(VENV)/installed
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --disable-pip --no-deps
 
 # Two processes, a Ray each, whole files each: half the time of one, which mostly waits for Ray's workers to start. Files
 # in their order, because the long ones come first; one thread each, because two do not make two cores faster.
@@ -52,4 +60,4 @@ demo-reevaluation: $(VENV)/installed
 	$(BIN)/python -m tests.demo_reevaluation
 
 clean:
-	rm -rf $(VENV) workspace demo build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-audit workspace demo build dist *.egg-info

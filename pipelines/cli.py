@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import time
 import traceback
 import warnings
 from dataclasses import replace
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from pipelines import logs
 from pipelines.progress import say
 
 if TYPE_CHECKING:
@@ -395,6 +397,40 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def status(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A training's name, how it begins, or its folder; none = all.")
+    ] = None,
+    workspace: Workspace = WORKSPACE,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object a training and line.")] = False,
+) -> None:
+    """How far a training is: stages done, step, last state kept, best check, who is at it, speed and time left.
+
+    Reads the workspace alone: no cluster and no MLflow is asked, and it works from any machine that reaches it.
+
+    Example: `zse status folder+zse_sbir --workspace s3://bucket/zse`
+    """
+    from pipelines import status as shows
+    from pipelines.jobs import status as job
+
+    if run is not None:
+        place, name = job.find(run, workspace)
+        found = job.status(place, name)
+        print(job.as_json(found) if as_json else "\n".join(shows.report(found, time.time())))
+        _last(f"training {found.stages['train']}", shows.next_command(found, place))
+        return
+    place = _absolute(workspace)
+    trainings, begun = job.statuses(place), job.unfinished(place)
+    if as_json:
+        print("\n".join(map(job.as_json, trainings)))
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(shows.table(trainings))
+        print("".join(f"half done: {one}\n" for one in begun), end="")
+    following = f"zse status {trainings[-1].name}" if trainings else "zse run --experiment NAME"
+    _last(f"{len(trainings)} trainings in {place}", f"{following} --workspace {quote(workspace)}")
+
+
 @app.command("import-checkpoint")
 def import_checkpoint(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file or URL.")],
@@ -690,15 +726,19 @@ def _last(result: str, following: str) -> None:
 
 
 def main() -> None:
-    """The `zse` command. What a user can mend ends with one clear message, everything else with a traceback."""
+    """The `zse` command. What a user can mend ends with one clear message, everything else with a traceback, and
+    neither shows a secret."""
     warnings.filterwarnings("ignore", module=r"(ray|mlflow|timm|torch)\b.*")
     logging.getLogger("timm").setLevel(logging.ERROR)
     try:
+        logs.capture()
         app()
-    except (ValueError, RuntimeError, OSError) as error:
-        if os.environ.get("ZSE_DEBUG"):
-            traceback.print_exc()
-        say(f"zse: {error}\n(ZSE_DEBUG=1 shows where)")
+    except Exception as error:
+        meant = isinstance(error, (ValueError, RuntimeError, OSError))
+        if os.environ.get("ZSE_DEBUG") or not meant:
+            say(traceback.format_exc(), logging.ERROR)
+        if meant:
+            say(f"zse: {error}\n(ZSE_DEBUG=1 shows where)", logging.ERROR)
         sys.exit(1)
 
 

@@ -22,6 +22,7 @@ from pipelines.catalog import AnyDatasetConfig, DatasetConfig
 from pipelines.members import Distractors
 from pipelines.plan import ShardConfig
 from pipelines.prepare import IngestConfig
+from pipelines.redaction import holds_password
 from zse_model.backbones import BackboneConfig
 from zse_model.evaluation.protocol import PROTOCOLS
 from zse_model.fit import TrainConfig
@@ -171,6 +172,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def validate(raw: dict[str, Any]) -> ExperimentConfig:
+    _refuse_passwords(raw, "")
     raw = dict(raw)
     methods = raw.get("methods")
     if not isinstance(methods, dict) or not methods:
@@ -181,6 +183,17 @@ def validate(raw: dict[str, Any]) -> ExperimentConfig:
     config: ExperimentConfig = read_section(ExperimentConfig, raw, "")
     start = config.start and (config.start if config.start.startswith("models:/") else storage.absolute(config.start))
     return dataclasses.replace(config, backbone=_absolute_weights(config.backbone), start=start)
+
+
+def _refuse_passwords(raw: Any, path: str) -> None:
+    """What is configured is written into manifests and into MLflow, for all to read."""
+    for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ():
+        _refuse_passwords(value, f"{path}{key}.")
+    if isinstance(raw, str) and holds_password(raw):
+        raise ConfigError(
+            f"{path[:-1]} is a URL with a password. Credentials come from the environment or the machine's role: "
+            "MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; AWS_..."
+        )
 
 
 def read_dataset(raw: Mapping[str, Any]) -> DatasetConfig:

@@ -2,12 +2,14 @@
 
     <folder>/lease/<n>.json    who holds it; the highest n does
 
-A lease is renewed while it is held and deleted afterwards. One that is not renewed any more belongs to a process that
-was killed: whoever comes takes the next number, which only one of several at once can create. Our design.
+A lease is renewed while it is held, with a note of how far its holder is, and deleted afterwards. One that is not
+renewed any more belongs to a process that was killed: whoever comes takes the next number, which only one of several at
+once can create. Our design.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -31,11 +33,13 @@ class HeldError(RuntimeError):
 
 
 @contextmanager
-def held(folder: str, what: str) -> Iterator[None]:
-    """Hold the lease of a folder. Raises HeldError where another process does, and shows that it lives.
+def held(folder: str, what: str) -> Iterator[dict[str, Any]]:
+    """Hold the lease of a folder; gives a note that each renewal takes along. Raises HeldError where another process
+    does, and shows that it lives.
 
     Where its last sign of life is young this waits for the next one, up to `STALE` seconds. `what` says what it is.
     """
+    note: dict[str, Any] = {}
     me = {"host": platform.node(), "pid": os.getpid(), "id": uuid.uuid4().hex, "since": time.time()}
     before = _numbers(folder)
     if before and (other := _alive(_url(folder, before[-1]))):
@@ -46,10 +50,17 @@ def held(folder: str, what: str) -> Iterator[None]:
     for old in before:
         storage.remove(_url(folder, old))
     try:
-        with repeated(lambda: _renew(mine, me), EVERY):
-            yield
+        with repeated(lambda: _renew(mine, me | {"note": dict(note)}), EVERY):
+            yield note
     finally:
         storage.remove(mine)
+
+
+def holder(folder: str) -> dict[str, Any] | None:
+    """Who held the lease of a folder last: host, pid, since, renewed (s since the epoch), note. None = nobody, as far
+    as that is seen from here: of a process that was killed elsewhere, `renewed` is more than `STALE` s ago."""
+    numbers = _numbers(folder)
+    return _known(_url(folder, numbers[-1])) if numbers else None
 
 
 def _url(folder: str, number: int) -> str:
@@ -69,13 +80,13 @@ def _renew(url: str, me: dict[str, Any]) -> None:
     try:
         storage.write_bytes(url, _signed(me))
     except (storage.StorageError, OSError) as error:
-        say(f"The lease {url} could not be renewed ({error}); it is tried again")
+        say(f"The lease {url} could not be renewed ({error}); it is tried again", logging.WARNING)
 
 
 def _alive(url: str) -> dict[str, Any] | None:
     """Who holds it, if that is seen to live."""
-    first = _read(url)
-    if first is None or (first["host"] == platform.node() and not psutil.pid_exists(first["pid"])):
+    first = _known(url)
+    if first is None:
         return None
     if (left := first["renewed"] + STALE - time.time()) > 0:
         say(f"{first['host']} gave a sign of life {STALE - left:.0f} s ago; waiting up to {left:.0f} s for the next")
@@ -85,6 +96,13 @@ def _alive(url: str) -> dict[str, Any] | None:
         if now is None or now != first:
             return now
     return None
+
+
+def _known(url: str) -> dict[str, Any] | None:
+    """Who wrote it, unless that is a process of this machine which is gone."""
+    found = _read(url)
+    gone = found and found["host"] == platform.node() and not psutil.pid_exists(found["pid"])
+    return None if gone else found
 
 
 def _read(url: str) -> dict[str, Any] | None:

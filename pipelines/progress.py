@@ -1,15 +1,19 @@
-"""Progress on long work: a bar on a terminal, a line now and then in a log."""
+"""Progress on long work: a bar on a terminal, a line now and then in a log, for machines if ZSE_LOG is json."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipelines import logs
+from pipelines.redaction import shown
 
 T = TypeVar("T")
 LOG_EVERY = 5.0  # seconds between lines where there is no terminal
@@ -22,10 +26,10 @@ class Meter:
 
     def __init__(self, what: str, total: int | None = None, unit: str = "") -> None:
         self.what, self.total, self.unit = what, total, unit
-        self.done, self.note = 0, ""
+        self.done, self.before, self.note = 0, 0, ""
         self.started = self.printed = time.monotonic()
         self.bar: Progress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not logs.as_json():
             self.bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=30),
@@ -50,7 +54,8 @@ class Meter:
             self.bar.stop()
         if kind is None:
             total = f"{self.done:,} {self.unit}".strip()
-            say(f"{self.what}: {total} in {time.monotonic() - self.started:.1f} s {self.note}".rstrip())
+            took = time.monotonic() - self.started
+            say(f"{self.what}: {total} in {took:.1f} s {self.note}".rstrip(), done=self.done, seconds=took)
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         self.done, self.note, self.total = done, note, total or self.total
@@ -58,13 +63,16 @@ class Meter:
             self.bar.update(self.task, completed=done, total=self.total, note=note)
         elif time.monotonic() - self.printed > LOG_EVERY:
             self.printed = time.monotonic()
-            say(f"{self.what}: {done:,}/{self.total or '?'} {self.unit} {self._left()} {note}".rstrip())
+            left = "" if self.left is None else f"({self.left:.0f} s left)"
+            said = f"{self.what}: {done:,}/{self.total or '?'} {self.unit} {left} {note}".rstrip()
+            say(said, done=done, total=self.total, seconds_left=self.left)
 
-    def _left(self) -> str:
-        if not self.total or not self.done:
-            return ""
-        seconds = (time.monotonic() - self.started) * (self.total - self.done) / self.done
-        return f"({seconds:.0f} s left)"
+    @property
+    def left(self) -> float | None:
+        """Seconds until the total, at the speed so far; `before` is what an earlier attempt had done."""
+        if not self.total or self.done <= self.before:
+            return None
+        return (time.monotonic() - self.started) * (self.total - self.done) / (self.done - self.before)
 
 
 def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "") -> Iterator[T]:
@@ -74,6 +82,9 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
             meter.update(i + 1)
 
 
-def say(message: str) -> None:
-    """A line for people, on stderr: stdout is for results."""
-    console.print(message, soft_wrap=True, markup=False)
+def say(message: str, level: int = logging.INFO, **fields: Any) -> None:
+    """A line on stderr, without the secrets that are in it: stdout is for results. `fields` are for machines."""
+    if logs.as_json():
+        logs.log(message, fields, level)
+    else:
+        console.print(shown(message), soft_wrap=True, markup=False)

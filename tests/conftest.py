@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.config import ExperimentConfig, validate
 from tests.faulty_store import FaultyStore
-from tests.servers import s3_server
+from tests.servers import free_ports, s3_server
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -56,13 +56,27 @@ def tiny_folder(source: str, unseen: list[str], **changes: Any) -> ExperimentCon
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3: str) -> Iterator[None]:
+def metrics_url() -> str:
+    """The Prometheus endpoint of `ray_cluster`."""
+    return f"http://127.0.0.1:{free_ports(1)[0]}/metrics"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3: str, metrics_url: str) -> Iterator[None]:
     """One Ray for all tests that need one; its workers inherit the way to the S3 server."""
     import ray
 
     from pipelines.cluster import quiet_ray_data
 
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _metrics_export_port=int(metrics_url.rpartition(":")[2].partition("/")[0]),
+        _system_config={"metrics_report_interval_ms": 1000},
+    )
     quiet_ray_data()
     yield
     ray.shutdown()

@@ -16,9 +16,8 @@ from typing import Any
 
 import psutil
 
-from tests.servers import free_ports, wait_for
+from tests.servers import BIN, free_ports, wait_for
 
-BIN = Path(sys.executable).parent
 STORE = 500_000_000  # bytes of a node's object store: with 100 MB Ray Data waits for ever
 
 

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
+BIN = Path(sys.executable).parent
 _PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
 INITDB = next(map(str, _PLACES), None) or shutil.which("initdb")
 """PostgreSQL's, None where it is not installed."""
@@ -98,4 +101,31 @@ def postgresql() -> Iterator[str]:
         yield f"postgresql+psycopg2://zse@127.0.0.1:{port}/mlflow"
     finally:
         call("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def ray_head(**environment: str) -> Iterator[tuple[str, Path, dict[str, str]]]:
+    """`ray start --head` with this environment: the address for jobs, Ray's folder, the environment of its clients."""
+    flags = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
+    ports = dict(zip(flags, free_ports(len(flags)), strict=True))
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
+    env |= {"RAY_AUTH_MODE": "disabled", "PATH": f"{BIN}:{env['PATH']}"}
+    folder = tempfile.mkdtemp(prefix="zr")  # short: the path of a socket has at most 107 bytes
+    head = subprocess.Popen(
+        [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={folder}"]
+        + [f"{flag}={port}" for flag, port in ports.items()],
+        env=env | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        address = f"http://127.0.0.1:{ports['--dashboard-port']}"
+        wait_for(f"{address}/api/version", head)
+        yield address, Path(folder), env
+    finally:
+        # Not a polite end: a head that is asked to stop drains its nodes for half a minute first.
+        for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
+            process.kill()
+        head.wait()
         shutil.rmtree(folder, ignore_errors=True)

@@ -274,7 +274,7 @@ def fit(
             optimizer.zero_grad()
             sums, names = torch.zeros((), dtype=torch.float64, device=device), ["loss"]
             for share in mine:
-                batch = next(batches).to(device)
+                batch = window.fetch(batches).to(device)
                 torch.manual_seed(hash((config.seed, step, share)))  # ints hash alike in every process
                 with parallel.no_sync() if parallel and share != mine[-1] else nullcontext():
                     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -381,11 +381,19 @@ class _CpuClock:
 
 
 class _Window:
-    """Means of the losses between two log points, and pictures per second of wall time."""
+    """Means of the losses between two log points, pictures per second of wall time, and the share of it that this
+    worker waited for batches."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
-        self.steps, self.images, self.since = 0, 0, time.perf_counter()
+        self.steps, self.images, self.waited, self.since = 0, 0, 0.0, time.perf_counter()
+
+    def fetch(self, batches: Iterator[TrainBatch]) -> TrainBatch:
+        """The next batch; the time until it is there counts as waited."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - asked
+        return batch
 
     def add(self, losses: dict[str, float], images: int) -> None:
         for name, value in losses.items():
@@ -400,6 +408,7 @@ class _Window:
         seconds = max(time.perf_counter() - self.since, 1e-9)
         means = {f"train/{name}": value / self.steps for name, value in self.sums.items()}
         means["train/images_per_second"] = self.images / seconds
+        means["train/wait_share"] = self.waited / seconds
         self.__init__()
         return means
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines import shards, storage
+from pipelines import logs, shards, storage
 from pipelines.catalog import stands_verbatim
 from pipelines.cluster import model_workers, run_parts
 from pipelines.config import ExperimentConfig
@@ -29,6 +29,7 @@ from zse_model.split import ZeroShotSplit
 ALONE = 1000  # pictures that one process has encoded before another one has loaded its network
 
 
+@logs.stage("embed")
 def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str, split: ZeroShotSplit) -> str:
     """Encode the unseen classes of `split` and the distractors, or find it done; gives the folder of the encodings.
 
@@ -45,7 +46,9 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     tested = leakable(members, split, distractors, seen_classes=seen_classes)
     refuse_leaks(loaded, split, tested, verbatim=verbatim, selection=config.evaluation.classes == "pseudo_unseen")
     key = storage.digest([trained["digest"], source["fingerprint"], images, storage.digest_lines(members.id)], 8)
-    folder = storage.join(workspace, "encodings", f"{trained['name']}-{key}")
+    name = f"{trained['name']}-{key}"
+    folder = storage.join(workspace, "encodings", name)
+    logs.about(run=name)
     if shards.has_manifest(folder):
         return folder
     of_part = {int(part): members.where(members.part == part) for part in np.unique(members.part)}

@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines import charts, shards, sheets, storage
+from pipelines import charts, logs, shards, sheets, storage
 from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
 from pipelines.costs import cost
@@ -74,6 +74,7 @@ class Search:
     """int64 [sketches], [g]: a sketch is searched only among the photos with its number; None = among all"""
 
 
+@logs.stage("evaluate")
 def evaluate(
     config: ExperimentConfig, workspace: str, images: str, encodings: str, method: str, split: ZeroShotSplit
 ) -> str:
@@ -86,6 +87,7 @@ def evaluate(
     with storage.local_copy(embedded["checkpoint"]) as copy:
         checkpoint = load_checkpoint(copy)
     folder = _folder(config, workspace, encodings.rsplit("/", 1)[1], {**embedded, "split": split.digest})
+    logs.about(run=folder.rsplit("/", 1)[1])
     if shards.has_manifest(folder):
         return folder
     distractors, selection = config.evaluation.distractors, config.evaluation.classes == "pseudo_unseen"

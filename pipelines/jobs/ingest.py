@@ -17,7 +17,7 @@ from functools import partial
 from itertools import compress, groupby, islice
 from typing import Any
 
-from pipelines import shards, storage
+from pipelines import logs, metrics, shards, storage
 from pipelines.catalog import ImageRecord, create_dataset
 from pipelines.cluster import run_parts
 from pipelines.config import ExperimentConfig, to_dict
@@ -30,9 +30,11 @@ class TooManyBadPicturesError(RuntimeError):
     """More pictures were skipped than the configuration allows."""
 
 
+@logs.stage("ingest")
 def ingest(config: ExperimentConfig, workspace: str) -> str:
     """Run the stage, or find it done; gives the folder of the image shards."""
     folder, parts = plan_ingest(config, workspace)
+    logs.about(run=_name(folder))
     if shards.has_manifest(folder):
         return folder
     write_parts(config, folder, parts)
@@ -88,7 +90,13 @@ def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[Ima
         write_images, folder=folder, dataset=config.dataset, transforms=config.transforms, ingest=config.ingest
     )
     for result in run_parts(tasks, work, what="Ingest", unit="pictures", total=sum(map(len, left.values()))):
-        _raise_if_asked(config, json.loads(result["skipped"]))
+        skipped = json.loads(result["skipped"])
+        metrics.count("zse_bad_files", len(skipped), stage="ingest", run=_name(folder))
+        _raise_if_asked(config, skipped)
+
+
+def _name(folder: str) -> str:
+    return folder.rsplit("/", 1)[1]
 
 
 def _copy_parts(folder: str, wanted: set[str]) -> set[str]:

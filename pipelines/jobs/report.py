@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pipelines import storage
 from pipelines.progress import say
+from pipelines.redaction import shown
 from pipelines.reference import load_settings
 from pipelines.report_page import page, sections
 from pipelines.tracking import Store, history
-from pipelines.tracking.store import shown
 
 
 def report(workspace: str, out: str, *, setting: str | None = None, pictures: bool = True) -> tuple[int, int]:

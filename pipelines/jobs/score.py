@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines import shards, storage
+from pipelines import logs, metrics, shards, storage
 from pipelines.cluster import model_workers, run_parts
 from pipelines.config import ExperimentConfig
 from pipelines.encodings import encoded_parts, read_values
@@ -30,6 +30,7 @@ SKETCHES = 1024  # a row group of the parts, and what a worker reads of the sket
 ALONE = 100_000  # pairs that one process has scored before others have loaded their networks
 
 
+@logs.stage("score")
 def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, among: Tensor | None = None) -> str:
     """Score every pair by `mode`, or find it done; gives the folder of the parts.
 
@@ -42,6 +43,7 @@ def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, a
     if among is not None:
         name += f"-{storage.sha256(among.numpy().tobytes())[:8]}"
     folder = storage.join(workspace, "scores", name)
+    logs.about(run=name)
     if shards.has_manifest(folder):
         return folder
     photos, sketches = (encoded_parts(manifest, modality) for modality in ("photo", "sketch"))
@@ -74,7 +76,7 @@ def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, a
         "precision": precision,
         "folder": folder,
     }
-    for _ in run_parts(
+    for part in run_parts(
         left,
         ScorePart,
         what=f"Score {mode}",
@@ -85,7 +87,7 @@ def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, a
         gpus=gpus,
         alone=alone,
     ):
-        pass
+        metrics.count("zse_pairs_scored", part["pairs"], stage="score", run=name)
     shards.write_manifest(
         folder,
         {
@@ -128,10 +130,11 @@ class ScorePart:
         photos = {name: value[task["start"] : task["start"] + task["rows"]] for name, value in photos.items()}
         total = sum(count for _, count in self.sketches)
         scores = torch.empty(total, task["rows"])
-        wanted = None
+        wanted, pairs = None, scores.numel()
         if "wanted" in task:
             packed = np.frombuffer(task["wanted"], dtype=np.uint8).reshape(total, -1)
             wanted = torch.from_numpy(np.unpackbits(packed, axis=1, count=task["rows"]).astype(bool))
+            pairs = int(wanted.sum())
         done = 0
         for part, count in self.sketches:
             rows = slice(done, done + count)
@@ -141,4 +144,4 @@ class ScorePart:
         flat = pa.array(scores.numpy().reshape(-1))
         table = pa.table({"scores": pa.FixedSizeListArray.from_arrays(flat, task["rows"])})
         shards.write_part(storage.join(self.folder, task["part"]), table, row_group=SKETCHES)
-        return {"part": task["part"], "rows": task["rows"]}
+        return {"part": task["part"], "rows": task["rows"], "pairs": pairs}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines import shards, storage
+from pipelines import logs, shards, storage
 from pipelines.catalog import load_split
 from pipelines.cluster import connect, run_parts
 from pipelines.config import ExperimentConfig, to_dict
@@ -24,6 +24,7 @@ from pipelines.plan import ItemPlan, ShardConfig
 from pipelines.progress import say
 
 
+@logs.stage("shard")
 def shard(config: ExperimentConfig, workspace: str, images: str) -> str:
     """Run the stage, or find it done; gives the folder of the pair shards."""
     source = shards.read_manifest(images, "zse ingest")
@@ -39,7 +40,9 @@ def shard(config: ExperimentConfig, workspace: str, images: str) -> str:
         },
         8,
     )
-    folder = storage.join(workspace, "pairs", f"{config.dataset.name}-{key}")
+    name = f"{config.dataset.name}-{key}"
+    folder = storage.join(workspace, "pairs", name)
+    logs.about(run=name)
     if shards.has_manifest(folder):
         return folder
     members = training_members(read_members(images, source), split)

@@ -1,7 +1,7 @@
 """train: pair shards -> checkpoint. Ray Train runs `zse_model.fit` as DDP workers; workers: 0 runs it in this process.
 
     <workspace>/checkpoints/<experiment>-<method>-<hash>/
-        run.json             what is trained, written first; the step count of a budget once it is known
+        run.json             what is trained and by which command, written first; a budget's steps once they are known
         state/               what an interrupted training resumes from; removed when the checkpoint is complete
         model.safetensors ... manifest.json
 
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import ray
@@ -35,7 +36,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipelines import shards, storage
+from pipelines import logs, metrics, shards, storage
 from pipelines.background import repeated
 from pipelines.class_vectors import read_class_vectors
 from pipelines.cluster import connect
@@ -45,6 +46,7 @@ from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
 from pipelines.plan import ItemPlan
 from pipelines.progress import Meter, say
+from pipelines.redaction import shown
 from pipelines.selection import Selection
 from pipelines.system import sampled
 from pipelines.tracking import TrainingRun
@@ -132,19 +134,23 @@ def units_to_drop(split: ZeroShotSplit, categories: Iterable[str]) -> tuple[int,
     return tuple(imagenet_units_naming(sorted(others)))
 
 
+@logs.stage("train")
 def train(config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str) -> str:
     """Run the stage, or find it done; gives the folder of the checkpoint.
 
     Raises HeldError where another process is training the same.
     """
     job = make_job(config, method, workspace, images, pairs)
+    logs.about(run=job.name)
     if shards.has_manifest(job.folder):
         return job.folder
-    with held(job.folder, job.name):
-        return job.folder if shards.has_manifest(job.folder) else _train(job, workspace)
+    with held(job.folder, job.name) as note:
+        return job.folder if shards.has_manifest(job.folder) else _train(job, workspace, note)
 
 
-def _train(job: Job, workspace: str) -> str:
+def _train(job: Job, workspace: str, note: dict[str, Any]) -> str:
+    """note: what others may know of it while it runs: from (the first step), step, total, images_per_second,
+    seconds_left."""
     config = job.config
     if config.start is not None:
         _check_start(job)
@@ -156,11 +162,12 @@ def _train(job: Job, workspace: str) -> str:
             "method": job.method,
             "images": job.images,
             "pairs": job.pairs,
+            "command": shown(" ".join(["zse", *map(quote, sys.argv[1:])])),
         },
     )
     trained, manifest = _local if config.cluster.workers == 0 else _on_ray, job.pairs_manifest()
     with TrainingRun.open(config, workspace, job.name, job.folder, job.method, manifest) as run, ExitStack() as stack:
-        with _progress(config.train, job, run) as on_event:
+        with _progress(config.train, job, run, note) as on_event:
             state = stack.enter_context(trained(job, on_event))
         folder = _publish(job, state, run.id)
         run.finish(folder)
@@ -311,12 +318,13 @@ NOTICED_EVERY = 5.0  # s; a machine that is taken away says so half a minute or 
 class RayContext(StateContext):
     """A worker of Ray Train."""
 
-    def __init__(self, url: str, journal: Any) -> None:
+    def __init__(self, url: str, journal: Any, put: Callable[[Event], None]) -> None:
+        """put: sets gauges."""
         super().__init__(url, journal.put.remote)
         place = ray.train.get_context()
         self.rank, self.world_size = place.get_world_rank(), place.get_world_size()
         self.device = get_device()
-        self.asked = time.monotonic()
+        self.put, self.asked = put, time.monotonic()
 
     def wrap(self, module: nn.Module) -> nn.Module:
         return prepare_model(module)
@@ -333,6 +341,18 @@ class RayContext(StateContext):
             return False
         self.asked = time.monotonic()
         return ray.train.get_preemption_info() is not None
+
+    def log(self, event: Event) -> None:
+        """Every worker shows how long it waits; of the training the first one speaks."""
+        if "step" in event:
+            logs.about(step=event["step"])
+            logs.log("training", event)
+        if "train/wait_share" in event:
+            self.put({"zse_wait_share": event["train/wait_share"]})
+            if self.rank == 0:
+                self.put({"zse_images_per_second": event["train/images_per_second"]})
+        if self.rank == 0 or "step" not in event:
+            super().log(event)
 
 
 @ray.remote(num_cpus=0)
@@ -389,10 +409,16 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
 
     def worker(settings: dict[str, Any]) -> None:
         torch.set_num_threads(cluster.cpus_per_worker)
-        context, place = RayContext(url, settings["journal"]), ray.train.get_context()
+        name, place = settings["job"].name, ray.train.get_context()
         node = platform.node() if place.get_local_world_size() < place.get_world_size() else ""
         first = place.get_local_rank() == 0 and settings["job"].config.tracking.system_metrics
-        with sampled(node, context.log) if first else nullcontext():
+        with ExitStack() as stack:
+            stack.enter_context(logs.stage("train"))
+            logs.about(run=name, worker=place.get_world_rank())
+            put = stack.enter_context(metrics.gauges(stage="train", run=name, worker=str(place.get_world_rank())))
+            context = RayContext(url, settings["journal"], put)
+            if first:
+                stack.enter_context(sampled(node, context.log))
             try:
                 run_worker(settings["job"], context)
             except NonFiniteLossError as error:  # on every worker in the same step, and in every attempt
@@ -448,24 +474,32 @@ def _polled(journal: Any, on_event: Callable[[Event], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(config: TrainConfig, job: Job, run: TrainingRun) -> Iterator[Callable[[Event], None]]:
+def _progress(
+    config: TrainConfig, job: Job, run: TrainingRun, note: dict[str, Any]
+) -> Iterator[Callable[[Event], None]]:
     with Meter(f"Train {job.method}", config.steps, "steps") as meter:
-        note: dict[str, str] = {}
+        said: dict[str, str] = {}
 
         def on_event(event: Event) -> None:
             if "step" not in event:  # a sample of a machine
                 run.log(event)
                 return
+            step = int(event["step"])
+            logs.about(step=step)
+            logs.log("training", event)
+            meter.before = note.setdefault("from", step)
             if total := int(event.get("total", 0)):
                 if meter.total is None:
                     raw = storage.read_json(storage.join(job.folder, RUN))
                     storage.write_json(storage.join(job.folder, RUN), {**raw, "steps": total})
                 meter.total = total
             if "train/loss" in event:
-                note["loss"] = f"loss {event['train/loss']:.3f}, {event['train/images_per_second']:.0f} img/s"
+                note["images_per_second"] = event["train/images_per_second"]
+                said["loss"] = f"loss {event['train/loss']:.3f}, {event['train/images_per_second']:.0f} img/s"
             if "selection/mAP_all" in event:
-                note["selection"] = f"pseudo-unseen mAP_all {event['selection/mAP_all']:.3f}"
-            meter.update(int(event["step"]), ", ".join(note.values()))
+                said["selection"] = f"pseudo-unseen mAP_all {event['selection/mAP_all']:.3f}"
+            meter.update(step, ", ".join(said.values()))
+            note.update(step=step, total=meter.total, seconds_left=meter.left)
             run.log(event)
 
         yield on_event

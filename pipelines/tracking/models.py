@@ -22,7 +22,8 @@ import pipelines
 import zse_model
 from pipelines import shards, storage
 from pipelines.progress import say
-from pipelines.tracking.store import TRACKED, Store, TrackingError, shown, translated
+from pipelines.redaction import shown
+from pipelines.tracking.store import TRACKED, Store, TrackingError, translated
 from zse_model.checkpoint import INFO, SEEN, WEIGHTS, load_checkpoint
 
 REGISTERED = "models:/"

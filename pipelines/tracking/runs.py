@@ -8,6 +8,7 @@ next `zse train`, `evaluate` or `run` on the same experiment delivers the rest.
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import subprocess
 import sys
@@ -25,9 +26,10 @@ from pipelines.config import ExperimentConfig, to_dict
 from pipelines.costs import MEASURES
 from pipelines.progress import say
 from pipelines.queries import metric_key
+from pipelines.redaction import shown
 from pipelines.tracking.models import log_model, requirements
 from pipelines.tracking.once import run_once
-from pipelines.tracking.store import TRACKED, Store, TrackingError, shown, translated
+from pipelines.tracking.store import TRACKED, Store, TrackingError, translated
 from pipelines.tracking.view import share_view
 
 RUN_ID = "mlflow.json"
@@ -97,7 +99,8 @@ class TrainingRun:
                         _log_history(Store.of(self.config, self.workspace), self.id, [event])
             except TrackingError as error:
                 if not retry_at:
-                    say(f"MLflow does not answer ({error}); training goes on, the rest is delivered when it ends")
+                    said = f"MLflow does not answer ({error}); training goes on, the rest is delivered when it ends"
+                    say(said, logging.WARNING)
                 retry_at = time.monotonic() + 30
 
 
@@ -163,7 +166,8 @@ def _deliver(
         with translated():
             storage.write_json(storage.join(folder, TRACKED), {"uri": shown(store.uri), **log(store)})
     except TrackingError as error:
-        say(f"MLflow did not take all of it ({error}); run the same command again to deliver what is missing")
+        said = f"MLflow did not take all of it ({error}); run the same command again to deliver what is missing"
+        say(said, logging.WARNING)
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 from pipelines import storage
 from pipelines.config import ExperimentConfig
 from pipelines.progress import say
+from pipelines.redaction import shown
 
 TRACKED = "tracked.json"  # beside what was delivered: where to
 
@@ -72,7 +72,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(str(error).splitlines()[0][:300] if str(error) else type(error).__name__) from error
+        raise TrackingError(shown(str(error).splitlines()[0])[:300] if str(error) else type(error).__name__) from error
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,3 @@ def pages(search: Callable[..., Any], **asked: Any) -> Iterator[Any]:
         yield from page
         if not (token := page.token):
             return
-
-
-def shown(uri: str) -> str:
-    """Text without a user and a password in a URL, and without the URL of a webhook, which is a secret."""
-    return re.sub(r"(--webhook[= ])\S+", r"\1***", re.sub(r"://\S*@", "://***@", uri))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import yaml
 from click.testing import Result
@@ -21,7 +18,7 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from tests.conftest import TINY
 from tests.pipelines.test_stages import picture
-from tests.servers import free_ports, wait_for
+from tests.servers import BIN, ray_head
 from zse_model.synthetic import draw_photo, draw_sketch
 
 ZSE = [sys.executable, "-m", "pipelines.cli"]
@@ -112,27 +109,12 @@ def test_search_finds_photos_in_a_folder_of_anything(tmp_path: Path) -> None:
 @pytest.mark.timeout(500)
 def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
     """`ray start --head`, then `ray job submit --working-dir . -- zse run ...`, as the README says."""
-    flags = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
-    ports = dict(zip(flags, free_ports(len(flags)), strict=True))
-    ray = [str(Path(sys.executable).with_name("ray"))]
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
-    env |= {"RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
-    sockets = tempfile.mkdtemp(prefix="zr")  # short: the path of a socket has at most 107 bytes
-    head = subprocess.Popen(
-        [*ray, "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={sockets}"]
-        + [f"{flag}={port}" for flag, port in ports.items()],
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     experiment = tmp_path / "tiny.yaml"
     experiment.write_text(yaml.safe_dump(TINY | {"cluster": {"workers": 1}}))
     report = tmp_path / "report.json"
-    try:
-        address = f"http://127.0.0.1:{ports['--dashboard-port']}"
-        wait_for(f"{address}/api/version", head)
+    with ray_head() as (address, _, env):
         done = subprocess.run(
-            [*ray, "job", "submit", "--address", address, "--working-dir", str(REPOSITORY)]
+            [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(REPOSITORY)]
             + ["--runtime-env-json", json.dumps({"excludes": [".git", ".venv", "workspace*"]}), "--"]
             + ["zse", "run", "-e", str(experiment), "-w", str(tmp_path / "w"), "--report", str(report)],
             env=env,
@@ -160,9 +142,3 @@ def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
         assert jobs.pop("hour-1").startswith("zse reevaluate --catalog") and len(jobs) == 1
         done = subprocess.run(script, env=env | schedule | {"RAY_ADDRESS": "http://127.0.0.1:1"}, check=False)
         assert done.returncode != 0, "a cluster that does not answer is no success"
-    finally:
-        # Not a polite end: a head that is asked to stop drains its nodes for half a minute first.
-        for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
-            process.kill()
-        head.wait()
-        shutil.rmtree(sockets, ignore_errors=True)

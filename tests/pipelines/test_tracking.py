@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from pipelines import storage
 from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.queries import Queries
+from pipelines.redaction import shown
 from pipelines.tracking import ui_command
-from pipelines.tracking.store import shown
 from tests.conftest import tiny
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError

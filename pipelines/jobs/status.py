@@ -1,0 +1,156 @@
+"""status: how far the trainings of a workspace are. Reads the workspace alone: no cluster, no MLflow, no data."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+from pipelines import shards, storage
+from pipelines.lease import holder
+from pipelines.status import State, Status, alive
+
+CHECKPOINTS, RUN, STATES, HISTORY, TRACKED = "checkpoints", "run.json", "state", "history.json", "mlflow.json"
+STATE_FILE = "state.json"  # these, as `zse_model.fit` names them: it would load torch first, for seconds
+WHOLE = {STATE_FILE, "model.safetensors", "best.safetensors", "optimizer.pt"}
+
+
+def find(name: str, workspace: str) -> tuple[str, str]:
+    """The workspace and the name of one training: of a folder or URL, of a name or of what only one name begins with.
+
+    Raises ValueError for what is none, or several.
+    """
+    name = name.rstrip("/")
+    if "/" in name:
+        folder = storage.absolute(name)
+        workspace, parent, own = folder.rsplit("/", 2)
+        if parent == CHECKPOINTS and storage.exists(storage.join(folder, RUN)):
+            return workspace, own
+        raise ValueError(f"{folder} is no training: it has no {RUN}, or does not lie in WORKSPACE/{CHECKPOINTS}")
+    workspace = storage.absolute(workspace)
+    known = trainings(workspace)
+    found = [name] if name in known else [one for one in known if one.startswith(name)]
+    if len(found) == 1:
+        return workspace, found[0]
+    which = f"begins with {name!r}" if not found else f"{name!r} alone: {len(found)} begin like that"
+    listed = "\n  ".join((found or known)[:20]) or "none"
+    raise ValueError(f"No training in {workspace} {which}. There are:\n  {listed}")
+
+
+def trainings(workspace: str) -> list[str]:
+    """Names of the trainings of a workspace. Raises StorageError where there is no workspace."""
+    if CHECKPOINTS not in storage.folders(workspace):
+        return []
+    folder = storage.join(workspace, CHECKPOINTS)
+    names = storage.folders(folder)
+    there = shards.side_by_side(lambda name: storage.exists(storage.join(folder, name, RUN)), names)
+    return [name for name, one in zip(names, there, strict=True) if one]
+
+
+def unfinished(workspace: str) -> list[str]:
+    """What was begun before any training and is not complete, such as `images/photos-0123abcd, 12 parts`."""
+    found = []
+    for kind in sorted({"images", "pairs"} & set(storage.folders(workspace))):
+        for name in storage.folders(storage.join(workspace, kind)):
+            files = storage.names(storage.join(workspace, kind, name))
+            if shards.MANIFEST not in files:
+                found.append(f"{kind}/{name}, {sum(file.startswith('part-') for file in files)} parts")
+    return found
+
+
+def status(workspace: str, name: str) -> Status:
+    """How far a training of a workspace is, and what was made with it."""
+    folder = storage.join(workspace, CHECKPOINTS, name)
+    run, files = storage.read_json(storage.join(folder, RUN)), storage.names(folder)
+    done = shards.MANIFEST in files
+    state = _finished(folder) if done else _last_state(folder)
+    held = None if done else holder(folder)
+    running = held is not None and alive(held, time.time())
+    trained: State = "done" if done else "running" if running else "half done"
+    planned = run.get("steps") or run["experiment"]["train"]["steps"]
+    known = _known(state, planned) | (held["note"] if held and running and "step" in held.get("note", {}) else {})
+    encodings, reports = (_made_with(workspace, kind, name) for kind in ("encodings", "reports"))
+    return Status(
+        name=name,
+        folder=folder,
+        method=run["method"],
+        stages={
+            "ingest": _stage([run["images"]]),
+            "shard": _stage([run["pairs"]]),
+            "train": trained,
+            "embed": _stage(encodings),
+            "evaluate": _stage(reports),
+        },
+        step=known["step"],
+        total=known["total"],
+        state=None if done or state is None else state["step"],
+        best=state["best"] if state else None,
+        best_step=state["best_step"] if state else None,
+        images_per_second=known.get("images_per_second"),
+        seconds_left=None if done else known.get("seconds_left"),
+        holder={key: held[key] for key in ("host", "pid", "since", "renewed")} if held else None,
+        mlflow=storage.read_json(storage.join(folder, TRACKED)) if TRACKED in files else None,
+        reports=[report for report in reports if shards.has_manifest(report)],
+        command=run.get("command"),
+    )
+
+
+def statuses(workspace: str) -> list[Status]:
+    """Of all trainings of a workspace."""
+    return list(shards.side_by_side(lambda name: status(workspace, name), trainings(workspace)))
+
+
+def as_json(found: Status) -> str:
+    return json.dumps(asdict(found))
+
+
+def _known(state: dict[str, Any] | None, planned: int | None) -> dict[str, Any]:
+    """What a state says of a training: step, total, images_per_second and seconds_left at the speed of then."""
+    if state is None:
+        return {"step": 0, "total": planned}
+    step, total = state["step"], state["total"] or planned
+    speeds = [event["train/images_per_second"] for event in state["history"] if "train/images_per_second" in event]
+    if not (speeds and step and total):
+        return {"step": step, "total": total}
+    left = (total - step) * state["images"] / step / speeds[-1]
+    return {"step": step, "total": total, "images_per_second": speeds[-1], "seconds_left": left}
+
+
+def _last_state(folder: str) -> dict[str, Any] | None:
+    """What is known of the last state that is there whole."""
+    states = storage.join(folder, STATES)
+    try:
+        kept = [storage.join(states, name) for name in storage.folders(states)]
+    except storage.StorageError:  # there is none
+        return None
+    whole = [storage.read_json(storage.join(one, STATE_FILE)) for one in kept if storage.names(one) >= WHOLE]
+    return max(whole, key=lambda state: state["step"], default=None)
+
+
+def _finished(folder: str) -> dict[str, Any]:
+    """The same of a checkpoint, whose states are gone."""
+    training = storage.read_json(storage.join(folder, shards.MANIFEST))["training"]
+    return {
+        "step": training["steps"],
+        "total": training["steps"],
+        "best": training["selection_mAP_all"],
+        "best_step": training["best_step"],
+        "images": training["images"],
+        "history": storage.read_json(storage.join(folder, HISTORY)),
+    }
+
+
+def _made_with(workspace: str, kind: str, name: str) -> list[str]:
+    """Folders of what was made with a checkpoint: they begin with its name, which ends with a hash."""
+    if kind not in storage.folders(workspace):
+        return []
+    folder = storage.join(workspace, kind)
+    return [storage.join(folder, one) for one in storage.folders(folder) if one.startswith(f"{name}-")]
+
+
+def _stage(folders: list[str]) -> State:
+    """Of several data sets that were evaluated one is enough."""
+    if any(map(shards.has_manifest, folders)):
+        return "done"
+    return "half done" if any(map(storage.names, folders)) else "missing"

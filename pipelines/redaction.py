@@ -1,0 +1,32 @@
+"""Text without secrets, for whatever is printed, logged or stored."""
+
+from __future__ import annotations
+
+import os
+import re
+
+SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "RAY_AUTH_TOKEN",
+    "ZSE_WEBHOOK",
+)
+SHORTEST = 8  # characters of a value that is looked for: a password like "test" stands in many words
+
+
+def holds_password(value: str) -> bool:
+    """Whether it is a URL with one."""
+    return bool(re.match(r"[\w+.-]+://[^/\s:@]*:[^/\s]*@", value))
+
+
+def shown(text: str) -> str:
+    """Text without a user and a password in a URL, without the URL of a webhook, which is a secret, and without the
+    values of the environment's secrets."""
+    for value in filter(None, map(os.environ.get, SECRETS)):
+        if len(value) >= SHORTEST:
+            text = text.replace(value, "***")
+    text = re.sub(r"(--webhook[= ])\S+", r"\1***", text)
+    # A password may hold a slash, a path may hold an @: s3://bucket/photo@2x.png is left as it is.
+    return re.sub(r"://(?:[^:/\s@]*:\S*|[^/\s@]+)@", "://***@", text)

@@ -1,0 +1,138 @@
+"""What a workspace says of a training and of what was made with it, and what to do next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from shlex import quote
+from typing import Any, Literal
+
+from rich.table import Table
+
+from pipelines.lease import STALE
+
+State = Literal["done", "running", "half done", "missing"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """A training and what belongs to it."""
+
+    name: str
+    folder: str
+    method: str
+    stages: Mapping[str, State]
+    """By verb: ingest, shard, train, embed, evaluate."""
+    step: int
+    """The last that is known: of a training that runs as old as its last sign of life, else of the state kept last."""
+    total: int | None
+    """Steps of the whole training; None until a budget by minutes was measured."""
+    state: int | None
+    """The step that it would go on from; None = no state is kept."""
+    best: float | None
+    """Of the checks so far: mAP_all of the classes that it is chosen by."""
+    best_step: int | None
+    images_per_second: float | None
+    seconds_left: float | None
+    holder: Mapping[str, Any] | None
+    """Who trains it: host, pid, since, renewed (s since the epoch)."""
+    mlflow: Mapping[str, str] | None
+    """uri and run"""
+    reports: Sequence[str]
+    """Their folders."""
+    command: str | None
+    """That began it, or took it up."""
+
+
+def next_command(status: Status, workspace: str) -> str:
+    """What goes on, or what to do with the result."""
+    place = f"--workspace {quote(workspace)}"
+    if status.stages["train"] == "running":
+        return f"zse status {status.name} {place}"
+    if status.stages["evaluate"] == "done":
+        return f"zse search --sketch FILE --gallery FOLDER --checkpoint {quote(status.folder)}"
+    if status.command is None or not status.command.startswith(("zse run", "zse train", "zse quickstart")):
+        return f"zse run --experiment NAME {place}"
+    if status.stages["train"] == "done":  # the same options, one verb further
+        words = status.command.replace("zse train", "zse evaluate", 1)
+        return words.replace("--overfit", "--set train.overfit=true")
+    return status.command
+
+
+def report(status: Status, now: float) -> list[str]:
+    """Lines for people. now: s since the epoch."""
+    lines = [
+        status.name,
+        f"  stages      {', '.join(f'{name} {state}' for name, state in status.stages.items())}",
+        f"  training    {_progress(status)}",
+    ]
+    if status.state is not None:
+        lines.append(f"  last state  step {status.state:,}")
+    if status.best is not None:
+        lines.append(f"  best check  mAP_all {status.best:.3f} at step {status.best_step:,}")
+    if status.holder is not None:
+        lines.append(f"  held by     {_holder(status.holder, now)}")
+    if status.mlflow is not None:
+        lines.append(f"  MLflow      {_mlflow(status.mlflow)}")
+    lines += [f"  report      {folder}" for folder in status.reports]
+    lines.append(f"  checkpoint  {status.folder}")
+    return lines
+
+
+def table(found: Iterable[Status]) -> Table:
+    """One line a training."""
+    rows = Table(title="Trainings")
+    for column in ("run", "method", "training", "step", "best check", "left", "embed", "evaluate"):
+        rows.add_column(column, justify="left" if column in ("run", "method", "training") else "right", no_wrap=True)
+    for one in found:
+        best = "" if one.best is None else f"{one.best:.3f}"
+        rows.add_row(
+            one.name,
+            one.method,
+            one.stages["train"],
+            f"{one.step:,}/{_total(one)}",
+            best,
+            _duration(one.seconds_left),
+            one.stages["embed"],
+            one.stages["evaluate"],
+        )
+    return rows
+
+
+def alive(holder: Mapping[str, Any], now: float) -> bool:
+    return now - holder["renewed"] < STALE
+
+
+def _progress(status: Status) -> str:
+    parts = [f"step {status.step:,} of {_total(status)}"]
+    if status.images_per_second is not None:
+        parts.append(f"{status.images_per_second:.0f} img/s")
+    if status.seconds_left is not None:
+        parts.append(f"{_duration(status.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def _total(status: Status) -> str:
+    return "?" if status.total is None else f"{status.total:,}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes = round(seconds) // 60
+    return (
+        f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {round(seconds) % 60:02d} s"
+    )
+
+
+def _holder(holder: Mapping[str, Any], now: float) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+    seen = f"sign of life {max(now - holder['renewed'], 0):.0f} s ago"
+    ended = "" if alive(holder, now) else ": it was ended, or cannot reach the workspace"
+    return f"process {holder['pid']} on {holder['host']}, since {since}, {seen}{ended}"
+
+
+def _mlflow(tracked: Mapping[str, str]) -> str:
+    uri, run = tracked["uri"], tracked["run"]
+    return f"{uri.rstrip('/')}/#/runs/{run}" if uri.startswith("http") else f"run {run} in {uri}"

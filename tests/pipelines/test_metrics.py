@@ -1,0 +1,75 @@
+"""Our numbers where Prometheus finds them: in the endpoint of a real Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from pipelines import metrics, storage
+from pipelines.background import repeated
+from pipelines.encodings import encoded_parts
+from pipelines.jobs.run import run
+from tests.conftest import tiny_folder
+from tests.zse_model.test_transforms import as_bytes, drawing, scene
+
+CLASSES = ["a", "b", "c", "d"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_is_seen_in_rays_endpoint(tmp_path: Path, metrics_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "EVERY", 1.0)  # as this Ray reports every second, and not every ten
+    for i, category in enumerate(CLASSES):
+        pictures = {"sketch": as_bytes(drawing(side=200 + i)), "photo": as_bytes(scene(300 + i), "JPEG")}
+        for modality, data in pictures.items():
+            file = tmp_path / modality / category / "1.png"
+            file.parent.mkdir(parents=True)
+            file.write_bytes(data)
+    (tmp_path / "photo" / "a" / "2.jpg").write_bytes(b"no picture")
+    config = tiny_folder(
+        str(tmp_path),
+        ["a", "b"],
+        ingest={"max_bad_fraction": 0.5},
+        methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}},
+        train={"steps": 100, "checks": 1},
+        cluster={"workers": 1},
+    )
+    config = dataclasses.replace(config, methods={"zse_sbir": config.methods["zse_sbir"]})
+    seen: dict[tuple[str, str], list[float]] = {}
+
+    def scrape() -> None:
+        with urllib.request.urlopen(metrics_url, timeout=5) as answer:
+            for line in answer.read().decode().splitlines():
+                if found := re.match(r'ray_(zse_\w+)\{.*,run="([^"]+)",stage="\w+",worker="\d*"\} (.*)', line):
+                    seen.setdefault((found[1], found[2]), []).append(float(found[3]))
+
+    workspace = str(tmp_path / "w")
+    with repeated(scrape, 0.5):
+        out = run(config, workspace)
+        images, name = out.images.rsplit("/", 1)[1], out.checkpoints["zse_sbir"].rsplit("/", 1)[1]
+        with metrics.gauges(stage="train", run="kept", worker="7") as put:
+            put({"zse_wait_share": 0.25})
+            threading.Event().wait(8)
+    assert seen["zse_bad_files_total", images][-1] == 1
+    assert all(0 <= value <= 1 for value in seen["zse_wait_share", name])
+    assert all(value > 0 for value in seen["zse_images_per_second", name])
+    embedded = storage.read_json(storage.join(out.encodings["zse_sbir"], "manifest.json"))
+    sketches, photos = (sum(n for _, n in encoded_parts(embedded, m)) for m in ("sketch", "photo"))
+    scored = {folder: f"{workspace}/scores/{folder}" for folder in storage.folders(f"{workspace}/scores")}
+    assert scored, "a pair network scored"
+    for folder in scored:
+        assert seen["zse_pairs_scored_total", folder][-1] == sketches * photos, folder
+    assert len(seen["zse_wait_share", "kept"]) > 10, "Ray forgets a gauge two seconds after it was set last"
+
+
+@pytest.mark.parametrize("file", ["infra/grafana/dashboard.json", "docs/operating.md"])
+def test_what_is_drawn_and_documented_is_what_there_is(file: str) -> None:
+    """Not drawn in a Grafana here: its names are compared."""
+    text = (Path(__file__).parents[2] / file).read_text()
+    there = {f"ray_{name}" for name in metrics.GAUGES} | {f"ray_{name}_total" for name in metrics.COUNTERS}
+    assert set(re.findall(r"ray_zse_\w+", text)) == there

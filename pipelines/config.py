@@ -172,7 +172,6 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def validate(raw: dict[str, Any]) -> ExperimentConfig:
-    _refuse_passwords(raw, "")
     raw = dict(raw)
     methods = raw.get("methods")
     if not isinstance(methods, dict) or not methods:
@@ -185,17 +184,6 @@ def validate(raw: dict[str, Any]) -> ExperimentConfig:
     return dataclasses.replace(config, backbone=_absolute_weights(config.backbone), start=start)
 
 
-def _refuse_passwords(raw: Any, path: str) -> None:
-    """What is configured is written into manifests and into MLflow, for all to read."""
-    for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ():
-        _refuse_passwords(value, f"{path}{key}.")
-    if isinstance(raw, str) and holds_password(raw):
-        raise ConfigError(
-            f"{path[:-1]} is a URL with a password. Credentials come from the environment or the machine's role: "
-            "MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; AWS_..."
-        )
-
-
 def read_dataset(raw: Mapping[str, Any]) -> DatasetConfig:
     """A data set's configuration from plain values. Raises ConfigError."""
     return read_section(Annotated[AnyDatasetConfig, Discriminator("adapter")], dict(raw), f"{raw.get('name')}.")
@@ -203,6 +191,7 @@ def read_dataset(raw: Mapping[str, Any]) -> DatasetConfig:
 
 def read_section(kind: Any, raw: Any, prefix: str) -> Any:
     """Plain values as a configuration; the prefix stands before a field's name in the error. Raises ConfigError."""
+    _refuse_passwords(raw, prefix)
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
@@ -212,6 +201,17 @@ def read_section(kind: Any, raw: Any, prefix: str) -> Any:
             for e in error.errors()
         ]
         raise ConfigError("\n".join(lines)) from None
+
+
+def _refuse_passwords(raw: Any, path: str) -> None:
+    """What is configured is written into manifests and into MLflow, for all to read."""
+    for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ():
+        _refuse_passwords(value, f"{path}{key}.")
+    if isinstance(raw, str) and holds_password(raw):
+        raise ConfigError(
+            f"{path[:-1]} is a URL with a password. Credentials come from the environment or the machine's role: "
+            "MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; AWS_..."
+        )
 
 
 def _absolute_weights(backbone: BackboneConfig) -> BackboneConfig:

@@ -30,6 +30,7 @@ import fsspec
 from fsspec import AbstractFileSystem, asyn
 
 from pipelines.progress import say
+from pipelines.redaction import shown
 from pipelines.walk import entries, walk
 
 FETCH_AT_ONCE = 32
@@ -174,8 +175,12 @@ def _broke_off(error: Exception) -> bool:
 def _failure(url: str, error: Exception) -> StorageError:
     refused = isinstance(error, PermissionError)
     mend = "Check that the credentials are valid and allow it" if refused else f"It was asked for {patience():.0f} s"
+    # Raised in a task it is in Ray's logs, too, and a URL may hold a password.
     return StorageError(
-        f"{url} cannot be used: {_reason(error)}. {mend}. What is written is kept: the same command goes on from there"
+        shown(
+            f"{url} cannot be used: {_reason(error)}. {mend}. What is written is kept: the same command goes on from "
+            "there"
+        )
     )
 
 

@@ -1,0 +1,138 @@
+"""No credential is where others can read it, and nothing that a store holds is unpickled."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+import pipelines
+import zse_model
+from pipelines import storage
+from pipelines.config import ConfigError
+from pipelines.jobs.run import run
+from pipelines.redaction import SECRETS, shown
+from pipelines.tracking import Store, TrackingError
+from tests.conftest import BIN, TINY, merged, ray_head, tiny
+
+REPOSITORY = Path(__file__).parents[2]
+HIDDEN = {name: f"{name.lower()}-7f3a9c" for name in SECRETS if not name.startswith("RAY_")}
+
+
+def holders(text: dict[str, bytes]) -> dict[str, list[str]]:
+    """By place, the secrets that stand there."""
+    found = {place: [n for n, value in HIDDEN.items() if value.encode() in data] for place, data in text.items()}
+    return {place: names for place, names in found.items() if names}
+
+
+@pytest.mark.cluster
+@pytest.mark.ray
+@pytest.mark.timeout(500)
+def test_a_submitted_run_leaves_no_secret_and_writes_lines_for_machines(tmp_path: Path, s3: str) -> None:
+    """Ingest, train, evaluate on nodes that have the secrets: then every file of the bucket, of MLflow, of Ray's logs
+    and what Ray tells of the job is looked through."""
+    workspace, database, experiment = f"{s3}/secrets", tmp_path / "mlflow.db", tmp_path / "tiny.yaml"
+    changes = {"cluster": {"workers": 1}, "tracking": {"enabled": True}, "train": {"steps": 30}}
+    experiment.write_text(yaml.safe_dump(merged(TINY, changes)))
+    to_the_store = {name: os.environ[name] for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION")}
+    of_nodes = {**to_the_store, **HIDDEN, "MLFLOW_TRACKING_URI": f"sqlite:///{database}", "ZSE_LOG": "json"}
+    with ray_head(**of_nodes) as (address, folder, env):
+        done = subprocess.run(
+            [str(BIN / "ray"), "job", "submit", "--address", address, "--submission-id", "run"]
+            + ["--working-dir", str(REPOSITORY)]
+            + ["--runtime-env-json", json.dumps({"excludes": [".git", ".venv", "workspace*"]}), "--"]
+            + ["zse", "run", "-e", str(experiment), "-w", workspace],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        with urllib.request.urlopen(f"{address}/api/jobs/", timeout=10) as answer:
+            text = {"the job": answer.read(), "what it said": (done.stdout + done.stderr).encode()}
+        logs = {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    text |= {file.path: storage.read_bytes(f"{workspace}/{file.path}") for file in storage.list_files(workspace)}
+    text |= logs | {"MLflow": database.read_bytes()}
+    assert any("mlartifacts/" in place for place in text) and any("job-driver" in place for place in logs)
+    assert holders(text) == {} and holders({"a": HIDDEN["ZSE_WEBHOOK"].encode()}) == {"a": ["ZSE_WEBHOOK"]}
+    assert (folder / "prom_metrics_service_discovery.json").as_posix() in logs, "what Prometheus reads, by the docs"
+
+    (driver,) = (data for place, data in logs.items() if "job-driver" in place)
+    said = [json.loads(line) for line in driver.decode().splitlines() if line.startswith("{")]
+    assert {line["stage"] for line in said if "stage" in line} >= {"ingest", "shard", "train", "embed"}
+    steps = [line for line in said if line["message"] == "training"]
+    assert steps[-1]["step"] == 30 and steps[-1]["run"].startswith("tiny-global-") and steps[-1]["node"]
+    worker = b"".join(data for place, data in logs.items() if "/worker-" in place and place.endswith(".err"))
+    own = [json.loads(line) for line in worker.decode().splitlines() if '"message": "training"' in line]
+    assert {(line["run"], line["worker"]) for line in own} == {(steps[-1]["run"], 0)} and own[-1]["step"] == 30
+    assert 0 <= own[-2]["train/wait_share"] <= 1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_password_in_a_url_is_told_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:1")
+    with pytest.raises(TrackingError, match="127.0.0.1") as away:
+        Store.at(str(tmp_path)).answers()
+    assert "hunter2" not in str(away.value)
+    with pytest.raises(storage.StorageError, match="127.0.0.1") as away:
+        storage.read_bytes("http://me:hunter2@127.0.0.1:1/a")
+    assert "hunter2" not in str(away.value)
+    run(tiny(tracking={"enabled": True}), str(tmp_path), until="train")
+    written = {str(file): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert [place for place, data in written.items() if b"hunter2" in data] == []
+    said = capsys.readouterr()
+    assert "MLflow does not answer" in said.err and "hunter2" not in said.err + said.out
+
+
+@pytest.mark.parametrize("field", ["tracking.uri", "dataset.source", "backbone.weights"])
+def test_a_configuration_with_a_password_is_refused(field: str) -> None:
+    section, key = field.split(".")
+    with pytest.raises(ConfigError, match=f"^{field} is a URL with a password. Credentials come from") as refused:
+        tiny(**{section: {key: "https://me:hunter2@example.com/a"}})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "test")
+    for text, expected in {
+        "x http://u:p@h/a": "x http://***@h/a",
+        "http://u:p/w@h": "http://***@h",
+        "https://token@h": "https://***@h",
+        "key wJalrXUtnFEMI/K7MDENG, a test": "key ***, a test",
+        "zse reevaluate --webhook https://chat/T0/SECRET -x": "zse reevaluate --webhook *** -x",
+    }.items():
+        assert shown(text) == expected
+    for text in ("s3://bucket/photo@2x.png", "models:/zse@champion", "http://h:5000", "s3://b/a:b@c", "me@h", ""):
+        assert shown(text) == text
+
+
+def test_nothing_that_a_store_holds_is_unpickled() -> None:
+    """By the text of the code: a torch file with weights alone, arrays without objects, YAML without tags."""
+    calls: list[tuple[str, str, dict[str, object]]] = []
+    for package in (pipelines, zse_model):
+        for file in Path(package.__path__[0]).rglob("*.py"):
+            tree = ast.parse(file.read_text())
+            for node in ast.walk(tree):
+                if isinstance(node, (ast.Import, ast.ImportFrom)):
+                    names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                    assert not names & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}, file
+                if isinstance(node, ast.Call):
+                    given = {k.arg: k.value.value for k in node.keywords if k.arg and isinstance(k.value, ast.Constant)}
+                    calls.append((file.name, ast.unparse(node.func), given))
+    loads = [(file, given) for file, name, given in calls if name == "torch.load"]
+    assert len(loads) >= 2 and all(given.get("weights_only") is True for _, given in loads), loads
+    arrays = [(file, given) for file, name, given in calls if name in ("np.load", "numpy.load")]
+    assert arrays and all(given.get("allow_pickle", False) is False for _, given in arrays), arrays
+    forbidden = {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "pd.read_pickle"}
+    assert [(file, name) for file, name, _ in calls if name in forbidden] == []

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, ray_head
 from tests.pipelines.test_failures import experiment, states, until
+from tests.servers import BIN, ray_head
 
 REPOSITORY = Path(__file__).parents[2]
 

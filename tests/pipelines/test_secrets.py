@@ -19,7 +19,8 @@ from pipelines.config import ConfigError
 from pipelines.jobs.run import run
 from pipelines.redaction import SECRETS, shown
 from pipelines.tracking import Store, TrackingError
-from tests.conftest import BIN, TINY, merged, ray_head, tiny
+from tests.conftest import TINY, merged, tiny
+from tests.servers import BIN, ray_head
 
 REPOSITORY = Path(__file__).parents[2]
 HIDDEN = {name: f"{name.lower()}-7f3a9c" for name in SECRETS if not name.startswith("RAY_")}

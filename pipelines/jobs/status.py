@@ -13,7 +13,6 @@ from pipelines.status import State, Status, alive
 
 CHECKPOINTS, RUN, STATES, HISTORY, TRACKED = "checkpoints", "run.json", "state", "history.json", "mlflow.json"
 STATE_FILE = "state.json"  # these, as `zse_model.fit` names them: it would load torch first, for seconds
-WHOLE = {STATE_FILE, "model.safetensors", "best.safetensors", "optimizer.pt"}
 
 
 def find(name: str, workspace: str) -> tuple[str, str]:
@@ -121,11 +120,10 @@ def _last_state(folder: str) -> dict[str, Any] | None:
     """What is known of the last state that is there whole."""
     states = storage.join(folder, STATES)
     try:
-        kept = [storage.join(states, name) for name in storage.folders(states)]
-    except storage.StorageError:  # there is none
+        latest = storage.read_json(storage.join(states, STATE_FILE))["folder"]
+        return storage.read_json(storage.join(states, latest, STATE_FILE))
+    except FileNotFoundError:  # there is none, or just then another took its place
         return None
-    whole = [storage.read_json(storage.join(one, STATE_FILE)) for one in kept if storage.names(one) >= WHOLE]
-    return max(whole, key=lambda state: state["step"], default=None)
 
 
 def _finished(folder: str) -> dict[str, Any]:

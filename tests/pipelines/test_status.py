@@ -16,7 +16,6 @@ from pipelines.jobs.run import run
 from pipelines.lease import held
 from tests.conftest import tiny
 from tests.faulty_store import FaultyStore
-from zse_model import fit
 
 WORKSPACE = "s3://zse/status"
 
@@ -74,7 +73,3 @@ def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monke
         job.find(f"{WORKSPACE}/images/other-01234567", WORKSPACE)
     with pytest.raises(storage.StorageError, match="does not exist"):
         job.trainings("s3://zse/nowhere")
-
-
-def test_a_state_is_whole_when_it_has_the_files_that_training_writes() -> None:
-    assert job.WHOLE == {fit.STATE_FILE, fit.WEIGHTS_FILE, fit.BEST_FILE, fit.OPTIMIZER_FILE}

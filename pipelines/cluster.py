@@ -48,6 +48,8 @@ def quiet_ray_data() -> None:
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
+    # A task's error with some 50 lines of Ray's own stacks, which is raised as it was.
+    logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
 
 
 def run_parts(

@@ -484,12 +484,20 @@ def copy_file(source: str, target: str) -> None:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A name beside the target, which becomes it on leaving; gone after an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """A name beside the target, which becomes it on leaving; gone after an error. Raises StorageError where the disk is
+    full."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageError(
+            f"{target} cannot be written: {error.strerror}. Make room there; what is written is kept: the same command "
+            "goes on from there"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from pipelines import storage
 from pipelines.jobs.run import run
 from tests.conftest import TINY, merged, tiny
 from tests.faulty_store import FaultyStore
@@ -62,6 +63,53 @@ def test_a_state_that_could_not_be_stored_is_not_taken_for_one(tmp_path: Path, s
     store.clear()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert sum("/state/00000015/" in request and "GET" in request for request in store.asked), "from the state before"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("a full disk is tried on a small one, which only root can mount")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_and_more_room_is_enough(tmp_path: Path, small_disk: Path) -> None:
+    changes: dict[str, Any] = {"shard": {"items": 3000, "part_size": 25, "row_group": 5}, "dataset": {"instances": 40}}
+    command = [str(BIN / "zse"), "shard", "-e", experiment(tmp_path, **changes), "-w"]
+    done = subprocess.run([*command, str(small_disk)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "No space left on device. Make room there" in done.stderr, done.stderr
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    subprocess.run([*command, str(small_disk)], check=True, capture_output=True)
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    both = [{p.name: p.read_bytes() for p in d.glob("pairs/*/part-*")} for d in (small_disk, tmp_path / "whole")]
+    assert both[0] == both[1] and len(both[0]) == 120
+
+
+def test_a_store_that_is_away_for_a_minute_is_waited_for(
+    tmp_path: Path, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a state is stored: the training waits, and then goes on by itself."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "8")  # as it is where nobody says otherwise
+    file = experiment(tmp_path, cluster={"workers": 0})
+    process = subprocess.Popen(
+        [str(BIN / "zse"), "train", "-e", file, "-w", "s3://zse/minute"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    until(lambda: any("PUT" in asked and "/state/00000015/" in asked for asked in store.asked), process)
+    store.fail("slow down", ".")
+    time.sleep(60)
+    store.clear()
+    assert "is waited for" in ended(process)
+    subprocess.run([str(BIN / "zse"), "train", "-e", file, "-w", str(tmp_path)], check=True, capture_output=True)
+    (name,) = storage.folders("s3://zse/minute/checkpoints")
+    there, here = (storage.read_json(f"{w}/checkpoints/{name}/manifest.json") for w in ("s3://zse/minute", tmp_path))
+    assert there["last_weights_sha256"] == here["last_weights_sha256"]
 
 
 def test_of_two_at_once_one_is_told(tmp_path: Path) -> None:

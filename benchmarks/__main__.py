@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 ALL = ("scoring", "search", "training", "ingest", "layouts", "duplicates")
-LONG = ("scale", "planning", "alarms", "drift")
+LONG = ("workers", "scale", "planning", "alarms", "drift")
 
 
 def main() -> None:

@@ -124,6 +124,13 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
+    def __post_init__(self) -> None:
+        if self.train.gather and self.cluster.min_workers is not None:
+            raise ValueError(
+                "cluster.min_workers must be null with train.gather: what a batch is compared with would change with "
+                "the number of workers"
+            )
+
     @property
     def use(self) -> Literal["report", "selection"]:
         """What the results of its evaluation may do: stand in a report, or also decide between models."""

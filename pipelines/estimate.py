@@ -237,6 +237,8 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
     """Build a method without memory and count. Raises what building it raises."""
     method = _on_meta(config, name, classes)
     size = config.transforms.size
+    if config.train.activation_checkpointing:
+        method.checkpoint_activations()
     step = count_flop(lambda: _step(method.train(), _batch(config.train.batch_size, size)))
     method.eval()
     with torch.no_grad():
@@ -246,7 +248,7 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
     cost = Cost(
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
-        step=step * max(config.cluster.workers, 1),
+        step=step * config.train.accumulate * max(config.cluster.workers, 1),
         encode=encode,
         stored=sum(x.numel() * _stored_size(x) for x in encoding.values()),
     )
@@ -335,13 +337,13 @@ def table(found: Estimate, rates: Rates) -> Table:
             name, f"{cost.parameters / 1e6:.1f} M parameters{frozen}", f"{_bytes(4 * cost.parameters)} of weights"
         )
         workers = max(config.cluster.workers, 1)
-        batch = f"{train.batch_size} items x {workers} worker{'s' if workers > 1 else ''}"
+        batch = f"{train.batch_size * train.accumulate} items x {workers} worker{'s' if workers > 1 else ''}"
         out.add_row("a training step", _flops(cost.step), f"{batch}, forward and backward")
         total = found.training(name)
         if total is None or train.steps is None:
             out.add_row("the training", f"{train.minutes:g} CPU minutes", "its steps are measured when it runs")
         else:
-            seen = train.steps * train.batch_size * workers
+            seen = train.steps * train.batch_size * train.accumulate * workers
             hours = rates.words(total, train.precision)
             passes = f"{train.steps:,} steps, {seen:,} items, {seen / config.shard.items:.1f} passes"
             out.add_row("the training", _flops(total), f"{hours}; {passes}")

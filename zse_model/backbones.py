@@ -12,14 +12,14 @@ Pixel normalisation lives here, so that pictures travel as uint8 and a checkpoin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models import group_parameters
+from timm.models import checkpoint, group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -82,7 +82,7 @@ class Backbone(nn.Module):
         if not timm.is_model(config.name):
             near = timm.list_models(f"*{config.name.split('_')[0]}*")[:8]
             raise ValueError(f"Unknown backbone {config.name!r}. timm models with a similar name: {near}")
-        self.wants_pooled, self.wants_tokens = pooled or classifier, tokens
+        self.name, self.wants_pooled, self.wants_tokens = config.name, pooled or classifier, tokens
         cfg = timm.get_pretrained_cfg(config.name)
         arguments: dict[str, Any] = dict(config.args)
         if is_transformer(config.name):
@@ -148,13 +148,25 @@ class Backbone(nn.Module):
             if by_group[name] in order[:groups]:
                 parameter.requires_grad_(False)
 
+    def checkpoint_activations(self) -> None:
+        """Keep activations between blocks only and compute the others again in the backward pass.
+
+        Raises ValueError where timm cannot, and for batch norms that learn: what is computed again would count twice
+        in their statistics.
+        """
+        advice = "Set train.activation_checkpointing to false, or take a backbone with layer norms"
+        if any(not _frozen(norm) for norm in _batch_norms(self.model)):
+            raise ValueError(f"Backbone {self.name!r} has batch norms, which would count every picture twice. {advice}")
+        try:
+            self.model.set_grad_checkpointing()
+        except (AssertionError, AttributeError) as error:  # timm's ways to say no
+            raise ValueError(f"timm cannot checkpoint the activations of backbone {self.name!r}. {advice}") from error
+
     def train(self, mode: bool = True) -> Backbone:
         """As usual, but a frozen batch norm keeps its statistics too."""
         super().train(mode)
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None:
-                if not module.weight.requires_grad:
-                    module.eval()
+        for norm in filter(_frozen, _batch_norms(self.model)):
+            norm.eval()
         return self
 
     def _measure(self, size: int) -> tuple[int, int, tuple[int, int], int]:
@@ -202,11 +214,12 @@ class Backbone(nn.Module):
             patches = (patches + tokenizer(x).view_as(patches)) / 2
         x, prefix = m.norm_pre(m._pos_embed(patches)), m.num_prefix_tokens
         positions = torch.arange(x.shape[1] - prefix, device=x.device).expand(len(x), -1)
+        run = checkpoint if m.grad_checkpointing else _call
         for i, block in enumerate(m.blocks):
             if i < len(self.keep_rates) and self.keep_rates[i] < 1:
-                x, positions = select_tokens(block, x, positions, prefix, self.keep_rates[i])
+                x, positions = run(select_tokens, block, x, positions, prefix, self.keep_rates[i])
             else:
-                x = block(x)
+                x = run(block, x)
         features = self._transformer(m.norm(x))
         return features._replace(positions=positions) if self.keep_rates else features
 
@@ -253,6 +266,19 @@ def class_attention(attention: Any, normed: Tensor) -> Tensor:
     q, k = (part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in (q, k))
     q, k = attention.q_norm(q), attention.k_norm(k)
     return (q.float() * attention.scale @ k.float().transpose(2, 3)).softmax(3).squeeze(2)
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _batch_norms(model: nn.Module) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+
+
+def _frozen(norm: Any) -> bool:
+    """Whether a batch norm keeps its weights, and with them its statistics."""
+    return norm.weight is not None and not norm.weight.requires_grad
 
 
 def is_transformer(name: str) -> bool:

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from zse_model.gather import gathering
 from zse_model.methods.base import RetrievalMethod, TrainBatch
 
 
@@ -39,7 +40,12 @@ class TrainConfig:
     minutes: float | None = None
     """Budget in CPU minutes, summed over workers and their threads; a short warm-up turns it into steps."""
     batch_size: int = 16
-    """Items a worker and step; an item is two sketches and two photos."""
+    """Items a worker and forward pass; an item is two sketches and two photos."""
+    accumulate: int = 1
+    """Batches a worker and step, whose gradients are averaged. Pictures are compared within one of them."""
+    gather: bool = False
+    """Compare the embeddings of a batch with those of all workers, in contrast and in crossatnet's triplets: the same
+    then for any number of workers, if the backbone has no batch norm (docs/pipeline.md)."""
     lr: float = 5e-4
     backbone_lr: float = 1.0
     """Of the backbone, as a share of lr."""
@@ -50,6 +56,11 @@ class TrainConfig:
     clip: float = 0.0
     """Largest norm of the gradient; 0 = no limit."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    """Compile the forward pass by torch.compile, which takes a C++ compiler, or on a GPU Triton, and minutes."""
+    activation_checkpointing: bool = False
+    """Keep a transformer's activations between its blocks only, and compute the others again: less memory, the same
+    weights, a third more time."""
     checks: int = 4
     """How often, evenly spread, a checkpoint is written and the pseudo-unseen classes are searched."""
     seed: int = 0
@@ -59,7 +70,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError(f"train: set exactly one of steps and minutes, got {self.steps} and {self.minutes}")
-        for name in ("steps", "minutes", "batch_size", "lr", "checks"):
+        for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "checks"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"train.{name} must be above 0, got {value}")
@@ -186,8 +197,9 @@ def fit(
 ) -> FitState:
     """Train `method` in place, resuming from what `context` restores; the last and the best weights are reported.
 
-    A step's batch is that of `workers` workers, by default as many as there are. Where there are fewer, each computes
-    the shares of several, one after the other, so the weights are the same up to the order of sums.
+    A step's batch is that of `workers` workers, by default as many as there are, of `config.accumulate` shares each.
+    Where there are fewer workers, each computes the shares of several, one after the other: the weights are the same up
+    to the order of sums.
 
     Told to go (`context.leaving`), it reports the state of the step that it is at and returns: `step` is below `total`.
 
@@ -199,13 +211,18 @@ def fit(
     """
     device = context.device
     method.to(device)
+    if config.activation_checkpointing:
+        method.checkpoint_activations()
+    if config.compile:
+        method.compile()  # in place: names of weights stay
     clock = _CpuClock(context)
     optimizer = _optimizer(method, config)
     state, best_weights = FitState(), None
-    shares = workers or context.world_size
+    shares = (workers or context.world_size) * config.accumulate
     mine = range(context.rank, shares, context.world_size)
-    if not mine:
-        raise ValueError(f"{context.world_size} workers for a training of {shares}: there may be fewer, not more")
+    if not mine or (config.gather and shares % context.world_size):
+        also = ", with train.gather a divisor of it" if config.gather else ""
+        raise ValueError(f"A batch of {shares} shares takes at most as many workers{also}; got {context.world_size}")
     with context.restore() as folder:
         if folder is None:
             method.eval()
@@ -257,9 +274,9 @@ def fit(
         check(0)
         validation_cost = clock.all_workers() - before
     model = context.wrap(method)
-    parallel = model if isinstance(model, DistributedDataParallel) else None
     first = itertools.repeat(0) if config.overfit else itertools.count(state.step)
     batches = prefetch(source, ((step, share) for step in first for share in mine), shares)
+    images = 4 * config.batch_size * shares  # a step
     window = _Window()
     measured_from = clock.all_workers()
     with _watchdog(patience) as alive:
@@ -272,19 +289,19 @@ def fit(
                 group["lr"] = lr * group["scale"]
             method.train()
             optimizer.zero_grad()
-            sums, names = torch.zeros((), dtype=torch.float64, device=device), ["loss"]
+            parts: list[dict[str, Tensor]] = []
             for share in mine:
                 batch = window.fetch(batches).to(device)
                 torch.manual_seed(hash((config.seed, step, share)))  # ints hash alike in every process
-                with parallel.no_sync() if parallel and share != mine[-1] else nullcontext():
+                with _summing_later(model, share != mine[-1]), gathering(config.gather):
                     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                         losses = model(batch)
                     loss = torch.stack([value.mean() for value in losses.values()]).sum()
-                    (loss * (context.world_size / shares)).backward()  # the workers' mean is taken by the wrapped model
-                sums = sums + torch.stack([loss, *(v.mean() for v in losses.values())]).detach().double()
-                names = ["loss", *losses]
+                    (loss * context.world_size / shares).backward()  # workers' gradients are averaged
+                parts.append({name: v.detach().mean().double() for name, v in {"loss": loss, **losses}.items()})
             # One small all-reduce: every worker learns the mean losses, so each sees a bad one in the same step.
-            means = (context.total(sums) / shares).tolist()
+            mean = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(0)
+            means = (context.total(mean) / shares).tolist()
             if not math.isfinite(means[0]):
                 raise NonFiniteLossError(f"The loss of step {step} is {means[0]}; no update was made. Lower train.lr?")
             if config.clip:
@@ -292,8 +309,8 @@ def fit(
             optimizer.step()
 
             done = state.step = step + 1
-            state.images += 4 * config.batch_size * shares
-            window.add(dict(zip(names, means, strict=True)), 4 * config.batch_size * shares)
+            state.images += images
+            window.add(dict(zip(parts[0], means, strict=True)), images)
             if state.total is None and done == max(config.warmup // 4, 1):
                 measured_from = clock.all_workers()  # the first steps pay for allocation
             if state.total is None and done >= max(config.warmup, 8):
@@ -331,6 +348,11 @@ def _watchdog(patience: float) -> Iterator[Callable[[], None]]:
         yield alive
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _summing_later(model: nn.Module, later: bool) -> AbstractContextManager[None]:
+    """Gradients of what is computed inside stay on their worker, to be summed with those of the next batch."""
+    return model.no_sync() if later and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def prefetch(

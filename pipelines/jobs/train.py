@@ -208,7 +208,7 @@ def make_job(
     if not untrained:
         depends |= {
             "pairs": manifest["shard"],
-            "train": to_dict(config.train),
+            "train": _named(config.train),
             "workers": config.cluster.workers,
             "cpus": config.cluster.cpus_per_worker,
         }
@@ -221,6 +221,15 @@ def make_job(
         depends["method"][1].pop("class_vectors")
     name = f"{config.name}-{method}{'-untrained' if untrained else ''}-{storage.digest(depends, 8)}"
     return Job(name, method, config, images, pairs, storage.join(workspace, "checkpoints", name), vectors)
+
+
+def _named(train: TrainConfig) -> dict[str, Any]:
+    """What of the settings names a checkpoint: not what leaves the weights as they are, and settings that came later
+    only where they are not what all trainings had before, which so keep their names."""
+    before = {"accumulate": 1, "gather": False, "compile": False}
+    settings = to_dict(train)
+    del settings["activation_checkpointing"]
+    return {name: value for name, value in settings.items() if value != before.get(name, ...)}
 
 
 def _weights_hash(weights: str | None) -> str | None:

@@ -49,6 +49,18 @@ def test_one_ray_worker_equals_one_plain_process(tmp_path: Path) -> None:
     assert ray["last_weights_sha256"] == plain["last_weights_sha256"]
 
 
+def test_settings_name_a_checkpoint_by_what_they_change(tmp_path: Path) -> None:
+    config, workspace = tiny(), str(tmp_path)
+    images = ingest(config, workspace)
+    pairs = shard(config, workspace, images)
+
+    def name(**settings: Any) -> str:
+        return make_job(tiny(train=settings), "global", workspace, images, pairs).name
+
+    assert name(activation_checkpointing=True) == name(), "the weights are the same"
+    assert len({name(), name(gather=True), name(accumulate=2), name(compile=True)}) == 4
+
+
 @pytest.mark.cluster
 def test_a_killed_worker_costs_steps_but_changes_nothing(tmp_path: Path) -> None:
     config = tiny(train={"steps": 40, "checks": 8}, cluster={"workers": 2})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.workers import CLASSES, Pictures
 from zse_model.backbones import BackboneConfig
 from zse_model.fit import LocalContext, NonFiniteLossError, TrainConfig, fit
 from zse_model.methods import GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
@@ -143,6 +146,94 @@ def test_half_precision_trains_float32_weights_to_nearly_the_same_losses(tmp_pat
     again = method()
     fit(again, Source(), LocalContext(tmp_path / "bf16"), config())  # done: its state is read as any other
     assert torch.equal(weights(again), weights(networks["bf16"]))
+
+
+def trained(
+    m: RetrievalMethod, tmp_path: Path, items: int = 4, **changes: object
+) -> tuple[RetrievalMethod, torch.Tensor]:
+    """The method after four steps, and its losses."""
+    context = LocalContext(tmp_path, device=torch.device("cpu"))
+    settings = config(steps=4, checks=1, batch_size=items, **changes)
+    history = fit(m, Pictures(items), context, settings, prepare_steps=0).history
+    return m, torch.tensor([event["train/loss"] for event in history if "train/loss" in event])
+
+
+def fresh(backbone: str, method: str = "global", **settings: Any) -> RetrievalMethod:
+    torch.manual_seed(0)
+    kind = GlobalConfig(dim=8, **settings) if method == "global" else ZseSbirConfig(heads=2, ffn=16, **settings)
+    return create_method(method, kind, BackboneConfig(name=backbone), size=SIZE, classes=CLASSES)
+
+
+def test_two_halves_of_a_batch_are_one_step(tmp_path: Path) -> None:
+    """Of losses that compare no pictures, on a backbone that has layer norms; a resumed training counts alike."""
+    whole, losses = trained(fresh("test_convnext", contrast=0.0), tmp_path / "1", items=8)
+    halves, same = trained(fresh("test_convnext", contrast=0.0), tmp_path / "2", items=4, accumulate=2)
+    assert torch.allclose(losses, same, rtol=0, atol=1e-5)
+    assert torch.allclose(weights(whole), weights(halves), rtol=0, atol=1e-5)
+
+    class Breaks(Pictures):
+        def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
+            if step == 6:
+                raise OSError("the store went away")
+            return super().batch(step, rank, world_size)
+
+    settings, context = config(steps=4, checks=4, batch_size=4, accumulate=2), LocalContext(tmp_path / "3")
+    with pytest.raises(OSError, match="went away"):
+        fit(fresh("test_convnext", contrast=0.0), Breaks(4), context, settings, prepare_steps=0)
+    resumed = fresh("test_convnext", contrast=0.0)
+    state = fit(resumed, Pictures(4), context, settings, prepare_steps=0)
+    assert torch.equal(weights(resumed), weights(halves)) and state.images == 4 * 4 * 8
+    with pytest.raises(ValueError, match=r"train\.accumulate must be above 0, got 0"):
+        config(accumulate=0)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "method", "settings"),
+    [
+        ("test_vit", "global", {}),
+        ("test_convnext", "global", {}),
+        ("test_vit", "zse_sbir", {"keep_rates": (1, 0.5), "dropout": 0.2}),
+    ],
+)
+def test_activations_computed_again_change_nothing(
+    backbone: str, method: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    def kept(m: RetrievalMethod) -> int:
+        """Bytes that the forward pass keeps for the backward pass."""
+        sizes: dict[int, int] = {}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            alive = m(Pictures(4).batch(0, 0, 1))
+        assert alive
+        return sum(sizes.values()) - sum(p.nbytes for p in m.parameters())
+
+    plain, losses = trained(fresh(backbone, method, **settings), tmp_path / "plain")
+    again, same = trained(fresh(backbone, method, **settings), tmp_path / "again", activation_checkpointing=True)
+    assert torch.equal(losses, same) and torch.equal(weights(plain), weights(again))
+    assert kept(again) < 0.7 * kept(plain)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "reason"), [("test_resnet", "batch norms, which would count"), ("convit_tiny", "timm cannot")]
+)
+def test_a_backbone_that_cannot_compute_again_says_so(backbone: str, reason: str) -> None:
+    m = create_method("global", GlobalConfig(dim=8), BackboneConfig(name=backbone), size=SIZE, classes=CLASSES)
+    with pytest.raises(ValueError, match=reason):
+        fit(m, Pictures(4), LocalContext(), config(activation_checkpointing=True))
+
+
+@pytest.mark.cluster
+def test_a_compiled_training_has_the_same_losses_and_names(tmp_path: Path) -> None:
+    if not shutil.which("c++"):
+        pytest.skip("torch.compile needs a C++ compiler, and there is no c++")
+    plain, losses = trained(fresh("test_vit"), tmp_path / "plain")
+    compiled, same = trained(fresh("test_vit"), tmp_path / "compiled", compile=True)
+    assert torch.allclose(losses, same, rtol=0, atol=1e-4)
+    assert list(compiled.state_dict()) == list(plain.state_dict())
 
 
 def test_exactly_one_budget() -> None:

@@ -136,6 +136,13 @@ class RetrievalMethod(nn.Module, ABC):
         `total` sums a tensor over all workers. What is kept must be a buffer, so that it is in the checkpoint.
         """
 
+    def checkpoint_activations(self) -> None:
+        """Let every backbone compute its activations again in the backward pass. Raises ValueError for one that
+        cannot."""
+        for module in self.modules():
+            if isinstance(module, Backbone):
+                module.checkpoint_activations()
+
     def set_class_vectors(self, vectors: Tensor) -> None:  # noqa: B027
         """float32 [classes, v], what the names of the training classes mean, in the order of their labels. Called
         before a training whose method's configuration names a file as `class_vectors`."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, Features
 from zse_model.evaluation.search import Ranking
+from zse_model.gather import gathered
 from zse_model.graph import Edges, GraphEncoder
 from zse_model.hashing import CodeHead, CodeIndex, Hamming, pack
 from zse_model.losses import cosine_logits, nearest_other, normalised, triplet
@@ -198,10 +199,11 @@ class CrossATNet(RetrievalMethod):
 
         losses: dict[str, Tensor] = {}
         if c.triplet:
-            others = nearest_other(photo[:b], sketch, labels[:b], labels[: 2 * b])
+            others, other_labels = gathered(sketch), gathered(labels[: 2 * b])
+            hardest = nearest_other(photo[:b], others, labels[:b], other_labels)
             from_sketch = triplet(sketch[:b], seen[:b], seen[b:], c.margin)
-            from_photo = triplet(photo[:b], sketch[b:], sketch[others], c.margin)
-            alone = (labels[:b, None] == labels[: 2 * b]).all(1)  # nothing to push away
+            from_photo = triplet(photo[:b], sketch[b:], others[hardest], c.margin)
+            alone = (labels[:b, None] == other_labels).all(1)  # nothing to push away
             losses["triplet"] = c.triplet * (from_sketch + from_photo.masked_fill(alone, 0.0)) / 2
         if own is not None and guided is not None:
             followed = (own - guided.detach()).square().mean(1)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.gather import gathered
 from zse_model.losses import cosine_logits, cross_modal_infonce, normalised
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
@@ -100,8 +101,8 @@ def embedding_losses(
 ) -> dict[str, Tensor]:
     """Classification and contrast over x [4b, d], L2-normalised, in the order of `TrainBatch.pictures`; each [b].
 
-    Contrast runs from both sketches and from the photo; the negative photo may be the only picture of its class in the
-    batch, so it is a candidate but never an anchor.
+    Contrast runs from both sketches and from the photo, over what is `gathered`; the negative photo may be the only
+    picture of its class in the batch, so it is a candidate but never an anchor.
     """
     b, losses = len(x) // 4, {}
     if classification and prototypes is not None:
@@ -109,7 +110,9 @@ def embedding_losses(
         losses["classification"] = classification * loss.view(4, b).mean(0)
     if contrast:
         sketches, photos, sketch_labels, photo_labels = x[: 2 * b], x[2 * b :], labels[: 2 * b], labels[2 * b :]
-        from_sketch = cross_modal_infonce(sketches, photos, sketch_labels, photo_labels, temperature)
-        from_photo = cross_modal_infonce(photos[:b], sketches, photo_labels[:b], sketch_labels, temperature)
+        others, other_labels = gathered(photos), gathered(photo_labels)
+        from_sketch = cross_modal_infonce(sketches, others, sketch_labels, other_labels, temperature)
+        others, other_labels = gathered(sketches), gathered(sketch_labels)
+        from_photo = cross_modal_infonce(photos[:b], others, photo_labels[:b], other_labels, temperature)
         losses["contrast"] = contrast * (from_sketch.view(2, b).mean(0) + from_photo) / 2
     return losses

@@ -1,0 +1,146 @@
+"""How far 2 and 4 workers are from one that sees the same global batch: losses of 20 steps, and the weights after them.
+
+Real processes that talk by gloo, random pictures of 32 px, tiny networks of timm without dropout: one with layer norms
+and one with batch norms. A global batch is 8 items. Differences are to a process alone, which is the baseline.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from zse_model.backbones import BackboneConfig
+from zse_model.fit import LocalContext, TrainConfig, fit
+from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
+
+SIZE, CLASSES, GLOBAL, STEPS = 32, 6, 8, 20
+METHODS: dict[str, Any] = {
+    "global": GlobalConfig(dim=16, readout="head"),
+    "zse_sbir": ZseSbirConfig(heads=2, ffn=32, contrast=1.0, classification=1.0, dropout=0.0),
+    "crossatnet": CrossATNetConfig(dim=16, attention_dim=8, vector_dim=8, neighbours=2, bits=0),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    method: str
+    backbone: str = "test_vit"
+    gather: bool = True
+
+
+CASES = [
+    *(Case(method, gather=gather) for method in METHODS for gather in (True, False)),
+    *(Case(method, "test_resnet") for method in METHODS),
+]
+
+
+@dataclass
+class Outcome:
+    losses: Tensor
+    """float64 [20], means over the workers."""
+    weights: Tensor
+    """float32, without the biases of attention's keys: they change nothing, their gradient is rounding alone, and Adam
+    makes steps of full size of it."""
+
+
+def main() -> None:
+    alone, *others = (outcomes(workers, CASES) for workers in (1, 2, 4))
+    print("largest difference to one worker            losses: 2 workers, 4    weights: 2 workers, 4")
+    for case, base, *found in zip(CASES, alone, *others, strict=True):
+        name = f"{case.method} on {case.backbone}, {'gathered' if case.gather else 'not gathered'}"
+        losses = "  ".join(f"{(o.losses - base.losses).abs().max():10.1e}" for o in found)
+        weights = "  ".join(f"{(o.weights - base.weights).abs().max():10.1e}" for o in found)
+        print(f"{name:44} {losses}   {weights}", flush=True)
+
+
+def outcomes(workers: int, cases: Sequence[Case]) -> list[Outcome]:
+    """Of each case, trained by so many processes; one is this one."""
+    if workers == 1:
+        return [_train(case, Gloo(0, 1)) for case in cases]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (workers, list(cases), folder)
+        torch.multiprocessing.spawn(_worker, arguments, nprocs=workers)  # type: ignore[attr-defined]
+        return torch.load(Path(folder) / "outcomes.pt", weights_only=False)
+
+
+def _worker(rank: int, workers: int, cases: list[Case], folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=workers)
+    try:
+        found = [_train(case, Gloo(rank, workers)) for case in cases]
+    finally:
+        dist.destroy_process_group()
+    if rank == 0:
+        torch.save(found, Path(folder) / "outcomes.pt")
+
+
+def _train(case: Case, context: Gloo) -> Outcome:
+    torch.manual_seed(0)
+    backbone = BackboneConfig(name=case.backbone)
+    method: RetrievalMethod = create_method(case.method, METHODS[case.method], backbone, size=SIZE, classes=CLASSES)
+    items = GLOBAL // context.world_size
+    config = TrainConfig(steps=STEPS, batch_size=items, warmup=2, lr=1e-3, checks=1, gather=case.gather)
+    history = fit(method, Pictures(items), context, config, prepare_steps=0).history
+    losses = torch.tensor([event["train/loss"] for event in history if "train/loss" in event], dtype=torch.float64)
+    return Outcome(losses, torch.cat([value.flatten().float() for value in _without_key_biases(method)]))
+
+
+def _without_key_biases(method: nn.Module) -> Iterator[Tensor]:
+    for name, value in method.state_dict().items():
+        if name.endswith("qkv.bias"):
+            yield from value.chunk(3)[::2]
+        elif not name.endswith(".k.bias"):
+            yield value
+
+
+class Gloo(LocalContext):
+    """One of several processes on a machine; nothing is kept."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        super().__init__(device=torch.device("cpu"))
+        self.rank, self.world_size = rank, world_size
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return DistributedDataParallel(module) if self.world_size > 1 else module
+
+    def total(self, value: Tensor) -> Tensor:
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+
+class Pictures:
+    """Random items by position: the same global batch for any number of workers."""
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+
+    def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
+        first = (step * world_size + rank) * self.items
+        drawn = [self._item(i) for i in range(first, first + self.items)]
+        columns = {name: torch.stack([item[name] for item in drawn]) for name in drawn[0]}
+        return TrainBatch(**columns)
+
+    @staticmethod
+    def _item(i: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(i)
+        label, step = (int(torch.randint(low, CLASSES, (1,), generator=generator)) for low in (0, 1))
+        pictures = {
+            role: torch.randint(0, 256, (channels, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+            for role, channels in (("sketch", 1), ("photo", 3), ("sketch2", 1), ("negative", 3))
+        }
+        labels = {"label": label, "negative_label": (label + step) % CLASSES}
+        return pictures | {name: torch.tensor(value) for name, value in labels.items()}
+
+
+if __name__ == "__main__":
+    main()

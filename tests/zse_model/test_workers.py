@@ -1,0 +1,27 @@
+"""Several workers train what one would on the same global batch: real processes, gloo between them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.workers import METHODS, Case, Outcome, outcomes
+
+CASES = [*(Case(method) for method in METHODS), Case("global", gather=False)]
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[Outcome]:
+    return outcomes(1, CASES)
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.cluster)])
+def test_gathered_negatives_make_the_number_of_workers_irrelevant(workers: int, alone: list[Outcome]) -> None:
+    found = outcomes(workers, CASES)
+    for case, ours, one in zip(CASES, found, alone, strict=True):
+        assert len(ours.losses) == 20
+        if case.gather:
+            assert torch.allclose(ours.losses, one.losses, rtol=0, atol=1e-4), case
+            assert torch.allclose(ours.weights, one.weights, rtol=0, atol=1e-4), case
+        else:
+            assert (ours.losses - one.losses).abs().max() > 0.1, "a worker's share has fewer to compare with"

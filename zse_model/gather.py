@@ -1,0 +1,54 @@
+"""Embeddings of all workers, so that a picture is compared with the whole batch and not with one worker's share of it.
+
+What a worker computes with the embeddings of another one reaches their owner in the backward pass, summed over all
+workers. DistributedDataParallel then divides by their number: gradients are those of the mean loss of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_gathering = False
+
+
+@contextmanager
+def gathering(enabled: bool) -> Iterator[None]:
+    """What `gathered` asks the other workers for inside, all of which must be inside too and call it equally often."""
+    global _gathering
+    before, _gathering = _gathering, enabled
+    try:
+        yield
+    finally:
+        _gathering = before
+
+
+def gathered(x: Tensor) -> Tensor:
+    """[b, ...] of this worker -> [workers * b, ...] in the order of their ranks; b is the same on each.
+
+    x itself outside of `gathering`, in a process of its own, or of a single worker.
+    """
+    alone = not (_gathering and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+    return x if alone else torch.compiler.disable(_Gather.apply)(x)  # type: ignore[call-overload]
+
+
+class _Gather(torch.autograd.Function):
+    """Not torch.distributed.nn's, which is deprecated; its successor is private."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        ctx.own = slice(dist.get_rank() * len(x), (dist.get_rank() + 1) * len(x))
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[ctx.own]

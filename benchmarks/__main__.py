@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-ALL = ("scoring", "search", "training", "ingest", "layouts", "duplicates")
-LONG = ("workers", "scale", "planning", "alarms", "drift")
+ALL = ("scoring", "search", "training", "loading", "ingest", "distribution", "layouts", "duplicates", "scaling")
+LONG = ("workers", "compiling", "scale", "planning", "alarms", "drift")
 
 
 def main() -> None:

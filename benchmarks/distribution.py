@@ -1,0 +1,133 @@
+"""What distribution costs: CPU seconds per 1,000 pictures of ingest, embed and score by 1 and 2 workers, against the
+same parts one after the other in this process.
+
+CPU time is that of all processes, Ray's own included, after each Ray was warmed; it says nothing of how fast more
+machines would be. A score is of 1,000 photos against `SKETCHES` sketches by a small pair network.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import ray
+
+from benchmarks.scale import draw, spread, watched
+from pipelines.cluster import SPARE_CPUS, run_parts
+from pipelines.config import ExperimentConfig, validate
+from pipelines.jobs import embed, ingest, score
+from pipelines.jobs.run import experiment_split
+from pipelines.jobs.shard import shard
+from pipelines.jobs.train import untrained
+
+PICTURES, SKETCHES = 2_000, 100
+UNSEEN = 125
+"""Of 250 classes: half of the pictures are embedded."""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        config = experiment(spread(draw(scratch / "drawn"), scratch / "set", PICTURES))
+        images = ingest.ingest(config, str(scratch / "w"))
+        checkpoint = untrained(
+            config, "zse_sbir", str(scratch / "w"), images, shard(config, str(scratch / "w"), images)
+        )
+        ray.shutdown()
+        with here():
+            alone = costs(config, scratch / "alone", checkpoint)
+        print("CPU s per 1,000 pictures     " + "  ".join(f"{stage:>14}" for stage in alone))
+        show("this process", alone, alone)
+        for workers in (1, 2):
+            with started(workers):
+                costs(config, scratch / f"warm{workers}", checkpoint)
+                show(
+                    f"{workers} worker{'s' * (workers > 1)}", costs(config, scratch / f"w{workers}", checkpoint), alone
+                )
+
+
+def experiment(source: Path) -> ExperimentConfig:
+    return validate(
+        {
+            "name": "distribution",
+            "dataset": {
+                "adapter": "folder",
+                "name": "distribution",
+                "source": str(source),
+                "split": [f"class {i:03d}" for i in range(UNSEEN)],
+                "pseudo_unseen": 0,
+            },
+            "transforms": {"size": 64},
+            "ingest": {"part_size": 250},
+            "shard": {"items": 64, "part_size": 64},
+            "backbone": {"name": "test_vit"},
+            "methods": {"zse_sbir": {"heads": 2, "ffn": 32}},
+            "train": {"steps": 1},
+            "cluster": {"workers": 0},
+            "tracking": {"enabled": False},
+        }
+    )
+
+
+def costs(config: ExperimentConfig, workspace: Path, checkpoint: str) -> dict[str, float]:
+    """CPU seconds per 1,000 pictures: listed and prepared, encoded, and photos scored."""
+    found: dict[str, float] = {}
+
+    def measured(stage: str, work: Callable[[], str], pictures: int) -> str:
+        with watched() as cost:
+            folder = work()
+        found[stage] = cost.cpu / pictures * 1000
+        return folder
+
+    folder = str(workspace)
+    images = measured("ingest", lambda: ingest.ingest(config, folder), PICTURES)
+    split = experiment_split(config, images)
+    encodings = measured("embed", lambda: embed.embed(config, folder, images, checkpoint, split), PICTURES // 2)
+    measured("score", lambda: score.score(config, folder, encodings, "rn"), PICTURES // 2 - SKETCHES)
+    return found
+
+
+def show(name: str, found: dict[str, float], alone: dict[str, float]) -> None:
+    cells = (f"{cost:7.2f} {cost / alone[stage]:5.2f}x" for stage, cost in found.items())
+    print(f"{name:28} " + "  ".join(f"{cell:>14}" for cell in cells), flush=True)
+
+
+@contextmanager
+def here() -> Iterator[None]:
+    """The parts of the stages run in this process, however many there are."""
+
+    def alone(*arguments: Any, **options: Any) -> Any:
+        return run_parts(*arguments, **(options | {"alone": True}))
+
+    with ExitStack() as stack:
+        for job in (ingest, embed, score):
+            stack.enter_context(patch.object(job, "run_parts", alone))
+        stack.enter_context(patch.object(embed, "model_workers", lambda *_: 1))
+        stack.enter_context(patch.object(score, "model_workers", lambda *_: 1))
+        yield
+
+
+@contextmanager
+def started(workers: int) -> Iterator[None]:
+    """A Ray for so many actors with a network; ingest, which has none, runs on the spare CPU too."""
+    ray.init(
+        address="local",
+        num_cpus=workers + SPARE_CPUS,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        with patch.object(embed, "ALONE", 0), patch.object(score, "ALONE", 0):
+            yield
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What a training waits for: pictures a second and core of a reader of pair shards at 224 px, the cores that a GPU
+needs of them, and the share of its time that a step waits.
+
+A GPU's step is a sleep: while it computes, the processor is free for the thread that reads ahead. Its length is torch's
+count of FLOP over an assumed rate (`pipelines.estimate`; no GPU was measured), and a GPU with `CORES` cores beside it
+is scaled to this machine's: the same step, `CORES` / cores times as long. Reading is measured in CPU seconds; waiting
+is wall time, and other work on the machine makes it longer.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from benchmarks.world import originals
+from pipelines import shards
+from pipelines.config import load_experiment
+from pipelines.estimate import TFLOPS, UTILISATION, cost_of
+from pipelines.jobs.ingest import ingest
+from pipelines.jobs.shard import shard
+from pipelines.loaders import ShardSource
+from pipelines.pictures import decode_pixels
+from pipelines.plan import ROLES
+from zse_model.fit import BatchSource, prefetch
+
+RECIPE, CLASSES = "zse_sbir-sketchy-25-modern", 90
+ITEMS, BATCH = 512, 32
+CORES = 8  # assumed beside a GPU
+
+
+def main() -> None:
+    with pair_shards() as folder:
+        manifest = shards.read_manifest(folder, "zse shard")
+        size = sum(file.stat().st_size for file in Path(folder).glob("part-*"))
+        source = ShardSource(folder, manifest, BATCH, seed=0)
+        print(f"pair shards at 224 px: {size / source.items / 1024:.1f} KiB an item of four pictures")
+        rate = reading(source)
+        print(f"reading: {rate:,.0f} images per CPU second, {decoding_share(source):.0%} of it decoding")
+        needed = images_a_second()
+        print(
+            f"cores a GPU = images a second of the GPU / images a second of a core = {needed:,.0f} / {rate:,.0f} = "
+            f"{needed / rate:.2f}  ({RECIPE}, {TFLOPS['bf16']:.0f} TFLOP/s x {UTILISATION} assumed)"
+        )
+        cores = len(os.sched_getaffinity(0))
+        step = 4 * BATCH / needed * CORES / cores
+        waited = waiting(source, step, steps=ITEMS // BATCH)
+        print(f"waiting: {waited:.1%} of the time at a step of {step:.2f} s on {cores} cores (aim <= 5 %)")
+    ray.shutdown()
+
+
+@contextmanager
+def pair_shards() -> Iterator[str]:
+    """Pair shards of `ITEMS` items at 224 px, made as the stages make them."""
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch, unseen = Path(temporary), Path(temporary) / "unseen.txt"
+        source = originals(scratch)
+        unseen.write_text("\n".join(sorted(p.name for p in (source / "photo").iterdir())[::5]))
+        settings = [
+            f"dataset.source={source}",
+            f"dataset.split={unseen}",
+            f"shard.items={ITEMS}",
+            "transforms.size=224",
+        ]
+        config = load_experiment("folder+global", [*settings, "shard.layout=shards", f"shard.part_size={ITEMS // 2}"])
+        yield shard(config, str(scratch / "w"), ingest(config, str(scratch / "w")))
+
+
+def reading(source: ShardSource) -> float:
+    """Images a CPU second, Parquet, decoding and collation."""
+    source.batch(0, 0, 1)
+    start, steps = time.process_time(), ITEMS // BATCH
+    for step in range(steps):
+        source.batch(step, 0, 1)
+    return 4 * BATCH * steps / (time.process_time() - start)
+
+
+def decoding_share(source: ShardSource) -> float:
+    """Of the CPU time of a batch."""
+    start = time.process_time()
+    source.batch(0, 0, 1)
+    whole = time.process_time() - start
+    rows = [source._row(position) for position in range(BATCH)]
+    start = time.process_time()
+    for row in rows:
+        for role in ROLES:
+            decode_pixels(row[role])
+    return (time.process_time() - start) / whole
+
+
+def images_a_second() -> float:
+    """That one GPU is taken to train on."""
+    config = load_experiment(RECIPE)
+    cost = cost_of(config, "zse_sbir", [str(i) for i in range(CLASSES)])
+    items = config.train.batch_size * config.train.accumulate * max(config.cluster.workers, 1)
+    return 4 * items / (cost.step / (TFLOPS["bf16"] * 1e12 * UTILISATION))
+
+
+def waiting(source: BatchSource, step: float, steps: int) -> float:
+    """Share of wall time that a loop of such steps waits for its next batch, the first one left out."""
+    batches, waited = prefetch(source, 0, 0, 1), 0.0
+    next(batches)
+    start = time.perf_counter()
+    for _ in range(steps):
+        time.sleep(step)
+        asked = time.perf_counter()
+        next(batches)
+        waited += time.perf_counter() - asked
+    batches.close()
+    return waited / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""CPU seconds of a forward and backward pass, by torch.compile and without, in turns: ViT-Tiny at 224 px, 16 pictures."""
+"""CPU seconds of a forward and backward pass, compiled and not, in turns: ViT-Tiny at 224 px, 16 pictures."""
 
 from __future__ import annotations
 

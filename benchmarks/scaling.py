@@ -120,7 +120,7 @@ def of_recipe() -> Network:
     )
 
 
-MEASURED = Measured(images_core=0.0, item_bytes=0.0)
+MEASURED = Measured(images_core=2_726, item_bytes=51.3 * 1024)
 
 
 def main() -> None:

@@ -35,11 +35,14 @@ class Case:
     method: str
     backbone: str = "test_vit"
     gather: bool = True
+    planned: int | None = None
+    """Workers that the batch is of, by default as many as there are."""
 
 
 CASES = [
     *(Case(method, gather=gather) for method in METHODS for gather in (True, False)),
     *(Case(method, "test_resnet") for method in METHODS),
+    *(Case(method, gather=False, planned=4) for method in METHODS),
 ]
 
 
@@ -56,7 +59,8 @@ def main() -> None:
     alone, *others = (outcomes(workers, CASES) for workers in (1, 2, 4))
     print("largest difference to one worker            losses: 2 workers, 4    weights: 2 workers, 4")
     for case, base, *found in zip(CASES, alone, *others, strict=True):
-        name = f"{case.method} on {case.backbone}, {'gathered' if case.gather else 'not gathered'}"
+        how = "gathered" if case.gather else "not gathered" if case.planned is None else f"planned for {case.planned}"
+        name = f"{case.method} on {case.backbone}, {how}"
         losses = "  ".join(f"{(o.losses - base.losses).abs().max():10.1e}" for o in found)
         weights = "  ".join(f"{(o.weights - base.weights).abs().max():10.1e}" for o in found)
         print(f"{name:44} {losses}   {weights}", flush=True)
@@ -87,9 +91,10 @@ def _train(case: Case, context: Gloo) -> Outcome:
     torch.manual_seed(0)
     backbone = BackboneConfig(name=case.backbone)
     method: RetrievalMethod = create_method(case.method, METHODS[case.method], backbone, size=SIZE, classes=CLASSES)
-    items = GLOBAL // context.world_size
+    workers = case.planned or context.world_size
+    items = GLOBAL // workers
     config = TrainConfig(steps=STEPS, batch_size=items, warmup=2, lr=1e-3, checks=1, gather=case.gather)
-    history = fit(method, Pictures(items), context, config, prepare_steps=0).history
+    history = fit(method, Pictures(items), context, config, prepare_steps=0, workers=workers).history
     losses = torch.tensor([event["train/loss"] for event in history if "train/loss" in event], dtype=torch.float64)
     return Outcome(losses, torch.cat([value.flatten().float() for value in _without_key_biases(method)]))
 

@@ -108,10 +108,10 @@ def test_fewer_workers_go_on_and_new_nodes_are_taken_in(nodes: Nodes, tmp_path: 
     training = Training(nodes, tmp_path, **changes)
 
     def working(count: int) -> int:
-        """The last step that is kept, once so many workers have made one."""
+        """A step that was kept when so many workers were at it."""
         training.until(lambda: sum(map(len, nodes.workers().values())) == count)
         before = max(states(training.workspace), default=0)
-        return training.until(lambda: max(states(training.workspace), default=0) > before and before)
+        return training.until(lambda: [step for step in states(training.workspace) if step > before])[-1]
 
     steps = [working(4)]
     nodes.kill(next(iter(nodes.nodes)))

@@ -173,7 +173,7 @@ def test_two_halves_of_a_batch_are_one_step(tmp_path: Path) -> None:
 
     class Breaks(Pictures):
         def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
-            if step == 6:
+            if step == 3:
                 raise OSError("the store went away")
             return super().batch(step, rank, world_size)
 

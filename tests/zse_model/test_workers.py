@@ -7,7 +7,11 @@ import torch
 
 from benchmarks.workers import METHODS, Case, Outcome, outcomes
 
-CASES = [*(Case(method) for method in METHODS), Case("global", gather=False)]
+CASES = [
+    *(Case(method) for method in METHODS),
+    Case("global", gather=False, planned=4),
+    Case("global", gather=False),
+]
 
 
 @pytest.fixture(scope="module")
@@ -16,11 +20,13 @@ def alone() -> list[Outcome]:
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.cluster)])
-def test_gathered_negatives_make_the_number_of_workers_irrelevant(workers: int, alone: list[Outcome]) -> None:
+def test_the_number_of_workers_is_irrelevant_to_gathered_negatives_and_to_a_planned_batch(
+    workers: int, alone: list[Outcome]
+) -> None:
     found = outcomes(workers, CASES)
     for case, ours, one in zip(CASES, found, alone, strict=True):
         assert len(ours.losses) == 20
-        if case.gather:
+        if case.gather or case.planned:
             assert torch.allclose(ours.losses, one.losses, rtol=0, atol=1e-4), case
             assert torch.allclose(ours.weights, one.weights, rtol=0, atol=1e-4), case
         else:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart test test-cluster check audit bench bench-scale results demo-reevaluation clean
+.PHONY: help quickstart test test-cluster check audit bench bench-scale results demo-reevaluation local-cluster chaos clean
 
 help:
 	@echo "make quickstart   the whole path on built-in data, end to end"
@@ -15,6 +15,8 @@ help:
 	@echo "make bench        measurements, each beside its baseline"
 	@echo "make bench-scale  the same at the size of the largest data sets: a quarter of an hour"
 	@echo "make demo-reevaluation  a week of data that arrives, models that are promoted or kept: six minutes"
+	@echo "make local-cluster  a head, three nodes, MLflow on PostgreSQL and an S3 store on this machine, until Ctrl-C"
+	@echo "make chaos        20 random faults over a training, whose weights must not change: a quarter of an hour"
 	@echo "make results      the rows of docs/results.md that are missing; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -59,5 +61,11 @@ results: $(VENV)/installed
 demo-reevaluation: $(VENV)/installed
 	$(BIN)/python -m tests.demo_reevaluation
 
+local-cluster: $(VENV)/installed
+	$(BIN)/python -m tests.local_cluster up
+
+chaos: $(VENV)/installed
+	$(BIN)/python -m tests.chaos
+
 clean:
-	rm -rf $(VENV) $(VENV)-audit workspace demo build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-audit workspace demo local-cluster build dist *.egg-info

@@ -23,14 +23,16 @@ from pathlib import Path
 
 import psutil
 import yaml
+from mlflow import MlflowClient
 
 from pipelines import storage
 from tests.conftest import TINY, merged
 from tests.faulty_store import FaultyStore
 from tests.nodes import Nodes
+from tests.pipelines.test_reevaluation import write
 from tests.servers import free_ports, mlflow_server, s3_server
 
-WORKSPACE, CATALOG = "s3://zse/work", "s3://zse/datasets"
+WORKSPACE = "s3://zse/work"
 STEPS_BETWEEN = 150  # tiny steps from state to state: a second or two
 OVERCOME = 300.0  # s; nothing takes longer
 
@@ -210,7 +212,7 @@ def say(text: str) -> None:
 
 def run(faults: int, seed: int) -> None:
     """Raises AssertionError where anything is not as it would have been without faults."""
-    rng, began = random.Random(seed), time.monotonic()
+    rng, began, later = random.Random(seed), time.monotonic(), max(faults // 4, 1)
     say(f"seed {seed}, {faults} faults")
     with served() as store, ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zse-chaos-")))
@@ -220,10 +222,33 @@ def run(faults: int, seed: int) -> None:
         assert chaos.wait(lambda: False) is None
         say(f"undisturbed: {time.monotonic() - began:.0f} s with the start of the cluster")
         chaos.begin("train", "-e", file, "-w", WORKSPACE)
-        done = hit(chaos, rng, faults, states)
+        done = hit(chaos, rng, faults - later, states)
         assert digests(WORKSPACE) == digests("s3://zse/whole"), "other weights than the undisturbed training's"
-        assert done == faults, f"the training ended after {done} faults"
-        say(f"{done} faults, the weights of the undisturbed training, {time.monotonic() - began:.0f} s; seed {seed}")
+        assert done == faults - later, f"the training ended after {done} faults"
+        say(f"the weights are those of the undisturbed training, after {time.monotonic() - began:.0f} s")
+
+        names = [f"set {i}" for i in range(later + 2)]
+        for i, name in enumerate(names):
+            write(folder / "datasets" / name, range(i, i + 4))
+        (checkpoint,) = storage.folders(storage.join(WORKSPACE, "checkpoints"))
+        models = storage.join(WORKSPACE, "checkpoints", checkpoint)
+        command = ("reevaluate", "--catalog", str(folder / "datasets"), "--models", models, "-w", WORKSPACE)
+        chaos.begin(*command)
+        done = hit(chaos, rng, later, reports)
+        assert done == later, f"the re-evaluation ended after {done} faults"
+        chaos.begin(*command)
+        assert chaos.wait(lambda: False) is None and chaos.process is not None
+        assert "nothing is new" in " ".join(chaos.process.communicate()[0].split())
+        client = MlflowClient(chaos.environment["MLFLOW_TRACKING_URI"])
+        runs = client.search_runs(
+            [experiment.experiment_id for experiment in client.search_experiments()],
+            "tags.`zse.kind` = 'evaluation'",
+        )
+        assert sorted(run.data.tags["zse.dataset"] for run in runs) == names, "each is evaluated, and tracked once"
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        say(
+            f"each data set has one report and one run: {faults} faults in {time.monotonic() - began:.0f} s; seed {seed}"
+        )
 
 
 @contextmanager

@@ -147,15 +147,15 @@ def _versions(nodes: Sequence[Node]) -> Iterator[Finding]:
     same = True
     for package in nodes[0].versions:
         by_version: dict[str, list[str]] = {}
-        for node in nodes:
-            by_version.setdefault(node.versions[package], []).append(node.name)
+        for node in nodes:  # torch 2.14.1+cpu is 2.14.1, for nodes without a GPU
+            by_version.setdefault(node.versions[package].partition("+")[0], []).append(node.name)
         if len(by_version) > 1:
             same = False
             said = "; ".join(f"{v} on {_names(names)}" for v, names in sorted(by_version.items()))
             mend = (
                 "ship the code with the job: ray job submit --working-dir ., or build all images from one commit"
                 if package == "zse"
-                else "install all nodes from constraints.txt: one image for all of them"
+                else "install all nodes from constraints.txt: build all images from one commit"
             )
             yield Finding("versions", "fails", f"{package}: {said}", mend)
     if same:

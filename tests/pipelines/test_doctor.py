@@ -37,6 +37,11 @@ def test_nodes_that_agree_are_fit() -> None:
     assert {one.what for one in found} == {"versions", "GPUs", "disk", "workspace", "data"}
 
 
+def test_a_node_without_a_gpu_may_have_torch_without_cuda() -> None:
+    plain = dataclasses.replace(GOOD, gpus=0, cards=(), cuda="", versions=GOOD.versions | {"torch": "2.14.1+cpu"})
+    assert {one.state for one in findings([GOOD, plain], 999.0, 1001.0)} == {"ok"}
+
+
 @pytest.mark.parametrize(
     ("changed", "state", "says"),
     [

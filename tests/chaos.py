@@ -246,9 +246,7 @@ def run(faults: int, seed: int) -> None:
         )
         assert sorted(run.data.tags["zse.dataset"] for run in runs) == names, "each is evaluated, and tracked once"
         assert {run.info.status for run in runs} == {"FINISHED"}
-        say(
-            f"each data set has one report and one run: {faults} faults in {time.monotonic() - began:.0f} s; seed {seed}"
-        )
+        say(f"each data set has one report and one run; {faults} faults, {time.monotonic() - began:.0f} s, seed {seed}")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ is wall time, and other work on the machine makes it longer.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -103,7 +104,7 @@ def images_a_second() -> float:
 
 def waiting(source: BatchSource, step: float, steps: int) -> float:
     """Share of wall time that a loop of such steps waits for its next batch, the first one left out."""
-    batches, waited = prefetch(source, 0, 0, 1), 0.0
+    batches, waited = prefetch(source, ((step, 0) for step in itertools.count()), 1), 0.0
     next(batches)
     start = time.perf_counter()
     for _ in range(steps):

@@ -34,8 +34,8 @@ from tests.pipelines.test_reevaluation import write
 from tests.servers import free_ports, mlflow_server, s3_server
 
 WORKSPACE = "s3://zse/work"
-STEPS_BETWEEN = 150  # tiny steps from state to state: a second or two
-OVERCOME = 300.0  # s; nothing takes longer
+STEPS_BETWEEN = 100  # tiny steps from state to state: a second or two
+OVERCOME = 600.0  # s; nothing takes longer
 
 
 class Chaos:

@@ -81,7 +81,8 @@ def row(gpus: int, network: Network, measured: Measured, assumed: Assumed) -> Ro
     """Every GPU has the recipe's batch, so the global batch grows with them and the steps become fewer."""
     step = network.step_flop / (assumed.tflops * 1e12 * assumed.utilisation)
     reduced = 4 * network.parameters * 2 * (gpus - 1) / gpus  # gradients are float32 in bf16 trainings too
-    gathered = (gpus - 1) * 4 * network.items_step * 4 * network.dim
+    # The others' embeddings forward; backward an all-reduce of what all of them are told, twice as much.
+    gathered = 3 * (gpus - 1) * 4 * network.items_step * 4 * network.dim
     transfer = (reduced + gathered) / assumed.network
     steps = -(-network.items // (network.items_step * gpus))
     uploads = (network.checks + 1) * state_bytes(network) / assumed.store

@@ -16,7 +16,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -53,7 +53,8 @@ def held(folder: str, what: str) -> Iterator[dict[str, Any]]:
         with repeated(lambda: _renew(mine, me | {"note": dict(note)}), EVERY):
             yield note
     finally:
-        storage.remove(mine)
+        with suppress(storage.StorageError):  # a store that is away: it is nobody's after a while, too
+            storage.remove(mine)
 
 
 def holder(folder: str) -> dict[str, Any] | None:

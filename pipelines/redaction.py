@@ -17,8 +17,11 @@ SHORTEST = 8  # characters of a value that is looked for: a password like "test"
 
 
 def holds_password(value: str) -> bool:
-    """Whether it is a URL with one."""
-    return bool(re.match(r"[\w+.-]+://[^/\s:@]*:[^/\s]*@", value))
+    """Whether it is a URL with one, or with a token or a signature that serves as one."""
+    return bool(
+        re.match(r"[\w+.-]+://[^/\s:@]*:[^/\s]*@|https?://[^/\s@]+@", value)
+        or re.search(r"://\S+[?&](X-Amz-Signature|sig|Signature)=", value)
+    )
 
 
 def shown(text: str) -> str:
@@ -28,5 +31,6 @@ def shown(text: str) -> str:
         if len(value) >= SHORTEST:
             text = text.replace(value, "***")
     text = re.sub(r"(--webhook[= ])\S+", r"\1***", text)
+    text = re.sub(r"([?&](?:X-Amz-Signature|X-Amz-Security-Token|sig|Signature)=)[^&\s]+", r"\1***", text)
     # A password may hold a slash, a path may hold an @: s3://bucket/photo@2x.png is left as it is.
     return re.sub(r"://(?:[^:/\s@]*:\S*|[^/\s@]+)@", "://***@", text)

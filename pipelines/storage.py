@@ -109,18 +109,19 @@ async def _persist(fs: Any, method: str, *args: Any, **options: Any) -> Any:
     """Asks again until `patience` is over: where a store is away for longer than botocore waits, where an answer broke
     off on its way, which botocore does not notice, and where credentials expired: they are then read anew from where
     they come from."""
-    end, wait = time.monotonic() + patience(), 1.0
+    end, wait = 0.0, 1.0
     while True:
         session = getattr(fs, "_s3", None)
         try:
             return await getattr(fs, f"_{method}")(*args, **options)
         except Exception as error:
+            end = end or time.monotonic() + patience()  # from the first failure on: what is large takes its time
             left = end - time.monotonic()
             expired = _answer(error).get("Code") in _EXPIRED
             if left <= 0 or not (expired or _broke_off(error) or _away(error)):
                 raise
             if wait > LONG:
-                _tell(f"{args[0]} is waited for, {left:.0f} s more: {_reason(error)}")
+                _tell(f"The store is waited for, {left:.0f} s more: {_reason(error)}")
         await asyncio.sleep(min(random.uniform(wait / 2, wait), left))
         wait = min(2 * wait, 2 * LONG)
         if expired and fs._s3 is session:  # of many reads that it failed, the first renews it
@@ -159,8 +160,7 @@ def _away(error: Exception) -> bool:
 
     cause = error.__cause__ or error
     if isinstance(cause, ClientError):
-        status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status == 429
+        return cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (429, 500, 502, 503, 504)
     return isinstance(cause, ConnectionError | HTTPClientError)
 
 

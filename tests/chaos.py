@@ -168,8 +168,8 @@ def training(folder: Path, faults: int) -> str:
 
 def states() -> int:
     """The last step that is kept."""
-    found = [name for name in _below("checkpoints") if "/state/" in name and name.endswith("/state.json")]
-    return max((int(name.split("/")[-2]) for name in found if name.split("/")[-2].isdigit()), default=0)
+    found = [name.split("/") for name in _below("checkpoints") if "/state/" in name and name.endswith("/state.json")]
+    return max((int(parts[-2][:8]) for parts in found), default=0)
 
 
 def reports() -> int:

@@ -34,7 +34,12 @@ def gathered(x: Tensor) -> Tensor:
     x itself outside of `gathering`, in a process of its own, or of a single worker.
     """
     alone = not (_gathering and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
-    return x if alone else torch.compiler.disable(_Gather.apply)(x)  # type: ignore[call-overload]
+    return x if alone else _gather(x)  # type: ignore[call-overload]
+
+
+@torch.compiler.disable
+def _gather(x: Tensor) -> Tensor:
+    return _Gather.apply(x)  # type: ignore[return-value]
 
 
 class _Gather(torch.autograd.Function):

@@ -9,10 +9,10 @@ from typing import Any
 
 from pipelines import shards, storage
 from pipelines.lease import holder
+from pipelines.states import STATE_FILE, STATES, last_state
 from pipelines.status import State, Status, alive
 
-CHECKPOINTS, RUN, STATES, HISTORY, TRACKED = "checkpoints", "run.json", "state", "history.json", "mlflow.json"
-STATE_FILE = "state.json"  # these, as `zse_model.fit` names them: it would load torch first, for seconds
+CHECKPOINTS, RUN, HISTORY, TRACKED = "checkpoints", "run.json", "history.json", "mlflow.json"
 
 
 def find(name: str, workspace: str) -> tuple[str, str]:
@@ -118,12 +118,11 @@ def _known(state: dict[str, Any] | None, planned: int | None) -> dict[str, Any]:
 
 def _last_state(folder: str) -> dict[str, Any] | None:
     """What is known of the last state that is there whole."""
-    states = storage.join(folder, STATES)
+    latest = last_state(folder)
     try:
-        latest = storage.read_json(storage.join(states, STATE_FILE))["folder"]
-        return storage.read_json(storage.join(states, latest, STATE_FILE))
-    except FileNotFoundError:  # there is none, or just then another took its place
-        return None
+        return latest and storage.read_json(storage.join(folder, STATES, latest, STATE_FILE))
+    except FileNotFoundError:  # just then another took its place
+        return _last_state(folder)
 
 
 def _finished(folder: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from typing import Any
 
 import ray
 import ray.train
+import ray.train.collective
 import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -48,6 +49,7 @@ from pipelines.plan import ItemPlan
 from pipelines.progress import Meter, say
 from pipelines.redaction import shown
 from pipelines.selection import Selection
+from pipelines.states import STATES, keep_state, last_state, state_copy
 from pipelines.system import sampled
 from pipelines.tracking import TrainingRun
 from zse_model.checkpoint import INFO, Checkpoint, load_checkpoint, read_seen, save_checkpoint, seen_keys, start_from
@@ -69,7 +71,6 @@ from zse_model.methods import RetrievalMethod, create_method
 from zse_model.split import ZeroShotSplit, imagenet_units_naming
 from zse_model.transforms import TransformConfig
 
-STATE = "state"
 RUN = "run.json"
 Event = dict[str, float]
 
@@ -269,37 +270,21 @@ def run_worker(job: Job, context: WorkerContext) -> FitState:
     )
 
 
-class StateContext(LocalContext):
-    """States are kept in the workspace, wherever that is: a folder a state, and a file that names the last one."""
+class ProcessContext(LocalContext):
+    """One plain process. States are kept in the training's folder, wherever that is."""
 
-    def __init__(self, url: str, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, training: str, on_event: Callable[[Event], None]) -> None:
         super().__init__(None, on_event)
-        self.url = url
+        self.training, self.told = training, False
 
     @contextmanager
     def restore(self) -> Iterator[Path | None]:
-        if not storage.exists(storage.join(self.url, STATE_FILE)):
-            yield None
-            return
-        latest = storage.read_json(storage.join(self.url, STATE_FILE))["folder"]
-        with storage.local_copy(storage.join(self.url, latest)) as folder:
+        with state_copy(self.training, last_state(self.training)) as folder:
             yield folder
 
     def report(self, metrics: Event, state: Path | None) -> None:
-        if state is None:
-            return
-        name = f"{json.loads((state / STATE_FILE).read_text())['step']:08d}"
-        storage.upload_folder(state, storage.join(self.url, name), last=STATE_FILE)
-        storage.write_json(storage.join(self.url, STATE_FILE), {"folder": name})
-        for old in storage.folders(self.url):
-            if old < name:  # a worker that is not dead yet, only taken for it, must not remove a newer one
-                storage.remove_folder(storage.join(self.url, old))
-
-
-class ProcessContext(StateContext):
-    """One plain process."""
-
-    told = False
+        if state is not None:
+            keep_state(self.training, state)
 
     @contextmanager
     def heeding_sigterm(self) -> Iterator[None]:
@@ -324,16 +309,23 @@ class ProcessContext(StateContext):
 NOTICED_EVERY = 5.0  # s; a machine that is taken away says so half a minute or more before
 
 
-class RayContext(StateContext):
+class RayContext(ProcessContext):
     """A worker of Ray Train."""
 
-    def __init__(self, url: str, journal: Any, put: Callable[[Event], None]) -> None:
+    def __init__(self, training: str, journal: Any, put: Callable[[Event], None]) -> None:
         """put: sets gauges."""
-        super().__init__(url, journal.put.remote)
+        super().__init__(training, journal.put.remote)
         place = ray.train.get_context()
         self.rank, self.world_size = place.get_world_rank(), place.get_world_size()
         self.device = get_device()
         self.put, self.asked = put, time.monotonic()
+
+    @contextmanager
+    def restore(self) -> Iterator[Path | None]:
+        """The same on every worker, whatever is written meanwhile."""
+        latest = last_state(self.training) if self.rank == 0 else None
+        with state_copy(self.training, ray.train.collective.broadcast_from_rank_zero(latest)) as folder:
+            yield folder
 
     def wrap(self, module: nn.Module) -> nn.Module:
         return prepare_model(module)
@@ -389,7 +381,7 @@ class Journal:
 
 @contextmanager
 def _local(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
-    context = ProcessContext(storage.join(job.folder, STATE), on_event)
+    context = ProcessContext(job.folder, on_event)
     threads = torch.get_num_threads()
     torch.set_num_threads(job.config.cluster.cpus_per_worker)  # sums depend on it: as a worker of the cluster has it
     try:
@@ -410,7 +402,6 @@ def _local(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
 def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     cluster = job.config.cluster
     connect(cluster.workers, cluster.cpus_per_worker)
-    url = storage.join(job.folder, STATE)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     # Beside the driver, as Ray Train's controller is: on a node that dies it would take the run with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -425,7 +416,7 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
             stack.enter_context(logs.stage("train"))
             logs.about(run=name, worker=place.get_world_rank())
             put = stack.enter_context(metrics.gauges(stage="train", run=name, worker=str(place.get_world_rank())))
-            context = RayContext(url, settings["journal"], put)
+            context = RayContext(settings["job"].folder, settings["journal"], put)
             if first:
                 stack.enter_context(sampled(node, context.log))
             try:
@@ -445,7 +436,7 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
             },
         ),
         run_config=RunConfig(
-            name=STATE,
+            name=STATES,
             storage_path=job.folder,
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
@@ -457,14 +448,16 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
             raise result.error
         if reason := ray.get(journal.given_up.remote()):
             raise NonFiniteLossError(reason)
-        with StateContext(url, on_event).restore() as folder:
-            if folder is None:
-                raise storage.StorageError(f"Training left no state in {url}")
-            state = FitState(**json.loads((folder / STATE_FILE).read_text()))
-            if state.step == state.total:
+        latest = last_state(job.folder)
+        if latest is None:
+            raise storage.StorageError(f"Training left no state in {job.folder}/{STATES}")
+        state = storage.read_json(storage.join(job.folder, STATES, latest, STATE_FILE))
+        if state["step"] == state["total"]:
+            with state_copy(job.folder, latest) as folder:
+                assert folder is not None
                 yield folder
-                return
-        say(f"A node of the training is about to go: step {state.step} is kept, the others go on from there")
+            return
+        say(f"A node of the training is about to go: step {state['step']} is kept, the others go on from there")
 
 
 @contextmanager
@@ -532,7 +525,7 @@ def _publish(job: Job, state_folder: Path, run_id: str | None) -> str:
     last = hashlib.sha256((state_folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     extra = {"last_weights_sha256": last, "cpu_seconds": state.cpu_seconds, "mlflow_run": run_id}
     _write_checkpoint(job, method, training, extra, state.history)
-    storage.remove_folder(storage.join(job.folder, STATE))
+    storage.remove_folder(storage.join(job.folder, STATES))
     return job.folder
 
 

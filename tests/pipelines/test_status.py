@@ -29,7 +29,7 @@ def told(*arguments: str) -> Result:
 def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     config, stages = tiny(), ("ingest", "shard", "train", "embed", "evaluate")
     monkeypatch.setattr("sys.argv", ["/usr/bin/zse", "train", "-e", "my tiny.yaml", "--set", "train.steps=6"])
-    store.fail("slow down", r"PUT .*/state/00000004/optimizer")
+    store.fail("slow down", r"PUT .*/state/00000004-\w+/optimizer")
     with pytest.raises(storage.StorageError):
         run(config, WORKSPACE)
     store.clear()

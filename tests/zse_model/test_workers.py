@@ -31,3 +31,11 @@ def test_the_number_of_workers_is_irrelevant_to_gathered_negatives_and_to_a_plan
             assert torch.allclose(ours.weights, one.weights, rtol=0, atol=1e-4), case
         else:
             assert (ours.losses - one.losses).abs().max() > 0.1, "a worker's share has fewer to compare with"
+
+
+def test_three_workers_compute_the_shares_of_four(alone: list[Outcome]) -> None:
+    """One of them two of them: it sums on its own before all sum."""
+    case = CASES.index(planned := Case("global", gather=False, planned=4))
+    (ours,) = outcomes(3, [planned])
+    assert torch.allclose(ours.losses, alone[case].losses, rtol=0, atol=1e-4)
+    assert torch.allclose(ours.weights, alone[case].weights, rtol=0, atol=1e-4)

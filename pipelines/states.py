@@ -1,0 +1,55 @@
+"""What an interrupted training resumes from, below its folder:
+
+    state/<step>-<random>/    weights, optimizer, state.json; the last file makes it whole
+
+The highest whole one counts. A worker that was taken for dead may still write: what it writes late is a folder of its
+own, lower than what came since, and it removes nothing but folders below a whole one. Our design.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines import storage
+
+STATES = "state"
+STATE_FILE = "state.json"  # as `zse_model.fit` names it: that would load torch, for seconds
+
+
+def keep_state(training: str, state: Path) -> None:
+    """Keep the files of a local folder as the state of the training of that folder."""
+    step = json.loads((state / STATE_FILE).read_text())["step"]
+    url = storage.join(training, STATES)
+    storage.upload_folder(state, storage.join(url, f"{step:08d}-{uuid.uuid4().hex[:8]}"), last=STATE_FILE)
+    latest = last_state(training)
+    for name in _folders(training):
+        if latest is not None and name < latest:
+            storage.remove_folder(storage.join(url, name))
+
+
+def last_state(training: str) -> str | None:
+    """The name of the last state that is there whole, None where there is none."""
+    for name in reversed(_folders(training)):
+        if storage.exists(storage.join(training, STATES, name, STATE_FILE)):
+            return name
+    return None
+
+
+@contextmanager
+def state_copy(training: str, name: str | None) -> Iterator[Path | None]:
+    """A local folder with a state, to be read only; None where there is none."""
+    if name is None:
+        yield None
+        return
+    with storage.local_copy(storage.join(training, STATES, name)) as folder:
+        yield folder
+
+
+def _folders(training: str) -> list[str]:
+    if STATES not in storage.folders(training):
+        return []
+    return [name for name in storage.folders(storage.join(training, STATES)) if name[:8].isdigit()]

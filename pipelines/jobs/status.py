@@ -119,8 +119,10 @@ def _known(state: dict[str, Any] | None, planned: int | None) -> dict[str, Any]:
 def _last_state(folder: str) -> dict[str, Any] | None:
     """What is known of the last state that is there whole."""
     latest = last_state(folder)
+    if latest is None:
+        return None
     try:
-        return latest and storage.read_json(storage.join(folder, STATES, latest, STATE_FILE))
+        return storage.read_json(storage.join(folder, STATES, latest, STATE_FILE))
     except FileNotFoundError:  # just then another took its place
         return _last_state(folder)
 

@@ -173,8 +173,9 @@ def _broke_off(error: Exception) -> bool:
 
 
 def _failure(url: str, error: Exception) -> StorageError:
-    refused = isinstance(error, PermissionError)
-    mend = "Check that the credentials are valid and allow it" if refused else f"It was asked for {patience():.0f} s"
+    mend = f"It was asked for {patience():.0f} s" if _away(error) or _broke_off(error) else "It is not asked again"
+    if isinstance(error, PermissionError):
+        mend = "Check that the credentials are valid and allow it"
     # Raised in a task it is in Ray's logs, too, and a URL may hold a password.
     return StorageError(
         shown(

@@ -1,0 +1,54 @@
+"""What a training resumes from, with a worker that was taken for dead and is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines import states, storage
+
+
+def state(folder: Path, step: int) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "model.safetensors").write_text(f"weights of {step}")
+    (folder / states.STATE_FILE).write_text(json.dumps({"step": step}))
+    return folder
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"])
+def test_the_highest_whole_state_counts_whoever_writes_late(
+    place: str, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = f"{s3}/states" if place == "s3" else str(tmp_path / "training")
+    storage.write_json(storage.join(training, "run.json"), {})
+    assert states.last_state(training) is None
+    write = storage.write_bytes
+
+    def overtaken(url: str, data: bytes) -> None:
+        """Before the late one's last file, others have kept two more states."""
+        if url.endswith("state.json") and "00000300" in url and not done:
+            done.append(300)
+            for step in (300, 400):
+                states.keep_state(training, state(tmp_path / "new", step))
+        write(url, data)
+
+    done: list[int] = []
+    monkeypatch.setattr(storage, "write_bytes", overtaken)
+    states.keep_state(training, state(tmp_path / "late", 300))
+    latest = states.last_state(training)
+    assert done and latest is not None and latest.startswith("00000400-")
+    assert storage.folders(f"{training}/state") == [latest], "what is below a whole one is removed"
+    with states.state_copy(training, latest) as folder:
+        assert folder is not None and (folder / "model.safetensors").read_text() == "weights of 400"
+
+    def broken(url: str, data: bytes) -> None:
+        if url.endswith("state.json"):
+            raise storage.StorageError("away")
+        write(url, data)
+
+    monkeypatch.setattr(storage, "write_bytes", broken)
+    with pytest.raises(storage.StorageError):
+        states.keep_state(training, state(tmp_path / "new", 500))
+    assert states.last_state(training) == latest, "of 500 the last file is missing"

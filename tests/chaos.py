@@ -245,9 +245,8 @@ def run(faults: int, seed: int) -> None:
             [experiment.experiment_id for experiment in client.search_experiments()],
             "tags.`zse.kind` = 'evaluation'",
         )
-        assert sorted(run.data.tags["zse.dataset"] for run in runs) == sorted(names), (
-            "each is evaluated, and tracked once"
-        )
+        tracked = sorted(run.data.tags["zse.dataset"] for run in runs)
+        assert tracked == sorted(names), f"each is to be tracked once, these are: {tracked}"
         assert {run.info.status for run in runs} == {"FINISHED"}
         say(f"each data set has one report and one run, after {time.monotonic() - began:.0f} s")
     say(f"Nothing is lost or changed by {faults} faults, seed {seed}")

@@ -233,8 +233,8 @@ def run(faults: int, seed: int) -> None:
         command = ("reevaluate", "--catalog", str(folder / "datasets"), "--models", models, "-w", workspace)
         while done < faults:
             for _ in range(2):
-                write(folder / "datasets" / f"set {len(names)}", range(len(names), len(names) + 4))
-                names.append(f"set {len(names)}")
+                write(folder / "datasets" / f"set-{len(names)}", range(len(names), len(names) + 4))
+                names.append(f"set-{len(names)}")
             chaos.begin(*command)
             done += hit(chaos, rng, done, faults, partial(reports, workspace))
         chaos.begin(*command)

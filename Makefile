@@ -16,7 +16,7 @@ help:
 	@echo "make bench-scale  the same at the size of the largest data sets: a quarter of an hour"
 	@echo "make demo-reevaluation  a week of data that arrives, models that are promoted or kept: six minutes"
 	@echo "make local-cluster  a head, three nodes, MLflow on PostgreSQL and an S3 store on this machine, until Ctrl-C"
-	@echo "make chaos        20 random faults over a training, whose weights must not change: a quarter of an hour"
+	@echo "make chaos        20 random faults over a training and a re-evaluation: what comes out must not change"
 	@echo "make results      the rows of docs/results.md that are missing; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt

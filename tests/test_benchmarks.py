@@ -49,8 +49,8 @@ def test_the_plan_follows_its_formulas() -> None:
     assert (one.step, one.reduced, one.gathered, one.images, one.cores) == pytest.approx((1.0, 0, 0, 32, 8))
     assert (one.steps, one.uploads, one.read) == pytest.approx((80, 5 * 1600 / 500, 320))
     assert one.cost == pytest.approx(3 * one.hours) and one.hours == pytest.approx((80 + 16) / 3600)
-    assert (four.reduced, four.gathered, four.steps) == pytest.approx((4 * 100 * 1.5, 3 * 32 * 8, 20))
-    assert four.images == pytest.approx(4 * 32 / (1 + (600 + 768) / 1e3)), "transfers are waited for"
+    assert (four.reduced, four.gathered, four.steps) == pytest.approx((4 * 100 * 1.5, 3 * 3 * 32 * 8, 20))
+    assert four.images == pytest.approx(4 * 32 / (1 + (600 + 2304) / 1e3)), "transfers are waited for"
 
 
 def test_the_share_of_waiting_is_of_what_a_step_waits() -> None:

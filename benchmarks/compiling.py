@@ -8,6 +8,7 @@ import time
 
 import torch
 
+from benchmarks.workers import Pictures
 from zse_model.backbones import BackboneConfig
 from zse_model.methods import GlobalConfig, RetrievalMethod, TrainBatch, create_method
 
@@ -16,7 +17,7 @@ SIZE, ITEMS, CLASSES, ROUNDS = 224, 4, 5, 7
 
 def main() -> None:
     torch.set_num_threads(1)
-    batch, plain, compiled = random_batch(), network(), network()
+    batch, plain, compiled = Pictures(ITEMS, SIZE, CLASSES).batch(0, 0, 1), network(), network()
     compiled.compile()
     before = sum(os.times()[:4])
     step(compiled, batch)
@@ -34,21 +35,6 @@ def network() -> RetrievalMethod:
     torch.manual_seed(0)
     backbone = BackboneConfig(name="vit_tiny_patch16_224")
     return create_method("global", GlobalConfig(dim=128), backbone, size=SIZE, classes=CLASSES).train()
-
-
-def random_batch() -> TrainBatch:
-    def pictures(channels: int) -> torch.Tensor:
-        return torch.randint(0, 256, (ITEMS, channels, SIZE, SIZE), dtype=torch.uint8)
-
-    label = torch.arange(ITEMS) % CLASSES
-    return TrainBatch(
-        sketch=pictures(1),
-        photo=pictures(3),
-        sketch2=pictures(1),
-        negative=pictures(3),
-        label=label,
-        negative_label=(label + 1) % CLASSES,
-    )
 
 
 def step(method: RetrievalMethod, batch: TrainBatch) -> float:

@@ -126,8 +126,8 @@ class Gloo(LocalContext):
 class Pictures:
     """Random items by position: the same global batch for any number of workers."""
 
-    def __init__(self, items: int) -> None:
-        self.items = items
+    def __init__(self, items: int, size: int = SIZE, classes: int = CLASSES) -> None:
+        self.items, self.size, self.classes = items, size, classes
 
     def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
         first = (step * world_size + rank) * self.items
@@ -135,15 +135,14 @@ class Pictures:
         columns = {name: torch.stack([item[name] for item in drawn]) for name in drawn[0]}
         return TrainBatch(**columns)
 
-    @staticmethod
-    def _item(i: int) -> dict[str, Tensor]:
+    def _item(self, i: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(i)
-        label, step = (int(torch.randint(low, CLASSES, (1,), generator=generator)) for low in (0, 1))
+        label, step = (int(torch.randint(low, self.classes, (1,), generator=generator)) for low in (0, 1))
         pictures = {
-            role: torch.randint(0, 256, (channels, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+            role: torch.randint(0, 256, (channels, self.size, self.size), generator=generator, dtype=torch.uint8)
             for role, channels in (("sketch", 1), ("photo", 3), ("sketch2", 1), ("negative", 3))
         }
-        labels = {"label": label, "negative_label": (label + step) % CLASSES}
+        labels = {"label": label, "negative_label": (label + step) % self.classes}
         return pictures | {name: torch.tensor(value) for name, value in labels.items()}
 
 

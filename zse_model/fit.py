@@ -60,7 +60,7 @@ class TrainConfig:
     """Compile the forward pass by torch.compile, which takes a C++ compiler, or on a GPU Triton, and minutes."""
     activation_checkpointing: bool = False
     """Keep a transformer's activations between its blocks only, and compute the others again: less memory, the same
-    weights, a third more time."""
+    weights, a third more computing."""
     checks: int = 4
     """How often, evenly spread, a checkpoint is written and the pseudo-unseen classes are searched."""
     seed: int = 0

@@ -30,7 +30,7 @@ def built(folder: str) -> Documents:
     elif shutil.which("kustomize"):
         command = ["kustomize", "build"]
     else:
-        pytest.skip("needs kubectl or kustomize: kubernetes.io/docs/tasks/tools")
+        pytest.skip("only who deploys on Kubernetes builds these: install kubectl, kubernetes.io/docs/tasks/tools")
     made = subprocess.run([*command, str(INFRA / "kuberay" / folder)], capture_output=True, text=True, check=True)
     return {f"{one['kind']}/{one['metadata']['name']}": one for one in yaml.safe_load_all(made.stdout)}
 

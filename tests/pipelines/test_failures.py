@@ -71,7 +71,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False).returncode:
-        pytest.skip("a full disk is tried on a small one, which only root can mount")
+        pytest.skip("what a full disk does is tried on one of 2 MB, which only root can mount: sudo make test-cluster")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 

@@ -229,7 +229,7 @@ def test_a_backbone_that_cannot_compute_again_says_so(backbone: str, reason: str
 @pytest.mark.cluster
 def test_a_compiled_training_has_the_same_losses_and_names(tmp_path: Path) -> None:
     if not shutil.which("c++"):
-        pytest.skip("torch.compile needs a C++ compiler, and there is no c++")
+        pytest.skip("train.compile is off unless you ask for it, and needs a C++ compiler: apt-get install g++")
     plain, losses = trained(fresh("test_vit"), tmp_path / "plain")
     compiled, same = trained(fresh("test_vit"), tmp_path / "compiled", compile=True)
     assert torch.allclose(losses, same, rtol=0, atol=1e-4)

@@ -6,10 +6,11 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.tracking.once import KEY, kept_run, run_once
+from pipelines.tracking.once import KEY, beside_others, kept_run, run_once
 from pipelines.tracking.runs import log_metrics
 from pipelines.tracking.store import Store, TrackingError, pages, translated
 
@@ -150,7 +151,7 @@ def log_drift(store: Store, of: Evaluated, drift: Mapping[str, float], said: str
         try:
             with translated():
                 log_metrics(store, run_id, {f"drift/{name}": value for name, value in drift.items()}, of.started)
-                store.client.set_tag(run_id, "zse.drift", said)
+                beside_others(partial(store.client.set_tag, run_id, "zse.drift", said))
         except TrackingError:
             with translated():
                 if store.client.get_run(run_id).info.lifecycle_stage != "deleted":

@@ -9,7 +9,9 @@ from typing import Any
 from pipelines.tracking.store import Store
 
 KEY = "zse.key"
+TAKEN = ("IntegrityError", "UniqueViolation")  # as SQLite and PostgreSQL say it, also through a tracking server
 STALE = 24 * 3600  # s
+TRIES = 20  # each goes as far as the next row that another process writes in the same moment
 
 
 def run_once(
@@ -23,9 +25,24 @@ def run_once(
     run = run or store.client.create_run(experiment, run_name=name, tags={KEY: key, **tags})
     if run.info.status == "FINISHED":
         return run, False
-    log(run)
+    beside_others(lambda: log(run))
     store.client.set_terminated(run.info.run_id)
     return kept_run(store, experiment, key), True
+
+
+def beside_others(log: Callable[[], Any]) -> None:
+    """`log` again where another process wrote the same tag or data set in the same moment: MLflow looks whether it is
+    there, then adds it, and the database takes one of the two (16 of 80 calls by four threads at once). Then it is
+    there, and is written over. For what may be logged twice."""
+    from mlflow.exceptions import MlflowException
+
+    for left in reversed(range(TRIES)):
+        try:
+            log()
+            return
+        except MlflowException as error:
+            if not left or not any(name in str(error) for name in TAKEN):
+                raise
 
 
 def kept_run(store: Store, experiment: str, key: str) -> Any:

@@ -28,7 +28,7 @@ from pipelines.progress import say
 from pipelines.queries import metric_key
 from pipelines.redaction import shown
 from pipelines.tracking.models import log_model, requirements
-from pipelines.tracking.once import run_once
+from pipelines.tracking.once import beside_others, run_once
 from pipelines.tracking.store import TRACKED, Store, TrackingError, translated
 from pipelines.tracking.view import share_view
 
@@ -237,7 +237,8 @@ def _log_dataset(store: Store, run_id: str, name: str, fingerprint: str, source:
     dataset = Dataset(
         name=name, digest=fingerprint[:8], source_type="zse", source=json.dumps({"uri": source, "sha256": fingerprint})
     )
-    store.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+    inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
+    beside_others(lambda: store.client.log_inputs(run_id, inputs))  # of two trainings of one data set
 
 
 def _log_history(store: Store, run_id: str, history: list[dict[str, float]], at: int | None = None, **of: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.queries import Queries
 from pipelines.redaction import shown
 from pipelines.tracking import ui_command
+from pipelines.tracking.once import KEY, run_once
+from pipelines.tracking.runs import _log_dataset
+from pipelines.tracking.store import Store
 from tests.conftest import tiny
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError
@@ -120,6 +124,25 @@ def test_a_report_is_tracked_once_after_a_kill_and_by_two_at_once(tmp_path: Path
         client.delete_run(one.info.run_id)
     run(config, str(tmp_path))
     assert len(runs(client, setting, "evaluation")) == 1
+
+
+def test_what_four_write_in_the_same_moment_is_there_once(tmp_path: Path) -> None:
+    """MLflow's own calls fail here: a tag, or a data set, that two add at once."""
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "artifacts"))
+    experiment = store.experiment("e")
+    begun = store.client.create_run(experiment, tags={KEY: "k"}).info.run_id
+
+    def log(run: Any) -> None:
+        for i in range(8):
+            store.client.set_tag(run.info.run_id, f"tag {i}", "said")
+            _log_dataset(store, run.info.run_id, "d", f"{i}", "", "training")
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: run_once(store, experiment, "k", "name", {}, log), range(4)))
+    assert {run.info.run_id for run, _ in made} == {begun}
+    run: Any = store.client.get_run(begun)
+    assert run.info.status == "FINISHED" and sum(tag.startswith("tag ") for tag in run.data.tags) == 8
+    assert len(run.inputs.dataset_inputs) == 8
 
 
 def test_pseudo_unseen_classes_are_a_setting_to_choose_by(tmp_path: Path) -> None:

@@ -202,12 +202,15 @@ def read_section(kind: Any, raw: Any, prefix: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        lines = [
-            f"{prefix}{'.'.join(str(part) for part in e['loc'])}: {e['msg']}"
-            + ("" if e["type"] == "missing" else f", got {e['input']!r}")
-            for e in error.errors()
-        ]
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(_line(prefix, wrong) for wrong in error.errors())) from None
+
+
+def _line(prefix: str, wrong: Any) -> str:
+    place = (prefix + ".".join(str(part) for part in wrong["loc"])).removesuffix(".")
+    if wrong["type"] == "value_error":  # ours, which has the value; pydantic would add the whole section
+        said = str(wrong["ctx"]["error"])
+        return said if not place or said.startswith(f"{place}.") else f"{place}: {said}"
+    return f"{place}: {wrong['msg']}" + ("" if wrong["type"] == "missing" else f", got {wrong['input']!r}")
 
 
 def _refuse_passwords(raw: Any, path: str) -> None:

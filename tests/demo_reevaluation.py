@@ -16,9 +16,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipelines import storage
-from tests.servers import free_ports, wait_for
+from tests.servers import BIN, mlflow_server, ray_head, s3_server
 from zse_model.synthetic import UNSEEN, draw_photo, draw_sketch
 
-BIN = Path(sys.executable).parent
 SCRIPT = Path(__file__).parents[1] / "infra" / "cron" / "reevaluate.sh"
 WORKSPACE, CATALOG, SIZE = "s3://demo/zse", "s3://demo/datasets", 64
 
@@ -51,52 +50,22 @@ EXPERIMENT = {
 class Stage:
     """The servers, and the commands of the team."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        """The servers end with the stack."""
         self.folder, self.started = folder, time.monotonic()
-        self.ports = dict(zip(("s3", "mlflow", "gcs", "dash", "client", "agent"), free_ports(6), strict=True))
-        self.sockets = tempfile.mkdtemp(prefix="zd")  # short: the path of a socket has at most 107 bytes
-        self.processes: list[subprocess.Popen[bytes]] = []
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_", "MLFLOW_", "ZSE_"))}
-        self.env = kept | {
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "RAY_AUTH_MODE": "disabled",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.ports['s3']}",
+        for name in [name for name in os.environ if name.startswith(("AWS_", "MLFLOW_", "ZSE_"))]:
+            os.environ.pop(name)
+        store = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{stack.enter_context(s3_server('demo'))}",
             "AWS_ACCESS_KEY_ID": "demo",
             "AWS_SECRET_ACCESS_KEY": "demo",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.ports['mlflow']}",
         }
-        os.environ.update(self.env)
-        self.cluster = f"http://127.0.0.1:{self.ports['dash']}"
-
-    def open(self) -> None:
-        """Start all three, and wait until they answer."""
-        p = {name: str(port) for name, port in self.ports.items()}
-        self._start(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", p["s3"])
-        database = f"sqlite:///{self.folder}/mlflow.db"
-        self._start(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--port", p["mlflow"])
-        ray = ["start", "--head", "--block", "--num-cpus=4", f"--temp-dir={self.sockets}", "--port", p["gcs"]]
-        ray += ["--dashboard-port", p["dash"], "--ray-client-server-port", p["client"]]
-        self._start(str(BIN / "ray"), *ray, "--dashboard-agent-listen-port", p["agent"])
-        urls = self.env["AWS_ENDPOINT_URL"], f"{self.env['MLFLOW_TRACKING_URI']}/health", f"{self.cluster}/api/version"
-        for url, process in zip(urls, self.processes, strict=True):
-            wait_for(url, process)
-        import boto3
-
-        boto3.client("s3", endpoint_url=self.env["AWS_ENDPOINT_URL"]).create_bucket(Bucket="demo")
-
-    def _start(self, *command: str) -> None:
-        if command[1:3] == ("-m", "mlflow"):
-            command = (*command, "--artifacts-destination", f"{self.folder}/artifacts", "--workers", "1")
-        log = (self.folder / f"{len(self.processes)}.log").open("wb")
-        self.processes.append(subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True))
-
-    def close(self) -> None:
-        for process in self.processes:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        shutil.rmtree(self.sockets, ignore_errors=True)
+        mlflow = stack.enter_context(mlflow_server(f"sqlite:///{folder}/mlflow.db", f"{folder}/artifacts"))
+        tracking = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_TRACKING_URI": mlflow}
+        os.environ.update(store | tracking)
+        head = stack.enter_context(ray_head("--num-cpus=4"))
+        self.env, self.cluster = head.env, head.dashboard
 
     def say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.started:4.0f} s] {text}", flush=True)
@@ -240,13 +209,10 @@ def main() -> None:
     folder = Path("demo").absolute()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    stage = Stage(folder)
-    try:
-        stage.open()
+    with ExitStack() as stack:
+        stage = Stage(folder, stack)
         stage.say("MLflow, S3 and Ray answer")
         week(stage)
-    finally:
-        stage.close()
     print(f"Result: {folder}/report.html\nNext: mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db")
 
 

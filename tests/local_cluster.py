@@ -15,10 +15,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
-
-from tests.nodes import BIN, Nodes
-from tests.servers import INITDB, mlflow_server, postgresql, s3_server
+from tests.nodes import Nodes
+from tests.servers import BIN, INITDB, kill_all, mlflow_server, postgresql, s3_server
 
 FOLDER = Path("local-cluster")
 NODES, CPUS = 3, 2
@@ -46,10 +44,10 @@ def up() -> None:
         stack.callback(nodes.close)
         for _ in range(NODES):
             _add(nodes)
-        environment |= {"RAY_ADDRESS": nodes.dashboard, "RAY_AUTH_MODE": "disabled"}
+        environment |= {"RAY_ADDRESS": nodes.head.dashboard, "RAY_AUTH_MODE": "disabled"}
         lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
         (FOLDER / "env").write_text("\n".join([*lines, f'export PATH="{BIN}:$PATH"']) + "\n")
-        print(f"Ray      {nodes.dashboard}, a head and {NODES} nodes with {CPUS} CPUs each", flush=True)
+        print(f"Ray      {nodes.head.dashboard}, a head and {NODES} nodes with {CPUS} CPUs each", flush=True)
         print(f"Next: . {FOLDER}/env   in another shell. Ctrl-C here ends it all", flush=True)
         try:
             while True:
@@ -81,9 +79,7 @@ def kill(number: str) -> None:
     if not file.exists():
         there = sorted(file.stem.removeprefix("node-") for file in FOLDER.glob("node-*.pid"))
         raise SystemExit(f"There is no node {number}; there are {', '.join(there) or 'none'}")
-    node = psutil.Process(int(file.read_text()))
-    for process in [*node.children(recursive=True), node]:
-        process.kill()
+    kill_all(int(file.read_text()))
     print(f"Node {number} is dead")
 
 
@@ -94,6 +90,8 @@ def main(arguments: list[str]) -> None:
         case ["kill", number]:
             kill(number)
         case ["add"]:
+            if not FOLDER.exists():
+                raise SystemExit("There is no cluster here: make local-cluster")
             (FOLDER / "add").touch()
         case _:
             raise SystemExit(__doc__)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import tempfile
 import time
 import urllib.request
-from contextlib import suppress
-from pathlib import Path
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psutil
 
-from tests.servers import BIN, free_ports, wait_for
+from tests.servers import BIN, free_ports, kill_all, ray_head
 
-STORE = 500_000_000  # bytes of a node's object store: with 100 MB Ray Data waits for ever
+STORE = "--object-store-memory=500000000"  # bytes: with 100 MB Ray Data waits for ever
 
 
 class Nodes:
@@ -27,25 +23,10 @@ class Nodes:
     """
 
     def __init__(self, environment: dict[str, str] | None = None) -> None:
-        self.folder = tempfile.mkdtemp(prefix="zn")  # short: the path of a socket has at most 107 bytes
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        # Ray gives its workers the lowest priority but one: whatever else the machine does would starve them.
-        fixed = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PATH": f"{BIN}:{os.environ['PATH']}"}
-        self.env = kept | fixed | (environment or {})
         self.nodes: dict[int, psutil.Popen] = {}
         self.count = 0
-        flags = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
-        ports = dict(zip(flags, free_ports(len(flags)), strict=True))
-        self.address = f"127.0.0.1:{ports['--port']}"
-        self.dashboard = f"http://127.0.0.1:{ports['--dashboard-port']}"
-        listening = [f"{flag}={port}" for flag, port in ports.items()]
-        self.head = self._start("head", "--head", "--num-cpus=0", f"--temp-dir={self.folder}", *listening)
-        wait_for(f"{self.dashboard}/api/version", self.head)
-
-    def _start(self, name: str, *arguments: str) -> psutil.Popen:
-        with (Path(self.folder) / f"{name}.log").open("wb") as log:
-            command = [str(BIN / "ray"), "start", "--block", f"--object-store-memory={STORE}", *arguments]
-            return psutil.Popen(command, env=self.env, stdout=log, stderr=log)
+        self._stack = ExitStack()
+        self.head = self._stack.enter_context(ray_head("--num-cpus=0", STORE, **(environment or {})))
 
     def add(self, cpus: int = 2) -> int:
         """One node more; gives its number when it is there.
@@ -54,23 +35,24 @@ class Nodes:
         """
         self.count += 1
         own = f"127.0.0.{1 + self.count}"  # a machine of its own, as far as Ray can tell
-        arguments = (f"--address={self.address}", f"--num-cpus={cpus}", f"--node-ip-address={own}")
+        command = [str(BIN / "ray"), "start", "--block", STORE, f"--address={self.head.address}"]
+        command += [f"--num-cpus={cpus}", f"--node-ip-address={own}"]
         flags = ("--dashboard-agent-listen-port", "--metrics-export-port", "--runtime-env-agent-port")
-        arguments += tuple(f"{flag}={port}" for flag, port in zip(flags, free_ports(len(flags)), strict=True))
-        node = self.nodes[self.count] = self._start(f"node-{self.count}", *arguments)
+        command += [f"{flag}={port}" for flag, port in zip(flags, free_ports(len(flags)), strict=True)]
+        said = self.head.folder / f"node-{self.count}.log"
+        with said.open("wb") as log:
+            node = self.nodes[self.count] = psutil.Popen(command, env=self.head.env, stdout=log, stderr=log)
         end = time.monotonic() + 120
         while time.monotonic() < end and node.poll() is None:
             with suppress(OSError):
                 if self.count in self.alive():
                     return self.count
             time.sleep(0.5)
-        raise TimeoutError(
-            f"Node {self.count} did not join:\n{(Path(self.folder) / f'node-{self.count}.log').read_text()}"
-        )
+        raise TimeoutError(f"Node {self.count} did not join:\n{said.read_text()}")
 
     def alive(self) -> dict[int, str]:
         """Number and Ray's id of the nodes that Ray takes for alive, without the head."""
-        with urllib.request.urlopen(f"{self.dashboard}/api/v0/nodes?detail=1", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.head.dashboard}/api/v0/nodes?detail=1", timeout=30) as answer:
             found = json.load(answer)["data"]["result"]["result"]
         return {
             int(node["node_ip"].rsplit(".", 1)[1]) - 1: node["node_id"]
@@ -80,15 +62,17 @@ class Nodes:
 
     def kill(self, number: int) -> None:
         """As if the node's machine lost power."""
-        _kill(self.nodes.pop(number))
+        node = self.nodes.pop(number)
+        kill_all(node.pid)
+        node.wait()
 
     def drain(self, number: int, seconds: int) -> None:
         """As a cloud's notice that it takes the machine away in so many seconds; `kill` takes it."""
-        command = ["ray", "drain-node", f"--address={self.address}", f"--node-id={self.alive()[number]}"]
+        command = ["ray", "drain-node", f"--address={self.head.address}", f"--node-id={self.alive()[number]}"]
         notice = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
         subprocess.run(
             [*command, *notice, f"--deadline-remaining-seconds={seconds}"],
-            env=self.env,
+            env=self.head.env,
             check=True,
             capture_output=True,
         )
@@ -101,7 +85,7 @@ class Nodes:
         """A command on this cluster, with what it says."""
         return subprocess.Popen(
             [str(BIN / "zse"), *arguments],
-            env=self.env | {"RAY_ADDRESS": self.address},
+            env=self.head.env | {"RAY_ADDRESS": self.head.address},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -110,13 +94,13 @@ class Nodes:
 
     def logs(self, pattern: str) -> str:
         """What Ray's log files of that pattern hold."""
-        files = sorted(Path(self.folder).glob(f"session_2*/logs/{pattern}"))
+        files = sorted(self.head.folder.glob(f"session_2*/logs/{pattern}"))
         return "".join(file.read_text(errors="replace") for file in files)
 
     def close(self) -> None:
-        for node in [*self.nodes.values(), self.head]:
-            _kill(node)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for number in list(self.nodes):
+            self.kill(number)
+        self._stack.close()
 
 
 def _of(parent: psutil.Popen, name: str) -> list[psutil.Process]:
@@ -125,11 +109,3 @@ def _of(parent: psutil.Popen, name: str) -> list[psutil.Process]:
         with suppress(psutil.Error):  # it may have ended meanwhile
             found += [process] if name in " ".join(process.cmdline()) else []
     return found
-
-
-def _kill(parent: psutil.Popen) -> None:
-    with suppress(psutil.Error):
-        for process in [*parent.children(recursive=True), parent]:
-            with suppress(psutil.Error):
-                process.kill()
-    parent.wait()

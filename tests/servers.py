@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -11,12 +12,14 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 BIN = Path(sys.executable).parent
+REPOSITORY = Path(__file__).parents[1]
 _PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
 INITDB = next(map(str, _PLACES), None) or shutil.which("initdb")
 """PostgreSQL's, None where it is not installed."""
@@ -104,28 +107,52 @@ def postgresql() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Head:
+    """Where a Ray head answers."""
+
+    address: str
+    """For nodes, and for a command that is a driver itself."""
+    dashboard: str
+    """For submitted jobs."""
+    folder: Path
+    """Ray's own, with its logs."""
+    env: dict[str, str]
+    """Of its processes, and of those that join or use it."""
+
+    def job(self, *options: str) -> list[str]:
+        """The command that submits one from this repository, up to what the job runs."""
+        excludes = json.dumps({"excludes": [".git", ".venv", "workspace*"]})
+        of_code = ("--working-dir", str(REPOSITORY), "--runtime-env-json", excludes)
+        return [str(BIN / "ray"), "job", "submit", "--address", self.dashboard, *options, *of_code, "--"]
+
+
 @contextmanager
-def ray_head(**environment: str) -> Iterator[tuple[str, Path, dict[str, str]]]:
-    """`ray start --head` with this environment: the address for jobs, Ray's folder, the environment of its clients."""
+def ray_head(*arguments: str, **environment: str) -> Iterator[Head]:
+    """`ray start --head` with these arguments, in this environment."""
     flags = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
     ports = dict(zip(flags, free_ports(len(flags)), strict=True))
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
-    env |= {"RAY_AUTH_MODE": "disabled", "PATH": f"{BIN}:{env['PATH']}"}
-    folder = tempfile.mkdtemp(prefix="zr")  # short: the path of a socket has at most 107 bytes
-    head = subprocess.Popen(
-        [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={folder}"]
-        + [f"{flag}={port}" for flag, port in ports.items()],
-        env=env | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    # Ray gives its workers the lowest priority but one: whatever else the machine does would starve them.
+    fixed = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    env = kept | fixed | environment
+    folder = Path(tempfile.mkdtemp(prefix="zr"))  # short: the path of a socket has at most 107 bytes
+    listening = [f"{flag}={port}" for flag, port in ports.items()]
+    command = [str(BIN / "ray"), "start", "--head", "--block", f"--temp-dir={folder}", *listening, *arguments]
+    head = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        address = f"http://127.0.0.1:{ports['--dashboard-port']}"
-        wait_for(f"{address}/api/version", head)
-        yield address, Path(folder), env
+        dashboard = f"http://127.0.0.1:{ports['--dashboard-port']}"
+        wait_for(f"{dashboard}/api/version", head)
+        yield Head(f"127.0.0.1:{ports['--port']}", dashboard, folder, env)
     finally:
-        # Not a polite end: a head that is asked to stop drains its nodes for half a minute first.
-        for process in [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]:
-            process.kill()
+        kill_all(head.pid)
         head.wait()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_all(pid: int) -> None:
+    """A process and all below it, at once: a Ray head that is asked to stop drains its nodes for half a minute."""
+    with suppress(psutil.NoSuchProcess):
+        for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()

@@ -18,11 +18,10 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from tests.conftest import TINY
 from tests.pipelines.test_stages import picture
-from tests.servers import BIN, ray_head
+from tests.servers import REPOSITORY, ray_head
 from zse_model.synthetic import draw_photo, draw_sketch
 
 ZSE = [sys.executable, "-m", "pipelines.cli"]
-REPOSITORY = Path(__file__).parents[2]
 
 
 def invoked(*arguments: str) -> Result:
@@ -112,12 +111,10 @@ def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
     experiment = tmp_path / "tiny.yaml"
     experiment.write_text(yaml.safe_dump(TINY | {"cluster": {"workers": 1}}))
     report = tmp_path / "report.json"
-    with ray_head() as (address, _, env):
+    with ray_head("--num-cpus=4") as head:
         done = subprocess.run(
-            [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", str(REPOSITORY)]
-            + ["--runtime-env-json", json.dumps({"excludes": [".git", ".venv", "workspace*"]}), "--"]
-            + ["zse", "run", "-e", str(experiment), "-w", str(tmp_path / "w"), "--report", str(report)],
-            env=env,
+            [*head.job(), "zse", "run", "-e", str(experiment), "-w", str(tmp_path / "w"), "--report", str(report)],
+            env=head.env,
             capture_output=True,
             text=True,
             check=False,
@@ -128,17 +125,17 @@ def test_a_submitted_job_does_the_same_run(tmp_path: Path) -> None:
 
         # Two machines with the same crontab: one job.
         schedule = {
-            "RAY_ADDRESS": address,
+            "RAY_ADDRESS": head.dashboard,
             "CATALOG": str(tmp_path),
             "ZSE_WORKSPACE": str(tmp_path / "w"),
             "ID": "hour-1",
         }
         script = [str(REPOSITORY / "infra" / "cron" / "reevaluate.sh")]
         for _ in range(2):
-            done = subprocess.run(script, env=env | schedule, capture_output=True, text=True, check=False)
+            done = subprocess.run(script, env=head.env | schedule, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        with urllib.request.urlopen(f"{address}/api/jobs/", timeout=10) as answer:
+        with urllib.request.urlopen(f"{head.dashboard}/api/jobs/", timeout=10) as answer:
             jobs = {job["submission_id"]: job["entrypoint"] for job in json.load(answer) if job["submission_id"]}
         assert jobs.pop("hour-1").startswith("zse reevaluate --catalog") and len(jobs) == 1
-        done = subprocess.run(script, env=env | schedule | {"RAY_ADDRESS": "http://127.0.0.1:1"}, check=False)
+        done = subprocess.run(script, env=head.env | schedule | {"RAY_ADDRESS": "http://127.0.0.1:1"}, check=False)
         assert done.returncode != 0, "a cluster that does not answer is no success"

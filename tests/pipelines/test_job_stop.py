@@ -11,22 +11,18 @@ import pytest
 from tests.pipelines.test_failures import experiment, states, until
 from tests.servers import BIN, ray_head
 
-REPOSITORY = Path(__file__).parents[2]
-
 
 @pytest.mark.cluster
 @pytest.mark.ray
 @pytest.mark.timeout(1800)
 def test_it_goes_on_and_ends_as_if_undisturbed(tmp_path: Path) -> None:
     file = experiment(tmp_path, train={"steps": 1500, "checks": 10}, cluster={"workers": 1})
-    with ray_head() as (address, _, env):
+    with ray_head("--num-cpus=4") as head:
 
         def submit(workspace: Path, *options: str) -> subprocess.Popen[str]:
             return subprocess.Popen(
-                [str(BIN / "ray"), "job", "submit", "--address", address, *options, "--working-dir", str(REPOSITORY)]
-                + ["--runtime-env-json", json.dumps({"excludes": [".git", ".venv", "workspace*"]}), "--"]
-                + ["zse", "train", "-e", file, "-w", str(workspace)],
-                env=env,
+                [*head.job(*options), "zse", "train", "-e", file, "-w", str(workspace)],
+                env=head.env,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -36,15 +32,15 @@ def test_it_goes_on_and_ends_as_if_undisturbed(tmp_path: Path) -> None:
         beside = submit(undisturbed)
         job = submit(stopped, "--submission-id", "stopped")
         until(lambda: any(step > 0 for step in states(stopped)), job, 300)
-        stop = [str(BIN / "ray"), "job", "stop", "--address", address, "stopped"]
-        subprocess.run(stop, env=env, check=True, capture_output=True)
+        stop = [str(BIN / "ray"), "job", "stop", "--address", head.dashboard, "stopped"]
+        subprocess.run(stop, env=head.env, check=True, capture_output=True)
         assert "stopped" in job.communicate(timeout=120)[0]
         assert not list(stopped.glob("checkpoints/*/manifest.json")), "it was in the middle of its work"
         kept = max(states(stopped))
         assert 0 < kept < 1500
         seen = subprocess.run(
             [str(BIN / "zse"), "status", "tiny", "-w", str(stopped)],
-            env=env,
+            env=head.env,
             capture_output=True,
             text=True,
             check=True,

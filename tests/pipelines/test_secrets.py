@@ -20,9 +20,8 @@ from pipelines.jobs.run import run
 from pipelines.redaction import SECRETS, shown
 from pipelines.tracking import Store, TrackingError
 from tests.conftest import TINY, merged, tiny
-from tests.servers import BIN, ray_head
+from tests.servers import ray_head
 
-REPOSITORY = Path(__file__).parents[2]
 HIDDEN = {name: f"{name.lower()}-7f3a9c" for name in SECRETS if not name.startswith("RAY_")}
 
 
@@ -43,26 +42,24 @@ def test_a_submitted_run_leaves_no_secret_and_writes_lines_for_machines(tmp_path
     experiment.write_text(yaml.safe_dump(merged(TINY, changes)))
     to_the_store = {name: os.environ[name] for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION")}
     of_nodes = {**to_the_store, **HIDDEN, "MLFLOW_TRACKING_URI": f"sqlite:///{database}", "ZSE_LOG": "json"}
-    with ray_head(**of_nodes) as (address, folder, env):
+    with ray_head("--num-cpus=4", **of_nodes) as head:
         done = subprocess.run(
-            [str(BIN / "ray"), "job", "submit", "--address", address, "--submission-id", "run"]
-            + ["--working-dir", str(REPOSITORY)]
-            + ["--runtime-env-json", json.dumps({"excludes": [".git", ".venv", "workspace*"]}), "--"]
-            + ["zse", "run", "-e", str(experiment), "-w", workspace],
-            env=env,
+            [*head.job("--submission-id", "run"), "zse", "run", "-e", str(experiment), "-w", workspace],
+            env={name: value for name, value in head.env.items() if name not in of_nodes},
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        with urllib.request.urlopen(f"{address}/api/jobs/", timeout=10) as answer:
+        with urllib.request.urlopen(f"{head.dashboard}/api/jobs/", timeout=10) as answer:
             text = {"the job": answer.read(), "what it said": (done.stdout + done.stderr).encode()}
-        logs = {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        logs = {str(file): file.read_bytes() for file in head.folder.rglob("*") if file.is_file()}
     text |= {file.path: storage.read_bytes(f"{workspace}/{file.path}") for file in storage.list_files(workspace)}
     text |= logs | {"MLflow": database.read_bytes()}
     assert any("mlartifacts/" in place for place in text) and any("job-driver" in place for place in logs)
     assert holders(text) == {} and holders({"a": HIDDEN["ZSE_WEBHOOK"].encode()}) == {"a": ["ZSE_WEBHOOK"]}
-    assert (folder / "prom_metrics_service_discovery.json").as_posix() in logs, "what Prometheus reads, by the docs"
+    discovery = head.folder / "prom_metrics_service_discovery.json"
+    assert str(discovery) in logs, "what Prometheus reads, by the docs"
 
     (driver,) = (data for place, data in logs.items() if "job-driver" in place)
     said = [json.loads(line) for line in driver.decode().splitlines() if line.startswith("{")]

@@ -107,8 +107,8 @@ def here() -> Iterator[None]:
     with ExitStack() as stack:
         for job in (ingest, embed, score):
             stack.enter_context(patch.object(job, "run_parts", alone))
-        stack.enter_context(patch.object(embed, "model_workers", lambda *_: 1))
-        stack.enter_context(patch.object(score, "model_workers", lambda *_: 1))
+        stack.enter_context(patch.object(embed, "model_workers", lambda *_: (1, 1)))
+        stack.enter_context(patch.object(score, "model_workers", lambda *_: (1, 1)))
         yield
 
 

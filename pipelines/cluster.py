@@ -59,14 +59,15 @@ def run_parts(
     what: str,
     unit: str,
     total: int,
-    workers: int | None = None,
+    workers: tuple[int, int] | None = None,
     constructor: dict[str, Any] | None = None,
     gpus: float = 0,
     alone: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """`work(task) -> result` for every task, each a Ray Data block of its own; results in the order of the tasks.
 
-    `work` is a function, or a class that is built once in each of `workers` actors with `constructor` (for a model). A
+    `work` is a function, or a class that is built once in each actor with `constructor` (for a model); `workers` are
+    how many actors there are at first and at most. A
     result has `rows`, which the progress counts towards `total` in `unit`. What a task raises is raised here; what
     others have written stays. `alone` runs them in this process, one after the other: for so little work that starting
     the workers would take longer.
@@ -88,13 +89,18 @@ def _here(tasks: Sequence[dict[str, Any]], work: Any, constructor: dict[str, Any
 
 
 def _there(
-    tasks: Sequence[dict[str, Any]], work: Any, workers: int | None, constructor: dict[str, Any] | None, gpus: float
+    tasks: Sequence[dict[str, Any]],
+    work: Any,
+    workers: tuple[int, int] | None,
+    constructor: dict[str, Any] | None,
+    gpus: float,
 ) -> Iterator[dict[str, Any]]:
     connect()
+    pool = ray.data.ActorPoolStrategy(min_size=workers[0], max_size=workers[1]) if workers else None
     dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(
         work,
         fn_constructor_kwargs=constructor,
-        compute=ray.data.ActorPoolStrategy(size=workers) if workers else None,
+        compute=pool,
         num_cpus=1,
         num_gpus=gpus or None,
     )
@@ -104,10 +110,15 @@ def _there(
         raise error.cause from error
 
 
-def model_workers(tasks: int, gpus: float = 0) -> int:
-    """How many actors that hold a model, on so many GPUs each: one a CPU, without those that Ray Data keeps for itself,
-    and no more than there are GPUs for: a pool waits until all of its actors are there."""
+def model_workers(tasks: int, gpus: float = 0) -> tuple[int, int]:
+    """How many actors that hold a model, on so many GPUs each, at first and at most.
+
+    At first one a CPU, without those that Ray Data keeps for itself, and no more than there are GPUs for: a pool waits
+    until these are there. More on a cluster, whose autoscaler Ray Data asks for nodes while all actors are busy: one
+    that is scaled to zero would else embed everything with a single actor.
+    """
     connect()
     there = ray.cluster_resources()
     room = int(there.get("CPU", 1)) - SPARE_CPUS
-    return max(1, min(tasks, room, int(there.get("GPU", 0) / gpus) if gpus else room))
+    first = max(1, min(tasks, room, int(there.get("GPU", 0) / gpus) if gpus else room))
+    return first, tasks if os.environ.get("RAY_ADDRESS") else first

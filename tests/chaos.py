@@ -155,7 +155,7 @@ FAULTS: tuple[Callable[[Chaos, random.Random], None], ...] = (
 def training(folder: Path) -> str:
     """Its experiment."""
     changes = {
-        "train": {"steps": 1000, "checks": 10},
+        "train": {"steps": 300, "checks": 10},
         "cluster": {"workers": 2, "max_failures": 100, "hang_minutes": 0.2},
         "tracking": {"enabled": True},
     }

@@ -128,10 +128,11 @@ class Head:
 
 
 @contextmanager
-def ray_head(*arguments: str, **environment: str) -> Iterator[Head]:
-    """`ray start --head` with these arguments, in this environment."""
+def ray_head(*arguments: str, port: int | None = None, **environment: str) -> Iterator[Head]:
+    """`ray start --head` with these arguments, in this environment, on a port of choice."""
     flags = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
     ports = dict(zip(flags, free_ports(len(flags)), strict=True))
+    ports["--port"] = port or ports["--port"]
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     # Ray gives its workers the lowest priority but one: whatever else the machine does would starve them.
     fixed = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PATH": f"{BIN}:{os.environ['PATH']}"}

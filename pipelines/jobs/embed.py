@@ -72,7 +72,7 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     }
     total = sum(task["rows"] for task in tasks)
     gpus = 1 if config.cluster.gpus_per_worker else 0
-    workers = model_workers(len(tasks), gpus) if total > ALONE else 0
+    workers = model_workers(len(tasks), gpus) if total > ALONE else None
     for _ in run_parts(
         tasks,
         EncodePart,

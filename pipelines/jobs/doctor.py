@@ -76,7 +76,10 @@ def _room(nodes: list[Node], config: ExperimentConfig) -> Iterator[Finding]:
         min(n.cpus // cluster.cpus_per_worker, n.gpus // cluster.gpus_per_worker if cluster.gpus_per_worker else 1e9)
         for n in nodes
     ]
-    if cpus < wanted or sum(fits) < cluster.workers:
+    if not cpus:  # scaled to zero: what the workers will be is not known, and none of them was asked
+        mend = "ray status says what the autoscaler may start; ask again while a run has its workers there"
+        yield Finding("room", "slow", f"{asked} and a CPU for data are for an autoscaler to bring: there is none", mend)
+    elif cpus < wanted or sum(fits) < cluster.workers:
         mend = "fewer --set cluster.workers or cluster.cpus_per_worker, or more nodes; an autoscaler may bring them"
         yield Finding("room", "fails", f"{asked} and a CPU for data; there are {cpus:g} CPUs and {gpus:g} GPUs", mend)
     else:

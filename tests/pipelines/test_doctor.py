@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.jobs.doctor import examine
+from pipelines.jobs.doctor import _room, examine
 from pipelines.nodes import Node, findings
 from tests.conftest import tiny, tiny_folder
 from tests.faulty_store import FaultyStore
@@ -66,6 +66,17 @@ def test_one_node_that_is_not(changed: dict[str, object], state: str, says: str)
     found = findings([GOOD, dataclasses.replace(GOOD, name="b", **changed)], 999.0, 1001.0)  # type: ignore[arg-type]
     (wrong,) = [one for one in found if one.state != "ok"]
     assert wrong.state == state and says in wrong.text and wrong.mend, wrong
+
+
+@pytest.mark.parametrize(
+    ("nodes", "state"),
+    [([0], "slow"), ([0, 4], "fails"), ([0, 4, 2], "ok"), ([5], "ok"), ([3, 3], "ok"), ([1, 1, 3], "fails")],
+    ids=str,
+)
+def test_there_is_room_for_two_workers_of_two_cpus_and_for_data(nodes: list[int], state: str) -> None:
+    config = tiny(cluster={"workers": 2, "cpus_per_worker": 2})
+    (found,) = _room([dataclasses.replace(GOOD, cpus=cpus, gpus=0) for cpus in nodes], config)
+    assert found.state == state, found
 
 
 @pytest.mark.ray

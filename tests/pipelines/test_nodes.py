@@ -17,7 +17,7 @@ import pytest
 from tests.nodes import Nodes
 from tests.pipelines.test_failures import ended, experiment, states, until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 STEPS, CHECKS = 800, 8
 CHANGES: dict[str, Any] = {"train": {"steps": STEPS, "checks": CHECKS}, "cluster": {"workers": 2}}

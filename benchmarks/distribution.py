@@ -25,7 +25,7 @@ from pipelines.jobs.run import experiment_split
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import untrained
 
-PICTURES, SKETCHES = 2_000, 100
+PICTURES, SKETCHES = 4_000, 200
 UNSEEN = 125
 """Of 250 classes: half of the pictures are embedded."""
 

@@ -146,28 +146,33 @@ class Cost:
 
 
 @contextmanager
-def watched(look_every: float = 2) -> Iterator[Cost]:
-    """What happens inside costs this process and all below it."""
-    cost, stop = Cost(), threading.Event()
+def watched(look_every: float = 0.5) -> Iterator[Cost]:
+    """What happens inside costs this process and all below it, those included that end meanwhile: nobody waits for the
+    workers that Ray ends, so that their time is in no parent's."""
+    cost, stop, before, after = Cost(), threading.Event(), _cpu_times(), dict[Any, float]()
 
     def look() -> None:
         while not stop.wait(look_every):
             cost.peak = max(cost.peak, sum(_each(lambda p: p.memory_full_info().pss)) / 1e9)
+            after.update(_cpu_times())
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    cost.wall, cost.cpu = -time.perf_counter(), -sum(_each(_cpu_time))
+    cost.wall = -time.perf_counter()
     yield cost
-    cost.wall, cost.cpu = cost.wall + time.perf_counter(), cost.cpu + sum(_each(_cpu_time))
+    cost.wall += time.perf_counter()
     stop.set()
     watcher.join()
+    after.update(_cpu_times())
+    cost.cpu = sum(seconds - before.get(process, 0.0) for process, seconds in after.items())
 
 
-def _cpu_time(process: psutil.Process) -> float:
-    return sum(process.cpu_times()[:4])  # with what its ended children took
+def _cpu_times() -> dict[Any, float]:
+    """By process, without its children."""
+    return dict(_each(lambda process: ((process.pid, process.create_time()), sum(process.cpu_times()[:2]))))
 
 
-def _each(measure: Callable[[Any], float]) -> Iterator[float]:
+def _each(measure: Callable[[Any], Any]) -> Iterator[Any]:
     own = psutil.Process()
     for process in (own, *own.children(recursive=True)):
         try:

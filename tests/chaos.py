@@ -96,18 +96,26 @@ class Chaos:
 
     # What happens ---------------------------------------------------------------------------------------------------
 
+    def possible(self) -> list[Callable[[Chaos, random.Random], None]]:
+        """The faults that have something to hit now: a small re-evaluation has no workers most of the time."""
+        without = [] if self._workers() else [Chaos.worker_stopped]
+        without += [] if self._tasks() else [Chaos.worker_killed]
+        return [fault for fault in FAULTS if fault not in without]
+
     def worker_killed(self, rng: random.Random) -> None:
-        self._worker(rng, signal.SIGKILL)
+        with suppress(psutil.Error, IndexError):
+            rng.choice(self._tasks()).kill()
 
     def worker_stopped(self, rng: random.Random) -> None:
         """It hangs: the others wait for it until their watchdog ends them."""
-        self._worker(rng, signal.SIGSTOP)
+        with suppress(psutil.Error, IndexError):
+            rng.choice(self._workers()).send_signal(signal.SIGSTOP)
 
-    def _worker(self, rng: random.Random, which: signal.Signals) -> None:
-        workers = [worker for found in self.nodes.workers().values() for worker in found]
-        if workers:
-            with suppress(psutil.Error):
-                rng.choice(workers).send_signal(which)
+    def _workers(self, name: str = "RayTrainWorker") -> list[psutil.Process]:
+        return [worker for found in self.nodes.workers(name).values() for worker in found]
+
+    def _tasks(self) -> list[psutil.Process]:
+        return self._workers() or self._workers("ray::Map")
 
     def node_killed(self, rng: random.Random) -> None:
         self.nodes.kill(rng.choice(sorted(self.nodes.nodes)))
@@ -190,7 +198,7 @@ def hit(chaos: Chaos, rng: random.Random, before: int, total: int, progress: Cal
     done = 0
     while before + done < total and _goes_on(chaos, progress) is not None:
         time.sleep(rng.uniform(0, 1))
-        fault = rng.choice(FAULTS)
+        fault = rng.choice(chaos.possible())
         say(f"{before + done + 1}: {fault.__name__.replace('_', ' ')}")
         fault(chaos, rng)
         done += 1

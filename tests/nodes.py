@@ -26,7 +26,7 @@ class Nodes:
         self.nodes: dict[int, psutil.Popen] = {}
         self.count = 0
         self._stack = ExitStack()
-        self.head = self._stack.enter_context(ray_head("--num-cpus=0", STORE, **(environment or {})))
+        self.head = self._stack.enter_context(ray_head("--num-cpus=0", STORE, environment=environment))
 
     def add(self, cpus: int = 2) -> int:
         """One node more; gives its number when it is there.
@@ -77,9 +77,9 @@ class Nodes:
             capture_output=True,
         )
 
-    def workers(self) -> dict[int, list[psutil.Process]]:
-        """The training workers of each node."""
-        return {number: _of(node, "RayTrainWorker") for number, node in self.nodes.items()}
+    def workers(self, name: str = "RayTrainWorker") -> dict[int, list[psutil.Process]]:
+        """The processes of each node with this in their name: those that train."""
+        return {number: _of(node, name) for number, node in self.nodes.items()}
 
     def zse(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """A command on this cluster, with what it says."""

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,15 +128,15 @@ class Head:
 
 
 @contextmanager
-def ray_head(*arguments: str, port: int | None = None, **environment: str) -> Iterator[Head]:
-    """`ray start --head` with these arguments, in this environment, on a port of choice."""
+def ray_head(*arguments: str, port: int | None = None, environment: Mapping[str, str] | None = None) -> Iterator[Head]:
+    """`ray start --head` with these arguments, this environment beside that of the tests, on a port of choice."""
     flags = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
     ports = dict(zip(flags, free_ports(len(flags)), strict=True))
     ports["--port"] = port or ports["--port"]
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     # Ray gives its workers the lowest priority but one: whatever else the machine does would starve them.
     fixed = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PATH": f"{BIN}:{os.environ['PATH']}"}
-    env = kept | fixed | environment
+    env = kept | fixed | dict(environment or {})
     folder = Path(tempfile.mkdtemp(prefix="zr"))  # short: the path of a socket has at most 107 bytes
     listening = [f"{flag}={port}" for flag, port in ports.items()]
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--temp-dir={folder}", *listening, *arguments]

@@ -46,7 +46,7 @@ def test_a_run_brings_the_nodes_that_it_needs(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | {"cluster": {"workers": 2}}))
     small = ("--num-cpus=0", "--object-store-memory=200000000", f"--autoscaling-config={tmp_path}/launcher.json")
     fake = {"RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "0", "RAY_raylet_start_wait_time_s": "180"}
-    with ray_head(*small, port=port, **fake) as head:
+    with ray_head(*small, port=port, environment=fake) as head:
         done = subprocess.run(
             [str(BIN / "zse"), "run", "-e", str(tmp_path / "tiny.yaml"), "-w", str(tmp_path / "w")],
             env=head.env | {"RAY_ADDRESS": head.address},

@@ -42,7 +42,7 @@ def test_a_submitted_run_leaves_no_secret_and_writes_lines_for_machines(tmp_path
     experiment.write_text(yaml.safe_dump(merged(TINY, changes)))
     to_the_store = {name: os.environ[name] for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION")}
     of_nodes = {**to_the_store, **HIDDEN, "MLFLOW_TRACKING_URI": f"sqlite:///{database}", "ZSE_LOG": "json"}
-    with ray_head("--num-cpus=4", **of_nodes) as head:
+    with ray_head("--num-cpus=4", environment=of_nodes) as head:
         done = subprocess.run(
             [*head.job("--submission-id", "run"), "zse", "run", "-e", str(experiment), "-w", workspace],
             env={name: value for name, value in head.env.items() if name not in of_nodes},

@@ -10,9 +10,10 @@ python -m tests.local_cluster add               # another one
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tests.nodes import Nodes
@@ -24,7 +25,9 @@ NODES, CPUS = 3, 2
 
 def up() -> None:
     FOLDER.mkdir(exist_ok=True)
-    with ExitStack() as stack:
+    for told in (signal.SIGINT, signal.SIGTERM):  # also where a shell has it ignored: in the background
+        signal.signal(told, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
         environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{stack.enter_context(s3_server('zse'))}",
             "AWS_ACCESS_KEY_ID": "local",
@@ -49,12 +52,10 @@ def up() -> None:
         (FOLDER / "env").write_text("\n".join([*lines, f'export PATH="{BIN}:$PATH"']) + "\n")
         print(f"Ray      {nodes.head.dashboard}, a head and {NODES} nodes with {CPUS} CPUs each", flush=True)
         print(f"Next: . {FOLDER}/env   in another shell. Ctrl-C here ends it all", flush=True)
-        try:
-            while True:
-                time.sleep(0.5)
-                _obey(nodes)
-        except KeyboardInterrupt:
-            print("Going down")
+        stack.callback(print, "Going down", flush=True)
+        while True:
+            time.sleep(0.5)
+            _obey(nodes)
 
 
 def _add(nodes: Nodes) -> None:

@@ -67,10 +67,9 @@ def run_parts(
     """`work(task) -> result` for every task, each a Ray Data block of its own; results in the order of the tasks.
 
     `work` is a function, or a class that is built once in each actor with `constructor` (for a model); `workers` are
-    how many actors there are at first and at most. A
-    result has `rows`, which the progress counts towards `total` in `unit`. What a task raises is raised here; what
-    others have written stays. `alone` runs them in this process, one after the other: for so little work that starting
-    the workers would take longer.
+    how many actors there are at first and at most. A result has `rows`, which the progress counts towards `total` in
+    `unit`. What a task raises is raised here; what others have written stays. `alone` runs them in this process, one
+    after the other: for so little work that starting the workers would take longer.
     """
     if not tasks:
         return

@@ -78,7 +78,7 @@ def _room(nodes: list[Node], config: ExperimentConfig) -> Iterator[Finding]:
     ]
     if not cpus:  # scaled to zero: what the workers will be is not known, and none of them was asked
         mend = "ray status says what the autoscaler may start; ask again while a run has its workers there"
-        yield Finding("room", "slow", f"{asked} and a CPU for data are for an autoscaler to bring: there is none", mend)
+        yield Finding("room", "slow", f"no CPU is there: an autoscaler has to bring {asked}, and a CPU for data", mend)
     elif cpus < wanted or sum(fits) < cluster.workers:
         mend = "fewer --set cluster.workers or cluster.cpus_per_worker, or more nodes; an autoscaler may bring them"
         yield Finding("room", "fails", f"{asked} and a CPU for data; there are {cpus:g} CPUs and {gpus:g} GPUs", mend)

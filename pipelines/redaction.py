@@ -32,5 +32,6 @@ def shown(text: str) -> str:
             text = text.replace(value, "***")
     text = re.sub(r"(--webhook[= ])\S+", r"\1***", text)
     text = re.sub(r"([?&](?:X-Amz-Signature|X-Amz-Security-Token|sig|Signature)=)[^&\s]+", r"\1***", text)
-    # A password may hold a slash, a path may hold an @: s3://bucket/photo@2x.png is left as it is.
-    return re.sub(r"://(?:[^:/\s@]*:\S*|[^/\s@]+)@", "://***@", text)
+    # A password may hold a slash, a path may hold an @: s3://bucket/photo@2x.png is left as it is, and what follows a
+    # port: no client takes user:5000/x@host for a password.
+    return re.sub(r"://(?:[^:/\s@]*:(?!\d{1,5}[/?#])\S*|[^/\s@]+)@", "://***@", text)

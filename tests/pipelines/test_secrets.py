@@ -106,11 +106,13 @@ def test_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, expected in {
         "x http://u:p@h/a": "x http://***@h/a",
         "http://u:p/w@h": "http://***@h",
+        "http://u:5000@h/": "http://***@h/",
         "https://token@h": "https://***@h",
         "key wJalrXUtnFEMI/K7MDENG, a test": "key ***, a test",
         "zse reevaluate --webhook https://chat/T0/SECRET -x": "zse reevaluate --webhook *** -x",
     }.items():
         assert shown(text) == expected
+    assert shown("http://h:5000/#/models/zse@champion") == "http://h:5000/#/models/zse@champion"
     for text in ("s3://bucket/photo@2x.png", "models:/zse@champion", "http://h:5000", "s3://b/a:b@c", "me@h", ""):
         assert shown(text) == text
 

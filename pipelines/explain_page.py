@@ -65,7 +65,7 @@ CAPTIONS = {
     ),
     "masks": (
         "What is read of the photo?",
-        "A place that a mask gives m counts 1 + m times in the photo's embedding. The photo's own mask is what a "
+        "Where a mask says m, a place weighs 1 + m in the photo's embedding. The photo's own mask is what a "
         "gallery is encoded with; it was taught by the sketch-guided one, which only a known sketch can give. Each is "
         "tinted from its own lowest to its own highest value, both written beneath it: a flat mask can look like a "
         "strong one. The last picture is where the sketch asks for more than the photo gives by itself.",

@@ -87,6 +87,18 @@ def test_a_photo_is_encoded_without_a_sketch_and_a_sketch_guides_its_mask() -> N
     assert network(attention=0).mask(photo) is None
 
 
+@torch.no_grad()
+def test_a_mask_moves_weight_between_places_and_does_not_add_any() -> None:
+    method, features = network(), network().features(pictures(3, 3), "photo")
+    assert features.tokens is not None
+    flat = torch.full(features.tokens.shape[:2], 0.7)
+    plain = method.embed(features, None)
+    torch.testing.assert_close(method.embed(features, flat), plain)
+    first = torch.zeros_like(flat)
+    first[:, 0] = 1
+    assert not torch.allclose(method.embed(features, first), plain, atol=1e-4)
+
+
 def test_an_explanation_shows_the_masks_that_the_network_reads_with() -> None:
     method = with_codes(network())
     assert isinstance(method.own_mask, torch.nn.Sequential)

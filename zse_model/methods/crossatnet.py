@@ -125,11 +125,19 @@ class CrossATNet(RetrievalMethod):
         return features
 
     def embed(self, features: Features, mask: Tensor | None) -> Tensor:
-        """[b, dim], L2-normalised: the pooled feature and the mean of the map, each place x of which counts x + m x."""
+        """[b, dim], L2-normalised: the pooled feature and the mean of the map, each place of which counts x + m x.
+
+        It is the mean by those weights, not their sum: with the sum a masked photo's map was half as long again as a
+        sketch's, which has no mask, and unseen classes lost what docs/crossatnet.md says. A flat mask changes nothing.
+        """
         tokens = features.tokens
         assert tokens is not None and features.pooled is not None
-        seen = tokens if mask is None else tokens * (1 + mask[..., None])
-        return normalised(self.whole(features.pooled) + self.parts(seen.mean(1)))
+        if mask is None:
+            seen = tokens.mean(1)
+        else:
+            weight = 1 + mask[..., None]
+            seen = (tokens * weight).sum(1) / weight.sum(1)
+        return normalised(self.whole(features.pooled) + self.parts(seen))
 
     def mask(self, photo: Tensor) -> Tensor | None:
         """What a photo alone takes for important, tokens [b, n, c] -> [b, n] in 0..1; None without attention."""

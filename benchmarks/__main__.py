@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 ALL = ("scoring", "search", "training", "loading", "ingest", "distribution", "layouts", "duplicates", "scaling")
-LONG = ("workers", "compiling", "scale", "planning", "alarms", "drift")
+LONG = ("codes", "workers", "compiling", "scale", "planning", "alarms", "drift")
 
 
 def main() -> None:

@@ -1,0 +1,82 @@
+"""What codes keep of the floats they are read off, and where the rest is lost.
+
+The row `crossatnet` of the ablation in docs/results.md, on its 20 classes, none of which is in a test. Codes of every
+length are fitted as at the end of a training; the same projections are also ranked before their signs are taken. What
+is lost between the embedding and the projection is lost by its few dimensions, the rest by the signs.
+
+    DATA=... WEIGHTS=... ZSE_BENCH_WORKSPACE=workspace/results python -m benchmarks codes
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.results import CROSSATNET, DATA, configured
+from pipelines import shards
+from pipelines.encodings import read_encodings
+from pipelines.jobs.run import run
+from pipelines.loaders import ShardSource
+from zse_model.checkpoint import load_checkpoint
+from zse_model.evaluation.metrics import average_precision
+from zse_model.evaluation.search import rank
+from zse_model.hashing import CodeHead
+from zse_model.losses import normalised
+from zse_model.methods.crossatnet import CrossATNet
+
+LENGTHS = (32, 64, 128, 256)
+
+
+def main() -> None:
+    if not Path(DATA).exists():
+        print(f"Nothing to measure on: DATA is {DATA}. Give DATA=... WEIGHTS=...")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        compare(os.environ.get("ZSE_BENCH_WORKSPACE") or scratch)
+
+
+def compare(workspace: str) -> None:
+    (row,) = (row for row in CROSSATNET if row.name == "crossatnet")
+    config = configured(row, 0, workspace)
+    out = run(config, workspace, until="embed")
+    checkpoint = load_checkpoint(out.checkpoints["crossatnet"])
+    method, unseen = checkpoint.method, checkpoint.split.unseen
+    assert isinstance(method, CrossATNet)
+    images = shards.read_manifest(out.images, "zse ingest")
+    found = [read_encodings(out.encodings["crossatnet"], modality, images) for modality in ("sketch", "photo")]
+    kept = [np.isin(encodings.members.category, unseen) for encodings in found]
+    sketches, photos = (e.values["embedding"][torch.from_numpy(k)] for e, k in zip(found, kept, strict=True))
+    asked, there = (e.members.category[k] for e, k in zip(found, kept, strict=True))
+    relevant = torch.from_numpy(asked[:, None] == there)
+
+    heads = {f"{name}-{n}": CodeHead(method.config.dim, n) for n in LENGTHS for name in ("hash", "itq")}
+    method.codes = nn.ModuleDict(heads)  # type: ignore[assignment]
+    source = ShardSource(out.pairs, shards.read_manifest(out.pairs, "zse shard"), config.train.batch_size, row.seeds[0])
+    method.conclude(source.batch(i, 0, config.cluster.workers) for i in itertools.count())
+
+    whole = mean_ap(sketches @ photos.T, relevant)
+    print(
+        f"{len(sketches)} sketches, {len(photos)} photos, {len(unseen)} classes, mAP_all and its share of the floats'"
+    )
+    print(f"{f'floats, {sketches.shape[1]}-d':20s} {whole:.3f}")
+    print(f"{'':20s} projected floats   their signs")
+    for name, head in heads.items():
+        sides = [(x - head.mean[i]) @ head.projection for i, x in enumerate((sketches, photos))]
+        floats = mean_ap(normalised(sides[0]) @ normalised(sides[1]).T, relevant)
+        signs = mean_ap((sides[0] >= 0).float().mul(2).sub(1) @ (sides[1] >= 0).float().mul(2).sub(1).T, relevant)
+        print(f"{name:20s} {floats:.3f} ({floats / whole:.0%})      {signs:.3f} ({signs / whole:.0%})", flush=True)
+
+
+def mean_ap(scores: Tensor, relevant: Tensor) -> float:
+    hits = relevant.gather(1, rank(scores).indices)
+    return float(average_precision(hits, relevant.sum(1)).mean())
+
+
+if __name__ == "__main__":
+    main()

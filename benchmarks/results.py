@@ -383,8 +383,8 @@ Made by `make results`; every row is one file of `docs/results/` with its comman
 The pictures are a 128 px subset of Sketchy (25 photos and 25 sketches a class), not comparable with published numbers.
 mAP_all of the plain protocol; intervals are 95 % bootstrap intervals over classes, differences are paired on the same
 queries and resampled by class. With several seeds a query counts with its mean. Budgets are CPU minutes over all
-workers and threads, on two AVX-512 cores that nothing else uses. A row's steps are fixed to fit, so that it can be made
-again: on a busy machine the same steps take longer, and the column says what they took.
+workers and threads, on two AVX-512 cores. A row's steps are fixed to fit, so that it can be made again: on a busy
+machine (some rows ran two at a time) the same steps take longer, and the column says what they took.
 
 ## Choosing settings
 

@@ -153,6 +153,16 @@ def crossatnet(name: str, *settings: str, note: str = "", **options: Any) -> Row
 VECTORS = "$DATA/class_vectors/class_vectors_sketchy125.npz#{}"
 CROSSATNET = [
     Row("crossatnet", "global", "folder+global", (), (0, 1, 2), "trained on", steps=150, start=WARM),
+    Row(
+        "crossatnet",
+        "global-slow-backbone",
+        "folder+global",
+        ("train.backbone_lr=0.3",),
+        (0, 1, 2),
+        "the rate that `folder+crossatnet` has for its backbone",
+        steps=150,
+        start=WARM,
+    ),
     crossatnet("crossatnet", note="as `folder+crossatnet` has it, with word2vec"),
     *(crossatnet(f"crossatnet-no-{part}", f"{part}=0") for part in ("triplet", "attention", "graph", "classification")),
     crossatnet("crossatnet-no-reconstruction", "reconstruction=0"),

@@ -153,16 +153,6 @@ def crossatnet(name: str, *settings: str, note: str = "", **options: Any) -> Row
 VECTORS = "$DATA/class_vectors/class_vectors_sketchy125.npz#{}"
 CROSSATNET = [
     Row("crossatnet", "global", "folder+global", (), (0, 1, 2), "trained on", steps=150, start=WARM),
-    Row(
-        "crossatnet",
-        "global-slow-backbone",
-        "folder+global",
-        ("train.backbone_lr=0.3",),
-        (0, 1, 2),
-        "the rate that `folder+crossatnet` has for its backbone",
-        steps=150,
-        start=WARM,
-    ),
     crossatnet("crossatnet", note="as `folder+crossatnet` has it, with word2vec"),
     *(crossatnet(f"crossatnet-no-{part}", f"{part}=0") for part in ("triplet", "attention", "graph", "classification")),
     crossatnet("crossatnet-no-reconstruction", "reconstruction=0"),
@@ -170,6 +160,16 @@ CROSSATNET = [
     crossatnet("crossatnet-random-vectors", "class_vectors=random", note="a graph without meaning"),
     crossatnet("crossatnet-mst", "edges=mst", note="minimum spanning tree"),
     crossatnet("crossatnet-distillation", "distillation=1", note="not of the reconstruction"),
+]
+
+
+WORD2VEC = f"methods.crossatnet.class_vectors={VECTORS.format('word2vec')}"
+SLOW, FAST = "train.backbone_lr=0.3", "train.backbone_lr=1"
+RATES = [
+    Row("rates", "global", "folder+global", steps=560, note="as shipped: the backbone learns as fast as the rest"),
+    Row("rates", "global-slow-backbone", "folder+global", (SLOW,), steps=560, note="at 0.3 of the rate"),
+    Row("rates", "crossatnet", "folder+crossatnet", (WORD2VEC,), steps=520, note="as shipped: 0.3"),
+    Row("rates", "crossatnet-fast-backbone", "folder+crossatnet", (WORD2VEC, FAST), steps=520, note="as fast"),
 ]
 
 
@@ -199,7 +199,6 @@ def final(name: str, experiment: str, *settings: str, note: str) -> list[Row]:
     ]
 
 
-WORD2VEC = f"methods.crossatnet.class_vectors={VECTORS.format('word2vec')}"
 FINAL = [
     *final("global", "folder+global", note="one vector a picture"),
     *final("zse", "folder+zse_sbir", *BEST, note="with the auxiliary losses that `global` has"),
@@ -226,7 +225,7 @@ FINAL = [
         note="with the auxiliary loss that `global` has",
     ),
 ]
-ROWS_OF_ALL = [*SELECTION, *CROSSATNET, *FINAL]
+ROWS_OF_ALL = [*SELECTION, *CROSSATNET, *RATES, *FINAL]
 
 
 @dataclass
@@ -370,11 +369,13 @@ def load(rows: Iterable[Row]) -> list[Found]:
 
 def page(rows: list[Row]) -> str:
     found = load(rows)
-    chosen, parted, last = (
-        {one.row.name: one for one in found if one.row.table == table} for table in ("selection", "crossatnet", "final")
+    chosen, parted, rates, last = (
+        {one.row.name: one for one in found if one.row.table == table}
+        for table in ("selection", "crossatnet", "rates", "final")
     )
     parts = [INTRODUCTION, *selection_table(chosen, ("ret", "rn", "fused"), "zse")]
     parts += [CHOSEN, CROSSATNET_TEXT, *selection_table(parted, ("ret", "hash-64", "itq-64"), "crossatnet")]
+    parts += [RATES_TEXT, *selection_table(rates, ("ret",), "global")]
     parts += [
         FINAL_TEXT,
         *final_table(last),
@@ -419,6 +420,13 @@ CROSSATNET_TEXT = """
 The same classes and budget, every row started from the backbone of `global` above (seed 0), which was tuned on the
 seen classes. Each part off by its weight, other class vectors, another graph. Codes are fitted to the embeddings when a
 training has ended: without them the row `crossatnet` is the same to the bit.
+"""
+
+
+RATES_TEXT = """
+## How fast the backbone learns
+
+The same classes, as long as in the final table and from ImageNet's weights.
 """
 
 

@@ -164,12 +164,15 @@ CROSSATNET = [
 
 
 WORD2VEC = f"methods.crossatnet.class_vectors={VECTORS.format('word2vec')}"
-SLOW, FAST = "train.backbone_lr=0.3", "train.backbone_lr=1"
+FAST, SLOW, SLOWER = (f"train.backbone_lr={rate}" for rate in (1, 0.3, 0.1))
 RATES = [
-    Row("rates", "global", "folder+global", steps=560, note="as shipped: the backbone learns as fast as the rest"),
-    Row("rates", "global-slow-backbone", "folder+global", (SLOW,), steps=560, note="at 0.3 of the rate"),
+    Row("rates", "global", "folder+global", steps=560, note="as shipped: 1"),
+    Row("rates", "global-slow-backbone", "folder+global", (SLOW,), steps=560, note="0.3"),
+    Row("rates", "global-slower-backbone", "folder+global", (SLOWER,), steps=560, note="0.1"),
     Row("rates", "crossatnet", "folder+crossatnet", (WORD2VEC,), steps=520, note="as shipped: 0.3"),
-    Row("rates", "crossatnet-fast-backbone", "folder+crossatnet", (WORD2VEC, FAST), steps=520, note="as fast"),
+    Row("rates", "crossatnet-fast-backbone", "folder+crossatnet", (WORD2VEC, FAST), steps=520, note="1"),
+    Row("rates", "zse", "folder+zse_sbir", steps=410, note="as shipped: 0.5"),
+    Row("rates", "zse-slow-backbone", "folder+zse_sbir", ("train.backbone_lr=0.15",), steps=410, note="0.15"),
 ]
 
 
@@ -375,7 +378,9 @@ def page(rows: list[Row]) -> str:
     )
     parts = [INTRODUCTION, *selection_table(chosen, ("ret", "rn", "fused"), "zse")]
     parts += [CHOSEN, CROSSATNET_TEXT, *selection_table(parted, ("ret", "hash-64", "itq-64"), "crossatnet")]
-    parts += [RATES_TEXT, *selection_table(rates, ("ret",), "global")]
+    parts.append(RATES_TEXT)
+    for name, modes in (("global", ("ret",)), ("crossatnet", ("ret", "hash-64")), ("zse", ("ret", "rn", "fused"))):
+        parts += [*selection_table({k: v for k, v in rates.items() if k.startswith(name)}, modes, name), ""]
     parts += [
         FINAL_TEXT,
         *final_table(last),
@@ -426,7 +431,8 @@ training has ended: without them the row `crossatnet` is the same to the bit.
 RATES_TEXT = """
 ## How fast the backbone learns
 
-The same classes, as long as in the final table and from ImageNet's weights.
+The same classes, as long as in the final table and from ImageNet's weights: `train.backbone_lr`, the backbone's rate as
+a share of that of the layers on it, which is 5e-4, and 1e-3 for `zse`.
 """
 
 

@@ -432,7 +432,8 @@ RATES_TEXT = """
 ## How fast the backbone learns
 
 The same classes, as long as in the final table and from ImageNet's weights: `train.backbone_lr`, the backbone's rate as
-a share of that of the layers on it, which is 5e-4, and 1e-3 for `zse`.
+a share of that of the layers on it, which is 5e-4, and 1e-3 for `zse`. `folder+crossatnet` has what was best; the
+final rows of `global` and `zse` below are from before this table and have their old rates.
 """
 
 

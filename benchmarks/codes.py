@@ -14,7 +14,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,9 +25,10 @@ from pipelines.loaders import ShardSource
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.metrics import average_precision
 from zse_model.evaluation.search import rank
-from zse_model.hashing import CodeHead
+from zse_model.hashing import CodeHead, Hamming, pack
 from zse_model.losses import normalised
 from zse_model.methods.crossatnet import CrossATNet
+from zse_model.scoring import score_all
 
 LENGTHS = (32, 64, 128, 256)
 
@@ -46,14 +46,12 @@ def compare(workspace: str) -> None:
     config = configured(row, 0, workspace)
     out = run(config, workspace, until="embed")
     checkpoint = load_checkpoint(out.checkpoints["crossatnet"])
-    method, unseen = checkpoint.method, checkpoint.split.unseen
+    method = checkpoint.method
     assert isinstance(method, CrossATNet)
     images = shards.read_manifest(out.images, "zse ingest")
-    found = [read_encodings(out.encodings["crossatnet"], modality, images) for modality in ("sketch", "photo")]
-    kept = [np.isin(encodings.members.category, unseen) for encodings in found]
-    sketches, photos = (e.values["embedding"][torch.from_numpy(k)] for e, k in zip(found, kept, strict=True))
-    asked, there = (e.members.category[k] for e, k in zip(found, kept, strict=True))
-    relevant = torch.from_numpy(asked[:, None] == there)
+    asked, there = (read_encodings(out.encodings["crossatnet"], side, images) for side in ("sketch", "photo"))
+    sketches, photos = asked.values["embedding"], there.values["embedding"]
+    relevant = torch.from_numpy(asked.members.category[:, None] == there.members.category)
 
     heads = {f"{name}-{n}": CodeHead(method.config.dim, n) for n in LENGTHS for name in ("hash", "itq")}
     method.codes = nn.ModuleDict(heads)  # type: ignore[assignment]
@@ -61,15 +59,15 @@ def compare(workspace: str) -> None:
     method.conclude(source.batch(i, 0, config.cluster.workers) for i in itertools.count())
 
     whole = mean_ap(sketches @ photos.T, relevant)
-    print(
-        f"{len(sketches)} sketches, {len(photos)} photos, {len(unseen)} classes, mAP_all and its share of the floats'"
-    )
+    print(f"{len(sketches)} sketches, {len(photos)} photos; mAP_all, and its share of that of the floats")
     print(f"{f'floats, {sketches.shape[1]}-d':20s} {whole:.3f}")
     print(f"{'':20s} projected floats   their signs")
     for name, head in heads.items():
-        sides = [(x - head.mean[i]) @ head.projection for i, x in enumerate((sketches, photos))]
-        floats = mean_ap(normalised(sides[0]) @ normalised(sides[1]).T, relevant)
-        signs = mean_ap((sides[0] >= 0).float().mul(2).sub(1) @ (sides[1] >= 0).float().mul(2).sub(1).T, relevant)
+        sides_of = zip((sketches, photos), head.mean, strict=True)
+        projected = [normalised((x - mean) @ head.projection) for x, mean in sides_of]
+        floats = mean_ap(projected[0] @ projected[1].T, relevant)
+        sides = ({name: pack(head(sketches, "sketch"))}, {name: pack(head(photos, "photo"))})
+        signs = mean_ap(score_all(Hamming(method.device, name), *sides), relevant)
         print(f"{name:20s} {floats:.3f} ({floats / whole:.0%})      {signs:.3f} ({signs / whole:.0%})", flush=True)
 
 

@@ -96,8 +96,10 @@ def zse(name: str, *settings: str, note: str = "", **options: Any) -> Row:
 
 
 PUBLISHED = ("classification=0", "contrast=0", "distillation=0")
+OLD_RATE = "train.backbone_lr=1"
 SELECTION = [
-    Row("selection", "global", "folder+global", note="one vector a picture", steps=150),
+    # At the rate before `RATES`: what CrossATNet's ablation starts from stays as it was.
+    Row("selection", "global", "folder+global", (OLD_RATE,), note="one vector a picture", steps=150),
     zse("zse", note="as `folder+zse_sbir` has it", faithful=True),
     zse("zse-published-losses", *PUBLISHED, note="triplet and relation alone", faithful=True),
     zse("zse-token-readout", "readout=token"),
@@ -152,7 +154,7 @@ def crossatnet(name: str, *settings: str, note: str = "", **options: Any) -> Row
 
 VECTORS = "$DATA/class_vectors/class_vectors_sketchy125.npz#{}"
 CROSSATNET = [
-    Row("crossatnet", "global", "folder+global", (), (0, 1, 2), "trained on", steps=150, start=WARM),
+    Row("crossatnet", "global", "folder+global", (OLD_RATE,), (0, 1, 2), "trained on", steps=150, start=WARM),
     crossatnet("crossatnet", note="as `folder+crossatnet` has it, with word2vec"),
     *(crossatnet(f"crossatnet-no-{part}", f"{part}=0") for part in ("triplet", "attention", "graph", "classification")),
     crossatnet("crossatnet-no-reconstruction", "reconstruction=0"),
@@ -438,8 +440,8 @@ RATES_TEXT = """
 ## How fast the backbone learns
 
 The same classes, as long as in the final table and from ImageNet's weights: `train.backbone_lr`, the backbone's rate as
-a share of that of the layers on it, which is 5e-4, and 1e-3 for `zse`. `folder+crossatnet` has 0.3, `folder+global`
-still 1 and `folder+zse_sbir` 0.5, with which their final rows below were made.
+a share of that of the layers on it, which is 5e-4, and 1e-3 for `zse`. `folder+crossatnet` and `folder+global`
+have 0.3, `folder+zse_sbir` has 0.5.
 """
 
 

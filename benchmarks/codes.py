@@ -2,7 +2,8 @@
 
 The row `crossatnet` of the ablation in docs/results.md, on its 20 classes, none of which is in a test. Codes of every
 length are fitted as at the end of a training; the same projections are also ranked before their signs are taken. What
-is lost between the embedding and the projection is lost by its few dimensions, the rest by the signs.
+is lost between the embedding and the projection is lost by its few dimensions, the rest by the signs: of both sides, or
+of the photos alone where a sketch is compared before its signs are taken.
 
     DATA=... WEIGHTS=... ZSE_BENCH_WORKSPACE=workspace/results python -m benchmarks codes
 """
@@ -25,7 +26,7 @@ from pipelines.loaders import ShardSource
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.metrics import average_precision
 from zse_model.evaluation.search import rank
-from zse_model.hashing import CodeHead, Hamming, pack
+from zse_model.hashing import Asymmetric, CodeHead, Hamming, pack
 from zse_model.losses import normalised
 from zse_model.methods.crossatnet import CrossATNet
 from zse_model.scoring import score_all
@@ -61,14 +62,16 @@ def compare(workspace: str) -> None:
     whole = mean_ap(sketches @ photos.T, relevant)
     print(f"{len(sketches)} sketches, {len(photos)} photos; mAP_all, and its share of that of the floats")
     print(f"{f'floats, {sketches.shape[1]}-d':20s} {whole:.3f}")
-    print(f"{'':20s} projected floats   their signs")
+    print(f"{'':20s} projected floats   signs of photos   of both sides")
     for name, head in heads.items():
         sides_of = zip((sketches, photos), head.mean, strict=True)
         projected = [normalised((x - mean) @ head.projection) for x, mean in sides_of]
         floats = mean_ap(projected[0] @ projected[1].T, relevant)
-        sides = ({name: pack(head(sketches, "sketch"))}, {name: pack(head(photos, "photo"))})
-        signs = mean_ap(score_all(Hamming(method.device, name), *sides), relevant)
-        print(f"{name:20s} {floats:.3f} ({floats / whole:.0%})      {signs:.3f} ({signs / whole:.0%})", flush=True)
+        queries = {"embedding": sketches, name: pack(head(sketches, "sketch"))}
+        gallery = {name: pack(head(photos, "photo"))}
+        scorers = Asymmetric(method.device, name, head), Hamming(method.device, name)
+        kept = [floats, *(mean_ap(score_all(scorer, queries, gallery), relevant) for scorer in scorers)]
+        print(f"{name:20s} " + "     ".join(f"{value:.3f} ({value / whole:.0%})" for value in kept), flush=True)
 
 
 def mean_ap(scores: Tensor, relevant: Tensor) -> float:

@@ -1,5 +1,7 @@
 """A million photos searched by codes and by floats: time a query, bytes a photo, and what the codes find.
 
+`hash` compares codes, `asym` the sketch's projection before its signs with the codes of the photos.
+
 The photos are drawn from real embeddings: a `crossatnet` is trained on the seen classes of the real pictures (or drawn
 ones), its photo embeddings are multiplied with noise of each class's own covariance, so that neighbourhoods are like
 the real ones and recall means something. Queries are the embeddings of real sketches. One thread, everything in turns
@@ -32,7 +34,8 @@ from pipelines.config import load_experiment
 from pipelines.encodings import read_encodings
 from pipelines.jobs.run import run
 from zse_model.checkpoint import load_checkpoint
-from zse_model.hashing import CodeIndex, pack
+from zse_model.code_index import CodeIndex
+from zse_model.hashing import pack
 from zse_model.methods.crossatnet import CrossATNet
 
 PHOTOS = int(float(os.environ.get("ZSE_BENCH_MILLIONS", "1")) * 1e6)
@@ -52,12 +55,15 @@ def main() -> None:
     queries = queries.repeat(-(-max(SINGLE, BATCH * BATCHES) // len(queries)), 1)
     print(f"{len(vectors):,} photos, {vectors.shape[1]}-d, {len(sketches)} different sketches, 1 thread, top {K}")
 
-    modes = method.modes[1:]
-    codes = {mode: torch.cat([pack(method.codes[mode](x, "photo")) for x in vectors.split(2**15)]) for mode in modes}
-    asked = {mode: pack(method.codes[mode](queries, "sketch")) for mode in modes}
-    learned = modes[0]
+    learned, baseline, asymmetric = modes = method.modes[1:]
+    heads = {mode: method.codes[mode] for mode in (learned, baseline)}
+    codes = {mode: torch.cat([pack(h(x, "photo")) for x in vectors.split(2**15)]) for mode, h in heads.items()}
+    asked = {mode: pack(head(queries, "sketch")) for mode, head in heads.items()}
+    asked[asymmetric] = method.scorer(asymmetric).prepare({"embedding": queries}, "sketch")
     flat = faiss.IndexFlatIP(vectors.shape[1])
     flat.add(vectors.numpy())
+    binary = faiss.IndexBinaryFlat(method.config.bits)
+    binary.add(codes[learned].numpy())
     index = CodeIndex(method.config.bits)
     index.add(codes[learned])
     lists = max(16, round(len(vectors) ** 0.5))
@@ -66,14 +72,16 @@ def main() -> None:
     inverted.add(codes[learned])
     print(f"{lists} lists made in {time.perf_counter() - started:.1f} s")
 
-    floats = queries.numpy()
+    floats, packed = queries.numpy(), asked[learned].numpy()
     ways: dict[str, Callable[[int, int], object]] = {
         "floats, faiss IndexFlatIP": lambda i, n: flat.search(floats[i : i + n], K),
+        f"{learned}, faiss IndexBinaryFlat": lambda i, n: binary.search(packed[i : i + n], K),
         f"{learned}, exact": lambda i, n: index.search(asked[learned][i : i + n], K),
+        f"{asymmetric}, exact": lambda i, n: index.search(asked[asymmetric][i : i + n], K),
         f"{learned}, 32 of {lists} lists": lambda i, n: inverted.search(asked[learned][i : i + n], K),
         "floats, torch matmul and topk": lambda i, n: (queries[i : i + n] @ vectors.T).topk(K),
     }
-    single = {name: times(way, 1, SINGLE if "floats" not in name else 25) for name, way in list(ways.items())[:3]}
+    single = {name: times(way, 1, SINGLE if "floats" not in name else 25) for name, way in list(ways.items())[:-1]}
     base = statistics.median(single["floats, faiss IndexFlatIP"])
     print(f"\none query at a time{'':23s}   p50 ms   p99 ms   p50 against IndexFlatIP")
     for name, seconds in single.items():
@@ -87,10 +95,10 @@ def main() -> None:
 
     truth = torch.from_numpy(flat.search(floats[: len(sketches)], K)[1])
     print(f"\nrecall of the float top {K}{'':19s}" + "".join(f"{f'@{depth:,}':>10s}" for depth in DEPTHS))
+    others = CodeIndex(method.config.bits)
+    others.add(codes[baseline])
     for mode in modes:
-        every = index if mode == learned else CodeIndex(method.config.bits)
-        if every is not index:
-            every.add(codes[mode])
+        every = others if mode == baseline else index
         found = every.search(asked[mode][: len(sketches)], max(DEPTHS)).indices
         print(f"{mode:42s}" + "".join(f"{recall(found[:, :depth], truth):10.3f}" for depth in DEPTHS))
     some = asked[learned][: len(sketches)]

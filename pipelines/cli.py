@@ -168,7 +168,7 @@ def search(
         str | None,
         typer.Option(
             "--mode",
-            help="ret, rerank-100; of zse_sbir also rn, fused; of crossatnet also hash-64, itq-64.",
+            help="ret, rerank-100; of zse_sbir also rn, fused; of crossatnet also hash-64, asym-64, itq-64.",
         ),
     ] = None,
     rerank_by: Annotated[

@@ -68,8 +68,8 @@ class EvaluationConfig:
     references: tuple[Literal["untrained", "raw_pixels"], ...] = ()
     """Rows to stand beside the methods: their networks before training, and pixels compared as they are."""
     modes: tuple[str, ...] = ()
-    """Retrieval modes to evaluate, of those that a method has: ret; rn, fused (zse_sbir); hash-N, itq-N (crossatnet);
-    rerank-K. () = all but rerank-K."""
+    """Retrieval modes to evaluate, of those that a method has: ret; rn, fused (zse_sbir); hash-N, asym-N, itq-N
+    (crossatnet); rerank-K. () = all but rerank-K."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """What pair networks compute in; scores are float32 either way."""
     instance_level: bool = True
@@ -85,11 +85,11 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
             raise ValueError(f"evaluation.protocols {unknown} are unknown. Known: {sorted(PROTOCOLS)}")
-        known = re.compile(r"ret|rn|fused|(hash|itq)-(32|64|128|256)")
+        known = re.compile(r"ret|rn|fused|(hash|itq|asym)-(32|64|128|256)")
         if unknown := [m for m in self.modes if not known.fullmatch(m) and rerank_depth(m) is None]:
             raise ValueError(
-                f"evaluation.modes {unknown} are unknown. Known: ret, rn, fused, rerank-K, and hash-N and itq-N of the "
-                "method's bits"
+                f"evaluation.modes {unknown} are unknown. Known: ret, rn, fused, rerank-K, and hash-N, asym-N, itq-N of "
+                "the method's bits"
             )
 
 

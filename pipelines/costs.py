@@ -51,7 +51,7 @@ def cost(
     return {
         "mode": mode,
         "gflop_pair": flop / 1e9,
-        "bytes_photo": sum(photos[name][0].nbytes for name in scorer.reads),
+        "bytes_photo": sum(photos[name][0].nbytes for name in scorer.reads("photo")),
         "ms_query_1000": 1e6 * seconds / (asked * against),
         "device": _device(method.device),
     }

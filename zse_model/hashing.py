@@ -1,16 +1,14 @@
-"""Binary codes: packed bits, their Hamming distance as a score and as an index, and ITQ, the baseline at equal bits."""
+"""Binary codes: packed bits, their scores, how they are fitted, and ITQ, the baseline at equal bits."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zse_model.evaluation.search import Ranking
 from zse_model.scoring import DotProduct, Encoding
 from zse_model.transforms import Modality
+
+WEIGHT = 2047  # of the bit that a query is surest of: 11 bits are exact in float32 sums, TF32 included
 
 
 def pack(bits: Tensor) -> Tensor:
@@ -32,10 +30,13 @@ class Hamming(DotProduct):
 
     def __init__(self, device: torch.device, name: str) -> None:
         super().__init__(device)
-        self.reads = (name,)
+        self.name = name
+
+    def reads(self, side: Modality) -> tuple[str, ...]:
+        return (self.name,)
 
     def prepare(self, pictures: Encoding, side: Modality) -> Tensor:
-        return unpack(pictures[self.reads[0]].to(self.device)).float().mul_(2).sub_(1)
+        return unpack(pictures[self.name].to(self.device)).float().mul_(2).sub_(1)
 
 
 class CodeHead(nn.Module):
@@ -53,9 +54,13 @@ class CodeHead(nn.Module):
     def fitted(self) -> bool:
         return not self.projection.is_meta and bool(self.projection.any())
 
+    def project(self, x: Tensor, modality: Modality) -> Tensor:
+        """[n, dim] -> [n, bits], whose signs are the code."""
+        return (x - self.mean[int(modality == "photo")]) @ self.projection
+
     def forward(self, x: Tensor, modality: Modality) -> Tensor:
         """[n, dim] -> bool [n, bits]."""
-        return (x - self.mean[int(modality == "photo")]) @ self.projection >= 0
+        return self.project(x, modality) >= 0
 
     def fit_itq(self, x: Tensor) -> None:
         """To embeddings [n, dim] of both modalities, by `itq`."""
@@ -75,63 +80,36 @@ class CodeHead(nn.Module):
         self.projection.copy_(directions @ rotation)
 
 
-class CodeIndex:
-    """Packed codes in memory, searched by faiss: the ranking of `Hamming` scores.
+class Asymmetric(Hamming):
+    """A `Scorer` of photos by their codes and of sketches by the projection before its signs: `agreement`, -1 to 1.
 
-    lists: None = every code is compared, exact, 2 to 3 ms a query and million codes of 64 bits. A number = for
-    tens of millions: codes are sorted into so many lists by the nearest of as many centres, `probed` lists are
-    searched, and what stands in another list is missed, of codes that are equally near at the k-th place any. The
-    first codes added find the centres: add a representative part first, of at least 39 codes a list. Raises ImportError
-    without faiss (`pip install faiss-cpu`).
+    A photo costs the bytes of its code, and a query need not be a code: half of what signs lose is not lost
+    (docs/crossatnet.md). The weights are whole numbers, so that sums are the same in any order, on any machine, and
+    equal codes tie. After asymmetric distances (Gordo et al., PAMI 2014); the scale is ours.
     """
 
-    def __init__(self, bits: int, *, lists: int | None = None, probed: int = 16) -> None:
-        import faiss  # here, because networks train and score where it is not installed
+    def __init__(self, device: torch.device, name: str, head: CodeHead) -> None:
+        super().__init__(device, name)
+        self.head = head
 
-        self.bits = bits
-        flat = faiss.IndexBinaryFlat(bits)
-        self._index: Any = flat
-        if lists is not None:
-            self._index = faiss.IndexBinaryIVF(flat, bits, lists)  # keeps a reference to its quantizer
-            self._index.nprobe = probed
+    def reads(self, side: Modality) -> tuple[str, ...]:
+        return ("embedding",) if side == "sketch" else super().reads(side)
 
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
+    def prepare(self, pictures: Encoding, side: Modality) -> Tensor:
+        if side == "photo":
+            return super().prepare(pictures, side)
+        projected = self.head.project(pictures["embedding"].to(self.device, torch.float32), side)
+        largest = projected.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        return (projected / largest * WEIGHT).round()
 
-    def add(self, codes: Tensor) -> None:
-        """uint8 [n, bits / 8], the next n positions of the gallery. Raises ValueError for another shape or dtype, and
-        for fewer codes in the first part than there are lists."""
-        packed = self._checked(codes)
-        if not self._index.is_trained:
-            if len(packed) < self._index.nlist:
-                raise ValueError(f"{self._index.nlist} lists need as many codes in the first part, got {len(packed)}")
-            self._index.train(packed)
-        self._index.add(packed)
+    def score(self, queries: Tensor, gallery: Tensor, wanted: Tensor | None = None) -> Tensor:
+        return agreement(super().score(queries, gallery, wanted), queries)
 
-    def search(self, codes: Tensor, k: int) -> Ranking:
-        """The best min(k, len) of each query, uint8 [q, bits / 8]; scores are bits - 2 * distance, equal ones in the
-        order of positions. Raises ValueError for an empty index, k < 1, or another shape or dtype."""
-        queries = self._checked(codes)
-        if len(self) == 0:
-            raise ValueError("The gallery is empty: there is nothing to search.")
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
-        distances, indices = self._index.search(queries, min(k, len(self)))
-        short = indices[:, -1] < 0  # the lists probed held fewer than k
-        if short.any():
-            probed, self._index.nprobe = self._index.nprobe, self._index.nlist
-            distances[short], indices[short] = self._index.search(queries[short], min(k, len(self)))
-            self._index.nprobe = probed
-        order = np.argsort(distances.astype(np.int64) << 40 | indices, axis=1)
-        distances, indices = (np.take_along_axis(values, order, axis=1) for values in (distances, indices))
-        return Ranking(torch.from_numpy(indices), torch.from_numpy((self.bits - 2 * distances).astype(np.float32)))
 
-    def _checked(self, codes: Tensor) -> np.ndarray:
-        if codes.dtype != torch.uint8 or codes.ndim != 2 or codes.shape[1] * 8 != self.bits:
-            raise ValueError(
-                f"Codes of {self.bits} bits are uint8 [n, {self.bits // 8}], got {codes.dtype} {list(codes.shape)}"
-            )
-        return np.ascontiguousarray(codes.cpu().numpy())
+def agreement(sums: Tensor, weights: Tensor) -> Tensor:
+    """Sums [q, n] of a query's weights [q, bits], each added where a bit is as the query has it and else taken off, by
+    the sum of all: 1 = a code as the query's signs, -1 = its opposite."""
+    return sums / weights.abs().sum(1, keepdim=True).clamp(min=1).to(sums.device)
 
 
 def discriminant(x: Tensor, labels: Tensor, bits: int, shrinkage: float = 3.0) -> Tensor:

@@ -87,8 +87,6 @@ class PairScorer:
     Source: zse_sbir sections 1D, 1F and 4; the arrangement is our design.
     """
 
-    reads: tuple[str, ...] = ("tokens",)
-
     def __init__(
         self,
         sketch_attends: CrossAttention,
@@ -113,6 +111,9 @@ class PairScorer:
         self.chunk = max(1, cache // (relation.tokens * width * self.dtype.itemsize))
         prepared = 4 * relation.tokens * sketch_attends.q.in_features * self.dtype.itemsize
         self.tile = max(self.chunk, TILE_BYTES // prepared)
+
+    def reads(self, side: Modality) -> tuple[str, ...]:
+        return ("tokens",)
 
     @torch.inference_mode()
     def prepare(self, pictures: Encoding, side: Modality) -> Prepared:

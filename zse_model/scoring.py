@@ -29,8 +29,10 @@ class Scorer(Protocol):
 
     tile: int
     """How many gallery pictures are worth preparing at once."""
-    reads: tuple[str, ...]
-    """Names of the encodings that it looks at."""
+
+    def reads(self, side: Modality) -> tuple[str, ...]:
+        """Names of the encodings that it looks at."""
+        ...
 
     def prepare(self, pictures: Encoding, side: Modality) -> Any:
         """What scoring needs of these pictures, on the device it runs on."""
@@ -45,10 +47,12 @@ class DotProduct:
     """The score of global embeddings: their cosine."""
 
     tile = 2**16
-    reads: tuple[str, ...] = ("embedding",)
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+
+    def reads(self, side: Modality) -> tuple[str, ...]:
+        return ("embedding",)
 
     def prepare(self, pictures: Encoding, side: Modality) -> Tensor:
         return pictures["embedding"].to(self.device, torch.float32)
@@ -63,7 +67,9 @@ class Fused:
 
     def __init__(self, combine: Callable[[Tensor, Tensor], Tensor], first: Scorer, second: Scorer) -> None:
         self.combine, self.parts, self.tile = combine, (first, second), min(first.tile, second.tile)
-        self.reads = tuple(dict.fromkeys((*first.reads, *second.reads)))
+
+    def reads(self, side: Modality) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.reads(side)))
 
     def prepare(self, pictures: Encoding, side: Modality) -> Any:
         return [part.prepare(pictures, side) for part in self.parts]

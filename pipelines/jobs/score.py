@@ -126,7 +126,7 @@ class ScorePart:
         self.encodings, self.sketches, self.folder = encodings, sketches, folder
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        photos = read_values(self.encodings, task["photos"], "photo", self.scorer.reads)
+        photos = read_values(self.encodings, task["photos"], "photo", self.scorer.reads("photo"))
         photos = {name: value[task["start"] : task["start"] + task["rows"]] for name, value in photos.items()}
         total = sum(count for _, count in self.sketches)
         scores = torch.empty(total, task["rows"])
@@ -138,7 +138,7 @@ class ScorePart:
         done = 0
         for part, count in self.sketches:
             rows = slice(done, done + count)
-            queries = read_values(self.encodings, part, "sketch", self.scorer.reads)
+            queries = read_values(self.encodings, part, "sketch", self.scorer.reads("sketch"))
             scores[rows] = score_all(self.scorer, queries, photos, None if wanted is None else wanted[rows])
             done += count
         flat = pa.array(scores.numpy().reshape(-1))

@@ -92,7 +92,7 @@ def find(
 def ranked(method: RetrievalMethod, drawn: list[np.ndarray], photos: Gallery, mode: str, top: int) -> Ranking:
     """The first `top` photos of each prepared sketch, [q, min(top, photos)]."""
     finds_and_ranks = [mode] if mode in method.modes else method.rerank or ()
-    names = sorted({name for part in finds_and_ranks for name in method.scorer(part).reads})
+    names = sorted({name for part in finds_and_ranks for name in method.scorer(part).reads("photo")})
     queries = method.encode(to_tensor(drawn).to(method.device), "sketch")
     return method.search(queries, lambda: photos.tiles(names), mode, min(top, len(photos.ids)))
 

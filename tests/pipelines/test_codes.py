@@ -42,15 +42,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> t
 
 def test_codes_are_evaluated_beside_the_embedding_they_are_read_off(checkpoint: tuple[str, str]) -> None:
     workspace, _ = checkpoint
-    out = run(experiment(evaluation={"modes": ["ret", "hash-32", "itq-32", "rerank-4", "rerank-12"]}), workspace)
+    modes = ["ret", "hash-32", "itq-32", "asym-32", "rerank-4", "rerank-12"]
+    out = run(experiment(evaluation={"modes": modes}), workspace)
     found = {(r["mode"], r["metric"]): r["value"] for r in out.rows() if r["setting"].split(".")[0] == "synthetic"}
-    assert {mode for mode, _ in found} == {"ret", "hash-32", "itq-32", "rerank-4", "rerank-12"}
+    assert {mode for mode, _ in found} == set(modes)
     folder = out.encodings["crossatnet"]
     encoded = {}
     for modality in ("sketch", "photo"):
         manifest = storage.read_json(f"{folder}/manifest.json")
         parts = [read_values(folder, part, modality) for part, _ in encoded_parts(manifest, modality)]
         encoded[modality] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    assert set(encoded["photo"]) == {"embedding", "hash-32", "itq-32"}, "asym-32 reads what is there"
     for mode in ("hash-32", "itq-32"):
         assert encoded["photo"][mode].dtype == torch.uint8 and encoded["photo"][mode].shape[1] == 4
         assert encoded["photo"][mode].unique(dim=0).shape[0] > 1
@@ -86,6 +88,8 @@ def test_a_folder_is_searched_by_codes_and_ranked_anew(checkpoint: tuple[str, st
         return [m.path for m in result]
 
     by_embedding = searched(6, "ret")
+    assert sorted(searched(6, "asym-32")) == sorted(by_embedding)
+    assert len(list(Path(workspace, "encodings").glob("search-*/asym-*"))) == 0
     first = {m.path for m in found[:3]}
     assert searched(3, "rerank-3") == [path for path in by_embedding if path in first]
     # By another checkpoint, here the same one: what ranks anew is its first mode.

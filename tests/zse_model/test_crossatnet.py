@@ -10,13 +10,11 @@ import pytest
 import torch
 
 from tests.zse_model.test_methods import CLASSES, CNN, SIZE, batch, pictures
-from zse_model.evaluation.search import rank
 from zse_model.explain import UnexplainableError, explain, explain_masks, has_masks
 from zse_model.graph import class_graph
-from zse_model.hashing import CodeHead, CodeIndex, Hamming, discriminant, itq, pack, unpack
+from zse_model.hashing import CodeHead, discriminant, itq, pack, unpack
 from zse_model.methods import CrossATNetConfig, create_method
 from zse_model.methods.crossatnet import CrossATNet
-from zse_model.scoring import score_all
 from zse_model.transforms import BadPicture
 
 
@@ -105,7 +103,7 @@ def test_an_explanation_shows_the_masks_that_the_network_reads_with() -> None:
     torch.nn.init.normal_(method.own_mask[2].weight)
     sketch, photo = pictures(1, 1)[0], pictures(1, 3)[0]
     found = explain_masks(method, sketch, photo, "rerank-5")
-    assert found.mode == "ret" and found.scores.keys() == {"ret", "hash-32", "itq-32"}
+    assert found.mode == "ret" and found.scores.keys() == {"ret", "hash-32", "itq-32", "asym-32"}
     assert found.own.shape == found.guided.shape == method.backbone.grid
     # Half the picture gone: its own mask is another one, and the guided one too.
     blank = photo.clone()
@@ -130,57 +128,12 @@ def test_the_photos_own_mask_learns_from_the_guided_one_not_the_other_way() -> N
     assert next(method.own_mask.parameters()).grad is not None
 
 
-def codes(n: int, bits: int = 64, seed: int = 1) -> torch.Tensor:
-    """Few different ones, so that most distances tie."""
-    kinds = torch.rand(40, bits, generator=torch.manual_seed(seed)) < 0.5
-    return pack(kinds[torch.randint(40, (n,), generator=torch.manual_seed(seed + 1))])
-
-
 def test_codes_are_packed_and_unpacked() -> None:
     bits = torch.rand(20, 64, generator=torch.manual_seed(1)) < 0.5
     packed = pack(bits)
     assert packed.dtype == torch.uint8 and packed.shape == (20, 8)
     np.testing.assert_array_equal(np.unpackbits(packed.numpy(), axis=1, bitorder="little"), bits.numpy())
     assert torch.equal(unpack(packed), bits)
-
-
-@pytest.mark.parametrize("bits", [32, 64, 128, 256])
-def test_an_index_of_codes_ranks_as_their_hamming_distance_does(bits: int) -> None:
-    queries, gallery = codes(9, bits, seed=5), codes(3000, bits)
-    distance = (unpack(queries)[:, None] != unpack(gallery)[None]).sum(2)
-    scores = score_all(Hamming(torch.device("cpu"), "hash"), {"hash": queries}, {"hash": gallery})
-    assert torch.equal(scores, bits - 2 * distance.float())
-    flat, lists = CodeIndex(bits), CodeIndex(bits, lists=12, probed=12)
-    for index in (flat, lists):
-        for part in gallery.split(1000):
-            index.add(part)
-    for k in (1, 100, 3000, 4000):
-        expected = rank(scores, k)
-        for query in (queries, queries[:1]):
-            found = flat.search(query, k)
-            assert torch.equal(found.indices, expected.indices[: len(query)]), "ties go to the lower position"
-            assert torch.equal(found.scores, expected.scores[: len(query)])
-        assert torch.equal(lists.search(queries, k).scores, expected.scores), "every list probed"
-
-
-def test_an_index_in_lists_says_what_it_found_and_never_fewer_than_asked() -> None:
-    gallery = codes(3000)
-    index = CodeIndex(64, lists=12, probed=1)
-    index.add(gallery)
-    found = index.search(gallery[:5], 10)
-    assert torch.equal(found.scores[:, 0], torch.full((5,), 64.0)), "a code's own list holds it"
-    assert torch.equal(index.search(gallery[:5], 3000).indices.sort().values, torch.arange(3000).expand(5, -1))
-
-
-def test_what_an_index_cannot_search_is_refused() -> None:
-    index = CodeIndex(64)
-    with pytest.raises(ValueError, match="gallery is empty"):
-        index.search(codes(1), 5)
-    with pytest.raises(ValueError, match=r"Codes of 64 bits are uint8 \[n, 8\], got torch.uint8 \[2, 4\]"):
-        index.add(codes(2, 32))
-    index.add(codes(2))
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
-        index.search(codes(1), 0)
 
 
 def test_itq_keeps_more_than_the_signs_of_principal_directions() -> None:
@@ -235,7 +188,7 @@ def test_a_training_ends_with_the_baseline_codes(monkeypatch: pytest.MonkeyPatch
     method = network()
     assert method.modes == ("ret",) and method.rerank is None
     method.conclude(itertools.repeat(batch(4)))
-    assert method.modes == ("ret", "hash-32", "itq-32")
+    assert method.modes == ("ret", "hash-32", "itq-32", "asym-32")
     again = create_method("crossatnet", method.config, CNN, size=SIZE, classes=CLASSES)
     again.load_state_dict(method.state_dict())
     assert again.modes == method.modes

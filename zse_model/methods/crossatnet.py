@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, Features
+from zse_model.code_index import CodeIndex
 from zse_model.evaluation.search import Ranking
 from zse_model.gather import gathered
 from zse_model.graph import Edges, GraphEncoder
-from zse_model.hashing import CodeHead, CodeIndex, Hamming, pack
+from zse_model.hashing import Asymmetric, CodeHead, Hamming, pack
 from zse_model.losses import cosine_logits, nearest_other, normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
@@ -162,29 +163,37 @@ class CrossATNet(RetrievalMethod):
         """What `encode` gives, of features that are there already."""
         assert features.tokens is not None
         x = self.embed(features, self.mask(features.tokens) if modality == "photo" else None)
-        return {"embedding": x, **{mode: pack(self.codes[mode](x, modality)) for mode in self.modes[1:]}}
+        return {"embedding": x, **{n: pack(head(x, modality)) for n, head in self.codes.items() if head.fitted}}
 
     @property
     def modes(self) -> tuple[str, ...]:
         """Codes are there once a training has ended."""
-        return ("ret", *(mode for mode, head in self.codes.items() if head.fitted))
+        fitted = tuple(name for name, head in self.codes.items() if head.fitted)
+        return ("ret", *fitted, *([f"asym-{self.config.bits}"] if self._learned in fitted else []))
+
+    @property
+    def _learned(self) -> str:
+        return f"hash-{self.config.bits}"
 
     @property
     def rerank(self) -> tuple[str, str] | None:
         """Codes find what embeddings rank."""
-        return (self.modes[1], "ret") if len(self.modes) > 1 else None
+        return (self._learned, "ret") if self._learned in self.modes else None
 
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
         embedding = super().scorer(mode, precision)
+        if mode.startswith("asym"):
+            return Asymmetric(self.device, self._learned, self.codes[self._learned])
         return embedding if mode == "ret" else Hamming(self.device, mode)
 
     def search(self, queries: Encoding, gallery: Callable[[], Iterable[Encoding]], mode: str, k: int) -> Ranking:
         if mode not in self.modes[1:]:
             return super().search(queries, gallery, mode, k)
-        index = CodeIndex(self.config.bits)
+        index, scorer = CodeIndex(self.config.bits), self.scorer(mode)
+        (name,) = scorer.reads("photo")
         for tile in gallery():
-            index.add(tile[mode])
-        return index.search(queries[mode], k)
+            index.add(tile[name])
+        return index.search(queries[name] if mode == name else scorer.prepare(queries, "sketch"), k)
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)

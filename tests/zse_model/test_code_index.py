@@ -1,0 +1,121 @@
+"""An index of codes ranks as all scores do, whatever its scan rounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zse_model.code_index import CodeIndex
+from zse_model.evaluation.search import rank
+from zse_model.hashing import WEIGHT, Asymmetric, CodeHead, Hamming, pack, unpack
+from zse_model.scoring import score_all
+
+CPU = torch.device("cpu")
+
+
+def codes(n: int, bits: int = 64, seed: int = 1, kinds: int = 40) -> torch.Tensor:
+    """Few different ones, so that most distances tie."""
+    different = torch.rand(kinds, bits, generator=torch.manual_seed(seed)) < 0.5
+    return pack(different[torch.randint(kinds, (n,), generator=torch.manual_seed(seed + 1))])
+
+
+def filled(gallery: torch.Tensor, **options: int) -> CodeIndex:
+    index = CodeIndex(gallery.shape[1] * 8, **options)
+    for part in gallery.split(1000):
+        index.add(part)
+    return index
+
+
+@pytest.mark.parametrize("bits", [32, 64, 128, 256])
+def test_an_index_of_codes_ranks_as_their_hamming_distance_does(bits: int) -> None:
+    queries, gallery = codes(9, bits, seed=5), codes(3000, bits)
+    distance = (unpack(queries)[:, None] != unpack(gallery)[None]).sum(2)
+    scores = score_all(Hamming(CPU, "hash"), {"hash": queries}, {"hash": gallery})
+    assert torch.equal(scores, bits - 2 * distance.float())
+    flat, lists = filled(gallery), filled(gallery, lists=12, probed=12)
+    for k in (1, 100, 3000, 4000):
+        expected = rank(scores, k)
+        for query in (queries, queries[:1]):
+            found = flat.search(query, k)
+            assert torch.equal(found.indices, expected.indices[: len(query)]), "ties go to the lower position"
+            assert torch.equal(found.scores, expected.scores[: len(query)])
+        assert torch.equal(lists.search(queries, k).scores, expected.scores), "every list probed"
+
+
+def test_ties_are_looked_for_beyond_the_first_block_of_codes() -> None:
+    """All but a few are the same, those stand late, and the first of them are wanted."""
+    gallery = codes(70_000, kinds=1)
+    gallery[40_000:40_003] = gallery[0] ^ 1
+    query = gallery[40_000:40_001].clone()
+    query[:, 1] ^= 1
+    found = filled(gallery).search(query, 10)
+    assert found.indices[0].tolist() == [40_000, 40_001, 40_002, 0, 1, 2, 3, 4, 5, 6]
+    gallery[:69_000] = ~gallery[0]
+    assert filled(gallery).search(gallery[-1:], 5).indices[0].tolist() == [69_000, 69_001, 69_002, 69_003, 69_004]
+
+
+@pytest.mark.parametrize("bits", [32, 64, 128, 256])
+@pytest.mark.parametrize("heavy", [1, 40], ids=["even", "one bit outweighs"])
+def test_an_index_ranks_as_the_asymmetric_score_does(bits: int, heavy: int) -> None:
+    generator = torch.manual_seed(bits)
+    head = CodeHead(24, bits)
+    head.mean.normal_(generator=generator)
+    head.projection.normal_(generator=generator)
+    head.projection[:, 0] *= heavy  # the scan rounds by its largest table: all others are coarse
+    sketches = torch.randn(7, 24, generator=generator)
+    gallery = torch.cat([codes(3000, bits), codes(3000, bits, kinds=3000)])
+    scorer = Asymmetric(CPU, "hash", head)
+    scores = score_all(scorer, {"embedding": sketches}, {"hash": gallery})
+    signs, projected = 2.0 * unpack(gallery) - 1, (sketches - head.mean[0]) @ head.projection
+    torch.testing.assert_close(scores, projected @ signs.T / projected.abs().sum(1, keepdim=True), atol=5e-3, rtol=0)
+    assert scores.abs().max() <= 1
+    weights = scorer.prepare({"embedding": sketches}, "sketch")
+    index = filled(gallery)
+    for k in (1, 100, 6000):
+        expected = rank(scores, k)
+        for query in (weights, weights[:1]):
+            found = index.search(query, k)
+            assert torch.equal(found.indices, expected.indices[: len(query)])
+            assert torch.equal(found.scores, expected.scores[: len(query)])
+
+
+def test_a_sketch_that_says_nothing_is_as_far_from_everything() -> None:
+    head = CodeHead(8, 32)
+    weights = Asymmetric(CPU, "hash", head).prepare({"embedding": torch.ones(1, 8)}, "sketch")
+    found = filled(codes(50, 32)).search(weights, 3)
+    assert found.indices.tolist() == [[0, 1, 2]] and found.scores.tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_an_index_in_lists_says_what_it_found_and_never_fewer_than_asked() -> None:
+    gallery = codes(3000)
+    index = filled(gallery, lists=12, probed=1)
+    found = index.search(gallery[:5], 10)
+    assert torch.equal(found.scores[:, 0], torch.full((5,), 64.0)), "a code's own list holds it"
+    assert torch.equal(index.search(gallery[:5], 3000).indices.sort().values, torch.arange(3000).expand(5, -1))
+
+
+def test_an_index_grows() -> None:
+    gallery = codes(300)
+    index = CodeIndex(64)
+    for start, end in ((0, 100), (100, 300)):
+        index.add(gallery[start:end])
+        expected = rank(score_all(Hamming(CPU, "hash"), {"hash": gallery[:3]}, {"hash": gallery[:end]}), 20)
+        assert torch.equal(index.search(gallery[:3], 20).indices, expected.indices) and len(index) == end
+
+
+def test_what_an_index_cannot_search_is_refused() -> None:
+    index = CodeIndex(64)
+    with pytest.raises(ValueError, match="gallery is empty"):
+        index.search(codes(1), 5)
+    with pytest.raises(ValueError, match=r"Codes of 64 bits are uint8 \[n, 8\], got torch.uint8 \[2, 4\]"):
+        index.add(codes(2, 32))
+    index.add(codes(2))
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        index.search(codes(1), 0)
+    with pytest.raises(ValueError, match=r"Weights of 64 bits are float32 \[q, 64\], got torch.float32 \[1, 8\]"):
+        index.search(torch.ones(1, 8), 1)
+    for weight in (0.5, WEIGHT + 1.0, torch.nan):
+        with pytest.raises(ValueError, match="Weights are whole numbers from -2047 to 2047"):
+            index.search(torch.full((1, 64), weight), 1)
+    with pytest.raises(ValueError, match="Lists are searched by codes"):
+        filled(codes(600), lists=2).search(torch.ones(1, 64), 1)

@@ -98,7 +98,7 @@ def zse(name: str, *settings: str, note: str = "", **options: Any) -> Row:
 PUBLISHED = ("classification=0", "contrast=0", "distillation=0")
 OLD_RATE = "train.backbone_lr=1"
 SELECTION = [
-    # At the rate before `RATES`: what CrossATNet's ablation starts from stays as it was.
+    # At the rate from before `RATES`: what the ablation of CrossATNet starts from stays as it was.
     Row("selection", "global", "folder+global", (OLD_RATE,), note="one vector a picture", steps=150),
     zse("zse", note="as `folder+zse_sbir` has it", faithful=True),
     zse("zse-published-losses", *PUBLISHED, note="triplet and relation alone", faithful=True),
@@ -154,7 +154,7 @@ def crossatnet(name: str, *settings: str, note: str = "", **options: Any) -> Row
 
 VECTORS = "$DATA/class_vectors/class_vectors_sketchy125.npz#{}"
 CROSSATNET = [
-    Row("crossatnet", "global", "folder+global", (OLD_RATE,), (0, 1, 2), "trained on", steps=150, start=WARM),
+    Row("crossatnet", "global", "folder+global", (), (0, 1, 2), "trained on", steps=150, start=WARM),
     crossatnet("crossatnet", note="as `folder+crossatnet` has it, with word2vec"),
     *(crossatnet(f"crossatnet-no-{part}", f"{part}=0") for part in ("triplet", "attention", "graph", "classification")),
     crossatnet("crossatnet-no-reconstruction", "reconstruction=0"),
@@ -431,8 +431,7 @@ CROSSATNET_TEXT = """
 
 The same classes and budget, every row started from the backbone of `global` above (seed 0), which was tuned on the
 seen classes. Each part off by its weight, other class vectors, another graph. Codes are fitted to the embeddings when a
-training has ended: without them the row `crossatnet` is the same to the bit. `global`, trained on, found no step that
-was better than its start on the classes that choose, so it is that start, whatever the seed.
+training has ended: without them the row `crossatnet` is the same to the bit.
 """
 
 

@@ -385,7 +385,7 @@ def page(rows: list[Row]) -> str:
     )
     parts = [INTRODUCTION, *selection_table(chosen, ("ret", "rn", "fused"), "zse")]
     parts += [CHOSEN, CROSSATNET_TEXT, *selection_table(parted, ("ret", "hash-64", "itq-64"), "crossatnet")]
-    parts.append(RATES_TEXT.rstrip())
+    parts += [PARTS_TEXT.rstrip(), RATES_TEXT.rstrip()]
     for name, modes in (("global", ("ret",)), ("crossatnet", ("ret", "hash-64")), ("zse", ("ret", "rn", "fused"))):
         parts += ["", *selection_table({k: v for k, v in rates.items() if k.startswith(name)}, modes, name)]
     parts += [
@@ -432,6 +432,14 @@ CROSSATNET_TEXT = """
 The same classes and budget, every row started from the backbone of `global` above (seed 0), which was tuned on the
 seen classes. Each part off by its weight, other class vectors, another graph. Codes are fitted to the embeddings when a
 training has ended: without them the row `crossatnet` is the same to the bit.
+"""
+
+
+PARTS_TEXT = """
+Classification by learned prototypes carries the model (0.029 less without it), triplets add 0.007, hardly apart
+from 0. **Attention, graph and reconstruction do not help here**: without any of them the difference cannot be told from
+none, and neither can it with other class vectors, random ones included, with a spanning tree, or with distillation.
+They stay as they are because they are what the method is; `attention=0` and `reconstruction=0` make it cheaper.
 """
 
 

@@ -184,7 +184,7 @@ def search(
 
     Example: `zse search --sketch cat.png --gallery ~/photos --checkpoint workspace/checkpoints/...`
 
-    Codes of one network find, another one ranks: `--mode hash-64 --rerank-by workspace/checkpoints/... --depth 200`
+    Codes of one network find, another one ranks: `--mode asym-64 --rerank-by workspace/checkpoints/... --depth 200`
     """
     from pipelines.jobs.search import search as find
 

@@ -88,7 +88,7 @@ class EvaluationConfig:
         known = re.compile(r"ret|rn|fused|(hash|itq|asym)-(32|64|128|256)")
         if unknown := [m for m in self.modes if not known.fullmatch(m) and rerank_depth(m) is None]:
             raise ValueError(
-                f"evaluation.modes {unknown} are unknown. Known: ret, rn, fused, rerank-K, and hash-N, asym-N and itq-N "
+                f"evaluation.modes {unknown} are unknown. Known: ret, rn, fused, rerank-K, and hash-N, asym-N, itq-N "
                 "of the method's bits"
             )
 

@@ -109,7 +109,7 @@ def embed(
     from pipelines.gallery import index
 
     folder = index(gallery, _checkpoint(checkpoint, workspace), workspace)
-    _last(folder, f"zse search --sketch FILE --gallery {quote(gallery)} --checkpoint {quote(checkpoint)}")
+    _last(folder, f"zse search --sketch FILE {_searched(gallery, checkpoint, workspace)}")
 
 
 @app.command()
@@ -194,8 +194,14 @@ def search(
         print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
     more = "--mode rerank-50" if mode and mode.startswith("rerank") else f"--mode {mode}" if mode else ""
     more += f" --rerank-by {quote(rerank_by)} --depth {depth}" if rerank_by else ""
-    inputs = f"--sketch {quote(sketch)} --gallery {quote(gallery)} --checkpoint {quote(checkpoint)}"
+    inputs = f"--sketch {quote(sketch)} {_searched(gallery, checkpoint, workspace)}"
     _last(f"Drawn in {out}", f"zse search {inputs} --top 50 {more}".rstrip())
+
+
+def _searched(gallery: str, checkpoint: str, workspace: str) -> str:
+    """Options that find a gallery's encodings again."""
+    kept = "" if workspace == WORKSPACE else f" --workspace {quote(workspace)}"
+    return f"--gallery {quote(gallery)} --checkpoint {quote(checkpoint)}{kept}"
 
 
 @app.command()
@@ -491,9 +497,8 @@ def explain(
     found = draw(sketch, used, workspace, out, photo=photo, gallery=gallery, top=top, mode=mode, patches=patches)
     for i, match in enumerate(found):
         print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
-    source = f"--photo {quote(photo)}" if photo else f"--gallery {quote(str(gallery))}"
-    chosen = f" --mode {mode}" if mode else ""
-    inputs = f"{source} --checkpoint {quote(checkpoint)}{chosen}"
+    one = f"--photo {quote(photo)} --checkpoint {quote(checkpoint)}" if photo else ""
+    inputs = (one or _searched(str(gallery), checkpoint, workspace)) + (f" --mode {mode}" if mode else "")
     following = f"--sketch {quote(sketch)} {inputs} --patch ROW,COLUMN"
     if read_json(join(used, INFO))["method"] == "crossatnet":  # it has masks: another sketch, another mask
         following = f"--sketch ANOTHER {inputs}"

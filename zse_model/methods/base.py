@@ -156,7 +156,7 @@ class RetrievalMethod(nn.Module, ABC):
         training batches, of which there are as many as it takes. What is kept must be a buffer."""
 
     def check_mode(self, mode: str) -> None:
-        known = self.modes if self.rerank is None else (*self.modes, "rerank-K (such as rerank-100)")
+        known = ", ".join((*self.modes, *(["rerank-K (such as rerank-100)"] if self.rerank else [])))
         if mode not in self.modes and (self.rerank is None or rerank_depth(mode) is None):
             raise ValueError(f"Unknown retrieval mode {mode!r} for {type(self).__name__}. Known modes: {known}")
 

@@ -449,7 +449,7 @@ RATES_TEXT = """
 
 The same classes, as long as in the final table and from ImageNet's weights: `train.backbone_lr`, the backbone's rate as
 a share of that of the layers on it, which is 5e-4, and 1e-3 for `zse`. `folder+crossatnet` and `folder+global`
-have 0.3, `folder+zse_sbir` has 0.5.
+have 0.3, `folder+zse_sbir` has 0.5; rows of `global` and `global-head` in the final table are from before and have 1.
 """
 
 

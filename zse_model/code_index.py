@@ -23,15 +23,18 @@ BLOCK = 2**15  # codes looked through at once for those that tie
 class CodeIndex:
     """Packed codes, ranked as the scores of `Hamming` or of `Asymmetric` rank them.
 
-    lists: None = exact; twice the bytes of the codes. A number = codes are sorted into so many lists by the nearest of
-    as many centres, `probed` lists are searched, by distance alone, and what stands in another list is missed, of codes
-    that are equally near at the k-th place any. The first codes added find the centres: add a representative part
-    first, of at least 39 codes a list. Raises ImportError without faiss (`pip install faiss-cpu`).
+    lists: None = exact; twice the bytes of the codes, three times while the first search after an `add` prepares them.
+    A number = codes are sorted into so many lists by the nearest of as many centres, `probed` lists are searched, by
+    distance alone, and what stands in another list is missed, of codes that are equally near at the k-th place any. The
+    first codes added find the centres: add a representative part first, of at least 39 codes a list. Raises ValueError
+    for other bits than 32, 64, 128 and 256, and ImportError without faiss (`pip install faiss-cpu`).
     """
 
     def __init__(self, bits: int, *, lists: int | None = None, probed: int = 16) -> None:
         import faiss  # here, because networks train and score where it is not installed
 
+        if bits not in (32, 64, 128, 256):  # the sums of longer ones do not fit into the 16 bits of the scan
+            raise ValueError(f"bits must be 32, 64, 128 or 256, got {bits}")
         self.bits = bits
         self._parts: list[np.ndarray] = []
         self._scan: Any = None
@@ -48,7 +51,7 @@ class CodeIndex:
         for fewer codes in the first part than there are lists."""
         packed = self._checked(codes)
         if self._lists is None:
-            self._parts.append(packed)
+            self._parts.append(packed.copy())
             self._scan = None
             return
         if not self._lists.is_trained:
@@ -76,18 +79,19 @@ class CodeIndex:
         return Ranking(torch.from_numpy(positions), agreement(scores, queries.cpu()) if weighted else scores)
 
     def _by_distance(self, asked: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and bits - 2 * distance, int64 [q, k] each. A sum is less than 1 from its score, and scores are 2
-        apart: rounded it is the score, and whatever was left out is at best a tie of the last that was taken."""
+        """Positions and bits - 2 * distance, int64 [q, k] each. Scores are 2 apart, a sum is from 0.51 below its score
+        to 1.01 above: rounded it is the score, and what was left out is at best a tie of the last that was taken."""
         near, taken = self._scanned(_signs(asked), k)
-        sums = self.bits - 2 * np.rint((self.bits - near) / 2).astype(np.int64)
+        sums = self.bits - 2 * np.rint((self.bits - near + 0.25) / 2).astype(np.int64)
         positions, best = _first(taken, sums, k)
-        for row in np.flatnonzero(sums[:, -1] == best[:, -1]):
+        left_out = taken.shape[1] < len(self)
+        for row in np.flatnonzero(left_out & (sums[:, -1] == best[:, -1])):
             tied = int((best[row] == best[row, -1]).sum())
             positions[row, -tied:] = self._at_distance(asked[row], (self.bits - best[row, -1]) // 2, tied)
         return positions, best
 
     def _at_distance(self, code: np.ndarray, distance: int, count: int) -> np.ndarray:
-        """The first `count` positions whose codes are so far from one: as many as the blocks from the start hold."""
+        """The first `count` positions of codes so far from one: there are as many, blocks are read until then."""
         codes, word = self._codes.view(_word(self.bits)), code.view(_word(self.bits))
         found: list[np.ndarray] = []
         while sum(map(len, found)) < count:
@@ -100,22 +104,20 @@ class CodeIndex:
         """Positions and sums of weights, int64 [q, k] each. What was left out is scanned to at most the last one's sum,
         and its true one is at most `off` higher: where that could be among the best, all are added up."""
         near, taken = self._scanned(asked, k)
-        sums = np.stack([_signs(self._codes[row]) @ w for row, w in zip(taken, asked, strict=True)]).astype(np.int64)
-        positions, best = _first(taken, sums, k)
+        positions, best = np.empty((len(asked), k), np.int64), np.empty((len(asked), k), np.int64)
         off = 1 + np.abs(asked).reshape(len(asked), -1, 4).sum(2).max(1) * (self.bits // 4) / 255
-        for row in np.flatnonzero(~(near[:, -1] + off < best[:, -1])):  # NaN of a query that weighs nothing
-            among, added = self._at_least(asked[row], best[row, -1])
-            positions[row], best[row] = _first(among, added, k)
+        for row, tables in enumerate(map(_tables, asked)):
+            sums = _added(tables, self._codes[taken[row]])
+            positions[row], best[row] = _first(taken[row], sums, k)
+            if taken.shape[1] < len(self) and not near[row, -1] + off[row] < best[row, -1]:
+                positions[row], best[row] = _first(*self._at_least(tables, best[row, -1]), k)
         return positions, best
 
-    def _at_least(self, weights: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and sums of all codes whose sum is not below `least`, a table of 256 for each byte of a code."""
-        every = _signs(np.arange(256, dtype=np.uint8)[:, None])
-        tables = (weights.reshape(-1, 8) @ every.T).astype(np.int64)
+    def _at_least(self, tables: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and sums of all codes whose sum is not below `least`."""
         found = []
         for start in range(0, len(self), BLOCK):
-            part = self._codes[start : start + BLOCK]
-            sums = sum(table[part[:, i]] for i, table in enumerate(tables))
+            sums = _added(tables, self._codes[start : start + BLOCK])
             (rows,) = np.nonzero(sums >= least)
             found.append((start + rows, sums[rows]))
         positions, sums = zip(*found, strict=True)
@@ -143,6 +145,10 @@ class CodeIndex:
             quantizer.add_sa_codes(self._parts[0])  # packed bits are its codes of these corners
             self._scan = faiss.IndexPQFastScan(quantizer)
         near, positions = self._scan.search(weights, min(MORE * k, len(self)))
+        for row in np.flatnonzero(positions[:, -1] < 0):  # a rounded sum of 0, the lowest, is never taken
+            empty = positions[row] < 0
+            left = np.setdiff1d(np.arange(len(empty)), positions[row])
+            positions[row, empty], near[row, empty] = left[: empty.sum()], -np.abs(weights[row]).sum()
         return near, positions
 
     @property
@@ -165,7 +171,21 @@ class CodeIndex:
             )
         if not torch.equal(weights, weights.round().clamp(-WEIGHT, WEIGHT)):
             raise ValueError(f"Weights are whole numbers from {-WEIGHT} to {WEIGHT}, as Asymmetric prepares them")
-        return np.ascontiguousarray(weights.cpu().numpy())
+        return np.ascontiguousarray(weights.detach().cpu().numpy())
+
+
+def _tables(weights: np.ndarray) -> np.ndarray:
+    """Of a query's weights [bits]: what each byte of a code adds by its value, int64 [bits / 8, 256]."""
+    every = _signs(np.arange(256, dtype=np.uint8)[:, None])
+    return (weights.reshape(-1, 8) @ every.T).astype(np.int64)
+
+
+def _added(tables: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Sums of weights, int64 [n], of codes uint8 [n, bits / 8]."""
+    sums = np.zeros(len(codes), np.int64)
+    for i, table in enumerate(tables):
+        sums += table[codes[:, i]]
+    return sums
 
 
 def _signs(codes: np.ndarray) -> np.ndarray:

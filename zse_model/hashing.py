@@ -56,7 +56,7 @@ class CodeHead(nn.Module):
 
     def project(self, x: Tensor, modality: Modality) -> Tensor:
         """[n, dim] -> [n, bits], whose signs are the code."""
-        return (x - self.mean[int(modality == "photo")]) @ self.projection
+        return (x - self.mean[int(modality == "photo")]) @ self.projection.to(x.dtype)
 
     def forward(self, x: Tensor, modality: Modality) -> Tensor:
         """[n, dim] -> bool [n, bits]."""
@@ -84,8 +84,8 @@ class Asymmetric(Hamming):
     """A `Scorer` of photos by their codes and of sketches by the projection before its signs: `agreement`, -1 to 1.
 
     A photo costs the bytes of its code, and a query need not be a code: half of what signs lose is not lost
-    (docs/crossatnet.md). The weights are whole numbers, so that sums are the same in any order, on any machine, and
-    equal codes tie. After asymmetric distances (Gordo et al., PAMI 2014); the scale is ours.
+    (docs/crossatnet.md). The weights are whole numbers, so that their sums are the same in any order and equal codes
+    tie. After asymmetric distances (Gordo et al., PAMI 2014); the scale is ours.
     """
 
     def __init__(self, device: torch.device, name: str, head: CodeHead) -> None:
@@ -98,9 +98,10 @@ class Asymmetric(Hamming):
     def prepare(self, pictures: Encoding, side: Modality) -> Tensor:
         if side == "photo":
             return super().prepare(pictures, side)
-        projected = self.head.project(pictures["embedding"].to(self.device, torch.float32), side)
-        largest = projected.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        return (projected / largest * WEIGHT).round()
+        # In float64: of float32 the last bits, and so a rounded weight here and there, depend on the size of the batch.
+        projected = self.head.project(pictures["embedding"].to(self.device, torch.float64), side)
+        largest = projected.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        return (projected / largest * WEIGHT).round().float()
 
     def score(self, queries: Tensor, gallery: Tensor, wanted: Tensor | None = None) -> Tensor:
         return agreement(super().score(queries, gallery, wanted), queries)

@@ -7,7 +7,7 @@ import torch
 
 from zse_model.code_index import CodeIndex
 from zse_model.evaluation.search import rank
-from zse_model.hashing import WEIGHT, Asymmetric, CodeHead, Hamming, pack, unpack
+from zse_model.hashing import WEIGHT, Asymmetric, CodeHead, Hamming, agreement, pack, unpack
 from zse_model.scoring import score_all
 
 CPU = torch.device("cpu")
@@ -86,6 +86,24 @@ def test_a_sketch_that_says_nothing_is_as_far_from_everything() -> None:
     assert found.indices.tolist() == [[0, 1, 2]] and found.scores.tolist() == [[0.0, 0.0, 0.0]]
 
 
+@pytest.mark.parametrize("bits", [32, 64, 128, 256])
+def test_opposites_of_the_query_are_ranked_too(bits: int) -> None:
+    """The scan's sum of a code that is all that the query is not is 0, and it never returns a 0; and at 256 bits its
+    rounding adds up to more than half of what two scores are apart."""
+    query, heavy = pack(torch.zeros(1, bits) > 0), torch.full((1, bits), -1.0)
+    heavy[:, 0] = -WEIGHT
+    for kinds in ((0xFF,), (0xFF, 0xFF, 0xFF, 0x33), (0x33,), (0x0F, 0xFF, 0x00)):
+        bytes_of = torch.tensor(kinds, dtype=torch.uint8)[torch.arange(300) % len(kinds)]
+        gallery = bytes_of[:, None].repeat(1, bits // 8)
+        signs = 2.0 * unpack(gallery) - 1
+        for asked, weights in ((query, -torch.ones(1, bits)), (heavy, heavy)):
+            scores = weights @ signs.T
+            scores = scores if asked is query else agreement(scores, weights)
+            for k in (1, 7, 30, 300):
+                expected, found = rank(scores, k), filled(gallery).search(asked, k)
+                assert torch.equal(found.indices, expected.indices) and torch.equal(found.scores, expected.scores)
+
+
 def test_an_index_in_lists_says_what_it_found_and_never_fewer_than_asked() -> None:
     gallery = codes(3000)
     index = filled(gallery, lists=12, probed=1)
@@ -104,6 +122,8 @@ def test_an_index_grows() -> None:
 
 
 def test_what_an_index_cannot_search_is_refused() -> None:
+    with pytest.raises(ValueError, match="bits must be 32, 64, 128 or 256, got 2048"):
+        CodeIndex(2048)
     index = CodeIndex(64)
     with pytest.raises(ValueError, match="gallery is empty"):
         index.search(codes(1), 5)

@@ -3,6 +3,7 @@ search, one evaluation and one training loop work with whatever implements this 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from abc import ABC, abstractmethod
@@ -67,7 +68,8 @@ class RetrievalMethod(nn.Module, ABC):
         self, config: Any, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
     ) -> None:
         super().__init__()
-        for name, value in vars(config).items():  # a loss of negative weight trains the opposite, and looks like a run
+        numbers = ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
+        for name, value in numbers:  # a loss of negative weight trains the opposite, and looks like a run
             if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise ValueError(f"{type(config).__name__}: {name} must be 0 or more, and finite, got {value}")
         self.config, self.backbone_config, self.size, self.classes = config, backbone, size, classes

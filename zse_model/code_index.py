@@ -143,7 +143,7 @@ class CodeIndex:
             faiss.copy_array_to_vector(corners.ravel(), quantizer.pq.centroids)
             quantizer.is_trained = True
             quantizer.add_sa_codes(self._parts[0])  # packed bits are its codes of these corners
-            self._scan = faiss.IndexPQFastScan(quantizer)
+            self._scan = faiss.IndexPQFastScan(quantizer)  # type: ignore[arg-type]  # faiss's types lack this form
         near, positions = self._scan.search(weights, min(MORE * k, len(self)))
         for row in np.flatnonzero(positions[:, -1] < 0):  # a rounded sum of 0, the lowest, is never taken
             empty = positions[row] < 0

@@ -8,6 +8,7 @@ network, not even the name of a checkpoint, which is made from the vectors that 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Container, Iterator, Sequence
 from typing import IO
 
@@ -31,7 +32,8 @@ def read_class_vectors(url: str, names: Sequence[str]) -> Tensor:
     taken so, another is the mean of its words.
 
     url: .npz holds `names` and one array of vectors, or several: file.npz#glove says which. .bin is word2vec's binary
-    format, whatever else is text, a word and its numbers on each line, with or without a header; .gz is unpacked.
+    format, whatever else is text, a word and its numbers on each line, with or without a header; .gz, .bz2 and .xz are
+    unpacked.
     Raises UnknownNamesError with every name that was not found, ValueError for a file of another kind.
     """
     file, _, array = url.partition("#")
@@ -63,6 +65,13 @@ def read_class_vectors(url: str, names: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 
+def class_vectors_of(settings: object, names: Sequence[str]) -> Tensor | None:
+    """`read_class_vectors` of the file that a method's configuration names; None where it names none, or where its
+    `graph`, which is all that reads them, is off."""
+    url = getattr(settings, "class_vectors", "random")
+    return read_class_vectors(url, names) if url != "random" and getattr(settings, "graph", 0) else None
+
+
 def _wholes(name: str) -> list[str]:
     words = normalise_name(name).split()
     return [joint.join(words) for joint in ("_", "-", "")]
@@ -79,7 +88,7 @@ def _entries(file: str, array: str, wanted: Container[str]) -> Iterator[Entry]:
         return
     with storage.open_read(file) as stream:
         try:
-            read = _binary if file.removesuffix(".gz").endswith(".bin") else _text
+            read = _binary if re.search(r"\.bin(\.(gz|bz2|xz))?$", file) else _text
             yield from read(stream, wanted)
         except ValueError as error:
             raise ValueError(

@@ -30,7 +30,8 @@ def cost(
     """Of one of `method.modes`, on the device that the method is on, with some pictures encoded by it.
 
     gflop_pair: of matrix products and attention, pictures prepared; bytes_photo: what is stored and read of a photo;
-    ms_query_1000: wall time of one sketch of eight against 1,000 photos, pictures prepared; device: where.
+    ms_query_1000: wall time of one sketch of eight against 1,000 photos, pictures prepared, every pair scored, of codes
+    too, which an index finds faster; device: where.
     """
     scorer = method.scorer(mode, precision)
     sketch, photo = scorer.prepare(_first(sketches, 1), "sketch"), scorer.prepare(_first(photos, 1), "photo")

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from pipelines import storage
 from pipelines.catalog import DatasetAdapter, ImageRecord, create_dataset, load_split
-from pipelines.class_vectors import read_class_vectors
+from pipelines.class_vectors import class_vectors_of
 from pipelines.config import ExperimentConfig
 from pipelines.costs import count_flop
 from pipelines.jobs.score import PHOTOS
@@ -261,9 +261,8 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
 
 def _on_meta(config: ExperimentConfig, name: str, classes: Sequence[str]) -> RetrievalMethod:
     settings = config.methods[name]
-    url, vectors = getattr(settings, "class_vectors", "random"), None
-    if url != "random":
-        vectors = read_class_vectors(url, classes)
+    vectors = class_vectors_of(settings, classes)
+    if vectors is not None:
         settings = dataclasses.replace(settings, vector_dim=vectors.shape[1])
     with torch.device("meta"):
         method = create_method(

@@ -117,19 +117,26 @@ def read_seen(folder: Path) -> Tensor:
 
 
 # A second stage may have these anew: after token selection the relation network has another size.
-HEADS = ("relation.", "prototypes", "soft_labels.", "fusion", "backbone.classifier.")
+HEADS = ("relation.", "prototypes", "soft_labels.", "fusion", "backbone.classifier.", "graph.", "codes.")
+# And these it always has: they are measured when a training ends, or come with its class vectors.
+OWN = ("fusion", "codes.", "graph.vectors", "graph.adjacency")
 
 
 def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
     """Give a new network the weights of a trained one; gives the names of those that stay as they were.
 
     Heads are taken over where they fit, everything else has to fit; of another method the backbone alone is taken.
+    Codes, how scores are fused, and a graph of classes are the new network's own.
     Raises ValueError for names and shapes that do not fit.
     """
     mine, theirs = method.state_dict(), start.method.state_dict()
     if not isinstance(method, METHODS[start.name]):
         return _backbone_from(method, mine, theirs)
-    fits = {name for name, value in theirs.items() if name in mine and mine[name].shape == value.shape} - {"fusion"}
+    fits = {
+        name
+        for name, value in theirs.items()
+        if name in mine and mine[name].shape == value.shape and not name.startswith(OWN)
+    }
     if wrong := sorted(n for n in (mine.keys() | theirs.keys()) - fits if not n.startswith(HEADS)):
         raise ValueError(
             f"start: beyond their heads the networks differ in {wrong[:5]}"
@@ -137,7 +144,7 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
             + ". Give the experiment the backbone and the sizes of the checkpoint"
         )
     method.load_state_dict({**mine, **{name: theirs[name] for name in fits}})
-    return sorted(mine.keys() - fits - {"fusion"})
+    return sorted(name for name in mine.keys() - fits if not name.startswith(OWN))
 
 
 def _backbone_from(method: RetrievalMethod, mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:

@@ -25,9 +25,9 @@ class CodeIndex:
 
     lists: None = exact; twice the bytes of the codes, three times while the first search after an `add` prepares them.
     A number = codes are sorted into so many lists by the nearest of as many centres, `probed` lists are searched, by
-    distance alone, and what stands in another list is missed, of codes that are equally near at the k-th place any. The
-    first codes added find the centres: add a representative part first, of at least 39 codes a list. Raises ValueError
-    for other bits than 32, 64, 128 and 256, and ImportError without faiss (`pip install faiss-cpu`).
+    distance alone, and what stands in another list is missed. The first codes added find the centres: add a
+    representative part first, of at least 39 codes a list. Raises ValueError for other bits than 32, 64, 128 and 256,
+    and ImportError without faiss (`pip install faiss-cpu`).
     """
 
     def __init__(self, bits: int, *, lists: int | None = None, probed: int = 16) -> None:
@@ -124,13 +124,18 @@ class CodeIndex:
         return np.concatenate(positions), np.concatenate(sums)
 
     def _in_lists(self, asked: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        distances, positions = self._lists.search(asked, k)
-        short = positions[:, -1] < 0  # the lists probed held fewer than k
-        if short.any():
-            probed, self._lists.nprobe = self._lists.nprobe, self._lists.nlist
-            distances[short], positions[short] = self._lists.search(asked[short], k)
+        """Positions and bits - 2 * distance, int64 [q, k] each. faiss keeps any of the codes that are as near as the
+        k-th, so all of those are asked for by their distance."""
+        near, positions = self._lists.search(asked, k)
+        probed, best = self._lists.nprobe, np.empty((len(asked), k), np.int64)
+        for row, code in enumerate(asked[:, None]):
+            if positions[row, -1] < 0:  # the lists probed held fewer than k
+                self._lists.nprobe = self._lists.nlist
+                near[row], positions[row] = (found[0] for found in self._lists.search(code, k))
+            _, distances, found = self._lists.range_search(code, int(near[row, -1]) + 1)
             self._lists.nprobe = probed
-        return _first(positions, self.bits - 2 * distances.astype(np.int64), k)
+            positions[row], best[row] = _first(found, self.bits - 2 * distances.astype(np.int64), k)
+        return positions, best
 
     def _scanned(self, weights: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Sums up to rounding, float32 falling, and positions, of the best `MORE` * k by them, [q, m] each."""

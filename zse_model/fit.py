@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from zse_model.backbones import Backbone
 from zse_model.gather import gathering
 from zse_model.methods.base import RetrievalMethod, TrainBatch
 
@@ -449,8 +450,8 @@ def _learning_rate(config: TrainConfig, step: int, total: int | None) -> float:
 
 
 def _optimizer(method: RetrievalMethod, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; no decay on biases, norms and single tokens; the backbone at its own share of the learning rate."""
-    backbone = {id(p) for p in method.backbone.parameters()}
+    """AdamW; no decay on biases, norms and single tokens; backbones at their own share of the learning rate."""
+    backbone = {id(p) for module in method.modules() if isinstance(module, Backbone) for p in module.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in (p for p in method.parameters() if p.requires_grad):
         groups.setdefault((id(p) in backbone, p.squeeze().dim() > 1), []).append(p)

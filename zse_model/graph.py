@@ -30,7 +30,7 @@ def class_graph(vectors: Tensor, edges: Edges, neighbours: int) -> Tensor:
         nearest = similarity.fill_diagonal_(-torch.inf).topk(neighbours, dim=1).indices
         adjacency.scatter_(1, nearest, 1.0)
     else:
-        from scipy.sparse.csgraph import minimum_spanning_tree  # only where a graph is made, not where one is loaded
+        from scipy.sparse.csgraph import minimum_spanning_tree
 
         # A distance of 0 is no edge to scipy, and two names may have one vector: 1 is added, which changes no tree.
         distance = (2 - similarity).clamp(min=1.0)

@@ -110,12 +110,17 @@ def search(
     best: Ranking | None = None
     seen = 0
     for tile in gallery:
-        size, wanted = count(tile), None
-        if among is not None:
+        size = count(tile)
+        if among is None:
+            scores = score_all(scorer, queries, tile)
+        else:
             inside = (among.indices >= seen) & (among.indices < seen + size)
             wanted = torch.zeros(len(inside), size, dtype=torch.bool)
             wanted[inside.nonzero()[:, 0], among.indices[inside] - seen] = True
-        found = rank(score_all(scorer, queries, tile, wanted), k)
+            (listed,) = wanted.any(0).nonzero(as_tuple=True)  # a picture that no list has is not prepared either
+            scores = torch.full(wanted.shape, -torch.inf)
+            scores[:, listed] = score_all(scorer, queries, _rows(tile, listed), wanted[:, listed])
+        found = rank(scores, k)
         best = found if best is None else merge([best, found], [0, seen], k)
         seen += size
     if best is None:
@@ -128,5 +133,5 @@ def count(pictures: Encoding) -> int:
     return len(next(iter(pictures.values())))
 
 
-def _rows(pictures: Encoding, rows: slice) -> Encoding:
+def _rows(pictures: Encoding, rows: slice | Tensor) -> Encoding:
     return {name: value[rows] for name, value in pictures.items()}

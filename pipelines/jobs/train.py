@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from pipelines import logs, metrics, shards, storage
 from pipelines.background import repeated
-from pipelines.class_vectors import read_class_vectors
+from pipelines.class_vectors import class_vectors_of
 from pipelines.cluster import connect
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.lease import held
@@ -215,9 +215,8 @@ def make_job(
         }
     if config.start is not None:
         depends["start"] = shards.read_manifest(config.start, "zse train")["digest"]
-    url, vectors = getattr(config.methods[method], "class_vectors", "random"), None
-    if url != "random":  # their values, not their URL: what a file says of other classes changes no name
-        vectors = read_class_vectors(url, manifest["classes"])
+    vectors = class_vectors_of(config.methods[method], manifest["classes"])
+    if vectors is not None:  # their values, not their URL: what a file says of other classes changes no name
         depends["class_vectors"] = storage.sha256(vectors.numpy().tobytes())
         depends["method"][1].pop("class_vectors")
     name = f"{config.name}-{method}{'-untrained' if untrained else ''}-{storage.digest(depends, 8)}"

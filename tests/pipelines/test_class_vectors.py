@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,8 @@ def binary(newline: bytes) -> bytes:
         ("words.vec.gz", gzip.compress(lines(header=True))),
         ("word2vec.bin", binary(b"")),
         ("word2vec.bin.gz", gzip.compress(binary(b"\n"))),
+        ("word2vec.bin.bz2", bz2.compress(binary(b"\n"))),
+        ("word2vec.bin.xz", lzma.compress(binary(b"\n"))),
     ],
 )
 def test_every_format_gives_the_same_vectors(name: str, content: bytes, tmp_path: Path) -> None:

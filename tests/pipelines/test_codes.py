@@ -13,14 +13,17 @@ from pipelines import storage
 from pipelines.config import ConfigError, ExperimentConfig
 from pipelines.encodings import encoded_parts, read_values
 from pipelines.jobs.run import run
-from pipelines.jobs.search import find, search
+from pipelines.jobs.search import find, ranked_anew, search
+from pipelines.loaders import to_tensor
 from tests.conftest import tiny
 from tests.pipelines.test_stages import picture
+from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.search import rank
 from zse_model.hashing import unpack
+from zse_model.methods import ZseSbirConfig, create_method
 from zse_model.synthetic import draw_photo, draw_sketch
-from zse_model.transforms import prepare_sketch
+from zse_model.transforms import TransformConfig, prepare_photo, prepare_sketch
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -97,5 +100,20 @@ def test_a_folder_is_searched_by_codes_and_ranked_anew(checkpoint: tuple[str, st
     assert searched(3, "rerank-3") == [path for path in by_embedding if path in first]
     # By another checkpoint, here the same one: what ranks anew is its first mode.
     assert searched(2, "hash-32", rerank_by=url, depth=3) == [path for path in by_embedding if path in first][:2]
+    # By a network of pairs: each photo that the codes found is scored with the sketch.
+    torch.manual_seed(1)
+    network = create_method(
+        "zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32), BackboneConfig(name="test_resnet"), size=32, classes=4
+    ).eval()
+    anew = replace(loaded, name="zse_sbir", method=network, transforms=TransformConfig(size=32))
+    sketch, folder = (tmp_path / "sketch.png").read_bytes(), tmp_path / "gallery"
+    order = ranked_anew(sketch, str(folder), found[:3], anew)
+    with torch.no_grad():
+        query = network.encode(torch.from_numpy(prepare_sketch(sketch, anew.transforms))[None, None], "sketch")
+        photos = [prepare_photo((folder / m.path).read_bytes(), anew.transforms) for m in found[:3]]
+        encoded = network.encode(to_tensor(photos), "photo")
+        by_pairs = rank(network.score(query, encoded, "rn"))
+    assert [m.path for m in order] == [found[i].path for i in by_pairs.indices[0].tolist()]
+    torch.testing.assert_close(torch.tensor([m.score for m in order]), by_pairs.scores[0])
     with pytest.raises(ValueError, match="rerank-3 ranks 3 photos, not 4"):
         searched(4, "rerank-3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,16 @@ import pytest
 import torch
 
 from tests.zse_model.test_methods import CLASSES, CNN, SIZE, batch, pictures
+from zse_model.checkpoint import Checkpoint, seen_keys, start_from
 from zse_model.explain import UnexplainableError, explain, explain_masks, has_masks
 from zse_model.graph import class_graph
 from zse_model.hashing import CodeHead, discriminant, itq, pack, unpack
 from zse_model.methods import CrossATNetConfig, create_method
 from zse_model.methods.crossatnet import CrossATNet
-from zse_model.transforms import BadPicture
+from zse_model.split import ZeroShotSplit
+from zse_model.transforms import BadPicture, TransformConfig
+
+SPLIT = ZeroShotSplit(name="s", citation="c", seen=("a", "b"), unseen=("c",))
 
 
 def network(**changes: Any) -> CrossATNet:
@@ -53,6 +58,23 @@ def test_a_spanning_tree_joins_all_classes_also_those_with_the_same_vector() -> 
     assert int(joined.sum()) == 6 + 2 * 5 and joined[1, 3], "a tree of 6 nodes has 5 edges"
     reached = torch.linalg.matrix_power(joined.float(), 6) > 0
     assert reached.all()
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    apart = 1 - unit @ unit.T
+    edges = list(itertools.combinations(range(6), 2))
+    shortest = min(
+        sum(float(apart[e]) for e in tree)
+        for tree in itertools.combinations(edges, 5)
+        if (torch.linalg.matrix_power(_joined(tree), 6) > 0).all()
+    )
+    assert sum(float(apart[e]) for e in edges if joined[e]) == pytest.approx(shortest, abs=1e-5)
+
+
+def _joined(tree: Iterable[tuple[int, int]]) -> torch.Tensor:
+    """0 and 1, [6, 6]."""
+    joined = torch.eye(6)
+    for a, b in tree:
+        joined[a, b] = joined[b, a] = 1
+    return joined
 
 
 def test_prototypes_follow_the_vectors_and_nothing_else_is_read() -> None:
@@ -67,6 +89,33 @@ def test_prototypes_follow_the_vectors_and_nothing_else_is_read() -> None:
     torch.testing.assert_close(method.graph(), doubled)
     with pytest.raises(ValueError, match=r"must be \[4, 8\], one a training class, got \[5, 8\]"):
         method.set_class_vectors(torch.randn(5, 8))
+
+
+def test_a_second_stage_has_a_graph_and_codes_of_its_own() -> None:
+    first = with_codes(network())
+    start = Checkpoint("crossatnet", first, TransformConfig(size=SIZE), SPLIT, seen_keys([]), {})
+    second = network(bits=128, vector_dim=5, edges="mst")
+    vectors = torch.randn(CLASSES, 5, generator=torch.manual_seed(7))
+    second.set_class_vectors(vectors)
+    assert second.graph is not None and first.graph is not None
+    placed = second.graph.adjacency.clone()
+    assert start_from(second, start) == ["graph.inner.weight"], "of another length of class vectors"
+    torch.testing.assert_close(second.graph.vectors, torch.nn.functional.normalize(vectors, dim=1))
+    assert torch.equal(second.graph.adjacency, placed) and second.modes == ("ret",)
+    assert torch.equal(second.whole.weight, first.whole.weight)
+    assert torch.equal(second.graph.outer.weight, first.graph.outer.weight)
+    third = network()
+    third.set_class_vectors(torch.randn(CLASSES, 8, generator=torch.manual_seed(8)))
+    vectors = third.graph.vectors.clone()  # type: ignore[union-attr]
+    assert start_from(third, start) == [] and third.modes == ("ret",)
+    assert torch.equal(third.graph.vectors, vectors)  # type: ignore[union-attr]
+
+
+def test_codes_of_a_single_class_are_of_what_its_pictures_differ_in() -> None:
+    x = torch.randn(60, 24, generator=torch.manual_seed(0))
+    head = CodeHead(24, 32)
+    head.fit(x[:30], x[30:], torch.zeros(60, dtype=torch.long))
+    assert head.fitted and 10 < pack(head(x[30:], "photo")).unique(dim=0).shape[0]
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.workers import CLASSES, Pictures
 from zse_model.backbones import BackboneConfig
-from zse_model.fit import LocalContext, NonFiniteLossError, TrainConfig, fit
-from zse_model.methods import GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
+from zse_model.fit import LocalContext, NonFiniteLossError, TrainConfig, _optimizer, fit
+from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
 
 SIZE = 32
 
@@ -241,3 +241,19 @@ def test_exactly_one_budget() -> None:
         TrainConfig(steps=1, minutes=1)
     with pytest.raises(ValueError, match="exactly one of steps and minutes"):
         TrainConfig()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_every_backbone_learns_at_its_own_rate(shared: bool) -> None:
+    network = create_method(
+        "crossatnet",
+        CrossATNetConfig(dim=16, vector_dim=8, neighbours=1, share_backbone=shared),
+        BackboneConfig(name="test_resnet"),
+        size=32,
+        classes=CLASSES,
+    )
+    scales = {
+        id(p): g["scale"] for g in _optimizer(network, config(backbone_lr=0.25)).param_groups for p in g["params"]
+    }
+    for name, p in network.named_parameters():
+        assert scales[id(p)] == (0.25 if name.startswith(("backbone.", "sketch_backbone.")) else 1), name

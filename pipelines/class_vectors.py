@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from pipelines import storage
+from zse_model.errors import ZseError
 from zse_model.split import normalise_name
 
 Entry = tuple[str, np.ndarray]
 BINARY_CHUNK, LONGEST_WORD = 2**24, 2**12  # bytes
 
 
-class UnknownNamesError(ValueError):
+class UnknownNamesError(ZseError):
     """Some class names have no vector; the message lists all of them."""
 
 
@@ -38,7 +39,7 @@ def read_class_vectors(url: str, names: Sequence[str]) -> Tensor:
     """
     file, _, array = url.partition("#")
     if not storage.exists(file):
-        raise ValueError(f"class_vectors: {file!r} does not exist. Give a file or URL of word vectors, or random")
+        raise ZseError(f"class_vectors: {file!r} does not exist. Give a file or URL of word vectors, or random")
     wanted = {form for name in names for form in (*_wholes(name), *_words(name))}
     found: dict[str, np.ndarray] = {}
     for word, vector in _entries(file, array, wanted):
@@ -91,7 +92,7 @@ def _entries(file: str, array: str, wanted: Container[str]) -> Iterator[Entry]:
             read = _binary if re.search(r"\.bin(\.(gz|bz2|xz))?$", file) else _text
             yield from read(stream, wanted)
         except ValueError as error:
-            raise ValueError(
+            raise ZseError(
                 f"{file} is no file of word vectors: {error}. Known: .npz, word2vec .bin, and text with a word and its "
                 "numbers on each line"
             ) from error
@@ -101,9 +102,9 @@ def _npz(file: str, array: str) -> Iterator[Entry]:
     with np.load(io.BytesIO(storage.read_bytes(file)), allow_pickle=False) as content:
         arrays = [name for name in content.files if name != "names"]
         if "names" not in content.files or not arrays or (array and array not in arrays):
-            raise ValueError(f"{file} must hold `names` and vectors {array or ''}, got {content.files}")
+            raise ZseError(f"{file} must hold `names` and vectors {array or ''}, got {content.files}")
         if not array and len(arrays) > 1:
-            raise ValueError(f"{file} holds several arrays of vectors; say which: {file}#{'|'.join(arrays)}")
+            raise ZseError(f"{file} holds several arrays of vectors; say which: {file}#{'|'.join(arrays)}")
         for name, vector in zip(content["names"], content[array or arrays[0]], strict=True):
             yield "_".join(_words(str(name))), vector
 
@@ -122,14 +123,14 @@ def _text(stream: IO[bytes], wanted: Container[str]) -> Iterator[Entry]:
         if word.casefold() in wanted:  # most words are not, and parsing numbers is what takes time
             vector = np.array(rest.split(b" "), dtype=np.float32)
             if len(vector) != size:
-                raise ValueError(f"{word!r} has {len(vector)} numbers, others have {size}")
+                raise ZseError(f"{word!r} has {len(vector)} numbers, others have {size}")
             yield word, vector
 
 
 def _binary(stream: IO[bytes], wanted: Container[str]) -> Iterator[Entry]:
     header = stream.readline().split()
     if len(header) != 2 or not all(number.isdigit() for number in header):
-        raise ValueError(f"its first line is {header[:3]}, not the number of words and of dimensions")
+        raise ZseError(f"its first line is {header[:3]}, not the number of words and of dimensions")
     count, size = (int(number) for number in header)
     data, at = b"", 0
     for _ in range(count):
@@ -138,7 +139,7 @@ def _binary(stream: IO[bytes], wanted: Container[str]) -> Iterator[Entry]:
         end = data.find(b" ", at)
         vector = data[end + 1 : end + 1 + 4 * size]
         if end < 0 or len(vector) < 4 * size:
-            raise ValueError(f"it ends before the {count} words that it announces")
+            raise ZseError(f"it ends before the {count} words that it announces")
         word = data[at:end].decode("utf-8", errors="replace").strip()
         if word.casefold() in wanted:
             yield word, np.frombuffer(vector, dtype="<f4")

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from pipelines import logs
 from pipelines.progress import say
+from zse_model.errors import ZseError
 
 if TYPE_CHECKING:
     from pipelines.config import ExperimentConfig
@@ -105,7 +106,7 @@ def embed(
         _stage("embed", experiment, workspace, set_)
         return
     if gallery is None or checkpoint is None:
-        raise ValueError("--gallery and --checkpoint go together: the photos, and what encodes them")
+        raise ZseError("--gallery and --checkpoint go together: the photos, and what encodes them")
     from pipelines.gallery import index
 
     folder = index(gallery, _checkpoint(checkpoint, workspace), workspace)
@@ -508,7 +509,7 @@ def explain(
 def _patch(text: str) -> tuple[int, int]:
     row, comma, column = text.partition(",")
     if not (comma and row.strip().isdigit() and column.strip().isdigit()):
-        raise ValueError(f"--patch takes row,column, counted from 0 as in --patch 2,3; got {text!r}")
+        raise ZseError(f"--patch takes row,column, counted from 0 as in --patch 2,3; got {text!r}")
     return int(row), int(column)
 
 
@@ -739,7 +740,7 @@ def main() -> None:
         logs.capture()
         app()
     except Exception as error:
-        meant = isinstance(error, (ValueError, RuntimeError, OSError))
+        meant = isinstance(error, (ZseError, OSError))
         if os.environ.get("ZSE_DEBUG") or not meant:
             say(traceback.format_exc(), logging.ERROR)
         if meant:

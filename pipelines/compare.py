@@ -20,6 +20,7 @@ from pipelines.jobs.evaluate import TOP
 from pipelines.members import read_members
 from pipelines.queries import Queries, difference, key_parts
 from pipelines.sheets import Row, decode_all, draw_sheet
+from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import PairedDifference
 
 KEYS = ("setting", "protocol", "mode", "metric")
@@ -69,7 +70,7 @@ def compare(
         pairs = [(x, (*x[:2], modes[1], x[3])) for x in mine if x[2] == modes[0]]
     pairs = [(x, y) for x, y in pairs if y in theirs]
     if not pairs:
-        raise ValueError(
+        raise ZseError(
             f"{first.name} and {second.name} measured nothing in common: {_measured(mine)} and {_measured(theirs)}. "
             "Evaluate both on the same data: zse evaluate --checkpoint ... --experiment ..."
         )
@@ -80,9 +81,7 @@ def compare(
     ]
     if not asked:
         known = ", ".join(sorted({"/".join(x) for x, _ in pairs}))
-        raise ValueError(
-            f"Nothing of both is setting {setting}, mode {mode}, metric {metric}. Of both there is {known}"
-        )
+        raise ZseError(f"Nothing of both is setting {setting}, mode {mode}, metric {metric}. Of both there is {known}")
     return [_compared(a, b, x, y) for x, y in asked]
 
 

@@ -24,6 +24,7 @@ from pipelines.plan import ShardConfig
 from pipelines.prepare import IngestConfig
 from pipelines.redaction import holds_password
 from zse_model.backbones import BackboneConfig
+from zse_model.errors import ZseError
 from zse_model.evaluation.protocol import PROTOCOLS
 from zse_model.fit import TrainConfig
 from zse_model.methods import METHODS
@@ -31,7 +32,7 @@ from zse_model.methods.base import rerank_depth
 from zse_model.transforms import TransformConfig
 
 
-class ConfigError(ValueError):
+class ConfigError(ZseError):
     """A configuration that cannot be used; the message names the field, its value and what is allowed."""
 
 
@@ -53,9 +54,7 @@ class ClusterConfig:
 
     def __post_init__(self) -> None:
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
-            raise ValueError(
-                f"cluster.min_workers must be 1 to cluster.workers ({self.workers}), got {self.min_workers}"
-            )
+            raise ZseError(f"cluster.min_workers must be 1 to cluster.workers ({self.workers}), got {self.min_workers}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +83,10 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
-            raise ValueError(f"evaluation.protocols {unknown} are unknown. Known: {sorted(PROTOCOLS)}")
+            raise ZseError(f"evaluation.protocols {unknown} are unknown. Known: {sorted(PROTOCOLS)}")
         known = re.compile(r"ret|rn|fused|(hash|itq|asym)-(32|64|128|256)")
         if unknown := [m for m in self.modes if not known.fullmatch(m) and rerank_depth(m) is None]:
-            raise ValueError(
+            raise ZseError(
                 f"evaluation.modes {unknown} are unknown. Known: ret, rn, fused, rerank-K, and hash-N, asym-N, itq-N "
                 "of the method's bits"
             )
@@ -126,7 +125,7 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         if self.train.gather and self.cluster.min_workers is not None:
-            raise ValueError(
+            raise ZseError(
                 "cluster.min_workers must be null with train.gather: what a batch is compared with would change with "
                 "the number of workers"
             )

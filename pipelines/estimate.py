@@ -30,6 +30,7 @@ from pipelines.members import Members, tested_members, training_members
 from pipelines.plan import ItemPlan
 from pipelines.prepare import prepared
 from zse_model.checkpoint import load_checkpoint
+from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import refuse_start
 from zse_model.methods import Encoding, RetrievalMethod, TrainBatch, create_method
 from zse_model.methods.base import rerank_depth
@@ -91,7 +92,7 @@ class Rates:
 
     def __post_init__(self) -> None:
         if (self.tflops is not None and self.tflops <= 0) or not 0 < self.utilisation <= 1:
-            raise ValueError(
+            raise ZseError(
                 f"--tflops must be above 0 and --utilisation in 0..1, got {self.tflops} and {self.utilisation}"
             )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipelines.loaders import to_tensor
 from pipelines.progress import say
+from zse_model.errors import ZseError
 from zse_model.explain import (
     Explanation,
     MaskExplanation,
@@ -109,7 +110,7 @@ def explained(
     drawn, shown = to_tensor([sketch])[0], to_tensor([photo])[0]
     if has_masks(method):
         if patches:
-            raise ValueError("--patch follows patches of zse_sbir; crossatnet has masks, leave it out")
+            raise ZseError("--patch follows patches of zse_sbir; crossatnet has masks, leave it out")
         masks = explain_masks(method, drawn, shown, mode)
         return Explained(name, masks, {"masks": _masks(masks, sketch, photo)})
     found = explain(method, drawn, shown, mode)

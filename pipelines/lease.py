@@ -24,11 +24,12 @@ import psutil
 from pipelines import storage
 from pipelines.background import repeated
 from pipelines.progress import say
+from zse_model.errors import ZseError
 
 EVERY, STALE = 5.0, 20.0  # s: how often it is renewed, and after how long without it is nobody's
 
 
-class HeldError(RuntimeError):
+class HeldError(ZseError):
     """Another process is at work on the same."""
 
 

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from pipelines.redaction import shown
+from zse_model.errors import ZseError
 
 _place: dict[str, Any] = {}  # of this process, which does one thing at a time; its threads speak of the same
 
@@ -56,7 +57,7 @@ def log(message: str, fields: Mapping[str, Any], level: int = logging.INFO) -> N
 def capture() -> None:
     """Have the logs and warnings of libraries as lines, too. Raises ValueError for a ZSE_LOG that means nothing."""
     if (mode := os.environ.get("ZSE_LOG", "text")) not in ("text", "json"):
-        raise ValueError(f"ZSE_LOG is {mode!r}. Allowed: text, json")
+        raise ZseError(f"ZSE_LOG is {mode!r}. Allowed: text, json")
     if as_json():
         logging.getLogger().handlers = _logger().handlers
         logging.captureWarnings(True)

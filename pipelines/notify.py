@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 from pipelines import storage
 from pipelines.progress import say
 from pipelines.reevaluation import Summary, markdown
+from zse_model.errors import ZseError
 
 SENT = "notified.json"
 TIMEOUT = 10  # s
@@ -24,7 +25,7 @@ def notify(url: str, summary: Summary, folder: str) -> None:
     that is not http(s).
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError("--webhook takes an http or https URL")
+        raise ZseError("--webhook takes an http or https URL")
     sent = storage.join(folder, SENT)
     if storage.exists(sent):
         return

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipelines.members import Members
 from zse_model.augment import AugmentConfig, augment_photo, augment_sketch
+from zse_model.errors import ZseError
 
 ROLES = ("sketch", "photo", "sketch2", "negative")
 
@@ -42,7 +43,7 @@ class ShardConfig:
 
     def __post_init__(self) -> None:
         if wrong := {name: weight for name, weight in self.weights.items() if weight <= 0}:
-            raise ValueError(f"shard.weights must be above 0, got {wrong}; leave a part out of dataset.parts instead")
+            raise ZseError(f"shard.weights must be above 0, got {wrong}; leave a part out of dataset.parts instead")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class ItemPlan:
         parts = np.array([id.split("/", 3)[2] for id in self.members.id])
         there = {str(part) for part in parts[self.members.modality == "sketch"]}
         if there != set(self.config.weights):
-            raise ValueError(
+            raise ZseError(
                 f"shard.weights names {sorted(self.config.weights)}, but the parts with training sketches are "
                 f"{sorted(there)[:10]}. Give each of them a weight"
             )
@@ -103,7 +104,7 @@ class ItemPlan:
             inside = [sketches[parts[sketches] == name] for sketches in self._sketches]
             labels = [label for label, sketches in enumerate(inside) if len(sketches)]
             if not labels:
-                raise ValueError(f"shard.weights: no class of {name!r} has a sketch and, in any part, a photo")
+                raise ZseError(f"shard.weights: no class of {name!r} has a sketch and, in any part, a photo")
             yield weight, labels, inside
 
     def _draw_class(self, rng: np.random.Generator) -> tuple[int, np.ndarray]:
@@ -120,7 +121,7 @@ class ItemPlan:
         """Without another class every negative is another instance of the one there is, also other than the positive's:
         so there must be three, and all known."""
         if not self.classes or self.config.hard_negatives < 1:
-            raise ValueError(
+            raise ZseError(
                 f"Training needs at least two classes with sketches and photos, got {self.classes}; classes with only "
                 f"one of them: {self.incomplete[:20]}. One class whose pairs are known is enough where every negative "
                 f"is of it: --set shard.hard_negatives=1 (it is {self.config.hard_negatives})"
@@ -129,7 +130,7 @@ class ItemPlan:
         unknown = sum(instance is None for rows in (self._sketches[0], self._photos[0]) for instance in instances[rows])
         known = len(set(instances[self._photos[0]]) - {None})
         if unknown or known < 3:
-            raise ValueError(
+            raise ZseError(
                 f"Training on the class {self.classes[0]!r} alone takes its negatives from the class: every picture's "
                 f"instance must be known, of {unknown} it is not; and photos of at least 3 instances, it has {known}"
             )

@@ -26,6 +26,7 @@ from pipelines.compare import Compared, Report, compare_reports
 from pipelines.config import ConfigError, read_section
 from pipelines.costs import MEASURES
 from pipelines.jobs.evaluate import COSTS
+from zse_model.errors import ZseError
 
 SLACK = 0.005  # the least margin of a guard
 
@@ -47,7 +48,7 @@ class Paired:
 
     def __post_init__(self) -> None:
         if self.margin < 0:
-            raise ValueError(f"margin must be 0 or more, got {self.margin}")
+            raise ZseError(f"margin must be 0 or more, got {self.margin}")
 
     def names(self, setting: str) -> bool:
         return any(fnmatchcase(name, self.setting) for name in (setting, setting.rpartition(".")[0]))
@@ -76,7 +77,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         if strict := [rule.setting for rule in self.no_worse if rule.margin < SLACK]:
-            raise ValueError(
+            raise ZseError(
                 f"no_worse of {strict[0]!r} needs a margin of at least {SLACK}: with less it asks the candidate to be "
                 "better there, which only `better` may"
             )

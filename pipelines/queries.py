@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipelines import shards, storage
+from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import PairedDifference, paired_difference
 
 QUERIES = "queries.parquet"
@@ -71,7 +72,7 @@ def key_parts(key: str) -> tuple[str, str, str, str]:
 def difference(ours: Queries, theirs: Queries, key: str, their_key: str) -> PairedDifference:
     """Ours minus theirs, resampled as the intervals of a report are. Raises ValueError for other queries."""
     if not np.array_equal(ours.id, theirs.id):
-        raise ValueError(
+        raise ZseError(
             f"{ours.report} and {theirs.report} are of different queries, {len(ours.id)} and {len(theirs.id)}: only "
             "the same ones can be paired. Evaluate both on the same data"
         )

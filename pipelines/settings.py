@@ -29,6 +29,7 @@ from pipelines.jobs.run import evaluate_checkpoint
 from pipelines.progress import say
 from pipelines.reference import Setting
 from zse_model.checkpoint import load_checkpoint
+from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import BadPicture
@@ -152,7 +153,7 @@ def _why_nothing(setting: Setting, trained: ZeroShotSplit) -> str:
     return "no row of this form: see evaluation.modes and evaluation.protocols"
 
 
-class MissingDataError(ValueError):
+class MissingDataError(ZseError):
     """A setting whose data set the user has not named."""
 
 

@@ -32,6 +32,7 @@ from fsspec import AbstractFileSystem, asyn
 from pipelines.progress import say
 from pipelines.redaction import shown
 from pipelines.walk import entries, walk
+from zse_model.errors import ZseError
 
 FETCH_AT_ONCE = 32
 BLOCK = 16 * 2**20  # bytes of a file in a store that are asked for at once where it is read through
@@ -41,7 +42,7 @@ TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # s, of an attempt: unti
 PAGE = 1000  # keys of a bucket listed at once
 
 
-class StorageError(RuntimeError):
+class StorageError(ZseError):
     """A store that could not be read or written; the message names the URL and the reason."""
 
 
@@ -200,7 +201,7 @@ def join(url: str, *parts: str) -> str:
     """url/part/part. A part that is absolute or climbs out raises ValueError."""
     for part in parts:
         if part.startswith("/") or ".." in part.split("/"):
-            raise ValueError(f"{part!r} would leave {url}")
+            raise ZseError(f"{part!r} would leave {url}")
     return "/".join([url.rstrip("/"), *parts])
 
 

@@ -20,6 +20,7 @@ from pipelines.catalog.folder import PAIRS
 from pipelines.catalog.tree import meaning
 from pipelines.doctor import recognise
 from pipelines.progress import Meter
+from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 
 COLUMNS = ("modality", "class", "file")
@@ -45,7 +46,7 @@ def write_subset(members: str, sources: Sequence[str], out: str, size: int | Non
     config, records = recognise(sources)
     there = {_key(r.modality, r.category, r.path): r for r in reversed(records)}
     if missing := [f"{k[0]} {k[1]}/{k[2]}" for k in wanted if k not in there]:
-        raise ValueError(
+        raise ZseError(
             f"{len(missing)} of {len(wanted)} members of {members} are not in {', '.join(sources)}: {missing[:10]}. "
             "Give a complete copy of the data set"
         )
@@ -69,7 +70,7 @@ def read_members(members: str) -> list[Key]:
         with resources.as_file(resources.files("pipelines.catalog").joinpath("subsets", f"{members}.tsv.gz")) as file:
             return _parse(members, str(file))
     if not storage.exists(members):
-        raise ValueError(f"{members!r} is neither a shipped list {subset_names()} nor a file that exists")
+        raise ZseError(f"{members!r} is neither a shipped list {subset_names()} nor a file that exists")
     return _parse(members, members)
 
 
@@ -77,10 +78,10 @@ def _parse(name: str, url: str) -> list[Key]:
     with storage.open_read(url) as file:
         rows = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig"), delimiter="\t")
         if missing := set(COLUMNS) - set(rows.fieldnames or ()):
-            raise ValueError(f"{name} lacks the columns {sorted(missing)}; it has {rows.fieldnames}")
+            raise ZseError(f"{name} lacks the columns {sorted(missing)}; it has {rows.fieldnames}")
         keys = [_key(row["modality"], row["class"], row["file"]) for row in rows]
     if not keys or len(set(keys)) < len(keys):
-        raise ValueError(f"{name} lists {len(keys)} pictures, {len(set(keys))} of them different; expected each once")
+        raise ZseError(f"{name} lists {len(keys)} pictures, {len(set(keys))} of them different; expected each once")
     return keys
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.progress import say
+from zse_model.errors import ZseError
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -20,7 +21,7 @@ def seconds(text: str) -> float:
     """90s, 15m, 6h, 1d. Raises ValueError."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text)
     if not found or not float(found[1]):
-        raise ValueError(f"--every takes 90s, 15m, 6h or 1d; got {text!r}")
+        raise ZseError(f"--every takes 90s, 15m, 6h or 1d; got {text!r}")
     return float(found[1]) * UNITS[found[2]]
 
 

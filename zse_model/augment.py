@@ -11,6 +11,8 @@ from math import cos, exp, log, radians, sin, sqrt
 import numpy as np
 from PIL import Image, ImageChops, ImageEnhance
 
+from zse_model.errors import ZseError
+
 # Erasing leaves at least this share of the ink: a sketch without its subject teaches nothing but noise.
 INK_KEPT = 0.4
 
@@ -46,7 +48,7 @@ class AugmentConfig:
         for field in fields(self):
             value, limit = getattr(self, field.name), highest.get(field.name, 1)
             if not 0 <= value <= limit:
-                raise ValueError(f"augment.{field.name} is {value}, allowed are 0 (off) to {limit}")
+                raise ZseError(f"augment.{field.name} is {value}, allowed are 0 (off) to {limit}")
 
 
 def augment_sketch(array: np.ndarray, config: AugmentConfig, rng: np.random.Generator, *, flip: bool) -> np.ndarray:

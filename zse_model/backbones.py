@@ -23,6 +23,8 @@ from timm.models import checkpoint, group_parameters
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from zse_model.errors import ZseError
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
@@ -81,7 +83,7 @@ class Backbone(nn.Module):
         super().__init__()
         if not timm.is_model(config.name):
             near = timm.list_models(f"*{config.name.split('_')[0]}*")[:8]
-            raise ValueError(f"Unknown backbone {config.name!r}. timm models with a similar name: {near}")
+            raise ZseError(f"Unknown backbone {config.name!r}. timm models with a similar name: {near}")
         self.name, self.wants_pooled, self.wants_tokens = config.name, pooled or classifier, tokens
         cfg = timm.get_pretrained_cfg(config.name)
         arguments: dict[str, Any] = dict(config.args)
@@ -102,7 +104,7 @@ class Backbone(nn.Module):
         if classifier:
             self.classifier = self.model.get_classifier()
             if not isinstance(self.classifier, nn.Linear):
-                raise ValueError(f"Backbone {config.name!r} has no linear classifier to distil from")
+                raise ZseError(f"Backbone {config.name!r} has no linear classifier to distil from")
             self.model.reset_classifier(0)
         self._freeze(config.frozen, config.weights)
         self.is_transformer = hasattr(self.model, "num_prefix_tokens")
@@ -124,11 +126,11 @@ class Backbone(nn.Module):
         if not self.keep_rates:
             return
         if not isinstance(self.model, VisionTransformer) or self.model.cls_token is None:
-            raise ValueError(
+            raise ZseError(
                 f"keep_rates need a plain vision transformer with a class token, {name!r} is none; leave them out"
             )
         if len(self.keep_rates) > len(self.model.blocks) or not all(0 < rate <= 1 for rate in self.keep_rates):
-            raise ValueError(
+            raise ZseError(
                 f"keep_rates must be at most {len(self.model.blocks)} numbers in (0, 1], one per block of {name!r}, "
                 f"got {self.keep_rates}"
             )
@@ -137,13 +139,13 @@ class Backbone(nn.Module):
         if not groups:
             return
         if weights is None:
-            raise ValueError(
+            raise ZseError(
                 f"backbone.frozen: {groups} would keep random weights; set backbone.weights (hub or file), or frozen: 0"
             )
         by_group = group_parameters(self.model, self.model.group_matcher(coarse=True), reverse=True)
         order = sorted(set(by_group.values()))
         if not 0 < groups < len(order):
-            raise ValueError(f"backbone.frozen must be 0..{len(order) - 1} for this backbone, got {groups}")
+            raise ZseError(f"backbone.frozen must be 0..{len(order) - 1} for this backbone, got {groups}")
         for name, parameter in self.model.named_parameters():
             if by_group[name] in order[:groups]:
                 parameter.requires_grad_(False)
@@ -156,11 +158,11 @@ class Backbone(nn.Module):
         """
         advice = "Set train.activation_checkpointing to false, or take a backbone with layer norms"
         if any(not _frozen(norm) for norm in _batch_norms(self.model)):
-            raise ValueError(f"Backbone {self.name!r} has batch norms, which would count every picture twice. {advice}")
+            raise ZseError(f"Backbone {self.name!r} has batch norms, which would count every picture twice. {advice}")
         try:
             self.model.set_grad_checkpointing()
         except (AssertionError, AttributeError) as error:  # timm's ways to say no
-            raise ValueError(f"timm cannot checkpoint the activations of backbone {self.name!r}. {advice}") from error
+            raise ZseError(f"timm cannot checkpoint the activations of backbone {self.name!r}. {advice}") from error
 
     def train(self, mode: bool = True) -> Backbone:
         """As usual, but a frozen batch norm keeps its statistics too."""
@@ -290,8 +292,8 @@ def is_transformer(name: str) -> bool:
 def _stages(name: str, model: Any) -> list[int]:
     """Indices of the last stride-16 and the last stride-32 map of a convolutional network."""
     if not hasattr(model, "forward_intermediates"):
-        raise ValueError(f"Backbone {name!r} gives no feature maps, so it has no tokens")
+        raise ZseError(f"Backbone {name!r} gives no feature maps, so it has no tokens")
     at = {info["reduction"]: index for index, info in enumerate(model.feature_info)}
     if 16 not in at or 32 not in at:
-        raise ValueError(f"Backbone {name!r} has maps at strides {sorted(at)}; tokens need strides 16 and 32")
+        raise ZseError(f"Backbone {name!r} has maps at strides {sorted(at)}; tokens need strides 16 and 32")
     return [at[16], at[32]]

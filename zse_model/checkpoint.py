@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zse_model.backbones import BackboneConfig
+from zse_model.errors import ZseError
 from zse_model.methods import METHODS, RetrievalMethod, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
@@ -81,13 +82,13 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> C
     """
     folder = Path(folder)
     if not (folder / INFO).exists():
-        raise ValueError(f"{folder} is not a checkpoint: it has no {INFO}. `zse train` ends by naming one")
+        raise ZseError(f"{folder} is not a checkpoint: it has no {INFO}. `zse train` ends by naming one")
     info = json.loads((folder / INFO).read_text())
     if info.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{folder} has format version {info.get('format_version')}, this code reads {FORMAT_VERSION}")
+        raise ZseError(f"{folder} has format version {info.get('format_version')}, this code reads {FORMAT_VERSION}")
     name = info["method"]
     if name not in METHODS:
-        raise ValueError(f"{folder} holds the unknown method {name!r}. Known methods: {sorted(METHODS)}")
+        raise ZseError(f"{folder} holds the unknown method {name!r}. Known methods: {sorted(METHODS)}")
     transforms = from_dict(TransformConfig, info["transforms"])
     method = create_method(
         name,
@@ -100,7 +101,7 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> C
     weights = load_file(folder / WEIGHTS)
     missing, unexpected = method.load_state_dict(weights, strict=False)
     if missing or unexpected:
-        raise ValueError(f"{folder / WEIGHTS} does not fit {name}: missing {missing}, unexpected {unexpected}")
+        raise ZseError(f"{folder / WEIGHTS} does not fit {name}: missing {missing}, unexpected {unexpected}")
     return Checkpoint(
         name=name,
         method=method.to(device).eval(),
@@ -138,7 +139,7 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
         if name in mine and mine[name].shape == value.shape and not name.startswith(OWN)
     }
     if wrong := sorted(n for n in (mine.keys() | theirs.keys()) - fits if not n.startswith(HEADS)):
-        raise ValueError(
+        raise ZseError(
             f"start: beyond their heads the networks differ in {wrong[:5]}"
             + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
             + ". Give the experiment the backbone and the sizes of the checkpoint"
@@ -152,7 +153,7 @@ def _backbone_from(method: RetrievalMethod, mine: dict[str, Tensor], theirs: dic
     wanted = [n for n in mine if n.removeprefix("sketch_").startswith("backbone.model.")]
     source = {n: theirs.get(n, theirs.get(n.removeprefix("sketch_"))) for n in wanted}
     if wrong := sorted(n for n, value in source.items() if value is None or value.shape != mine[n].shape):
-        raise ValueError(
+        raise ZseError(
             f"start: the backbones differ in {wrong[:5]}"
             + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
             + ". Give the experiment the backbone of the checkpoint"
@@ -165,7 +166,7 @@ def from_dict(config: type, values: Mapping[str, Any]) -> Any:
     """A configuration dataclass from JSON values; lists become tuples, unknown keys raise ValueError."""
     known = {field.name for field in dataclasses.fields(config)}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"{config.__name__} has no fields {unknown}. Known fields: {sorted(known)}")
+        raise ZseError(f"{config.__name__} has no fields {unknown}. Known fields: {sorted(known)}")
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

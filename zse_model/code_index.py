@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.hashing import WEIGHT, agreement
 
@@ -34,7 +35,7 @@ class CodeIndex:
         import faiss  # here, because networks train and score where it is not installed
 
         if bits not in (32, 64, 128, 256):  # the sums of longer ones do not fit into the 16 bits of the scan
-            raise ValueError(f"bits must be 32, 64, 128 or 256, got {bits}")
+            raise ZseError(f"bits must be 32, 64, 128 or 256, got {bits}")
         self.bits = bits
         self._parts: list[np.ndarray] = []
         self._scan: Any = None
@@ -56,7 +57,7 @@ class CodeIndex:
             return
         if not self._lists.is_trained:
             if len(packed) < self._lists.nlist:
-                raise ValueError(f"{self._lists.nlist} lists need as many codes in the first part, got {len(packed)}")
+                raise ZseError(f"{self._lists.nlist} lists need as many codes in the first part, got {len(packed)}")
             self._lists.train(packed)
         self._lists.add(packed)
 
@@ -70,9 +71,9 @@ class CodeIndex:
         weighted = queries.dtype != torch.uint8
         asked = self._weights(queries) if weighted else self._checked(queries)
         if len(self) == 0:
-            raise ValueError("The gallery is empty: there is nothing to search.")
+            raise ZseError("The gallery is empty: there is nothing to search.")
         if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}.")
+            raise ZseError(f"k must be at least 1, got {k}.")
         find = self._in_lists if self._lists is not None else self._by_weights if weighted else self._by_distance
         positions, sums = find(asked, min(k, len(self)))
         scores = torch.from_numpy(sums.astype(np.float32))
@@ -162,20 +163,20 @@ class CodeIndex:
 
     def _checked(self, codes: Tensor) -> np.ndarray:
         if codes.dtype != torch.uint8 or codes.ndim != 2 or codes.shape[1] * 8 != self.bits:
-            raise ValueError(
+            raise ZseError(
                 f"Codes of {self.bits} bits are uint8 [n, {self.bits // 8}], got {codes.dtype} {list(codes.shape)}"
             )
         return np.ascontiguousarray(codes.cpu().numpy())
 
     def _weights(self, weights: Tensor) -> np.ndarray:
         if self._lists is not None:
-            raise ValueError("Lists are searched by codes, uint8; weights of bits need an index without lists")
+            raise ZseError("Lists are searched by codes, uint8; weights of bits need an index without lists")
         if weights.dtype != torch.float32 or weights.ndim != 2 or weights.shape[1] != self.bits:
-            raise ValueError(
+            raise ZseError(
                 f"Weights of {self.bits} bits are float32 [q, {self.bits}], got {weights.dtype} {list(weights.shape)}"
             )
         if not torch.equal(weights, weights.round().clamp(-WEIGHT, WEIGHT)):
-            raise ValueError(f"Weights are whole numbers from {-WEIGHT} to {WEIGHT}, as Asymmetric prepares them")
+            raise ZseError(f"Weights are whole numbers from {-WEIGHT} to {WEIGHT}, as Asymmetric prepares them")
         return np.ascontiguousarray(weights.detach().cpu().numpy())
 
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.backbones import class_attention
+from zse_model.errors import ZseError
 from zse_model.methods import METHODS, CrossATNet, Encoding, Modality, RetrievalMethod, ZseSbir
 from zse_model.methods.base import rerank_depth
 from zse_model.transforms import BadPicture
@@ -28,7 +29,7 @@ from zse_model.transforms import BadPicture
 INK_SHARE = 0.25
 
 
-class UnexplainableError(ValueError):
+class UnexplainableError(ZseError):
     """A method that compares pictures as wholes: it has no patches to show."""
 
 
@@ -83,13 +84,13 @@ class Explanation(PairExplanation):
         """
         rows, columns = self.grid
         if not (0 <= row < rows and 0 <= column < columns):
-            raise ValueError(
+            raise ZseError(
                 f"There is no patch {row},{column}: the grid is {rows}x{columns}, "
                 f"rows are 0..{rows - 1} and columns 0..{columns - 1}"
             )
         found = self.correspondence[row * columns + column]
         if found.isnan().all():
-            raise ValueError(f"Token selection dropped the sketch's patch {row},{column}; choose another")
+            raise ZseError(f"Token selection dropped the sketch's patch {row},{column}; choose another")
         return found.view(self.grid)
 
 
@@ -205,7 +206,7 @@ def patch_of_pixels(size: int, grid: tuple[int, int]) -> Tensor:
 def _ready(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | None) -> str:
     """The mode that is explained, for a method and pictures that can be."""
     if method.training:
-        raise ValueError("The method is in training mode, where dropout makes scores random: call method.eval() first")
+        raise ZseError("The method is in training mode, where dropout makes scores random: call method.eval() first")
     mode = mode or method.modes[0]
     method.check_mode(mode)
     _check(sketch, "sketch", (1, 3), method.size)
@@ -221,7 +222,7 @@ def _check(picture: Tensor, what: str, channels: tuple[int, ...], size: int) -> 
     fits = picture.dim() == 3 and picture.shape[0] in channels and picture.shape[1:] == (size, size)
     if picture.dtype != torch.uint8 or not fits:
         allowed = " or ".join(map(str, channels))
-        raise ValueError(
+        raise ZseError(
             f"The {what} must be uint8 [{allowed}, {size}, {size}], got {picture.dtype} {list(picture.shape)}"
         )
 

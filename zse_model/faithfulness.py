@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zse_model.errors import ZseError
 from zse_model.explain import INK_SHARE, explain, explainable, ink_of_patches, patch_of_pixels
 from zse_model.methods import RetrievalMethod
 
@@ -52,7 +53,7 @@ def curves(method: RetrievalMethod, sketch: Tensor, photo: Tensor, order: Tensor
     method = explainable(method)
     patches = method.backbone.grid[0] * method.backbone.grid[1]
     if not torch.equal(order.sort().values, torch.arange(patches)):
-        raise ValueError(f"The order must hold each of the {patches} patches once, got {order.tolist()[:10]} ...")
+        raise ZseError(f"The order must hold each of the {patches} patches once, got {order.tolist()[:10]} ...")
     mean = photo.float().mean(dim=(1, 2)).round().to(torch.uint8)[:, None, None]
     cell = patch_of_pixels(photo.shape[-1], method.backbone.grid)
     place = order.argsort()[cell]  # [s, s], when each pixel's patch goes

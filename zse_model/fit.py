@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zse_model.backbones import Backbone
+from zse_model.errors import ZseError
 from zse_model.gather import gathering
 from zse_model.methods.base import RetrievalMethod, TrainBatch
 
@@ -70,13 +71,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
-            raise ValueError(f"train: set exactly one of steps and minutes, got {self.steps} and {self.minutes}")
+            raise ZseError(f"train: set exactly one of steps and minutes, got {self.steps} and {self.minutes}")
         for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "checks"):
             value = getattr(self, name)
             if value is not None and value <= 0:
-                raise ValueError(f"train.{name} must be above 0, got {value}")
+                raise ZseError(f"train.{name} must be above 0, got {value}")
         if self.warmup < 0:
-            raise ValueError(f"train.warmup must be 0 or more, got {self.warmup}")
+            raise ZseError(f"train.warmup must be 0 or more, got {self.warmup}")
 
 
 class BatchSource(Protocol):
@@ -179,7 +180,7 @@ class FitState:
     """Every logged point, in order: {"step": ..., name: value}."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ZseError):
     """The loss is NaN or infinite; nothing was updated with it."""
 
 
@@ -223,7 +224,7 @@ def fit(
     mine = range(context.rank, shares, context.world_size)
     if not mine or (config.gather and shares % context.world_size):
         also = ", with train.gather a divisor of it" if config.gather else ""
-        raise ValueError(f"A batch of {shares} shares takes at most as many workers{also}; got {context.world_size}")
+        raise ZseError(f"A batch of {shares} shares takes at most as many workers{also}; got {context.world_size}")
     with context.restore() as folder:
         if folder is None:
             method.eval()

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zse_model.errors import ZseError
+
 Edges: TypeAlias = Literal["knn", "mst"]
 
 
@@ -19,7 +21,7 @@ def class_graph(vectors: Tensor, edges: Edges, neighbours: int) -> Tensor:
     Raises ValueError for so many neighbours that every class is joined with every other.
     """
     if edges == "knn" and not 0 < neighbours < len(vectors) - 1:
-        raise ValueError(
+        raise ZseError(
             f"neighbours: {neighbours} of {len(vectors)} classes; allowed are 1 to {len(vectors) - 2}, with all others "
             "every class would have the same prototype"
         )
@@ -56,7 +58,7 @@ class GraphEncoder(nn.Module):
     def place(self, vectors: Tensor, edges: Edges, neighbours: int) -> None:
         """Set the classes' vectors [c, v] and the graph over them. Raises ValueError for another shape."""
         if vectors.shape != self.vectors.shape:
-            raise ValueError(
+            raise ZseError(
                 f"Class vectors must be {list(self.vectors.shape)}, one a training class, got {list(vectors.shape)}"
             )
         self.vectors.copy_(F.normalize(vectors.float(), dim=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from zse_model.errors import ZseError
 from zse_model.scoring import DotProduct, Encoding
 from zse_model.transforms import Modality
 
@@ -145,7 +146,7 @@ def itq(x: Tensor, bits: int, steps: int = 50, seed: int = 0) -> tuple[Tensor, T
     dimensions repeat the rotation's start with random directions. Raises ValueError for fewer than 2 rows.
     """
     if len(x) < 2:
-        raise ValueError(f"ITQ needs at least 2 embeddings, got {len(x)}")
+        raise ZseError(f"ITQ needs at least 2 embeddings, got {len(x)}")
     generator = torch.Generator().manual_seed(seed)
     mean = x.double().mean(0)
     centred = x.double() - mean

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zse_model.errors import ZseError
+
 Wiring: TypeAlias = Literal["released", "figure", "standard"]
 Layout: TypeAlias = Literal["spatial", "released"]
 # Which picture the keys and the values of cross-attention come from; queries and residual are always its own,
@@ -81,9 +83,9 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float, wiring: Wiring) -> None:
         super().__init__()
         if wiring not in WIRINGS:
-            raise ValueError(f"Unknown cross_attention {wiring!r}. Known: {sorted(WIRINGS)}")
+            raise ZseError(f"Unknown cross_attention {wiring!r}. Known: {sorted(WIRINGS)}")
         if dim % heads:
-            raise ValueError(f"dim {dim} is not divisible by {heads} heads")
+            raise ZseError(f"dim {dim} is not divisible by {heads} heads")
         self.heads, self.p, self.sources = heads, dropout, WIRINGS[wiring]
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
         norm = TokenNorm if wiring == "released" else nn.LayerNorm
@@ -119,7 +121,7 @@ class CrossAttention(nn.Module):
 def check_counts(sources: tuple[str, str, str], own: Tensor, other: Tensor) -> None:
     """Raises ValueError where a wiring needs equally many tokens [..., n, d] of both pictures and they have not."""
     if sources != WIRINGS["standard"] and own.shape[-2] != other.shape[-2]:
-        raise ValueError(
+        raise ZseError(
             f"This cross-attention needs equally many tokens on both sides, got {own.shape[-2]} and "
             f"{other.shape[-2]}; use cross_attention: standard"
         )
@@ -170,20 +172,18 @@ class RelationHead(nn.Module):
     ) -> None:
         super().__init__()
         if layout == "released" and not pool:
-            raise ValueError("layout: released is about what the strided convolution reads; it needs pool: true")
+            raise ZseError("layout: released is about what the strided convolution reads; it needs pool: true")
         if layout == "released" and (grid[0] % 2 or grid[1] % 2):
-            raise ValueError(f"layout: released needs an even grid, as the published 14x14 is; got {grid[0]}x{grid[1]}")
+            raise ZseError(f"layout: released needs an even grid, as the published 14x14 is; got {grid[0]}x{grid[1]}")
         self.grid, self.layout = grid, layout
         self.tokens = n = tokens or grid[0] * grid[1]
         if pool and n != grid[0] * grid[1]:
-            raise ValueError(
-                f"pool needs all {grid[0] * grid[1]} tokens of the grid, selection leaves {n}; pool: false"
-            )
+            raise ZseError(f"pool needs all {grid[0] * grid[1]} tokens of the grid, selection leaves {n}; pool: false")
         self.convolution: nn.Conv2d | None = None
         if pool:
             n = (grid[0] // 2) * (grid[1] // 2)
             if n < 49:
-                raise ValueError(f"pool leaves {n} anchors of a {grid[0]}x{grid[1]} grid; at least 49 are needed")
+                raise ZseError(f"pool leaves {n} anchors of a {grid[0]}x{grid[1]} grid; at least 49 are needed")
             self.convolution = nn.Conv2d(dim, pooled_dim, 2, stride=2)
         widths = (n * n, round(n * n**0.5), n, 1)
         layers: list[nn.Module] = []

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from zse_model.backbones import BackboneConfig
+from zse_model.errors import ZseError
 from zse_model.methods.zse_sbir import ZseSbir, ZseSbirConfig
 
 RELEASED = ZseSbirConfig(
@@ -127,7 +128,7 @@ def translate(public: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tra
         if value.shape != wanted[name].shape
     )
     if unexpected or missing or misshapen:
-        raise ValueError(
+        raise ZseError(
             f"Not the weights of a published ZSE-SBIR: unexpected {_few(unexpected)}, missing {_few(missing)}, "
             f"shapes {_few(misshapen)}. {READABLE}"
         )
@@ -148,9 +149,9 @@ def released_method(content: Mapping[str, Any], classes: int) -> tuple[ZseSbir, 
     public = content.get("model", content)
     if not isinstance(public, dict) or not any(isinstance(value, Tensor) for value in public.values()):
         keys = _few([str(key) for key in content])
-        raise ValueError(f"No weights: tensors by name were expected in it or in its 'model', found {keys}. {READABLE}")
+        raise ZseError(f"No weights: tensors by name were expected in it or in its 'model', found {keys}. {READABLE}")
     if other := [str(key) for key, value in public.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
-        raise ValueError(f"Among the weights stands what is no tensor with a name: {_few(other)}. {READABLE}")
+        raise ZseError(f"Among the weights stands what is no tensor with a name: {_few(other)}. {READABLE}")
     config = replace(RELEASED, tokenizer="none") if is_backbone_alone(public) else RELEASED
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -174,11 +175,11 @@ def read_published(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
+        raise ZseError(
             f"{path} is not a whole file of plain tensors and numbers ({_reason(error)}). {READABLE}"
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a dictionary with the weights. {READABLE}")
+        raise ZseError(f"{path} holds a {type(content).__name__}, expected a dictionary with the weights. {READABLE}")
     return content
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from zse_model.errors import ZseError
+
 INK_SUM = 300  # a pixel with R + G + B up to this is ink
 MARGIN = 10
 
@@ -20,7 +22,7 @@ def published_sketch(picture: Image.Image, size: int) -> Image.Image:
     ink = pixels.sum(axis=2, dtype=np.int32) <= INK_SUM
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     if not len(rows):
-        raise ValueError(f"no pixel is as dark as the published crop asks for (R + G + B <= {INK_SUM})")
+        raise ZseError(f"no pixel is as dark as the published crop asks for (R + G + B <= {INK_SUM})")
     # ends are exclusive: the margin after the ink is one pixel narrower than the one before it
     top, bottom = max(0, rows[0] - MARGIN), rows[-1] + MARGIN
     left, right = max(0, columns[0] - MARGIN), columns[-1] + MARGIN

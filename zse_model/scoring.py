@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking, merge, rank
 from zse_model.transforms import Modality
 
@@ -124,7 +125,7 @@ def search(
         best = found if best is None else merge([best, found], [0, seen], k)
         seen += size
     if best is None:
-        raise ValueError("The gallery is empty: there is nothing to search.")
+        raise ZseError("The gallery is empty: there is nothing to search.")
     return best
 
 

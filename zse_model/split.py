@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
+from zse_model.errors import ZseError
+
 # Reviewed by hand over the class lists of Sketchy, TU-Berlin, QuickDraw and Caltech-101, in normalised names. Spaces
 # and a final s need no entry (`hotdog`, `headphones`). In neither table are pairs where one word contains the other but
 # the pictures do not: Sketchy's bears have no panda, its fans no ceiling fan, its fish no shark or ray, its bats fly.
@@ -213,21 +215,21 @@ class ZeroShotSplit:
         for field in ("seen", "unseen", "pseudo_unseen"):
             classes = getattr(self, field)
             if not isinstance(classes, tuple):
-                raise ValueError(f"Split {self.name!r}: {field} is a {type(classes).__name__}, not a tuple of names")
+                raise ZseError(f"Split {self.name!r}: {field} is a {type(classes).__name__}, not a tuple of names")
             names = [normalise_name(c) for c in classes]
             if doubled := [c for c, n in zip(classes, names, strict=True) if not n or names.count(n) > 1]:
-                raise ValueError(f"Split {self.name!r}: empty or duplicate classes in {field}: {doubled}")
+                raise ZseError(f"Split {self.name!r}: empty or duplicate classes in {field}: {doubled}")
         if not self.unseen:
-            raise ValueError(f"Split {self.name!r} has no unseen classes: there is nothing to test on")
+            raise ZseError(f"Split {self.name!r} has no unseen classes: there is nothing to test on")
         seen = {normalise_name(c) for c in self.seen}
         if both := [c for c in self.unseen if normalise_name(c) in seen]:
-            raise ValueError(f"Split {self.name!r}: classes are both seen and unseen: {both}")
+            raise ZseError(f"Split {self.name!r}: classes are both seen and unseen: {both}")
         if unknown := sorted(set(self.pseudo_unseen) - set(self.seen)):
-            raise ValueError(f"Split {self.name!r}: pseudo_unseen classes are not among the seen: {unknown}")
+            raise ZseError(f"Split {self.name!r}: pseudo_unseen classes are not among the seen: {unknown}")
         if self.seen and len(self.pseudo_unseen) == len(self.seen):
-            raise ValueError(f"Split {self.name!r}: all {len(self.seen)} seen classes are pseudo_unseen: none to train")
+            raise ZseError(f"Split {self.name!r}: all {len(self.seen)} seen classes are pseudo_unseen: none to train")
         if not 0 <= self.held_back < 1:
-            raise ValueError(f"Split {self.name!r}: held_back is {self.held_back}, allowed are shares in [0, 1)")
+            raise ZseError(f"Split {self.name!r}: held_back is {self.held_back}, allowed are shares in [0, 1)")
 
     @property
     def training(self) -> tuple[str, ...]:
@@ -245,7 +247,7 @@ class ZeroShotSplit:
     def for_selection(self) -> ZeroShotSplit:
         """The split that tests on the pseudo-unseen classes, to choose by. Raises ValueError where there are none."""
         if not self.pseudo_unseen:
-            raise ValueError(f"Split {self.name!r} has no pseudo-unseen classes. Raise dataset.pseudo_unseen")
+            raise ZseError(f"Split {self.name!r} has no pseudo-unseen classes. Raise dataset.pseudo_unseen")
         name = f"{self.name}-selection"
         return replace(self, name=name, seen=self.training, unseen=self.pseudo_unseen, pseudo_unseen=())
 
@@ -263,12 +265,12 @@ class ZeroShotSplit:
         """The inverse of `to_json`; raises ValueError for anything but such an object."""
         fields: Any = json.loads(text)
         if not isinstance(fields, dict):
-            raise ValueError(f"A split is a JSON object, not {type(fields).__name__}")
+            raise ZseError(f"A split is a JSON object, not {type(fields).__name__}")
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         try:
             return cls(**fields)
         except TypeError as error:  # a missing or unknown field, named in Python's message
-            raise ValueError(f"Not a split: {error}") from error
+            raise ZseError(f"Not a split: {error}") from error
 
 
 def draw_classes(classes: Iterable[str], count: int, seed: int) -> tuple[str, ...]:
@@ -280,7 +282,7 @@ def draw_classes(classes: Iterable[str], count: int, seed: int) -> tuple[str, ..
     classes = tuple(classes)
     apart = [c for c in classes if not any(same_thing(c, other) for other in classes if other != c)]
     if not 1 <= count <= min(len(apart), len(classes) - 1):
-        raise ValueError(f"{count} classes cannot be drawn from {len(classes)}, {len(apart)} of which have no alias")
+        raise ZseError(f"{count} classes cannot be drawn from {len(classes)}, {len(apart)} of which have no alias")
     drawn = sorted(apart, key=lambda c: hashlib.sha256(f"{seed}/{normalise_name(c)}".encode()).digest())
     return tuple(sorted(drawn[:count]))
 

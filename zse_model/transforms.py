@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
 
+from zse_model.errors import ZseError
 from zse_model.published_sketch import published_sketch
 
 Modality: TypeAlias = Literal["sketch", "photo"]
@@ -46,7 +47,7 @@ _UPRIGHT = {
 }
 
 
-class BadPicture(ValueError):  # noqa: N818 - it is raised for a picture, and read as one
+class BadPicture(ZseError):  # noqa: N818 - it is raised for a picture, and read as one
     """These bytes are not a usable picture; the message says why, in words fit for a report of skipped rows."""
 
 
@@ -68,11 +69,11 @@ class TransformConfig:
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 1024:
-            raise ValueError(f"size is {self.size} pixels, allowed are 16..1024")
+            raise ZseError(f"size is {self.size} pixels, allowed are 16..1024")
         if not 0 <= self.sketch_margin <= 1:
-            raise ValueError(f"sketch_margin is {self.sketch_margin}, allowed are shares 0..1")
+            raise ZseError(f"sketch_margin is {self.sketch_margin}, allowed are shares 0..1")
         if self.recipe not in ("zse", "published"):
-            raise ValueError(f"recipe is {self.recipe!r}, allowed are zse and published")
+            raise ZseError(f"recipe is {self.recipe!r}, allowed are zse and published")
 
 
 T = TypeVar("T")

@@ -20,6 +20,7 @@ from pipelines.catalog.synthetic import Synthetic, SyntheticConfig
 from pipelines.catalog.tuberlin import TUBerlin, TUBerlinConfig
 from pipelines.catalog.union import Union, UnionConfig
 from zse_model import synthetic
+from zse_model.errors import ZseError
 from zse_model.split import ZeroShotSplit, conflicts, draw_classes, normalise_name
 
 AnyDatasetConfig: TypeAlias = (
@@ -46,7 +47,7 @@ DATASETS: dict[type[DatasetConfig], Any] = {
 }
 
 
-class MissingClassesError(ValueError):
+class MissingClassesError(ZseError):
     """A split asks for classes that the data does not have."""
 
 
@@ -77,9 +78,9 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     """
     present = {normalise_name(category): category for category in sorted(categories)}
     if len(present) < len(set(categories)):
-        raise ValueError(f"Class folders that mean the same class: {_clashes(categories)}. Merge them")
+        raise ZseError(f"Class folders that mean the same class: {_clashes(categories)}. Merge them")
     if config.use == "selection" and isinstance(config.split, str) and {*config.split.split("+")} & {*split_names()}:
-        raise ValueError(
+        raise ZseError(
             f"dataset.use selection, but dataset.split {config.split!r} is published: its test classes are for "
             "reports. Choose by pseudo-unseen classes, --set evaluation.classes=pseudo_unseen, or by data of your own"
         )
@@ -102,7 +103,7 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         name, citation, seen, unseen = raw["name"], raw["citation"], raw["seen"], raw["unseen"]
     else:
         if not storage.exists(config.split):
-            raise ValueError(
+            raise ZseError(
                 f"dataset.split {config.split!r} is neither a built-in split {split_names()} nor random-N, all, or a "
                 "file that exists"
             )
@@ -132,7 +133,7 @@ def _without(config: DatasetConfig, present: dict[str, str]) -> ZeroShotSplit:
     names = str(config.split).split("+")
     known = [name for name in split_names() if name != "synthetic"]
     if unknown := sorted(set(names) - set(known)):
-        raise ValueError(f"dataset.split {config.split!r}: {unknown} are no built-in splits. Known: {known}")
+        raise ZseError(f"dataset.split {config.split!r}: {unknown} are no built-in splits. Known: {known}")
     lists = [built_in(name) for name in names]
     unseen = list(dict.fromkeys(normalise_name(c) for raw in lists for c in raw["unseen"]))
     leaking = {a for a, _ in conflicts(present, unseen)}
@@ -156,19 +157,19 @@ def trained_split(split: str) -> ZeroShotSplit:
         seen = [c for c in synthetic.CATEGORIES if c not in synthetic.UNSEEN]
         raw: Any = {"name": split, "citation": "zse_model.synthetic.UNSEEN", "seen": seen, "unseen": synthetic.UNSEEN}
     elif split in CROSS:
-        raise ValueError(f"split {split!r} is what weights of {CROSS[split][0]} are tested on. Give that one instead")
+        raise ZseError(f"split {split!r} is what weights of {CROSS[split][0]} are tested on. Give that one instead")
     elif split in split_names():
         raw = built_in(split)
     elif not storage.exists(split):
-        raise ValueError(f"split {split!r} is neither a built-in split {split_names()} nor a file that exists")
+        raise ZseError(f"split {split!r} is neither a built-in split {split_names()} nor a file that exists")
     else:
         try:
             raw = storage.read_json(split)
-        except ValueError:
+        except (json.JSONDecodeError, UnicodeDecodeError):
             raw = None
     fields = ("name", "citation", "seen", "unseen")
     if not isinstance(raw, dict) or not raw.keys() >= set(fields):
-        raise ValueError(
+        raise ZseError(
             f"split {split!r} does not say which classes were trained on. Give a built-in split {split_names()}, or a "
             f"JSON file with the keys {fields}, seen and unseen being lists of class names"
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from zse_model.errors import ZseError
 from zse_model.transforms import Modality
 
 MARK = "//"
@@ -62,10 +63,10 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) - set("abcdefghijklmnopqrstuvwxyz0123456789_.-"):
-            raise ValueError(f"dataset.name {self.name!r} may hold only lower case letters, digits and _ . -")
+            raise ZseError(f"dataset.name {self.name!r} may hold only lower case letters, digits and _ . -")
         for field in ("pseudo_unseen", "held_back"):
             if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"dataset.{field} must be in 0..1 (1 excluded), got {getattr(self, field)}")
+                raise ZseError(f"dataset.{field} must be in 0..1 (1 excluded), got {getattr(self, field)}")
 
 
 class DatasetAdapter(Protocol):

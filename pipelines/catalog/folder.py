@@ -14,6 +14,7 @@ from typing import Literal
 from pipelines import storage
 from pipelines.catalog.base import ImageRecord
 from pipelines.catalog.tree import Branch, Tree, TreeConfig, meaning
+from zse_model.errors import ZseError
 
 PAIRS = "pairs.tsv"
 
@@ -49,7 +50,7 @@ class Folder:
             return {}
         rows = csv.DictReader(storage.read_bytes(url).decode("utf-8-sig").splitlines(), delimiter="\t")
         if missing := {"class", "sketch", "photo"} - set(rows.fieldnames or ()):
-            raise ValueError(f"{url} lacks the columns {sorted(missing)}; it has {rows.fieldnames}")
+            raise ZseError(f"{url} lacks the columns {sorted(missing)}; it has {rows.fieldnames}")
         return {(meaning(row["class"]), row["sketch"]): row["photo"] for row in rows}
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:

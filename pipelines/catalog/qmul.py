@@ -23,6 +23,7 @@ from typing import Literal
 from pipelines import storage
 from pipelines.catalog.base import DatasetConfig, ImageRecord
 from pipelines.catalog.tree import Branch, LayoutError, Root, Tree, below, drawn_instance, loose, own_instance, stem
+from zse_model.errors import ZseError
 from zse_model.transforms import Modality
 
 KINDS = ("shoe", "chair")
@@ -42,7 +43,7 @@ class QmulConfig(DatasetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.split, tuple) and self.split not in SPLITS:
-            raise ValueError(
+            raise ZseError(
                 f"dataset.split is {self.split!r}. For qmul it is one of {SPLITS}, or lists the test parts, as "
                 "[shoe test]"
             )
@@ -66,7 +67,7 @@ class Qmul:
             return self.tree.records(branches)
         tests = {branch.category for branch in branches if branch.category and branch.category.endswith(TEST)}
         if missing := sorted(tests - set(self.config.split)):
-            raise ValueError(f"dataset.split {self.config.split} lacks {missing}: they would be trained on. Add them")
+            raise ZseError(f"dataset.split {self.config.split} lacks {missing}: they would be trained on. Add them")
         return self.tree.records(branches)
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
@@ -81,7 +82,7 @@ class Qmul:
                 continue
             kind = self._category(root, above)
             if kind in kinds:
-                raise ValueError(f"{self.config.source} has two data sets of the category {kind!r}. Give one of them")
+                raise ZseError(f"{self.config.source} has two data sets of the category {kind!r}. Give one of them")
             kinds.add(kind)
             for modality, part, folder, names in parts:
                 yield Branch(
@@ -98,9 +99,7 @@ class Qmul:
         for name in (above, source.rsplit("/", 1)[-1]):
             if found := self.config.category or next((kind for kind in KINDS if kind in name.lower()), None):
                 return found
-        raise ValueError(
-            f"Neither {above!r} nor {source!r} says what it shows. Give dataset.category, as shoe or chair"
-        )
+        raise ZseError(f"Neither {above!r} nor {source!r} says what it shows. Give dataset.category, as shoe or chair")
 
 
 def _parts(url: str) -> Iterator[tuple[Modality, str, str, frozenset[str] | None]]:
@@ -122,8 +121,8 @@ def _parts(url: str) -> Iterator[tuple[Modality, str, str, frozenset[str] | None
                 names = frozenset(stem(name) for name in storage.read_bytes(file).decode("utf-8-sig").split())
                 there = {stem(name) for name in storage.names(storage.join(url, folder))}
                 if missing := sorted(names - there):
-                    raise ValueError(f"{file} names {len(missing)} files that {folder} does not have: {missing[:10]}")
+                    raise ZseError(f"{file} names {len(missing)} files that {folder} does not have: {missing[:10]}")
                 if both := sorted(names & other.get(modality, frozenset())):
-                    raise ValueError(f"{file} names {len(both)} files that are in training too: {both[:10]}")
+                    raise ZseError(f"{file} names {len(both)} files that are in training too: {both[:10]}")
                 other[modality] = names
                 yield modality, part, folder, names

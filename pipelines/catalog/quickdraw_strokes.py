@@ -23,6 +23,7 @@ from pipelines import storage
 from pipelines.archives import opened
 from pipelines.catalog.base import DatasetConfig, ImageRecord
 from pipelines.catalog.tree import Branch, LayoutError, Tree, in_order, is_picture
+from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 
 ENDING = ".ndjson"
@@ -53,13 +54,11 @@ class QuickDrawStrokesConfig(DatasetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"dataset.limit must be 1 or more, or null for all; got {self.limit}")
+            raise ZseError(f"dataset.limit must be 1 or more, or null for all; got {self.limit}")
         if not 16 <= self.size <= 1024:
-            raise ValueError(f"dataset.size is {self.size} px, allowed are 16..1024")
+            raise ZseError(f"dataset.size is {self.size} px, allowed are 16..1024")
         if not 0 < self.line_width <= self.size / 4:
-            raise ValueError(
-                f"dataset.line_width is {self.line_width} px, allowed are up to size / 4 = {self.size / 4}"
-            )
+            raise ZseError(f"dataset.line_width is {self.line_width} px, allowed are up to size / 4 = {self.size / 4}")
 
 
 class QuickDrawStrokes:
@@ -75,7 +74,7 @@ class QuickDrawStrokes:
         files = [f for f in storage.list_files(source.folder) if is_picture(f.path, (ENDING,))]
         categories = [_category(file.path) for file in files]
         if doubled := sorted({c for c in categories if categories.count(c) > 1}):
-            raise ValueError(f"{self.source} has several files for the categories {doubled}. Leave one of each")
+            raise ZseError(f"{self.source} has several files for the categories {doubled}. Leave one of each")
         records: list[ImageRecord] = []
         for file, category in zip(files, categories, strict=True):
             records += self._of_file(source.folder, file, category, source.version or file.version)
@@ -140,7 +139,7 @@ def draw(strokes: Sequence[Sequence[Sequence[float]]], size: int, line_width: fl
     lines = [list(zip(stroke[0], stroke[1], strict=True)) for stroke in strokes]
     points = [point for line in lines for point in line]
     if not points or not all(math.isfinite(value) for point in points for value in point):
-        raise ValueError("no points" if not points else "points that are no numbers")
+        raise ZseError("no points" if not points else "points that are no numbers")
     (left, right), (top, bottom) = ((min(axis), max(axis)) for axis in zip(*points, strict=True))
     side, radius = size * OVERSAMPLING, line_width * OVERSAMPLING / 2
     scale = (side * (1 - 2 * MARGIN) - 2 * radius) / (max(right - left, bottom - top) or 1)

@@ -16,6 +16,7 @@ from typing import Literal
 
 from pipelines.catalog.base import ImageRecord
 from pipelines.catalog.tree import Branch, Tree, TreeConfig, drawn_instance, own_instance
+from zse_model.errors import ZseError
 
 VARIANTS = {
     "sketch": ("000000000000", "000100000000", "000000000010", "000000000110", "000000001010", "000000001110"),
@@ -45,7 +46,7 @@ class SketchyConfig(TreeConfig):
         super().__post_init__()
         for field, modality in (("sketches", "sketch"), ("photos", "photo")):
             if getattr(self, field) not in (allowed := [f"tx_{v}" for v in VARIANTS[modality]]):
-                raise ValueError(f"dataset.{field} {getattr(self, field)!r} is no rendering. Allowed: {allowed}")
+                raise ZseError(f"dataset.{field} {getattr(self, field)!r} is no rendering. Allowed: {allowed}")
 
 
 class Sketchy:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipelines.catalog.base import DatasetConfig, ImageRecord
 from zse_model import synthetic
+from zse_model.errors import ZseError
 from zse_model.transforms import Modality
 
 
@@ -34,9 +35,9 @@ class SyntheticConfig(DatasetConfig):
         super().__post_init__()
         for field in ("instances", "sketches", "size"):
             if getattr(self, field) < 1:
-                raise ValueError(f"dataset.{field} must be 1 or more, got {getattr(self, field)}")
+                raise ZseError(f"dataset.{field} must be 1 or more, got {getattr(self, field)}")
         if unknown := sorted(set(self.categories) - set(synthetic.CATEGORIES)):
-            raise ValueError(f"dataset.categories {unknown} are not drawn. Known: {sorted(synthetic.CATEGORIES)}")
+            raise ZseError(f"dataset.categories {unknown} are not drawn. Known: {sorted(synthetic.CATEGORIES)}")
 
 
 class Synthetic:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pipelines import storage
 from pipelines.archives import opened
 from pipelines.catalog.base import DatasetConfig, ImageRecord
+from zse_model.errors import ZseError
 from zse_model.split import normalise_name
 from zse_model.transforms import Modality
 
@@ -111,7 +112,7 @@ class Tree:
     def __init__(self, source: str | Sequence[str]) -> None:
         self.sources = tuple(storage.absolute(s) for s in ([source] if isinstance(source, str) else source))
         if not self.sources:
-            raise ValueError("dataset.source is empty. Give a folder, a URL or an archive, or a list of them")
+            raise ZseError("dataset.source is empty. Give a folder, a URL or an archive, or a list of them")
 
     def roots(self) -> list[Root]:
         found = [opened(source) for source in self.sources]
@@ -192,7 +193,7 @@ def in_order(records: Sequence[ImageRecord], source: str) -> list[ImageRecord]:
     """Sorted by id. Raises ValueError for an id that two have."""
     ordered = sorted(records, key=lambda r: r.id)
     if doubled := sorted({a.id for a, b in pairwise(ordered) if a.id == b.id}):
-        raise ValueError(f"{source} has {len(doubled)} pictures more than once: {doubled[:10]}. Take the others out")
+        raise ZseError(f"{source} has {len(doubled)} pictures more than once: {doubled[:10]}. Take the others out")
     return ordered
 
 
@@ -317,7 +318,7 @@ def _listed_records(found: dict[Branch, list[_Listed]], lists: Sequence[FileList
         names = {number: name for name, number in lines}
         if len(names) < len(lines):
             doubled = sorted(n for n, count in Counter(number for _, number in lines).items() if count > 1)
-            raise ValueError(f"{group.classes} gives the class ids {doubled} to more than one class")
+            raise ZseError(f"{group.classes} gives the class ids {doubled} to more than one class")
         for modality, url in (("sketch", group.sketches), ("photo", group.photos)):
             if url is None:
                 continue
@@ -325,7 +326,7 @@ def _listed_records(found: dict[Branch, list[_Listed]], lists: Sequence[FileList
             missing: list[str] = []
             for path, number in _lines(url):
                 if number not in names:
-                    raise ValueError(f"{url}: {path!r} has the class id {number}, which {group.classes} does not name")
+                    raise ZseError(f"{url}: {path!r} has the class id {number}, which {group.classes} does not name")
                 listed = _look_up(path, branches, there)
                 if listed is None:
                     missing.append(path)
@@ -333,7 +334,7 @@ def _listed_records(found: dict[Branch, list[_Listed]], lists: Sequence[FileList
                     records.append(_record(listed, names[number]))
             if missing:
                 prefixes = [folder for branch in branches for folder in branch.folders]
-                raise ValueError(
+                raise ZseError(
                     f"{url} names {len(missing)} files that the data does not have: {missing[:10]}. Looked for below "
                     f"{prefixes}"
                 )
@@ -360,19 +361,19 @@ def _key(path: str) -> tuple[str, str]:
 def _lines(url: str) -> list[tuple[str, int]]:
     """`<name> <number>` lines. Raises ValueError for others, and for a file without any."""
     if not storage.exists(url):
-        raise ValueError(f"dataset.lists: {url!r} does not exist. Give a file or URL")
+        raise ZseError(f"dataset.lists: {url!r} does not exist. Give a file or URL")
     try:
         text = storage.read_bytes(url).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{url} is not UTF-8 text: {error}") from error
+        raise ZseError(f"{url} is not UTF-8 text: {error}") from error
     out = []
     for i, line in enumerate(text.splitlines()):
         if not line.strip():
             continue
         *name, number = line.rsplit(maxsplit=1)
         if not name or not number.isdigit():
-            raise ValueError(f"{url} line {i + 1} is {line!r}, expected `<path or class name> <class id>`")
+            raise ZseError(f"{url} line {i + 1} is {line!r}, expected `<path or class name> <class id>`")
         out.append((name[0].strip(), int(number)))
     if not out:
-        raise ValueError(f"{url} is empty, expected lines `<path or class name> <class id>`")
+        raise ZseError(f"{url} is empty, expected lines `<path or class name> <class id>`")
     return out

@@ -16,6 +16,7 @@ import resvg_py
 
 from pipelines.catalog.base import ImageRecord
 from pipelines.catalog.tree import PICTURES, Branch, Tree, TreeConfig
+from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 
 
@@ -30,7 +31,7 @@ class TUBerlinConfig(TreeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 16 <= self.svg_size <= 2048:
-            raise ValueError(f"dataset.svg_size is {self.svg_size} px, allowed are 16..2048")
+            raise ZseError(f"dataset.svg_size is {self.svg_size} px, allowed are 16..2048")
 
 
 class TUBerlin:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pipelines.catalog.base import MARK, DatasetAdapter, DatasetConfig, ImageRecord
 from pipelines.catalog.tree import in_order, meaning
+from zse_model.errors import ZseError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,12 @@ class UnionConfig(DatasetConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.parts:
-            raise ValueError("dataset.parts is empty. Give each data set a name, an adapter and what that needs")
+            raise ZseError("dataset.parts is empty. Give each data set a name, an adapter and what that needs")
         for name, part in self.parts.items():
             if wrong := sorted({"name", "split", "pseudo_unseen", "held_back", "split_seed"} & part.keys()):
-                raise ValueError(f"dataset.parts.{name} gives {wrong}, which belong to the union")
+                raise ZseError(f"dataset.parts.{name} gives {wrong}, which belong to the union")
             if part.get("adapter") == "union":
-                raise ValueError(f"dataset.parts.{name} is a union itself: name its parts here")
+                raise ZseError(f"dataset.parts.{name} is a union itself: name its parts here")
         self.configs()
 
     def configs(self) -> dict[str, DatasetConfig]:

@@ -23,6 +23,7 @@ from pipelines.encodings import COLUMNS
 from pipelines.loaders import encode_pictures
 from pipelines.members import leakable, read_members, tested_members
 from zse_model.checkpoint import Checkpoint, load_checkpoint
+from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.split import ZeroShotSplit
 
@@ -103,7 +104,7 @@ def check_transforms(checkpoint: Checkpoint, source: dict[str, Any], images: str
     """The pictures must have been brought to what the network was trained on."""
     trained, stored = vars(checkpoint.transforms), source["transforms"]
     if trained != stored:
-        raise ValueError(
+        raise ZseError(
             f"The checkpoint was trained on pictures prepared with {trained}, {images} holds pictures prepared with "
             f"{stored}. Give --set transforms.size={trained['size']} --set transforms.recipe={trained['recipe']}"
         )

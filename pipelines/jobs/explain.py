@@ -13,6 +13,7 @@ from pipelines import storage
 from pipelines.explain_page import Explained, explained, page, png
 from pipelines.jobs.search import Match, find
 from zse_model.checkpoint import load_checkpoint
+from zse_model.errors import ZseError
 from zse_model.explain import explainable, has_masks
 from zse_model.transforms import BadPicture, TransformConfig, prepare_photo, prepare_sketch
 
@@ -38,7 +39,7 @@ def explain(
     BadPicture for an unusable picture, by name.
     """
     if (photo is None) == (gallery is None):
-        raise ValueError("Give either --photo FILE or --gallery FOLDER: what the sketch is to be explained with")
+        raise ZseError("Give either --photo FILE or --gallery FOLDER: what the sketch is to be explained with")
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
     method, transforms = checkpoint.method, checkpoint.transforms

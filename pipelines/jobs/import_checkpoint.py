@@ -16,6 +16,7 @@ from pipelines import shards, storage
 from pipelines.catalog import trained_split
 from pipelines.progress import say
 from zse_model.checkpoint import INFO, Checkpoint, save_checkpoint, seen_keys
+from zse_model.errors import ZseError
 from zse_model.published import RELEASED_SIZE, read_published, released_method
 from zse_model.transforms import TransformConfig
 
@@ -41,7 +42,7 @@ def import_checkpoint(file: str, split: str, out: str) -> str:
         try:
             method, translation = released_method(content, len(classes.training))
         except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
+            raise ZseError(f"{file}: {error}") from error
         with copy.open("rb") as source:
             sha256 = hashlib.file_digest(source, "sha256").hexdigest()
     note = BACKBONE if translation.initialised else TRAINED
@@ -94,7 +95,7 @@ def _is_there(checkpoint: Checkpoint, folder: Path, out: str) -> bool:
         and (name not in mine or storage.read_bytes(storage.join(out, name)) != mine[name].read_bytes())
     ]
     if others:
-        raise ValueError(
+        raise ZseError(
             f"{out} holds something else, such as {others[:3]}. Give --out another folder, or delete this one"
         )
     return False

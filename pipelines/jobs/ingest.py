@@ -23,10 +23,11 @@ from pipelines.cluster import run_parts
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.prepare import write_images
 from pipelines.progress import say
+from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 
 
-class TooManyBadPicturesError(RuntimeError):
+class TooManyBadPicturesError(ZseError):
     """More pictures were skipped than the configuration allows."""
 
 

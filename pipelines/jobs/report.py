@@ -8,6 +8,7 @@ from pipelines.redaction import shown
 from pipelines.reference import load_settings
 from pipelines.report_page import page, sections
 from pipelines.tracking import Store, history
+from zse_model.errors import ZseError
 
 
 def report(workspace: str, out: str, *, setting: str | None = None, pictures: bool = True) -> tuple[int, int]:
@@ -21,7 +22,7 @@ def report(workspace: str, out: str, *, setting: str | None = None, pictures: bo
     kept = [one for one in everything if one.setting.startswith(setting or "")]
     if everything and not kept:
         known = sorted({one.setting for one in everything})
-        raise ValueError(f"No tracked setting begins with {setting!r}. Known: {', '.join(known)}")
+        raise ZseError(f"No tracked setting begins with {setting!r}. Known: {', '.join(known)}")
     found = sections(kept, load_settings())
     for section in found:
         if pictures and section.lines():

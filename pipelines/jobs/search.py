@@ -16,6 +16,7 @@ from pipelines.gallery import BATCH, Gallery, encode_gallery, encode_photos, ope
 from pipelines.loaders import to_tensor
 from pipelines.sheets import Row, draw_sheet
 from zse_model.checkpoint import Checkpoint, load_checkpoint
+from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.methods import RetrievalMethod
 from zse_model.transforms import prepare_photo, prepare_sketch
@@ -45,9 +46,7 @@ def search(
     rerank_by: another checkpoint, which ranks the first `depth` anew. Raises ValueError for a `top` beyond them.
     """
     if rerank_by is not None and top > depth:
-        raise ValueError(
-            f"--top {top} asks for more photos than --depth {depth} ranks anew. Give --depth {top} or more"
-        )
+        raise ZseError(f"--top {top} asks for more photos than --depth {depth} ranks anew. Give --depth {top} or more")
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
     data = storage.read_bytes(sketch)

@@ -11,6 +11,7 @@ from pipelines import shards, storage
 from pipelines.lease import holder
 from pipelines.states import STATE_FILE, STATES, last_state
 from pipelines.status import State, Status, alive
+from zse_model.errors import ZseError
 
 CHECKPOINTS, RUN, HISTORY, TRACKED = "checkpoints", "run.json", "history.json", "mlflow.json"
 
@@ -26,7 +27,7 @@ def find(name: str, workspace: str) -> tuple[str, str]:
         workspace, parent, own = folder.rsplit("/", 2)
         if parent == CHECKPOINTS and storage.exists(storage.join(folder, RUN)):
             return workspace, own
-        raise ValueError(f"{folder} is no training: it has no {RUN}, or does not lie in WORKSPACE/{CHECKPOINTS}")
+        raise ZseError(f"{folder} is no training: it has no {RUN}, or does not lie in WORKSPACE/{CHECKPOINTS}")
     workspace = storage.absolute(workspace)
     known = trainings(workspace)
     found = [name] if name in known else [one for one in known if one.startswith(name)]
@@ -34,7 +35,7 @@ def find(name: str, workspace: str) -> tuple[str, str]:
         return workspace, found[0]
     which = f"begins with {name!r}" if not found else f"{name!r} alone: {len(found)} begin like that"
     listed = "\n  ".join((found or known)[:20]) or "none"
-    raise ValueError(f"No training in {workspace} {which}. There are:\n  {listed}")
+    raise ZseError(f"No training in {workspace} {which}. There are:\n  {listed}")
 
 
 def trainings(workspace: str) -> list[str]:

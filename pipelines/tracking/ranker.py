@@ -26,6 +26,7 @@ from PIL import Image
 from pipelines.gallery import Gallery, open_gallery
 from pipelines.jobs.search import ranked
 from zse_model.checkpoint import load_checkpoint
+from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture, prepare_sketch
 
 MEMORY = 4 * 2**30  # bytes of the index that stay in memory: two million photos by vectors of 512
@@ -55,7 +56,7 @@ class Ranker(PythonModel):
         mode, top = params.get("mode") or method.modes[0], int(params.get("top") or 10)
         method.check_mode(mode)
         if top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
+            raise ZseError(f"top must be at least 1, got {top}")
         drawn = [self._prepared(i, data) for i, data in enumerate(_files(model_input))]
         ranking = ranked(method, drawn, photos, mode, top)
         queries, depth = ranking.indices.shape
@@ -77,13 +78,13 @@ class Ranker(PythonModel):
     def _gallery(self) -> Gallery:
         if self._photos is None:
             if not self._index:
-                raise ValueError(
+                raise ZseError(
                     "There is no index to search in. Give load_model model_config={'index': URL}, or set ZSE_INDEX: "
                     "`zse embed --gallery FOLDER --checkpoint CHECKPOINT` ends with one"
                 )
             photos = open_gallery(self._index, MEMORY)
             if photos.checkpoint_hash != self._checkpoint.digest:
-                raise ValueError(
+                raise ZseError(
                     f"The index {self._index} was encoded by checkpoint {photos.checkpoint_hash[:16]}, this model is "
                     f"{self._checkpoint.digest[:16]}. Encode the photos with it: zse embed --gallery"
                 )
@@ -95,13 +96,13 @@ def _files(given: Any) -> list[bytes]:
     """Sketches as the bytes of picture files."""
     if isinstance(given, pd.DataFrame):
         if "sketch" not in given:
-            raise ValueError(f"A data frame needs the column `sketch`, got {list(given.columns)}")
+            raise ZseError(f"A data frame needs the column `sketch`, got {list(given.columns)}")
         given = given["sketch"].tolist()
     if isinstance(given, bytes | str) or (isinstance(given, np.ndarray) and given.dtype != object):
         given = [given]
     if not isinstance(given, Sequence | np.ndarray) or len(given) == 0:
         kind = f"an empty {type(given).__name__}" if isinstance(given, Sequence) else type(given).__name__
-        raise ValueError(f"Sketches are bytes, base64 text or uint8 arrays, or a list of them; got {kind}")
+        raise ZseError(f"Sketches are bytes, base64 text or uint8 arrays, or a list of them; got {kind}")
     return [_file(one) for one in given]
 
 
@@ -112,11 +113,11 @@ def _file(sketch: Any) -> bytes:
         try:
             return base64.b64decode(sketch, validate=True)
         except binascii.Error as error:
-            raise ValueError(f"A sketch given as text must be base64 of a picture file: {error}") from error
+            raise ZseError(f"A sketch given as text must be base64 of a picture file: {error}") from error
     array = np.asarray(sketch)
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         found = f"{array.dtype} {list(array.shape)}"
-        raise ValueError(f"A sketch given as an array must be uint8 [h, w], [h, w, 3] or [h, w, 4], got {found}")
+        raise ZseError(f"A sketch given as an array must be uint8 [h, w], [h, w, 3] or [h, w, 4], got {found}")
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()

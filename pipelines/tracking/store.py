@@ -16,11 +16,12 @@ from pipelines import storage
 from pipelines.config import ExperimentConfig
 from pipelines.progress import say
 from pipelines.redaction import shown
+from zse_model.errors import ZseError
 
 TRACKED = "tracked.json"  # beside what was delivered: where to
 
 
-class TrackingError(RuntimeError):
+class TrackingError(ZseError):
     """The tracking server did not take something; what it was is still in the workspace."""
 
 

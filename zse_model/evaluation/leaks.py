@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import torch
 
 from zse_model.checkpoint import Checkpoint, picture_key
+from zse_model.errors import ZseError
 from zse_model.split import ZeroShotSplit, conflicts, imagenet_units_naming, normalise_name
 
 
-class LeakError(ValueError):
+class LeakError(ZseError):
     """The checkpoint has seen a test class or a test picture; the message names them."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zse_model.backbones import BackboneConfig
+from zse_model.errors import ZseError
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.crossatnet import CrossATNet, CrossATNetConfig
 from zse_model.methods.global_embedding import GlobalConfig, GlobalEmbedding
@@ -26,10 +27,10 @@ def create_method(
     Raises ValueError for an unknown name or a configuration that makes no sense.
     """
     if name not in METHODS:
-        raise ValueError(f"Unknown method {name!r}. Known methods: {sorted(METHODS)}")
+        raise ZseError(f"Unknown method {name!r}. Known methods: {sorted(METHODS)}")
     method = METHODS[name]
     if not isinstance(config, method.Config):
-        raise ValueError(f"Method {name!r} is configured by {method.Config.__name__}, got {type(config).__name__}")
+        raise ZseError(f"Method {name!r} is configured by {method.Config.__name__}, got {type(config).__name__}")
     return method(config, backbone, size=size, classes=classes, load_weights=load_weights)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.scoring import DotProduct, Encoding, Precision, Scorer, score_all, search
 from zse_model.transforms import Modality
@@ -71,7 +72,7 @@ class RetrievalMethod(nn.Module, ABC):
         numbers = ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
         for name, value in numbers:  # a loss of negative weight trains the opposite, and looks like a run
             if isinstance(value, int | float) and not 0 <= value < math.inf:
-                raise ValueError(f"{type(config).__name__}: {name} must be 0 or more, and finite, got {value}")
+                raise ZseError(f"{type(config).__name__}: {name} must be 0 or more, and finite, got {value}")
         self.config, self.backbone_config, self.size, self.classes = config, backbone, size, classes
 
     @abstractmethod
@@ -96,7 +97,7 @@ class RetrievalMethod(nn.Module, ABC):
         """How pairs are scored in one of `modes`, with the weights as they are now. Raises ValueError for another."""
         self.check_mode(mode)
         if mode not in self.modes:
-            raise ValueError(f"Mode {mode} is no way of scoring every pair; it is {' then '.join(self.rerank or ())}")
+            raise ZseError(f"Mode {mode} is no way of scoring every pair; it is {' then '.join(self.rerank or ())}")
         return DotProduct(self.device)
 
     def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
@@ -118,7 +119,7 @@ class RetrievalMethod(nn.Module, ABC):
         if depth is None or self.rerank is None:
             return search(self.scorer(mode), queries, gallery(), k)
         if k > depth:
-            raise ValueError(f"{mode} ranks {depth} photos, not {k}: ask for fewer, or for rerank-{k}")
+            raise ZseError(f"{mode} ranks {depth} photos, not {k}: ask for fewer, or for rerank-{k}")
         finds, ranks = self.rerank
         first = self.search(queries, gallery, finds, depth)
         return search(self.scorer(ranks), queries, gallery(), k, among=first)
@@ -160,7 +161,7 @@ class RetrievalMethod(nn.Module, ABC):
     def check_mode(self, mode: str) -> None:
         known = ", ".join((*self.modes, *(["rerank-K (such as rerank-100)"] if self.rerank else [])))
         if mode not in self.modes and (self.rerank is None or rerank_depth(mode) is None):
-            raise ValueError(f"Unknown retrieval mode {mode!r} for {type(self).__name__}. Known modes: {known}")
+            raise ZseError(f"Unknown retrieval mode {mode!r} for {type(self).__name__}. Known modes: {known}")
 
 
 def rerank_depth(mode: str) -> int | None:

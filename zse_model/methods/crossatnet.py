@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, Features
 from zse_model.code_index import CodeIndex
+from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.gather import gathered
 from zse_model.graph import Edges, GraphEncoder
@@ -77,9 +78,9 @@ class CrossATNet(RetrievalMethod):
         super().__init__(config, backbone, size=size, classes=classes)
         c = config
         if not (c.triplet or c.classification or c.graph):
-            raise ValueError("crossatnet: one of triplet, classification and graph must be above 0, to shape the space")
+            raise ZseError("crossatnet: one of triplet, classification and graph must be above 0, to shape the space")
         if c.bits not in (0, 32, 64, 128, 256):
-            raise ValueError(f"crossatnet: bits must be 0 (no codes), 32, 64, 128 or 256, got {c.bits}")
+            raise ZseError(f"crossatnet: bits must be 0 (no codes), 32, 64, 128 or 256, got {c.bits}")
         distils = c.distillation > 0
 
         def build() -> Backbone:

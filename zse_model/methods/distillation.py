@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone
+from zse_model.errors import ZseError
 from zse_model.losses import soft_label_divergence
 from zse_model.methods.base import TrainBatch
 
@@ -26,7 +27,7 @@ class SoftLabels(nn.Module):
     def __init__(self, classes: int, units: int, dropped: tuple[int, ...]) -> None:
         super().__init__()
         if any(not 0 <= unit < units for unit in dropped):
-            raise ValueError(f"Dropped units must lie in 0..{units - 1}, got {sorted(dropped)}")
+            raise ZseError(f"Dropped units must lie in 0..{units - 1}, got {sorted(dropped)}")
         kept = torch.tensor(sorted(set(range(units)) - set(dropped)))
         self.register_buffer("allowed", kept)
         self.register_buffer("targets", torch.full((classes, len(kept)), 1 / len(kept)))

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.errors import ZseError
 from zse_model.gather import gathered
 from zse_model.losses import cosine_logits, cross_modal_infonce, normalised
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
@@ -52,13 +53,13 @@ class GlobalEmbedding(RetrievalMethod):
         super().__init__(config, backbone, size=size, classes=classes)
         c = config
         if not (c.classification or c.contrast or c.distillation):
-            raise ValueError("global: at least one of classification, contrast, distillation must be above 0")
+            raise ZseError("global: at least one of classification, contrast, distillation must be above 0")
         self.backbone = Backbone(
             backbone, size=size, pooled=True, classifier=c.distillation > 0, load_weights=load_weights
         )
         wants_head = c.classification > 0 or c.contrast > 0
         if c.readout == "head" and not wants_head:
-            raise ValueError("global: readout 'head' needs classification or contrast above 0, which train the head")
+            raise ZseError("global: readout 'head' needs classification or contrast above 0, which train the head")
         self.head = nn.Linear(self.backbone.pooled_dim, c.dim) if wants_head else None
         self.prototypes = nn.Parameter(torch.randn(classes, c.dim) * c.dim**-0.5) if c.classification else None
         self.soft_labels: SoftLabels | None = None

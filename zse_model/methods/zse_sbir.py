@@ -22,6 +22,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, Features, is_transformer
+from zse_model.errors import ZseError
 from zse_model.layers import (
     CrossAttention,
     Layout,
@@ -111,22 +112,20 @@ class ZseSbir(RetrievalMethod):
         dim = c.dim or (self.backbone.token_dim if self.backbone.is_transformer else 256)
         depth = c.depth if c.depth is not None else (0 if has_cls else 2)
         if depth == 0 and not has_cls:
-            raise ValueError(f"{backbone.name!r} has no class token: the retrieval token needs depth >= 1, got depth 0")
+            raise ZseError(f"{backbone.name!r} has no class token: the retrieval token needs depth >= 1, got depth 0")
         n = self.backbone.tokens
         if c.readout == "pooled" and self.backbone.is_transformer:
-            raise ValueError(f"readout: pooled is for convolutional backbones, {backbone.name!r} is none; use token")
+            raise ZseError(f"readout: pooled is for convolutional backbones, {backbone.name!r} is none; use token")
 
         self.tokenizer: OverlappingTokenizer | None = None
         if c.tokenizer != "none":
             if not isinstance(self.backbone.model, VisionTransformer):
-                raise ValueError(
+                raise ZseError(
                     f"tokenizer: {c.tokenizer} needs a vision transformer, {backbone.name!r} is none; use none"
                 )
             patch = self.backbone.model.patch_embed.patch_size
             if tuple(patch) != (16, 16):
-                raise ValueError(
-                    f"tokenizer: {c.tokenizer} has stride 16, the patches of {backbone.name!r} are {patch}"
-                )
+                raise ZseError(f"tokenizer: {c.tokenizer} has stride 16, the patches of {backbone.name!r} are {patch}")
             self.tokenizer = OverlappingTokenizer(self.backbone.token_dim)
         self.project = nn.Linear(self.backbone.token_dim, dim) if dim != self.backbone.token_dim else nn.Identity()
         self.ret = None if has_cls else nn.Parameter(torch.randn(1, 1, dim) * 0.02)
@@ -193,7 +192,7 @@ class ZseSbir(RetrievalMethod):
 
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
         if mode == "fused" and mode not in self.modes:
-            raise ValueError(
+            raise ZseError(
                 "This checkpoint has no weights for mode fused: they are chosen on pseudo-unseen classes as a training "
                 "ends, and it had none (dataset.pseudo_unseen above 0). Use ret, rn or rerank-K"
             )

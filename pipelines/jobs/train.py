@@ -45,6 +45,7 @@ from pipelines.config import ExperimentConfig, to_dict
 from pipelines.lease import held
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
+from pipelines.networks import weights_at_hand
 from pipelines.plan import ItemPlan
 from pipelines.progress import Meter, say
 from pipelines.redaction import shown
@@ -109,9 +110,8 @@ class Job:
         torch.manual_seed(self.config.train.seed)
         backbone, start = self.config.backbone, self.config.start if load_weights else None
         with ExitStack() as stack:
-            if load_weights and backbone.weights not in (None, "hub"):
-                copy = stack.enter_context(storage.local_copy(str(backbone.weights)))
-                backbone = dataclasses.replace(backbone, weights=str(copy))
+            if load_weights:
+                backbone = stack.enter_context(weights_at_hand(backbone))
             method = create_method(
                 self.method,
                 config,

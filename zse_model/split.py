@@ -16,6 +16,12 @@ from typing import Any
 
 from zse_model.errors import ZseError
 
+FEWEST = 10
+"""Classes (by instance: photos) of which significance is claimed. An interval resamples classes: with two it is the two
+classes (`python -m benchmarks alarms` counts false findings by the number of classes)."""
+MANY = 40
+"""Seen classes of which FEWEST can be spared for selection, whatever share was asked for."""
+
 # Reviewed by hand over the class lists of Sketchy, TU-Berlin, QuickDraw and Caltech-101, in normalised names. Spaces
 # and a final s need no entry (`hotdog`, `headphones`). In neither table are pairs where one word contains the other but
 # the pictures do not: Sketchy's bears have no panda, its fans no ceiling fan, its fish no shark or ray, its bats fly.
@@ -240,8 +246,14 @@ class ZeroShotSplit:
         """Whether this instance of a seen class is kept out of training: a function of its id alone."""
         return int(hashlib.sha256(instance_id.encode()).hexdigest()[:16], 16) < self.held_back * 2**64
 
-    def with_pseudo_unseen(self, count: int, seed: int) -> ZeroShotSplit:
-        """This split with `count` other pseudo-unseen classes, as `draw_classes` does."""
+    def with_pseudo_unseen(self, share: float, seed: int) -> ZeroShotSplit:
+        """This split with a share of the seen classes as other pseudo-unseen ones, as `draw_classes` draws them.
+
+        share: 0..1 (1 excluded), 0 = none. At least FEWEST classes where MANY or more are seen: fewer decide nothing.
+        """
+        count = round(share * len(self.seen))
+        if share and len(self.seen) >= MANY:
+            count = max(count, FEWEST)
         return replace(self, pseudo_unseen=draw_classes(self.seen, count, seed) if count else ())
 
     def for_selection(self) -> ZeroShotSplit:

@@ -123,7 +123,7 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         unseen=tuple(present[c] for c in wanted),
         held_back=config.held_back,
     )
-    return split.with_pseudo_unseen(round(config.pseudo_unseen * len(split.seen)), seed=config.split_seed)
+    return split.with_pseudo_unseen(config.pseudo_unseen, seed=config.split_seed)
 
 
 def _without(config: DatasetConfig, present: dict[str, str]) -> ZeroShotSplit:
@@ -144,7 +144,7 @@ def _without(config: DatasetConfig, present: dict[str, str]) -> ZeroShotSplit:
         unseen=tuple(present.get(c, c) for c in unseen),
         held_back=config.held_back,
     )
-    return split.with_pseudo_unseen(round(config.pseudo_unseen * len(split.seen)), seed=config.split_seed)
+    return split.with_pseudo_unseen(config.pseudo_unseen, seed=config.split_seed)
 
 
 def trained_split(split: str) -> ZeroShotSplit:

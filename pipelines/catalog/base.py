@@ -55,7 +55,8 @@ class DatasetConfig:
     """What results on its unseen classes may do: be reported, or also decide between models (`zse promote`). Say
     `selection` before you look, and never of the test classes of a published split."""
     pseudo_unseen: float = 0.1
-    """Share of the seen classes that training never touches and everything is chosen on."""
+    """Share of the seen classes that training never touches and everything is chosen on; where 40 or more are seen at
+    least 10 classes, below which nothing is significant; 0 = none."""
     held_back: float = 0.1
     """Share of the instances of seen classes that training never touches."""
     split_seed: int = 0

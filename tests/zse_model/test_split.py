@@ -104,16 +104,28 @@ def test_aliases_across_a_split_are_allowed():
 
 
 def test_pseudo_unseen_classes_leave_training():
-    split = published("sketchy-25").with_pseudo_unseen(15, seed=3)
+    split = published("sketchy-25").with_pseudo_unseen(0.15, seed=3)
     assert len(split.pseudo_unseen) == 15 and len(split.training) == 85
     assert set(split.training) | set(split.pseudo_unseen) == set(split.seen)
     assert not conflicts(split.training, split.pseudo_unseen)
-    shuffled = replace(split, seen=split.seen[::-1], pseudo_unseen=()).with_pseudo_unseen(15, seed=3)
+    shuffled = replace(split, seen=split.seen[::-1], pseudo_unseen=()).with_pseudo_unseen(0.15, seed=3)
     assert shuffled.pseudo_unseen == split.pseudo_unseen
-    assert split.with_pseudo_unseen(15, seed=4).pseudo_unseen != split.pseudo_unseen
+    assert split.with_pseudo_unseen(0.15, seed=4).pseudo_unseen != split.pseudo_unseen
     assert split.with_pseudo_unseen(0, seed=3).training == split.seen
     with pytest.raises(ValueError, match="100 classes cannot be drawn from 100"):
-        split.with_pseudo_unseen(100, seed=3)
+        split.with_pseudo_unseen(0.999, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("seen", "share", "drawn"),
+    [
+        *[(40, 0.1, 10), (40, 0.01, 10), (41, 0.24, 10), (80, 0.1, 10), (100, 0.1, 10), (220, 0.1, 22), (40, 0.5, 20)],
+        *[(39, 0.1, 4), (12, 0.25, 3), (4, 0.1, 0), (40, 0.0, 0), (200, 0.0, 0)],
+    ],
+)
+def test_enough_classes_are_drawn_to_choose_by_where_many_are_seen(seen, share, drawn):
+    split = small(seen=tuple(f"class {i}" for i in range(seen)))
+    assert len(split.with_pseudo_unseen(share, seed=0).pseudo_unseen) == drawn
 
 
 def test_instances_are_held_back_by_their_id():
@@ -128,7 +140,7 @@ def test_instances_are_held_back_by_their_id():
 
 
 def test_json_round_trips_and_the_digest_follows_the_content():
-    split = published("quickdraw-30").with_pseudo_unseen(10, seed=0)
+    split = published("quickdraw-30").with_pseudo_unseen(0.1, seed=0)
     assert ZeroShotSplit.from_json(split.to_json()) == split
     assert split.digest == ZeroShotSplit.from_json(split.to_json()).digest and len(split.digest) == 64
     assert split.digest != replace(split, held_back=0.2).digest

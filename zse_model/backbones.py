@@ -24,6 +24,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from zse_model.errors import ZseError
+from zse_model.precision import full_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,15 +260,18 @@ def select_tokens(block: Any, x: Tensor, positions: Tensor, prefix: int, rate: f
 def class_attention(attention: Any, normed: Tensor) -> Tensor:
     """Whom the class token attends to: normed [b, prefix + n, d] -> float32 [b, heads, prefix + n], rows sum to 1.
 
-    Of timm's plain attention, whose own forward pass does not hand its weights out.
+    Of timm's plain attention, whose own forward pass does not hand its weights out. In float32 also under autocast:
+    the weights rank patches.
     """
     d = normed.shape[2]
     weight, bias = attention.qkv.weight, attention.qkv.bias
-    q = F.linear(normed[:, :1], weight[:d], None if bias is None else bias[:d])
-    k = F.linear(normed, weight[d : 2 * d], None if bias is None else bias[d : 2 * d])
-    q, k = (part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in (q, k))
-    q, k = attention.q_norm(q), attention.k_norm(k)
-    return (q.float() * attention.scale @ k.float().transpose(2, 3)).softmax(3).squeeze(2)
+    with full_precision(normed.device):
+        normed = normed.to(weight.dtype)
+        q = F.linear(normed[:, :1], weight[:d], None if bias is None else bias[:d])
+        k = F.linear(normed, weight[d : 2 * d], None if bias is None else bias[d : 2 * d])
+        q, k = (part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in (q, k))
+        q, k = attention.q_norm(q), attention.k_norm(k)
+        return (q.float() * attention.scale @ k.float().transpose(2, 3)).softmax(3).squeeze(2)
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:

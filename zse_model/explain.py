@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.backbones import class_attention
 from zse_model.errors import ZseError
+from zse_model.losses import normalised
 from zse_model.methods import METHODS, CrossATNet, Encoding, Modality, RetrievalMethod, ZseSbir
 from zse_model.methods.base import rerank_depth
+from zse_model.precision import full_precision
 from zse_model.transforms import BadPicture
 
 # A patch has ink to speak of where it has this share of what the darkest patch has.
@@ -152,7 +153,8 @@ def explain(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | 
     found, photo_rows, _ = _encode(method, photo.to(device)[None], "photo")
     ours = method.sketch_attends(query["tokens"], found["tokens"])[0, 1:]
     theirs = method.photo_attends(found["tokens"], query["tokens"])[0, 1:]
-    cosine = (F.normalize(ours, dim=-1) @ F.normalize(theirs, dim=-1).T).cpu().clamp(-1, 1)
+    with full_precision(device):
+        cosine = (normalised(ours) @ normalised(theirs).T).cpu().clamp(-1, 1)
     correspondence = _on_grid(_on_grid(cosine, found, grid).T, query, grid).T.contiguous()
     maps = [
         None if rows is None else _on_grid(rows.cpu(), encoding, grid).unflatten(-1, grid)
@@ -277,7 +279,8 @@ def _encode(method: ZseSbir, images: Tensor, modality: Modality) -> tuple[Encodi
         return encoding, None, "the last self-attention layer drops patches itself, and of those nothing is known"
     q, k, v = attention.qkv(seen["normed"])[0].unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3)
     if own:
-        rows = (q[:, :1] @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+        with full_precision(q.device):
+            rows = (q[:, :1].float() @ k.float().transpose(1, 2) * q.shape[-1] ** -0.5).softmax(dim=-1)
     else:
         rows = class_attention(attention, seen["normed"])[0][:, None]
         # Relative positions, gates and the like would make this row a wrong one: it has to mix the values to what the

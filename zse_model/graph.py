@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.errors import ZseError
+from zse_model.losses import normalised
+from zse_model.precision import full_precision
 
 Edges: TypeAlias = Literal["knn", "mst"]
 
@@ -25,8 +26,9 @@ def class_graph(vectors: Tensor, edges: Edges, neighbours: int) -> Tensor:
             f"neighbours: {neighbours} of {len(vectors)} classes; allowed are 1 to {len(vectors) - 2}, with all others "
             "every class would have the same prototype"
         )
-    unit = F.normalize(vectors.float(), dim=1)
-    similarity = unit @ unit.T
+    unit = normalised(vectors)
+    with full_precision(unit.device):
+        similarity = unit @ unit.T
     adjacency = torch.zeros_like(similarity)
     if edges == "knn":
         nearest = similarity.fill_diagonal_(-torch.inf).topk(neighbours, dim=1).indices
@@ -61,8 +63,10 @@ class GraphEncoder(nn.Module):
             raise ZseError(
                 f"Class vectors must be {list(self.vectors.shape)}, one a training class, got {list(vectors.shape)}"
             )
-        self.vectors.copy_(F.normalize(vectors.float(), dim=1))
+        self.vectors.copy_(normalised(vectors))
         self.adjacency.copy_(class_graph(vectors.cpu(), edges, neighbours))
 
     def forward(self) -> Tensor:
-        return self.adjacency @ self.outer(self.adjacency @ self.inner(self.vectors).relu())
+        """One prototype a class, float32 [c, d], also under autocast."""
+        with full_precision(self.vectors.device):
+            return self.adjacency @ self.outer(self.adjacency @ self.inner(self.vectors).relu())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zse_model.errors import ZseError
+from zse_model.precision import full_precision
 from zse_model.scoring import DotProduct, Encoding
 from zse_model.transforms import Modality
 
@@ -57,7 +58,8 @@ class CodeHead(nn.Module):
 
     def project(self, x: Tensor, modality: Modality) -> Tensor:
         """[n, dim] -> [n, bits], whose signs are the code."""
-        return (x - self.mean[int(modality == "photo")]) @ self.projection.to(x.dtype)
+        with full_precision(x.device):
+            return (x - self.mean[int(modality == "photo")]) @ self.projection.to(x.dtype)
 
     def forward(self, x: Tensor, modality: Modality) -> Tensor:
         """[n, dim] -> bool [n, bits]."""

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.errors import ZseError
+from zse_model.losses import normalised
+from zse_model.precision import full_precision
 
 Wiring: TypeAlias = Literal["released", "figure", "standard"]
 Layout: TypeAlias = Literal["spatial", "released"]
@@ -73,6 +75,7 @@ class TokenNorm(nn.Module):
         self.weight, self.bias, self.eps = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim)), eps
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.float()  # as autocast has nn.LayerNorm compute
         std, mean = torch.std_mean(x, dim=-1, keepdim=True)
         return torch.addcmul(self.bias, self.weight, (x - mean) / (std + self.eps))
 
@@ -192,16 +195,18 @@ class RelationHead(nn.Module):
         self.perceptron = nn.Sequential(*layers[:-2])
 
     def anchors(self, tokens: Tensor) -> Tensor:
-        """[b, n, d] -> L2-normalised local descriptors [b, anchors, d']."""
+        """[b, n, d] -> L2-normalised local descriptors, float32 [b, anchors, d']."""
         if self.convolution is not None:
             spatial = self.layout == "spatial"
             maps = tokens.transpose(1, 2) if spatial else tokens.reshape(len(tokens), tokens.shape[2], -1)
             tokens = self.convolution(maps.unflatten(2, self.grid)).flatten(2).transpose(1, 2)
-        return F.normalize(tokens, dim=-1)
+        return normalised(tokens)
 
     def kernel(self, sketch: Tensor, photo: Tensor) -> Tensor:
-        """Cosine of every sketch anchor with every photo anchor of the pair: [b, anchors, anchors]."""
-        return self.anchors(sketch) @ self.anchors(photo).transpose(-1, -2)
+        """Cosine of every sketch anchor with every photo anchor of the pair: float32 [b, anchors, anchors]."""
+        ours, theirs = self.anchors(sketch), self.anchors(photo)
+        with full_precision(ours.device):
+            return ours @ theirs.transpose(-1, -2)
 
     def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
         return self.perceptron(self.kernel(sketch, photo).flatten(-2)).squeeze(-1)

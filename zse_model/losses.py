@@ -1,10 +1,15 @@
-"""Losses over labelled sketches and photos. Each gives one value per row, so that a caller can see which rows hurt."""
+"""Losses over labelled sketches and photos. Each gives one value per row, so that a caller can see which rows hurt.
+
+All of it computes in float32, also under autocast: in bfloat16 two cosines that differ by 0.004 are one number.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from zse_model.precision import full_precision
 
 
 def cross_modal_infonce(
@@ -16,14 +21,18 @@ def cross_modal_infonce(
     Gives float32 [n]. Every anchor needs at least one item of its class in `others`; with m items of which one is
     right and all similarities equal it is log(m).
     """
-    log_p = (anchors @ others.T / t).float().log_softmax(dim=1)
+    with full_precision(anchors.device):
+        log_p = (anchors.float() @ others.float().T / t).log_softmax(dim=1)
     positive = anchor_labels[:, None] == other_labels[None, :]
     return -(log_p * positive).sum(1) / positive.sum(1)
 
 
 def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0) -> Tensor:
     """max(0, |a - p| - |a - n| + margin) per row, float32 [b] (ZSE-SBIR, section 3.4; not normalised)."""
-    return F.triplet_margin_loss(anchor.float(), positive.float(), negative.float(), margin=margin, reduction="none")
+    with full_precision(anchor.device):
+        return F.triplet_margin_loss(
+            anchor.float(), positive.float(), negative.float(), margin=margin, reduction="none"
+        )
 
 
 def nearest_other(anchors: Tensor, others: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
@@ -32,19 +41,23 @@ def nearest_other(anchors: Tensor, others: Tensor, labels: Tensor, other_labels:
     L2-normalised rows; labels int64 [b] and [m].
     """
     same = labels[:, None] == other_labels
-    return (anchors @ others.T).masked_fill(same, -torch.inf).argmax(dim=1)
+    with full_precision(anchors.device):
+        return (anchors.float() @ others.float().T).masked_fill(same, -torch.inf).argmax(dim=1)
 
 
 def soft_label_divergence(logits: Tensor, targets: Tensor) -> Tensor:
     """KL(targets || softmax(logits)) per row, float32 [b]; targets [b, c] are probabilities."""
-    return F.kl_div(logits.float().log_softmax(dim=1), targets, reduction="none").sum(1)
+    with full_precision(logits.device):
+        return F.kl_div(logits.float().log_softmax(dim=1), targets.float(), reduction="none").sum(1)
 
 
 def normalised(x: Tensor) -> Tensor:
-    """L2-normalised along the last axis, in fp32; a zero vector stays zero."""
-    return F.normalize(x.float(), dim=-1)
+    """L2-normalised along the last axis, float32; a zero vector stays zero."""
+    with full_precision(x.device):
+        return F.normalize(x.float(), dim=-1)
 
 
 def cosine_logits(x: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """scale * cosine of every row of x [b, d] with every row of weight [c, d]: [b, c]."""
-    return scale * torch.mm(normalised(x), normalised(weight).T)
+    """scale * cosine of every row of x [b, d] with every row of weight [c, d]: float32 [b, c]."""
+    with full_precision(x.device):
+        return scale * torch.mm(normalised(x), normalised(weight).T)

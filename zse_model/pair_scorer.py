@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.layers import CrossAttention, RelationHead, TokenNorm, attend, check_counts
+from zse_model.precision import full_precision
 from zse_model.scoring import Encoding, Precision
 from zse_model.transforms import Modality
 
@@ -120,7 +121,8 @@ class PairScorer:
         tokens = pictures["tokens"].to(self.device, torch.float32)
         mine, others = self.layers[side], self.layers["photo" if side == "sketch" else "sketch"]
         # In float32, once a picture: rounding here would be in every pair.
-        own, other = mine.project(tokens, "own"), others.project(tokens, "other")
+        with full_precision(self.device):
+            own, other = mine.project(tokens, "own"), others.project(tokens, "other")
         for parts in (own, other):
             if "q" in parts:
                 parts["q"] = parts["q"][..., 1:, :]
@@ -140,9 +142,10 @@ class PairScorer:
             else:
                 columns = wanted[row].nonzero().flatten().to(self.device)
                 chunks = [chunk for chunk in columns.split(self.chunk) if len(chunk)]
-            kernels = [self.kernel(sketch, gallery.take(chunk)) for chunk in chunks]
-            if kernels:
-                scores[row, columns] = self._logits(torch.cat(kernels))
+            with full_precision(self.device):  # `precision` says how it is computed
+                kernels = [self.kernel(sketch, gallery.take(chunk)) for chunk in chunks]
+                if kernels:
+                    scores[row, columns] = self._logits(torch.cat(kernels))
         return scores
 
     def kernel(self, sketch: Prepared, photos: Prepared) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking, merge, rank
+from zse_model.precision import full_precision
 from zse_model.transforms import Modality
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
@@ -59,7 +60,8 @@ class DotProduct:
         return pictures["embedding"].to(self.device, torch.float32)
 
     def score(self, queries: Tensor, gallery: Tensor, wanted: Tensor | None = None) -> Tensor:
-        scores = queries @ gallery.T
+        with full_precision(queries.device):
+            scores = queries @ gallery.T
         return scores if wanted is None else scores.masked_fill_(~wanted.to(scores.device), -torch.inf)
 
 

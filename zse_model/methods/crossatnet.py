@@ -29,6 +29,7 @@ from zse_model.hashing import Asymmetric, CodeHead, Hamming, pack
 from zse_model.losses import cosine_logits, nearest_other, normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
+from zse_model.precision import full_precision
 from zse_model.scoring import Precision, Scorer
 
 CODE_PICTURES = 4096  # of the training, that codes are fitted to
@@ -153,8 +154,9 @@ class CrossATNet(RetrievalMethod):
         if self.ask is None or self.guide is None:
             return None
         asked, guides = self.ask(photo), self.guide(sketch)
-        affinity = asked @ guides.transpose(1, 2) / asked.shape[2] ** 0.5
-        return (affinity.logsumexp(2) - math.log(sketch.shape[1])).sigmoid()
+        with full_precision(photo.device):
+            affinity = asked.float() @ guides.float().transpose(1, 2) / asked.shape[2] ** 0.5
+            return (affinity.logsumexp(2) - math.log(sketch.shape[1])).sigmoid()
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
         """-> "embedding" [b, dim], float32, L2-normalised, and its codes by `hash-N` and `itq-N`, uint8 [b, N / 8]."""
@@ -224,7 +226,7 @@ class CrossATNet(RetrievalMethod):
             alone = (labels[:b, None] == other_labels).all(1)  # nothing to push away
             losses["triplet"] = c.triplet * (from_sketch + from_photo.masked_fill(alone, 0.0)) / 2
         if own is not None and guided is not None:
-            followed = (own - guided.detach()).square().mean(1)
+            followed = (own.float() - guided.detach()).square().mean(1)
             losses["attention"] = c.attention * followed.view(2, b).mean(0)
         for name, weight, prototypes in (
             ("classification", c.classification, self.prototypes),

@@ -1,20 +1,19 @@
 """One experiment, one YAML, one frozen value. The only place where configuration is read and checked.
 
-A YAML reads on its own: no inheritance, no interpolation. `--set a.b=c` is applied to it, then everything is validated
-with unknown keys refused and the path of the field in the error.
+A YAML reads on its own: no inheritance, no interpolation. `--set a.b=c` is applied to it, then everything is read as
+its field's type (written.py) and validated, with unknown keys refused and the path of the field in the error.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-import yaml
 from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from pipelines import storage
@@ -23,6 +22,7 @@ from pipelines.members import Distractors
 from pipelines.plan import ShardConfig
 from pipelines.prepare import IngestConfig
 from pipelines.redaction import holds_password
+from pipelines.written import NULL, ConfigError, Written, did_you_mean, read, read_yaml
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.evaluation.protocol import PROTOCOLS
@@ -30,10 +30,6 @@ from zse_model.fit import TrainConfig
 from zse_model.methods import METHODS
 from zse_model.methods.base import rerank_depth
 from zse_model.transforms import TransformConfig
-
-
-class ConfigError(ZseError):
-    """A configuration that cannot be used; the message names the field, its value and what is allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +99,15 @@ class TrackingConfig:
     """Also how busy each training machine is, every ten seconds."""
 
 
+AnyDataset: TypeAlias = Annotated[AnyDatasetConfig, Discriminator("adapter")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     __pydantic_config__ = {"extra": "forbid"}
 
     name: str
-    dataset: Annotated[AnyDatasetConfig, Discriminator("adapter")]
+    dataset: AnyDataset
     methods: Mapping[str, Any]
     """Name -> its configuration, each trained and evaluated in turn."""
     transforms: TransformConfig = field(default_factory=TransformConfig)
@@ -130,6 +129,10 @@ class ExperimentConfig:
                 "the number of workers"
             )
 
+    @staticmethod
+    def __read_as__() -> dict[str, Any]:
+        return {"methods": {name: method.Config for name, method in METHODS.items()}}
+
     @property
     def use(self) -> Literal["report", "selection"]:
         """What the results of its evaluation may do: stand in a report, or also decide between models."""
@@ -143,73 +146,104 @@ def experiment_names() -> list[str]:
 
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """A shipped experiment by name, or a YAML file, with `a.b=c` overrides. Raises ConfigError."""
-    if name in experiment_names():
-        text = resources.files("pipelines").joinpath("experiments", f"{name}.yaml").read_text()
+    if name in (shipped := experiment_names()):
+        data = resources.files("pipelines").joinpath("experiments", f"{name}.yaml").read_bytes()
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        data = Path(name).read_bytes()
     else:
-        raise ConfigError(f"Unknown experiment {name!r}: no such file, and the shipped ones are {experiment_names()}")
-    raw = yaml.safe_load(text)
+        what = "It is a folder, no YAML file" if Path(name).is_dir() else "There is no such file"
+        near = did_you_mean(name, shipped)
+        raise ConfigError(f"Unknown experiment {name!r}.{near} {what}, and the shipped ones are {shipped}")
+    raw = read_yaml(data, name)
     if not isinstance(raw, dict):
         raise ConfigError(f"{name} must be a mapping of sections, got {type(raw).__name__}")
     apply_overrides(raw, overrides)
-    return validate(raw)
+    return validate(raw, overrides)
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set `a.b=c` in place; c is read as YAML. Setting one of train.steps and train.minutes unsets the other."""
+    """Set `a.b=c` in place; c is read as its field's type. Setting one of train.steps and train.minutes unsets the
+    other."""
     for override in overrides:
         path, equals, value = override.partition("=")
-        if not equals or not path:
-            raise ConfigError(f"--set takes a.b=c, got {override!r}")
         *parents, last = path.split(".")
+        if not equals or not all((*parents, last)):
+            raise ConfigError(f"--set takes a.b=c, got {override!r}")
         section = raw
-        for parent in parents:
-            section = section.setdefault(parent, {})
-            if not isinstance(section, dict):
+        for i, parent in enumerate(parents):
+            below = section.get(parent)
+            if isinstance(below, Written):  # `dataset={...}` before `dataset.name=x`
+                below = read_yaml(below, f"--set {'.'.join(parents[: i + 1])}")
+            section[parent] = below = {} if below is None or below in NULL else below
+            if not isinstance(below, dict):
                 raise ConfigError(f"--set {override}: {parent!r} is a value, not a section")
-        try:
-            section[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: {value!r} is not YAML: {error}") from error
+            section = below
+        section[last] = Written(value)
         other = {"train.steps": "minutes", "train.minutes": "steps"}.get(path)
-        if other and section[last] is not None:
+        if other and value not in NULL:
             section[other] = None
 
 
-def validate(raw: dict[str, Any]) -> ExperimentConfig:
-    raw = dict(raw)
+def validate(raw: dict[str, Any], overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """The experiment of what was written; `overrides` are those that were applied to it. Raises ConfigError."""
     methods = raw.get("methods")
+    if isinstance(methods, Written):
+        methods = read_yaml(methods, "methods")
     if not isinstance(methods, dict) or not methods:
         raise ConfigError(f"methods: name at least one of {sorted(METHODS)}, each with its configuration")
-    if unknown := sorted(set(methods) - set(METHODS)):
-        raise ConfigError(f"methods: unknown {unknown}. Known methods: {sorted(METHODS)}")
-    raw["methods"] = {n: read_section(METHODS[n].Config, c or {}, f"methods.{n}.") for n, c in methods.items()}
+    for name in map(str, methods):
+        if name not in METHODS:
+            near = did_you_mean(name, METHODS).replace("mean ", "mean methods.")
+            raise ConfigError(f"methods.{name}: unknown.{near} Known methods: {sorted(METHODS)}")
+    _refuse_passwords(raw, "")
+    raw = read(ExperimentConfig, {**raw, "methods": methods}, given=[o.partition("=")[0] for o in overrides])
+    raw["methods"] = {n: read_section(METHODS[n].Config, c or {}, f"methods.{n}.") for n, c in raw["methods"].items()}
+    if isinstance(raw.get("dataset"), dict):
+        raw["dataset"] = read_section(AnyDataset, raw["dataset"], "dataset.")
     config: ExperimentConfig = read_section(ExperimentConfig, raw, "")
     start = config.start and (config.start if config.start.startswith("models:/") else storage.absolute(config.start))
     return dataclasses.replace(config, backbone=_absolute_weights(config.backbone), start=start)
 
 
 def read_dataset(raw: Mapping[str, Any]) -> DatasetConfig:
-    """A data set's configuration from plain values. Raises ConfigError."""
-    return read_section(Annotated[AnyDatasetConfig, Discriminator("adapter")], dict(raw), f"{raw.get('name')}.")
+    """A data set's configuration from what was written or from plain values. Raises ConfigError."""
+    return read_section(AnyDataset, dict(raw), f"{raw.get('name')}.")
 
 
 def read_section(kind: Any, raw: Any, prefix: str) -> Any:
-    """Plain values as a configuration; the prefix stands before a field's name in the error. Raises ConfigError."""
+    """What was written, or plain values, as a configuration; the prefix stands before a field's name in the error.
+    Raises ConfigError."""
     _refuse_passwords(raw, prefix)
+    raw = read(kind, raw, prefix.removesuffix("."))
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(_line(prefix, wrong) for wrong in error.errors())) from None
+        lines: dict[str, str] = {}
+        for wrong in error.errors():  # of a union there is one for each member
+            lines.setdefault(".".join(_place(raw, wrong)), _said(prefix, raw, wrong))
+        raise ConfigError("; ".join(lines.values())) from None
 
 
-def _line(prefix: str, wrong: Any) -> str:
-    place = (prefix + ".".join(str(part) for part in wrong["loc"])).removesuffix(".")
+def _said(prefix: str, raw: Any, wrong: Any) -> str:
+    place = (prefix + ".".join(_place(raw, wrong))).removesuffix(".")
     if wrong["type"] == "value_error":  # ours, which has the value; pydantic would add the whole section
         said = str(wrong["ctx"]["error"])
-        return said if not place or said.startswith(f"{place}.") else f"{place}: {said}"
+        return said if not place or said.startswith((f"{place}.", f"{place}:")) else f"{place}: {said}"
     return f"{place}: {wrong['msg']}" + ("" if wrong["type"] == "missing" else f", got {wrong['input']!r}")
+
+
+def _place(raw: Any, wrong: Any) -> Iterator[str]:
+    """The path of a field without what pydantic adds: which member of a union it tried."""
+    loc: Sequence[str | int] = wrong["loc"]
+    for i, part in enumerate(loc):
+        if isinstance(raw, dict) and part in raw:
+            raw = raw[part]
+            yield str(part)
+        elif isinstance(raw, list | tuple) and isinstance(part, int):
+            raw = raw[part] if part < len(raw) else None
+            yield str(part)
+        elif i == len(loc) - 1 and wrong["type"] == "missing":
+            yield str(part)
 
 
 def _refuse_passwords(raw: Any, path: str) -> None:

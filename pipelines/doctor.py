@@ -6,6 +6,7 @@ read the same folders (`sketches/`, `images/`), the classes decide. Nothing is w
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -190,8 +191,9 @@ def _adapter(config: DatasetConfig) -> str:
 
 
 def _source(config: DatasetConfig) -> str:
+    """As `--set dataset.source=` reads it back."""
     source = getattr(config, "source", "")
-    return source if isinstance(source, str) else f"[{', '.join(source)}]"
+    return source if isinstance(source, str) else json.dumps(source, ensure_ascii=False)
 
 
 def _layout(found: Diagnosis) -> list[str]:

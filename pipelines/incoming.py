@@ -12,11 +12,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import yaml
-
 from pipelines import storage
 from pipelines.catalog import DatasetConfig
 from pipelines.config import ConfigError, read_dataset
+from pipelines.written import read_yaml
 
 DESCRIPTION = "dataset.yaml"
 
@@ -35,10 +34,10 @@ def arrived(catalog: str) -> dict[str, DatasetConfig | ConfigError]:
 def _described(folder: str, name: str) -> DatasetConfig | ConfigError:
     url = storage.join(folder, DESCRIPTION)
     try:
-        raw: Any = yaml.safe_load(storage.read_bytes(url).decode("utf-8")) if storage.exists(url) else {}
+        raw: Any = read_yaml(storage.read_bytes(url), url) if storage.exists(url) else {}
         raw = {} if raw is None else raw
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return ConfigError(f"{url} is not YAML: {error}")
+    except ConfigError as error:
+        return error
     except (storage.StorageError, OSError) as error:
         return ConfigError(f"{url} cannot be read: {error}")
     if not isinstance(raw, dict):

@@ -19,13 +19,12 @@ from fnmatch import fnmatchcase
 from importlib import resources
 from math import isnan
 
-import yaml
-
 from pipelines import shards, storage
 from pipelines.compare import Compared, Report, compare_reports
 from pipelines.config import ConfigError, read_section
 from pipelines.costs import MEASURES
 from pipelines.jobs.evaluate import COSTS
+from pipelines.written import read_yaml
 from zse_model.errors import ZseError
 
 SLACK = 0.005  # the least margin of a guard
@@ -100,16 +99,12 @@ class Decision:
 def load_rules(url: str | None) -> Rules:
     """A YAML file of rules; None = the shipped ones. Raises ConfigError."""
     if url is None:
-        text = resources.files("pipelines").joinpath("promotion.yaml").read_text()
+        data = resources.files("pipelines").joinpath("promotion.yaml").read_bytes()
     elif storage.exists(url):
-        text = storage.read_bytes(url).decode("utf-8")
+        data = storage.read_bytes(url)
     else:
         raise ConfigError(f"--rules {url!r} does not exist. It is a YAML file with better, no_worse, faster")
-    try:
-        raw = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{url} is not YAML: {error}") from error
-    rules = read_section(Rules, raw, f"{url}: ")
+    rules = read_section(Rules, read_yaml(data, str(url)) or {}, f"{url}: ")
     if not rules.better:
         raise ConfigError(f"{url} says of nothing that the candidate must be better there: name a setting in `better`")
     return rules

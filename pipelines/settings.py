@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from pipelines import storage
@@ -28,6 +27,7 @@ from pipelines.jobs.ingest import TooManyBadPicturesError
 from pipelines.jobs.run import evaluate_checkpoint
 from pipelines.progress import say
 from pipelines.reference import Setting
+from pipelines.written import read_yaml
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError
@@ -72,10 +72,7 @@ def load_datasets(url: str) -> dict[str, dict[str, Any]]:
         raise ConfigError(
             f"--datasets {url!r} does not exist. It names data sets: `sketchy: {{adapter: folder, source: URL}}`"
         )
-    try:
-        raw = yaml.safe_load(storage.read_bytes(url).decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise ConfigError(f"--datasets {url!r} is not YAML: {error}") from error
+    raw = read_yaml(storage.read_bytes(url), f"--datasets {url!r}")
     if not isinstance(raw, dict) or not all(isinstance(one, dict) and "adapter" in one for one in raw.values()):
         raise ConfigError(f"{url} must give an adapter and what it needs for each data set, by name")
     return raw

@@ -38,6 +38,13 @@ class UnionConfig(DatasetConfig):
                 raise ZseError(f"dataset.parts.{name} is a union itself: name its parts here")
         self.configs()
 
+    @staticmethod
+    def __read_as__() -> dict[str, Any]:
+        """What its parts are, which name and split are not said of: for whoever reads what a user wrote."""
+        from pipelines.catalog import AnyDatasetConfig
+
+        return {"parts": Mapping[str, AnyDatasetConfig]}
+
     def configs(self) -> dict[str, DatasetConfig]:
         """Each part's own. Raises ConfigError for one that cannot be used."""
         from pipelines.config import read_dataset  # which knows every adapter, this one too

@@ -76,7 +76,7 @@ def how_to_evaluate(overrides: Sequence[str]) -> ExperimentConfig:
         "train": {"steps": 1},
     }
     apply_overrides(raw, overrides)
-    return validate(raw)
+    return validate(raw, overrides)
 
 
 def reevaluate(

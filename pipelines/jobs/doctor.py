@@ -14,7 +14,7 @@ from pipelines import storage
 from pipelines.cluster import SPARE_CPUS, connect
 from pipelines.config import ExperimentConfig
 from pipelines.nodes import Finding, Node, findings, look
-from pipelines.tracking import Store, TrackingError
+from pipelines.tracking import Store, TrackingError, reachable
 
 PATIENCE = 120.0  # s for all nodes: the first task on a node starts a process there
 TASK = ray.remote(num_cpus=0, max_retries=0)(look)
@@ -89,11 +89,8 @@ def _room(nodes: list[Node], config: ExperimentConfig) -> Iterator[Finding]:
 
 
 def _tracking(workspace: str, config: ExperimentConfig | None) -> Finding:
-    if config is not None and not config.tracking.enabled:
-        return Finding("MLflow", "ok", "switched off by tracking.enabled")
-    store = Store.at(workspace, config.tracking.uri if config else None)
     try:
-        return Finding("MLflow", "ok", store.answers())
-    except TrackingError as error:
+        return Finding("MLflow", "ok", reachable(config, workspace) if config else Store.at(workspace).answers())
+    except (TrackingError, OSError) as error:
         mend = "MLFLOW_TRACKING_URI or --set tracking.uri; its --allowed-hosts must name host and port"
         return Finding("MLflow", "fails", str(error), mend)

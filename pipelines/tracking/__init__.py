@@ -2,7 +2,7 @@
 
 from pipelines.tracking.models import checkpoint_of, reports_of
 from pipelines.tracking.runs import TrainingRun, deliver_evaluation, deliver_training
-from pipelines.tracking.store import Store, TrackingError, tracking_uri, ui_command
+from pipelines.tracking.store import Store, TrackingError, reachable, tracking_uri, ui_command
 
 __all__ = [
     "Store",
@@ -11,6 +11,7 @@ __all__ = [
     "checkpoint_of",
     "deliver_evaluation",
     "deliver_training",
+    "reachable",
     "reports_of",
     "tracking_uri",
     "ui_command",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from shlex import quote
 from typing import Any
+from urllib.parse import quote as url_quote
 
 from pipelines import storage
 from pipelines.config import ExperimentConfig
@@ -19,6 +23,9 @@ from pipelines.redaction import shown
 from zse_model.errors import ZseError
 
 TRACKED = "tracked.json"  # beside what was delivered: where to
+PATIENCE = 5.0  # s until a server has to accept a connection where it is asked whether it is there
+PORTS = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of the databases that MLflow writes to
+UPLOAD = 600, 1e6  # s for an upload, and bytes/s on top of it: a proxy answers once its store has all of it
 
 
 class TrackingError(ZseError):
@@ -31,7 +38,15 @@ def tracking_uri(workspace: str, configured: str | None = None) -> str:
         return uri
     folder = Path(storage.absolute(workspace)) if storage.is_local(workspace) else _beside_remote_workspace()
     folder.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{folder / 'mlflow.db'}"
+    return sqlite_uri(folder / "mlflow.db")
+
+
+def sqlite_uri(database: Path) -> str:
+    """The URL of a database file. Quoted is only what a URL would read as something else: `?` begins its options, `%41`
+    is a character. So the URLs of other folders stay what they were. MLflow makes the folder of a `sqlite:///` URL
+    without its quotes undone: one with quotes names the driver as well."""
+    path = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", str(database)).replace("?", "%3F")
+    return f"sqlite:///{path}" if path == str(database) else f"sqlite+pysqlite:///{path}"
 
 
 @cache
@@ -46,7 +61,10 @@ def _beside_remote_workspace() -> Path:
 
 
 def ui_command(uri: str) -> str:
-    return f"open {uri} in a browser" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    """A command, or advice, that can be pasted into a shell."""
+    if uri.startswith("http"):
+        return f"open {shown(uri)} in a browser"
+    return f"mlflow ui --backend-store-uri {quote(shown(uri))}"
 
 
 @cache
@@ -64,6 +82,29 @@ def _client(uri: str) -> Any:
 
 
 @contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Settings that MLflow reads with each request."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ |= values
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+def _briefly() -> AbstractContextManager[None]:
+    return _environment(MLFLOW_HTTP_REQUEST_TIMEOUT=f"{PATIENCE:.0f}", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+
+
+def transfer(size: int) -> AbstractContextManager[None]:
+    """For sending or fetching artifacts, the largest of so many bytes: the server, which may pass them on to a store,
+    has minutes to answer."""
+    seconds = max(UPLOAD[0] + size / UPLOAD[1], int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", 0)))
+    return _environment(MLFLOW_HTTP_REQUEST_TIMEOUT=f"{seconds:.0f}")
+
+
+@contextmanager
 def translated() -> Iterator[None]:
     """What MLflow and its transports raise, as one error with the reason."""
     from mlflow.exceptions import MlflowException
@@ -72,8 +113,30 @@ def translated() -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(shown(str(error).splitlines()[0])[:300] if str(error) else type(error).__name__) from error
+    except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
+        raise TrackingError(_first_line(error)) from error  # an import: of the driver of a database
+
+
+def _first_line(error: Exception) -> str:
+    """Why, without the pools of `requests` around it, and without a page that something else answered with."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = re.sub(r"failed with exception .*\(Caused by (.*)\)$", r"failed: \1", said)
+    return shown(re.sub(r"\s*Response body: '\s*<.*", "", said))[:300]
+
+
+def reachable(config: ExperimentConfig, workspace: str) -> str:
+    """Where an experiment is tracked, and how fast that answers. Raises TrackingError, within seconds, where it does
+    not, with what to do about it. Nothing is made."""
+    if not config.tracking.enabled:
+        return "switched off by tracking.enabled"
+    store = Store.of(config, workspace)
+    try:
+        return store.answers()
+    except TrackingError as error:
+        raise TrackingError(
+            f"MLflow at {shown(store.uri)} does not answer: {error}. Set MLFLOW_TRACKING_URI or --set tracking.uri=…, "
+            "let its --allowed-hosts name host and port, or go without: --set tracking.enabled=false"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -93,19 +156,54 @@ class Store:
         uri = tracking_uri(workspace, configured)
         return Store(uri, None if uri.startswith("http") else storage.join(storage.absolute(workspace), "mlartifacts"))
 
+    def location(self, experiment: str) -> str | None:
+        """URL of the artifacts of a new experiment, in which a `?`, `#` or `%` of a name is one; None = the server
+        decides."""
+        if self.artifacts is None:
+            return None
+        if storage.is_local(self.artifacts):
+            return (Path(self.artifacts) / experiment).as_uri()
+        return storage.join(self.artifacts, url_quote(experiment, safe="+ "))
+
     @property
     def client(self) -> Any:
         """An `MlflowClient`."""
         return _client(self.uri)
 
     def answers(self) -> str:
-        """Where it is, and how fast it answers; nothing is made. Raises TrackingError."""
-        if self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists():
-            return f"{self.uri} is made by the first run"
+        """Where it is, and how fast it answers; nothing is made. Raises TrackingError, within seconds for a server that
+        is away: MLflow itself asks a database for minutes."""
         start = time.monotonic()
-        with translated():
-            self.client.search_experiments(max_results=1)
+        with translated(), _briefly():
+            try:
+                if not self._is_there():
+                    return f"{shown(self.uri)} is made by the first run"
+                self.client.search_experiments(max_results=1)
+            except ValueError as error:  # of the URL's parts: a port that is no number
+                raise TrackingError(f"it is no URL ({error})") from error
         return f"{shown(self.uri)} answers in {time.monotonic() - start:.1f} s"
+
+    def _is_there(self) -> bool:
+        """False for a database file that the first run makes. Raises what connecting to a database raises."""
+        from sqlalchemy import create_engine, inspect
+        from sqlalchemy.engine import make_url
+
+        kind = re.split(r"[+:]", self.uri, maxsplit=1)[0]
+        if kind not in PORTS:
+            return True
+        url = make_url(self.uri)
+        if url.host:
+            socket.create_connection((url.host, url.port or PORTS[kind]), PATIENCE).close()
+        if kind == "sqlite" and url.database and not (file := Path(url.database)).exists():
+            if not os.access(file.absolute().parent, os.W_OK):
+                raise PermissionError(f"{file.absolute().parent} is not there or cannot be written")
+            return False
+        engine = create_engine(url)
+        try:
+            inspect(engine).get_table_names()
+        finally:
+            engine.dispose()
+        return True
 
     def runs(self, asked: str) -> Iterator[Any]:
         """Those of all experiments, the newest first."""
@@ -115,19 +213,27 @@ class Store:
             yield from pages(self.client.search_runs, experiment_ids=experiments, filter_string=asked, order_by=order)
 
     def experiment(self, name: str) -> str:
-        """The id of an experiment, made if need be, also when another process makes it at the same time."""
+        """The id of an experiment, made if need be, also when another process makes it at the same time.
+
+        One that was deleted is restored: MLflow gives its name to no other.
+        """
+        from mlflow.exceptions import MlflowException
+
         client = self.client
         found = client.get_experiment_by_name(name)
         if found is None:
-            from mlflow.exceptions import MlflowException
-
             try:
-                location = storage.join(self.artifacts, name) if self.artifacts else None
-                return client.create_experiment(name, artifact_location=location)
+                return client.create_experiment(name, artifact_location=self.location(name))
             except MlflowException:
                 found = client.get_experiment_by_name(name)
                 if found is None:
                     raise
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+            say(
+                f"The experiment {name} had been deleted in MLflow and is restored: these runs belong into it. "
+                "`mlflow gc` frees a deleted name for good"
+            )
         return found.experiment_id
 
 

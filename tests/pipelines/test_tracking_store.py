@@ -1,0 +1,79 @@
+"""Where runs are tracked: any folder's name, servers that are away, what was deleted in MLflow's pages."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from pipelines.tracking import TrackingError, reachable, ui_command
+from pipelines.tracking.store import Store, sqlite_uri, tracking_uri
+from tests.conftest import tiny
+from tests.servers import free_ports
+
+NAMES = ["a?b", "a#b", "a%20b", "a b", "a;b", "ü", "a%3Fb", "a%b", "a&b=c", "'a'", 'a"b', "a@b:c", "a\\b"]
+
+
+def test_a_workspace_of_any_name_has_its_database_and_artifacts_in_it(tmp_path: Path) -> None:
+    workspace = tmp_path / " ".join(NAMES)
+    store = Store.at(str(workspace))
+    assert "made by the first run" in store.answers() and not list(workspace.iterdir())
+    run = store.client.create_run(store.experiment("what?#%41"))
+    store.client.log_text(run.info.run_id, "told", "said.txt")
+    assert " answers in " in store.answers()
+    assert Path(store.client.download_artifacts(run.info.run_id, "said.txt")).read_text() == "told"
+    assert {path.name for path in workspace.iterdir()} == {"mlflow.db", "mlartifacts"}
+    assert [path.name for path in (workspace / "mlartifacts").iterdir()] == ["what?#%41"]
+    assert list(tmp_path.iterdir()) == [workspace], "nothing lies beside it"
+    command = shlex.split(ui_command(store.uri))
+    assert command[:3] == ["mlflow", "ui", "--backend-store-uri"] and len(command) == 4
+    assert make_url(command[3]).database == str(workspace / "mlflow.db")
+
+
+def test_urls_of_databases_that_are_there_stay_what_they_were() -> None:
+    for path in ("/w/mlflow.db", "/with blank/ü#;&=%zz/mlflow.db"):
+        assert sqlite_uri(Path(path)) == f"sqlite:///{path}"
+    for name in NAMES:
+        assert make_url(sqlite_uri(Path("/") / name / "mlflow.db")).database == f"/{name}/mlflow.db"
+
+
+def test_a_server_that_does_not_answer_is_said_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.tracking.store.PATIENCE", 1.0)
+    (tmp_path / "bad.db").write_text("no database " * 100)
+    with socket.socket() as silent:  # accepts, and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        nobody = free_ports(1)[0]
+        for uri, why in (
+            (f"http://127.0.0.1:{silent.getsockname()[1]}", "timed out"),
+            (f"http://127.0.0.1:{nobody}", "Connection refused"),
+            (f"postgresql+psycopg2://zse@127.0.0.1:{nobody}/mlflow", "Connection refused"),
+            ("postgresql+pg8001://zse@/mlflow", "pg8001"),
+            (f"sqlite:///{tmp_path}/bad.db", "not a database"),
+            (f"sqlite:///{tmp_path}/none/mlflow.db", "none is not there"),
+            ("http://[::1", "it is no URL"),
+            ("postgresql://h:port/mlflow", "it is no URL"),
+        ):
+            start = time.monotonic()
+            with pytest.raises(TrackingError, match=why) as told:
+                reachable(tiny(tracking={"enabled": True, "uri": uri}), str(tmp_path))
+            assert time.monotonic() - start < 15
+            assert str(told.value).startswith(f"MLflow at {uri}".replace("zse@", "***@")) and "\n" not in str(
+                told.value
+            )
+            assert "--set tracking.enabled=false" in str(told.value)
+    assert "switched off" in reachable(tiny(), str(tmp_path))
+
+
+def test_an_experiment_deleted_in_the_pages_is_restored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store.at(str(tmp_path))
+    made = store.experiment("settings")
+    store.client.delete_experiment(made)
+    assert store.experiment("settings") == made
+    assert store.client.get_experiment(made).lifecycle_stage == "active"
+    assert "settings had been deleted in MLflow and is restored" in " ".join(capsys.readouterr().err.split())
+    assert tracking_uri(str(tmp_path)) == store.uri

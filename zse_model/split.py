@@ -23,8 +23,9 @@ MANY = 40
 """Seen classes of which FEWEST can be spared for selection, whatever share was asked for."""
 
 # Reviewed by hand over the class lists of Sketchy, TU-Berlin, QuickDraw and Caltech-101, in normalised names. Spaces
-# and a final s need no entry (`hotdog`, `headphones`). In neither table are pairs where one word contains the other but
+# and plurals need no entry (`hotdog`, `headphones`). In neither table are pairs where one word contains the other but
 # the pictures do not: Sketchy's bears have no panda, its fans no ceiling fan, its fish no shark or ray, its bats fly.
+# Nor a compound beside a word of it (`polar bear`): to `same_thing` the two are the same, but for `APART`.
 
 # Each name of a group means the same as every other, or the pictures of one are filed under the other.
 ALIASES: tuple[tuple[str, ...], ...] = (
@@ -99,6 +100,68 @@ KINDS: dict[str, tuple[str, ...]] = {
     "wading bird": ("flamingo",),
 }
 
+# Compounds, and the words in them that they do not show. Reviewed as above; then other frequent compounds.
+APART: dict[str, tuple[str, ...]] = {
+    "baseball bat": ("baseball", "bat"),
+    "bottle opener": ("bottle",),
+    "ceiling fan": ("fan",),
+    "chair test": ("chair",),  # of QMUL: other products
+    "shoe test": ("shoe",),
+    "computer mouse": ("computer", "mouse"),
+    "cougar face": ("face",),
+    "crocodile head": ("head",),
+    "flamingo head": ("head",),
+    "door handle": ("door",),
+    "garden hose": ("garden",),
+    "head phones": ("head", "phones"),
+    "hot dog": ("dog",),
+    "house plant": ("house",),
+    "jack o lantern": ("lantern",),
+    "race car": ("car",),  # no sedan; of cars it is one
+    "satellite dish": ("satellite",),
+    "sea horse": ("horse",),
+    "see saw": ("saw",),
+    "teddy bear": ("bear",),
+    "wading bird": ("bird",),  # no songbird; of birds it is one
+    # no class of those lists
+    **{f"{animal} bear": ("bear",) for animal in ("panda", "koala", "gummy")},
+    **{f"sea {thing}": (thing,) for thing in ("lion", "star", "cucumber", "dragon")},
+    **{f"{thing} fish": (thing,) for thing in ("cat", "clown", "lion", "star", "sword", "zebra")},
+    **{f"{thing} house": (thing, "house") for thing in ("bird", "dog", "green", "light", "tree")},
+    "apple pie": ("apple",),
+    "bird cage": ("bird",),
+    "book shelf": ("book",),
+    "butter fly": ("butter", "fly"),
+    "coffee pot": ("coffee",),
+    "cow boy": ("cow", "boy"),
+    "dragon fly": ("dragon", "fly"),
+    "dragon fruit": ("dragon",),
+    "egg plant": ("egg", "plant"),
+    "eye glasses": ("eye",),
+    "fire fly": ("fire", "fly"),
+    "fire hydrant": ("fire",),
+    "fire place": ("fire",),
+    "fire truck": ("fire",),
+    "flower pot": ("flower",),
+    "foot ball": ("foot",),
+    "guinea pig": ("pig",),
+    "horse shoe": ("horse", "shoe"),
+    "mouse pad": ("mouse",),
+    "mouse trap": ("mouse",),
+    "paper clip": ("paper",),
+    "sun flower": ("sun",),
+    "sun glasses": ("sun",),
+    "tea cup": ("tea",),
+    "tea pot": ("tea", "pot"),
+    "tooth brush": ("tooth",),
+    "tooth paste": ("tooth",),
+    "wheel chair": ("wheel", "chair"),
+    "zebra crossing": ("zebra",),
+}
+
+# Parts of animals: in a picture of a part is what it is a part of.
+_PARTS = frozenset("body claw ear eye face foot head horn leg mouth nose paw skull snout tail wing".split())
+
 # Words of ImageNet's labels that belong to a class and do not contain its name; from reading the 1,000 labels.
 _IMAGENET_WORDS: dict[str, tuple[str, ...]] = {
     "airplane": ("airliner", "warplane", "military plane"),
@@ -160,18 +223,53 @@ _IMAGENET_WORDS: dict[str, tuple[str, ...]] = {
 def normalise_name(name: str) -> str:
     """One form per class name: `Hot-air_balloon` → "hot air balloon", `car_(sedan)` → "car sedan".
 
-    Unicode NFKC and case folded; apostrophes vanish, every other run of non-letters is one space. May return "".
+    Unicode NFKC and case folded. Apostrophes vanish; every run of spaces and punctuation is one space. Letters, marks,
+    numbers and symbols of every script stay: मेला is not माला, C++ is not C, 🐱 is not 🐶. Of punctuation `#%&*@!?`
+    stay, a minus before a number or after the last word (-1, A-), a dot before a word (.NET). May return "".
     """
-    name = unicodedata.normalize("NFKC", name).casefold()
-    return " ".join(re.sub(r"[\W_]+", " ", re.sub(r"['’]", "", name)).split())
+    text = _APOSTROPHES.sub("", unicodedata.normalize("NFC", name))
+    text = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")  # the last of Turkish İ
+    text = _IGNORED.sub("", _APOSTROPHES.sub("", unicodedata.normalize("NFKC", text))).strip()
+    words = re.sub(r"[\W_]", _without_punctuation, text).strip(" \u200c\u200d").split()
+    return unicodedata.normalize("NFKC", " ".join(words))
+
+
+# Written for one another by people, keyboards and file systems.
+_APOSTROPHES = re.compile("['‘’‛`´ʹʼ′‵׳]")
+# What changes no word: variation selectors, soft hyphens, marks of direction and others that nobody sees. The joiners
+# U+200C and U+200D stay, Persian words and emoji differ by them; so do tags, which tell flags apart.
+_IGNORED = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
+    "\ufe00-\ufe0f\ufeff\ufff0-\ufff8\U000e0100-\U000e01ef]"
+)
+_SIGNS = "#%&*@!?\u200c\u200d"  # no letters, and yet they belong to a name
+
+
+def _without_punctuation(match: re.Match[str]) -> str:
+    """The character if it belongs to a name, else a space."""
+    sign, before, after = match[0], match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    meant = {
+        "-": after.isdecimal() and not _in_word(before) or not after and _in_word(before),
+        ".": after.isalpha() and not _in_word(before) and before != ".",
+    }
+    return sign if _in_word(sign) or sign in _SIGNS or meant.get(sign, False) else " "
+
+
+def _in_word(character: str) -> bool:
+    """Whether it is a letter, mark, number or symbol; of the rest, tags and what Unicode has not named."""
+    category = unicodedata.category(character) if character not in ("", *_SIGNS) else "P"
+    return category != "Cc" and category[0] not in "PZ"
 
 
 def same_thing(a: str, b: str) -> bool:
     """Whether two class names mean the same thing, or one is inside the other: a model that saw one has seen both.
 
-    Not transitive: a songbird is a bird and so is an owl. Any spelling; spaces and a final s do not matter.
+    By `ALIASES` and `KINDS`, and of English names by their words: a compound is each of its words (a polar bear is a
+    bear, a crocodile head shows a crocodile) but those in `APART`. Over-inclusive by intent: nobody
+    notices a leak. Not transitive: a songbird is a bird and so is an owl. Spelling, spaces and plurals do not matter.
     """
-    return _key(a) == _key(b) or _key(b) in _relatives().get(_key(a), ())
+    one, other = _key(a), _key(b)
+    return one == other or other in _relatives().get(one, ()) or other in _inside(a) or one in _inside(b)
 
 
 def conflicts(seen: Iterable[str], unseen: Iterable[str]) -> list[tuple[str, str]]:
@@ -182,17 +280,76 @@ def conflicts(seen: Iterable[str], unseen: Iterable[str]) -> list[tuple[str, str
 
 @cache
 def _key(name: str) -> str:
-    return normalise_name(name).replace(" ", "").removesuffix("s")
+    return _singular(normalise_name(name))
+
+
+# Words in s that are no plural of the word without it.
+_NO_PLURALS = frozenset(
+    "atlas axis basis canvas chaos chassis christmas chrysalis clematis cosmos debris eyeglasses gas ibis iris "
+    "lens mantis news oasis pancreas pelvis rhinoceros series species sunglasses tennis thermos trellis".split()
+)
+# From plurals, and from singulars that look like them, to one form; in this order, at the end of a word or a compound.
+_ENDS = [
+    (re.compile(f"(?:{end})$"), single)
+    for end, single in (
+        *(("mice", "mouse"), ("geese", "goose"), ("feet", "foot"), ("teeth", "tooth"), ("children", "child")),
+        *(("people", "person"), ("oxen", "ox"), ("^dice", "die"), ("quizzes", "quiz"), ("buffaloes", "buffalo")),
+        *(("cacti", "cactus"), ("fungi", "fungus"), ("octopi", "octopus"), ("hippopotami", "hippopotamus")),
+        *(("antennae", "antenna"), ("larvae", "larva"), ("eaux", "eau"), ("emus", "emu"), ("menus", "menu")),
+        (r"(^|wo|snow|fire|police|post|mail|fisher|mer|super|spider|cave|bat|iron|business|sports)men", r"\1man"),
+        (r"(kni|wi|^li)ves", r"\1fe"),
+        (r"(wol|lea|cal|hal|shel|^el|sel|thie|loa|scar|hoo|whar|dwar|shea)ves", r"\1f"),
+        (r"(?<=\w\w)ies?", "y"),  # butterflies, cookies and so cookie; not pie
+        (r"(?<=\w\w)(?<![su])s", ""),  # not glass, not bus
+        (r"(?<=[sxz])e|(?<=[cs]h)e", ""),  # glasses, boxes, watches, and so horse and axe
+        (r"(?<=\w\w)oe", "o"),  # potatoes, and so shoe; not toe
+    )
+]
+
+
+@cache
+def _singular(name: str) -> str:
+    """A form, without spaces, that a normalised English name and its plural have in common; not always a word.
+
+    Glasses alone are eyeglasses; wine glasses are more than one wine glass.
+    """
+    word, last = name.replace(" ", ""), name.rpartition(" ")[2]
+    for end, single in () if last in _NO_PLURALS or name == "glasses" else _ENDS:
+        word = end.sub(single, word)
+    return word
+
+
+@cache
+def _inside(name: str) -> frozenset[str]:
+    """The keys of what a compound shows beside itself: its words, their aliases, and what contains them."""
+    words = normalise_name(name).split()
+    runs = [" ".join(words[i : i + n]) for n in range(1, len(words)) for i in range(len(words) - n + 1)]
+    keys = {_singular(run) for run in runs} - _apart().get(_key(name), set())
+    return frozenset(keys.union(*(_wider().get(key, ()) for key in keys)))
+
+
+@cache
+def _apart() -> dict[str, set[str]]:
+    return {_key(whole): set(map(_key, words)) for whole, words in APART.items()}
+
+
+@cache
+def _wider() -> dict[str, set[str]]:
+    """By key, the keys of its aliases and of what contains it."""
+    wider: dict[str, set[str]] = {}
+    pairs = [(a, b) for group in ALIASES for a in group for b in group]
+    for a, b in pairs + [(kind, whole) for whole, kinds in KINDS.items() for kind in kinds]:
+        wider.setdefault(_key(a), set()).add(_key(b))
+    return wider
 
 
 @cache
 def _relatives() -> dict[str, set[str]]:
-    relatives: dict[str, set[str]] = {}
-    pairs = [(a, b) for group in ALIASES for a in group for b in group]
-    pairs += [(whole, kind) for whole, kinds in KINDS.items() for kind in kinds]
-    for a, b in pairs:
-        relatives.setdefault(_key(a), set()).add(_key(b))
-        relatives.setdefault(_key(b), set()).add(_key(a))
+    """`_wider`, and by key the keys of what it contains."""
+    relatives = {key: set(others) for key, others in _wider().items()}
+    for key, others in _wider().items():
+        for other in others:
+            relatives.setdefault(other, set()).add(key)
     return relatives
 
 
@@ -312,7 +469,10 @@ def imagenet_units_naming(classes: Iterable[str]) -> list[int]:
 
 def _mentions(name: str) -> set[str]:
     """The keys of all names that mention a class: its own, its aliases, their kinds, and words for ImageNet."""
-    names = {_key(name)}
+    words = normalise_name(name).split()
+    while words and words[-1] in _PARTS:
+        words.pop()
+    names = {_key(name), _singular(" ".join(words))} - {""}
     names |= {_key(b) for group in ALIASES if names & set(map(_key, group)) for b in group}
     for table in (KINDS, KINDS, _IMAGENET_WORDS):  # kinds have kinds: a bird contains a chicken contains a rooster
         names |= {_key(word) for whole, words in table.items() if _key(whole) in names for word in words}
@@ -329,12 +489,7 @@ def _imagenet_phrases() -> list[frozenset[str]]:
     info = ImageNetInfo("imagenet-1k")
     phrases = []
     for unit in range(info.num_classes()):
-        words = [_plain(word) for word in normalise_name(info.index_to_description(unit, detailed=True)).split()]
-        runs = (words[i : i + n] for n in range(1, 5) for i in range(len(words)))
-        phrases.append(frozenset(_key("".join(run)) for run in runs))
+        words = normalise_name(info.index_to_description(unit, detailed=True)).split()
+        runs = (" ".join(words[i : i + n]) for n in range(1, 5) for i in range(len(words)))
+        phrases.append(frozenset(map(_singular, runs)))
     return phrases
-
-
-def _plain(word: str) -> str:
-    """butterflies → butterfly, axes stays: `_key` takes the final s."""
-    return word[:-3] + "y" if word.endswith("ies") and len(word) > 4 else word

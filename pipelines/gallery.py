@@ -22,6 +22,7 @@ from pipelines.catalog.tree import is_picture
 from pipelines.loaders import to_tensor
 from pipelines.progress import Meter, say
 from zse_model.checkpoint import Checkpoint, load_checkpoint
+from zse_model.code_index import CodeIndex
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.transforms import BadPicture, prepare_photo
 
@@ -41,6 +42,8 @@ class Gallery:
     """Made by `zse embed` of an experiment, sketches among them."""
     memory: int
     """Bytes of encodings that are kept after they were read once."""
+    indices: dict[str, CodeIndex] = field(default_factory=dict)
+    """Of its codes, by their name: built by the first search that reads them."""
     _kept: dict[tuple[str, tuple[str, ...]], Encoding] = field(default_factory=dict)
 
     def tiles(self, names: Sequence[str]) -> Iterator[Encoding]:

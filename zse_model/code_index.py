@@ -51,6 +51,8 @@ class CodeIndex:
         """uint8 [n, bits / 8], the next n positions of the gallery. Raises ValueError for another shape or dtype, and
         for fewer codes in the first part than there are lists."""
         packed = self._checked(codes)
+        if len(packed) == 0:
+            return
         if self._lists is None:
             self._parts.append(packed.copy())
             self._scan = None
@@ -74,6 +76,8 @@ class CodeIndex:
             raise ZseError("The gallery is empty: there is nothing to search.")
         if k < 1:
             raise ZseError(f"k must be at least 1, got {k}.")
+        if len(asked) == 0:
+            return Ranking(torch.zeros(0, min(k, len(self)), dtype=torch.int64), torch.zeros(0, min(k, len(self))))
         find = self._in_lists if self._lists is not None else self._by_weights if weighted else self._by_distance
         positions, sums = find(asked, min(k, len(self)))
         scores = torch.from_numpy(sums.astype(np.float32))

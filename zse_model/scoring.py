@@ -65,8 +65,18 @@ class DotProduct:
         return scores if wanted is None else scores.masked_fill_(~wanted.to(scores.device), -torch.inf)
 
 
+def weighted(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """weights[0] * first + weights[1] * second, float32 [q, g]; -inf wherever one of the two is.
+
+    -inf is "not ranked", and 0 * -inf would be NaN.
+    """
+    unranked = first.isneginf() | second.isneginf()
+    first, second = (scores.masked_fill(unranked, 0.0) for scores in (first, second))
+    return (weights[0] * first + weights[1] * second).masked_fill(unranked, -torch.inf)
+
+
 class Fused:
-    """A combination of two scorers: `combine` makes one matrix [q, g] of their two."""
+    """A combination of two scorers: `combine` makes one matrix [q, g] of their two, of the pairs that are wanted."""
 
     def __init__(self, combine: Callable[[Tensor, Tensor], Tensor], first: Scorer, second: Scorer) -> None:
         self.combine, self.parts, self.tile = combine, (first, second), min(first.tile, second.tile)
@@ -79,7 +89,8 @@ class Fused:
 
     def score(self, queries: Any, gallery: Any, wanted: Tensor | None = None) -> Tensor:
         scores = [part.score(q, g, wanted) for part, q, g in zip(self.parts, queries, gallery, strict=True)]
-        return self.combine(scores[0], scores[1])
+        fused = self.combine(scores[0], scores[1])
+        return fused if wanted is None else fused.masked_fill(~wanted.to(fused.device), -torch.inf)
 
 
 def score_all(scorer: Scorer, queries: Encoding, gallery: Encoding, wanted: Tensor | None = None) -> Tensor:
@@ -114,6 +125,8 @@ def search(
     seen = 0
     for tile in gallery:
         size = count(tile)
+        if size == 0:
+            continue
         if among is None:
             scores = score_all(scorer, queries, tile)
         else:

@@ -93,7 +93,7 @@ def ranked(method: RetrievalMethod, drawn: list[np.ndarray], photos: Gallery, mo
     finds_and_ranks = [mode] if mode in method.modes else method.rerank or ()
     names = sorted({name for part in finds_and_ranks for name in method.scorer(part).reads("photo")})
     queries = method.encode(to_tensor(drawn).to(method.device), "sketch")
-    return method.search(queries, lambda: photos.tiles(names), mode, min(top, len(photos.ids)))
+    return method.search(queries, lambda: photos.tiles(names), mode, min(top, len(photos.ids)), photos.indices)
 
 
 def ranked_anew(sketch: bytes, gallery: str, found: list[Match], checkpoint: Checkpoint) -> list[Match]:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from pipelines import storage
 from pipelines.config import ConfigError, ExperimentConfig
 from pipelines.encodings import encoded_parts, read_values
+from pipelines.gallery import Gallery, encode_gallery, open_gallery
 from pipelines.jobs.run import run
-from pipelines.jobs.search import find, ranked_anew, search
+from pipelines.jobs.search import find, ranked, ranked_anew, search
 from pipelines.loaders import to_tensor
 from tests.conftest import tiny
 from tests.pipelines.test_stages import picture
@@ -117,3 +118,22 @@ def test_a_folder_is_searched_by_codes_and_ranked_anew(checkpoint: tuple[str, st
     torch.testing.assert_close(torch.tensor([m.score for m in order]), by_pairs.scores[0])
     with pytest.raises(ValueError, match="rerank-3 ranks 3 photos, not 4"):
         searched(4, "rerank-3")
+
+
+def test_codes_of_an_open_gallery_are_read_and_indexed_once(
+    checkpoint: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, url = checkpoint
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(picture(draw_photo("car" if i % 2 else "fish", i, size=64)))
+    loaded = load_checkpoint(url)
+    photos = open_gallery(encode_gallery(str(tmp_path), loaded, workspace))
+    read: list[str] = []
+    monkeypatch.setattr(
+        Gallery, "_read", lambda self, part, names, real=Gallery._read: read.extend(names) or real(self, part, names)
+    )
+    for seed in range(3):
+        drawn = prepare_sketch(picture(draw_sketch("car", seed, size=64)), loaded.transforms)
+        for mode in ("hash-32", "asym-32"):
+            assert ranked(loaded.method, [drawn], photos, mode, 3).indices.shape == (1, 3)
+    assert read == ["hash-32"]

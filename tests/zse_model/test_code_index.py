@@ -123,6 +123,16 @@ def test_an_index_grows() -> None:
         assert torch.equal(index.search(gallery[:3], 20).indices, expected.indices) and len(index) == end
 
 
+@pytest.mark.parametrize("lists", [None, 2])
+def test_no_codes_and_no_queries_are_none(lists: int | None) -> None:
+    gallery, index = codes(300), CodeIndex(64, lists=lists)
+    for part in (gallery[:0], gallery, gallery[:0]):
+        index.add(part)
+    assert len(index) == 300 and index.search(gallery[:0], 5).indices.shape == (0, 5)
+    if lists is None:
+        assert index.search(torch.zeros(0, 64), 500).scores.shape == (0, 300)
+
+
 def test_what_an_index_cannot_search_is_refused() -> None:
     with pytest.raises(ValueError, match="bits must be 32, 64, 128 or 256, got 2048"):
         CodeIndex(2048)

@@ -35,3 +35,17 @@ def test_the_weight_is_the_best_of_those_tried(method: ZseSbir) -> None:
 def test_without_it_fused_is_refused_and_says_why(method: ZseSbir) -> None:
     with pytest.raises(ValueError, match=r"(?s)no weights for mode fused.*pseudo-unseen"):
         method.scorer("fused")
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_a_mode_of_no_weight_leaves_what_is_not_ranked_unranked(method: ZseSbir, share: int) -> None:
+    method.fusion.copy_(torch.eye(2)[share])
+    ret, rn = torch.randn(3, 4), torch.randn(3, 4).masked_fill(torch.eye(3, 4) > 0, -torch.inf)
+    fused = method.fuse(ret, rn)
+    assert torch.equal(fused.isneginf(), rn.isneginf()) and not fused.isnan().any()
+    assert torch.equal(fused[~rn.isneginf()], (ret, rn)[share][~rn.isneginf()])
+
+
+def test_a_single_pair_has_no_deviation_and_is_calibrated(method: ZseSbir) -> None:
+    method.calibrate(lambda _: torch.ones(1, 1), lambda scores: float(scores.sum()))
+    assert method.fusion.isfinite().all() and method.fusion.any()

@@ -14,6 +14,7 @@ import torch
 from tests.zse_model.test_scoring import tiles
 from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
+from zse_model.code_index import CodeIndex
 from zse_model.evaluation.search import rank
 from zse_model.losses import cross_modal_infonce, triplet
 from zse_model.methods import (
@@ -165,6 +166,43 @@ def test_a_streamed_search_ranks_as_the_whole_score_matrix(method: RetrievalMeth
         torch.testing.assert_close(scores.gather(1, found.indices), found.scores, atol=1e-5, rtol=1e-4)
         with pytest.raises(ValueError, match="rerank-4 ranks 4 photos, not 5: ask for fewer, or for rerank-5"):
             method.search(queries, lambda: tiles(gallery, 4), "rerank-4", 5)
+
+
+@torch.no_grad()
+def test_an_empty_tile_is_passed_over_and_only_an_empty_gallery_is_refused(method: RetrievalMethod) -> None:
+    queries, gallery = method.encode(pictures(3, 1), "sketch"), method.encode(pictures(9, 3), "photo")
+    nothing, nobody = ({name: value[:0] for name, value in side.items()} for side in (gallery, queries))
+    whole = tiles(gallery, 4)
+    gaps = [nothing, whole[0], nothing, nothing, *whole[1:], nothing]
+    for mode in (*method.modes, *(["rerank-4"] if method.rerank else [])):
+        expected = method.search(queries, lambda: whole, mode, 4)
+        found = method.search(queries, lambda: gaps, mode, 4)
+        assert torch.equal(found.indices, expected.indices) and torch.equal(found.scores, expected.scores), mode
+        assert method.search(nobody, lambda: gaps, mode, 4).indices.shape == (0, 4), mode
+        for empty in ([], [nothing], [nothing, nothing]):
+            with pytest.raises(ValueError, match="The gallery is empty"):
+                method.search(queries, lambda empty=empty: empty, mode, 4)
+
+
+@torch.no_grad()
+def test_codes_are_indexed_once_a_gallery(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    config = CrossATNetConfig(dim=16, vector_dim=8, neighbours=1, bits=32)
+    method = create_method("crossatnet", config, CNN, size=SIZE, classes=CLASSES).eval()
+    monkeypatch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 32)
+    method.conclude(itertools.repeat(batch(4)))
+    queries, gallery = method.encode(pictures(3, 1), "sketch"), method.encode(pictures(9, 3), "photo")
+    added: list[int] = []
+    monkeypatch.setattr(
+        CodeIndex, "add", lambda self, codes, real=CodeIndex.add: added.append(len(codes)) or real(self, codes)
+    )
+    indices: dict[str, CodeIndex] = {}
+    for mode, built in (("hash-32", 9), ("hash-32", 9), ("asym-32", 9), ("rerank-4", 9), ("itq-32", 18)):
+        once = method.search(queries, lambda: tiles(gallery, 4), mode, 4, indices)
+        assert sum(added) == built, mode
+        again = method.search(queries, lambda: tiles(gallery, 4), mode, 4, indices)
+        assert sum(added) == built and torch.equal(once.indices, again.indices), mode
+    assert set(indices) == {"hash-32", "itq-32"}
 
 
 def test_losses_are_per_item_and_reach_every_parameter(method: RetrievalMethod) -> None:

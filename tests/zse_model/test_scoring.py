@@ -14,7 +14,7 @@ from zse_model import scoring
 from zse_model.evaluation.search import rank
 from zse_model.layers import WIRINGS, CrossAttention, RelationHead
 from zse_model.pair_scorer import PairScorer
-from zse_model.scoring import DotProduct, Encoding, score_all, search
+from zse_model.scoring import DotProduct, Encoding, Fused, score_all, search, weighted
 
 GRID, DIM = (14, 14), 16
 HEADS: dict[str, dict[str, Any]] = {
@@ -99,6 +99,30 @@ def test_only_the_wanted_pairs_are_scored(monkeypatch: pytest.MonkeyPatch) -> No
     assert sum(scored) == wanted.sum()
     close(scores[wanted], everything[wanted])
     assert scores[~wanted].isneginf().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weights", [(0.0, 1.0), (1.0, 0.0), (0.3, 0.7)])
+def test_what_is_not_wanted_is_minus_infinity_whatever_the_weights(weights: tuple[float, float]) -> None:
+    network = Network("standard", "all tokens")
+    sketches, photos = network.pictures(4, 2), network.pictures(9, 3)
+    wanted = torch.rand(4, 9, generator=torch.manual_seed(0)) < 0.4
+    wanted[2] = False
+    first, second = DotProduct(torch.device("cpu")), network.scorer()
+    alone = [score_all(scorer, sketches, photos) for scorer in (first, second)]
+    expected = weights[0] * alone[0] + weights[1] * alone[1]
+    for combine in (
+        lambda a, b: weights[0] * a + weights[1] * b,
+        lambda a, b: weighted(a, b, torch.tensor(weights)),
+    ):
+        scores = score_all(Fused(combine, first, second), sketches, photos, wanted)
+        close(scores[wanted], expected[wanted])
+        assert scores[~wanted].isneginf().all()
+        close(score_all(Fused(combine, first, second), sketches, photos), expected)
+    for side in (0, 1):  # ranked by one of them alone
+        part = [scores.masked_fill(~wanted, -torch.inf) if i == side else scores for i, scores in enumerate(alone)]
+        fused = weighted(part[0], part[1], torch.tensor(weights))
+        assert fused[~wanted].isneginf().all() and not fused.isnan().any()
 
 
 @torch.no_grad()

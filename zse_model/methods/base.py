@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.code_index import CodeIndex
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.scoring import DotProduct, Encoding, Precision, Scorer, score_all, search
@@ -109,9 +110,18 @@ class RetrievalMethod(nn.Module, ABC):
         """Scores of the first mode and of `pair_mode`, float32 [q, g] -> those of `fused`, where that is a mode."""
         raise NotImplementedError(f"{type(self).__name__} has no mode fused")
 
-    def search(self, queries: Encoding, gallery: Callable[[], Iterable[Encoding]], mode: str, k: int) -> Ranking:
+    def search(
+        self,
+        queries: Encoding,
+        gallery: Callable[[], Iterable[Encoding]],
+        mode: str,
+        k: int,
+        indices: dict[str, CodeIndex] | None = None,
+    ) -> Ranking:
         """The best k by any mode, of a gallery that is read in tiles: `gallery()` starts over at its first one.
 
+        indices: of this gallery's codes, by their name. What a mode needs and is not there is built, and put there for
+        the next search. None = it is built for this search alone.
         Raises ValueError for an unknown mode, or for a k beyond the K of rerank-K.
         """
         self.check_mode(mode)
@@ -121,7 +131,7 @@ class RetrievalMethod(nn.Module, ABC):
         if k > depth:
             raise ZseError(f"{mode} ranks {depth} photos, not {k}: ask for fewer, or for rerank-{k}")
         finds, ranks = self.rerank
-        first = self.search(queries, gallery, finds, depth)
+        first = self.search(queries, gallery, finds, depth, indices)
         return search(self.scorer(ranks), queries, gallery(), k, among=first)
 
     def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:  # noqa: B027

@@ -189,14 +189,24 @@ class CrossATNet(RetrievalMethod):
             return Asymmetric(self.device, self._learned, self.codes[self._learned])
         return embedding if mode == "ret" else Hamming(self.device, mode)
 
-    def search(self, queries: Encoding, gallery: Callable[[], Iterable[Encoding]], mode: str, k: int) -> Ranking:
+    def search(
+        self,
+        queries: Encoding,
+        gallery: Callable[[], Iterable[Encoding]],
+        mode: str,
+        k: int,
+        indices: dict[str, CodeIndex] | None = None,
+    ) -> Ranking:
         if mode not in self.modes[1:]:
-            return super().search(queries, gallery, mode, k)
-        index, scorer = CodeIndex(self.config.bits), self.scorer(mode)
+            return super().search(queries, gallery, mode, k, indices)
+        scorer, indices = self.scorer(mode), {} if indices is None else indices
         (name,) = scorer.reads("photo")
-        for tile in gallery():
-            index.add(tile[name])
-        return index.search(queries[name] if mode == name else scorer.prepare(queries, "sketch"), k)
+        if name not in indices:
+            index = CodeIndex(self.config.bits)
+            for tile in gallery():
+                index.add(tile[name])
+            indices[name] = index
+        return indices[name].search(queries[name] if mode == name else scorer.prepare(queries, "sketch"), k)
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)

@@ -36,7 +36,7 @@ from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBat
 from zse_model.methods.distillation import SoftLabels
 from zse_model.methods.global_embedding import embedding_losses
 from zse_model.pair_scorer import PairScorer
-from zse_model.scoring import Fused, Precision, Scorer
+from zse_model.scoring import Fused, Precision, Scorer, weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,16 +203,16 @@ class ZseSbir(RetrievalMethod):
         return pairs if mode == "rn" else Fused(self.fuse, embedding, pairs)
 
     def fuse(self, ret: Tensor, rn: Tensor) -> Tensor:
-        """Scores of the two modes, float32 [q, g] -> those of `fused`."""
-        weights = self.fusion.to(ret.device)
-        return weights[0] * ret + weights[1] * rn
+        """Scores of the two modes, float32 [q, g] -> those of `fused`; -inf where a mode has not ranked."""
+        return weighted(ret, rn, self.fusion.to(ret.device))
 
     def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:
         """Choose how much of each mode's score, measured in its own standard deviations, is in `fused`."""
         ret, rn = scores("ret"), scores("rn")
-        spreads = torch.stack([ret.std(), rn.std()]).clamp(min=1e-6)
+        # Of a single score there is no deviation.
+        spreads = torch.stack([s.std() if s.numel() > 1 else s.new_ones(()) for s in (ret, rn)]).clamp(min=1e-6)
         candidates = [torch.tensor([1 - w, w]) / spreads for w in torch.linspace(0, 1, FUSION_STEPS).tolist()]
-        self.fusion.copy_(max(candidates, key=lambda c: value(c[0] * ret + c[1] * rn)))
+        self.fusion.copy_(max(candidates, key=lambda c: value(weighted(ret, rn, c))))
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)

@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 
 from pipelines import encodings, shards, storage
 from pipelines.catalog.tree import is_picture
+from pipelines.device import assigned_device
 from pipelines.loaders import to_tensor
 from pipelines.progress import Meter, say
 from zse_model.checkpoint import Checkpoint, load_checkpoint
@@ -79,7 +80,7 @@ def open_gallery(folder: str, memory: int = 0) -> Gallery:
 def index(gallery: str, checkpoint_url: str, workspace: str) -> str:
     """The folder of a gallery encoded by a checkpoint, made or found done."""
     with storage.local_copy(checkpoint_url) as copy:
-        checkpoint = load_checkpoint(copy, "cuda" if torch.cuda.is_available() else "cpu")
+        checkpoint = load_checkpoint(copy, assigned_device())
     return encode_gallery(gallery, checkpoint, storage.absolute(workspace))
 
 

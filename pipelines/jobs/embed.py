@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipelines import logs, shards, storage
 from pipelines.catalog import stands_verbatim
 from pipelines.cluster import model_workers, run_parts
 from pipelines.config import ExperimentConfig
+from pipelines.device import assigned_device
 from pipelines.encodings import COLUMNS
 from pipelines.loaders import encode_pictures
 from pipelines.members import leakable, read_members, tested_members
@@ -115,7 +115,7 @@ class EncodePart:
 
     def __init__(self, checkpoint: str, images: str, folder: str, batch_size: int) -> None:
         self.images, self.folder, self.batch_size = images, folder, batch_size
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = assigned_device()
         with storage.local_copy(checkpoint) as copy:
             self.method = load_checkpoint(copy, self.device).method
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from pipelines import logs, metrics, shards, storage
 from pipelines.cluster import model_workers, run_parts
 from pipelines.config import ExperimentConfig
+from pipelines.device import assigned_device
 from pipelines.encodings import encoded_parts, read_values
 from pipelines.progress import say
 from zse_model.checkpoint import load_checkpoint
@@ -119,7 +120,7 @@ class ScorePart:
         self, checkpoint: str, encodings: str, sketches: list[tuple[str, int]], mode: str, precision: Any, folder: str
     ) -> None:
         keep_freed_memory()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = assigned_device()
         with storage.local_copy(checkpoint) as copy:
             method = load_checkpoint(copy, self.device).method
         self.scorer = method.scorer(mode if mode in method.modes else str(method.pair_mode), precision)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pipelines import storage
+from pipelines.device import assigned_device
 from pipelines.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery
 from pipelines.loaders import to_tensor
 from pipelines.sheets import Row, draw_sheet
@@ -79,7 +80,7 @@ def find(
     drawn: np.ndarray, gallery: str, checkpoint: Checkpoint, workspace: str, *, top: int, mode: str | None
 ) -> list[Match]:
     """The best photos below a folder for a prepared sketch, best first."""
-    method = checkpoint.method.to("cuda" if torch.cuda.is_available() else "cpu")
+    method = checkpoint.method.to(assigned_device())
     mode = mode or method.modes[0]
     method.check_mode(mode)
     photos = open_gallery(encode_gallery(gallery, checkpoint, workspace))
@@ -98,7 +99,7 @@ def ranked(method: RetrievalMethod, drawn: list[np.ndarray], photos: Gallery, mo
 
 def ranked_anew(sketch: bytes, gallery: str, found: list[Match], checkpoint: Checkpoint) -> list[Match]:
     """Photos that another checkpoint found, in the order of this one: by its pair network, if it has one."""
-    method = checkpoint.method.to("cuda" if torch.cuda.is_available() else "cpu")
+    method = checkpoint.method.to(assigned_device())
     drawn = prepare_sketch(sketch, checkpoint.transforms)
     photos = []
     for match, data in zip(found, storage.read_many(gallery, [match.path for match in found]), strict=True):

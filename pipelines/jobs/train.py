@@ -42,6 +42,7 @@ from pipelines.background import repeated
 from pipelines.class_vectors import class_vectors_of
 from pipelines.cluster import connect
 from pipelines.config import ExperimentConfig, to_dict
+from pipelines.device import assigned_device
 from pipelines.lease import held
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
@@ -273,7 +274,7 @@ class ProcessContext(LocalContext):
     """One plain process. States are kept in the training's folder, wherever that is."""
 
     def __init__(self, training: str, on_event: Callable[[Event], None]) -> None:
-        super().__init__(None, on_event)
+        super().__init__(None, on_event, assigned_device())
         self.training, self.told = training, False
 
     @contextmanager

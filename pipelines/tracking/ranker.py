@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 
+from pipelines.device import assigned_device
 from pipelines.gallery import Gallery, open_gallery
 from pipelines.jobs.search import ranked
 from zse_model.checkpoint import load_checkpoint
@@ -34,8 +34,7 @@ MEMORY = 4 * 2**30  # bytes of the index that stay in memory: two million photos
 
 class Ranker(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._checkpoint = load_checkpoint(context.artifacts["checkpoint"], device)
+        self._checkpoint = load_checkpoint(context.artifacts["checkpoint"], assigned_device())
         self._index: str = (context.model_config or {}).get("index") or os.environ.get("ZSE_INDEX", "")
         self._photos: Gallery | None = None
 

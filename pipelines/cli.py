@@ -14,14 +14,14 @@ import traceback
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from pipelines import logs
-from pipelines.progress import say
+from pipelines.commands import command, repeated
+from pipelines.failures import to_mend
+from pipelines.progress import say, show
 from zse_model.errors import ZseError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def embed(
     from pipelines.gallery import index
 
     folder = index(gallery, _checkpoint(checkpoint, workspace), workspace)
-    _last(folder, f"zse search --sketch FILE {_searched(gallery, checkpoint, workspace)}")
+    _last(folder, command("search", "--sketch", "FILE", *_searched(gallery, checkpoint, workspace)))
 
 
 @app.command()
@@ -141,6 +141,7 @@ def evaluate(
     from pipelines.config import ConfigError
     from pipelines.jobs import run as stages
 
+    _check_output("--report", report)
     config = _experiment(experiment, set_, workspace)
     if checkpoint is not None:
         checkpoint = _checkpoint(checkpoint, workspace, config.tracking.uri)
@@ -189,20 +190,23 @@ def search(
     """
     from pipelines.jobs.search import search as find
 
+    _check_output("--out", out)
     finds, ranks = _checkpoint(checkpoint, workspace), rerank_by and _checkpoint(rerank_by, workspace)
     found = find(sketch, gallery, finds, workspace, top=top, mode=mode, picture=out, rerank_by=ranks, depth=depth)
     for i, match in enumerate(found):
-        print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
-    more = "--mode rerank-50" if mode and mode.startswith("rerank") else f"--mode {mode}" if mode else ""
-    more += f" --rerank-by {quote(rerank_by)} --depth {depth}" if rerank_by else ""
-    inputs = f"--sketch {quote(sketch)} {_searched(gallery, checkpoint, workspace)}"
-    _last(f"Drawn in {out}", f"zse search {inputs} --top 50 {more}".rstrip())
+        show(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
+    more = 5 * top
+    words = ["--sketch", sketch, *_searched(gallery, checkpoint, workspace), "--top", str(more)]
+    if mode:
+        words += ["--mode", f"rerank-{more}" if mode.startswith("rerank") else mode]
+    if rerank_by:
+        words += ["--rerank-by", rerank_by, "--depth", str(max(depth, more))]
+    _last(f"Drawn in {out}", command("search", *words, "--out", str(out)))
 
 
-def _searched(gallery: str, checkpoint: str, workspace: str) -> str:
+def _searched(gallery: str, checkpoint: str, workspace: str) -> list[str]:
     """Options that find a gallery's encodings again."""
-    kept = "" if workspace == WORKSPACE else f" --workspace {quote(workspace)}"
-    return f"--gallery {quote(gallery)} --checkpoint {quote(checkpoint)}{kept}"
+    return ["--gallery", gallery, "--checkpoint", checkpoint, "--workspace", workspace]
 
 
 @app.command()
@@ -229,14 +233,20 @@ def compare(
     """
     from pipelines.jobs.compare import compare_all
 
+    _check_output("--out", out, folder=True)
     found = compare_all(first, others, workspace, out, metric=metric, mode=mode, setting=setting)
-    console = Console(width=None if sys.stdout.isatty() else 200)
     for one in found:
-        console.print(one)
-    _last(
-        f"{out}/compare.json, and pictures beside it",
-        f"zse explain --sketch FILE --photo FILE --checkpoint {others[0]}",
-    )
+        show(one)
+    inputs = ["--sketch", "FILE", "--photo", "FILE", "--checkpoint", _explained(others[0]), "--workspace", workspace]
+    _last(f"{out}/compare.json, and pictures beside it", command("explain", *inputs))
+
+
+def _explained(name: str) -> str:
+    """What was compared, as `zse explain` takes it: of a report or a run of MLflow the user knows the checkpoint."""
+    from pipelines.storage import exists, join
+    from zse_model.checkpoint import INFO
+
+    return name if name.startswith("models:/") or exists(join(name, INFO)) else "CHECKPOINT"
 
 
 @app.command()
@@ -268,12 +278,12 @@ def promote(
 
     decision = decide(candidate, name, load_rules(rules), workspace, dry_run=dry_run)
     model = name or candidate.removeprefix("models:/").partition("@")[0].partition("/")[0]
-    place = f"{'would become' if dry_run else 'is'} the champion of {model}"
+    becomes, place = f"{'would become' if dry_run else 'is'} the champion of {model}", ["--workspace", workspace]
     _last(
-        f"{candidate} {place if decision.promoted else f'is not promoted: {model} keeps its champion'}",
-        f"zse evaluate --checkpoint models:/{model}@champion --experiment NAME"
+        f"{candidate} {becomes if decision.promoted else f'is not promoted: {model} keeps its champion'}",
+        command("evaluate", "--checkpoint", f"models:/{model}@champion", "--experiment", "NAME", *place)
         if decision.promoted
-        else f"zse compare models:/{model}@champion {candidate}",
+        else command("compare", f"models:/{model}@champion", candidate, *place),
     )
 
 
@@ -321,14 +331,15 @@ def reevaluate(
     asked = [name.strip() for name in models.split(",") if name.strip()]
     read = load_rules(rules) if promote else None
     summary, folder, new = job.reevaluate(catalog, asked, workspace, config, rules=read, tolerance=tolerance)
-    print(markdown(summary))
+    show(markdown(summary))
     if webhook:
         notify(webhook, summary, folder)
     news = "" if new else " (nothing is new)"
-    _last(
-        f"{summary.status}{news}: {folder}/summary.md",
-        f"zse watch --catalog {quote(catalog)} --models {quote(models)} --every 15m",
-    )
+    words = ["--catalog", catalog, "--models", models, "--workspace", workspace, *repeated("--set", set_)]
+    words += ["--promote"] if promote else []
+    words += ["--rules", rules] if rules else []
+    words += ["--tolerance", f"{tolerance:g}"]  # not the webhook, which is a secret: ZSE_WEBHOOK
+    _last(f"{summary.status}{news}: {folder}/summary.md", command("watch", *words, "--every", "15m"))
     if exit_code and EXIT[summary.status]:
         raise typer.Exit(EXIT[summary.status])
 
@@ -370,8 +381,10 @@ def report(
     """
     from pipelines.jobs.report import report as write
 
+    _check_output("--out", out)
     write(workspace, out, setting=setting, pictures=pictures)
-    _last(f"{out}   (open it in a browser)", "zse compare MODEL MODEL --metric mAP_all")
+    following = command("compare", "MODEL", "MODEL", "--metric", "mAP_all", "--workspace", workspace)
+    _last(f"{out}   (open it in a browser)", following)
 
 
 @app.command()
@@ -394,12 +407,13 @@ def doctor(
     config = _experiment(experiment, set_, workspace) if experiment else None
     found = examine(workspace, config)
     for one in found:
-        print(f"{one.state:5s}  {one.what}: {one.text}" + (f"\n       mend: {one.mend}" if one.mend else ""))
+        show(f"{one.state:5s}  {one.what}: {one.text}" + (f"\n       mend: {one.mend}" if one.mend else ""))
     failing = sum(one.state == "fails" for one in found)
     slow = sum(one.state == "slow" for one in found)
     verdict = f"{failing} things to mend" if failing else "ready" + (f", {slow} things make it slow" if slow else "")
-    again = "zse doctor" if failing else f"zse run --experiment {experiment or 'quickstart'}"
-    _last(verdict, f"{again} --workspace {quote(workspace)}")
+    words = ["--experiment", experiment, *repeated("--set", set_)] if experiment else []
+    following = ("doctor", *words) if failing else ("run", *(words or ["--experiment", "quickstart"]))
+    _last(verdict, command(*following, "--workspace", workspace))
     if failing:
         raise typer.Exit(1)
 
@@ -424,18 +438,20 @@ def status(
     if run is not None:
         place, name = job.find(run, workspace)
         found = job.status(place, name)
-        print(job.as_json(found) if as_json else "\n".join(shows.report(found, time.time())))
+        show(job.as_json(found) if as_json else "\n".join(shows.report(found, time.time())))
         _last(f"training {found.stages['train']}", shows.next_command(found, place))
         return
     place = _absolute(workspace)
     trainings, begun = job.statuses(place), job.unfinished(place)
     if as_json:
-        print("\n".join(map(job.as_json, trainings)))
+        for one in trainings:
+            show(job.as_json(one))
     else:
-        Console(width=None if sys.stdout.isatty() else 200).print(shows.table(trainings))
-        print("".join(f"half done: {one}\n" for one in begun), end="")
-    following = f"zse status {trainings[-1].name}" if trainings else "zse run --experiment NAME"
-    _last(f"{len(trainings)} trainings in {place}", f"{following} --workspace {quote(workspace)}")
+        show(shows.table(trainings))
+        for one in begun:
+            show(f"half done: {one}")
+    following = ("status", trainings[-1].name) if trainings else ("run", "--experiment", "NAME")
+    _last(f"{len(trainings)} trainings in {place}", command(*following, "--workspace", workspace))
 
 
 @app.command("import-checkpoint")
@@ -456,13 +472,19 @@ def import_checkpoint(
     from pipelines.catalog import split_names
     from pipelines.jobs.import_checkpoint import import_checkpoint as import_
 
+    _check_output("--out", out, folder=True)
     folder = import_(file, split, out)
     tested = split if split in split_names() else "FILE"  # an experiment's file names the unseen classes alone
+    settings = [
+        "dataset.source=FOLDER",
+        f"dataset.split={tested}",
+        "transforms.size=224",
+        "transforms.recipe=published",
+    ]
     _last(
         folder,
-        f"zse evaluate --checkpoint {folder} --experiment folder+zse_sbir --set dataset.source=FOLDER "
-        f"--set dataset.split={tested} --set transforms.size=224 --set transforms.recipe=published\n"
-        f"      zse search --checkpoint {folder} --sketch FILE --gallery FOLDER",
+        command("evaluate", "--checkpoint", folder, "-e", "folder+zse_sbir", *repeated("--set", settings)),
+        command("search", "--checkpoint", folder, "--sketch", "FILE", "--gallery", "FOLDER"),
     )
 
 
@@ -493,17 +515,20 @@ def explain(
     from pipelines.storage import join, read_json
     from zse_model.checkpoint import INFO
 
+    _check_output("--out", out, folder=True)
     patches = [_patch(text) for text in patch or []]
     used = _checkpoint(checkpoint, workspace)
     found = draw(sketch, used, workspace, out, photo=photo, gallery=gallery, top=top, mode=mode, patches=patches)
     for i, match in enumerate(found):
-        print(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
-    one = f"--photo {quote(photo)} --checkpoint {quote(checkpoint)}" if photo else ""
-    inputs = (one or _searched(str(gallery), checkpoint, workspace)) + (f" --mode {mode}" if mode else "")
-    following = f"--sketch {quote(sketch)} {inputs} --patch ROW,COLUMN"
+        show(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
+    one = ["--photo", str(photo), "--checkpoint", checkpoint, "--workspace", workspace]
+    words = one if photo is not None else [*_searched(str(gallery), checkpoint, workspace), "--top", str(top)]
+    words += ["--mode", mode] if mode else []
     if read_json(join(used, INFO))["method"] == "crossatnet":  # it has masks: another sketch, another mask
-        following = f"--sketch ANOTHER {inputs}"
-    _last(f"{out / PAGE}   (open it in a browser)", f"zse explain {following}")
+        following = command("explain", "--sketch", "ANOTHER", *words, "--out", str(out))
+    else:
+        following = command("explain", "--sketch", sketch, *words, "--patch", "ROW,COLUMN", "--out", str(out))
+    _last(f"{out / PAGE}   (open it in a browser)", following)
 
 
 def _patch(text: str) -> tuple[int, int]:
@@ -536,11 +561,11 @@ def run(
 
     `--dry-run` lists the data, resolves the split, builds the networks without memory and says what a run would take.
     """
+    _check_output("--report", report)
     config = _experiment(experiment, set_, workspace)
     if dry_run:
         _estimate(config, tflops, utilisation)
-        options = "".join(f" --set {quote(s)}" for s in set_ or [])
-        _last("nothing was written", f"zse run --experiment {quote(experiment)} --workspace {workspace}{options}")
+        _last("nothing was written", command("run", *_given(experiment, workspace, set_)))
         return
     from pipelines.jobs import run as stages
 
@@ -559,7 +584,7 @@ def experiments() -> None:
     from pipelines.config import experiment_names
 
     for name in experiment_names():
-        print(name)
+        show(name)
 
 
 datasets_app = typer.Typer(
@@ -575,12 +600,13 @@ def datasets_list() -> None:
     from pipelines.reference import known_datasets
 
     for known in known_datasets().values():
-        print(f"{known.name:10s} {known.title}")
+        show(f"{known.name:10s} {known.title}")
         for version in known.versions:
-            print(f"{'':12s}{version.text()}")
+            show(f"{'':12s}{version.text()}")
         if known.splits:
-            print(f"{'':12s}splits: {', '.join(known.splits)}")
-    _last("docs/datasets.md says how each is laid out", "zse datasets show NAME, or zse datasets doctor FOLDER")
+            show(f"{'':12s}splits: {', '.join(known.splits)}")
+    show_one, look = command("datasets show", "NAME"), command("datasets doctor", "FOLDER")
+    _last("docs/datasets.md says how each is laid out", show_one, look)
 
 
 @datasets_app.command("show")
@@ -590,8 +616,8 @@ def datasets_show(name: Annotated[str, typer.Argument(help="As `zse datasets lis
     from pipelines.reference import known_dataset
 
     known = known_dataset(name)
-    print("\n".join(describe(known)))
-    _last("docs/datasets.md says how it is laid out", "zse datasets doctor FOLDER")
+    show("\n".join(describe(known)))
+    _last("docs/datasets.md says how it is laid out", command("datasets doctor", "FOLDER"))
 
 
 @datasets_app.command("doctor")
@@ -609,7 +635,7 @@ def datasets_doctor(
     from pipelines.doctor import report as lines
 
     found = diagnose([_absolute(s) for s in source], read)
-    print("\n".join(lines(found)))
+    show("\n".join(lines(found)))
     usable = f"lacks {found.lacking} pictures" if found.lacking else "can be used"
     _last(f"{', '.join(source)} {usable}", next_command(found))
 
@@ -629,8 +655,16 @@ def datasets_subset(
     """
     from pipelines.subset import write_subset
 
+    _check_output("--out", out, folder=True)
     written = write_subset(members, [_absolute(s) for s in source], out, size)
-    _last(f"{written:,} pictures in {out}", f"zse datasets doctor {quote(out)}")
+    _last(f"{written:,} pictures in {out}", command("datasets doctor", out))
+
+
+def _check_output(option: str, path: str | Path | None, *, folder: bool = False) -> None:
+    from pipelines.outputs import check_output
+
+    if path is not None:
+        check_output(option, path, folder=folder)
 
 
 def _absolute(url: str) -> str:
@@ -640,23 +674,25 @@ def _absolute(url: str) -> str:
 
 
 def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -> None:
-    from pipelines.config import load_experiment
     from pipelines.jobs import run as stages
 
-    config = load_experiment(experiment, set_ or [])
-    out = stages.run(config, workspace, until=name)
+    out = stages.run(_experiment(experiment, set_, workspace), workspace, until=name)
     made = {"ingest": [out.images], "shard": [out.pairs]}.get(name)
     made = made or list((out.encodings or out.checkpoints).values())
     after = stages.STAGES[stages.STAGES.index(name) + 1]
-    options = "".join(f" --set {s}" for s in set_ or [])
-    _last("\n".join(made), f"zse {after} --experiment {experiment} --workspace {workspace}{options}")
+    _last("\n".join(made), command(after, *_given(experiment, workspace, set_)))
+
+
+def _given(experiment: str, workspace: str, set_: list[str] | None) -> list[str]:
+    """The options that name an experiment, as they were given."""
+    return ["--experiment", experiment, "--workspace", workspace, *repeated("--set", set_)]
 
 
 def _estimate(config: ExperimentConfig, tflops: float | None, utilisation: float) -> None:
     from pipelines import estimate
 
     rates = estimate.Rates(tflops, utilisation)
-    Console(width=None if sys.stdout.isatty() else 200).print(estimate.table(estimate.estimate(config), rates))
+    show(estimate.table(estimate.estimate(config), rates))
 
 
 def _evaluate_settings(
@@ -680,11 +716,11 @@ def _evaluate_settings(
             for r in results
         ]
         report.write_text(json.dumps(kept, indent=1))
-    Console(width=None if sys.stdout.isatty() else 200).print(settings.settings_table(results))
+    show(settings.settings_table(results))
     done = sum(bool(r.rows) for r in results)
     _last(
         f"{done} of {len(results)} settings evaluated, in {workspace}/reports" + (f"; {report}" if report else ""),
-        f"zse search --sketch FILE --gallery FOLDER --checkpoint {checkpoint}",
+        command("search", "--sketch", "FILE", *_searched("FOLDER", checkpoint, workspace)),
     )
     if any(r.broken for r in results):
         raise typer.Exit(1)
@@ -699,15 +735,21 @@ def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, r
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(json.dumps(rows, indent=1))
-    Console(width=None if sys.stdout.isatty() else 160).print(result_table(out))
+    show(result_table(out))
     for name, folder in out.reports.items():
         if name in config.methods:
             say(f"{name}: checkpoint {out.checkpoints[name]}, report {folder}")
-    following = f"zse search --sketch FILE --gallery FOLDER --checkpoint {next(iter(out.checkpoints.values()))}"
+    result = str(report) if report else "\n".join(out.reports.values())
+    following = [
+        command("search", "--sketch", "FILE", *_searched("FOLDER", next(iter(out.checkpoints.values())), workspace))
+    ]
     if config.tracking.enabled:
-        opened = ui_command(tracking_uri(storage.absolute(workspace), config.tracking.uri))
-        following = f"{opened}   (runs, curves, pictures)\n      {following}"
-    _last(str(report) if report else "\n".join(out.reports.values()), following)
+        pages = ui_command(tracking_uri(storage.absolute(workspace), config.tracking.uri))
+        if pages.startswith("mlflow "):
+            following.insert(0, pages)
+        else:
+            result += f"\n{pages}: runs, curves, pictures"
+    _last(result, *following)
 
 
 def _experiment(name: str, overrides: list[str] | None, workspace: str) -> ExperimentConfig:
@@ -726,26 +768,37 @@ def _checkpoint(name: str, workspace: str, tracking: str | None = None) -> str:
     return checkpoint_of(name, workspace, tracking)
 
 
-def _last(result: str, following: str) -> None:
-    """The last lines of every verb: where the result is, and what to run next."""
-    say(f"Result: {result}\nNext: {following}")
+def _last(result: str, *following: str) -> None:
+    """The last lines of every verb: where the result is, and which commands may follow, to be pasted."""
+    say(f"Result: {result}\nNext: {f'{chr(10)}      '.join(following)}")
 
 
 def main() -> None:
-    """The `zse` command. What a user can mend ends with one clear message, everything else with a traceback, and
-    neither shows a secret."""
+    """The `zse` command. What a user can mend ends with one clear line, everything else with a traceback, and neither
+    shows a secret. Ends with 1 for an error, 2 for a wrong use of the command line, 130 where it was interrupted."""
     warnings.filterwarnings("ignore", module=r"(ray|mlflow|timm|torch)\b.*")
     logging.getLogger("timm").setLevel(logging.ERROR)
     try:
         logs.capture()
         app()
+    except KeyboardInterrupt:
+        _interrupted()
+        sys.exit(130)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt) or end.code == 130:  # typer makes that of Ctrl-C
+            _interrupted()
+        raise
     except Exception as error:
-        meant = isinstance(error, (ZseError, OSError))
-        if os.environ.get("ZSE_DEBUG") or not meant:
+        meant = to_mend(error)
+        if os.environ.get("ZSE_DEBUG") or meant is None:
             say(traceback.format_exc(), logging.ERROR)
-        if meant:
-            say(f"zse: {error}\n(ZSE_DEBUG=1 shows where)", logging.ERROR)
+        if meant is not None:
+            say(f"zse: {meant}\n(ZSE_DEBUG=1 shows where)", logging.ERROR)
         sys.exit(1)
+
+
+def _interrupted() -> None:
+    say("zse: interrupted. Finished work is kept: the same command goes on from there", logging.ERROR)
 
 
 if __name__ == "__main__":

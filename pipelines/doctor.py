@@ -10,11 +10,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from shlex import quote
 
 from pipelines.catalog import ImageRecord, built_in, create_dataset, split_names
 from pipelines.catalog.base import DatasetConfig
 from pipelines.catalog.tree import LayoutError
+from pipelines.commands import command, repeated
 from pipelines.config import read_dataset
 from pipelines.prepare import prepared
 from pipelines.reference import MODALITIES, Counts, Known, Version, known_datasets, load_settings
@@ -181,9 +181,8 @@ def next_command(found: Diagnosis) -> str:
     settings["name"] = found.known.name if found.known else "mine"
     possible = [name for name in _candidates(found) if not _missing(name, found.counts)]
     settings["split"] = possible[0] if possible else f"random-{max(1, len(found.counts) // 5)}"
-    return "zse run -e folder+global --dry-run " + " ".join(
-        f"--set dataset.{k}={quote(v)}" for k, v in settings.items()
-    )
+    given = repeated("--set", (f"dataset.{name}={value}" for name, value in settings.items()))
+    return command("run", "-e", "folder+global", "--dry-run", *given)
 
 
 def _adapter(config: DatasetConfig) -> str:
@@ -252,7 +251,8 @@ def _classes(found: Diagnosis) -> list[str]:
 def _reading(found: Diagnosis) -> list[str]:
     if not found.tried:
         return []
-    lines = [f"Reading   {found.tried} pictures tried, {len(found.bad)} cannot be used"]
+    listed = found.total("sketch") + found.total("photo")
+    lines = [f"Reading   {found.tried:,} of {listed:,} tried, {len(found.bad)} cannot be used"]
     return lines + [f"            {name}: {reason}" for name, reason in found.bad[:SHOWN]]
 
 

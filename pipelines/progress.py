@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from pipelines import logs
 from pipelines.redaction import shown
@@ -18,7 +19,7 @@ from pipelines.redaction import shown
 T = TypeVar("T")
 LOG_EVERY = 5.0  # seconds between lines where there is no terminal
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # [old] and :cat: are parts of names
 
 
 class Meter:
@@ -87,4 +88,13 @@ def say(message: str, level: int = logging.INFO, **fields: Any) -> None:
     if logs.as_json():
         logs.log(message, fields, level)
     else:
-        console.print(shown(message), soft_wrap=True, markup=False)
+        console.print(shown(message), soft_wrap=True)
+
+
+def show(result: str | Table) -> None:
+    """A result on stdout: text as it is, a table as wide as the terminal or, in a file, as 200 columns."""
+    if isinstance(result, str):
+        print(shown(result))
+    else:
+        width = None if sys.stdout.isatty() else 200
+        Console(width=width, markup=False, emoji=False, highlight=False).print(result)

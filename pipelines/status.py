@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from shlex import quote
 from typing import Any, Literal
 
 from rich.table import Table
 
+from pipelines.commands import command
 from pipelines.lease import STALE
 
 State = Literal["done", "running", "half done", "missing"]
@@ -47,17 +48,25 @@ class Status:
 
 def next_command(status: Status, workspace: str) -> str:
     """What goes on, or what to do with the result."""
-    place = f"--workspace {quote(workspace)}"
+    place = ["--workspace", workspace]
     if status.stages["train"] == "running":
-        return f"zse status {status.name} {place}"
+        return command("status", status.name, *place)
     if status.stages["evaluate"] == "done":
-        return f"zse search --sketch FILE --gallery FOLDER --checkpoint {quote(status.folder)}"
-    if status.command is None or not status.command.startswith(("zse run", "zse train", "zse quickstart")):
-        return f"zse run --experiment NAME {place}"
-    if status.stages["train"] == "done":  # the same options, one verb further
-        words = status.command.replace("zse train", "zse evaluate", 1)
-        return words.replace("--overfit", "--set train.overfit=true")
-    return status.command
+        return command("search", "--sketch", "FILE", "--gallery", "FOLDER", "--checkpoint", status.folder, *place)
+    try:
+        program, verb, *words = shlex.split(status.command or "")
+    except ValueError:  # too few words, or a quote that is not closed
+        program, verb, words = "", "", list[str]()
+    if program != "zse" or verb not in ("run", "train", "quickstart"):
+        return command("run", "--experiment", "NAME", *place)
+    if not any(word.startswith(("-w", "--workspace")) for word in words):
+        words += place
+    if status.stages["train"] == "done" and verb == "train":  # the same options, one verb further
+        verb = "evaluate"
+        words = [
+            part for word in words for part in (["--set", "train.overfit=true"] if word == "--overfit" else [word])
+        ]
+    return command(verb, *words)
 
 
 def report(status: Status, now: float) -> list[str]:

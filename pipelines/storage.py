@@ -505,7 +505,12 @@ def _replacing(target: Path) -> Iterator[Path]:
 
 
 def read_json(url: str) -> Any:
-    return json.loads(read_bytes(url))
+    """Raises StorageError for a file that is not JSON, such as one that was cut."""
+    try:
+        return json.loads(read_bytes(url))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise StorageError(f"{url} is not JSON{line}. Restore it, or delete its folder and make it again") from None
 
 
 def write_json(url: str, value: Any) -> None:

@@ -165,7 +165,7 @@ def trained_split(split: str) -> ZeroShotSplit:
     else:
         try:
             raw = storage.read_json(split)
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except storage.StorageError:
             raw = None
     fields = ("name", "citation", "seen", "unseen")
     if not isinstance(raw, dict) or not raw.keys() >= set(fields):

@@ -72,6 +72,7 @@ def search(
         )
         for i in range(0, len(photos), 10)
     ]
+    picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(draw_sheet(rows))
     return found
 

@@ -34,8 +34,9 @@ def find(name: str, workspace: str) -> tuple[str, str]:
     if len(found) == 1:
         return workspace, found[0]
     which = f"begins with {name!r}" if not found else f"{name!r} alone: {len(found)} begin like that"
-    listed = "\n  ".join((found or known)[:20]) or "none"
-    raise ZseError(f"No training in {workspace} {which}. There are:\n  {listed}")
+    there = found or known
+    listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
+    raise ZseError(f"No training in {workspace} {which}. There are: {listed or 'none'}")
 
 
 def trainings(workspace: str) -> list[str]:

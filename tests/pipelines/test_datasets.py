@@ -51,7 +51,7 @@ def test_sketchy_beside_its_published_counts(tmp_path: Path) -> None:
     assert "3 sketch pictures, published 75,471; 3 photo pictures, published 12,500" in text
     assert "sketchy-21: not possible, 21 unseen classes are not there: bat, cabin, cow" in text
     assert "123 of sketchy are not there" in text and "From      sketches and photos: sketchy.eye.gatech.edu" in text
-    assert "6 pictures tried, 0 cannot be used" in text
+    assert "6 of 6 tried, 0 cannot be used" in text
     assert next_command(found).endswith(
         f"dataset.source={tmp_path} --set dataset.name=sketchy --set dataset.split=random-1"
     )
@@ -110,7 +110,7 @@ def test_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     source = build(tmp_path, ["sketch/ant/1.png", "photo/ant/1.jpg"])
     (tmp_path / "photo" / "ant" / "2.jpg").write_bytes(b"<html>")
     found, text = examined(source)
-    assert [name for name, _ in found.bad] == ["photo/ant/2.jpg"] and "3 pictures tried, 1 cannot be used" in text
+    assert [name for name, _ in found.bad] == ["photo/ant/2.jpg"] and "3 of 3 tried, 1 cannot be used" in text
     assert diagnose([source], read=0).tried == 0
 
 

@@ -304,6 +304,15 @@ def reevaluate(
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0, help="How much mAP_all may fall before that is a regression.")
     ] = 0.01,
+    allow_prefix: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-prefix",
+            metavar="FOLDER_OR_URL",
+            help="A dataset.yaml may also name what is below this. Else only what is in its own folder.",
+            show_default=False,
+        ),
+    ] = None,
     webhook: Annotated[
         str | None,
         typer.Option(
@@ -330,7 +339,9 @@ def reevaluate(
     config = job.how_to_evaluate(set_ or [])
     asked = [name.strip() for name in models.split(",") if name.strip()]
     read = load_rules(rules) if promote else None
-    summary, folder, new = job.reevaluate(catalog, asked, workspace, config, rules=read, tolerance=tolerance)
+    summary, folder, new = job.reevaluate(
+        catalog, asked, workspace, config, rules=read, tolerance=tolerance, allowed=allow_prefix or ()
+    )
     show(markdown(summary))
     if webhook:
         notify(webhook, summary, folder)

@@ -70,6 +70,12 @@ def split_names() -> list[str]:
     return sorted([f.name.removesuffix(".json") for f in files if f.name.endswith(".json")] + ["synthetic", *CROSS])
 
 
+def is_split_name(split: str) -> bool:
+    """Whether `dataset.split` names classes by itself; else it is a file or a URL."""
+    known = {*split_names(), "all"}
+    return split in known or bool(re.fullmatch(r"random-\d+", split)) or {*split.split("+")} <= known
+
+
 def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSplit:
     """The split of a data set with these categories, its pseudo-unseen classes drawn.
 
@@ -92,7 +98,7 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         unseen, seen = present, ()
     elif config.split == "synthetic":
         unseen, citation = synthetic.UNSEEN, "zse_model.synthetic.UNSEEN"
-    elif "+" in config.split and not storage.exists(config.split):
+    elif "+" in config.split and (is_split_name(config.split) or not storage.exists(config.split)):
         return _without(config, present)
     elif drawn := re.fullmatch(r"random-(\d+)", config.split):
         unseen = draw_classes(present, int(drawn[1]), config.split_seed)

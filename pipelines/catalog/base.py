@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, Self
 
 from zse_model.errors import ZseError
 from zse_model.transforms import Modality
 
 MARK = "//"
 """In the ids and instances of a `union`, after the name of the part."""
+
+
+Place = Callable[[str, str], str]
+"""(field, path or URL as given) -> where that is; raises an error for what may not be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +72,15 @@ class DatasetConfig:
         for field in ("pseudo_unseen", "held_back"):
             if not 0 <= getattr(self, field) < 1:
                 raise ZseError(f"dataset.{field} must be in 0..1 (1 excluded), got {getattr(self, field)}")
+
+    def placed(self, place: Place) -> Self:
+        """The same with each file, folder and URL that it names put in its place. Every field that is one belongs here
+        or in an adapter's own `placed`: of data that arrives no other is checked."""
+        from pipelines.catalog import is_split_name  # which imports this
+
+        if isinstance(self.split, tuple) or is_split_name(self.split):
+            return self
+        return replace(self, split=place("split", self.split))
 
 
 class DatasetAdapter(Protocol):

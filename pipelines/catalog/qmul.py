@@ -17,12 +17,23 @@ and chooses its checkpoint by held-back pairs of the training part (`dataset.hel
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from pipelines import storage
-from pipelines.catalog.base import DatasetConfig, ImageRecord
-from pipelines.catalog.tree import Branch, LayoutError, Root, Tree, below, drawn_instance, loose, own_instance, stem
+from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
+from pipelines.catalog.tree import (
+    Branch,
+    LayoutError,
+    Root,
+    Tree,
+    below,
+    drawn_instance,
+    loose,
+    own_instance,
+    placed_source,
+    stem,
+)
 from zse_model.errors import ZseError
 from zse_model.transforms import Modality
 
@@ -47,6 +58,9 @@ class QmulConfig(DatasetConfig):
                 f"dataset.split is {self.split!r}. For qmul it is one of {SPLITS}, or lists the test parts, as "
                 "[shoe test]"
             )
+
+    def placed(self, place: Place) -> Self:
+        return replace(super().placed(place), source=placed_source(self.source, place))
 
 
 class Qmul:

@@ -14,14 +14,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, cast
 
 from PIL import Image, ImageDraw
 
 from pipelines import storage
 from pipelines.archives import opened
-from pipelines.catalog.base import DatasetConfig, ImageRecord
+from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
 from pipelines.catalog.tree import Branch, LayoutError, Tree, in_order, is_picture
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
@@ -31,7 +31,7 @@ OVERSAMPLING = 4  # drawn so much larger, and averaged: Pillow's own lines have 
 MARGIN = 1 / 16  # paper on each side, of the picture's
 
 _KEY = re.compile(rb'"key_id"\s*:\s*"?([0-9A-Za-z_-]+)')
-_MISSED = re.compile(rb'"recognized"\s*:\s*false')
+_MISSED = re.compile(rb'"recognized"\s*:\s*"?(false|0)\b', re.IGNORECASE)  # some tools write all values as text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,10 @@ class QuickDrawStrokesConfig(DatasetConfig):
             raise ZseError(f"dataset.size is {self.size} px, allowed are 16..1024")
         if not 0 < self.line_width <= self.size / 4:
             raise ZseError(f"dataset.line_width is {self.line_width} px, allowed are up to size / 4 = {self.size / 4}")
+
+    def placed(self, place: Place) -> Self:
+        photos = place("photos", self.photos) if self.photos else self.photos
+        return replace(super().placed(place), source=place("source", self.source), photos=photos)
 
 
 class QuickDrawStrokes:

@@ -10,12 +10,13 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Self
 
 from pipelines import storage
 from pipelines.archives import opened
-from pipelines.catalog.base import DatasetConfig, ImageRecord
+from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
 from zse_model.errors import ZseError
 from zse_model.split import normalise_name
 from zse_model.transforms import Modality
@@ -49,6 +50,10 @@ class FileLists:
     sketches: str | None = None
     photos: str | None = None
 
+    def placed(self, place: Place) -> FileLists:
+        given = {field: url for field, url in vars(self).items() if url is not None}
+        return replace(self, **{field: place(f"lists.{field}", url) for field, url in given.items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class TreeConfig(DatasetConfig):
@@ -59,6 +64,15 @@ class TreeConfig(DatasetConfig):
     several."""
     lists: tuple[FileLists, ...] = ()
     """Which pictures belong to the data set, where lists say so. None = all that there are."""
+
+    def placed(self, place: Place) -> Self:
+        lists = tuple(group.placed(place) for group in self.lists)
+        return replace(super().placed(place), source=placed_source(self.source, place), lists=lists)
+
+
+def placed_source(source: str | tuple[str, ...], place: Place) -> str | tuple[str, ...]:
+    """One or several sources, each in its place."""
+    return place("source", source) if isinstance(source, str) else tuple(place("source", one) for one in source)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ classes of several settings out at once, by name and by alias. Ids are `modality
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
 
-from pipelines.catalog.base import MARK, DatasetAdapter, DatasetConfig, ImageRecord
+from pipelines.catalog.base import MARK, DatasetAdapter, DatasetConfig, ImageRecord, Place
 from pipelines.catalog.tree import in_order, meaning
 from zse_model.errors import ZseError
 
@@ -54,6 +54,13 @@ class UnionConfig(DatasetConfig):
             name: read_dataset({"name": name, "split": split.get(str(part.get("adapter")), ("-",)), **part})
             for name, part in self.parts.items()
         }
+
+    def placed(self, place: Place) -> Self:
+        parts = {}
+        for name, config in self.configs().items():
+            own = asdict(config.placed(lambda field, given, name=name: place(f"parts.{name}.{field}", given)))
+            parts[name] = {field: own[field] if field in own else value for field, value in self.parts[name].items()}
+        return replace(super().placed(place), parts=parts)
 
 
 class Union:

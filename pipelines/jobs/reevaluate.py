@@ -87,16 +87,18 @@ def reevaluate(
     *,
     rules: Rules | None = None,
     tolerance: float = 0.01,
+    allowed: Sequence[str] = (),
 ) -> tuple[Summary, str, bool]:
     """Make and track the reports that are missing; gives the summary, its folder, and whether anything is new.
 
+    allowed: what data sets may name outside of their folders (`arrived`).
     names: of models, the first one the others are compared with. rules: let them decide about the others (`promote`).
     Raises TrackingError where no model is there, StorageError for a catalogue that is not.
     """
     workspace, catalog = storage.absolute(workspace), storage.absolute(catalog)
     store = Store.at(workspace, config.tracking.uri)
     models = _models(names, workspace, config, store)
-    wanted, broken = _plan(arrived(catalog), models, workspace, config)
+    wanted, broken = _plan(arrived(catalog, allowed), models, workspace, config)
     known = history.evaluated(store)
     missing = [one for one in wanted if one.key not in known or not _there(known[one.key])]
     say(f"{len(wanted)} reports are wanted, {len(missing)} are missing; {len(broken)} data sets cannot be used")

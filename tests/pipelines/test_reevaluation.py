@@ -223,7 +223,7 @@ def test_a_catalogue_says_what_is_wrong_with_a_data_set(tmp_path: Path) -> None:
     for name, text in texts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "dataset.yaml").write_text(text)
-    found = arrived(str(tmp_path))
+    found = arrived(str(tmp_path), ["s3://other"])
     for name, says in {"c": "use: Input should be", "d": "got list", "e": "is not YAML"}.items():
         assert isinstance(found[name], ConfigError) and says in str(found[name]), name
     good = {name: vars(one) for name, one in found.items() if not isinstance(one, ConfigError)}

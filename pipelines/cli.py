@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 import warnings
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -575,7 +576,7 @@ def run(
     _check_output("--report", report)
     config = _experiment(experiment, set_, workspace)
     if dry_run:
-        _estimate(config, tflops, utilisation)
+        _estimate(config, workspace, tflops, utilisation)
         _last("nothing was written", command("run", *_given(experiment, workspace, set_)))
         return
     from pipelines.jobs import run as stages
@@ -699,11 +700,21 @@ def _given(experiment: str, workspace: str, set_: list[str] | None) -> list[str]
     return ["--experiment", experiment, "--workspace", workspace, *repeated("--set", set_)]
 
 
-def _estimate(config: ExperimentConfig, tflops: float | None, utilisation: float) -> None:
-    from pipelines import estimate
+def _estimate(config: ExperimentConfig, workspace: str, tflops: float | None, utilisation: float) -> None:
+    """The table of what a run would take, as far as it can be counted; then everything that would end the run."""
+    from pipelines import estimate, preflight
+    from pipelines.catalog import create_dataset
 
-    rates = estimate.Rates(tflops, utilisation)
-    show(estimate.table(estimate.estimate(config), rates))
+    rates, records = estimate.Rates(tflops, utilisation), create_dataset(config.dataset).records()
+    problem: ZseError | None = None
+    try:
+        preflight.check(config, _absolute(workspace), records, fresh=True)
+    except ZseError as error:
+        problem = error
+    with suppress(ZseError) if problem else nullcontext():
+        show(estimate.table(estimate.estimate(config, records), rates))
+    if problem:
+        raise problem
 
 
 def _evaluate_settings(

@@ -20,18 +20,16 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from pipelines import storage
 from pipelines.catalog import DatasetAdapter, ImageRecord, create_dataset, load_split
 from pipelines.class_vectors import class_vectors_of
 from pipelines.config import ExperimentConfig
 from pipelines.costs import count_flop
 from pipelines.jobs.score import PHOTOS
-from pipelines.members import Members, tested_members, training_members
+from pipelines.members import Members, listed_members, tested_members, training_members
 from pipelines.plan import ItemPlan
+from pipelines.preflight import check_start
 from pipelines.prepare import prepared
-from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
-from zse_model.evaluation.leaks import refuse_start
 from zse_model.methods import Encoding, RetrievalMethod, TrainBatch, create_method
 from zse_model.methods.base import rerank_depth
 from zse_model.scoring import Scorer
@@ -169,24 +167,26 @@ class Estimate:
         return sum(self.data.tested.values()) * self.costs[method].stored
 
 
-def estimate(config: ExperimentConfig) -> Estimate:
-    """Check an experiment and count what it would cost. Raises what the stages would raise before they start: of the
-    data set, its split, the items, the class vectors, the network, a start that would leak."""
-    data = look_at(config)
+def estimate(config: ExperimentConfig, records: Sequence[ImageRecord] | None = None) -> Estimate:
+    """Count what an experiment would cost. Raises what the stages would raise of the data set, its split, the items,
+    the class vectors, the network and a start that would leak; `preflight.check` looks at the rest.
+
+    records: of the data set, where they are listed already.
+    """
+    data = look_at(config, records)
     if config.start is not None:
-        with storage.local_copy(config.start) as copy:
-            refuse_start(load_checkpoint(copy), data.split)
+        check_start(config.start, data.split)
     return Estimate(config, data, {name: cost_of(config, name, data.classes) for name in config.methods})
 
 
 # The data -----------------------------------------------------------------------------------------------------------
 
 
-def look_at(config: ExperimentConfig) -> Data:
+def look_at(config: ExperimentConfig, records: Sequence[ImageRecord] | None = None) -> Data:
     """List the data set, resolve its split, plan its items, and prepare a few pictures."""
     dataset = create_dataset(config.dataset)
-    records = dataset.records()
-    members = _members(records)
+    records = dataset.records() if records is None else records
+    members = listed_members(records)
     split = load_split(config.dataset, set(members.category))
     training, asked = training_members(members, split), config.evaluation
     return Data(
@@ -197,16 +197,6 @@ def look_at(config: ExperimentConfig) -> Data:
         classes=ItemPlan(training, config.shard).classes,
         picture_bytes={m: _mean_bytes(config, dataset, [r for r in records if r.modality == m]) for m in _MODALITIES},
     )
-
-
-def _members(records: Sequence[ImageRecord]) -> Members:
-    """Listed pictures as columns. Nobody has read them: their hashes and places in shards are not known."""
-    columns = {
-        name: np.array([getattr(record, name) for record in records], dtype=object)
-        for name in ("id", "modality", "category", "instance")
-    }
-    unknown = np.zeros(len(records), dtype=np.int64)
-    return Members(**columns, sha256=unknown, part=unknown, row=unknown)
 
 
 def _count(members: Members) -> Count:

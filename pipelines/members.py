@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import shards
-from pipelines.catalog.base import MARK
+from pipelines.catalog.base import MARK, ImageRecord
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import Modality
 
@@ -42,6 +42,10 @@ class Members:
     def where(self, mask: np.ndarray) -> Members:
         return Members(*(column[mask] for column in vars(self).values()))
 
+    def names(self) -> dict[str, str]:
+        """sha256 -> the id of a picture with that content."""
+        return dict(zip(self.sha256, self.id, strict=True))
+
     def of(self, *, categories: Iterable[str], modality: Modality | None = None) -> Members:
         mask = np.isin(self.category, list(categories))
         return self.where(mask & (self.modality == modality) if modality else mask)
@@ -67,6 +71,16 @@ def read_members(images: str, manifest: dict[str, Any]) -> Members:
     return Members(**values, part=part, row=row)
 
 
+def listed_members(records: Sequence[ImageRecord]) -> Members:
+    """Listed pictures as columns. Nobody has read them: their hashes and places in shards are not known."""
+    columns = {
+        name: np.array([getattr(record, name) for record in records], dtype=object)
+        for name in ("id", "modality", "category", "instance")
+    }
+    unknown = np.zeros(len(records), dtype=np.int64)
+    return Members(**columns, sha256=unknown, part=unknown, row=unknown)
+
+
 def training_members(members: Members, split: ZeroShotSplit) -> Members:
     """What training may touch: training classes, without held-back instances."""
     inside = members.of(categories=split.training)
@@ -89,10 +103,10 @@ def tested_members(
 
 def leakable(
     members: Members, split: ZeroShotSplit, distractors: Iterable[Distractors], *, seen_classes: bool
-) -> list[str]:
-    """sha256 of those of `tested_members` that a checkpoint may not have seen; drawn ones of seen classes it may."""
+) -> Members:
+    """Those of `tested_members` that a checkpoint may not have seen; drawn ones of seen classes it may."""
     unknown: list[Distractors] = [d for d in distractors if d == "held_back"]
-    return list(tested_members(members, split, unknown, seen_classes=seen_classes).sha256)
+    return tested_members(members, split, unknown, seen_classes=seen_classes)
 
 
 def held_back(members: Members, split: ZeroShotSplit) -> np.ndarray:

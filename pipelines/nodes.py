@@ -83,7 +83,7 @@ def look(resources: Mapping[str, float], name: str, workspace: str, source: str)
         driver=driver,
         cuda=torch.version.cuda or "",
         nccl=torch.distributed.is_nccl_available(),
-        storage=_written(workspace) if workspace else "",
+        storage=written(workspace) if workspace else "",
         source=_listed(source) if source else "",
     )
 
@@ -116,7 +116,8 @@ def _cards() -> tuple[tuple[str, ...], tuple[int, int]]:
         pynvml.nvmlShutdown()
 
 
-def _written(workspace: str) -> str:
+def written(workspace: str) -> str:
+    """Why a workspace cannot be written, read and cleaned from here; empty: it can."""
     from pipelines import storage
 
     folder, data = storage.join(workspace, f"doctor-{uuid4().hex}"), os.urandom(1024)

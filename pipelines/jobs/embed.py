@@ -45,7 +45,9 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     members = tested_members(read_members(images, source), split, distractors, seen_classes=seen_classes)
     verbatim = stands_verbatim(loaded.split, split)
     tested = leakable(members, split, distractors, seen_classes=seen_classes)
-    refuse_leaks(loaded, split, tested, verbatim=verbatim, selection=config.evaluation.classes == "pseudo_unseen")
+    refuse_leaks(
+        loaded, split, tested.names(), verbatim=verbatim, selection=config.evaluation.classes == "pseudo_unseen"
+    )
     key = storage.digest([trained["digest"], source["fingerprint"], images, storage.digest_lines(members.id)], 8)
     name = f"{trained['name']}-{key}"
     folder = storage.join(workspace, "encodings", name)

@@ -94,7 +94,9 @@ def evaluate(
     sketches, photos = (read_encodings(encodings, m, source) for m in ("sketch", "photo"))
     seen_classes = config.evaluation.seen_classes
     encoded = (e.members for e in (sketches, photos))
-    tested = [sha for members in encoded for sha in leakable(members, split, distractors, seen_classes=seen_classes)]
+    tested: dict[str, str] = {}
+    for members in encoded:
+        tested |= leakable(members, split, distractors, seen_classes=seen_classes).names()
     verbatim = stands_verbatim(checkpoint.split, split)
     refuse_leaks(checkpoint, split, tested, verbatim=verbatim, selection=selection)
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)

@@ -31,10 +31,14 @@ class TooManyBadPicturesError(ZseError):
     """More pictures were skipped than the configuration allows."""
 
 
+Planned = tuple[str, dict[str, list[ImageRecord]]]
+"""The folder that the shards of a listing belong in, and which pictures each part holds."""
+
+
 @logs.stage("ingest")
-def ingest(config: ExperimentConfig, workspace: str) -> str:
-    """Run the stage, or find it done; gives the folder of the image shards."""
-    folder, parts = plan_ingest(config, workspace)
+def ingest(config: ExperimentConfig, workspace: str, planned: Planned | None = None) -> str:
+    """Run the stage, or find it done; gives the folder of the image shards. planned: by `plan_ingest`, to list once."""
+    folder, parts = planned or plan_ingest(config, workspace)
     logs.about(run=_name(folder))
     if shards.has_manifest(folder):
         return folder
@@ -57,8 +61,8 @@ def ingest(config: ExperimentConfig, workspace: str) -> str:
     return folder
 
 
-def plan_ingest(config: ExperimentConfig, workspace: str) -> tuple[str, dict[str, list[ImageRecord]]]:
-    """List the pictures: the folder that their shards belong in, and which pictures each part holds."""
+def plan_ingest(config: ExperimentConfig, workspace: str) -> Planned:
+    """List the pictures and plan their parts; nothing is read."""
     dataset = create_dataset(config.dataset)
     say(f"Listing {getattr(config.dataset, 'source', config.dataset.name)} ...")
     made_by = [shards.SCHEMA_VERSION, shards.IMAGES.names, to_dict(config.transforms), config.ingest.row_group]
@@ -69,6 +73,11 @@ def plan_ingest(config: ExperimentConfig, workspace: str) -> tuple[str, dict[str
             parts[f"part-{storage.digest([listed, *made_by], 16)}.parquet"] = records
     key = storage.digest(list(parts), 8)
     return storage.join(workspace, "images", f"{config.dataset.name}-{key}"), parts
+
+
+def listed(planned: Planned) -> list[ImageRecord]:
+    """All pictures of a plan."""
+    return [record for records in planned[1].values() for record in records]
 
 
 def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[ImageRecord]]) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from pipelines import shards, storage
-from pipelines.catalog import load_split
+from pipelines import preflight, shards, storage
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import embed
 from pipelines.jobs.evaluate import REPORT, evaluate, raw_pixels
-from pipelines.jobs.ingest import ingest
+from pipelines.jobs.ingest import ingest, listed, plan_ingest
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import train, untrained
+from pipelines.preflight import STAGES
 from pipelines.queries import Queries, difference, metric_key
 from pipelines.tracking import deliver_evaluation, deliver_training
 from zse_model.split import ZeroShotSplit
@@ -37,16 +37,17 @@ class Outputs:
         return [row for report in self.reports.values() for row in storage.read_json(storage.join(report, REPORT))]
 
 
-STAGES = ("ingest", "shard", "train", "embed", "evaluate")
-
-
 def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Outputs:
     """Every stage up to `until`, in order."""
     last, out = STAGES.index(until), Outputs()
     workspace = storage.absolute(workspace)
-    out.images = _reported("ingest", ingest(config, workspace))
+    planned = plan_ingest(config, workspace)
+    fresh = not shards.has_manifest(planned[0])
+    preflight.check(config, workspace, listed(planned), until, fresh=fresh)
+    out.images = _reported("ingest", ingest(config, workspace, planned))
     split = experiment_split(config, out.images)
     if last >= 1:
+        preflight.refuse_repeats(config, out.images)
         out.pairs = _reported("shard", shard(config, workspace, out.images))
     if last >= 2:
         for method in config.methods:
@@ -72,7 +73,9 @@ def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Ou
 def evaluate_checkpoint(config: ExperimentConfig, workspace: str, checkpoint: str) -> Outputs:
     """A checkpoint from anywhere on this experiment's data and split; refused where it has seen what is tested."""
     workspace = storage.absolute(workspace)
-    return evaluate_images(config, workspace, _reported("ingest", ingest(config, workspace)), checkpoint)
+    planned = plan_ingest(config, workspace)
+    preflight.check_test(config, workspace, listed(planned), storage.absolute(checkpoint))
+    return evaluate_images(config, workspace, _reported("ingest", ingest(config, workspace, planned)), checkpoint)
 
 
 def evaluate_images(config: ExperimentConfig, workspace: str, images: str, checkpoint: str) -> Outputs:
@@ -87,8 +90,7 @@ def evaluate_images(config: ExperimentConfig, workspace: str, images: str, check
 
 def experiment_split(config: ExperimentConfig, images: str) -> ZeroShotSplit:
     """The split whose unseen classes are searched."""
-    split = load_split(config.dataset, shards.read_manifest(images, "zse ingest")["counts"])
-    return split.for_selection() if config.evaluation.classes == "pseudo_unseen" else split
+    return preflight.searched_split(config, shards.read_manifest(images, "zse ingest")["counts"])
 
 
 def _reported(stage: str, folder: str) -> str:

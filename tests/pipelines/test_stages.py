@@ -442,7 +442,7 @@ def test_a_leak_is_refused(prepared: tuple[str, str, str]) -> None:
     workspace, images, _ = prepared
     out = run(tiny(), workspace, until="train")
     checkpoint = load_checkpoint(out.checkpoints["global"])
-    refuse_leaks(checkpoint, checkpoint.split, ["00" * 32])
+    refuse_leaks(checkpoint, checkpoint.split, {"00" * 32: "nobody's"})
     taken = checkpoint.split.training[0]
     other = ZeroShotSplit(name="other", citation="c", seen=("fish",), unseen=(taken.upper(), "church"))
     with pytest.raises(LeakError, match=f"1 unseen classes of other: {taken} .seen. = {taken.upper()}"):
@@ -452,4 +452,4 @@ def test_a_leak_is_refused(prepared: tuple[str, str, str]) -> None:
         refuse_leaks(checkpoint, chosen_on)
     inside = training_members(read_members(images, manifest(images)), checkpoint.split)
     with pytest.raises(LeakError, match="1 of 2 test pictures"):
-        refuse_leaks(checkpoint, checkpoint.split, [str(inside.sha256[0]), "00" * 32])
+        refuse_leaks(checkpoint, checkpoint.split, {str(inside.sha256[0]): "photo/a.jpg", "00" * 32: "b.jpg"})

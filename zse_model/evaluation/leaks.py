@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 
@@ -18,12 +19,13 @@ class LeakError(ZseError):
 def refuse_leaks(
     checkpoint: Checkpoint,
     split: ZeroShotSplit,
-    pictures: Iterable[str] = (),
+    pictures: Mapping[str, str] = MappingProxyType({}),
     *,
     verbatim: bool = False,
     selection: bool = False,
 ) -> None:
-    """Raise LeakError where the checkpoint saw an unseen class of `split`, or one of `pictures` (hex sha256).
+    """Raise LeakError where the checkpoint saw an unseen class of `split`, or one of `pictures` (hex sha256 ->
+    the picture's name).
 
     Classes that were searched to choose the checkpoint count as seen, but for a result that is itself only to choose by
     (`selection`: the unseen classes of `ZeroShotSplit.for_selection`). On the checkpoint's own split, and with
@@ -49,9 +51,11 @@ def refuse_leaks(
     keys = torch.tensor([picture_key(sha) for sha in pictures], dtype=torch.int64)
     found = torch.isin(keys, checkpoint.seen_pictures)
     if found.any():
+        named = [name for name, seen in zip(pictures.values(), found.tolist(), strict=True) if seen]
         raise LeakError(
-            f"{int(found.sum())} of {len(keys)} test pictures of {split.name} were training pictures of the checkpoint "
-            f"{checkpoint.training.get('run')} (same content). Remove them from the test set"
+            f"{len(named)} of {len(keys)} test pictures of {split.name} were training pictures of the checkpoint "
+            f"{checkpoint.training.get('run')} (same content): {', '.join(named[:10])}"
+            f"{' ...' if len(named) > 10 else ''}. Remove them from the test set"
         )
 
 

@@ -1,0 +1,193 @@
+"""What can be known before a picture is read: an experiment that would end with an error ends within seconds.
+
+`check` looks at the listing alone: the split, the classes, the training items, the networks, their weights and class
+vectors, the checkpoint to start from, the workspace and MLflow. `check_test` does the same for a checkpoint from
+elsewhere. `refuse_repeats` comes after the ingest, when the hash of every picture is known, and before anything is
+trained.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines import shards, storage
+from pipelines.catalog import ImageRecord, load_split, stands_verbatim
+from pipelines.class_vectors import class_vectors_of
+from pipelines.config import ExperimentConfig
+from pipelines.members import Members, leakable, listed_members, read_members, training_members
+from pipelines.networks import check_networks
+from pipelines.nodes import written
+from pipelines.plan import ItemPlan
+from pipelines.redaction import shown
+from pipelines.tracking import Store, TrackingError
+from zse_model.checkpoint import load_checkpoint
+from zse_model.errors import ZseError
+from zse_model.evaluation.leaks import LeakError, refuse_leaks, refuse_start
+from zse_model.split import ZeroShotSplit
+from zse_model.transforms import TransformConfig
+
+STAGES = ("ingest", "shard", "train", "embed", "evaluate")
+NAMED = 10  # pictures or classes that an error names
+
+
+def check(
+    config: ExperimentConfig, workspace: str, records: Sequence[ImageRecord], until: str = "evaluate", *, fresh: bool
+) -> None:
+    """Raise one ZseError with everything that would end a run up to the stage `until`.
+
+    fresh: no picture was read yet, so that MLflow must answer too. A run that goes on does without it: what is missing
+    there is delivered later.
+    """
+    problems = Problems()
+    members, last = listed_members(records), STAGES.index(until)
+    problems.of(lambda: check_workspace(workspace))
+    split = problems.of(lambda: load_split(config.dataset, set(members.category)))
+    if split is not None:
+        problems.of(lambda: check_searched(members, split, config))
+    if last >= 2:
+        problems.of(lambda: check_networks(config))
+        if fresh and config.tracking.enabled:
+            problems.of(lambda: check_tracking(config, workspace))
+    if split is not None and last >= 1:
+        plan = problems.of(lambda: ItemPlan(training_members(members, split), config.shard))
+        if plan is not None and last >= 2:
+            for settings in config.methods.values():
+                problems.of(lambda settings=settings: class_vectors_of(settings, plan.classes))
+            if config.start is not None:
+                problems.of(lambda: check_start(str(config.start), split))
+    problems.raise_all()
+
+
+def check_test(config: ExperimentConfig, workspace: str, records: Sequence[ImageRecord], checkpoint: str) -> None:
+    """Raise one ZseError with everything that would end the evaluation of a checkpoint on this data."""
+    problems = Problems()
+    problems.of(lambda: check_workspace(workspace))
+    split = problems.of(lambda: searched_split(config, {record.category for record in records}))
+
+    def fits() -> None:
+        with storage.local_copy(checkpoint) as copy:
+            loaded = load_checkpoint(copy)
+        check_transforms(loaded.transforms, config.transforms)
+        if split is not None:
+            verbatim, selection = stands_verbatim(loaded.split, split), config.evaluation.classes == "pseudo_unseen"
+            refuse_leaks(loaded, split, verbatim=verbatim, selection=selection)
+
+    problems.of(fits)
+    problems.raise_all()
+
+
+class Problems:
+    """What is wrong, all of it: whoever mends one thing at a time waits for each."""
+
+    def __init__(self) -> None:
+        self.found: list[ZseError] = []
+
+    def of(self, look: Callable[[], Any]) -> Any:
+        """What `look` gives; None where it raised what a user can mend."""
+        try:
+            return look()
+        except ZseError as error:
+            self.found.append(error)
+            return None
+
+    def raise_all(self) -> None:
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            listed = "\n".join(f"- {error}" for error in self.found)
+            raise ZseError(f"{len(self.found)} things have to be mended before this can run:\n{listed}")
+
+
+def check_workspace(workspace: str) -> None:
+    """Raise ZseError where nothing can be written. A store is asked by a probe that is removed; of a local folder the
+    permissions say it, and nothing is made."""
+    if not storage.is_local(workspace):
+        if problem := written(workspace):
+            raise ZseError(f"--workspace {problem}. Give a folder or bucket that can be written")
+        return
+    folder = Path(storage.absolute(workspace))
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not there.is_dir():
+        raise ZseError(f"--workspace {workspace}: {there} is a file. Give a folder, or s3://bucket/prefix")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ZseError(f"--workspace {workspace}: {there} cannot be written by this user. Give another folder")
+
+
+def check_tracking(config: ExperimentConfig, workspace: str) -> None:
+    """Raise ZseError where MLflow does not answer."""
+    store = Store.of(config, workspace)
+    try:
+        store.answers()
+    except TrackingError as error:
+        raise ZseError(
+            f"MLflow at {shown(store.uri)} does not answer: {error}. Start it, set MLFLOW_TRACKING_URI or --set "
+            "tracking.uri=URI, or go without it by --set tracking.enabled=false"
+        ) from error
+
+
+def searched_split(config: ExperimentConfig, categories: Iterable[str]) -> ZeroShotSplit:
+    """The split whose unseen classes are searched."""
+    split = load_split(config.dataset, categories)
+    return split.for_selection() if config.evaluation.classes == "pseudo_unseen" else split
+
+
+def check_searched(members: Members, split: ZeroShotSplit, config: ExperimentConfig) -> None:
+    """Raise ZseError where a class that will be searched for has sketches and no photos, or all lack one of both."""
+    if config.evaluation.classes == "pseudo_unseen":
+        split = split.for_selection()
+    counts = {c: [0, 0] for c in split.unseen}
+    for category, modality in zip(members.category, members.modality, strict=True):
+        if category in counts:
+            counts[category][modality == "photo"] += 1
+    if without := [c for c, (sketches, photos) in counts.items() if sketches and not photos]:
+        raise ZseError(
+            f"{len(without)} of {len(counts)} unseen classes have sketches and no photos, so that their sketches have "
+            f"nothing to find: {_few(without)}. Add photos, or take the classes out of dataset.split"
+        )
+    if not any(sketches for sketches, _ in counts.values()):
+        raise ZseError(f"No unseen class has a sketch, so that nothing is searched for: {_few(list(counts))}")
+
+
+def check_start(start: str, split: ZeroShotSplit) -> None:
+    """Raise LeakError where a training on the split must not start from this checkpoint."""
+    with storage.local_copy(start) as copy:
+        refuse_start(load_checkpoint(copy), split)
+
+
+def check_transforms(trained: TransformConfig, asked: TransformConfig) -> None:
+    """Raise ZseError where pictures would be prepared in another way than a checkpoint was trained on."""
+    if trained != asked:
+        raise ZseError(
+            f"The checkpoint was trained on pictures prepared with {vars(trained)}, this experiment prepares them with "
+            f"{vars(asked)}. Give --set transforms.size={trained.size} --set transforms.recipe={trained.recipe}"
+        )
+
+
+# When the hashes are known ------------------------------------------------------------------------------------------
+
+
+def refuse_repeats(config: ExperimentConfig, images: str) -> None:
+    """Raise LeakError where a picture that would be trained on is one that is tested, or chosen by, with the names of
+    both: after the ingest, before the training is paid for."""
+    source = shards.read_manifest(images, "zse ingest")
+    split = load_split(config.dataset, source["counts"])
+    members, asked = read_members(images, source), config.evaluation
+    trained = training_members(members, split)
+    first = trained.names()
+    tested = leakable(members, split, asked.distractors, seen_classes=asked.seen_classes)
+    chosen_by = members.of(categories=split.pseudo_unseen)
+    for what, pictures in (("tested", tested), ("chosen by", chosen_by)):
+        both = [(first[sha], id) for sha, id in zip(pictures.sha256, pictures.id, strict=True) if sha in first]
+        if both:
+            named = "; ".join(f"{a} = {b}" for a, b in both[:NAMED]) + (" ..." if len(both) > NAMED else "")
+            raise LeakError(
+                f"{len(both)} pictures are trained on and {what}, with the same content: {named}. Remove one of each "
+                f"two from {source['source']}, or put both classes on one side of dataset.split"
+            )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

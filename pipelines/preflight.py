@@ -21,8 +21,7 @@ from pipelines.members import Members, leakable, listed_members, read_members, t
 from pipelines.networks import check_networks
 from pipelines.nodes import written
 from pipelines.plan import ItemPlan
-from pipelines.redaction import shown
-from pipelines.tracking import Store, TrackingError
+from pipelines.tracking import reachable
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError, refuse_leaks, refuse_start
@@ -49,8 +48,8 @@ def check(
         problems.of(lambda: check_searched(members, split, config))
     if last >= 2:
         problems.of(lambda: check_networks(config))
-        if fresh and config.tracking.enabled:
-            problems.of(lambda: check_tracking(config, workspace))
+        if fresh:
+            problems.of(lambda: reachable(config, workspace))
     if split is not None and last >= 1:
         plan = problems.of(lambda: ItemPlan(training_members(members, split), config.shard))
         if plan is not None and last >= 2:
@@ -114,18 +113,6 @@ def check_workspace(workspace: str) -> None:
         raise ZseError(f"--workspace {workspace}: {there} is a file. Give a folder, or s3://bucket/prefix")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ZseError(f"--workspace {workspace}: {there} cannot be written by this user. Give another folder")
-
-
-def check_tracking(config: ExperimentConfig, workspace: str) -> None:
-    """Raise ZseError where MLflow does not answer."""
-    store = Store.of(config, workspace)
-    try:
-        store.answers()
-    except TrackingError as error:
-        raise ZseError(
-            f"MLflow at {shown(store.uri)} does not answer: {error}. Start it, set MLFLOW_TRACKING_URI or --set "
-            "tracking.uri=URI, or go without it by --set tracking.enabled=false"
-        ) from error
 
 
 def searched_split(config: ExperimentConfig, categories: Iterable[str]) -> ZeroShotSplit:

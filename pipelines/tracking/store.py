@@ -37,7 +37,6 @@ def tracking_uri(workspace: str, configured: str | None = None) -> str:
     if uri := configured or os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     folder = Path(storage.absolute(workspace)) if storage.is_local(workspace) else _beside_remote_workspace()
-    folder.mkdir(parents=True, exist_ok=True)
     return sqlite_uri(folder / "mlflow.db")
 
 
@@ -77,7 +76,10 @@ def _client(uri: str) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
+    from sqlalchemy.engine import make_url
 
+    if uri.startswith("sqlite") and (database := make_url(uri).database):
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -194,9 +196,10 @@ class Store:
         url = make_url(self.uri)
         if url.host:
             socket.create_connection((url.host, url.port or PORTS[kind]), PATIENCE).close()
-        if kind == "sqlite" and url.database and not (file := Path(url.database)).exists():
-            if not os.access(file.absolute().parent, os.W_OK):
-                raise PermissionError(f"{file.absolute().parent} is not there or cannot be written")
+        if kind == "sqlite" and url.database and not (file := Path(url.database).absolute()).exists():
+            there = next(folder for folder in file.parents if folder.exists())
+            if not there.is_dir() or not os.access(there, os.W_OK):
+                raise PermissionError(f"{there} is no folder, or cannot be written")
             return False
         engine = create_engine(url)
         try:

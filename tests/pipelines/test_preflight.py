@@ -34,7 +34,7 @@ def look(config: ExperimentConfig, workspace: Path | str, until: str = "evaluate
 
 
 def test_an_experiment_that_can_run_passes_and_nothing_is_written(tmp_path: Path) -> None:
-    config = tiny_folder(world(tmp_path / "in"), ["fish"])
+    config = tiny_folder(world(tmp_path / "in"), ["fish"], tracking={"enabled": True})
     look(config, tmp_path / "w")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -56,20 +56,19 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: p
         probe.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    weights, file = tmp_path / "weights.safetensors", tmp_path / "file"
-    weights.write_text("version https://git-lfs.github.com/spec/v1\n")
+    file = tmp_path / "file"
     file.write_text("")
-    changes: dict[str, Any] = {"backbone": {"weights": str(weights)}, "tracking": {"enabled": True, "uri": nobody}}
+    changes: dict[str, Any] = {"backbone": {"frozen": 1}, "tracking": {"enabled": True, "uri": nobody}}
     config = tiny_folder(world(tmp_path / "in"), ["fish"], **changes)
     with pytest.raises(ZseError) as caught:
         look(config, file / "w")
     first, *lines = str(caught.value).splitlines()
     assert first == "3 things have to be mended before this can run:" and len(lines) == 3
     workspace, networks, tracking = lines
-    assert f"{file} is a file" in workspace and str(weights) in networks
+    assert f"{file} is a file" in workspace and "backbone.frozen: 1 would keep random weights" in networks
     assert f"MLflow at {nobody} does not answer" in tracking and "tracking.enabled=false" in tracking
     look(config, tmp_path / "w", "shard")  # which needs neither
-    with pytest.raises(ZseError, match="weights.safetensors"):  # a run that goes on delivers later
+    with pytest.raises(ZseError, match="backbone.frozen: 1"):  # a run that goes on delivers later
         look(config, tmp_path / "w", fresh=False)
 
 

@@ -40,7 +40,8 @@ class Selection:
 
     @property
     def usable(self) -> bool:
-        return bool(self.sketches and self.photos)
+        """Whether any of the sketches has a right answer."""
+        return bool(torch.isin(self.query_labels, self.gallery_labels).any())
 
     def _load(
         self, images: str, manifest: dict[str, Any], members: Members, names: np.ndarray, modality: Modality

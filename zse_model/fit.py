@@ -11,11 +11,12 @@ import itertools
 import json
 import math
 import queue
+import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,10 +75,16 @@ class TrainConfig:
             raise ZseError(f"train: set exactly one of steps and minutes, got {self.steps} and {self.minutes}")
         for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "checks"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ZseError(f"train.{name} must be above 0, got {value}")
-        if self.warmup < 0:
-            raise ZseError(f"train.warmup must be 0 or more, got {self.warmup}")
+            if value is not None and not 0 < value < math.inf:
+                raise ZseError(f"train.{name} must be above 0{_finite_too(value)}, got {value}")
+        for name in ("backbone_lr", "weight_decay", "warmup", "clip"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ZseError(f"train.{name} must be 0 or more{_finite_too(value)}, got {value}")
+
+
+def _finite_too(value: float) -> str:
+    return "" if math.isfinite(value) else ", and finite"
 
 
 class BatchSource(Protocol):
@@ -109,8 +116,13 @@ class WorkerContext(Protocol):
         """Every worker calls it equally often; `state` is set on rank 0 and is kept, whole, before it returns."""
         ...
 
+    def due(self) -> bool:
+        """Whether this worker would have all of them ask `leaving` now. Once a step, without waiting for others."""
+        ...
+
     def leaving(self) -> bool:
-        """Whether the training was told to go. Every worker asks after each step, and all hear the same."""
+        """Whether the training was told to go. Every worker asks after a step in which one was `due`, and all hear the
+        same."""
         ...
 
     def log(self, event: dict[str, float]) -> None:
@@ -119,7 +131,8 @@ class WorkerContext(Protocol):
 
 
 class LocalContext:
-    """One plain process. States go to `folder`; `on_event` hears of progress."""
+    """One plain process. States go to `folder`, each into a folder of its own, `state-<number>`, of which the highest
+    counts; `on_event` hears of progress."""
 
     rank = 0
     world_size = 1
@@ -141,16 +154,32 @@ class LocalContext:
 
     @contextmanager
     def restore(self) -> Iterator[Path | None]:
-        yield self.folder if self.folder and (self.folder / STATE_FILE).exists() else None
+        whole = self._states()
+        if whole or self.folder is None:
+            yield whole[-1] if whole else None
+        else:  # as earlier versions kept it: one state, its files in the folder itself
+            yield self.folder if (self.folder / STATE_FILE).exists() else None
 
     def report(self, metrics: dict[str, float], state: Path | None) -> None:
-        if state is not None and self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for file in sorted(
-                state.iterdir(), key=lambda f: f.name == STATE_FILE
-            ):  # the state last: it makes it whole
-                (self.folder / f"{file.name}.tmp").write_bytes(file.read_bytes())
-                (self.folder / f"{file.name}.tmp").rename(self.folder / file.name)
+        if state is None or self.folder is None:
+            return
+        before = self._states()
+        number = int(before[-1].name.removeprefix("state-")) + 1 if before else 0
+        partial, whole = self.folder / f"partial-{number:08d}", self.folder / f"state-{number:08d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(state, partial)
+        partial.rename(whole)  # from here on it is the state, before it is nothing
+        for old in before:
+            old.rename(self.folder / old.name.replace("state", "partial"))
+        for left in self.folder.glob("partial-" + 8 * "[0-9]"):
+            shutil.rmtree(left)
+
+    def _states(self) -> list[Path]:
+        """Whole ones, the last at the end."""
+        return [] if self.folder is None else sorted(self.folder.glob("state-" + 8 * "[0-9]"))
+
+    def due(self) -> bool:
+        return True
 
     def leaving(self) -> bool:
         return False
@@ -175,13 +204,23 @@ class FitState:
     best_step: int = 0
     cpu_seconds: float = 0.0
     """Of all workers, of the attempts that got as far as this state."""
+    check_seconds: float = 0.0
+    """CPU seconds of the first check, all workers: what a budget in minutes sets aside for each."""
     images: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     """Every logged point, in order: {"step": ..., name: value}."""
 
 
-class NonFiniteLossError(ZseError):
-    """The loss is NaN or infinite; nothing was updated with it."""
+class TrainingError(ZseError):
+    """What every worker raises at the same step, and would in every attempt."""
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss is NaN or infinite, and nothing was updated with it; or the weights are."""
+
+
+class SelectionError(TrainingError):
+    """The metric that checkpoints are chosen by is missing, or is no number."""
 
 
 def fit(
@@ -206,10 +245,13 @@ def fit(
     Told to go (`context.leaving`), it reports the state of the step that it is at and returns: `step` is below `total`.
 
     `validate` gives metrics of the current weights (on pseudo-unseen classes); it runs on rank 0 at each of
-    `config.checks` checks, and once before the first step. Without it the last weights are the best. `calibrate` gets
+    `config.checks` checks, and once before the first step. `select_by` is the one of them that the best weights are
+    chosen by, the higher the better. Without `validate` the last weights are the best. `calibrate` gets
     the best weights when all steps are done, on rank 0, and may set buffers of theirs. `patience`: a step, check
     included, that takes more seconds ends the process, with the stacks of its threads on stderr; 0 = none does.
-    Raises NonFiniteLossError, on every worker and before the update, naming the step.
+    Raises NonFiniteLossError, on every worker and before the update, naming the step, and where a check finds weights
+    that are not finite; SelectionError, on every worker, where `validate` does not give `select_by`, before the first
+    step, or gives a value that is not finite.
     """
     device = context.device
     method.to(device)
@@ -232,6 +274,9 @@ def fit(
             method.prepare((source.batch(i, share, shares).to(device) for i, share in positions), context.total)
         else:
             state, best_weights = _load(folder, method, optimizer)
+    known = {name for event in state.history if _is_check(event) for name in event} - {"step"}
+    if known:  # resumed: what the checks so far gave is what there is to choose by
+        _check_metric(select_by, known)
     spent_before = state.cpu_seconds
     if config.steps is not None:
         state.total = config.steps
@@ -244,16 +289,23 @@ def fit(
             context.report(metrics, _save(Path(temporary), method, optimizer, state, best_weights))
 
     def check(step: int) -> None:
-        """Validate, remember the best, hand the state over."""
+        """Validate, remember the best, hand the state over, then tell of it: what is told twice was not kept."""
         nonlocal best_weights
-        state.cpu_seconds = spent_before + clock.all_workers()
+        before = clock.all_workers()
+        state.cpu_seconds = spent_before + before
         metrics: dict[str, float] = {}
-        if context.rank == 0:
-            if validate is not None:
+        value: float | None = None
+        with _agreed(context):
+            if context.rank == 0 and step and not _finite(method):
+                raise NonFiniteLossError(f"The weights after step {step} are not finite. Lower train.lr?")
+            if context.rank == 0 and validate is not None:
                 method.eval()
                 with torch.no_grad():
                     metrics = validate(method)
-            value = metrics.get(select_by)
+                value = _selected(metrics, select_by, step)
+        if step == 0:
+            state.check_seconds = clock.all_workers() - before
+        if context.rank == 0:
             if value is None or state.best is None or value > state.best:
                 state.best, state.best_step = value, step
                 best_weights = _weights(method)
@@ -267,14 +319,14 @@ def fit(
                 best_weights = _weights(method)
                 method.load_state_dict(last)
             state.history.append({"step": step, **metrics})
-            context.log({"step": step, "total": state.total or 0, **metrics})
         keep(metrics)
+        if context.rank == 0:
+            context.log({"step": step, "total": state.total or 0, **metrics})
 
-    validation_cost = 0.0
-    if state.step == 0:
+    if state.step == 0 and not state.history:
         before = clock.all_workers()
         check(0)
-        validation_cost = clock.all_workers() - before
+        state.check_seconds = clock.all_workers() - before
     model = context.wrap(method)
     first = itertools.repeat(0) if config.overfit else itertools.count(state.step)
     batches = prefetch(source, ((step, share) for step in first for share in mine), shares)
@@ -301,9 +353,11 @@ def fit(
                     loss = torch.stack([value.mean() for value in losses.values()]).sum()
                     (loss * context.world_size / shares).backward()  # workers' gradients are averaged
                 parts.append({name: v.detach().mean().double() for name, v in {"loss": loss, **losses}.items()})
-            # One small all-reduce: every worker learns the mean losses, so each sees a bad one in the same step.
+            # One small all-reduce, read once: every worker learns the mean losses, so each sees a bad one in the same
+            # step, and whether any of them asks if the training was told to go.
             mean = torch.stack([torch.stack(list(part.values())) for part in parts]).sum(0)
-            means = (context.total(mean) / shares).tolist()
+            *sums, due = context.total(torch.cat([mean, mean.new_full((1,), float(context.due()))])).tolist()
+            means = [value / shares for value in sums]
             if not math.isfinite(means[0]):
                 raise NonFiniteLossError(f"The loss of step {step} is {means[0]}; no update was made. Lower train.lr?")
             if config.clip:
@@ -318,9 +372,10 @@ def fit(
             if state.total is None and done >= max(config.warmup, 8):
                 rate = (clock.all_workers() - measured_from) / (done - max(config.warmup // 4, 1))
                 assert config.minutes is not None
-                left = config.minutes * 60 - clock.all_workers() - config.checks * validation_cost
+                left = config.minutes * 60 - clock.all_workers() - config.checks * state.check_seconds
                 state.total = done + max(int(left / rate), 0)
-                check(done)  # the number of steps is a measurement: it is kept before anything depends on it
+                if done not in _check_steps(config, state.total):
+                    check(done)  # the number of steps is a measurement: it is kept before anything depends on it
             if window.due(done, state.total):
                 event = {"step": done, **window.drain(), "train/lr": lr}
                 state.history.append(event)
@@ -329,12 +384,50 @@ def fit(
                 batches.close()  # its thread reads the same source, which the last check may read too
             if state.total is not None and done in _check_steps(config, state.total):
                 check(done)
-            elif state.total is not None and context.leaving():
+            elif state.total is not None and due and context.leaving():
                 state.cpu_seconds = spent_before + clock.all_workers()
                 keep({})
                 break
     batches.close()
     return state
+
+
+@contextmanager
+def _agreed(context: WorkerContext) -> Iterator[None]:
+    """A TrainingError that one worker raises inside is raised by all of them."""
+    error: TrainingError | None = None
+    try:
+        yield
+    except TrainingError as found:
+        error = found
+    if context.total(torch.tensor([float(error is not None)], device=context.device)).item():
+        raise error or TrainingError("Another worker cannot go on: its error says why")
+
+
+def _selected(metrics: dict[str, float], select_by: str, step: int) -> float:
+    """The value of a check that weights are chosen by. Raises SelectionError."""
+    _check_metric(select_by, metrics.keys())
+    value = float(metrics[select_by])
+    if not math.isfinite(value):
+        raise SelectionError(
+            f"{select_by} at step {step} is {value}: no weights can be chosen by it. What is searched to choose by "
+            "needs sketches and photos of the same classes"
+        )
+    return value
+
+
+def _check_metric(select_by: str, known: Collection[str]) -> None:
+    if select_by not in known:
+        raise SelectionError(f"select_by: there is no metric {select_by!r}. Metrics of a check: {sorted(known)}")
+
+
+def _is_check(event: dict[str, float]) -> bool:
+    """Whether a point of the history is that of a check; the others are means of losses."""
+    return "train/loss" not in event
+
+
+def _finite(method: nn.Module) -> bool:
+    return all(bool(value.isfinite().all()) for value in method.state_dict().values())
 
 
 @contextmanager
@@ -491,4 +584,7 @@ def _load(
     method.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, weights_only=True, map_location="cpu"))
     raw: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
-    return FitState(**raw), load_file(folder / BEST_FILE)
+    state = FitState(**raw)
+    if state.best is not None and not math.isfinite(state.best):  # kept by an earlier version: nothing exceeds it
+        state.best = None
+    return state, load_file(folder / BEST_FILE)

@@ -64,7 +64,9 @@ from zse_model.fit import (
     FitState,
     LocalContext,
     NonFiniteLossError,
+    SelectionError,
     TrainConfig,
+    TrainingError,
     WorkerContext,
     fit,
 )
@@ -335,11 +337,12 @@ class RayContext(ProcessContext):
             torch.distributed.all_reduce(value)
         return value
 
+    def due(self) -> bool:
+        """Asking Ray is a barrier of 10 ms: not done in every step."""
+        return time.monotonic() - self.asked > NOTICED_EVERY
+
     def leaving(self) -> bool:
-        """Whether a node of the workers is about to go. Asking Ray is a barrier of 10 ms: not done in every step."""
-        due = torch.tensor([time.monotonic() - self.asked > NOTICED_EVERY], dtype=torch.float32, device=self.device)
-        if not self.total(due).item():
-            return False
+        """Whether a node of the workers is about to go."""
         self.asked = time.monotonic()
         return ray.train.get_preemption_info() is not None
 
@@ -362,13 +365,13 @@ class Journal:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.reason = ""
+        self.reason: tuple[type[TrainingError], str] | None = None
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: tuple[type[TrainingError], str]) -> None:
         """What every attempt would end with: it is not taken up again."""
         self.reason = reason
 
-    def given_up(self) -> str:
+    def given_up(self) -> tuple[type[TrainingError], str] | None:
         return self.reason
 
     def put(self, event: Event) -> None:
@@ -421,8 +424,10 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
                 stack.enter_context(sampled(node, context.log))
             try:
                 run_worker(settings["job"], context)
-            except NonFiniteLossError as error:  # on every worker in the same step, and in every attempt
-                ray.get(settings["journal"].give_up.remote(str(error)))
+            except (NonFiniteLossError, SelectionError) as error:  # every worker ends here, and in every attempt
+                ray.get(settings["journal"].give_up.remote((type(error), str(error))))
+            except TrainingError:  # another worker says why
+                pass
 
     trainer = TorchTrainer(
         worker,
@@ -447,7 +452,8 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
         if result.error:
             raise result.error
         if reason := ray.get(journal.given_up.remote()):
-            raise NonFiniteLossError(reason)
+            kind, why = reason
+            raise kind(why)
         latest = last_state(job.folder)
         if latest is None:
             raise storage.StorageError(f"Training left no state in {job.folder}/{STATES}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,15 @@ import torch
 
 from benchmarks.workers import CLASSES, Pictures
 from zse_model.backbones import BackboneConfig
-from zse_model.fit import LocalContext, NonFiniteLossError, TrainConfig, _optimizer, fit
+from zse_model.fit import (
+    STATE_FILE,
+    LocalContext,
+    NonFiniteLossError,
+    SelectionError,
+    TrainConfig,
+    _optimizer,
+    fit,
+)
 from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
 
 SIZE = 32
@@ -86,15 +95,188 @@ def test_the_best_weights_are_those_of_the_best_check(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     best, last = method(), method()
-    best.load_state_dict(load_file(tmp_path / "best.safetensors"))
-    last.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    with LocalContext(tmp_path).restore() as kept:
+        assert kept is not None
+        best.load_state_dict(load_file(kept / "best.safetensors"))
+        last.load_state_dict(load_file(kept / "model.safetensors"))
     assert torch.equal(weights(best), seen[1]) and torch.equal(weights(last), seen[3])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("check", [0, 2])
+def test_a_selection_value_that_is_no_number_is_refused(value: float, check: int, tmp_path: Path) -> None:
+    scores = iter([*[0.1] * check, value, 0.5, 0.5, 0.5])
+    with pytest.raises(SelectionError, match=rf"selection/mAP_all at step {3 * check} is {value}: no weights"):
+        fit(
+            method(),
+            Source(),
+            LocalContext(tmp_path),
+            config(),
+            validate=lambda _: {"selection/mAP_all": next(scores)},
+        )
+
+
+def test_a_metric_that_no_check_gives_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    def validate(_: RetrievalMethod) -> dict[str, float]:
+        return {"selection/mAP_all": 0.5, "selection/P_25": 0.2}
+
+    source, known = Source(), r"select_by: there is no metric 'mAP'. Metrics of a check: \['selection/P_25', 'selecti"
+    with pytest.raises(SelectionError, match=known):
+        fit(method(), source, LocalContext(), config(), validate=validate, select_by="mAP", prepare_steps=0)
+    assert not source.asked
+    fit(method(), Source(), LocalContext(tmp_path), config(steps=3, checks=1), validate=validate)
+    source = Source()
+    with pytest.raises(SelectionError, match=known):  # resumed
+        fit(method(), source, LocalContext(tmp_path), config(), validate=validate, select_by="mAP", prepare_steps=0)
+    assert not source.asked
+
+
+def test_weights_that_an_update_broke_are_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match="The weights after step 1 are not finite"):
+        fit(method(), Source(), LocalContext(tmp_path), config(lr=1e39, warmup=0, steps=1, checks=1))
+    with LocalContext(tmp_path).restore() as kept:
+        assert kept is not None and '"step": 0' in (kept / STATE_FILE).read_text()
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "clip", "backbone_lr"])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_a_setting_that_is_no_number_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"train\.{name} must be (above 0|0 or more)(, and finite)?, got {value}"):
+        config(**{name: value})
+
+
+def test_each_check_is_told_and_kept_once_wherever_a_training_breaks(tmp_path: Path) -> None:
+    def checked(events: list[dict[str, float]]) -> list[float]:
+        return [event["step"] for event in events if "selection/mAP_all" in event]
+
+    for broken_at in range(4):
+        told: list[dict[str, float]] = []
+        context = LocalContext(tmp_path / str(broken_at), told.append)
+        settings, validate = config(steps=4, checks=2), lambda _: {"selection/mAP_all": 0.5}
+        with pytest.raises(OSError, match="went away"):
+            fit(method(), Source(broken_at=broken_at), context, settings, validate=validate, prepare_steps=0)
+        state = fit(method(), Source(), context, settings, validate=validate, prepare_steps=0)
+        again = fit(method(), Source(), context, settings, validate=validate, prepare_steps=0)
+        assert checked(told) == checked(state.history) == checked(again.history) == [0, 2, 4], broken_at
+
+
+def test_the_check_that_ends_a_spent_budget_is_told_once(tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+    concluded: list[int] = []
+    m = method()
+    m.conclude = lambda batches: concluded.append(1)  # type: ignore[method-assign]
+    state = fit(
+        m,
+        Source(),
+        LocalContext(tmp_path, told.append),
+        config(steps=None, minutes=1e-6),
+        validate=lambda _: {"selection/mAP_all": 0.5},
+        prepare_steps=0,
+    )
+    for events in (told, state.history):
+        assert [event["step"] for event in events if "selection/mAP_all" in event] == [0, state.total]
+    assert concluded == [1]
+
+
+def test_workers_speak_once_a_step_and_are_waited_for_once() -> None:
+    class Counts(LocalContext):
+        def __init__(self) -> None:
+            super().__init__(device=torch.device("cpu"))
+            self.sums: list[int] = []
+            self.asked = 0
+
+        def total(self, value: torch.Tensor) -> torch.Tensor:
+            self.sums.append(value.numel())
+            return value
+
+        def due(self) -> bool:
+            return self.asked < 2
+
+        def leaving(self) -> bool:
+            self.asked += 1
+            return False
+
+    few, many = Counts(), Counts()
+    fit(method(), Source(), few, config(steps=4, checks=1), prepare_steps=0)
+    fit(method(), Source(), many, config(steps=9, checks=1), prepare_steps=0)
+    assert len(many.sums) - len(few.sums) == 5
+    assert few.asked == many.asked == 2, "only where one of them is due"
+
+
+def test_a_training_that_is_told_to_go_keeps_its_step_and_goes_on(tmp_path: Path) -> None:
+    class Leaves(LocalContext):
+        def leaving(self) -> bool:
+            self.steps = getattr(self, "steps", 0) + 1
+            return self.steps == 2
+
+    whole, left = method(), method()
+    fit(whole, Source(), LocalContext(tmp_path / "whole"), config(checks=1))
+    assert fit(left, Source(), Leaves(tmp_path / "left"), config(checks=1)).step == 2
+    resumed = method()
+    assert fit(resumed, Source(), LocalContext(tmp_path / "left"), config(checks=1)).step == 9
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_state_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Killed before each thing that is done to a file, one after the other."""
+    doing: list[int] = []  # how many more may be done; empty = any number
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        done_to_files = event == "open" or event.startswith(
+            ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil")
+        )
+        if doing and done_to_files and str(tmp_path) in str(arguments):
+            doing[0] -= 1
+            if doing[0] < 0:
+                raise Killed
+
+    def state(n: int) -> Path:
+        (tmp_path / "made").mkdir(exist_ok=True)
+        for name in ("best.safetensors", "model.safetensors", "optimizer.pt", STATE_FILE):
+            (tmp_path / "made" / name).write_text(str(n))
+        return tmp_path / "made"
+
+    def kept(folder: Path) -> set[str]:
+        with LocalContext(folder).restore() as found:
+            assert found is not None
+            files = {file.name: file.read_text() for file in found.iterdir() if file.is_file()}
+        assert {"best.safetensors", "model.safetensors", "optimizer.pt", STATE_FILE} <= files.keys()
+        return {files[name] for name in files if name != "other"}
+
+    sys.addaudithook(hook)
+    ended, killed_after = False, 0
+    for flat in (False, True):
+        for killed_after in range(100):
+            folder = tmp_path / f"{flat}-{killed_after}"
+            if flat:  # as earlier versions kept it
+                shutil.copytree(state(0), folder)
+            else:
+                LocalContext(folder).report({}, state(0))
+            made = state(1)
+            doing.append(killed_after)
+            try:
+                LocalContext(folder).report({}, made)
+                ended = True
+            except Killed:
+                ended = False
+            doing.clear()
+            assert kept(folder) in ({"0"}, {"1"})
+            LocalContext(folder).report({}, state(2))
+            assert kept(folder) == {"2"}
+            assert [f.name for f in folder.iterdir() if f.is_dir()] == [max(f.name for f in folder.glob("state-*"))]
+            if ended:
+                break
+        assert ended and killed_after > 5
 
 
 def test_a_budget_becomes_a_number_of_steps_and_is_kept(tmp_path: Path) -> None:
     context = LocalContext(tmp_path)
     state = fit(method(), Source(), context, config(steps=None, minutes=0.03))
-    assert state.total == state.step and state.total >= 8
+    assert state.total is not None and state.total == state.step and state.total >= 8
     assert 0.5 < state.cpu_seconds / (0.03 * 60) < 2.0
     again = fit(method(), Source(), context, config(steps=None, minutes=60))
     assert again.total == state.total, "a resumed run keeps the measured number"

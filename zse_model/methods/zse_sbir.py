@@ -232,7 +232,8 @@ class ZseSbir(RetrievalMethod):
         if c.triplet:
             losses["triplet"] = c.triplet * triplet(sketch_ret[:b], photo_ret[:b], photo_ret[b:], c.margin)
         if c.relation:
-            target = torch.tensor([0.99, 0.01], device=logits.device).repeat_interleave(b)
+            # Filled where it is used: copying it there would be a wait of the host in every step.
+            target = torch.cat([torch.full((b,), value, device=logits.device) for value in (0.99, 0.01)])
             losses["relation"] = c.relation * (logits.float().sigmoid() - target).square().view(2, b).mean(0)
         losses |= embedding_losses(
             embedding,

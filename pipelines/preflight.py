@@ -166,13 +166,16 @@ def refuse_repeats(config: ExperimentConfig, images: str) -> None:
     first = trained.names()
     tested = leakable(members, split, asked.distractors, seen_classes=asked.seen_classes)
     chosen_by = members.of(categories=split.pseudo_unseen)
-    for what, pictures in (("tested", tested), ("chosen by", chosen_by)):
+    for what, pictures, mend in (
+        ("tested", tested, "put both classes on one side of dataset.split"),
+        ("chosen by", chosen_by, "draw other pseudo-unseen classes by --set dataset.split_seed=N"),
+    ):
         both = [(first[sha], id) for sha, id in zip(pictures.sha256, pictures.id, strict=True) if sha in first]
         if both:
             named = "; ".join(f"{a} = {b}" for a, b in both[:NAMED]) + (" ..." if len(both) > NAMED else "")
             raise LeakError(
                 f"{len(both)} pictures are trained on and {what}, with the same content: {named}. Remove one of each "
-                f"two from {source['source']}, or put both classes on one side of dataset.split"
+                f"two from {source['source']}, or {mend}"
             )
 
 

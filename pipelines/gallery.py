@@ -90,7 +90,8 @@ def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
     if not files:
         raise storage.StorageError(f"{gallery} holds no pictures")
     listed = [asdict(f) for f in files]
-    key = storage.digest([shards.SCHEMA_VERSION, checkpoint.digest, storage.absolute(gallery), listed], 16)
+    digest = checkpoint.digest
+    key = storage.digest([shards.SCHEMA_VERSION, digest, storage.absolute(gallery), listed], 16)
     folder = storage.join(workspace, "encodings", f"search-{key}")
     if shards.has_manifest(folder):
         return folder
@@ -112,7 +113,7 @@ def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
         raise storage.StorageError(f"None of the {len(files)} files in {gallery} is a usable photo")
     full = [note for note in notes if note["paths"]]
     made = {"parts": [note["part"] for note in full], "names": full[0]["names"], "paths": paths, "skipped": skipped}
-    shards.write_manifest(folder, {"checkpoint_hash": checkpoint.digest, "gallery": storage.absolute(gallery), **made})
+    shards.write_manifest(folder, {"checkpoint_hash": digest, "gallery": storage.absolute(gallery), **made})
     return folder
 
 

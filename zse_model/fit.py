@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zse_model.backbones import Backbone
+from zse_model.checkpoint import fill, read_tensors
 from zse_model.errors import ZseError
 from zse_model.gather import gathering
 from zse_model.methods.base import RetrievalMethod, TrainBatch
@@ -581,10 +582,10 @@ def _save(
 def _load(
     folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[FitState, dict[str, Tensor] | None]:
-    method.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
+    fill(method, read_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
     optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, weights_only=True, map_location="cpu"))
     raw: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
     state = FitState(**raw)
     if state.best is not None and not math.isfinite(state.best):  # kept by an earlier version: nothing exceeds it
         state.best = None
-    return state, load_file(folder / BEST_FILE)
+    return state, read_tensors(folder / BEST_FILE)

@@ -34,7 +34,6 @@ import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipelines import logs, metrics, shards, storage
@@ -54,7 +53,17 @@ from pipelines.selection import Selection
 from pipelines.states import STATES, keep_state, last_state, state_copy
 from pipelines.system import sampled
 from pipelines.tracking import TrainingRun
-from zse_model.checkpoint import INFO, Checkpoint, load_checkpoint, read_seen, save_checkpoint, seen_keys, start_from
+from zse_model.checkpoint import (
+    INFO,
+    Checkpoint,
+    fill,
+    load_checkpoint,
+    read_seen,
+    read_tensors,
+    save_checkpoint,
+    seen_keys,
+    start_from,
+)
 from zse_model.evaluation.leaks import refuse_start
 from zse_model.fit import (
     BEST_FILE,
@@ -520,7 +529,7 @@ def _publish(job: Job, state_folder: Path, run_id: str | None) -> str:
     """The best weights of a finished training as a checkpoint; the manifest last."""
     state = FitState(**json.loads((state_folder / STATE_FILE).read_text()))
     method = job.create_method(load_weights=False)
-    method.load_state_dict(load_file(state_folder / BEST_FILE), strict=True)
+    fill(method, read_tensors(state_folder / BEST_FILE), state_folder / BEST_FILE)
     training = {
         "steps": state.total,
         "best_step": state.best_step,

@@ -82,10 +82,11 @@ class Ranker(PythonModel):
                     "`zse embed --gallery FOLDER --checkpoint CHECKPOINT` ends with one"
                 )
             photos = open_gallery(self._index, MEMORY)
-            if photos.checkpoint_hash != self._checkpoint.digest:
+            digest = self._checkpoint.digest
+            if photos.checkpoint_hash != digest:
                 raise ZseError(
                     f"The index {self._index} was encoded by checkpoint {photos.checkpoint_hash[:16]}, this model is "
-                    f"{self._checkpoint.digest[:16]}. Encode the photos with it: zse embed --gallery"
+                    f"{digest[:16]}. Encode the photos with it: zse embed --gallery"
                 )
             self._photos = photos
         return self._photos

@@ -266,26 +266,38 @@ def promote(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the decision and its reasons; change nothing.")
     ] = False,
+    few_classes: Annotated[
+        bool,
+        typer.Option(
+            "--few-classes", help="Let fewer than 10 classes decide, by the difference alone; tags the version."
+        ),
+    ] = False,
 ) -> None:
-    """Let rules decide whether a model becomes the champion: better on what one may choose by, no worse elsewhere.
+    """Promote a model if rules find it significantly better on selection data and no worse anywhere else.
 
-    Every rule must hold; else the candidate is the challenger. Reads what both were evaluated on (`zse evaluate --set
-    evaluation.classes=pseudo_unseen` is what the shipped rules ask for), sets the aliases and logs the reasons.
+    Every rule must hold; else the candidate is the challenger. Reads what both were evaluated on: `zse run` evaluates
+    the pseudo-unseen classes that the shipped rules choose by. Where something is missing the reason has the command
+    that makes it. Without a champion the candidate must beat the reference rows, or chance.
 
     Example: `zse promote workspace/checkpoints/... --name zse --dry-run`
     """
     from pipelines.jobs.promote import promote as decide
     from pipelines.promotion import load_rules
 
-    decision = decide(candidate, name, load_rules(rules), workspace, dry_run=dry_run)
+    decision = decide(candidate, name, load_rules(rules), workspace, dry_run=dry_run, few_classes=few_classes)
     model = name or candidate.removeprefix("models:/").partition("@")[0].partition("/")[0]
-    becomes, place = f"{'would become' if dry_run else 'is'} the champion of {model}", ["--workspace", workspace]
-    _last(
-        f"{candidate} {becomes if decision.promoted else f'is not promoted: {model} keeps its champion'}",
-        command("evaluate", "--checkpoint", f"models:/{model}@champion", "--experiment", "NAME", *place)
-        if decision.promoted
-        else command("compare", f"models:/{model}@champion", candidate, *place),
-    )
+    where = ["--workspace", workspace]
+    again = command("promote", candidate, *(["--name", name] if name else []), *where)
+    if decision.promoted:
+        said = f"{'would become' if dry_run else 'is'} the champion of {model}"
+        found = ["search", "--sketch", "FILE", "--gallery", "FOLDER", "--checkpoint", f"models:/{model}@champion"]
+        following = again if dry_run else command(*found, *where)
+    elif decision.champion is None:
+        said, following = f"is not promoted: {model} has no champion yet", again
+    else:
+        said = f"is not promoted: {model} keeps its champion"
+        following = command("compare", f"models:/{model}@champion", candidate, *where)
+    _last(f"{candidate} {said}", following)
 
 
 @app.command()
@@ -750,14 +762,15 @@ def _evaluate_settings(
 
 def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, report: Path | None) -> None:
     from pipelines import storage
-    from pipelines.jobs.run import result_table
+    from pipelines.jobs.run import result_tables
     from pipelines.tracking import tracking_uri, ui_command
 
     rows = out.rows()
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(json.dumps(rows, indent=1))
-    show(result_table(out))
+    for table in result_tables(out):
+        show(table)
     for name, folder in out.reports.items():
         if name in config.methods:
             say(f"{name}: checkpoint {out.checkpoints[name]}, report {folder}")

@@ -3,7 +3,8 @@
     <out>/compare.json  compare-1.png: the first with the second, compare-2.png: with the third, ...
 
 A difference is tested on the queries that both answered, resampled by class (by photo for fine-grained retrieval), as
-the intervals of a report are. The picture shows the queries of the unseen classes whose average precision differs most.
+the intervals of a report are; of fewer than ten classes it is shown and not tested. The picture shows the queries of
+the unseen classes whose average precision differs most.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from rich.table import Table
 from pipelines import shards, storage
 from pipelines.jobs.evaluate import TOP
 from pipelines.members import read_members
-from pipelines.queries import Queries, difference, key_parts
+from pipelines.queries import Difference, Queries, difference, key_parts
 from pipelines.sheets import Row, decode_all, draw_sheet
 from zse_model.errors import ZseError
-from zse_model.evaluation.metrics import PairedDifference
+from zse_model.split import FEWEST
 
 KEYS = ("setting", "protocol", "mode", "metric")
 SHOWN = 4  # queries that gain most, and as many that lose most
@@ -45,7 +46,7 @@ class Compared:
     metric: str
     modes: tuple[str, str]
     means: tuple[float, float]
-    difference: PairedDifference
+    difference: Difference
     """Second minus first."""
     classes: tuple[int, int, int]
     """In how many the second is better, equal, worse."""
@@ -82,7 +83,16 @@ def compare(
     if not asked:
         known = ", ".join(sorted({"/".join(x) for x, _ in pairs}))
         raise ZseError(f"Nothing of both is setting {setting}, mode {mode}, metric {metric}. Of both there is {known}")
-    return [_compared(a, b, x, y) for x, y in asked]
+    found: list[Compared] = []
+    refused: ZseError | None = None
+    for x, y in asked:
+        try:
+            found.append(_compared(a, b, x, y))
+        except ZseError as error:
+            refused = refused or error
+    if not found and refused is not None:
+        raise refused
+    return found
 
 
 def compare_reports(
@@ -93,33 +103,42 @@ def compare_reports(
     mode: str | None = None,
     setting: str | None = None,
 ) -> list[tuple[tuple[Report, Report], Compared]]:
-    """`compare` of every two that were evaluated on the same, each with where it was found; of what several pairs
-    measured, the first one's. Raises ValueError where nothing of all of them can be compared."""
-    measured = {report.folder: _of(report) for report in (*first, *second)}
-    pairs = [(a, b) for a in first for b in second if measured[a.folder] == measured[b.folder]]
+    """`compare` of every two, each with where it was found; of what several pairs measured the first one's, pairs of
+    one split before others: the unseen classes of two splits may be the same. Raises ValueError where nothing of all of
+    them can be compared."""
+    measured = {report.folder: measured_on(report) for report in (*first, *second)}
+    every = [(a, b, measured[a.folder], measured[b.folder]) for a in first for b in second]
+    pairs = [(a, b) for a, b, x, y in every if x == y]
+    pairs += [(a, b) for a, b, x, y in every if x != y and x[1] == y[1] and x[2] & y[2]]
     found: dict[tuple[str, ...], tuple[tuple[Report, Report], Compared]] = {}
     refused: ValueError | None = None
     for pair in pairs or [(first[0], second[0])]:  # the latter says what they lack
         try:
             for one in compare(*pair, metric=metric, mode=mode, setting=setting):
                 found.setdefault((one.setting, one.protocol, one.metric, *one.modes), (pair, one))
-        except ValueError as error:
+        except ZseError as error:
             refused = refused or error
     if not found and refused is not None:
         raise refused
     return list(found.values())
 
 
-def _of(report: Report) -> tuple[str, str]:
-    """What a report was evaluated on."""
+def measured_on(report: Report) -> tuple[str, str, frozenset[str]]:
+    """What a report was evaluated on: split, data, settings."""
     manifest = shards.read_manifest(report.folder, "zse evaluate")
-    return manifest["split_hash"], manifest["dataset_fingerprint"]
+    return manifest["split_hash"], manifest["dataset_fingerprint"], frozenset(manifest["settings"])
 
 
 def _compared(a: Queries, b: Queries, x: tuple[str, ...], y: tuple[str, ...]) -> Compared:
     setting, protocol, mode, metric = x
     key, other = "/".join(x), "/".join(y)
     found = difference(b, a, other, key)
+    photos = a.gallery(key), b.gallery(other)
+    if photos[0] != photos[1]:
+        raise ZseError(
+            f"{a.report} and {b.report} searched other galleries of {setting}, {photos[0]} and {photos[1]} photos. "
+            "Evaluate both on the same data and split"
+        )
     ours, theirs = a.values(key), b.values(other)
     signs = np.sign(list(by_class_difference(a.category, (theirs - ours).numpy()).values()))
     classes = int((signs > 0).sum()), int((signs == 0).sum()), int((signs < 0).sum())
@@ -199,7 +218,7 @@ def table(names: Sequence[str], found: Sequence[Compared]) -> Table:
             one.metric,
             *(f"{mean:.3f}" for mean in one.means),
             f"{d.value:+.3f}",
-            "" if np.isnan(d.low) else f"{d.low:+.3f} to {d.high:+.3f}",
+            f"too few classes ({d.classes} < {FEWEST})" if d.few else f"{d.low:+.3f} to {d.high:+.3f}",
             "" if np.isnan(d.p) else f"{d.p:.3f}",
             "{} +, {} =, {} -".format(*one.classes),
         )

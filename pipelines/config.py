@@ -57,8 +57,9 @@ class ClusterConfig:
 class EvaluationConfig:
     __pydantic_config__ = {"extra": "forbid"}
 
-    classes: Literal["unseen", "pseudo_unseen"] = "unseen"
-    """What is searched: the unseen classes, or to choose by the pseudo-unseen ones (a setting `-selection`)."""
+    classes: Literal["both", "unseen", "pseudo_unseen"] = "both"
+    """What is searched: the unseen classes, to choose by the pseudo-unseen ones (a setting `-selection`), or both, each
+    in a report of its own; of a checkpoint that is named the unseen ones alone."""
     protocols: tuple[str, ...] = ("plain", "zse_paper")
     references: tuple[Literal["untrained", "raw_pixels"], ...] = ()
     """Rows to stand beside the methods: their networks before training, and pixels compared as they are."""

@@ -7,6 +7,7 @@ photos     of the pseudo-unseen classes does, which are new to the model and of 
            they are. Beyond 0.6 they are further away than new classes alone would be. (Nearest neighbours tell what is
            out of distribution: Sun et al., ICML 2022; the comparison is our design. A ratio of medians was tried:
            cosines to the nearest of many saturate, and photos of pure noise had 1.2.)
+           Of fewer than ten classes, of the data or pseudo-unseen, ink and distances are numbers without a verdict.
 classes    The share of the photos that would have to change their class to have the last evaluation's mix, 0..1.
            Beyond 0.2: a mean over queries is of other classes.
 """
@@ -26,6 +27,7 @@ from pipelines.loaders import encode_pictures
 from pipelines.members import Members, read_members, read_pictures, training_members
 from pipelines.pictures import decode_pixels
 from zse_model.checkpoint import Checkpoint, load_checkpoint
+from zse_model.split import FEWEST
 from zse_model.transforms import Modality
 
 SAMPLE = 256  # pictures of a modality that stand for the training, and for a data set
@@ -35,7 +37,7 @@ MODALITIES: tuple[tuple[Modality, str], ...] = (("sketch", "sketches"), ("photo"
 
 Reference = Mapping[str, np.ndarray]
 """Of a training: `ink` float32 [n]; by modality `<modality>` float32 [n, d], unit vectors, and `<modality>_new` float32
-[m], the distances of pseudo-unseen pictures from them."""
+[m], the distances of pseudo-unseen pictures from them; `new_classes` int64 [1], of how many classes those are."""
 
 
 def reference(workspace: str, folder: str) -> Reference:
@@ -70,6 +72,7 @@ def reference(workspace: str, folder: str) -> Reference:
             found["ink"] = ink
         found[modality] = vectors[0].numpy()
         found[f"{modality}_new"] = distances(vectors[1], vectors[0]).numpy()
+    found["new_classes"] = np.array([len(np.unique(new.category))])
     storage.write_bytes(url, save(found))
     return found
 
@@ -148,12 +151,24 @@ def class_difference(now: Mapping[str, Mapping[str, int]], before: Mapping[str, 
     return sum(abs(shares[0].get(name, 0) - shares[1].get(name, 0)) for name in names) / 2
 
 
-def beyond(found: Mapping[str, float]) -> list[str]:
-    """What has drifted, in words."""
+def classes_behind(own: int, trained: Reference | None) -> dict[str, int]:
+    """Of how many classes a measure is: those of the data, and for distances also the pseudo-unseen ones."""
+    if trained is None or "new_classes" not in trained:
+        return {"ink": own}
+    both = min(own, int(trained["new_classes"][0]))
+    return {"ink": own, "sketches": both, "photos": both}
+
+
+def beyond(found: Mapping[str, float], classes: Mapping[str, int] | None = None) -> list[str]:
+    """What has drifted, in words; nothing that too few classes say. classes: of `classes_behind`."""
     said = {
         "ink": "sketches with {:+.1f} standard deviations of ink",
         "sketches": "sketches further from the training than its own new classes in {:.0%} of pairs",
         "photos": "photos further from the training than its own new classes in {:.0%} of pairs",
         "classes": "another mix of classes ({:.0%} of the photos)",
     }
-    return [said[name].format(value) for name, value in found.items() if abs(value) > LIMITS[name]]
+    return [
+        said[name].format(value)
+        for name, value in found.items()
+        if abs(value) > LIMITS[name] and (classes or {}).get(name, FEWEST) >= FEWEST
+    ]

@@ -8,24 +8,29 @@
       - {mode: ret, ms_query_1000: 2.0}
 
 `better` may read only what one may choose by: settings with `use: selection`. Guards may read every setting; the
-decision says which of them are for reports.
+decision says which of them are for reports. Where there is no champion, `better` compares with the reference rows that
+were measured on the same queries, or with chance. What fewer than ten classes say decides nothing, unless it is asked
+for (`few_classes`): then the differences alone are compared with the margins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
-from math import isnan
+from typing import Any
 
 from pipelines import shards, storage
-from pipelines.compare import Compared, Report, compare_reports
+from pipelines.compare import Compared, Report, compare_reports, measured_on
 from pipelines.config import ConfigError, read_section
 from pipelines.costs import MEASURES
-from pipelines.jobs.evaluate import COSTS
+from pipelines.jobs.evaluate import COSTS, REPORT
+from pipelines.missing import evaluated_by, evaluation_command, searching
+from pipelines.queries import Queries, interval
 from pipelines.written import read_yaml
 from zse_model.errors import ZseError
+from zse_model.split import FEWEST
 
 SLACK = 0.005  # the least margin of a guard
 
@@ -44,9 +49,11 @@ class Paired:
     protocol: str = "plain"
     margin: float = 0.0
     """What the difference must exceed, or by how much a guard lets it fall; 0 or more."""
+    floor: float | None = None
+    """Of `better`, where there is no champion: what the candidate's own value must exceed. None = the references."""
 
     def __post_init__(self) -> None:
-        if self.margin < 0:
+        if not self.margin >= 0:
             raise ZseError(f"margin must be 0 or more, got {self.margin}")
 
     def names(self, setting: str) -> bool:
@@ -94,6 +101,10 @@ class Reason:
 class Decision:
     promoted: bool
     reasons: tuple[Reason, ...]
+    champion: str | None = None
+    """Who was compared with; None = there is none."""
+    few_classes: int | None = None
+    """The fewest classes that a rule was decided by; None where each had enough."""
 
 
 def load_rules(url: str | None) -> Rules:
@@ -110,24 +121,59 @@ def load_rules(url: str | None) -> Rules:
     return rules
 
 
-def decide(rules: Rules, champion: Sequence[Report], candidate: Sequence[Report]) -> Decision:
+def decide(
+    rules: Rules,
+    champion: Sequence[Report],
+    candidate: Sequence[Report],
+    *,
+    references: Sequence[Report] = (),
+    few_classes: bool = False,
+    workspace: str = "workspace",
+) -> Decision:
     """Whether the candidate takes the champion's place: only if every rule holds. Reports, the newest first.
 
-    Without a report of a champion only the costs are asked. Raises ConfigError for a `better` rule that reads a setting
-    that is for reports.
+    Without a report of a champion, `better` compares with the references, or with chance. few_classes: fewer than
+    FEWEST classes decide, too. workspace: where what is missing would be made. Raises ConfigError for a `better` rule
+    that reads a setting that is for reports.
     """
-    reasons: list[Reason] = []
-    if champion:
-        _refuse_reports(rules.better, (*champion, *candidate))
-        for rule in rules.better:
-            reasons += _paired(rule, champion, candidate, lambda rule, low: low > rule.margin, "must exceed {:+g}")
-        for rule in rules.no_worse:
-            reasons += _paired(rule, champion, candidate, lambda rule, low: low >= -rule.margin, "may fall by {:g}")
-    else:
-        reasons.append(Reason(True, "there is no champion to compare with"))
+    _refuse_reports(rules.better, (*champion, *candidate))
+    verdicts: list[_Verdict] = []
+    for rule in rules.better:
+        above, asked = rule.margin, f"must exceed {rule.margin:+g}"
+        if champion:
+            verdicts += _paired(rule, champion, candidate, above, asked, workspace)
+        else:
+            verdicts += _first(rule, references, candidate, workspace)
+    for rule in rules.no_worse if champion else ():
+        # A guard holds at its very limit, too.
+        verdicts += _paired(rule, champion, candidate, -rule.margin, f"may fall by {rule.margin:g}", workspace, at=True)
+    reasons = [verdict.reason(few_classes) for verdict in verdicts]
     for limit in rules.faster:
         reasons += _within(limit, candidate)
-    return Decision(all(reason.holds for reason in reasons), tuple(reasons))
+    few = min((v.classes for v in verdicts if few_classes and v.few and v.classes is not None), default=None)
+    against = champion[0].name if champion else None
+    return Decision(all(reason.holds for reason in reasons), tuple(reasons), against, few)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What one rule says of one setting, before it is known whether few classes may decide."""
+
+    holds: bool
+    text: str
+    classes: int | None = None
+    """By how many; None where it is no question of statistics."""
+
+    @property
+    def few(self) -> bool:
+        return self.classes is not None and self.classes < FEWEST
+
+    def reason(self, few_classes: bool) -> Reason:
+        if not self.few:
+            return Reason(self.holds, self.text)
+        if few_classes:
+            return Reason(self.holds, f"{self.text}; decided by the difference alone, as --few-classes asks")
+        return Reason(False, f"{self.text}; so few decide nothing: raise dataset.pseudo_unseen, or give --few-classes")
 
 
 def _refuse_reports(better: Sequence[Paired], reports: Sequence[Report]) -> None:
@@ -146,28 +192,141 @@ def _paired(
     rule: Paired,
     champion: Sequence[Report],
     candidate: Sequence[Report],
-    holds: Callable[[Paired, float], bool],
+    above: float,
     asked: str,
-) -> Iterator[Reason]:
-    """One reason for each setting that the rule names, or that there is none."""
+    workspace: str,
+    *,
+    at: bool = False,
+) -> Iterator[_Verdict]:
+    """One verdict for each setting that the rule names, or that there is none and what would make it.
+
+    above: what the interval's lower end must exceed, or with `at` reach; of few classes the difference itself.
+    """
     try:
         compared = compare_reports(champion, candidate, metric=rule.metric, mode=rule.mode)
-    except ValueError as error:
+        why = ""
+    except ZseError as error:
         compared, why = [], str(error)
-    else:
-        why = "Evaluate both on it"
-    newest: dict[str, tuple[tuple[Report, Report], Compared]] = {}  # older versions of a data set decide nothing
-    for pair, one in compared:
+    newest: dict[str, tuple[Report, Compared]] = {}  # older versions of a data set decide nothing
+    for (report, _), one in compared:
         if rule.names(one.setting) and one.protocol == rule.protocol:
-            newest.setdefault(one.setting.rpartition(".")[0], (pair, one))
+            newest.setdefault(one.setting.rpartition(".")[0], (report, one))
     if not newest:
-        yield Reason(False, f"{rule.setting} {rule.metric} {rule.mode}: nothing that both measured. {why}")
-    for (report, _), one in newest.values():
-        d, use = one.difference, shards.read_manifest(report.folder, "zse evaluate").get("use", "report")
-        where = f"{one.setting} ({use}) {rule.protocol} {rule.mode} {rule.metric}"
-        numbers = f"{one.means[0]:.3f} to {one.means[1]:.3f}, {d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
-        low = d.value if isnan(d.low) else d.low  # one class has no interval
-        yield Reason(holds(rule, low), f"{where}: {numbers}, {asked.format(rule.margin)}")
+        missing = _missing(rule, (champion, candidate), workspace) or f" {why}"
+        yield _Verdict(False, f"{rule.setting} {rule.metric} {rule.mode}: nothing that both measured.{missing}")
+    for report, one in newest.values():
+        d = one.difference
+        low = d.value if d.few else d.low
+        numbers = f"{one.means[0]:.3f} to {one.means[1]:.3f}, {d.text()}, {asked}"
+        yield _Verdict(
+            low > above or (at and low == above), f"{_where(rule, report, one.setting)}: {numbers}", d.classes
+        )
+
+
+def _first(
+    rule: Paired, references: Sequence[Report], candidate: Sequence[Report], workspace: str
+) -> Iterator[_Verdict]:
+    """Of a candidate without a champion: above the rule's floor, or above each reference, or above chance."""
+    mode = rule.mode.rpartition(",")[2]
+    found = _rows(rule, candidate, mode)
+    if not found:
+        missing = _missing(rule, (candidate,), workspace)
+        yield _Verdict(False, f"{rule.setting} {rule.metric} {mode}: the first candidate has not measured it.{missing}")
+    for report, row in found:
+        where = f"{_where(rule, report, row['setting'])}: there is no champion"
+        others = [] if rule.floor is not None else _against(references, report, rule, row)
+        for name, one in others:
+            d, numbers = one.difference, f"{one.means[1]:.3f}, {one.difference.text()} from {name}"
+            holds = (d.value if d.few else d.low) > rule.margin
+            yield _Verdict(holds, f"{where}, {numbers}, must exceed {rule.margin:+g}", d.classes)
+        if others:
+            continue
+        least, name = (rule.floor, "its floor") if rule.floor is not None else (_chance(report, row), "chance")
+        if least is None:
+            yield _Verdict(False, f"{where}, and no reference was measured there. Give the rule a `floor`")
+            continue
+        low = row["value"] if row["classes"] < FEWEST else row["ci_low"]
+        yield _Verdict(
+            low > least,
+            f"{where}, {row['value']:.3f} ({interval(row, ' to ')}), must exceed {name} {least:.3f}",
+            row["classes"],
+        )
+
+
+def _against(
+    references: Sequence[Report], report: Report, rule: Paired, row: dict[str, Any]
+) -> list[tuple[str, Compared]]:
+    """The candidate's report minus raw pixels, and minus the same method before its training, as far as they were
+    measured on the same queries."""
+    own = row["method"]
+    found: dict[str, Compared] = {}
+    for reference in references:
+        name = _about(reference)["method"]
+        if name in ("raw_pixels", f"{own}-untrained") and measured_on(reference) == measured_on(report):
+            modes = f"ret,{row['mode']}"
+            try:
+                compared = compare_reports(
+                    [reference], [report], metric=rule.metric, mode=modes, setting=row["setting"]
+                )
+            except ZseError:  # another metric, or other queries
+                continue
+            for _, one in compared:
+                if one.protocol == rule.protocol:
+                    found.setdefault(name, one)
+    return list(found.items())
+
+
+def _rows(rule: Paired, candidate: Sequence[Report], mode: str) -> list[tuple[Report, dict[str, Any]]]:
+    """What the rule reads of the candidate, each setting on its newest data."""
+    newest: dict[str, tuple[Report, dict[str, Any]]] = {}
+    for report in candidate:
+        for row in storage.read_json(storage.join(report.folder, REPORT)):
+            if rule.names(row["setting"]) and (row["protocol"], row["metric"], row["mode"]) == (
+                rule.protocol,
+                rule.metric,
+                mode,
+            ):
+                newest.setdefault(row["setting"].rpartition(".")[0], (report, row))
+    return list(newest.values())
+
+
+def _chance(report: Report, row: dict[str, Any]) -> float | None:
+    """The expected mAP_all of a random order; None for another metric, or where the data is gone."""
+    images = _about(report).get("images")
+    if row["metric"] != "mAP_all" or images is None or not shards.has_manifest(images):
+        return None
+    counts, gallery = shards.read_manifest(images, "zse ingest")["counts"], row["gallery"]
+    relevant = [counts[category].get("photo", 0) for category in Queries(report.folder).category]
+    harmonic = sum(1 / i for i in range(1, gallery + 1))
+    shares = [(r - 1) / max(gallery - 1, 1) for r in relevant if r]
+    return sum(share + (1 - share) * harmonic / gallery for share in shares) / len(shares)
+
+
+def _missing(rule: Paired, sides: Sequence[Sequence[Report]], workspace: str) -> str:
+    """The commands that make what the rule wants to read, of the sides that lack it: by the experiment of the side that
+    has it, the last one first."""
+    has = [next((r for r in side if any(map(rule.names, _about(r)["settings"]))), None) for side in sides]
+    model = next(filter(None, reversed(has)), None)
+    if model is None:
+        classes = "pseudo_unseen" if "selection" in rule.setting else "unseen"
+        experiment = searching(evaluated_by(sides[-1][0].folder), classes)
+    else:
+        experiment = evaluated_by(model.folder)
+    lacking = [side[0].name for side in sides if model is None or not any(_same(r, model) for r in side)]
+    return "".join(f" Run:\n    {evaluation_command(name, experiment, workspace)}" for name in lacking)
+
+
+def _same(one: Report, other: Report) -> bool:
+    return measured_on(one) == measured_on(other)
+
+
+def _where(rule: Paired, report: Report, setting: str) -> str:
+    mode = rule.mode
+    return f"{setting} ({_about(report).get('use', 'report')}) {rule.protocol} {mode} {rule.metric}"
+
+
+def _about(report: Report) -> dict[str, Any]:
+    return shards.read_manifest(report.folder, "zse evaluate")
 
 
 def _within(limit: Cost, candidate: Sequence[Report]) -> Iterator[Reason]:

@@ -1,9 +1,15 @@
-"""A report's queries.parquet: what each query scored, column by column, and the difference of two reports."""
+"""A report's queries.parquet: what each query scored, column by column, and the difference of two reports.
+
+Of fewer than FEWEST classes (by instance: photos) nothing is significant: there is no interval and no p, and `interval`
+and `Difference.text` say why.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from math import isnan, nan
 from typing import Any
 
 import numpy as np
@@ -13,8 +19,47 @@ from torch import Tensor
 from pipelines import shards, storage
 from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import PairedDifference, paired_difference
+from zse_model.split import FEWEST
 
 QUERIES = "queries.parquet"
+FEW = f"too few classes (n < {FEWEST})"  # in the place of an interval
+
+
+@dataclass(frozen=True)
+class Difference(PairedDifference):
+    """A difference of so many classes (by instance: photos). `of` leaves no interval and no p of too few."""
+
+    classes: int
+
+    @classmethod
+    def of(cls, found: PairedDifference, classes: int) -> Difference:
+        if classes < FEWEST:
+            return cls(found.value, nan, nan, nan, classes)
+        return cls(found.value, found.low, found.high, found.p, classes)
+
+    @property
+    def few(self) -> bool:
+        """Whether it is of too few classes to be significant."""
+        return self.classes < FEWEST
+
+    def text(self) -> str:
+        """`+0.050 [+0.010, +0.090]`, or `+0.050, too few classes (3 < 10)`."""
+        if self.few:
+            return f"{self.value:+.3f}, too few classes ({self.classes} < {FEWEST})"
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def claimed(row: dict[str, Any]) -> dict[str, Any]:
+    """A result row without the interval of too few classes."""
+    return row if row["classes"] >= FEWEST else {**row, "ci_low": nan, "ci_high": nan}
+
+
+def interval(row: Mapping[str, Any], between: str = "-") -> str:
+    """The interval of a result row, or that its classes are too few for one."""
+    low, high = row["ci_low"], row["ci_high"]
+    if row["classes"] < FEWEST or low is None or isnan(low):
+        return FEW
+    return f"{low:.3f}{between}{high:.3f}"
 
 
 class Queries:
@@ -54,6 +99,15 @@ class Queries:
         names = self.instance if key.rpartition("/")[2].startswith("acc_") else self.category
         return torch.from_numpy(np.unique(names.astype(str), return_inverse=True)[1])
 
+    def gallery(self, key: str) -> int | None:
+        """How many photos were searched; None where the report does not say."""
+        return self._galleries.get(key)
+
+    @cached_property
+    def _galleries(self) -> dict[str, int]:
+        url = storage.join(self.report, "report.json")
+        return {metric_key(row): row["gallery"] for row in storage.read_json(url)} if storage.exists(url) else {}
+
     def _text(self, column: str) -> np.ndarray:
         return np.asarray(self._file.read(columns=[column]).column(0).to_pylist(), dtype=object)
 
@@ -69,11 +123,18 @@ def key_parts(key: str) -> tuple[str, str, str, str]:
     return setting, protocol, mode, metric
 
 
-def difference(ours: Queries, theirs: Queries, key: str, their_key: str) -> PairedDifference:
+def difference(ours: Queries, theirs: Queries, key: str, their_key: str) -> Difference:
     """Ours minus theirs, resampled as the intervals of a report are. Raises ValueError for other queries."""
     if not np.array_equal(ours.id, theirs.id):
         raise ZseError(
             f"{ours.report} and {theirs.report} are of different queries, {len(ours.id)} and {len(theirs.id)}: only "
             "the same ones can be paired. Evaluate both on the same data"
         )
-    return paired_difference(ours.values(key), theirs.values(their_key), ours.groups(key))
+    values, others, groups = ours.values(key), theirs.values(their_key), ours.groups(key)
+    if bool((values.isnan() != others.isnan()).any()) or bool(values.isnan().all()):
+        raise ZseError(
+            f"{ours.report} and {theirs.report} have no answers to the same queries of {key.partition('/')[0]}: their "
+            "galleries differ. Evaluate both on the same data"
+        )
+    found = paired_difference(values, others, groups)
+    return Difference.of(found, len(groups[~values.isnan()].unique()))

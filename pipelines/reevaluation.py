@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from pipelines.drift import beyond
-from pipelines.queries import Queries, difference, key_parts, metric_key
-from zse_model.evaluation.metrics import PairedDifference, difference_of_means
+from pipelines.queries import FEW, Difference, Queries, difference, key_parts, metric_key
+from zse_model.evaluation.metrics import difference_of_means
+from zse_model.split import FEWEST
 
 FINE, REGRESSION, PARTIAL = "fine", "regression", "partial"
-FEWEST = 10  # classes that a regression is told of
 EXIT = {FINE: 0, REGRESSION: 3, PARTIAL: 4}
 
 
@@ -24,16 +24,13 @@ class Change:
 
     value: float
     before: float
-    difference: PairedDifference
-    classes: int
-    """The fewer of both versions."""
+    difference: Difference
+    """Of the fewer classes of both versions."""
 
     def regression(self, tolerance: float) -> bool:
-        """Worse than before by more than the tolerance, and significantly. Of few classes nothing is said: of data
-        that has not changed 22 in 100 would be called worse with 2, 10 with 5, 6 with 10, 3 with 25
-        (`python -m benchmarks alarms`)."""
-        enough = self.classes >= FEWEST
-        return enough and self.difference.high < 0 and self.difference.value < -tolerance
+        """Worse than before by more than the tolerance, and significantly: never of too few classes, whose difference
+        has no interval."""
+        return self.difference.high < 0 and self.difference.value < -tolerance
 
 
 @dataclass
@@ -49,9 +46,11 @@ class Line:
     """mAP_all of the first setting by mode, and its interval."""
     changes: dict[str, Change] = field(default_factory=dict)
     """By mode, since the data set's last version."""
-    first: dict[str, PairedDifference] = field(default_factory=dict)
+    first: dict[str, Difference] = field(default_factory=dict)
     """By mode, against the first model on the same queries; below 0: worse."""
     drift: dict[str, float] = field(default_factory=dict)
+    drift_classes: dict[str, int] = field(default_factory=dict)
+    """Of how many classes: too few say nothing."""
     no_drift: str = ""
     """Why it is not known."""
     refused: str = ""
@@ -78,9 +77,11 @@ class Summary:
 
     @property
     def status(self) -> str:
+        """`fine` only where every model was evaluated on every data set: what was refused was not looked at."""
         if self.regressions:
             return REGRESSION
-        return PARTIAL if self.broken or any(line.broken for line in self.lines) else FINE
+        undone = self.broken or not self.lines or any(line.broken or line.refused for line in self.lines)
+        return PARTIAL if undone else FINE
 
     def as_json(self) -> dict[str, Any]:
         worse = [{"model": line.model, "dataset": line.dataset} for line in self.regressions]
@@ -98,11 +99,12 @@ def changed(now: str, before: str) -> dict[str, Change]:
         values = a.values(keys[mode]), b.values(others[mode])
         means = [float(value.nanmean()) for value in values]
         classes = min(len(group[~value.isnan()].unique()) for value, group in zip(values, groups, strict=True))
-        found[mode] = Change(means[0], means[1], difference_of_means(*values, *groups), classes)
+        apart = Difference.of(difference_of_means(*values, *groups), classes)
+        found[mode] = Change(means[0], means[1], apart)
     return found
 
 
-def against(now: str, first: str) -> dict[str, PairedDifference]:
+def against(now: str, first: str) -> dict[str, Difference]:
     """Of two models' reports on the same queries: mAP_all by mode, the first one's subtracted."""
     ours, theirs = Queries(now), Queries(first)
     keys, others = _headlines(ours.keys), _headlines(theirs.keys)
@@ -110,10 +112,11 @@ def against(now: str, first: str) -> dict[str, PairedDifference]:
 
 
 def headlines(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float | None, float | None]]:
-    """Of a report's rows, mAP_all by mode with its interval."""
+    """Of a report's rows, mAP_all by mode with its interval, which too few classes do not have."""
     by_key = {metric_key(row): row for row in rows}
     found = {mode: by_key[key] for mode, key in _headlines(by_key).items()}
-    return {mode: (row["value"], row["ci_low"], row["ci_high"]) for mode, row in found.items()}
+    ends = {mode: (row["ci_low"], row["ci_high"]) for mode, row in found.items() if row["classes"] >= FEWEST}
+    return {mode: (row["value"], *ends.get(mode, (None, None))) for mode, row in found.items()}
 
 
 def _headlines(keys: Iterable[str]) -> dict[str, str]:
@@ -151,13 +154,18 @@ def markdown(summary: Summary) -> str:
                 line.dataset,
                 f"{line.model} {mode}",
                 f"{value:.3f}",
-                "" if low is None else f"{low:.3f} to {high:.3f}",
+                FEW if low is None else f"{low:.3f} to {high:.3f}",
                 f"{change.before:.3f}" if change else "",
-                f"{'**regression** ' if worse else ''}{_interval(change.difference)}" if change else "",
-                _interval(line.first[mode]) if mode in line.first else "",
-                ("; ".join(beyond(line.drift)) or line.no_drift) if i == 0 else "",
+                f"{'**regression** ' if worse else ''}{change.difference.text()}" if change else "",
+                line.first[mode].text() if mode in line.first else "",
+                _drifted(line) if i == 0 else "",
             ]
             out.append(f"| {' | '.join(cells)} |")
+    if refused:
+        asked = sorted({f"{line.model} on {line.dataset}" for line in summary.lines if line.refused})
+        out += ["", f"Not looked at, because the model has seen it: {', '.join(asked)}."]
+    if few := sorted({line.dataset for line in summary.lines if any(c.difference.few for c in line.changes.values())}):
+        out += ["", f"Changed, and of {FEW} to call that a regression: {', '.join(few)}."]
     for name, why in summary.broken.items():
         out += ["", f"**{name} is broken**: {why}".replace("\n", "\n    ")]
     if summary.promotion:
@@ -168,8 +176,9 @@ def markdown(summary: Summary) -> str:
     return "\n".join(out) + "\n"
 
 
-def _interval(d: PairedDifference) -> str:
-    return f"{d.value:+.3f}" + ("" if np.isnan(d.low) else f" [{d.low:+.3f}, {d.high:+.3f}]")
+def _drifted(line: Line) -> str:
+    said = "; ".join(beyond(line.drift, line.drift_classes)) or line.no_drift
+    return said or (f"{FEW} for an alarm" if beyond(line.drift) else "")
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from PIL import Image
 
 from pipelines.costs import MEASURES
+from pipelines.queries import FEW
 from pipelines.reference import Setting
 from pipelines.tracking.history import Standing
 
@@ -129,7 +130,8 @@ def _table(section: Section) -> str:
     for each, mode in lines:
         key = f"plain/{mode}/{first}"
         low, high = (each.metrics.get(f"{key}.{end}") for end in ("ci_low", "ci_high"))
-        interval = "" if low is None or high is None else f'<br><span class="faint">{low:.3f} to {high:.3f}</span>'
+        few = low is None or high is None
+        interval = f'<br><span class="faint">{html.escape(FEW) if few else f"{low:.3f} to {high:.3f}"}</span>'
         others = (each.metrics.get(f"plain/{mode}/{m}") for m in shown if m != first)
         drift = f'<br><span class="faint">drift: {html.escape(each.drift)}</span>' if each.drift else ""
         cells = [

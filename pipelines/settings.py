@@ -26,6 +26,7 @@ from pipelines.config import ConfigError, EvaluationConfig, ExperimentConfig, re
 from pipelines.jobs.ingest import TooManyBadPicturesError
 from pipelines.jobs.run import evaluate_checkpoint
 from pipelines.progress import say
+from pipelines.queries import interval
 from pipelines.reference import Setting
 from pipelines.written import read_yaml
 from zse_model.checkpoint import load_checkpoint
@@ -172,14 +173,13 @@ def settings_table(results: Sequence[Result]) -> Table:
             what = "refused" if result.refused else "broken"
             table.add_row(setting.name, setting.protocol, "", "", what, "", "", result.refused or result.broken)
         for row in sorted(result.rows, key=lambda row: setting.metrics.index(row["metric"])):
-            low, high = row["ci_low"], row["ci_high"]
             table.add_row(
                 row["setting"] if result.difference else setting.name,
                 setting.protocol,
                 row["mode"],
                 row["metric"],
                 f"{row['value']:.3f}",
-                "" if low is None else f"{low:.3f}-{high:.3f}",
+                interval(row),
                 "" if result.difference else _published(setting, row["metric"]),
                 _comparison(result),
             )

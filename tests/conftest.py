@@ -33,6 +33,7 @@ TINY: dict[str, Any] = {
     "methods": {"global": {"dim": 16, "readout": "head"}},
     "train": {"steps": 6, "batch_size": 4, "warmup": 2, "checks": 3},
     "cluster": {"workers": 0},
+    "evaluation": {"classes": "unseen"},
     "tracking": {"enabled": False},
 }
 

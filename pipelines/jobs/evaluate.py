@@ -40,9 +40,10 @@ from pipelines.members import (
     read_pictures,
     tested_members,
 )
+from pipelines.missing import experiment_of
 from pipelines.pictures import decode_pixels
 from pipelines.progress import say
-from pipelines.queries import QUERIES
+from pipelines.queries import QUERIES, claimed
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import distilled_units, refuse_leaks
@@ -133,7 +134,7 @@ def evaluate(
         storage.join(folder, COSTS), _costs(checkpoint.method, encodings, modes, config.evaluation.precision)
     )
     key = report_key(config, split, source["fingerprint"], embedded["checkpoint_hash"])
-    of = {"report_key": key, "images": images, "encodings": encodings}
+    of = {"report_key": key, "images": images, "encodings": encodings, "experiment": experiment_of(config)}
     _write(folder, of, source, searches, evaluations, sketches.members, gallery, method, provenance)
     return folder
 
@@ -157,7 +158,8 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
     searches = without_repeated(searches, images, source, photos.members)
     evaluations = {"ret": _evaluate(scores.split(EMBEDDING_TILE), searches, "ret")}
     provenance = _provenance(config, split, source["fingerprint"], "none")
-    of = {"report_key": report_key(config, split, source["fingerprint"], "none"), "images": images}
+    key = report_key(config, split, source["fingerprint"], "none")
+    of = {"report_key": key, "images": images, "experiment": experiment_of(config)}
     _write(folder, of, source, searches, evaluations, sketches.members, photos.members, "raw_pixels", provenance)
     return folder
 
@@ -432,7 +434,7 @@ def _folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[s
 
 def _write(
     folder: str,
-    of: dict[str, str],
+    of: dict[str, Any],
     source: dict[str, Any],
     searches: list[Search],
     evaluations: dict[str, list[Evaluation]],
@@ -489,7 +491,7 @@ def _write(
     by_id = pa.table(columns).sort_by("id")  # one order for whatever was evaluated on these queries
     storage.write_bytes(storage.join(folder, QUERIES), shards.encode_part(by_id, row_group=4096))
     storage.write_json(storage.join(folder, PER_CLASS), [_finite(row) for row in per_class])
-    storage.write_json(storage.join(folder, REPORT), [_finite(row) for row in rows])
+    storage.write_json(storage.join(folder, REPORT), [_finite(claimed(row)) for row in rows])
     settings = list(dict.fromkeys(search.task.setting for search in searches))
     about = {"method": method, "dataset": source["dataset"], "settings": settings}
     shards.write_manifest(folder, {**about, **provenance, **of})

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from pipelines import shards
 from pipelines.compare import Report
+from pipelines.missing import evaluated_by, evaluation_command, searching, trained_by
 from pipelines.progress import say
-from pipelines.promotion import Decision, Rules, decide
-from pipelines.tracking import Store, TrackingError, registry, reports_of
+from pipelines.promotion import Decision, Reason, Rules, decide
+from pipelines.tracking import NotEvaluatedError, Store, TrackingError, checkpoint_of, history, registry, reports_of
 
 
 def promote(
@@ -17,21 +19,32 @@ def promote(
     workspace: str,
     *,
     dry_run: bool = False,
+    few_classes: bool = False,
     tracking: str | None = None,
 ) -> Decision:
     """Decide, and set the aliases: the champion's where every rule holds, else the challenger's if it is new or nobody
     has that. The decision is logged in the experiment `promotions`. With `dry_run` nothing is written.
 
-    name: of the registered model, where the candidate is not registered yet. Raises TrackingError for a candidate that
-    is not tracked, was never evaluated, or is the champion; ConfigError for rules that may not be asked.
+    name: of the registered model, where the candidate is not registered yet. few_classes: let fewer than ten classes
+    decide, and say so in a tag of the version. Raises TrackingError for a candidate that is not tracked, or is the
+    champion, and for a name that no model may have; ConfigError for rules that may not be asked.
     """
     store = Store.at(workspace, tracking)
     name, version = registry.find_version(store, candidate, name)
     champion = registry.version_at(store, name, registry.CHAMPION)
     if champion and version == champion:
         raise TrackingError(f"{candidate} is the champion of {name} already. Name another version, or a checkpoint")
-    theirs = [Report(str(champion), url) for url in reports_of(str(champion), workspace, tracking)] if champion else []
-    decision = decide(rules, theirs, [Report(candidate, url) for url in reports_of(candidate, workspace, tracking)])
+    theirs = _reports(str(champion), workspace, tracking) if champion else []
+    ours = _reports(candidate, workspace, tracking)
+    if theirs and ours and _weights(theirs[0]) == _weights(ours[0]):
+        raise TrackingError(f"{candidate} has the weights of {champion}, the champion of {name}. Name another version")
+    sides = [(str(champion), theirs)] * (champion is not None) + [(candidate, ours)]
+    if lacking := [model for model, reports in sides if not reports]:
+        reasons = tuple(_not_evaluated(model, theirs or ours, workspace, tracking) for model in lacking)
+        decision = Decision(False, reasons, str(champion) if champion else None)
+    else:
+        references = [] if theirs else _references(store)
+        decision = decide(rules, theirs, ours, references=references, few_classes=few_classes, workspace=workspace)
     for reason in decision.reasons:
         say(f"{'holds' if reason.holds else 'FAILS'}  {reason.text}")
     if dry_run:
@@ -39,8 +52,36 @@ def promote(
     new = version is None
     version = version or registry.register(store, candidate, name)
     registry.log_decision(store, version, champion, {**asdict(decision), "rules": asdict(rules)})
+    if decision.few_classes is not None:
+        registry.tag(store, version, "zse.few_classes", str(decision.few_classes))
     if decision.promoted:
         registry.set_champion(store, version)
     elif new or registry.version_at(store, name, registry.CHALLENGER) is None:  # an old one takes nobody's place
         registry.set_challenger(store, version)
     return decision
+
+
+def _reports(model: str, workspace: str, tracking: str | None) -> list[Report]:
+    """Of a model, the newest first; none where it was never evaluated."""
+    try:
+        return [Report(model, url) for url in reports_of(model, workspace, tracking)]
+    except NotEvaluatedError:
+        return []
+
+
+def _weights(report: Report) -> str:
+    return shards.read_manifest(report.folder, "zse evaluate")["checkpoint_hash"]
+
+
+def _references(store: Store) -> list[Report]:
+    """What anything has to beat, as far as it was evaluated: raw pixels, and networks before their training."""
+    known = sorted(history.evaluated(store).values(), key=lambda one: -one.started)
+    named = [one for one in known if one.key.endswith(("-raw_pixels", "-untrained"))]
+    return [Report(one.key, one.report) for one in named if shards.has_manifest(one.report)]
+
+
+def _not_evaluated(model: str, others: list[Report], workspace: str, tracking: str | None) -> Reason:
+    """That a model has no evaluation, and the command that makes one: by the other one's experiment, or its own."""
+    experiment = evaluated_by(others[0].folder) if others else trained_by(checkpoint_of(model, workspace, tracking))
+    command = evaluation_command(model, searching(experiment, "pseudo_unseen"), workspace)
+    return Reason(False, f"{model} has no evaluation. Run:\n    {command}")

@@ -248,8 +248,10 @@ def _drift(
             storage.write_json(url, _measured(one, line, last, workspace))
         found = storage.read_json(url)
         line.drift, line.no_drift = found["drift"], found["unknown"]
+        line.drift_classes = found.get("classes", {})  # older ones do not say
         if one.key in known:
-            history.log_drift(store, known[one.key], line.drift, "; ".join(drift.beyond(line.drift)))
+            said = "; ".join(drift.beyond(line.drift, line.drift_classes))
+            history.log_drift(store, known[one.key], line.drift, said)
 
 
 def _measured(one: Wanted, line: Line, last: history.Evaluated | None, workspace: str) -> dict[str, Any]:
@@ -264,7 +266,9 @@ def _measured(one: Wanted, line: Line, last: history.Evaluated | None, workspace
         images = shards.read_manifest(last.report, "zse evaluate")["images"]
         before = shards.read_manifest(images, "zse ingest")["counts"] if shards.has_manifest(images) else None
     about = shards.read_manifest(line.report, "zse evaluate")
-    return {"drift": drift.measure(trained, about["images"], about["encodings"], before), "unknown": unknown}
+    found = drift.measure(trained, about["images"], about["encodings"], before)
+    own = storage.read_json(storage.join(line.report, REPORT))[0]["classes"]
+    return {"drift": found, "unknown": unknown, "classes": drift.classes_behind(own, trained)}
 
 
 def _promoted(models: Sequence[Model], rules: Rules, workspace: str, tracking: str | None) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from pipelines.jobs.ingest import ingest, listed, plan_ingest
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import train, untrained
 from pipelines.preflight import STAGES
-from pipelines.queries import Queries, difference, metric_key
+from pipelines.progress import say
+from pipelines.queries import Queries, difference, interval, metric_key
 from pipelines.tracking import deliver_evaluation, deliver_training
+from zse_model.evaluation.leaks import LeakError
 from zse_model.split import ZeroShotSplit
 
 
@@ -32,9 +35,13 @@ class Outputs:
     """By method, `-untrained` for the reference rows."""
     encodings: dict[str, str] = field(default_factory=dict)
     reports: dict[str, str] = field(default_factory=dict)
+    selection: Outputs | None = None
+    """The same of the pseudo-unseen classes, where those were evaluated, too."""
 
     def rows(self) -> list[dict[str, Any]]:
-        return [row for report in self.reports.values() for row in storage.read_json(storage.join(report, REPORT))]
+        """Of all reports, those to choose by last."""
+        own = [row for report in self.reports.values() for row in storage.read_json(storage.join(report, REPORT))]
+        return own + (self.selection.rows() if self.selection else [])
 
 
 def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Outputs:
@@ -58,15 +65,45 @@ def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Ou
                 folder = untrained(config, method, workspace, out.images, out.pairs)
                 out.checkpoints[f"{method}-untrained"] = folder
     if last >= 3:
-        for name, checkpoint in out.checkpoints.items():
-            out.encodings[name] = _reported("embed", embed(config, workspace, out.images, checkpoint, split))
+        _embed_all(config, workspace, out, split)
     if last >= 4:
-        for name, encodings in out.encodings.items():
-            out.reports[name] = evaluate(config, workspace, out.images, encodings, name, split)
-            deliver_evaluation(config, workspace, out.reports[name], out.checkpoints[name])
-        if "raw_pixels" in config.evaluation.references:
-            out.reports["raw_pixels"] = raw_pixels(config, workspace, out.images, split)
-            deliver_evaluation(config, workspace, out.reports["raw_pixels"], None)
+        _evaluate_all(config, workspace, out, split)
+        if config.evaluation.classes == "both":
+            out.selection = _selection(config, workspace, out, split)
+    return out
+
+
+def _embed_all(config: ExperimentConfig, workspace: str, out: Outputs, split: ZeroShotSplit) -> None:
+    for name, checkpoint in out.checkpoints.items():
+        out.encodings[name] = _reported("embed", embed(config, workspace, out.images, checkpoint, split))
+
+
+def _evaluate_all(config: ExperimentConfig, workspace: str, out: Outputs, split: ZeroShotSplit) -> None:
+    for name, encodings in out.encodings.items():
+        out.reports[name] = evaluate(config, workspace, out.images, encodings, name, split)
+        deliver_evaluation(config, workspace, out.reports[name], out.checkpoints[name])
+    if "raw_pixels" in config.evaluation.references:
+        out.reports["raw_pixels"] = raw_pixels(config, workspace, out.images, split)
+        deliver_evaluation(config, workspace, out.reports["raw_pixels"], None)
+
+
+def _selection(config: ExperimentConfig, workspace: str, trained: Outputs, split: ZeroShotSplit) -> Outputs | None:
+    """The pseudo-unseen classes, evaluated as the unseen ones are but without distractors, to compare and promote by.
+    None, with a word, where they cannot be searched."""
+    counts = shards.read_manifest(trained.images, "zse ingest")["counts"]
+    searched = [c for c in split.pseudo_unseen if counts[c].get("sketch") and counts[c].get("photo")]
+    if not searched:
+        say("No pseudo-unseen class has sketches and photos (dataset.pseudo_unseen): nothing is evaluated to choose by")
+        return None
+    asked = replace(config.evaluation, classes="pseudo_unseen", distractors=(), seen_classes=False)
+    chosen = replace(config, evaluation=asked)
+    out = Outputs(trained.images, trained.pairs, dict(trained.checkpoints))
+    try:
+        _embed_all(chosen, workspace, out, split.for_selection())
+        _evaluate_all(chosen, workspace, out, split.for_selection())
+    except LeakError as error:  # the result on unseen classes stands
+        say(f"The pseudo-unseen classes are not evaluated: {error}", logging.WARNING)
+        return None
     return out
 
 
@@ -83,9 +120,9 @@ def evaluate_images(config: ExperimentConfig, workspace: str, images: str, check
     checkpoint, split = storage.absolute(checkpoint), experiment_split(config, images)
     name = shards.read_manifest(checkpoint, "zse train")["method"]
     encodings = _reported("embed", embed(config, workspace, images, checkpoint, split))
-    report = evaluate(config, workspace, images, encodings, name, split)
-    deliver_evaluation(config, workspace, report, checkpoint)
-    return Outputs(images, "", {name: checkpoint}, {name: encodings}, {name: report})
+    out = Outputs(images, "", {name: checkpoint}, {name: encodings})
+    _evaluate_all(config, workspace, out, split)
+    return out
 
 
 def experiment_split(config: ExperimentConfig, images: str) -> ZeroShotSplit:
@@ -114,13 +151,19 @@ def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> float:
     return float(np.mean([photos[c] / sum(photos.values()) for c in categories]))
 
 
-def result_table(out: Outputs) -> Table:
+def result_tables(out: Outputs) -> list[Table]:
+    """Of the unseen classes, and of the pseudo-unseen ones where they were evaluated, too."""
+    chosen = [result_table(out.selection, "Pseudo-unseen classes, to choose by,")] if out.selection else []
+    return [result_table(out), *chosen]
+
+
+def result_table(out: Outputs, searched: str = "Unseen classes") -> Table:
     """One line a method and mode: mAP_all and what stands beside it, and the difference to the reference rows."""
-    rows = [row for row in out.rows() if row["protocol"] == "plain"]
+    rows = [row for row in replace(out, selection=None).rows() if row["protocol"] == "plain"]
     settings = list(dict.fromkeys(row["setting"] for row in rows if row["metric"] == "mAP_all"))
     references = [name for name in out.reports if name.endswith("-untrained") or name == "raw_pixels"]
     queries = {name: Queries(report) for name, report in out.reports.items()}
-    table = Table(title=f"Unseen classes of {', '.join(settings)} (chance mAP_all {chance(rows, out):.3f})")
+    table = Table(title=f"{searched} of {', '.join(settings)} (chance mAP_all {chance(rows, out):.3f})")
     columns = ("method", "mode", "mAP_all", "95 % interval", "P_1", "P_25", "mAP_200", "vs untrained", "vs raw_pixels")
     for column in columns if references else columns[:-2]:
         table.add_column(column, justify="left" if column in ("method", "mode") else "right")
@@ -128,12 +171,11 @@ def result_table(out: Outputs) -> Table:
         best = cells.get("mAP_all")
         if best is None and "P_1" not in cells:
             continue
-        interval = best is not None and best["ci_low"] is not None
         line = [
             method,
             mode,
             f"{best['value']:.3f}" if best is not None else "-",  # a shortlist has no mAP_all
-            f"{best['ci_low']:.3f}-{best['ci_high']:.3f}" if best is not None and interval else "",
+            interval(best) if best is not None else "",
             *(f"{cells[m]['value']:.3f}" if m in cells else "" for m in ("P_1", "P_25", "mAP_200")),
         ]
         for reference in (f"{method}-untrained", "raw_pixels") if references else ():
@@ -146,7 +188,7 @@ def result_table(out: Outputs) -> Table:
                     f"{setting}/plain/{mode}/mAP_all",
                     f"{setting}/plain/{their_mode}/mAP_all",
                 )
-                line.append(f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
+                line.append(d.text())
             else:
                 line.append("")
         table.add_row(*line)

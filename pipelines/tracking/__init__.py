@@ -1,10 +1,11 @@
 """MLflow: the only package that knows it."""
 
-from pipelines.tracking.models import checkpoint_of, reports_of
+from pipelines.tracking.models import NotEvaluatedError, checkpoint_of, reports_of
 from pipelines.tracking.runs import TrainingRun, deliver_evaluation, deliver_training
 from pipelines.tracking.store import Store, TrackingError, reachable, tracking_uri, ui_command
 
 __all__ = [
+    "NotEvaluatedError",
     "Store",
     "TrackingError",
     "TrainingRun",

@@ -31,6 +31,10 @@ NAMES = re.compile(r"models:/(?:(?P<id>m-[0-9a-f]+)|(?P<name>[^/@]+)(?:@(?P<alia
 PARTS = (WEIGHTS, SEEN, INFO, shards.MANIFEST)  # the last one written last
 
 
+class NotEvaluatedError(TrackingError):
+    """A model that MLflow knows and has no evaluation of."""
+
+
 def log_model(store: Store, run_id: str, manifest: dict[str, Any], checkpoint: str, temporary: Path) -> str:
     """A checkpoint folder as a logged model, linked to its run; gives its id."""
     from mlflow.entities import LoggedModelOutput
@@ -110,7 +114,7 @@ def reports_of(name: str, workspace: str, configured: str | None = None) -> list
     """The reports that a name means: a report's folder, an evaluation's run id, or all that MLflow knows of a
     training's run id, a checkpoint's folder or a registered name; the newest first.
 
-    Raises TrackingError where there is none.
+    Raises NotEvaluatedError where there is none, TrackingError for a name that means no model.
     """
     if storage.exists(storage.join(name, "report.json")) and storage.exists(storage.join(name, "queries.parquet")):
         return [storage.absolute(name)]
@@ -134,7 +138,7 @@ def reports_of(name: str, workspace: str, configured: str | None = None) -> list
     if gone := set(tracked) - set(reports):
         say(f"{len(gone)} reports of {name} are not where they were tracked, such as {min(gone)}: they are left out")
     if not reports:
-        raise TrackingError(f"No evaluation of {name} is tracked in {shown(store.uri)}. Run `zse evaluate` first")
+        raise NotEvaluatedError(f"No evaluation of {name} is tracked in {shown(store.uri)}. Run `zse evaluate` first")
     return reports
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pipelines.tracking.once import run_once
 from pipelines.tracking.store import TRACKED, Store, TrackingError, translated
 
 CHAMPION, CHALLENGER, FORMER = "champion", "challenger", "former"
+ALLOWED = re.compile(r"(?!\s)[^/:@'\"`\\\x00-\x1f]{1,256}(?<!\s)")
+"""Names that MLflow takes and `models:/NAME@ALIAS` can say."""
 PROMOTIONS = "promotions"  # the experiment that decisions are logged in
 
 
@@ -46,8 +49,13 @@ def find_version(store: Store, model: str, name: str | None) -> tuple[str, Versi
     """The registered name, and the version that a model is there: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or a
     logged model or checkpoint's folder, that `name` may not have yet (None).
 
-    Raises TrackingError for one that is not tracked, and for a version of another name.
+    Raises TrackingError for one that is not tracked, for a version of another name, and for a name that none may have.
     """
+    if name is not None and not ALLOWED.fullmatch(name):
+        raise TrackingError(
+            f"--name {name!r} cannot name a registered model: 1 to 256 characters without / : @ quotes and backslashes "
+            "are allowed, such as zse"
+        )
     parts = NAMES.fullmatch(model)
     if parts and parts["name"]:
         if name not in (None, parts["name"]):
@@ -102,6 +110,11 @@ def _everywhere(uri: str) -> Iterator[None]:
         os.environ.pop("MLFLOW_TRACKING_URI")
         if before is not None:
             os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def tag(store: Store, version: Version, key: str, value: str) -> None:
+    with translated():
+        store.client.set_model_version_tag(version.name, version.version, key, value)
 
 
 def set_champion(store: Store, candidate: Version) -> None:

@@ -31,6 +31,7 @@ from pipelines.tracking.models import log_model, requirements
 from pipelines.tracking.once import beside_others, run_once
 from pipelines.tracking.store import TRACKED, Store, TrackingError, translated
 from pipelines.tracking.view import share_view
+from zse_model.split import FEWEST
 
 RUN_ID = "mlflow.json"
 BATCH = 500  # MLflow takes at most 1000 metrics a request
@@ -301,6 +302,7 @@ def _evaluation_run(
         "zse.model": trained.get("model", ""),
         "zse.command": shown(" ".join(sys.argv)),
         "mlflow.source.name": "zse evaluate",
+        **({"zse.few_classes": str(first["classes"])} if first["classes"] < FEWEST else {}),
         **_git(),
     }
     of = {"dataset_name": setting, "dataset_digest": first["dataset_fingerprint"][:8]}

@@ -28,7 +28,7 @@ from pipelines.config import ConfigError
 from pipelines.incoming import arrived
 from pipelines.jobs.run import Outputs, run
 from pipelines.notify import notify
-from pipelines.reevaluation import Line, Summary, changed, markdown
+from pipelines.reevaluation import Line, Summary, changed, headlines, markdown
 from pipelines.watch import seconds
 from tests.conftest import tiny
 from tests.pipelines.test_cli import picture
@@ -134,7 +134,10 @@ def test_a_week(place: Path) -> None:
     (place / "datasets" / "wrong" / "dataset.yaml").write_text("splt: all\n")
     done, summary = reevaluated(place, "--exit-code")
     lines = {(x["dataset"], x["model"]): x for x in summary["lines"]}
-    assert lines["thick", "zse@champion"]["drift"]["ink"] > 1 and "deviations of ink" in done.output
+    assert lines["thick", "zse@champion"]["drift"]["ink"] > 1 and "deviations of ink" not in done.output
+    assert lines["thick", "zse@champion"]["drift_classes"] == {"ink": 2, "sketches": 1, "photos": 1}
+    assert "too few classes (n < 10) for an alarm" in done.output
+    assert "zse@champion on known" in done.output.partition("Not looked at, because the model has seen it")[2]
     assert "airplane (seen) = airplane (unseen)" in lines["known", "zse@champion"]["refused"]
     assert set(summary["broken"]) == {"half", "wrong"}
     assert "6 of 24 pictures cannot be used" in summary["broken"]["half"] and "splt" in summary["broken"]["wrong"]
@@ -143,6 +146,8 @@ def test_a_week(place: Path) -> None:
     assert change["value"] == lines["Shop 1", "zse@champion"]["values"]["ret"][0] != change["before"]
     assert change["difference"]["value"] == pytest.approx(change["value"] - change["before"])
     assert done.exit_code == 4 and not summary["regressions"], "of three classes nothing is said"
+    assert change["difference"]["low"] is None and change["difference"]["classes"] == 3
+    assert "too few classes (n < 10) to call that a regression: Shop 1" in done.output
     assert len(tracked(place)) == 6
     assert {r.data.tags["zse.use"] for r in tracked(place) if r.data.tags["zse.dataset"] == "scans"} == {"selection"}
 
@@ -153,7 +158,8 @@ def test_a_week(place: Path) -> None:
     assert text.count("<h2") == 5 and 'id="shop-1"' in text and 'id="synthetic-selection"' in text
     assert text.count('class="trend"') == 1 and "mAP_all as the data changed" in text  # two versions of shop-1
     assert "(zse/1 @champion)" in text and "(zse/2 @challenger)" in text and "may decide between models" in text
-    assert "deviations of ink" in text and text.count("data:image/jpeg;base64,") >= 9
+    assert "too few classes (n &lt; 10)" in text and " to 0." not in text
+    assert text.count("data:image/jpeg;base64,") >= 9
     assert "<script" not in text and "http://" not in text.replace("http://www.w3.org", "")
     with pytest.raises(ValueError, match="No tracked setting begins with 'sho-'. Known: scans"):
         CliRunner().invoke(app, ["report", "-w", f"{place}/work", "--setting", "sho-"], catch_exceptions=False)
@@ -175,6 +181,29 @@ def test_worse_than_before_is_a_regression(tmp_path: Path) -> None:
         assert change.regression(0.01) == worse and summary.status == ("regression" if worse else "partial")
         assert ("**regression** -0.05" in markdown(summary)) == worse
         assert summary.as_json()["regressions"] == ([{"model": "zse@champion", "dataset": "shop"}] if worse else [])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 9])
+def test_few_classes_are_no_regression_and_have_no_interval(tmp_path: Path, classes: int) -> None:
+    before = measured(tmp_path, "before", 0.9, 0.5, classes=classes)[0].folder
+    now = measured(tmp_path, "now", 0.3, 0.5, classes=classes)[0].folder
+    values = headlines(storage.read_json(f"{now}/report.json"))
+    line = Line("zse@champion", "shop", now, True, values, changed(now, before))
+    summary = Summary("c", {}, 0.01, [line])
+    text = markdown(summary)
+    assert summary.status == "fine" and f", too few classes ({classes} < 10)" in text
+    assert values["ret"][1:] == (None, None) and "| too few classes (n < 10) |" in text
+    assert "to call that a regression: shop" in text and "[" not in text
+    assert line.changes["ret"].difference.value < -0.5
+
+
+def test_a_reevaluation_of_which_a_part_was_refused_is_not_fine() -> None:
+    good = Line("zse@champion", "shop", "r", True, {"ret": (0.5, 0.4, 0.6)})
+    seen = Line("zse@former", "shop", refused="it was trained on cat")
+    assert Summary("c", {}, 0.01, [good]).status == "fine"
+    for lines in ([good, seen], [seen], []):
+        assert Summary("c", {}, 0.01, lines).status == "partial"
+    assert "because the model has seen it: zse@former on shop." in markdown(Summary("c", {}, 0.01, [good, seen]))
 
 
 def test_a_difference_of_means_pairs_classes_not_queries() -> None:
@@ -215,7 +244,12 @@ def test_drift_is_seen_and_new_classes_alone_are_not() -> None:
     new = np.arange(100.0)
     assert drift.further(new, new) == 0.5 and drift.further(new - 1000, new) == 0 and drift.further(new + 50, new) > 0.8
     assert drift.beyond({"ink": -0.9, "sketches": 0.6, "photos": 0.2, "classes": 0.2}) == []
-    assert len(drift.beyond({"ink": -1.1, "sketches": 0.7, "photos": 0.9, "classes": 0.3})) == 4
+    everything = {"ink": -1.1, "sketches": 0.7, "photos": 0.9, "classes": 0.3}
+    assert len(drift.beyond(everything)) == 4
+    enough, new = {"new_classes": np.array([10])}, {"new_classes": np.array([4])}
+    assert len(drift.beyond(everything, drift.classes_behind(10, enough))) == 4
+    assert len(drift.beyond(everything, drift.classes_behind(12, new))) == 2, "ink and the mix, of 12 classes"
+    assert drift.beyond(everything, drift.classes_behind(9, enough)) == ["another mix of classes (30% of the photos)"]
 
 
 def test_a_catalogue_says_what_is_wrong_with_a_data_set(tmp_path: Path) -> None:

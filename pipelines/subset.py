@@ -6,11 +6,11 @@ the layout of the `folder` adapter; pairs.tsv is written last, where the data se
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import PurePosixPath
+from typing import get_args
 
 from PIL import Image, ImageOps
 
@@ -20,8 +20,9 @@ from pipelines.catalog.folder import PAIRS
 from pipelines.catalog.tree import meaning
 from pipelines.doctor import recognise
 from pipelines.progress import Meter
+from pipelines.texts import named, some, table
 from zse_model.errors import ZseError
-from zse_model.transforms import BadPicture
+from zse_model.transforms import BadPicture, Modality
 
 COLUMNS = ("modality", "class", "file")
 BLOCK = 256  # pictures in memory at once
@@ -47,7 +48,7 @@ def write_subset(members: str, sources: Sequence[str], out: str, size: int | Non
     there = {_key(r.modality, r.category, r.path): r for r in reversed(records)}
     if missing := [f"{k[0]} {k[1]}/{k[2]}" for k in wanted if k not in there]:
         raise ZseError(
-            f"{len(missing)} of {len(wanted)} members of {members} are not in {', '.join(sources)}: {missing[:10]}. "
+            f"{len(missing)} of {len(wanted)} members of {members} are not in {', '.join(sources)}: {some(missing)}. "
             "Give a complete copy of the data set"
         )
     chosen = [there[key] for key in wanted]
@@ -76,13 +77,17 @@ def read_members(members: str) -> list[Key]:
 
 def _parse(name: str, url: str) -> list[Key]:
     with storage.open_read(url) as file:
-        rows = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig"), delimiter="\t")
-        if missing := set(COLUMNS) - set(rows.fieldnames or ()):
-            raise ZseError(f"{name} lacks the columns {sorted(missing)}; it has {rows.fieldnames}")
-        keys = [_key(row["modality"], row["class"], row["file"]) for row in rows]
-    if not keys or len(set(keys)) < len(keys):
-        raise ZseError(f"{name} lists {len(keys)} pictures, {len(set(keys))} of them different; expected each once")
-    return keys
+        data = file.read()
+    keys: dict[Key, int] = {}
+    for row, (modality, category, file) in table(name, COLUMNS, data):
+        if modality not in get_args(Modality):
+            raise ZseError(f"{name} row {row} has the modality {named(modality)}. Allowed: {get_args(Modality)}")
+        first = keys.setdefault(_key(modality, category, file), row)
+        if first != row:
+            raise ZseError(f"{name} rows {first} and {row} list the same picture. Leave one")
+    if not keys:
+        raise ZseError(f"{name} lists no picture. Expected rows of {', '.join(COLUMNS)} below the header")
+    return list(keys)
 
 
 def _key(modality: str, category: str, path: str) -> Key:

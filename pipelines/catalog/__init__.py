@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any, TypeAlias
 
@@ -19,9 +20,10 @@ from pipelines.catalog.sketchy import Sketchy, SketchyConfig
 from pipelines.catalog.synthetic import Synthetic, SyntheticConfig
 from pipelines.catalog.tuberlin import TUBerlin, TUBerlinConfig
 from pipelines.catalog.union import Union, UnionConfig
+from pipelines.texts import named, rows, some
 from zse_model import synthetic
 from zse_model.errors import ZseError
-from zse_model.split import ZeroShotSplit, conflicts, draw_classes, normalise_name
+from zse_model.split import ZeroShotSplit, conflicts, draw_classes, normalise_name, same_thing
 
 AnyDatasetConfig: TypeAlias = (
     FolderConfig
@@ -82,9 +84,12 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     Classes of the data that a built-in split does not name belong to neither side. Raises MissingClassesError for an
     unseen class that the data does not have, and ValueError for a split that names nothing known.
     """
-    present = {normalise_name(category): category for category in sorted(categories)}
+    categories = sorted(categories)
+    if nameless := [category for category in categories if not normalise_name(category)]:
+        raise ZseError(f"Class folders whose names have no letter, number or symbol: {some(nameless)}. Rename them")
+    present = {normalise_name(category): category for category in categories}
     if len(present) < len(set(categories)):
-        raise ZseError(f"Class folders that mean the same class: {_clashes(categories)}. Merge them")
+        raise ZseError(f"Class folders that mean the same class: {some(_clashes(categories))}. Merge them")
     if config.use == "selection" and isinstance(config.split, str) and {*config.split.split("+")} & {*split_names()}:
         raise ZseError(
             f"dataset.use selection, but dataset.split {config.split!r} is published: its test classes are for "
@@ -113,13 +118,15 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
                 f"dataset.split {config.split!r} is neither a built-in split {split_names()} nor random-N, all, or a "
                 "file that exists"
             )
-        lines = storage.read_bytes(config.split).decode("utf-8-sig").splitlines()
-        unseen = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        unseen = _listed(config.split)
     wanted = [normalise_name(c) for c in unseen]
     if missing := sorted(set(wanted) - set(present)):
+        spelled = dict(zip(wanted, unseen, strict=True))
+        said = ", ".join(f"{named(spelled[c])}{_nearest(c, present)}" for c in missing[:10])
+        of = f"dataset.split {config.split!r}" if isinstance(config.split, str) else "dataset.split"
         raise MissingClassesError(
-            f"The data has no pictures of {len(missing)} of the {len(wanted)} unseen classes of split "
-            f"{config.split!r}: {missing[:10]}. It has {len(present)} classes: {sorted(present.values())[:10]} ..."
+            f"The data has no pictures of {len(missing)} of the {len(wanted)} unseen classes of {of}: {said}"
+            f"{' ...' if missing[10:] else ''}. It has {len(present)} classes: {some(sorted(present.values()))}"
         )
     trained = [normalise_name(c) for c in seen] if seen is not None else [c for c in present if c not in set(wanted)]
     split = ZeroShotSplit(
@@ -130,6 +137,27 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         held_back=config.held_back,
     )
     return split.with_pseudo_unseen(config.pseudo_unseen, seed=config.split_seed)
+
+
+def _listed(url: str) -> list[str]:
+    """The classes that a file lists, one a line; lines that begin with # are comments. Raises ZseError."""
+    first: dict[str, int] = {}
+    listed = [(row, line.strip()) for row, line in rows(url) if not line.startswith("#")]
+    for row, name in listed:
+        form = normalise_name(name)
+        if not form:
+            raise ZseError(f"dataset.split {url!r} row {row} is no class name: {named(name)}. Give one class a line")
+        if first.setdefault(form, row) != row:
+            raise ZseError(f"dataset.split {url!r} rows {first[form]} and {row} are the same class, {named(name)}")
+    if not listed:
+        raise ZseError(f"dataset.split {url!r} is empty. Give one unseen class a line")
+    return [name for _, name in listed]
+
+
+def _nearest(missing: str, present: Mapping[str, str]) -> str:
+    """What was meant, in brackets: a class that means the same, or else one that is spelled alike."""
+    near = [c for c in present if same_thing(missing, c)] or difflib.get_close_matches(missing, present, 1)
+    return f" (did you mean {named(present[near[0]])}?)" if near else ""
 
 
 def _without(config: DatasetConfig, present: dict[str, str]) -> ZeroShotSplit:

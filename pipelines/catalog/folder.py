@@ -6,17 +6,18 @@ a class belong to the class. Hidden files, and files whose ending no picture has
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipelines import storage
 from pipelines.catalog.base import ImageRecord
-from pipelines.catalog.tree import Branch, Tree, TreeConfig, meaning
+from pipelines.catalog.tree import Branch, Tree, TreeConfig, by_name, look_up
+from pipelines.texts import named, table, tell
 from zse_model.errors import ZseError
 
 PAIRS = "pairs.tsv"
+COLUMNS = ("class", "sketch", "photo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,28 +31,57 @@ class Folder:
 
     def records(self) -> list[ImageRecord]:
         pairs = self._pairs()
-
-        def drawn_from(category: str, file: str) -> str | None:
-            photo = pairs.get((meaning(category), file))
-            return f"{category}/{photo}" if photo else None
-
         branches = (
-            Branch(modality="sketch", folders=("sketch",), instance=drawn_from),
+            Branch(modality="sketch", folders=("sketch",)),
             # Where pairs are known, a photo is an instance of its own even if nobody drew it.
             Branch(modality="photo", folders=("photo",), instance=lambda c, file: f"{c}/{file}" if pairs else None),
         )
-        return self.tree.records(branches, self.config.lists)
+        records = self.tree.records(branches, self.config.lists)
+        return self._paired(records, pairs) if pairs else records
 
-    def _pairs(self) -> dict[tuple[str, str], str]:
-        """(class, sketch file) -> photo file, from the pairs.tsv beside sketch/; a class in any spelling."""
+    def _pairs(self) -> list[tuple[int, tuple[str, ...]]]:
+        """Row, and class, sketch and photo, from the pairs.tsv beside sketch/."""
+        url = self._pairs_url()
+        return list(table(url, COLUMNS)) if url and storage.exists(url) else []
+
+    def _pairs_url(self) -> str:
         sketches = self.tree.folder_of("sketch")
         above = sketches.rpartition("/")[0] if sketches else ""
-        if not above or not storage.exists(url := storage.join(above, PAIRS)):
-            return {}
-        rows = csv.DictReader(storage.read_bytes(url).decode("utf-8-sig").splitlines(), delimiter="\t")
-        if missing := {"class", "sketch", "photo"} - set(rows.fieldnames or ()):
-            raise ZseError(f"{url} lacks the columns {sorted(missing)}; it has {rows.fieldnames}")
-        return {(meaning(row["class"]), row["sketch"]): row["photo"] for row in rows}
+        return storage.join(above, PAIRS) if above else ""
+
+    def _paired(self, records: list[ImageRecord], pairs: Sequence[tuple[int, tuple[str, ...]]]) -> list[ImageRecord]:
+        """The records, each sketch an instance of the photo that it was drawn from. Rows of pictures that are not there
+        are counted and said. Raises ZseError for a sketch of two photos, and where no row names a sketch."""
+        url = self._pairs_url()
+        photos = by_name((_name(r), r) for r in records if r.modality == "photo")
+        sketches = by_name((_name(r), r) for r in records if r.modality == "sketch")
+        drawn: dict[str, str] = {}
+        lost: list[tuple[int, str]] = []
+        twice: list[tuple[int, str]] = []
+        for row, (category, sketch, photo) in pairs:
+            of, by = look_up(photos, f"{category}/{photo}"), look_up(sketches, f"{category}/{sketch}")
+            if of is None or by is None:
+                lost.append((row, f"{category}/{sketch if by is None else photo}"))
+            if by is not None:
+                instance = str(of.instance) if of else f"{by.category}/{photo}"
+                if by.id in drawn:
+                    twice.append((row, f"{category}/{sketch}"))
+                if drawn.setdefault(by.id, instance) != instance:
+                    raise ZseError(
+                        f"{url} row {row} gives the sketch {named(sketch)} a second photo. Leave one row of it"
+                    )
+        if not drawn and not self.config.lists:  # which may list other pictures
+            raise ZseError(
+                f"{url} has {len(pairs)} rows, and no sketch that is there is in one. Give class and file names"
+            )
+        if not self.config.lists:
+            tell(url, "name a sketch or a photo that is not there", lost)
+        tell(url, "are there already", twice)
+        return [replace(r, instance=drawn[r.id]) if r.id in drawn else r for r in records]
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
         return self.tree.read(records)
+
+
+def _name(record: ImageRecord) -> str:
+    return record.id.split("/", 1)[1]

@@ -34,6 +34,8 @@ from pipelines.catalog.tree import (
     placed_source,
     stem,
 )
+from pipelines.progress import say
+from pipelines.texts import rows, some
 from zse_model.errors import ZseError
 from zse_model.transforms import Modality
 
@@ -132,11 +134,16 @@ def _parts(url: str) -> Iterator[tuple[Modality, str, str, frozenset[str] | None
                     raise storage.StorageError(f"{url} has {modality}_{part}.txt, but no folder *{modality} for it")
                 file = storage.join(url, f"{modality}_{part}.txt")
                 # The lists of sketches name vector files: the ending does not count.
-                names = frozenset(stem(name) for name in storage.read_bytes(file).decode("utf-8-sig").split())
                 there = {stem(name) for name in storage.names(storage.join(url, folder))}
+                listed = [line.strip() for _, line in rows(file)]  # a line is a name, or several without spaces
+                names = frozenset(
+                    stem(name) for line in listed for name in ([line] if stem(line) in there else line.split())
+                )
                 if missing := sorted(names - there):
-                    raise ZseError(f"{file} names {len(missing)} files that {folder} does not have: {missing[:10]}")
+                    raise ZseError(f"{file} names {len(missing)} files that {folder} does not have: {some(missing)}")
                 if both := sorted(names & other.get(modality, frozenset())):
-                    raise ZseError(f"{file} names {len(both)} files that are in training too: {both[:10]}")
-                other[modality] = names
+                    raise ZseError(f"{file} names {len(both)} files that are in training too: {some(both)}")
+                other[modality] = other.get(modality, frozenset()) | names
+                if part == "test" and (left := len(there - other[modality])):
+                    say(f"{storage.join(url, folder)}: {left} pictures are passed over, no list names them")
                 yield modality, part, folder, names

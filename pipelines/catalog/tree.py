@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Self
+from typing import Self, TypeVar
 
 from pipelines import storage
 from pipelines.archives import opened
 from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
+from pipelines.texts import named, rows, some, tell
 from zse_model.errors import ZseError
 from zse_model.split import normalise_name
 from zse_model.transforms import Modality
@@ -207,7 +208,7 @@ def in_order(records: Sequence[ImageRecord], source: str) -> list[ImageRecord]:
     """Sorted by id. Raises ValueError for an id that two have."""
     ordered = sorted(records, key=lambda r: r.id)
     if doubled := sorted({a.id for a, b in pairwise(ordered) if a.id == b.id}):
-        raise ZseError(f"{source} has {len(doubled)} pictures more than once: {doubled[:10]}. Take the others out")
+        raise ZseError(f"{source} has {len(doubled)} pictures more than once: {some(doubled)}. Take the others out")
     return ordered
 
 
@@ -324,35 +325,74 @@ def meaning(category: str) -> str:
     return normalise_name(category) or category
 
 
+T = TypeVar("T")
+
+
+def by_name(named: Iterable[tuple[str, T]]) -> dict[tuple[str, str], T]:
+    """`<class>/<file>` and what it names, for `look_up`."""
+    exact = {_key(path): one for path, one in named}
+    return {_composed(key): one for key, one in exact.items()} | exact
+
+
+def look_up(there: Mapping[tuple[str, str], T], path: str) -> T | None:
+    """What `<class>/<file>` names: the class in any spelling, the file as it is, or else composed as text is: some
+    systems decompose the accents of file names."""
+    return there.get(key := _key(path)) or there.get(_composed(key))
+
+
+def _key(path: str) -> tuple[str, str]:
+    category, _, file = path.partition("/")
+    return meaning(category), file
+
+
+def _composed(key: tuple[str, str]) -> tuple[str, str]:
+    return key[0], unicodedata.normalize("NFC", key[1])
+
+
 def _listed_records(found: dict[Branch, list[_Listed]], lists: Sequence[FileLists]) -> list[ImageRecord]:
-    there = {branch: {_key(listed.file.path): listed for listed in files} for branch, files in found.items()}
+    there = {branch: by_name((listed.file.path, listed) for listed in files) for branch, files in found.items()}
     records: list[ImageRecord] = []
     for group in lists:
-        lines = _lines(group.classes)
-        names = {number: name for name, number in lines}
-        if len(names) < len(lines):
-            doubled = sorted(n for n, count in Counter(number for _, number in lines).items() if count > 1)
-            raise ZseError(f"{group.classes} gives the class ids {doubled} to more than one class")
+        names = _class_names(group.classes)
+        used: set[int] = set()
         for modality, url in (("sketch", group.sketches), ("photo", group.photos)):
             if url is None:
                 continue
             branches = [branch for branch in there if branch.modality == modality]
             missing: list[str] = []
-            for path, number in _lines(url):
+            for row, path, number in _lines(url):
                 if number not in names:
-                    raise ZseError(f"{url}: {path!r} has the class id {number}, which {group.classes} does not name")
+                    raise ZseError(f"{url} row {row} has the class id {number}, which {group.classes} does not name")
+                used.add(number)
                 listed = _look_up(path, branches, there)
                 if listed is None:
-                    missing.append(path)
+                    missing.append(f"row {row}: {named(path)}")
                 else:
-                    records.append(_record(listed, names[number]))
+                    records.append(_record(listed, names[number][1]))
             if missing:
                 prefixes = [folder for branch in branches for folder in branch.folders]
                 raise ZseError(
-                    f"{url} names {len(missing)} files that the data does not have: {missing[:10]}. Looked for below "
-                    f"{prefixes}"
+                    f"{url} names {len(missing)} files that the data does not have: {', '.join(missing[:10])}. Looked "
+                    f"for below {prefixes}"
                 )
+        unused = [names[number] for number in names.keys() - used]
+        tell(group.classes, "name a class of which no picture is listed", sorted(unused))
     return records
+
+
+def _class_names(url: str) -> dict[int, tuple[int, str]]:
+    """Class id -> its row and name. Raises ZseError for an id of two classes, and for a class with two ids."""
+    names: dict[int, tuple[int, str]] = {}
+    ids: dict[str, int] = {}
+    for row, name, number in _lines(url):
+        if number in names:
+            raise ZseError(
+                f"{url} row {row} gives the class id {number} a second time. Each class has an id of its own"
+            )
+        if ids.setdefault(meaning(name), number) != number:
+            raise ZseError(f"{url} row {row} gives the class {named(name)} a second id. Leave one row for each class")
+        names[number] = row, name
+    return names
 
 
 def _look_up(
@@ -362,32 +402,21 @@ def _look_up(
     for branch in branches:
         for folder in branch.folders:
             rest = path.removeprefix(f"{folder}/")
-            if rest != path and (listed := there[branch].get(_key(rest))):
+            if rest != path and (listed := look_up(there[branch], rest)):
                 return listed
     return None
 
 
-def _key(path: str) -> tuple[str, str]:
-    category, _, file = path.partition("/")
-    return meaning(category), file
-
-
-def _lines(url: str) -> list[tuple[str, int]]:
-    """`<name> <number>` lines. Raises ValueError for others, and for a file without any."""
+def _lines(url: str) -> list[tuple[int, str, int]]:
+    """Row, name and number of `<name> <number>` lines. Raises ZseError for others, and for a file without any."""
     if not storage.exists(url):
         raise ZseError(f"dataset.lists: {url!r} does not exist. Give a file or URL")
-    try:
-        text = storage.read_bytes(url).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ZseError(f"{url} is not UTF-8 text: {error}") from error
     out = []
-    for i, line in enumerate(text.splitlines()):
-        if not line.strip():
-            continue
+    for row, line in rows(url):
         *name, number = line.rsplit(maxsplit=1)
-        if not name or not number.isdigit():
-            raise ZseError(f"{url} line {i + 1} is {line!r}, expected `<path or class name> <class id>`")
-        out.append((name[0].strip(), int(number)))
+        if not name or not re.fullmatch("[0-9]{1,9}", number):
+            raise ZseError(f"{url} row {row} is not `<path or class name> <class id>`")
+        out.append((row, name[0].strip(), int(number)))
     if not out:
         raise ZseError(f"{url} is empty, expected lines `<path or class name> <class id>`")
     return out

@@ -218,10 +218,10 @@ def test_qmul_keeps_its_test_part_apart(tmp_path: Path) -> None:
         (tmp_path / "ChairV2" / f"sketch_{part}.txt").write_text(f"{number}_1.svg\n")
         (tmp_path / "ChairV2" / f"photo_{part}.txt").write_text(f"{number}.png\n")
     (tmp_path / "ChairV2" / "photo_test.txt").write_text("8.png 9.png\n")
-    with pytest.raises(ValueError, match=r"names 1 files that ChairV2_photo does not have: \['9'\]"):
+    with pytest.raises(ValueError, match=r"names 1 files that ChairV2_photo does not have: '9'"):
         listed("qmul", source, split=both)
     (tmp_path / "ChairV2" / "photo_test.txt").write_text("8.png 7.png\n")
-    with pytest.raises(ValueError, match=r"names 1 files that are in training too: \['7'\]"):
+    with pytest.raises(ValueError, match=r"names 1 files that are in training too: '7'"):
         listed("qmul", source, split=both)
     (tmp_path / "ChairV2" / "photo_test.txt").write_text("8.png\n")
     with pytest.raises(ValueError, match=r"lacks \['chair test'\]: they would be trained on"):
@@ -311,10 +311,10 @@ def test_lists_say_exactly_what_belongs(tmp_path: Path) -> None:
         "sketch/pig/n02395406_3933-2.png",
     ]
     for lines, message in (
-        (photo + "256x256/photo/tx_000000000000/pig/gone.jpg 0\n", r"names 1 files .*\['256x256.*pig/gone.jpg'\]"),
-        (photo + "256x256/photo/tx_000000000000/pig/a b.jpg 7\n", "'256.*a b.jpg' has the class id 7, which .*classes"),
-        (photo + photo, r"dataset.lists has 1 pictures more than once: \['photo/pig/n02395406_3933.jpg'\]"),
-        ("pig.jpg\n", "line 1 is 'pig.jpg', expected"),
+        (photo + "\n256x256/photo/tx_000000000000/pig/gone.jpg 0\n", r"names 1 files .*row 3: '256x256.*pig/gone.jpg'"),
+        (photo + "\n256x256/photo/tx_000000000000/pig/a b.jpg 7\n", "row 3 has the class id 7, which .*classes"),
+        (photo + photo, "dataset.lists has 1 pictures more than once: 'photo/pig/n02395406_3933.jpg'"),
+        ("pig.jpg\n", "row 1 is not `<path or class name> <class id>`"),
         ("\n", "is empty"),
     ):
         (lists / "photos.txt").write_text(lines)
@@ -364,6 +364,14 @@ def test_strokes_are_listed_by_line_and_drawn(tmp_path: Path) -> None:
     every = create_dataset(config("quickdraw_strokes", source, recognized_only=False)).records()
     assert len(every) == len(records) + 1 and {r.version for r in every}.isdisjoint(r.version for r in records)
     assert len(create_dataset(config("quickdraw_strokes", source, limit=1)).records()) == 2
+
+
+@pytest.mark.parametrize("value", ["false", '"false"', '"False"', "0", '"0"', "true", '"true"', "1"])
+def test_whether_a_drawing_was_recognised_may_be_text(value: str, tmp_path: Path) -> None:
+    (tmp_path / "cat.ndjson").write_text(line(1, CORNER) + line(2, CORNER).replace("true", value))
+    kept = value.strip('"') in ("true", "1")
+    assert len(listed("quickdraw_strokes", str(tmp_path))) == 1 + kept
+    assert len(listed("quickdraw_strokes", str(tmp_path), recognized_only=False)) == 2
 
 
 def test_strokes_with_photos_from_elsewhere(tmp_path: Path) -> None:

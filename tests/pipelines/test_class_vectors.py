@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipelines.class_vectors import UnknownNamesError, read_class_vectors
+from zse_model.errors import ZseError
 
 WORDS = {
     "fish": [1.0, 0.0, 0.5],
@@ -76,7 +77,7 @@ def test_npz_by_array_and_an_object_store(s3: str, tmp_path: Path) -> None:
 
 def test_all_unknown_names_stand_in_one_error(tmp_path: Path) -> None:
     (tmp_path / "w.txt").write_bytes(lines(header=False))
-    with pytest.raises(UnknownNamesError, match=r"no vector of 2 of 3 classes: hot_dog, tv\. Add them"):
+    with pytest.raises(UnknownNamesError, match=r"no vector of 2 of 3 classes: 'hot_dog', 'tv'\. Add them"):
         read_class_vectors(f"{tmp_path}/w.txt", ["fish", "hot_dog", "tv"])
     (tmp_path / "page.txt").write_bytes(b"<!doctype html> <p>not found</p>\n")
     with pytest.raises(ValueError, match=r"page.txt is no file of word vectors: .*Known: .npz, word2vec .bin"):
@@ -84,3 +85,46 @@ def test_all_unknown_names_stand_in_one_error(tmp_path: Path) -> None:
     (tmp_path / "cut.bin").write_bytes(binary(b"")[:-5])
     with pytest.raises(ValueError, match="ends before the 10 words that it announces"):
         read_class_vectors(f"{tmp_path}/cut.bin", NAMES)
+
+
+def test_a_word_may_hold_spaces_signs_and_accents_in_either_composition(tmp_path: Path) -> None:
+    rows = ["the 1 2", ". . . 3 4", "new york 5 6", "c++ 7 8", "cafe\u0301 9 10", "मेला 11 12", "माला 13 14", "1 15 16"]
+    for header in ([], [f"{len(rows)} 2"]):
+        (tmp_path / "w.txt").write_bytes(("\ufeff" + "\r\n".join([*header, *rows])).encode())
+        found = read_class_vectors(f"{tmp_path}/w.txt", ["New York", "C++", "café", "मेला", "माला", "1"])
+        assert found.tolist() == [[5, 6], [7, 8], [9, 10], [11, 12], [13, 14], [15, 16]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("w.txt", b"fish 1 2\ncat nan 2\n", "row 2: the vector of 'cat' is not finite"),
+        ("w.txt", b"2 2\nfish 1 2\ncat inf 2\n", "row 3: the vector of 'cat' is not finite"),
+        ("w.bin", b"2 1\nfish \x00\x00\x80\x3fcat \x00\x00\xc0\x7f", "row 2: the vector of 'cat' is not finite"),
+        ("w.txt", b"fish 1 2\ndog 1\ncat 1 2\n", "row 2 has not the 2 numbers"),
+        ("w.txt", b"fish 1 2\ncat 1 hunter2\n", "row 2 has something else than 2 numbers"),
+        ("w.txt.gz", gzip.compress(b"fish 1 2\ncat 1 2\n")[:-9], "no file of word vectors"),
+        ("w.npz", b"version https://git-lfs.github.com/spec/v1\n", "no file of word vectors"),
+    ],
+)
+def test_what_is_no_vector_is_refused_with_its_row_and_not_quoted(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ZseError, match=message) as refused:
+        read_class_vectors(f"{tmp_path}/{name}", ["fish", "cat"])
+    assert name in str(refused.value) and "hunter2" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_mark_in_a_path_is_no_array(tmp_path: Path) -> None:
+    (tmp_path / "v#2").mkdir()
+    for name, array in (("w.txt", ""), ("a#b.txt", ""), ("v.npz", "#a")):
+        path = tmp_path / "v#2" / name
+        path.write_bytes(b"fish 1 2\n")
+        if array:
+            np.savez(path, names=["fish"], a=[[1, 2]], b=[[0, 0]])
+        assert read_class_vectors(f"{path}{array}", ["fish"]).tolist() == [[1, 2]]
+    np.savez(tmp_path / "w.npz", names=["fish", "cat"], a=[[1.0, 2], [np.nan, 1]])
+    assert read_class_vectors(f"{tmp_path}/w.npz", ["fish"]).tolist() == [[1, 2]]
+    with pytest.raises(ZseError, match="row 2: the vector of 'cat' is not finite"):
+        read_class_vectors(f"{tmp_path}/w.npz", ["cat"])

@@ -146,8 +146,8 @@ def test_a_subset_comes_out_again_from_ones_own_copy(tmp_path: Path) -> None:
         write_subset(str(members), [source], str(tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
     for text, message in (
-        ("class\tfile\na\tb\n", r"lacks the columns \['modality'\]"),
-        ("modality\tclass\tfile\n" + 2 * "photo\ta\tb\n", "lists 2 pictures, 1 of them different"),
+        ("class\tfile\na\tb\n", "row 1 must name the columns modality, class, file"),
+        ("modality\tclass\tfile\n" + 2 * "photo\ta\tb\n", "rows 2 and 3 list the same picture"),
     ):
         members.write_bytes(gzip.compress(text.encode()))
         with pytest.raises(ValueError, match=message):

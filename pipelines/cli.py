@@ -333,7 +333,7 @@ def reevaluate(
         ),
     ] = None,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="End with 3 for a regression, 4 where something was broken.")
+        bool, typer.Option("--exit-code", help="End with 3 for a regression, 4 where something was broken or refused.")
     ] = False,
 ) -> None:
     """Evaluate models on the data sets that are new or changed, and say what became worse. For a schedule.

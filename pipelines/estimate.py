@@ -53,10 +53,17 @@ class Data:
     pictures: Count
     training: Count
     tested: Count
+    chosen_by: Count
+    """Of the pseudo-unseen classes that an evaluation searches, too."""
     classes: list[str]
     """That are trained on."""
     picture_bytes: dict[Modality, float]
     """Mean size in a shard, of a few."""
+
+    @property
+    def searches(self) -> tuple[Count, Count]:
+        """What is searched in what, each on its own."""
+        return self.tested, self.chosen_by
 
 
 @dataclass(frozen=True)
@@ -120,14 +127,17 @@ class Estimate:
         return None if steps is None else steps * self.costs[method].step
 
     def encoding(self, method: str) -> int:
-        """FLOP of encoding what is tested."""
-        return sum(self.data.tested[m] * flop for m, flop in self.costs[method].encode.items())
+        """FLOP of encoding what is searched."""
+        return sum(search[m] * flop for search in self.data.searches for m, flop in self.costs[method].encode.items())
 
     def pairs(self, method: str) -> int:
         """How many a pair network scores, over all modes: every one, and K a query for rerank-K."""
+        return sum(self._pairs(method, search) for search in self.data.searches)
+
+    def _pairs(self, method: str, search: Count) -> int:
         if not self.costs[method].pair:
             return 0
-        queries, gallery = self.data.tested["sketch"], self.data.tested["photo"]
+        queries, gallery = search["sketch"], search["photo"]
         modes = self.config.evaluation.modes
         depths = [depth for mode in modes if (depth := rerank_depth(mode)) is not None]
         every = not modes or {"rn", "fused"} & set(modes)
@@ -135,19 +145,23 @@ class Estimate:
 
     def scoring(self, method: str) -> int:
         """FLOP of the pair network, what it prepares included."""
-        if not (pairs := self.pairs(method)):
-            return 0
-        cost, tested = self.costs[method], self.data.tested
-        tiles = self._tasks() * math.ceil(PHOTOS / cost.tile)
-        times: Count = {"photo": tested["photo"], "sketch": tiles * tested["sketch"]}
-        return pairs * cost.pair + sum(times[m] * cost.prepare[m] for m in _MODALITIES)
+        cost, total = self.costs[method], 0
+        for search in self.data.searches:
+            if pairs := self._pairs(method, search):
+                tiles = _tasks(search) * math.ceil(PHOTOS / cost.tile)
+                times: Count = {"photo": search["photo"], "sketch": tiles * search["sketch"]}
+                total += pairs * cost.pair + sum(times[m] * cost.prepare[m] for m in _MODALITIES)
+        return total
 
     def scoring_reads(self, method: str) -> int:
         """Bytes: each task of up to `PHOTOS` photos reads the encodings of all sketches."""
-        return self._tasks() * self.data.tested["sketch"] * self.costs[method].stored if self.pairs(method) else 0
+        if not self.pairs(method):
+            return 0
+        return sum(_tasks(search) * search["sketch"] for search in self.data.searches) * self.costs[method].stored
 
-    def _tasks(self) -> int:
-        return math.ceil(self.data.tested["photo"] / PHOTOS)
+    def score_bytes(self) -> int:
+        """Of the scores of every pair, float32."""
+        return sum(4 * search["sketch"] * search["photo"] for search in self.data.searches)
 
     def image_bytes(self) -> float:
         return sum(self.data.pictures[m] * size for m, size in self.data.picture_bytes.items())
@@ -164,7 +178,11 @@ class Estimate:
         return per * (self.data.training["sketch"] + 3 * self.data.training["photo"]) if in_memory else 0
 
     def encoding_bytes(self, method: str) -> int:
-        return sum(self.data.tested.values()) * self.costs[method].stored
+        return sum(sum(search.values()) for search in self.data.searches) * self.costs[method].stored
+
+
+def _tasks(search: Count) -> int:
+    return math.ceil(search["photo"] / PHOTOS)
 
 
 def estimate(config: ExperimentConfig, records: Sequence[ImageRecord] | None = None) -> Estimate:
@@ -194,6 +212,7 @@ def look_at(config: ExperimentConfig, records: Sequence[ImageRecord] | None = No
         pictures=_count(members),
         training=_count(training),
         tested=_count(tested_members(members, split, asked.distractors, seen_classes=asked.seen_classes)),
+        chosen_by=_count(members.of(categories=split.pseudo_unseen if asked.classes == "both" else ())),
         classes=ItemPlan(training, config.shard).classes,
         picture_bytes={m: _mean_bytes(config, dataset, [r for r in records if r.modality == m]) for m in _MODALITIES},
     )
@@ -312,6 +331,9 @@ def table(found: Estimate, rates: Rates) -> Table:
     out.add_row("training", f"classes: {len(data.classes)}", _pictures_of(data.training))
     out.add_row("checkpoint chosen by", _chosen_by(config, split), "")
     out.add_row("test", f"classes: {len(split.unseen)}", _pictures_of(data.tested))
+    if any(data.chosen_by.values()):
+        chosen_by = _pictures_of(data.chosen_by)
+        out.add_row("selection", f"classes: {len(split.pseudo_unseen)}", f"{chosen_by}: searched, too, to choose by")
     out.add_row("backbone", config.backbone.name, _weights(config))
     sizes = " and ".join(f"{_bytes(size)} a {m}" for m, size in data.picture_bytes.items())
     out.add_row("image shards", _bytes(found.image_bytes()), f"{sizes}: the mean of {SAMPLED} or fewer")
@@ -346,7 +368,7 @@ def table(found: Estimate, rates: Rates) -> Table:
             hours = rates.words(total, evaluation.precision)
             out.add_row("scoring pairs", _flops(total), f"{hours}; {pairs:,} pairs, {_flops(cost.pair)} each")
             read = f"read: {_bytes(found.scoring_reads(name))} of encodings"
-            out.add_row("scores", _bytes(4 * data.tested["sketch"] * data.tested["photo"]), read)
+            out.add_row("scores", _bytes(found.score_bytes()), read)
         else:
             out.add_row("scoring pairs", "none", "a score is a product of two vectors")
     return out

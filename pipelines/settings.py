@@ -137,6 +137,8 @@ def _asked(evaluation: EvaluationConfig, forms: Sequence[Setting]) -> Evaluation
     distractors = (*evaluation.distractors, *(wanted[s.form] for s in forms if s.form in wanted))
     return dataclasses.replace(
         evaluation,
+        classes="unseen",
+        references=(),  # the table is of one checkpoint
         protocols=tuple(dict.fromkeys((*evaluation.protocols, *(s.protocol for s in forms)))),
         distractors=tuple(dict.fromkeys(distractors)),
         seen_classes=evaluation.seen_classes or any(s.form == "-fg-seen" for s in forms),

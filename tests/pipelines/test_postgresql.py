@@ -13,7 +13,7 @@ from pipelines.jobs.promote import promote
 from pipelines.jobs.reevaluate import how_to_evaluate, reevaluate
 from pipelines.jobs.report import report
 from pipelines.jobs.run import run
-from pipelines.promotion import load_rules
+from pipelines.promotion import Paired, Rules
 from pipelines.tracking import TrackingError, checkpoint_of
 from tests.conftest import tiny
 from tests.pipelines.test_reevaluation import write
@@ -44,9 +44,9 @@ def test_training_promotion_and_reevaluation(
     workspace, client = f"{s3}/postgresql", MlflowClient(database)
     settings = {"tracking": {"enabled": True}, "evaluation": {"classes": "pseudo_unseen"}}
     outs = [run(tiny(**settings, train={"seed": seed}), workspace) for seed in (0, 1)]
-    rules = load_rules(None)
-    assert promote(outs[0].checkpoints["global"], "zse", rules, workspace).promoted
-    second = promote(outs[1].checkpoints["global"], "zse", rules, workspace)
+    rules = Rules(better=(Paired(setting="*-selection", metric="mAP_all", floor=0.5),))
+    assert promote(outs[0].checkpoints["global"], "zse", rules, workspace, few_classes=True).promoted
+    second = promote(outs[1].checkpoints["global"], "zse", rules, workspace, few_classes=True)
     names = ["zse@champion", "zse@former" if second.promoted else "zse@challenger"]
 
     write(tmp_path / "datasets" / "shop")

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from rich.table import Table
 
 from pipelines.commands import command
-from pipelines.lease import STALE
+from pipelines.redaction import shown
 
-State = Literal["done", "running", "half done", "missing"]
+State = Literal["done", "running", "failed", "killed", "half done", "missing"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class Status:
     folder: str
     method: str
     stages: Mapping[str, State]
-    """By verb: ingest, shard, train, embed, evaluate."""
+    """By verb: ingest, shard, train, embed, evaluate. Only a training failed, or was killed."""
+    ended: str | None
+    """Why, of a training that did not reach its end."""
     step: int
     """The last that is known: of a training that runs as old as its last sign of life, else of the state kept last."""
     total: int | None
@@ -76,6 +78,8 @@ def report(status: Status, now: float) -> list[str]:
         f"  stages      {', '.join(f'{name} {state}' for name, state in status.stages.items())}",
         f"  training    {_progress(status)}",
     ]
+    if status.ended is not None:
+        lines.append(f"  {status.stages['train']:11} {shown(status.ended)}")
     if status.state is not None:
         lines.append(f"  last state  step {status.state:,}")
     if status.best is not None:
@@ -109,10 +113,6 @@ def table(found: Iterable[Status]) -> Table:
     return rows
 
 
-def alive(holder: Mapping[str, Any], now: float) -> bool:
-    return now - holder["renewed"] < STALE
-
-
 def _progress(status: Status) -> str:
     parts = [f"step {status.step:,} of {_total(status)}"]
     if status.images_per_second is not None:
@@ -138,8 +138,7 @@ def _duration(seconds: float | None) -> str:
 def _holder(holder: Mapping[str, Any], now: float) -> str:
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
     seen = f"sign of life {max(now - holder['renewed'], 0):.0f} s ago"
-    ended = "" if alive(holder, now) else ": it was ended, or cannot reach the workspace"
-    return f"process {holder['pid']} on {holder['host']}, since {since}, {seen}{ended}"
+    return f"process {holder['pid']} on {holder['host']}, since {since}, {seen}"
 
 
 def _mlflow(tracked: Mapping[str, str]) -> str:

@@ -24,7 +24,7 @@ from pipelines.jobs.run import evaluate_images, experiment_split
 from pipelines.progress import say
 from pipelines.promotion import Rules
 from pipelines.reevaluation import Line, Summary, against, changed, headlines, markdown
-from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry
+from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry, settle, translated
 from pipelines.tracking.models import NAMES, REGISTERED
 from zse_model.checkpoint import INFO, from_dict
 from zse_model.evaluation.leaks import LeakError
@@ -97,6 +97,8 @@ def reevaluate(
     """
     workspace, catalog = storage.absolute(workspace), storage.absolute(catalog)
     store = Store.at(workspace, config.tracking.uri)
+    with translated():
+        settle(store, workspace)
     models = _models(names, workspace, config, store)
     wanted, broken = _plan(arrived(catalog, allowed), models, workspace, config)
     known = history.evaluated(store)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict
 from typing import Any
 
 from pipelines import shards, storage
+from pipelines.endings import RUN, ended
 from pipelines.lease import holder
 from pipelines.states import STATE_FILE, STATES, last_state
-from pipelines.status import State, Status, alive
+from pipelines.status import State, Status
 from zse_model.errors import ZseError
 
-CHECKPOINTS, RUN, HISTORY, TRACKED = "checkpoints", "run.json", "history.json", "mlflow.json"
+CHECKPOINTS, HISTORY, TRACKED = "checkpoints", "history.json", "mlflow.json"
+ENDINGS: dict[str, State] = {"FAILED": "failed", "KILLED": "killed"}
 
 
 def find(name: str, workspace: str) -> tuple[str, str]:
@@ -66,11 +67,11 @@ def status(workspace: str, name: str) -> Status:
     run, files = storage.read_json(storage.join(folder, RUN)), storage.names(folder)
     done = shards.MANIFEST in files
     state = _finished(folder) if done else _last_state(folder)
+    how = None if done else ended(folder, run)
+    trained: State = "done" if done else "running" if how is None else ENDINGS[how.state]
     held = None if done else holder(folder)
-    running = held is not None and alive(held, time.time())
-    trained: State = "done" if done else "running" if running else "half done"
     planned = run.get("steps") or run["experiment"]["train"]["steps"]
-    known = _known(state, planned) | (held["note"] if held and running and "step" in held.get("note", {}) else {})
+    known = _known(state, planned) | (held["note"] if held and not how and "step" in held.get("note", {}) else {})
     encodings, reports = (_made_with(workspace, kind, name) for kind in ("encodings", "reports"))
     return Status(
         name=name,
@@ -83,6 +84,7 @@ def status(workspace: str, name: str) -> Status:
             "embed": _stage(encodings),
             "evaluate": _stage(reports),
         },
+        ended=how.reason if how else None,
         step=known["step"],
         total=known["total"],
         state=None if done or state is None else state["step"],

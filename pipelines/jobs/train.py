@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -42,6 +42,7 @@ from pipelines.class_vectors import class_vectors_of
 from pipelines.cluster import connect
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.device import assigned_device
+from pipelines.endings import ENDED, RUN, ending, heeding_sigterm
 from pipelines.lease import held
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
@@ -84,7 +85,6 @@ from zse_model.methods import RetrievalMethod, create_method
 from zse_model.split import ZeroShotSplit, imagenet_units_naming
 from zse_model.transforms import TransformConfig
 
-RUN = "run.json"
 Event = dict[str, float]
 
 
@@ -179,12 +179,29 @@ def _train(job: Job, workspace: str, note: dict[str, Any]) -> str:
         },
     )
     trained, manifest = _local if config.cluster.workers == 0 else _on_ray, job.pairs_manifest()
-    with TrainingRun.open(config, workspace, job.name, job.folder, job.method, manifest) as run, ExitStack() as stack:
+    with (
+        heeding_sigterm(),
+        TrainingRun.open(config, workspace, job.name, job.folder, job.method, manifest) as run,
+        _endings(job),
+        ExitStack() as stack,
+    ):
         with _progress(config.train, job, run, note) as on_event:
             state = stack.enter_context(trained(job, on_event))
         folder = _publish(job, state, run.id)
         run.finish(folder)
     return folder
+
+
+@contextmanager
+def _endings(job: Job) -> Iterator[None]:
+    """Where the training does not reach its end, its run.json says how and why, until it is taken up."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(storage.StorageError, OSError):  # the store itself may be why
+            run = storage.read_json(storage.join(job.folder, RUN))
+            storage.write_json(storage.join(job.folder, RUN), {**run, ENDED: dataclasses.asdict(ending(error))})
+        raise
 
 
 def untrained(config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str) -> str:
@@ -456,7 +473,7 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
         ),
     )
     while True:
-        with _polled(journal, on_event):
+        with _polled(journal, on_event), _interruptible():
             result = trainer.fit()
         if result.error:
             raise result.error
@@ -473,6 +490,22 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
                 yield folder
             return
         say(f"A node of the training is about to go: step {state['step']} is kept, the others go on from there")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends a training of Ray Train as one in this process. Ray's own handler leaves with exit code 0, and stays
+    behind."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        if stopped.code == 0:
+            raise KeyboardInterrupt from stopped
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

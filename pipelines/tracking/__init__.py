@@ -1,8 +1,8 @@
 """MLflow: the only package that knows it."""
 
 from pipelines.tracking.models import NotEvaluatedError, checkpoint_of, reports_of
-from pipelines.tracking.runs import TrainingRun, deliver_evaluation, deliver_training
-from pipelines.tracking.store import Store, TrackingError, reachable, tracking_uri, ui_command
+from pipelines.tracking.runs import TrainingRun, deliver_evaluation, deliver_training, settle
+from pipelines.tracking.store import Store, TrackingError, reachable, tracking_uri, translated, ui_command
 
 __all__ = [
     "NotEvaluatedError",
@@ -14,6 +14,8 @@ __all__ = [
     "deliver_training",
     "reachable",
     "reports_of",
+    "settle",
     "tracking_uri",
+    "translated",
     "ui_command",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.tracking.once import KEY, beside_others, kept_run, run_once
 from pipelines.tracking.runs import log_metrics
-from pipelines.tracking.store import Store, TrackingError, pages, translated
+from pipelines.tracking.store import Store, TrackingError, pages, transfer, translated
 
 REEVALUATIONS = "reevaluations"  # the experiment that summaries are logged in
 NOTE = 7500  # characters: a tag has room for 8,000 on PostgreSQL
@@ -137,7 +137,7 @@ def _registered(store: Store) -> dict[str, list[str]]:
 def pictures(store: Store, run: str) -> dict[str, bytes]:
     """The retrieval sheets and explanations of an evaluation, by file name."""
     found = {}
-    with translated(), tempfile.TemporaryDirectory() as temporary:
+    with translated(), transfer(0), tempfile.TemporaryDirectory() as temporary:
         for artifact in store.client.list_artifacts(run, "sheets"):
             found[Path(artifact.path).name] = Path(
                 store.client.download_artifacts(run, artifact.path, temporary)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import requires, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +25,7 @@ import zse_model
 from pipelines import shards, storage
 from pipelines.progress import say
 from pipelines.redaction import shown
-from pipelines.tracking.store import TRACKED, Store, TrackingError, translated
+from pipelines.tracking.store import TRACKED, Store, TrackingError, existing, pages, transfer, translated
 from zse_model.checkpoint import INFO, SEEN, WEIGHTS, load_checkpoint
 
 REGISTERED = "models:/"
@@ -36,27 +38,43 @@ class NotEvaluatedError(TrackingError):
 
 
 def log_model(store: Store, run_id: str, manifest: dict[str, Any], checkpoint: str, temporary: Path) -> str:
-    """A checkpoint folder as a logged model, linked to its run; gives its id."""
+    """A checkpoint folder as a logged model, linked to its run; gives its id. One that was begun is finished."""
     from mlflow.entities import LoggedModelOutput
 
-    client = store.client
-    model = client.create_logged_model(
-        client.get_run(run_id).info.experiment_id,
+    client, run = store.client, store.client.get_run(run_id)
+    model = _begun(store, run, manifest["digest"]) or client.create_logged_model(
+        run.info.experiment_id,
         name=manifest["name"].replace("+", "-").replace(".", "-"),
         source_run_id=run_id,
         model_type=f"zse.{manifest['method']}",
         tags={"zse.checkpoint_hash": manifest["digest"], "zse.checkpoint": checkpoint},
         params={k: str(v) for k, v in manifest["training"].items()},
     )
-    weights = temporary / "checkpoint"
-    weights.mkdir()
-    for name in PARTS:
-        (weights / name).write_bytes(storage.read_bytes(storage.join(checkpoint, name)))
-    _save(weights, temporary / "model", model.model_id)
-    client.log_model_artifacts(model.model_id, str(temporary / "model"))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, int(manifest["training"].get("steps") or 0))])
+    if model.status != "READY":
+        weights = temporary / "checkpoint"
+        weights.mkdir()
+        for name in PARTS:
+            (weights / name).write_bytes(storage.read_bytes(storage.join(checkpoint, name)))
+        _save(weights, temporary / "model", model.model_id)
+        with transfer(max(file.stat().st_size for file in weights.iterdir())):
+            client.log_model_artifacts(model.model_id, str(temporary / "model"))
+        client.finalize_logged_model(model.model_id, "READY")
+    if model.model_id not in {output.model_id for output in run.outputs.model_outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, int(manifest["training"].get("steps") or 0))])
     return model.model_id
+
+
+def _begun(store: Store, run: Any, digest: str) -> Any:
+    """The logged model of a run and checkpoint that an earlier try has made, whole or pending, if any. Further
+    pending ones, which nobody will finish, are deleted."""
+    of_run = f"source_run_id = '{run.info.run_id}'"
+    search = partial(store.client.search_logged_models, [run.info.experiment_id], filter_string=of_run)
+    found = [model for model in pages(search) if model.tags.get("zse.checkpoint_hash") == digest]
+    found.sort(key=lambda model: (model.status != "READY", model.creation_timestamp))
+    for other in found[1:]:
+        if other.status != "READY":
+            store.client.delete_logged_model(other.model_id)
+    return next(iter(found), None)
 
 
 def _save(checkpoint: Path, folder: Path, model_id: str) -> None:
@@ -153,12 +171,51 @@ def logged_model(store: Store, name: str) -> Any:
     if not parts:
         raise TrackingError(f"{name} names no model. Allowed: models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID")
     if parts["id"]:
-        return store.client.get_logged_model(parts["id"])
-    if parts["alias"]:
-        found = store.client.get_model_version_by_alias(parts["name"], parts["alias"])
+        if model := existing(store.client.get_logged_model, parts["id"]):
+            return model
+        raise TrackingError(
+            f"{name} is not in {shown(store.uri)}, or was deleted there. Name the checkpoint's folder instead, or "
+            "repeat the `zse run` that trained it: that tracks it again"
+        )
+    source = named_version(store, name).source
+    try:
+        return logged_model(store, source)
+    except TrackingError as error:
+        raise TrackingError(f"{name}: {error}, then register that: zse promote CHECKPOINT --name NAME") from error
+
+
+def named_version(store: Store, name: str) -> Any:
+    """The registered version of `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Raises TrackingError where the registry
+    has none, with what it has."""
+    parts, client = NAMES.fullmatch(name), store.client
+    assert parts is not None and parts["name"]
+    by_alias = partial(client.get_model_version_by_alias, parts["name"])
+    version = existing_version(by_alias, parts["alias"]) if parts["alias"] else None
+    if parts["version"]:
+        version = existing_version(partial(client.get_model_version, parts["name"]), parts["version"])
+    if version is not None:
+        return version
+    registered = existing(client.get_registered_model, parts["name"])
+    if registered is None:
+        there = f"there is no model {parts['name']}. Register one: zse promote CHECKPOINT --name {parts['name']}"
     else:
-        found = store.client.get_model_version(parts["name"], parts["version"])
-    return logged_model(store, found.source)
+        versions = pages(client.search_model_versions, filter_string=f"name = '{parts['name']}'")
+        numbers = ", ".join(str(number) for number in sorted(int(version.version) for version in versions))
+        aliases = ", ".join(f"@{alias}" for alias in sorted(registered.aliases))
+        there = f"{parts['name']} has the versions {numbers or 'none'} and the aliases {aliases or 'none'}"
+    raise TrackingError(f"{name} is not in the registry at {shown(store.uri)}: {there}")
+
+
+def existing_version(get: Callable[[str], Any], which: str) -> Any:
+    """What `get` gives; None for an alias or a number that no version has, which MLflow calls an invalid parameter."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return existing(get, which)
+    except MlflowException as error:
+        if error.error_code == "INVALID_PARAMETER_VALUE":
+            return None
+        raise
 
 
 def _digest(checkpoint: str) -> str | None:
@@ -177,7 +234,7 @@ def _copied(store: Store, name: str, model: Any, digest: str, workspace: str) ->
     from mlflow.artifacts import download_artifacts
 
     with TemporaryDirectory(prefix="zse-") as temporary:
-        with translated():
+        with translated(), transfer(0):
             source = f"{model.artifact_location.rstrip('/')}/artifacts/checkpoint"
             copy = Path(download_artifacts(source, dst_path=temporary, tracking_uri=store.uri))
         if not all((copy / part).is_file() for part in PARTS) or load_checkpoint(copy).digest != digest:

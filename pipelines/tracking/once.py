@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
-from pipelines.tracking.store import Store
+from pipelines.endings import Ending, ending, heeding_sigterm
+from pipelines.tracking.store import Store, transfer
 
 KEY = "zse.key"
+REASON = "zse.reason"  # why a run FAILED or was KILLED
 TAKEN = ("IntegrityError", "UniqueViolation")  # as SQLite and PostgreSQL say it, also through a tracking server
 STALE = 24 * 3600  # s
 TRIES = 20  # each goes as far as the next row that another process writes in the same moment
@@ -25,9 +28,32 @@ def run_once(
     run = run or store.client.create_run(experiment, run_name=name, tags={KEY: key, **tags})
     if run.info.status == "FINISHED":
         return run, False
-    beside_others(lambda: log(run))
-    store.client.set_terminated(run.info.run_id)
+    with heeding_sigterm():
+        try:
+            under_way(store, run)
+            with transfer(0):
+                beside_others(lambda: log(run))
+            store.client.set_terminated(run.info.run_id)
+        except BaseException as error:
+            with suppress(Exception):  # a server that is away: the next that logs it goes on
+                if store.client.get_run(run.info.run_id).info.status != "FINISHED":  # another process may have
+                    terminate(store, run.info.run_id, ending(error))
+            raise
     return kept_run(store, experiment, key), True
+
+
+def under_way(store: Store, run: Any) -> None:
+    """A run that is gone on with, also where it had ended."""
+    if run.info.status != "RUNNING":
+        store.client.update_run(run.info.run_id, status="RUNNING")
+    if run.data.tags.get(REASON):
+        store.client.set_tag(run.info.run_id, REASON, "")
+
+
+def terminate(store: Store, run_id: str, ended: Ending) -> None:
+    """A run that did not reach its end, with the reason as a tag."""
+    store.client.set_terminated(run_id, status=ended.state)
+    store.client.set_tag(run_id, REASON, ended.reason)
 
 
 def beside_others(log: Callable[[], Any]) -> None:

@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pipelines import storage
-from pipelines.tracking.models import NAMES, REGISTERED, logged_model
+from pipelines.tracking.models import NAMES, REGISTERED, existing_version, logged_model, named_version
 from pipelines.tracking.once import run_once
 from pipelines.tracking.store import TRACKED, Store, TrackingError, translated
 
@@ -34,15 +35,9 @@ class Version:
 
 def version_at(store: Store, name: str, alias: str) -> Version | None:
     """What an alias means now; None for nothing."""
-    from mlflow.exceptions import MlflowException
-
     with translated():
-        try:
-            return Version(name, str(store.client.get_model_version_by_alias(name, alias).version))
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
+        found = existing_version(partial(store.client.get_model_version_by_alias, name), alias)
+    return Version(name, str(found.version)) if found else None
 
 
 def find_version(store: Store, model: str, name: str | None) -> tuple[str, Version | None]:
@@ -60,11 +55,9 @@ def find_version(store: Store, model: str, name: str | None) -> tuple[str, Versi
     if parts and parts["name"]:
         if name not in (None, parts["name"]):
             raise TrackingError(f"{model} is no version of {name}: a version belongs to one registered model")
-        own, client = str(parts["name"]), store.client
+        own = str(parts["name"])
         with translated():
-            if parts["alias"]:
-                return own, Version(own, str(client.get_model_version_by_alias(own, parts["alias"]).version))
-            return own, Version(own, str(client.get_model_version(own, parts["version"]).version))
+            return own, Version(own, str(named_version(store, model).version))
     if name is None:
         raise TrackingError(f"{model} is not registered yet: give the name to register it by, --name zse")
     source = _source(model)

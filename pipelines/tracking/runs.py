@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,20 @@ from typing import Any
 from pipelines import storage
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.costs import MEASURES
+from pipelines.endings import Ending, ended, ending
 from pipelines.progress import say
 from pipelines.queries import metric_key
 from pipelines.redaction import shown
 from pipelines.tracking.models import log_model, requirements
-from pipelines.tracking.once import beside_others, run_once
-from pipelines.tracking.store import TRACKED, Store, TrackingError, translated
+from pipelines.tracking.once import beside_others, run_once, terminate, under_way
+from pipelines.tracking.store import TRACKED, Store, TrackingError, existing, translated
 from pipelines.tracking.view import share_view
 from zse_model.split import FEWEST
 
 RUN_ID = "mlflow.json"
 BATCH = 500  # MLflow takes at most 1000 metrics a request
+COMMIT = Path(__file__).parents[1] / "COMMIT"  # of code that is installed without its repository: an image has it
+GIT = 10.0  # s that it may take
 
 
 class TrainingRun:
@@ -43,7 +47,7 @@ class TrainingRun:
     def __init__(self, config: ExperimentConfig, workspace: str, folder: str, open_run: Callable[[], str]) -> None:
         self.config, self.workspace, self.folder = config, workspace, folder
         self.id: str | None = None
-        self._events: queue.Queue[dict[str, float] | None] = queue.Queue()
+        self._events: queue.Queue[dict[str, float] | Ending | None] = queue.Queue()
         self._open_run = open_run
         self._thread = threading.Thread(target=self._send, daemon=True)
 
@@ -60,6 +64,9 @@ class TrainingRun:
         run._thread.start()
         try:
             yield run
+        except BaseException as error:
+            run._end(ending(error))
+            raise
         finally:
             run._close()
 
@@ -70,6 +77,13 @@ class TrainingRun:
         """Everything about the finished training, now complete in its folder."""
         self._close()
         deliver_training(self.config, self.workspace, checkpoint)
+
+    def _end(self, ended: Ending) -> None:
+        """What is not sent yet gives way: who ends a process leaves it seconds. A resumed training delivers it."""
+        with suppress(queue.Empty):
+            while True:
+                self._events.get_nowait()
+        self._events.put(ended)
 
     def _close(self) -> None:
         if self._thread.is_alive():
@@ -84,25 +98,37 @@ class TrainingRun:
             event = self._events.get()
             if event is None:
                 return
-            if time.monotonic() < retry_at:
+            if time.monotonic() < retry_at and not isinstance(event, Ending):
                 continue
             try:
+                store = Store.of(self.config, self.workspace)
                 with translated():
                     if self.id is None:
                         self.id = self._open_run()
-                        logged = _last_step(Store.of(self.config, self.workspace), self.id)
-                        started = Store.of(self.config, self.workspace).client.get_run(self.id).info.start_time
-                    if "step" not in event:  # of a machine, by the seconds since the run began
+                        logged = _last_step(store, self.id)
+                        started = store.client.get_run(self.id).info.start_time
+                        settle(store, self.workspace)
+                    if isinstance(event, Ending):
+                        terminate(store, self.id, event)
+                    elif "step" not in event:  # of a machine, by the seconds since the run began
                         at = int(1000 * event.pop("time"))
-                        event = {"step": (at - started) // 1000, **event}
-                        _log_history(Store.of(self.config, self.workspace), self.id, [event], at)
+                        _log_history(store, self.id, [{"step": (at - started) // 1000, **event}], at)
                     elif int(event["step"]) > logged:
-                        _log_history(Store.of(self.config, self.workspace), self.id, [event])
+                        _log_history(store, self.id, [event])
             except TrackingError as error:
                 if not retry_at:
                     said = f"MLflow does not answer ({error}); training goes on, the rest is delivered when it ends"
                     say(said, logging.WARNING)
                 retry_at = time.monotonic() + 30
+
+
+def settle(store: Store, workspace: str) -> None:
+    """Let MLflow know how trainings of the workspace ended that it takes for running: a killed one could not say so."""
+    ours = storage.join(storage.absolute(workspace), "checkpoints") + "/"
+    for run in list(store.runs("tags.`zse.kind` = 'training' and attributes.status = 'RUNNING'")):
+        folder = run.data.tags.get("zse.checkpoint", "")
+        if folder.startswith(ours) and (how := ended(folder)):
+            terminate(store, run.info.run_id, how)
 
 
 def deliver_training(config: ExperimentConfig, workspace: str, checkpoint: str) -> None:
@@ -125,7 +151,12 @@ def deliver_training(config: ExperimentConfig, workspace: str, checkpoint: str) 
         client.set_terminated(run_id)
         return {"run": run_id, "model": model}
 
-    _deliver(config, workspace, checkpoint, log)
+    def whole(store: Store, tracked: dict[str, Any]) -> bool:
+        run = existing(store.client.get_run, tracked["run"])
+        there = run and run.info.lifecycle_stage == "active" and run.info.status == "FINISHED"
+        return bool(there and existing(store.client.get_logged_model, tracked["model"]))
+
+    _deliver(config, workspace, checkpoint, log, whole)
 
 
 def deliver_evaluation(config: ExperimentConfig, workspace: str, report: str, checkpoint: str | None) -> None:
@@ -133,19 +164,30 @@ def deliver_evaluation(config: ExperimentConfig, workspace: str, report: str, ch
 
     def log(store: Store) -> dict[str, Any]:
         rows = storage.read_json(storage.join(report, "report.json"))
-        trained: dict[str, Any] = {}
-        if checkpoint and storage.exists(storage.join(checkpoint, TRACKED)):
-            trained = storage.read_json(storage.join(checkpoint, TRACKED))
+        trained = _trained(store, checkpoint) if checkpoint else {}
         runs, new = {}, False
         for setting in sorted({row["setting"] for row in rows}):
             mine = [row for row in rows if row["setting"] == setting]
             runs[setting], made = _evaluation_run(store, setting, mine, report, trained)
             new = new or made
-        if trained and new:
+        if "run" in trained and new:
             log_metrics(store, trained["run"], _summary(rows))
         return {"runs": runs}
 
-    _deliver(config, workspace, report, log, again=True)
+    _deliver(config, workspace, report, log)
+
+
+def _trained(store: Store, checkpoint: str) -> dict[str, str]:
+    """Of a checkpoint's `run` and `model` those that are there: not deleted, not in another database alone."""
+    if not storage.exists(url := storage.join(checkpoint, TRACKED)):
+        return {}
+    tracked, found = storage.read_json(url), {}
+    run = existing(store.client.get_run, tracked["run"])
+    if run and run.info.lifecycle_stage == "active":
+        found["run"] = tracked["run"]
+    if existing(store.client.get_logged_model, tracked["model"]):
+        found["model"] = tracked["model"]
+    return found
 
 
 def _deliver(
@@ -153,18 +195,17 @@ def _deliver(
     workspace: str,
     folder: str,
     log: Callable[[Store], dict[str, Any]],
-    *,
-    again: bool = False,
+    whole: Callable[[Store, dict[str, Any]], bool] | None = None,
 ) -> None:
-    """Once for a folder and a tracking URI, or `again` where `log` asks MLflow itself what it lacks. A server that does
-    not answer is said, and is asked the next time."""
+    """Log a folder, unless MLflow has it `whole`, as far as is known of where it was tracked. None: `log` asks MLflow
+    itself what it lacks. A server that does not answer is said, and is asked the next time."""
     if not config.tracking.enabled:
         return
     store = Store.of(config, workspace)
-    if not again and _tracked(folder, store.uri):
-        return
     try:
         with translated():
+            if whole and _tracked(folder, store.uri) and whole(store, storage.read_json(storage.join(folder, TRACKED))):
+                return
             storage.write_json(storage.join(folder, TRACKED), {"uri": shown(store.uri), **log(store)})
     except TrackingError as error:
         said = f"MLflow did not take all of it ({error}); run the same command again to deliver what is missing"
@@ -199,12 +240,14 @@ def _training_run(
     config: ExperimentConfig,
     pairs: dict[str, Any],
 ) -> str:
-    """The id of the training's run: the one it already has, or a new one."""
+    """The id of the training's run, which is under way: the one it already has, or a new one where it has none in this
+    database."""
     url = storage.join(folder, RUN_ID)
     if storage.exists(url):
         known = storage.read_json(url)
-        if known["uri"] == shown(store.uri):
-            return known["run"]
+        if known["uri"] == shown(store.uri) and (run := store.run(known["run"])):
+            under_way(store, run)
+            return run.info.run_id
     from mlflow.entities import Param, RunTag
 
     client = store.client
@@ -306,7 +349,7 @@ def _evaluation_run(
         **_git(),
     }
     of = {"dataset_name": setting, "dataset_digest": first["dataset_fingerprint"][:8]}
-    model = {"model_id": trained["model"]} if trained else {}
+    model = {"model_id": trained["model"]} if "model" in trained else {}
     # The experiment and the data set say which setting: names without it can be read in the UI's columns.
     short = {name.removeprefix(f"{setting}/"): value for name, value in _summary(rows).items()}
     experiment, is_first = store.experiment(setting), setting == manifest["settings"][0]
@@ -314,7 +357,7 @@ def _evaluation_run(
     def log(run: Any) -> None:
         run_id, at = run.info.run_id, run.info.start_time
         _log_dataset(store, run_id, setting, first["dataset_fingerprint"], report, "evaluation")
-        if trained:
+        if model:
             client.log_inputs(run_id, models=[LoggedModelInput(trained["model"])])
         log_metrics(store, run_id, short, at, **of, **model)
         client.log_dict(run_id, {"rows": rows}, "report.json")
@@ -373,12 +416,32 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @cache
 def _git() -> dict[str, str]:
-    """The commit of the code, where it runs from a checkout."""
-    here = Path(__file__).parent
-    found = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    if found.returncode:
+    """The commit of the code: of its checkout, or what its image was built from. Nothing where neither is known."""
+    if COMMIT.exists():
+        commit = COMMIT.read_text().strip()
+        return {"mlflow.source.git.commit": commit} if commit else {}
+    here = Path(__file__)
+    # The repository that an environment with this package happens to lie in is another project's.
+    if _asked("ls-files", "--error-unmatch", here.name) is None or not (commit := _asked("rev-parse", "HEAD")):
         return {}
-    dirty = subprocess.run(
-        ["git", "-C", str(here), "status", "--porcelain"], capture_output=True, text=True, check=False
-    )
-    return {"mlflow.source.git.commit": found.stdout.strip(), "zse.git.dirty": str(bool(dirty.stdout.strip())).lower()}
+    changed = _asked("status", "--porcelain")
+    dirty = {} if changed is None else {"zse.git.dirty": str(bool(changed)).lower()}
+    return {"mlflow.source.git.commit": commit, **dirty}
+
+
+def _asked(*arguments: str) -> str | None:
+    """What git says in the folder of this file; None where it is not installed, refuses, or takes long."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook's name its own
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=GIT,
+            env={**mine, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if done.returncode else done.stdout.strip()

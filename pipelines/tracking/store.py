@@ -215,6 +215,17 @@ class Store:
             order = ["attributes.start_time DESC"]
             yield from pages(self.client.search_runs, experiment_ids=experiments, filter_string=asked, order_by=order)
 
+    def run(self, run_id: str) -> Any:
+        """A run, restored where it, or its experiment, was deleted. None: there is none, as after `mlflow gc`."""
+        client, run = self.client, existing(self.client.get_run, run_id)
+        if run is None or run.info.lifecycle_stage == "active":
+            return run
+        self._restored(client.get_experiment(run.info.experiment_id))
+        if client.get_run(run_id).info.lifecycle_stage == "deleted":
+            client.restore_run(run_id)
+            say(f"The run {run.info.run_name} had been deleted in MLflow and is restored")
+        return client.get_run(run_id)
+
     def experiment(self, name: str) -> str:
         """The id of an experiment, made if need be, also when another process makes it at the same time.
 
@@ -231,13 +242,28 @@ class Store:
                 found = client.get_experiment_by_name(name)
                 if found is None:
                     raise
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-            say(
-                f"The experiment {name} had been deleted in MLflow and is restored: these runs belong into it. "
-                "`mlflow gc` frees a deleted name for good"
-            )
+        self._restored(found)
         return found.experiment_id
+
+    def _restored(self, experiment: Any) -> None:
+        if experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+            say(
+                f"The experiment {experiment.name} had been deleted in MLflow and is restored, with all of its runs: "
+                "these belong into it. `mlflow gc` removes what is deleted for good"
+            )
+
+
+def existing(get: Callable[[str], Any], name: str) -> Any:
+    """What `get` gives; None for what MLflow does not have."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return get(name)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 def pages(search: Callable[..., Any], **asked: Any) -> Iterator[Any]:

@@ -36,7 +36,9 @@ def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monke
     (name,) = job.trainings(WORKSPACE)
     found = job.status(WORKSPACE, name)
     assert tuple(found.stages) == stages
-    assert [*found.stages.values()] == ["done", "done", "half done", "missing", "missing"]
+    assert [*found.stages.values()] == ["done", "done", "failed", "missing", "missing"]
+    assert found.ended is not None and found.ended.startswith("s3://zse/status/checkpoints/tiny-global-")
+    assert f"failed      {found.ended}" in told("tiny", "-w", WORKSPACE).stdout
     assert (found.step, found.total, found.state, found.holder) == (2, 6, 2, None), "that of step 4 is not whole"
     assert found.best is not None and found.images_per_second and found.seconds_left
     assert "Next: zse train -e 'my tiny.yaml' --set train.steps=6" in told("tiny", "-w", WORKSPACE).stderr
@@ -63,6 +65,8 @@ def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monke
     storage.write_bytes(f"{WORKSPACE}/images/other-01234567/part-1.parquet", b"")
     storage.copy_file(f"{found['folder']}/run.json", f"{WORKSPACE}/checkpoints/{name}2/run.json")
     everything = told("-w", WORKSPACE)
+    assert everything.stdout.count(" done ") and everything.stdout.count(" killed ") == 1
+    assert "killed or lost: its process is gone" in told(f"{name}2", "-w", WORKSPACE).stdout
     assert "half done: images/other-01234567, 1 parts" in everything.stdout and "2 trainings in" in everything.stderr
     assert sum(line.count(name) for line in everything.stdout.splitlines()) == 2
     with pytest.raises(ValueError, match=r"No training in .* 'tiny' alone: 2 begin like that. There are: tiny-gl"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines import preflight, storage
+from pipelines.jobs import train
 from pipelines.jobs.run import evaluate_checkpoint, run
+from pipelines.jobs.status import statuses
 from pipelines.queries import Queries
 from pipelines.redaction import shown
-from pipelines.tracking import ui_command
+from pipelines.tracking import deliver_evaluation, ui_command
 from pipelines.tracking.once import KEY, run_once
 from pipelines.tracking.runs import _log_dataset
 from pipelines.tracking.store import Store
@@ -143,6 +147,107 @@ def test_what_four_write_in_the_same_moment_is_there_once(tmp_path: Path) -> Non
     run: Any = store.client.get_run(begun)
     assert run.info.status == "FINISHED" and sum(tag.startswith("tag ") for tag in run.data.tags) == 8
     assert len(run.inputs.dataset_inputs) == 8
+
+
+def test_a_training_that_does_not_reach_its_end_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, workspace = tiny(tracking={"enabled": True, "system_metrics": False}), str(tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+
+    def state() -> tuple[str, str]:
+        (training,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        return training.info.status, training.data.tags.get("zse.reason", "")
+
+    def stopped(error: BaseException) -> None:
+        def leave(*_: Any) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pipelines.jobs.train.run_worker", leave)
+            with pytest.raises(type(error)):
+                run(config, workspace, until="train")
+
+    monkeypatch.setenv("ZSE_WEBHOOK", "https://chat/SECRET")
+    secret = "http://user:SECRET@host/ said no, https://chat/SECRET"
+    for error, status, why in (
+        (RuntimeError(f"{secret}\nmore"), "FAILED", "RuntimeError: http://***@host/ said no, ***"),
+        (LeakError("seen"), "FAILED", "seen"),
+        (KeyboardInterrupt(), "KILLED", "Ctrl-C (SIGINT)"),
+        (SystemExit(143), "KILLED", "told to end (SIGTERM)"),
+    ):
+        stopped(error)
+        assert state() == (status, why)
+        (found,) = statuses(workspace)
+        assert (found.stages["train"], found.ended) == (status.lower(), why)
+
+    # Killed without notice: the run stays RUNNING until the next training, of another method, sees that nobody renews.
+    run_id = storage.read_json(f"{found.folder}/mlflow.json")["run"]
+    client.update_run(run_id, status="RUNNING")
+    raw = storage.read_json(f"{found.folder}/run.json")
+    storage.write_json(f"{found.folder}/run.json", {k: v for k, v in raw.items() if k != "ended"})
+    lease = {"host": "elsewhere", "pid": 1, "id": "x", "since": 0.0, "renewed": time.time() - 90}
+    storage.write_json(f"{found.folder}/lease/7.json", lease)
+    monkeypatch.setattr("pipelines.endings.EVERY", -1.5)
+    (found,) = statuses(workspace)
+    assert found.stages["train"] == "killed" and found.ended is not None
+    assert re.fullmatch("killed or lost: no sign of life for 9[0-9] s", found.ended)
+    other = tiny(tracking={"enabled": True, "system_metrics": False}, train={"lr": 0.002})
+    run(other, workspace, until="train")
+    lost = client.get_run(run_id)
+    assert lost.info.status == "KILLED" and lost.data.tags["zse.reason"].startswith("killed or lost: no sign of life")
+
+    # Taken up it runs, and has ended well in the end.
+    seen = []
+    monkeypatch.setattr("pipelines.lease.STALE", 0.0)
+    monkeypatch.setattr(
+        "pipelines.jobs.train._publish",
+        lambda *a, of=train._publish: (seen.append(client.get_run(run_id).info.status), of(*a))[1],
+    )
+    run(config, workspace, until="train")
+    ended = client.get_run(run_id)
+    assert seen == ["RUNNING"] and ended.info.status == "FINISHED" and not ended.data.tags["zse.reason"]
+    assert {one.stages["train"] for one in statuses(workspace)} == {"done"} and "SECRET" not in capsys.readouterr().err
+
+
+def test_what_is_deleted_in_mlflow_is_restored_or_tracked_anew(tmp_path: Path) -> None:
+    config = tiny(tracking={"enabled": True, "system_metrics": False})
+    out = run(config, str(tmp_path))
+    client, folder = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), out.checkpoints["global"]
+    first = storage.read_json(f"{folder}/tracked.json")
+    place = client.get_run(first["run"]).info.experiment_id
+
+    def tracked() -> dict[str, str]:
+        """What is there after the same command; everything is whole."""
+        assert run(config, str(tmp_path)).rows() == out.rows()
+        found = storage.read_json(f"{folder}/tracked.json")
+        training = client.get_run(found["run"])
+        assert training.info.lifecycle_stage == "active" and training.info.status == "FINISHED"
+        (model,) = client.search_logged_models([place])
+        assert (model.model_id, model.status) == (found["model"], "READY")
+        evaluations = client.search_runs([place], "tags.`zse.kind` = 'evaluation'")
+        assert [e.data.tags["zse.training_run"] for e in evaluations] == [first["run"]]
+        return found
+
+    client.delete_run(first["run"])
+    assert tracked() == first
+    client.delete_experiment(place)
+    assert tracked() == first
+    client.delete_logged_model(first["model"])
+    second = tracked()
+    assert second["run"] == first["run"] and second["model"] != first["model"]
+
+    # Gone for good, as by `mlflow gc`, or in another database: new runs; evaluations are tracked without it.
+    for name in ("mlflow.json", "tracked.json"):
+        storage.write_json(f"{folder}/{name}", {**storage.read_json(f"{folder}/{name}"), "run": "0" * 32})
+    report = out.reports["global"]
+    (evaluation,) = client.search_runs([place], "tags.`zse.kind` = 'evaluation'")
+    client.delete_run(evaluation.info.run_id)
+    deliver_evaluation(config, str(tmp_path), report, folder)
+    (again,) = client.search_runs([place], "tags.`zse.kind` = 'evaluation'")
+    assert (again.data.tags["zse.training_run"], again.data.tags["zse.model"]) == ("", second["model"])
+    run(config, str(tmp_path))
+    assert client.get_run(storage.read_json(f"{folder}/tracked.json")["run"]).info.status == "FINISHED"
 
 
 def test_pseudo_unseen_classes_are_a_setting_to_choose_by(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""How work ended that did not reach its end, and why."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipelines import shards, storage
+from pipelines.lease import EVERY, STALE, holder
+from pipelines.redaction import shown
+from zse_model.errors import ZseError
+
+RUN = "run.json"  # of a training
+ENDED = "ended"  # in it
+LONGEST = 500  # characters of a reason
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Of a training or an evaluation."""
+
+    state: Literal["FAILED", "KILLED"]
+    """As MLflow names it: KILLED = told to stop, or lost."""
+    reason: str
+    """One line, without secrets."""
+
+
+def ending(error: BaseException) -> Ending:
+    """What an exception that leaves the work means for it."""
+    if isinstance(error, KeyboardInterrupt):
+        return Ending("KILLED", "Ctrl-C (SIGINT)")
+    if isinstance(error, SystemExit):
+        return Ending("KILLED", "Ctrl-C (SIGINT)" if error.code == 128 + signal.SIGINT else "told to end (SIGTERM)")
+    cause = _cause(error)
+    said = (str(cause).strip() or "no reason given").splitlines()[0]
+    kind = "" if isinstance(cause, ZseError) else f"{type(cause).__name__}: "
+    return Ending("FAILED", shown(kind + said)[:LONGEST])
+
+
+def ended(training: str, run: Mapping[str, Any] | None = None) -> Ending | None:
+    """How a training ended that is not complete, by its folder; None: it is complete, or somebody is at it.
+
+    run: its run.json, where that is read already. One that was killed without notice cannot say so: its lease is not
+    renewed any more.
+    """
+    if shards.has_manifest(training):
+        return None
+    held = holder(training)
+    if held is not None and alive(training, held):
+        return None
+    said = (storage.read_json(storage.join(training, RUN)) if run is None else run).get(ENDED)
+    if said is not None:
+        return Ending(**said)
+    seen = f"no sign of life for {time.time() - held['renewed']:.0f} s" if held else "its process is gone"
+    return Ending("KILLED", f"killed or lost: {seen}")
+
+
+def alive(training: str, held: Mapping[str, Any]) -> bool:
+    """Whether the holder of a lease renews it: by the clocks, or, as they may differ, seen within some seconds."""
+    if abs(time.time() - held["renewed"]) < STALE:
+        return True
+    end = time.monotonic() + EVERY + 2
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        now = holder(training)
+        if now is None or now["renewed"] != held["renewed"]:
+            return now is not None
+    return False
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What was raised in a worker of Ray, out of what Ray puts around it."""
+    found: Any = error
+    while True:
+        inner = next(iter((getattr(found, "worker_failures", None) or {}).values()), None)
+        inner = inner or getattr(found, "cause", None) or getattr(found, "controller_failure", None)
+        if not isinstance(inner, BaseException) or inner is found:
+            return found
+        found = inner
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """SIGTERM raises SystemExit, so that what is left can say how it ended. Not where a handler is set already."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is end:  # Ray, where it was started meanwhile, has one of its own
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

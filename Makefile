@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart test test-cluster check audit bench bench-scale results demo-reevaluation local-cluster chaos clean
+.PHONY: help quickstart test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation local-cluster chaos clean
 
 help:
 	@echo "make quickstart   the whole path on built-in data, end to end"
@@ -14,6 +14,7 @@ help:
 	@echo "make audit        known vulnerabilities of the pinned packages; needs the internet"
 	@echo "make bench        measurements, each beside its baseline"
 	@echo "make bench-scale  the same at the size of the largest data sets: a quarter of an hour"
+	@echo "make bench-gpu    is a GPU right, and how fast: eight minutes on one, gpu.json; torch and timm are enough"
 	@echo "make demo-reevaluation  a week of data that arrives, models that are promoted or kept: six minutes"
 	@echo "make local-cluster  a head, three nodes, MLflow on PostgreSQL and an S3 store on this machine, until Ctrl-C"
 	@echo "make chaos        20 random faults over a training and a re-evaluation: what comes out must not change"
@@ -54,6 +55,9 @@ bench: $(VENV)/installed
 
 bench-scale: $(VENV)/installed
 	$(BIN)/python -m benchmarks scale
+
+bench-gpu: $(VENV)/installed
+	$(BIN)/python -m benchmarks gpu --out gpu.json
 
 results: $(VENV)/installed
 	$(BIN)/python -m benchmarks.results

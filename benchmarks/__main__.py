@@ -1,22 +1,29 @@
-"""Run the named benchmarks, or all that take minutes."""
+"""Run the named benchmarks, or all that take minutes. What begins with - and follows goes to the benchmark."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from itertools import takewhile
 
 ALL = ("scoring", "search", "training", "loading", "ingest", "distribution", "layouts", "duplicates", "scaling")
-LONG = ("codes", "workers", "compiling", "scale", "planning", "alarms", "drift")
+LONG = ("codes", "workers", "compiling", "scale", "planning", "alarms", "drift", "gpu")
+WITH_OPTIONS = ("gpu",)
 
 
-def main() -> None:
-    names = sys.argv[1:] or ALL
+def main(arguments: Sequence[str]) -> None:
+    named = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
+    options, names = arguments[len(named) :], named or ALL
     if unknown := sorted(set(names) - {*ALL, *LONG}):
         sys.exit(f"Unknown benchmarks {unknown}. Known: {(*ALL, *LONG)}")
+    if options and not (len(names) == 1 and names[0] in WITH_OPTIONS):
+        sys.exit(f"Options {list(options)} follow one of {WITH_OPTIONS}, named alone")
     for name in names:
         print(f"\n== {name}", flush=True)
-        import_module(f"benchmarks.{name}").main()
+        run = import_module(f"benchmarks.{name}").main
+        run(options) if name in WITH_OPTIONS else run()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -3,9 +3,14 @@ measured at scale runs, small."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,3 +74,99 @@ def test_listing_and_metrics_at_scale(capsys: pytest.CaptureFixture[str]) -> Non
     scale.embedded(30, 40)
     out = capsys.readouterr().out
     assert out.startswith("  1,000 records") and out.count("  plain mAP_all 0.") == 2
+
+
+BLOCKED = "pipelines ray mlflow pyarrow fsspec s3fs pydantic rich typer faiss scipy matplotlib psutil boto3".split()
+ALONE = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocked())
+from benchmarks.__main__ import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def gpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `python -m benchmarks gpu --small` writes where there is nothing but torch and timm."""
+    out = tmp_path_factory.mktemp("gpu") / "gpu.json"
+    command = [sys.executable, "-c", ALONE, "gpu", "--small", "--out", str(out)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "zse_sbir on test_vit" in done.stdout
+    return json.loads(out.read_text())
+
+
+def rows_of(report: dict[str, Any], section: str, **about: str) -> list[dict[str, Any]]:
+    rows = report["sections"][section]["rows"]
+    return [row for row in rows if about.items() <= row.items()]
+
+
+def test_the_gpu_benchmark_compares_everything_that_a_method_computes(gpu: dict[str, Any]) -> None:
+    assert {"device", "versions", "sections", "seconds"} <= gpu.keys() and gpu["small"]
+    assert {"torch", "timm", "cuda", "python"} <= gpu["versions"].keys()
+    assert list(gpu["sections"]) == ["matrix", "golden", "parity", "encode", "pairs", "train"]
+    assert not [name for name, section in gpu["sections"].items() if {"error", "skipped"} & section.keys()]
+    parity = rows_of(gpu, "parity")
+    assert {row["method"].split()[0] for row in parity} == {"global", "crossatnet", "zse_sbir"}
+    assert {row["precision"] for row in parity} == {"fp32", "tf32", "bf16"}
+    results = {row["result"] for row in parity}
+    assert {"loss triplet", "gradient", "encode photo tokens", "score fused", "end to end rn"} <= results
+    assert {"score hash-32", "score asym-32", "encode sketch itq-32", "loss distillation"} <= results
+    for row in parity:
+        assert "error" not in row, row
+        if row["precision"] != "bf16":  # the same processor
+            assert row.get("max_abs", 0) < 1e-6 and row.get("bits", 1) == 1 and row.get("order", 1) == 1, row
+        elif "mean_rel" in row:
+            assert row["mean_rel"] < 0.3, row
+    assert any(row["max_abs"] > 0 for row in parity if row["precision"] == "bf16" and "max_abs" in row)
+    golden = rows_of(gpu, "golden", precision="fp32")
+    assert len(golden) == 2 and all(row["max_abs"] < 1e-5 for row in golden)
+
+
+def test_the_gpu_benchmark_times_beside_the_eager_way(gpu: dict[str, Any]) -> None:
+    assert {row["precision"] for row in rows_of(gpu, "matrix") if row["tflops"] > 0} == {"fp32", "tf32", "bf16"}
+    for section, unit in (("encode", "images_s"), ("train", "items_s"), ("pairs", "pairs_s")):
+        for row in rows_of(gpu, section, way="eager"):
+            assert row[unit] > 0 and row["share"] > 0 and row["times_eager"] == 1, row
+        compiled = rows_of(gpu, section, way="compiled")
+        assert compiled and all(row["times_eager"] > 0 for row in compiled)
+    ways = {row["way"] for row in rows_of(gpu, "pairs", precision="fp32")}
+    assert {"eager, math attention", "eager, flash attention", "eager, cudnn attention"} <= ways
+    (profile,) = rows_of(gpu, "pairs", way="profile")
+    assert len(profile["kernels"]) == 8 and 0 < sum(profile["kernels"].values()) <= 1
+
+
+def test_a_gpu_measurement_that_fails_or_comes_too_late_is_recorded(tmp_path: Path) -> None:
+    from benchmarks.gpu import SMALL, Bench, about, torch
+
+    device, out = torch.device("cpu"), tmp_path / "gpu.json"
+    bench = Bench(device, SMALL, time.monotonic() + 60, out, about(device, SMALL, 1.0))
+
+    def fails(bench: Bench) -> None:
+        bench.add("one", {"what": "a"}, lambda: {"value": 1})
+        bench.add("one", {"what": "b"}, lambda: {"value": 1 / 0})
+        raise RuntimeError("out of memory\nand a long trace")
+
+    bench.section("one", fails)
+    bench.until = 0.0
+    bench.section("two", lambda bench: None)
+    found = json.loads(out.read_text())["sections"]
+    assert found["one"]["error"] == "RuntimeError: out of memory"
+    assert found["one"]["rows"] == [
+        {"what": "a", "value": 1},
+        {"what": "b", "error": "ZeroDivisionError: division by zero"},
+    ]
+    assert found["two"]["skipped"].startswith("no time is left")

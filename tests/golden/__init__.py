@@ -17,11 +17,12 @@ def reference() -> dict[str, np.ndarray]:
         return {key: arrays[key] for key in arrays}
 
 
-def recipe_state() -> dict[str, Tensor]:
-    """Every weight of the published network under its public name, float32, each drawn from its name alone."""
+def recipe_state(prefix: str = "") -> dict[str, Tensor]:
+    """Every weight of the published network under its public name, or those whose names begin with `prefix`: float32,
+    each drawn from its name alone."""
     entries = json.loads((FOLDER / "reference_state.json").read_text())["entries"]
     state = {}
-    for entry in entries:
+    for entry in (entry for entry in entries if entry["name"].startswith(prefix)):
         rng = np.random.Generator(np.random.PCG64(zlib.crc32(entry["name"].encode())))
         values = entry["offset"] + entry["scale"] * rng.standard_normal(entry["shape"])
         state[entry["name"]] = torch.from_numpy(values.astype(np.float32))

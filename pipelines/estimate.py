@@ -26,6 +26,7 @@ from pipelines.config import ExperimentConfig
 from pipelines.costs import count_flop
 from pipelines.jobs.score import PHOTOS
 from pipelines.members import Members, listed_members, tested_members, training_members
+from pipelines.networks import decided
 from pipelines.plan import ItemPlan
 from pipelines.preflight import check_start
 from pipelines.prepare import prepared
@@ -270,7 +271,7 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
 
 
 def _on_meta(config: ExperimentConfig, name: str, classes: Sequence[str]) -> RetrievalMethod:
-    settings = config.methods[name]
+    settings = decided(config.methods[name])
     vectors = class_vectors_of(settings, classes)
     if vectors is not None:
         settings = dataclasses.replace(settings, vector_dim=vectors.shape[1])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from pipelines import storage
 from pipelines.config import ExperimentConfig
 from zse_model.backbones import BackboneConfig
+from zse_model.errors import ZseError
 from zse_model.methods import create_method
 
 CLASSES = 16  # stands for the number of training classes, which the data alone knows
@@ -24,7 +26,13 @@ def check_networks(config: ExperimentConfig) -> None:
     """
     with weights_at_hand(config.backbone) as backbone, torch.random.fork_rng(devices=[]):
         for name, method in config.methods.items():
-            create_method(name, method, backbone, size=config.transforms.size, classes=CLASSES)
+            create_method(name, decided(method), backbone, size=config.transforms.size, classes=CLASSES)
+
+
+def decided(method: Any) -> Any:
+    """The configuration of a method that distils, with no units dropped: which ones are, the split decides."""
+    distils = getattr(method, "distillation", 0) and method.dropped_units is None
+    return dataclasses.replace(method, dropped_units=()) if distils else method
 
 
 @contextmanager
@@ -33,5 +41,11 @@ def weights_at_hand(backbone: BackboneConfig) -> Iterator[BackboneConfig]:
     if backbone.weights in (None, "hub"):
         yield backbone
         return
-    with storage.local_copy(str(backbone.weights)) as copy:
-        yield dataclasses.replace(backbone, weights=str(copy))
+    url = str(backbone.weights)
+    with storage.local_copy(url) as copy:
+        try:
+            yield dataclasses.replace(backbone, weights=str(copy))
+        except ZseError as error:
+            if str(copy) == url or str(copy) not in str(error):
+                raise
+            raise ZseError(str(error).replace(str(copy), url)) from error

@@ -19,12 +19,16 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers.attention import Attention
 from timm.models import checkpoint, group_parameters
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from zse_model.errors import ZseError
 from zse_model.precision import full_precision
+from zse_model.weights import pretrained
+
+IMAGENET_UNITS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +86,12 @@ class Backbone(nn.Module):
         load_weights: bool = True,
     ) -> None:
         super().__init__()
-        if not timm.is_model(config.name):
-            near = timm.list_models(f"*{config.name.split('_')[0]}*")[:8]
-            raise ZseError(f"Unknown backbone {config.name!r}. timm models with a similar name: {near}")
         self.name, self.wants_pooled, self.wants_tokens = config.name, pooled or classifier, tokens
-        cfg = timm.get_pretrained_cfg(config.name)
-        arguments: dict[str, Any] = dict(config.args)
-        if is_transformer(config.name):
-            arguments["img_size"] = size
-        if config.weights is not None and load_weights:
-            arguments["pretrained"] = True
-            if config.weights != "hub":
-                arguments["pretrained_cfg_overlay"] = {"file": config.weights}
-        if not classifier:
-            arguments["num_classes"] = 0
+        cfg = _known(config)
         self._grid = (0, 0)
-        self.model: Any = timm.create_model(config.name, **arguments).to(memory_format=torch.channels_last)
+        self.model: Any = _build(config, size, classifier=classifier, load_weights=load_weights)
+        self._layout = torch.contiguous_format if _writes_outside(self.model) else torch.channels_last
+        self.model.to(memory_format=self._layout)
         if config.norm_eps is not None:
             for norm in (m for m in self.model.modules() if isinstance(m, nn.LayerNorm)):
                 norm.eps = config.norm_eps
@@ -105,7 +99,15 @@ class Backbone(nn.Module):
         if classifier:
             self.classifier = self.model.get_classifier()
             if not isinstance(self.classifier, nn.Linear):
-                raise ZseError(f"Backbone {config.name!r} has no linear classifier to distil from")
+                raise ZseError(
+                    f"Backbone {config.name!r} has no linear classifier to distil from. Set distillation to 0"
+                )
+            if load_weights and self.classifier.out_features != IMAGENET_UNITS:
+                raise ZseError(
+                    f"Backbone {config.name!r} has no ImageNet-1k classifier to distil from: {IMAGENET_UNITS} units "
+                    f"are needed, to leave out those of unseen classes, and it has {self.classifier.out_features}. "
+                    "Set distillation to 0, or take another backbone"
+                )
             self.model.reset_classifier(0)
         self._freeze(config.frozen, config.weights)
         self.is_transformer = hasattr(self.model, "num_prefix_tokens")
@@ -121,12 +123,19 @@ class Backbone(nn.Module):
         std = config.std or getattr(cfg, "std", None) or (0.5, 0.5, 0.5)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("scale", 1 / (torch.tensor(std).view(1, 3, 1, 1) * 255), persistent=False)
-        self.pooled_dim, self.token_dim, self.grid, self.tokens = self._measure(size)
+        try:
+            self._measure(size, new=load_weights)
+        except ZseError:
+            raise
+        except Exception as error:
+            raise ZseError(_cannot(config, size, error)) from error
 
     def _check_selection(self, name: str) -> None:
         if not self.keep_rates:
             return
-        if not isinstance(self.model, VisionTransformer) or self.model.cls_token is None:
+        m = self.model
+        plain = isinstance(m, VisionTransformer) and m.cls_token is not None
+        if not plain or not all(type(block) is Block and type(block.attn) is Attention for block in m.blocks):
             raise ZseError(
                 f"keep_rates need a plain vision transformer with a class token, {name!r} is none; leave them out"
             )
@@ -172,24 +181,54 @@ class Backbone(nn.Module):
             norm.eval()
         return self
 
-    def _measure(self, size: int) -> tuple[int, int, tuple[int, int], int]:
+    def _measure(self, size: int, *, new: bool) -> None:
+        """Run one picture: what comes out, what of the picture and which parameters it depends on.
+
+        Parameters that it does not depend on are frozen: they would have no gradient, which ends DDP, and weight decay
+        would shrink them. A new training that would not see the picture's borders is refused.
+        """
         training = self.training
         self.eval()
-        with torch.no_grad():
-            features = self(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        with torch.enable_grad():
+            picture = torch.arange(3 * size * size).sin().view(1, 3, size, size).requires_grad_()
+            features = self(picture)
+            outputs = [x for x in (features.pooled, features.tokens) if x is not None]
+            if new and not picture.is_meta:
+                self._refuse_unseen_borders(picture, outputs)
         self.train(training)
-        pooled_dim = 0 if features.pooled is None else features.pooled.shape[1]
-        if features.tokens is None:
-            return pooled_dim, 0, (0, 0), 0
-        return pooled_dim, features.tokens.shape[2], self._grid, features.tokens.shape[1]
+        self.pooled_dim = 0 if features.pooled is None else _checked(features.pooled, 2).shape[1]
+        self.token_dim, self.grid, self.tokens = 0, (0, 0), 0
+        if features.tokens is not None:
+            self.token_dim, self.tokens = _checked(features.tokens, 3).shape[2], features.tokens.shape[1]
+            self.grid = self._grid
+        used = _leaves(outputs)
+        for parameter in self.model.parameters():
+            if parameter not in used:
+                parameter.requires_grad_(False)
+
+    def _refuse_unseen_borders(self, picture: Tensor, outputs: Sequence[Tensor]) -> None:
+        size, patch = picture.shape[3], getattr(getattr(self.model, "patch_embed", None), "patch_size", None)
+        # Weighted, because the sum of what a layer norm gives is constant.
+        weights = [torch.arange(x.numel()).cos().view_as(x) for x in outputs]
+        (slope,) = torch.autograd.grad(outputs, picture, weights)
+        seen = slope[0].abs().sum(0) > 0
+        last = min(int(seen.any(dim).nonzero().max()) for dim in (0, 1)) + 1
+        if last < size:
+            step = patch[0] if patch else 32
+            fits = [n for n in (size // step * step, (size // step + 1) * step) if n]
+            raise ZseError(
+                f"transforms.size: backbone {self.name!r} would not see the last {size - last} px of two sides of a "
+                f"{size} px picture, whose size must be a multiple of {step}. Use {' or '.join(map(str, fits))}"
+            )
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [b, 1 or 3, h, w] -> float32 [b, 3, h, w], channels last; floating input is taken as normalised."""
+        """uint8 [b, 1 or 3, h, w] -> float32 [b, 3, h, w], in the layout of the model; floating input is taken
+        as normalised."""
         if images.dtype != torch.uint8:
             return images
         mean, scale = self.get_buffer("mean"), self.get_buffer("scale")
         images = (images.expand(-1, 3, -1, -1).float() - mean) * scale
-        return images.contiguous(memory_format=torch.channels_last)
+        return images.contiguous(memory_format=self._layout)
 
     def forward(self, images: Tensor, tokenizer: nn.Module | None = None) -> Features:
         """uint8 [b, 1 or 3, size, size] -> `Features`.
@@ -285,6 +324,81 @@ def _batch_norms(model: nn.Module) -> Iterator[nn.Module]:
 def _frozen(norm: Any) -> bool:
     """Whether a batch norm keeps its weights, and with them its statistics."""
     return norm.weight is not None and not norm.weight.requires_grad
+
+
+def _known(config: BackboneConfig) -> Any:
+    """What timm says of a model. Raises ZseError for a name or tag that it does not know, or arguments that load."""
+    name = config.name
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+        raise ZseError(f"Unknown backbone {name!r}. timm models with a similar name: {near}")
+    if loading := [a for a in config.args if a.startswith(("pretrained", "checkpoint"))]:
+        raise ZseError(f"backbone.args: {loading} load weights, which backbone.weights does. Leave them out")
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        raise ZseError(f"Unknown weights in backbone {name!r}. timm has {tags}") from error
+
+
+def _build(config: BackboneConfig, size: int, *, classifier: bool, load_weights: bool) -> nn.Module:
+    """The timm model of a configuration, with its weights if it has any and they are wanted."""
+    arguments: dict[str, Any] = dict(config.args)
+    if is_transformer(config.name):
+        arguments["img_size"] = size
+    if not classifier:
+        arguments["num_classes"] = 0
+    try:
+        if config.weights is None or not load_weights:
+            return timm.create_model(config.name, **arguments)
+        return pretrained(config.name, config.weights, arguments, classifier=classifier)
+    except ZseError:
+        raise
+    except Exception as error:
+        raise ZseError(_cannot(config, size, error)) from error
+
+
+def _cannot(config: BackboneConfig, size: int, error: Exception) -> str:
+    """That a backbone cannot be used, in one line: timm has as many ways to fail as architectures."""
+    cfg = timm.get_pretrained_cfg(config.name)
+    said = " ".join(str(error).split())[:160]
+    made = f"timm made it for {cfg.input_size[-1]} px; try transforms.size={cfg.input_size[-1]}, or" if cfg else "Take"
+    arguments = f" with backbone.args {dict(config.args)}" if config.args else ""
+    return (
+        f"Backbone {config.name!r} cannot be used on pictures of {size} px{arguments} ({type(error).__name__}: "
+        f"{said}). {made} another backbone"
+    )
+
+
+def _checked(x: Tensor, dims: int) -> Tensor:
+    if x.ndim != dims:
+        raise TypeError(f"its features have shape {tuple(x.shape)}, {dims} dimensions were expected")
+    return x
+
+
+def _leaves(outputs: Sequence[Tensor]) -> set[Tensor]:
+    """The parameters that tensors depend on, read off the graph of their gradients."""
+    found: set[Tensor] = set()
+    seen: set[Any] = set()
+    nodes: list[Any] = [x.grad_fn for x in outputs]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        nodes += [parent for parent, _ in node.next_functions]
+    return found
+
+
+def _writes_outside(model: nn.Module) -> bool:
+    """Whether torch 2.14.1 on a processor would write outside its memory in the backward pass, in channels_last: of a
+    strided 1x1 convolution with fewer than 16 input channels, the floats of an AVX-512 register."""
+    return any(
+        isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and max(m.stride) > 1 and m.in_channels // m.groups < 16
+        for m in model.modules()
+    )
 
 
 def is_transformer(name: str) -> bool:

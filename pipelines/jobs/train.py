@@ -228,7 +228,7 @@ def make_job(
     manifest = shards.read_manifest(pairs, "zse shard")
     weights = config.backbone.weights
     depends: dict[str, Any] = {
-        "method": [method, to_dict(config.methods[method])],
+        "method": [method, _method_named(config.methods[method])],
         "backbone": {**to_dict(config.backbone), "weights": _weights_hash(weights)},
         "transforms": to_dict(config.transforms),
         "split": manifest["split_hash"],
@@ -250,6 +250,14 @@ def make_job(
         depends["method"][1].pop("class_vectors")
     name = f"{config.name}-{method}{'-untrained' if untrained else ''}-{storage.digest(depends, 8)}"
     return Job(name, method, config, images, pairs, storage.join(workspace, "checkpoints", name), vectors)
+
+
+def _method_named(method: Any) -> dict[str, Any]:
+    """What of a method's configuration names a checkpoint. Units that are not decided yet were once written as none."""
+    settings = to_dict(method)
+    return (
+        {**settings, "dropped_units": settings.get("dropped_units") or ()} if "dropped_units" in settings else settings
+    )
 
 
 def _named(train: TrainConfig) -> dict[str, Any]:

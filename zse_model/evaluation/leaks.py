@@ -65,7 +65,7 @@ def distilled_units(checkpoint: Checkpoint, split: ZeroShotSplit) -> int:
     config = checkpoint.method.config
     if not getattr(config, "distillation", 0):
         return 0
-    return len(set(imagenet_units_naming(split.unseen)) - set(config.dropped_units))
+    return len(set(imagenet_units_naming(split.unseen)) - set(config.dropped_units or ()))
 
 
 def refuse_start(start: Checkpoint, split: ZeroShotSplit) -> None:

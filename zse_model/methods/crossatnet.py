@@ -65,8 +65,9 @@ class CrossATNetConfig:
     bits: int = 64
     """Of the codes, fitted when a training ends: 32, 64, 128 or 256; 0 = none."""
     distillation: float = 0.0
-    dropped_units: tuple[int, ...] = ()
-    """Of the pretrained classifier, never distilled: those that name an unseen class. Filled in from the split."""
+    dropped_units: tuple[int, ...] | None = None
+    """Of the pretrained classifier, never distilled: those that name an unseen class. `zse` fills them in from the
+    split; elsewhere distillation needs them, () where no class is unseen."""
 
 
 class CrossATNet(RetrievalMethod):

@@ -7,7 +7,7 @@ Units that name an unseen class are dropped: the target says nothing about them 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,14 @@ class SoftLabels(nn.Module):
     targets: Tensor
     allowed: Tensor
 
-    def __init__(self, classes: int, units: int, dropped: tuple[int, ...]) -> None:
+    def __init__(self, classes: int, units: int, dropped: Sequence[int] | None) -> None:
+        """Raises ZseError where nobody has decided which units of `units` are dropped (None)."""
         super().__init__()
+        if dropped is None:
+            raise ZseError(
+                "distillation needs dropped_units, the ImageNet units that name an unseen class: "
+                "zse_model.split.imagenet_units_naming(unseen). () drops none, where no class is unseen"
+            )
         if any(not 0 <= unit < units for unit in dropped):
             raise ZseError(f"Dropped units must lie in 0..{units - 1}, got {sorted(dropped)}")
         kept = torch.tensor(sorted(set(range(units)) - set(dropped)))

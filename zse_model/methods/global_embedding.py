@@ -39,8 +39,9 @@ class GlobalConfig:
     """Of the contrast."""
     scale: float = 16.0
     """Of the cosine classifier's logits."""
-    dropped_units: tuple[int, ...] = ()
-    """Of the pretrained classifier, never distilled: those that name an unseen class. Filled in from the split."""
+    dropped_units: tuple[int, ...] | None = None
+    """Of the pretrained classifier, never distilled: those that name an unseen class. `zse` fills them in from the
+    split; elsewhere distillation needs them, () where no class is unseen."""
 
 
 class GlobalEmbedding(RetrievalMethod):

@@ -41,7 +41,8 @@ from zse_model.scoring import Fused, Precision, Scorer, weighted
 
 @dataclass(frozen=True, kw_only=True)
 class ZseSbirConfig:
-    """The defaults are the paper's where a transformer is the backbone; loss weights of 0 leave nothing behind."""
+    """The defaults are the paper's where a transformer is the backbone. A part that loss weights of 0 leave untrained is
+    frozen; without `relation` there is no mode that reads the relation network."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -80,8 +81,9 @@ class ZseSbirConfig:
     distillation: float = 0.0
     temperature: float = 0.07
     scale: float = 16.0
-    dropped_units: tuple[int, ...] = ()
-    """Of the pretrained classifier, never distilled: those that name an unseen class. Filled in from the split."""
+    dropped_units: tuple[int, ...] | None = None
+    """Of the pretrained classifier, never distilled: those that name an unseen class. `zse` fills them in from the
+    split; elsewhere distillation needs them, () where no class is unseen."""
 
 
 FUSION_STEPS = 21  # weights tried, from ret alone to rn alone
@@ -99,11 +101,15 @@ class ZseSbir(RetrievalMethod):
     ) -> None:
         super().__init__(config, backbone, size=size, classes=classes)
         c = config
+        if not (c.triplet or c.relation or c.classification or c.contrast):
+            raise ZseError(
+                "zse_sbir: one of triplet, relation, classification and contrast must be above 0, to train the tokens"
+            )
         self.backbone = Backbone(
             backbone,
             size=size,
             tokens=True,
-            pooled=not is_transformer(backbone.name),
+            pooled=not is_transformer(backbone.name) or c.readout == "pooled",
             classifier=c.distillation > 0,
             keep_rates=c.keep_rates,
             load_weights=load_weights,
@@ -147,6 +153,11 @@ class ZseSbir(RetrievalMethod):
             for module in self.modules():
                 if isinstance(module, SelfAttentionBlock | CrossAttention):
                     module.start_small()
+        untrained = [] if c.relation else [self.relation]
+        if not c.relation and not c.triplet:
+            untrained += [self.sketch_attends, self.photo_attends]
+        for module in untrained:
+            module.requires_grad_(False)
         self.register_buffer("fusion", torch.zeros(2))
         self.prototypes = nn.Parameter(torch.randn(classes, dim) * dim**-0.5) if c.classification else None
         self.soft_labels: SoftLabels | None = None

@@ -1,0 +1,215 @@
+"""Pretrained weights of a timm model: whether a file holds any, and whether all of it fits the network.
+
+timm renames and resizes what a file holds until it fits, and then leaves out in silence what still does not, as soon as
+the classifier is not wanted. What timm left out is judged here: nothing but a classifier may be.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import timm
+from timm.models import load_state_dict
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from zse_model.errors import ZseError
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_TIMEOUT = 5.0  # s
+SNIFFED = 512  # bytes at the head of a file that tell text from weights
+
+
+def pretrained(name: str, weights: str, arguments: Mapping[str, Any], *, classifier: bool) -> nn.Module:
+    """A timm model with the weights of a file, or with those that timm names ("hub").
+
+    `classifier` says whether the model has its own classifier, which the weights then have to hold; otherwise theirs is
+    left out. Raises ZseError for what is no whole weights file, for anything else that is missing, unknown, of another
+    shape or kind, or not finite, and where the hub's weights cannot be fetched.
+    """
+    overlay: dict[str, Any] = {} if classifier else {"num_classes": -1}  # of no file: timm leaves its classifier out
+    whole: set[str] = set()
+    if weights == "hub":
+        weights = _downloaded(name) or weights
+    if weights != "hub":
+        overlay["file"] = weights
+        whole = {key for key, value in read_weights(Path(weights)).items() if not value.is_floating_point()}
+    with _quiet(), _loads() as loads:
+        try:
+            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+        except Exception as error:
+            if weights == "hub" and not loads:
+                raise _unreachable(name, error) from error
+            raise ZseError(_misfit(name, weights, loads, str(error), type(error).__name__)) from error
+    last = [load for load in loads if load.module is model][-1:]
+    heads = tuple(f"{head}." for head in _classifiers(model))
+    if last and (last[0].missing or [key for key in last[0].unexpected if classifier or not key.startswith(heads)]):
+        raise ZseError(_misfit(name, weights, last, "", ""))
+    for key, value in model.state_dict().items():
+        if not value.is_floating_point():
+            continue
+        if key in whole:
+            raise ZseError(
+                f"backbone.weights: {weights} holds {_short(key)} in whole numbers, as quantised weights are. Use "
+                "a file in float32, float16 or bfloat16"
+            )
+        if not value.isfinite().all():
+            raise ZseError(f"backbone.weights: {weights} holds NaN or infinity in {_short(key)}. Use another file")
+    return model
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or a torch pickle, by name, as timm finds them in it.
+
+    Raises ZseError for what is no whole file of tensors; nothing in a pickle is executed.
+    """
+    refuse_what_is_no_weights(path)
+    try:
+        state = load_state_dict(str(path))
+    except Exception as error:
+        pickled = isinstance(error, UnpicklingError) or isinstance(error.__cause__, UnpicklingError)
+        why = (
+            "it holds other objects than tensors, which are not executed. Save the state dict alone"
+            if pickled and path.suffix != ".safetensors"
+            else f"it is cut off, damaged, or no file of weights ({type(error).__name__}). Fetch it again"
+        )
+        raise ZseError(f"{path} cannot be read as weights: {why}") from error
+    if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise ZseError(
+            f"{path} is no state dict: tensors by name were expected in it, or in its 'state_dict' or 'model'"
+        )
+    return state
+
+
+def refuse_what_is_no_weights(path: Path) -> None:
+    """Raises ZseError for a folder, an empty file, a Git LFS pointer, a web page, any other text."""
+    if not path.is_file():
+        raise ZseError(f"{path} is no file of weights. Name a .safetensors or .pth file")
+    with path.open("rb") as file:
+        head = file.read(SNIFFED)
+    if not head:
+        raise ZseError(f"{path} is empty. Fetch the weights again")
+    if head.startswith(b"version https://git-lfs"):
+        raise ZseError(f"{path} is a Git LFS pointer, not the weights. Run `git lfs pull` where it came from")
+    if head.lstrip().startswith(b"<"):
+        raise ZseError(f"{path} is a web page, not weights. Download the file itself")
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+        raise ZseError(f"{path} is text, not weights. Name a .safetensors or .pth file")
+
+
+# What timm left out --------------------------------------------------------------------------------------------------
+
+
+class _Load(NamedTuple):
+    """A state dict that was loaded: into what, and what did not fit."""
+
+    module: nn.Module
+    missing: Sequence[str]
+    unexpected: Sequence[str]
+
+
+@contextmanager
+def _loads() -> Iterator[list[_Load]]:
+    """All loads into modules that are built meanwhile. timm builds a model and loads it in one call."""
+    loads: list[_Load] = []
+    watched: dict[int, Any] = {}
+
+    def keep(module: nn.Module, keys: Any) -> None:
+        loads.append(_Load(module, keys.missing_keys, keys.unexpected_keys))
+
+    def watch(module: nn.Module, _name: str, _child: nn.Module | None) -> None:
+        if id(module) not in watched:
+            watched[id(module)] = (module.register_load_state_dict_post_hook(keep), module)
+
+    hook = register_module_module_registration_hook(watch)
+    try:
+        yield loads
+    finally:
+        hook.remove()
+        for handle, _ in watched.values():
+            handle.remove()
+
+
+def _classifiers(model: Any) -> Sequence[str]:
+    names = model.pretrained_cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _misfit(name: str, weights: str, loads: Sequence[_Load], said: str, kind: str) -> str:
+    """What a user reads of weights that do not fit."""
+    what = f"backbone.weights: {weights} does not fit {name!r}: "
+    shapes = re.search(
+        r"size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\).*?Size\((.*?)\)", said
+    )
+    if shapes:
+        return f"{what}{_short(shapes[1])} has shape {shapes[2]}, expected {shapes[3]}. Use the file of this backbone"
+    if not loads or not (loads[-1].missing or loads[-1].unexpected):
+        return f"{what}its names are not those of this backbone ({kind}). Use the file of this backbone"
+    missing, unexpected = loads[-1].missing, loads[-1].unexpected
+    parts = [
+        f"{len(keys)} tensors are {how}, such as {_short(keys[0])}"
+        for keys, how in ((missing, "missing"), (unexpected, "unknown"))
+        if keys
+    ]
+    prefix = next(
+        (key.removesuffix(missing[0]) for key in unexpected if missing and key.endswith("." + missing[0])), ""
+    )
+    advice = f"Save it without the prefix {_short(prefix)} of its names" if prefix else "Use the file of this backbone"
+    return f"{what}{', '.join(parts)}. {advice}"
+
+
+# The hub -------------------------------------------------------------------------------------------------------------
+
+
+def _downloaded(name: str) -> str | None:
+    """The file of the hub's weights in the local cache; None where it is not there, but can be fetched.
+
+    The hub's own client asks for a minute before it gives up; here it is asked once.
+    """
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        raise ZseError(f"backbone.weights: timm names no weights for {name!r}. Use null or a file")
+    if not cfg.hf_hub_id:
+        return None
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.utils import get_session
+
+    if not cfg.hf_hub_filename:
+        for file in HUB_FILES:
+            if isinstance(found := try_to_load_from_cache(cfg.hf_hub_id, file), str):
+                return found
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
+    except Exception as error:
+        raise _unreachable(name, error) from error
+    return None
+
+
+def _unreachable(name: str, error: Exception) -> ZseError:
+    return ZseError(
+        f"backbone.weights: hub cannot be reached for the weights of {name!r} ({type(error).__name__}). Fetch them "
+        "elsewhere and give backbone.weights=FILE, or use null for random weights"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without timm's warnings, which list every name that does not fit."""
+    logger = logging.getLogger("timm.models._builder")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _short(key: str) -> str:
+    """A name from a file that may hold anything, fit for one line."""
+    return repr(key if len(key) <= 60 else f"{key[:57]}...")

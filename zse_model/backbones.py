@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -189,12 +190,12 @@ class Backbone(nn.Module):
         """
         training = self.training
         self.eval()
-        with torch.enable_grad():
+        with torch.enable_grad(), _rests(self.model) as cut:
             picture = torch.arange(3 * size * size).sin().view(1, 3, size, size).requires_grad_()
             features = self(picture)
             outputs = [x for x in (features.pooled, features.tokens) if x is not None]
-            if new and not picture.is_meta:
-                self._refuse_unseen_borders(picture, outputs)
+            if new and cut and not picture.is_meta:
+                self._refuse_unseen_borders(picture, outputs, cut[0])
         self.train(training)
         self.pooled_dim = 0 if features.pooled is None else _checked(features.pooled, 2).shape[1]
         self.token_dim, self.grid, self.tokens = 0, (0, 0), 0
@@ -206,7 +207,8 @@ class Backbone(nn.Module):
             if parameter not in used:
                 parameter.requires_grad_(False)
 
-    def _refuse_unseen_borders(self, picture: Tensor, outputs: Sequence[Tensor]) -> None:
+    def _refuse_unseen_borders(self, picture: Tensor, outputs: Sequence[Tensor], cut: Any) -> None:
+        """cut: the first layer that leaves out the end of what it reads; what it leaves out, others may read."""
         size, patch = picture.shape[3], getattr(getattr(self.model, "patch_embed", None), "patch_size", None)
         # Weighted, because the sum of what a layer norm gives is constant.
         weights = [torch.arange(x.numel()).cos().view_as(x) for x in outputs]
@@ -214,7 +216,8 @@ class Backbone(nn.Module):
         seen = slope[0].abs().sum(0) > 0
         last = min(int(seen.any(dim).nonzero().max()) for dim in (0, 1)) + 1
         if last < size:
-            step = patch[0] if patch else 32
+            stride = max(cut.stride) if isinstance(cut.stride, tuple) else cut.stride
+            step = patch[0] if patch else 32 if 32 % stride == 0 else stride
             fits = [n for n in (size // step * step, (size // step + 1) * step) if n]
             raise ZseError(
                 f"transforms.size: backbone {self.name!r} would not see the last {size - last} px of two sides of a "
@@ -390,6 +393,25 @@ def _leaves(outputs: Sequence[Tensor]) -> set[Tensor]:
             found.add(node.variable)
         nodes += [parent for parent, _ in node.next_functions]
     return found
+
+
+@contextmanager
+def _rests(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """The layers that meanwhile leave out the last rows or columns of a map, which are no whole step of theirs."""
+    found: list[nn.Module] = []
+
+    def look(layer: Any, inputs: tuple[Any, ...]) -> None:
+        step = layer.stride if isinstance(layer.stride, tuple) else (layer.stride, layer.stride)
+        if any(length % by for length, by in zip(inputs[0].shape[-2:], step, strict=True)):
+            found.append(layer)
+
+    layers = (m for m in model.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d))
+    hooks = [m.register_forward_pre_hook(look) for m in layers if m.kernel_size == m.stride]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _writes_outside(model: nn.Module) -> bool:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import timm
@@ -73,10 +72,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = load_state_dict(str(path))
     except Exception as error:
-        pickled = isinstance(error, UnpicklingError) or isinstance(error.__cause__, UnpicklingError)
         why = (
             "it holds other objects than tensors, which are not executed. Save the state dict alone"
-            if pickled and path.suffix != ".safetensors"
+            if "GLOBAL " in f"{error} {error.__cause__}"
             else f"it is cut off, damaged, or no file of weights ({type(error).__name__}). Fetch it again"
         )
         raise ZseError(f"{path} cannot be read as weights: {why}") from error

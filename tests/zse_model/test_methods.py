@@ -42,7 +42,7 @@ def family(name: str) -> BackboneConfig:
 
 VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
     "global": ("global", GlobalConfig(dim=16), CNN),
-    "global, head": ("global", GlobalConfig(dim=16, readout="head", distillation=1.0), CNN),
+    "global, head": ("global", GlobalConfig(dim=16, readout="head", distillation=1.0, dropped_units=()), CNN),
     "global, distillation alone": (
         "global",
         GlobalConfig(classification=0, contrast=0, distillation=1.0, dropped_units=(0, 5)),
@@ -52,7 +52,9 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
     "crossatnet": ("crossatnet", CrossATNetConfig(dim=32, vector_dim=8, neighbours=1), CNN),
     "crossatnet, distillation, two backbones": (
         "crossatnet",
-        CrossATNetConfig(dim=16, share_backbone=False, distillation=1, edges="mst", vector_dim=8, bits=32),
+        CrossATNetConfig(
+            dim=16, share_backbone=False, distillation=1, dropped_units=(), edges="mst", vector_dim=8, bits=32
+        ),
         CNN,
     ),
     "crossatnet, triplet alone": (
@@ -69,7 +71,7 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
     "zse_sbir": ("zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32), CNN),
     "zse_sbir, all losses": (
         "zse_sbir",
-        ZseSbirConfig(dim=32, heads=4, ffn=32, classification=1, contrast=1, distillation=1),
+        ZseSbirConfig(dim=32, heads=4, ffn=32, classification=1, contrast=1, distillation=1, dropped_units=()),
         CNN,
     ),
     "zse_sbir, pooled readout": ("zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32, readout="pooled"), CNN),
@@ -111,16 +113,16 @@ def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> R
     return method
 
 
-def pictures(n: int, channels: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, (n, channels, SIZE, SIZE), generator=torch.manual_seed(seed), dtype=torch.uint8)
+def pictures(n: int, channels: int, seed: int = 0, size: int = SIZE) -> torch.Tensor:
+    return torch.randint(0, 256, (n, channels, size, size), generator=torch.manual_seed(seed), dtype=torch.uint8)
 
 
-def batch(b: int = 4) -> TrainBatch:
+def batch(b: int = 4, size: int = SIZE) -> TrainBatch:
     return TrainBatch(
-        sketch=pictures(b, 1, 1),
-        photo=pictures(b, 3, 2),
-        sketch2=pictures(b, 1, 3),
-        negative=pictures(b, 3, 4),
+        sketch=pictures(b, 1, 1, size),
+        photo=pictures(b, 3, 2, size),
+        sketch2=pictures(b, 1, 3, size),
+        negative=pictures(b, 3, 4, size),
         label=torch.arange(b) % CLASSES,
         negative_label=(torch.arange(b) + 1) % CLASSES,
     )

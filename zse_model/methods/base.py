@@ -62,7 +62,7 @@ class RetrievalMethod(nn.Module, ABC):
     """
 
     Config: ClassVar[type]
-    pair_mode: ClassVar[str | None] = None
+    pair_mode: str | None = None
     """The mode that runs a network on every pair."""
     backbone: Backbone
 

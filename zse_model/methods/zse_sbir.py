@@ -41,8 +41,8 @@ from zse_model.scoring import Fused, Precision, Scorer, weighted
 
 @dataclass(frozen=True, kw_only=True)
 class ZseSbirConfig:
-    """The defaults are the paper's where a transformer is the backbone. A part that loss weights of 0 leave untrained is
-    frozen; without `relation` there is no mode that reads the relation network."""
+    """The defaults are the paper's where a transformer is the backbone. Parts that loss weights of 0 leave untrained
+    are frozen; without `relation` there is no mode that reads the relation network."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -91,7 +91,6 @@ FUSION_STEPS = 21  # weights tried, from ret alone to rn alone
 
 class ZseSbir(RetrievalMethod):
     Config = ZseSbirConfig
-    pair_mode = "rn"
     config: ZseSbirConfig
     fusion: Tensor
     """[2], the share of `ret` and of `rn` in `fused`; 0 until calibrated."""
@@ -153,11 +152,10 @@ class ZseSbir(RetrievalMethod):
             for module in self.modules():
                 if isinstance(module, SelfAttentionBlock | CrossAttention):
                     module.start_small()
-        untrained = [] if c.relation else [self.relation]
-        if not c.relation and not c.triplet:
-            untrained += [self.sketch_attends, self.photo_attends]
-        for module in untrained:
-            module.requires_grad_(False)
+        self.pair_mode = "rn" if c.relation else None
+        self.relation.requires_grad_(c.relation > 0)
+        for attends in (self.sketch_attends, self.photo_attends):
+            attends.requires_grad_(c.relation > 0 or c.triplet > 0)
         self.register_buffer("fusion", torch.zeros(2))
         self.prototypes = nn.Parameter(torch.randn(classes, dim) * dim**-0.5) if c.classification else None
         self.soft_labels: SoftLabels | None = None
@@ -199,10 +197,12 @@ class ZseSbir(RetrievalMethod):
     @property
     def modes(self) -> tuple[str, ...]:
         """`fused` is there once it is calibrated; a network on the meta device has no values, so it is not."""
+        if self.pair_mode is None:
+            return ("ret",)
         return ("ret", "rn", "fused") if not self.fusion.is_meta and self.fusion.any() else ("ret", "rn")
 
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
-        if mode == "fused" and mode not in self.modes:
+        if mode == "fused" and self.pair_mode is not None and mode not in self.modes:
             raise ZseError(
                 "This checkpoint has no weights for mode fused: they are chosen on pseudo-unseen classes as a training "
                 "ends, and it had none (dataset.pseudo_unseen above 0). Use ret, rn or rerank-K"
@@ -219,6 +219,8 @@ class ZseSbir(RetrievalMethod):
 
     def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:
         """Choose how much of each mode's score, measured in its own standard deviations, is in `fused`."""
+        if self.pair_mode is None:
+            return
         ret, rn = scores("ret"), scores("rn")
         # Of a single score there is no deviation.
         spreads = torch.stack([s.std() if s.numel() > 1 else s.new_ones(()) for s in (ret, rn)]).clamp(min=1e-6)

@@ -1,0 +1,332 @@
+"""Backbones of many families, and the weights that they start from: all of it is used, or one line says why not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from tests.zse_model.test_methods import CLASSES, CNN, SIZE, VIT, batch, family
+from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.errors import ZseError
+from zse_model.methods import CrossATNetConfig, GlobalConfig, ZseSbirConfig, create_method
+
+State = dict[str, torch.Tensor]
+RESNET = timm.create_model("test_resnet").state_dict()
+HEADLESS = {name: value for name, value in RESNET.items() if not name.startswith("fc.")}
+
+
+def built(weights: Path, name: str = "test_resnet", size: int = SIZE, **wanted: Any) -> Backbone:
+    return Backbone(BackboneConfig(name=name, weights=str(weights)), size=size, **(wanted or {"pooled": True}))
+
+
+def saved(state: Any, path: Path) -> Path:
+    if isinstance(state, bytes):
+        path.write_bytes(state)
+    elif path.suffix == ".safetensors":
+        save_file({name: value.clone() for name, value in state.items()}, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+# Weights -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        RESNET,
+        HEADLESS,
+        HEADLESS | {"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)},
+        {"model": RESNET, "epoch": 3},
+        {"state_dict": {f"module.{name}": value for name, value in RESNET.items()}},
+        {name: value.half() for name, value in RESNET.items()},
+    ],
+    ids=["as timm has it", "without classifier", "another classifier", "model", "module.", "float16"],
+)
+def test_weights_are_taken_whole(state: Any, tmp_path: Path) -> None:
+    loaded = built(saved(state, tmp_path / "w.pth")).model.state_dict()
+    assert set(loaded) == set(HEADLESS)
+    assert all(torch.allclose(loaded[name], value, atol=1e-3) for name, value in HEADLESS.items())
+
+
+def test_position_embeddings_are_resized(tmp_path: Path) -> None:
+    state = timm.create_model("test_vit").state_dict()
+    model = built(saved(state, tmp_path / "w.safetensors"), "test_vit", size=96).model
+    assert model.pos_embed.shape[1] == 1 + 36 and torch.equal(
+        model.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"]
+    )
+
+
+def without(*parts: str) -> State:
+    return {name: value for name, value in RESNET.items() if not any(part in name for part in parts)}
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({f"backbone.{name}": value for name, value in RESNET.items()}, "without the prefix 'backbone.' of its names"),
+        (without("layer2"), r"tensors are missing, such as 'layer2.0.conv1.weight'\. Use the file"),
+        (RESNET | {"more.weight": torch.zeros(3)}, "1 tensors are unknown, such as 'more.weight'"),
+        (RESNET | {"conv1.0.weight": torch.zeros(2, 3)}, r"'conv1.0.weight' has shape \[2, 3\], expected"),
+        (RESNET | {"bn1.weight": torch.full_like(RESNET["bn1.weight"], torch.nan)}, "NaN or infinity in 'bn1.weight'"),
+        (RESNET | {"bn1.weight": torch.full_like(RESNET["bn1.weight"], torch.inf)}, "NaN or infinity in 'bn1.weight'"),
+        ({name: value.to(torch.int8) for name, value in RESNET.items()}, "whole numbers, as quantised weights are"),
+        (timm.create_model("test_vit").state_dict(), "tensors are missing"),
+        ({}, "is no state dict"),
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 14184176\n", "is a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>Not found", "is a web page"),
+        (b'{"message": "Not Found"}', "is text, not weights"),
+        (bytes(range(256)) * 8, "is cut off, damaged, or no file of weights"),
+    ],
+    ids=itertools.count(),
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_that_do_not_fit_are_refused_with_their_name(
+    state: Any, said: str, suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = saved(state, tmp_path / f"w{suffix}")
+    with pytest.raises(ZseError, match=said) as caught:
+        built(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and not caplog.records
+
+
+def test_other_files_that_are_no_weights(tmp_path: Path) -> None:
+    whole = saved(RESNET, tmp_path / "w.safetensors").read_bytes()
+    for name, content, said in (
+        ("cut.safetensors", whole[: len(whole) // 2], "cut off"),
+        ("list.pth", None, "cut off, damaged, or no"),
+        ("pickled.pth", None, "holds other objects than tensors"),
+        ("numbers.pth", None, "is no state dict"),
+    ):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        else:
+            objects: dict[str, Any] = {"list": [1], "pickled": {"model": Path("x")}, "numbers": {"a": 1}}
+            torch.save(objects[path.stem], path)
+        with pytest.raises(ZseError, match=said):
+            built(path)
+    with pytest.raises(ZseError, match="is no file of weights"):
+        built(tmp_path)
+    with pytest.raises(ZseError, match=r"2 tensors are missing, such as 'fc.weight'"):
+        built(saved(HEADLESS, tmp_path / "w.pth"), classifier=True)
+
+
+def test_the_hub_is_refused_within_seconds_where_it_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ZseError, match="hub cannot be reached .*give backbone.weights=FILE"):
+        Backbone(BackboneConfig(name="test_resnet", weights="hub"), size=SIZE, pooled=True)
+    with pytest.raises(ZseError, match="timm names no weights for 'vit_small_patch16_36x1_224'"):
+        Backbone(BackboneConfig(name="vit_small_patch16_36x1_224", weights="hub"), size=SIZE, pooled=True)
+
+
+def test_weights_of_the_hub_that_lie_in_its_cache_are_judged_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for state, fits in ((RESNET, True), (without("layer2"), False)):
+        path = saved(state, tmp_path / "model.safetensors")
+        monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, found=str(path): found)
+        config = BackboneConfig(name="test_resnet", weights="hub")
+        if fits:
+            assert torch.equal(Backbone(config, size=SIZE, pooled=True).model.bn1.weight, RESNET["bn1.weight"])
+        else:
+            with pytest.raises(ZseError, match="tensors are missing, such as"):
+                Backbone(config, size=SIZE, pooled=True)
+
+
+# Families ------------------------------------------------------------------------------------------------------------
+
+SMALL = {
+    "beit_base_patch16_224": {"depth": 1, "embed_dim": 48, "num_heads": 3},
+    "eva02_tiny_patch14_224": {"depth": 1, "embed_dim": 48, "num_heads": 3},
+    "vit_base_patch16_clip_224": {"depth": 1, "embed_dim": 48, "num_heads": 3},
+    "vit_small_patch16_dinov3": {"depth": 1, "embed_dim": 48, "num_heads": 3},
+    "deit_tiny_distilled_patch16_224": {"depth": 1},
+    "swin_tiny_patch4_window7_224": {"depths": (1, 1, 1, 1), "embed_dim": 24, "num_heads": (1, 1, 1, 1)},
+    "convnext_atto": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
+    "efficientvit_b0": {},
+    "lcnet_035": {},
+}
+
+
+@pytest.mark.parametrize("wanted", [{"pooled": True}, {"tokens": True}, {"pooled": True, "tokens": True}], ids=str)
+@pytest.mark.parametrize("name", SMALL)
+def test_every_trained_parameter_of_a_family_has_a_gradient(name: str, wanted: dict[str, bool]) -> None:
+    size = 56 if "14" in name else SIZE
+    backbone = Backbone(BackboneConfig(name=name, args=SMALL[name]), size=size, **wanted).train()
+    found = backbone(torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8))
+    outputs = [x for x in (found.pooled, found.tokens) if x is not None]
+    torch.stack([(x * torch.randn_like(x)).sum() for x in outputs]).sum().backward()
+    assert not [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
+    assert any(p.requires_grad for p in backbone.parameters())
+
+
+def test_a_norm_that_tokens_do_not_use_is_frozen_and_stays_in_the_checkpoint() -> None:
+    config = BackboneConfig(name="beit_base_patch16_224", args=SMALL["beit_base_patch16_224"])
+    tokens, pooled = (Backbone(config, size=SIZE, **{what: True}) for what in ("tokens", "pooled"))
+    assert not tokens.model.fc_norm.weight.requires_grad and pooled.model.fc_norm.weight.requires_grad
+    assert set(tokens.state_dict()) == set(pooled.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("naflexvit_base_patch16_gap", 32, "'naflexvit_base_patch16_gap' cannot be used on pictures of 32 px"),
+        ("efficientformer_l1", 64, "'efficientformer_l1' cannot be used on pictures of 64 px .* transforms.size=224"),
+        ("crossvit_tiny_240", 64, "'crossvit_tiny_240' cannot be used"),
+        ("test_vit", 111, r"'test_vit' cannot be used on pictures of 111 px .*divisible by patch size \(16\)"),
+        ("vit_tiny_patch16_224", 111, "'vit_tiny_patch16_224' would not see the last 15 px .* of 16. Use 96 or 112"),
+        ("beit_base_patch16_224", 40, "would not see the last 8 px .* multiple of 16. Use 32 or 48"),
+        ("eva02_tiny_patch14_224", 64, "would not see the last 8 px .* multiple of 14. Use 56 or 70"),
+        ("test_vit", 8, "'test_vit' cannot be used on pictures of 8 px"),
+        ("resnet18.nobodys", 64, "Unknown weights in backbone 'resnet18.nobodys'"),
+    ],
+)
+def test_what_timm_cannot_do_is_said_in_one_line_that_names_the_backbone(name: str, size: int, said: str) -> None:
+    arguments = SMALL.get(name, {"depth": 1, "embed_dim": 48, "num_heads": 3} if "patch16" in name else {})
+    with pytest.raises(ZseError, match=said) as caught:
+        Backbone(BackboneConfig(name=name, args=arguments), size=size, pooled=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_arguments_that_timm_does_not_know_or_that_load_weights_are_refused() -> None:
+    with pytest.raises(ZseError, match="'test_resnet' cannot be used .* with backbone.args {'depth': 3}"):
+        Backbone(replace(CNN, args={"depth": 3}), size=SIZE, pooled=True)
+    with pytest.raises(ZseError, match=r"backbone.args: \['checkpoint_path'\] load weights"):
+        Backbone(replace(CNN, args={"checkpoint_path": "x.pth"}), size=SIZE, pooled=True)
+
+
+def test_a_checkpoint_of_a_size_that_is_cut_is_still_read() -> None:
+    config = BackboneConfig(name="vit_tiny_patch16_224", args={"depth": 1})
+    assert Backbone(config, size=72, pooled=True, load_weights=False).pooled_dim
+    assert Backbone(config, size=80, pooled=True).pooled_dim
+    with pytest.raises(ZseError, match="would not see the last 8 px"):
+        Backbone(config, size=72, pooled=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "in_channels_last"), [("mobileone_s0", False), ("test_resnet", True), ("test_vit", True)]
+)
+def test_a_strided_1x1_convolution_of_few_channels_is_kept_out_of_channels_last(
+    name: str, in_channels_last: bool
+) -> None:
+    backbone = Backbone(BackboneConfig(name=name), size=SIZE, pooled=True)
+    weight = next(m.weight for m in backbone.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size[0] > 1)
+    pixels = backbone.normalise(torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8))
+    for x in (weight, pixels):
+        assert x.is_contiguous(memory_format=torch.channels_last) == in_channels_last
+
+
+def test_distillation_needs_an_imagenet_classifier() -> None:
+    clip = family("vit_base_patch16_clip_224.openai")
+    with pytest.raises(ZseError, match="has no ImageNet-1k classifier to distil from: 1000 units .* it has 512"):
+        Backbone(clip, size=SIZE, classifier=True)
+    with pytest.raises(ZseError, match="has no ImageNet-1k classifier to distil from: .* it has 21841"):
+        Backbone(BackboneConfig(name="mixer_s32_224", args={"num_classes": 21841}), size=SIZE, classifier=True)
+
+
+# Methods -------------------------------------------------------------------------------------------------------------
+
+
+def combinations(config: Callable[..., Any], *names: str, **others: Any) -> list[Any]:
+    """A configuration for every choice of which loss weights are 0."""
+    return [
+        config(**dict(zip(names, weights, strict=True)), **others, dropped_units=())
+        for weights in itertools.product((0.0, 1.0), repeat=len(names))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "configs", "backbone"),
+    [
+        ("global", combinations(GlobalConfig, "classification", "contrast", "distillation", dim=8), CNN),
+        (
+            "zse_sbir",
+            combinations(
+                ZseSbirConfig,
+                "triplet", "relation", "classification", "contrast", "distillation",
+                dim=16, heads=2, ffn=16, depth=1,
+            ),
+            CNN,
+        ),
+        (
+            "zse_sbir",
+            combinations(
+                ZseSbirConfig,
+                "triplet", "relation", "classification", "contrast",
+                dim=16, heads=2, ffn=16, depth=1,
+            ),
+            VIT,
+        ),
+        (
+            "crossatnet",
+            combinations(
+                CrossATNetConfig,
+                "triplet", "attention", "graph", "classification", "reconstruction",
+                dim=8, attention_dim=8, vector_dim=8, neighbours=1, bits=0,
+            ),
+            CNN,
+        ),
+    ],
+    ids=["global", "zse_sbir", "zse_sbir, transformer", "crossatnet"],
+)  # fmt: skip
+def test_any_choice_of_losses_is_refused_or_reaches_every_parameter(
+    name: str, configs: list[Any], backbone: BackboneConfig
+) -> None:
+    refused, size = 0, 32
+    data = batch(2, size)
+    for config in configs:
+        try:
+            method = create_method(name, config, backbone, size=size, classes=CLASSES).train()
+        except ZseError:
+            refused += 1
+            continue
+        torch.stack([loss.mean() for loss in method(data).values()]).sum().backward()
+        dead = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
+        assert not dead, (config, dead[:3])
+    assert 0 < refused < len(configs) / 4 + 1
+
+
+def test_without_a_relation_loss_no_mode_reads_the_relation_network() -> None:
+    config = ZseSbirConfig(relation=0, dim=16, heads=2, ffn=16)
+    method = create_method("zse_sbir", config, CNN, size=SIZE, classes=CLASSES)
+    assert method.modes == ("ret",) and method.rerank is None and not method.relation.perceptron[0].weight.requires_grad
+    with pytest.raises(ZseError, match="Unknown retrieval mode 'rn'"):
+        method.scorer("rn")
+    with pytest.raises(ZseError, match="one of triplet, relation, classification and contrast must be above 0"):
+        create_method("zse_sbir", replace(config, triplet=0, distillation=1), CNN, size=SIZE, classes=CLASSES)
+
+
+@pytest.mark.parametrize("config", [GlobalConfig, CrossATNetConfig, ZseSbirConfig])
+def test_distillation_is_refused_where_nobody_decided_which_units_are_dropped(config: Callable[..., Any]) -> None:
+    name = {GlobalConfig: "global", CrossATNetConfig: "crossatnet", ZseSbirConfig: "zse_sbir"}[config]  # type: ignore[index]
+    with pytest.raises(ZseError, match="distillation needs dropped_units"):
+        create_method(
+            name,
+            config(distillation=1, **({"neighbours": 1} if name == "crossatnet" else {})),
+            CNN,
+            size=SIZE,
+            classes=CLASSES,
+        )
+
+
+def test_swin_reads_its_pooled_feature_and_rotary_transformers_take_neither_tokenizer_nor_selection() -> None:
+    swin = BackboneConfig(name="swin_tiny_patch4_window7_224", args=SMALL["swin_tiny_patch4_window7_224"])
+    method = create_method(
+        "zse_sbir", ZseSbirConfig(dim=16, heads=2, ffn=16, readout="pooled"), swin, size=64, classes=2
+    )
+    assert method.encode(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "photo")["embedding"].shape == (1, 192)
+    for name in ("vit_small_patch16_dinov3", "vit_pe_core_tiny_patch16_384"):
+        for settings in ({"tokenizer": "both"}, {"keep_rates": (0.5,)}):
+            with pytest.raises(ZseError, match=f"'{name}' is none"):
+                create_method("zse_sbir", ZseSbirConfig(**settings), family(name), size=SIZE, classes=2)

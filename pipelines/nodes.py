@@ -181,20 +181,7 @@ def _gpus(nodes: Sequence[Node]) -> Iterator[Finding]:
         return
     good = True
     for node in with_cards:
-        text, mend = "", ""
-        if len(node.cards) < node.gpus:
-            text, mend = f"Ray has {node.gpus:g} GPUs, the driver {len(node.cards)}", "look at nvidia-smi on that node"
-        elif len(node.cards) > node.gpus:
-            text = f"the driver has {len(node.cards)} GPUs, Ray {node.gpus:g}"
-            mend = "start its Ray with --num-gpus, or leave CUDA_VISIBLE_DEVICES unset"
-        elif not node.cuda:
-            text, mend = "torch was built without CUDA", "install torch from PyPI by constraints.txt"
-        elif node.driver < tuple(int(part) for part in node.cuda.split(".")[:2]):
-            text = f"the driver does CUDA {node.driver[0]}.{node.driver[1]}, torch wants {node.cuda}"
-            mend = "a newer driver on the node (580 or later for CUDA 13)"
-        elif not node.nccl:
-            text, mend = "torch has no NCCL", "install torch from PyPI by constraints.txt"
-        if text:
+        for text, mend in _wrong_with(node):
             good = False
             yield Finding("GPUs", "fails", f"{node.name}: {text}", mend)
     kinds = sorted({card for n in with_cards for card in n.cards})
@@ -206,6 +193,23 @@ def _gpus(nodes: Sequence[Node]) -> Iterator[Finding]:
         yield Finding(
             "GPUs", "slow", f"of {len(kinds)} kinds: {', '.join(kinds)}", "all wait for the slowest in a step"
         )
+
+
+def _wrong_with(node: Node) -> Iterator[tuple[str, str]]:
+    """What keeps the GPUs of a node from being used, all of it, and what mends it."""
+    install = "install torch from PyPI by constraints.txt"
+    if len(node.cards) < node.gpus:
+        yield f"Ray has {node.gpus:g} GPUs, the driver {len(node.cards)}", "look at nvidia-smi on that node"
+    elif len(node.cards) > node.gpus:
+        text = f"the driver has {len(node.cards)} GPUs, Ray {node.gpus:g}"
+        yield text, "start its Ray with --num-gpus, or leave CUDA_VISIBLE_DEVICES unset"
+    if not node.cuda:
+        yield "torch was built without CUDA", install
+    elif node.driver < tuple(int(part) for part in node.cuda.split(".")[:2]):
+        text = f"the driver does CUDA {node.driver[0]}.{node.driver[1]}, torch wants {node.cuda}"
+        yield text, "a newer driver on the node (580 or later for CUDA 13)"
+    if node.cuda and not node.nccl:
+        yield "torch has no NCCL", install
 
 
 def _memory(nodes: Sequence[Node]) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +11,13 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines import storage
+from pipelines import preflight, storage
 from pipelines.cluster import SPARE_CPUS, connect
 from pipelines.config import ExperimentConfig
+from pipelines.jobs.ingest import listed, plan_ingest
 from pipelines.nodes import Finding, Node, findings, look
 from pipelines.tracking import Store, TrackingError, reachable
+from zse_model.errors import ZseError
 
 PATIENCE = 120.0  # s for all nodes: the first task on a node starts a process there
 TASK = ray.remote(num_cpus=0, max_retries=0)(look)
@@ -25,16 +28,20 @@ def examine(workspace: str, config: ExperimentConfig | None = None) -> list[Find
 
     config: an experiment that is to run there. Writes a probe in the workspace and removes it, nothing else.
     """
-    connect()
-    since = time.time()
-    nodes, found = _ask(storage.absolute(workspace), config)
-    if nodes:
-        found += findings(nodes, since, time.time())
+    nodes: list[Node] = []
+    try:
+        connect()
+        since = time.time()
+        nodes, found = _ask(storage.absolute(workspace), config)
+        if nodes:
+            found += findings(nodes, since, time.time())
+    except (ZseError, RayError, OSError) as error:  # the rest is looked at all the same
+        found = [Finding("Ray", "fails", str(error), "ray status, on the machine that RAY_ADDRESS names")]
     if storage.is_local(workspace) and len(nodes) > 1:
         mend = "--workspace s3://bucket/prefix, unless that folder is one that all nodes share"
         found.append(Finding("workspace", "fails", f"{workspace} is a folder, and there are {len(nodes)} nodes", mend))
     if config is not None:
-        found += _room(nodes, config)
+        found += [*(_room(nodes, config) if nodes else ()), *_experiment(workspace, config)]
     found.append(_tracking(workspace, config))
     return sorted(found, key=lambda f: ("fails", "slow", "ok").index(f.state))
 
@@ -86,6 +93,18 @@ def _room(nodes: list[Node], config: ExperimentConfig) -> Iterator[Finding]:
         yield Finding("room", "ok", f"{asked}; there are {cpus:g} CPUs and {gpus:g} GPUs")
     if gpus and not cluster.gpus_per_worker:
         yield Finding("room", "slow", f"{gpus:g} GPUs are not asked for", "--set cluster.gpus_per_worker=1")
+
+
+def _experiment(workspace: str, config: ExperimentConfig) -> Iterator[Finding]:
+    """What would end a run of the experiment before a picture is read."""
+    try:
+        planned = plan_ingest(config, storage.absolute(workspace))
+        preflight.check(config, workspace, listed(planned), fresh=False)
+        yield Finding("experiment", "ok", "split, classes, networks and weights are as they have to be")
+    except (ZseError, OSError) as error:
+        listed_all = re.findall(r"^- (.*)", str(error), flags=re.MULTILINE)
+        for text in listed_all or [str(error)]:
+            yield Finding("experiment", "fails", text, "as it says; zse run --dry-run looks at the same")
 
 
 def _tracking(workspace: str, config: ExperimentConfig | None) -> Finding:

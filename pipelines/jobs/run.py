@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from pipelines import preflight, shards, storage
+from pipelines.cluster import expecting
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import embed
 from pipelines.jobs.evaluate import REPORT, evaluate, raw_pixels
@@ -51,19 +52,20 @@ def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Ou
     planned = plan_ingest(config, workspace)
     fresh = not shards.has_manifest(planned[0])
     preflight.check(config, workspace, listed(planned), until, fresh=fresh)
-    out.images = _reported("ingest", ingest(config, workspace, planned))
-    split = experiment_split(config, out.images)
-    if last >= 1:
-        preflight.refuse_repeats(config, out.images)
-        out.pairs = _reported("shard", shard(config, workspace, out.images))
-    if last >= 2:
-        for method in config.methods:
-            out.checkpoints[method] = train(config, method, workspace, out.images, out.pairs)
-            _reported("train", out.checkpoints[method])
-            deliver_training(config, workspace, out.checkpoints[method])
-            if "untrained" in config.evaluation.references:
-                folder = untrained(config, method, workspace, out.images, out.pairs)
-                out.checkpoints[f"{method}-untrained"] = folder
+    with expecting(config.cluster if last >= 2 else None):
+        out.images = _reported("ingest", ingest(config, workspace, planned))
+        split = experiment_split(config, out.images)
+        if last >= 1:
+            preflight.refuse_repeats(config, out.images)
+            out.pairs = _reported("shard", shard(config, workspace, out.images))
+        if last >= 2:
+            for method in config.methods:
+                out.checkpoints[method] = train(config, method, workspace, out.images, out.pairs)
+                _reported("train", out.checkpoints[method])
+                deliver_training(config, workspace, out.checkpoints[method])
+                if "untrained" in config.evaluation.references:
+                    folder = untrained(config, method, workspace, out.images, out.pairs)
+                    out.checkpoints[f"{method}-untrained"] = folder
     if last >= 3:
         _embed_all(config, workspace, out, split)
     if last >= 4:

@@ -29,6 +29,7 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.collective
+import ray.util
 import torch
 import torch.distributed
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -39,8 +40,8 @@ from torch import Tensor, nn
 from pipelines import logs, metrics, shards, storage
 from pipelines.background import repeated
 from pipelines.class_vectors import class_vectors_of
-from pipelines.cluster import connect
-from pipelines.config import ExperimentConfig, to_dict
+from pipelines.cluster import WAITING, connect, waits
+from pipelines.config import ClusterConfig, ExperimentConfig, to_dict
 from pipelines.device import assigned_device
 from pipelines.endings import ENDED, RUN, ending, heeding_sigterm
 from pipelines.lease import held
@@ -438,7 +439,7 @@ def _local(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
 @contextmanager
 def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     cluster = job.config.cluster
-    connect(cluster.workers, cluster.cpus_per_worker)
+    connect(cluster)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     # Beside the driver, as Ray Train's controller is: on a node that dies it would take the run with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -481,7 +482,7 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
         ),
     )
     while True:
-        with _polled(journal, on_event), _interruptible():
+        with _polled(journal, on_event), _telling_what_waits(cluster), _interruptible():
             result = trainer.fit()
         if result.error:
             raise result.error
@@ -498,6 +499,19 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
                 yield folder
             return
         say(f"A node of the training is about to go: step {state['step']} is kept, the others go on from there")
+
+
+@contextmanager
+def _telling_what_waits(cluster: ClusterConfig) -> Iterator[None]:
+    """Say, every half a minute, that there is no room for the workers: an autoscaler may bring it, a job may end."""
+
+    def tell() -> None:
+        if any(group["state"] == "PENDING" for group in ray.util.placement_group_table().values()):
+            each = f"{cluster.cpus_per_worker} CPUs and {cluster.gpus_per_worker:g} GPUs"
+            say(f"Waiting for {each} for each of {cluster.workers} training workers: {waits()}")
+
+    with repeated(tell, WAITING):
+        yield
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 import ray
 import torch
 
+from pipelines.cluster import connect, expecting, run_parts
+from pipelines.config import ClusterConfig
 from pipelines.device import assigned_device
+from zse_model.errors import ZseError
 
 
 @pytest.mark.parametrize(
@@ -55,3 +59,62 @@ def test_a_worker_that_asked_for_no_gpu_computes_on_the_cpu(monkeypatch: pytest.
     assert ray.get(remote(Actor).remote().device.remote()) == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert str(assigned_device()) == "cuda", "the driver takes what is there"
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments that Ray would be started with, on a machine of 4 CPUs."""
+    calls: list[dict[str, Any]] = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: bool(calls))
+    monkeypatch.setattr(ray, "init", lambda **arguments: calls.append(arguments))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(calls[0]["num_cpus"])})
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 0.0})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    return calls
+
+
+def test_ray_is_started_once_with_room_for_the_training_that_follows(started: list[dict[str, Any]]) -> None:
+    with expecting(ClusterConfig(workers=3, cpus_per_worker=2)):
+        connect()  # for the ingest
+    connect(ClusterConfig(workers=3, cpus_per_worker=2))
+    connect()
+    assert [call["num_cpus"] for call in started] == [7]
+    with pytest.raises(
+        ZseError, match="8 CPUs and 0 GPUs are asked for, and Ray on this machine has 7 CPUs and 0 GPUs"
+    ):
+        connect(ClusterConfig(workers=8))
+    connect(ClusterConfig(workers=8, min_workers=7))
+
+
+def test_a_gpu_that_is_not_there_is_not_waited_for(started: list[dict[str, Any]]) -> None:
+    with expecting(ClusterConfig(workers=1, gpus_per_worker=1)), pytest.raises(ZseError, match="has 5 CPUs and 0 GPUs"):
+        connect()
+    with pytest.raises(ZseError, match="1 CPUs and 1 GPUs are asked for.*cluster.gpus_per_worker"):
+        next(run_parts([{}], dict, what="", unit="", total=1, gpus=1))
+
+
+def test_a_folder_with_a_long_path_is_none_for_rays_sockets(
+    started: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 60)))
+    connect()
+    assert started[0]["_temp_dir"] == "/tmp/ray" and "is too long for its sockets" in capsys.readouterr().err
+    started.clear()
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    connect()
+    assert started[0]["_temp_dir"] is None
+
+
+def test_a_cluster_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: Any) -> None:
+        raise ConnectionError("no connection\nmore")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(
+        ZseError, match=r"RAY_ADDRESS=10.0.0.1:6379: no Ray answers there \(no connection\)\. Start one"
+    ):
+        connect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipelines.jobs.doctor import _room, examine
 from pipelines.nodes import Node, findings
 from tests.conftest import tiny, tiny_folder
 from tests.faulty_store import FaultyStore
+from zse_model.errors import ZseError
 
 GOOD = Node(
     name="a (10.0.0.1)",
@@ -87,7 +89,7 @@ def test_a_real_cluster(store: FaultyStore, tmp_path: Path) -> None:
     picture.write_bytes(b"here")
     config = tiny_folder(str(tmp_path / "pictures"), ["fish"], cluster={"workers": 1}, tracking={"enabled": True})
     found = {one.what: one for one in examine(str(tmp_path / "w"), config)}
-    assert {name for name, one in found.items() if one.state == "fails"} == set(), found
+    assert {name for name, one in found.items() if one.state == "fails"} == {"experiment"}, "one class is none to train"
     assert found["nodes"].text == "1 answer" and "made by the first run" in found["MLflow"].text
     assert not list((tmp_path / "w").glob("doctor-*")), "the probe is removed"
 
@@ -99,3 +101,30 @@ def test_a_real_cluster(store: FaultyStore, tmp_path: Path) -> None:
     assert time.monotonic() - start < 60, "what is away costs seconds"
     found = {one.what: one for one in examine("s3://zse/w")}
     assert found["workspace"].state == "ok" and "MLflow" in found
+
+
+def test_all_that_fails_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that does not answer hides neither what is wrong with the experiment nor with MLflow."""
+
+    def away(*_: object) -> None:
+        raise ZseError("RAY_ADDRESS=10.0.0.1:6379: no Ray answers there")
+
+    monkeypatch.setattr("pipelines.jobs.doctor.connect", away)
+    config = tiny(
+        dataset={"split": ["girafe", "fish"]},
+        tracking={"enabled": True, "uri": "http://127.0.0.1:1"},
+    )
+    found = examine(str(tmp_path), config)
+    said = "\n".join(f"{one.what}: {one.text}" for one in found if one.state == "fails")
+    for what in (
+        "Ray: RAY_ADDRESS=10.0.0.1",
+        "experiment: .*girafe",
+        "experiment: .*none.safetensors",
+        "MLflow: .*refused",
+    ):
+        assert re.search(what, said), said
+    bad = dataclasses.replace(GOOD, name="b", cards=(), cuda="", nccl=False)
+    assert [one.text for one in findings([GOOD, bad], 999.0, 1001.0) if one.state == "fails"] == [
+        "b: Ray has 1 GPUs, the driver 0",
+        "b: torch was built without CUDA",
+    ]

@@ -210,7 +210,9 @@ def test_a_training_that_does_not_reach_its_end_says_why(
     assert {one.stages["train"] for one in statuses(workspace)} == {"done"} and "SECRET" not in capsys.readouterr().err
 
 
-def test_what_is_deleted_in_mlflow_is_restored_or_tracked_anew(tmp_path: Path) -> None:
+def test_what_is_deleted_in_mlflow_is_restored_or_tracked_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tiny(tracking={"enabled": True, "system_metrics": False})
     out = run(config, str(tmp_path))
     client, folder = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), out.checkpoints["global"]
@@ -233,6 +235,9 @@ def test_what_is_deleted_in_mlflow_is_restored_or_tracked_anew(tmp_path: Path) -
     assert tracked() == first
     client.delete_experiment(place)
     assert tracked() == first
+    assert "had been deleted in MLflow and is restored, with all of its runs" in " ".join(
+        capsys.readouterr().err.split()
+    )
     client.delete_logged_model(first["model"])
     second = tracked()
     assert second["run"] == first["run"] and second["model"] != first["model"]

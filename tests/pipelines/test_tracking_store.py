@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from pipelines.tracking import TrackingError, reachable, ui_command
-from pipelines.tracking.store import Store, sqlite_uri, tracking_uri
+from pipelines.tracking import TrackingError, reachable, runs, ui_command
+from pipelines.tracking.store import Store, sqlite_uri
 from tests.conftest import tiny
 from tests.servers import free_ports
 
@@ -21,7 +21,7 @@ NAMES = ["a?b", "a#b", "a%20b", "a b", "a;b", "ü", "a%3Fb", "a%b", "a&b=c", "'a
 def test_a_workspace_of_any_name_has_its_database_and_artifacts_in_it(tmp_path: Path) -> None:
     workspace = tmp_path / " ".join(NAMES)
     store = Store.at(str(workspace))
-    assert "made by the first run" in store.answers() and not list(workspace.iterdir())
+    assert "made by the first run" in store.answers() and not workspace.exists()
     run = store.client.create_run(store.experiment("what?#%41"))
     store.client.log_text(run.info.run_id, "told", "said.txt")
     assert " answers in " in store.answers()
@@ -54,7 +54,7 @@ def test_a_server_that_does_not_answer_is_said_within_seconds(tmp_path: Path, mo
             (f"postgresql+psycopg2://zse@127.0.0.1:{nobody}/mlflow", "Connection refused"),
             ("postgresql+pg8001://zse@/mlflow", "pg8001"),
             (f"sqlite:///{tmp_path}/bad.db", "not a database"),
-            (f"sqlite:///{tmp_path}/none/mlflow.db", "none is not there"),
+            (f"sqlite:///{tmp_path}/bad.db/mlflow.db", "bad.db is no folder"),
             ("http://[::1", "it is no URL"),
             ("postgresql://h:port/mlflow", "it is no URL"),
         ):
@@ -69,11 +69,21 @@ def test_a_server_that_does_not_answer_is_said_within_seconds(tmp_path: Path, mo
     assert "switched off" in reachable(tiny(), str(tmp_path))
 
 
-def test_an_experiment_deleted_in_the_pages_is_restored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    store = Store.at(str(tmp_path))
-    made = store.experiment("settings")
-    store.client.delete_experiment(made)
-    assert store.experiment("settings") == made
-    assert store.client.get_experiment(made).lifecycle_stage == "active"
-    assert "settings had been deleted in MLflow and is restored" in " ".join(capsys.readouterr().err.split())
-    assert tracking_uri(str(tmp_path)) == store.uri
+def test_the_commit_is_left_out_where_git_cannot_say_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = runs._git.__wrapped__
+    monkeypatch.setattr(runs, "GIT", 0.5)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git() == {}, "not installed"
+    program = tmp_path / "git"
+    for does in ("exit 128", "exec /bin/sleep 30", "exit 1"):  # dubious ownership, a hang, files of no repository
+        program.write_text(f"#!/bin/sh\n{does}\n")
+        program.chmod(0o755)
+        assert git() == {}
+    program.write_text(
+        '#!/bin/sh\n[ -z "$GIT_DIR" ] || exit 1\ncase $3 in rev-parse) echo c0ffee;; status) exit 1;; esac\n'
+    )
+    monkeypatch.setenv("GIT_DIR", "/elsewhere")
+    assert git() == {"mlflow.source.git.commit": "c0ffee"}
+    (tmp_path / "COMMIT").write_text("bad5eed\n")
+    monkeypatch.setattr(runs, "COMMIT", tmp_path / "COMMIT")
+    assert git() == {"mlflow.source.git.commit": "bad5eed"}, "what an image was built from"

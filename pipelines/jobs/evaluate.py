@@ -493,7 +493,9 @@ def _write(
     storage.write_json(storage.join(folder, PER_CLASS), [_finite(row) for row in per_class])
     storage.write_json(storage.join(folder, REPORT), [_finite(claimed(row)) for row in rows])
     settings = list(dict.fromkeys(search.task.setting for search in searches))
-    about = {"method": method, "dataset": source["dataset"], "settings": settings}
+    by_class_of = [search.task for search in searches if {*search.task.metrics} & {"mAP_all"}]
+    chance = {task.setting: task.chance for task in by_class_of if "plain" in task.protocols}
+    about = {"method": method, "dataset": source["dataset"], "settings": settings, "chance": chance}
     shards.write_manifest(folder, {**about, **provenance, **of})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
+import torch
 from rich.table import Table
 
 from pipelines import preflight, shards, storage
@@ -22,6 +22,7 @@ from pipelines.preflight import STAGES
 from pipelines.progress import say
 from pipelines.queries import Queries, difference, interval, metric_key
 from pipelines.tracking import deliver_evaluation, deliver_training
+from zse_model.evaluation import expected_average_precision
 from zse_model.evaluation.leaks import LeakError
 from zse_model.split import ZeroShotSplit
 
@@ -144,13 +145,19 @@ def _reported(stage: str, folder: str) -> str:
 # The table ----------------------------------------------------------------------------------------------------------
 
 
-def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> float:
-    """mAP_all of an order that knows nothing: the mean share of relevant photos."""
+def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> dict[str, float]:
+    """By setting, the mAP_all that a random order is expected to have."""
+    report = next(iter(out.reports.values()))
+    told = shards.read_manifest(report, "zse evaluate").get("chance")
+    if told is not None:
+        return told
+    # Of a report that an earlier version wrote: of its first setting, by what was ingested.
     counts = shards.read_manifest(out.images, "zse ingest")["counts"]
-    queries = Queries(next(iter(out.reports.values())))
+    queries = Queries(report)
     categories = queries.category[~queries.values(metric_key(rows[0])).isnan().numpy()]
     photos = {c: counts[c].get("photo", 0) for c in set(categories)}
-    return float(np.mean([photos[c] / sum(photos.values()) for c in categories]))
+    relevant = torch.tensor([photos[c] for c in categories])
+    return {rows[0]["setting"]: float(expected_average_precision(relevant, sum(photos.values())).mean())}
 
 
 def result_tables(out: Outputs) -> list[Table]:
@@ -165,7 +172,9 @@ def result_table(out: Outputs, searched: str = "Unseen classes") -> Table:
     settings = list(dict.fromkeys(row["setting"] for row in rows if row["metric"] == "mAP_all"))
     references = [name for name in out.reports if name.endswith("-untrained") or name == "raw_pixels"]
     queries = {name: Queries(report) for name, report in out.reports.items()}
-    table = Table(title=f"{searched} of {', '.join(settings)} (chance mAP_all {chance(rows, out):.3f})")
+    by_chance = chance(rows, out)
+    named = [f"{name} (chance mAP_all {by_chance[name]:.3f})" if name in by_chance else name for name in settings]
+    table = Table(title=f"{searched} of {', '.join(named)}")
     columns = ("method", "mode", "mAP_all", "95 % interval", "P_1", "P_25", "mAP_200", "vs untrained", "vs raw_pixels")
     for column in columns if references else columns[:-2]:
         table.add_column(column, justify="left" if column in ("method", "mode") else "right")

@@ -77,6 +77,9 @@ def test_scores_without_an_opinion_come_out_at_chance():
     chance = mean_ap(by_class, torch.rand(constant.shape, generator=torch.Generator().manual_seed(1)))
     assert mean_ap(shuffled, constant) == pytest.approx(chance, rel=0.1)
     assert mean_ap(by_class, constant) > 1.7 * chance
+    assert make_task(query_labels=queries, query_groups=queries, gallery_labels=shuffled).chance == pytest.approx(
+        chance, rel=0.02
+    )
 
 
 @pytest.mark.parametrize("case", "abcd")

@@ -1,5 +1,7 @@
 """Every formula against a naive oracle, against hand-made cases, and against results of the published code."""
 
+import doctest
+import itertools
 import math
 from pathlib import Path
 
@@ -7,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from zse_model.evaluation import CATEGORY_METRICS, INSTANCE_METRICS, METRICS, PROTOCOLS, rank
+from zse_model.evaluation import CATEGORY_METRICS, INSTANCE_METRICS, METRICS, PROTOCOLS, metrics, rank
 from zse_model.evaluation.metrics import (
     accuracy_at,
     average_precision,
     average_precision_interpolated,
     bootstrap_interval,
+    expected_average_precision,
     interpolated_precision,
     paired_difference,
     precision_at,
@@ -68,6 +71,37 @@ def test_closed_form_average_precision():
     envelope = torch.tensor([(1 + 2 / 3 + 3 / 5) / 3, 1 / 5, 1, (2 / 3 + 2 / 3) / 2]).double()
     torch.testing.assert_close(average_precision(relevant, total), expected, rtol=0, atol=1e-7)
     torch.testing.assert_close(average_precision_interpolated(relevant, total), envelope, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+def test_chance_is_the_mean_over_every_order(size):
+    for total in range(1, size + 1):
+        places = list(itertools.combinations(range(size), total))  # each as probable as any other
+        relevant = torch.zeros(len(places), size, dtype=torch.bool)
+        relevant[torch.arange(len(places))[:, None], torch.tensor(places)] = True
+        found = torch.full((len(places),), total)
+        for k in (None, 1, 2, 3, size, size + 2):
+            expected = average_precision(relevant, found, k).mean()
+            assert expected_average_precision(torch.tensor([total]), size, k).item() == pytest.approx(expected.item())
+
+
+def test_chance_is_what_random_scores_read_and_more_than_the_share():
+    generator = torch.Generator().manual_seed(0)
+    for total, size, chance in ((1, 40, 0.107), (25, 625, 0.049), (25, 525, 0.058), (24, 288, 0.100)):
+        order = torch.rand(4000, size, generator=generator).argsort(1)
+        drawn = average_precision(order < total, torch.full((4000,), total))
+        expected = expected_average_precision(torch.tensor([total]), size).item()
+        assert expected == pytest.approx(chance, abs=5e-4) and expected > total / size
+        assert abs(drawn.mean().item() - expected) < 4 * drawn.std().item() / 4000**0.5
+
+
+def test_chance_of_nothing_is_nothing_and_more_than_the_gallery_is_refused():
+    assert expected_average_precision(torch.tensor([0, 3]), 3).tolist() == [0, 1]
+    for relevant, size, k in (([4], 3, None), ([0], 0, None), ([1], 3, 0)):
+        with pytest.raises(ValueError, match="R at most size"):
+            expected_average_precision(torch.tensor(relevant), size, k)
+    found = doctest.testmod(metrics, globs={"torch": torch, **vars(metrics)})
+    assert found.attempted >= 4 and found.failed == 0
 
 
 def test_denominator_is_min_of_k_and_relevant():

@@ -1,7 +1,12 @@
 """Retrieval evaluation: scores in, rankings and metrics out. The only place where metrics live."""
 
 from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
-from zse_model.evaluation.metrics import PairedDifference, bootstrap_interval, paired_difference
+from zse_model.evaluation.metrics import (
+    PairedDifference,
+    bootstrap_interval,
+    expected_average_precision,
+    paired_difference,
+)
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, METRICS, PROTOCOLS, Protocol
 from zse_model.evaluation.search import Ranking, merge, order, rank
 
@@ -17,6 +22,7 @@ __all__ = [
     "Task",
     "bootstrap_interval",
     "evaluate_scores",
+    "expected_average_precision",
     "merge",
     "order",
     "paired_difference",

@@ -4,7 +4,7 @@ Scores arrive as tiles of query rows, so a gallery of any size is evaluated in t
 computing scores, choosing class lists, and refusing leaks (`pipelines`).
 
 The order of the gallery is the caller's: by content hash, never by class. Ties go to the lower position, so over a
-gallery sorted by class a scorer that gives every item the same score reads about twice chance.
+gallery sorted by class a scorer that gives every item the same score reads about twice chance (`Task.chance`).
 """
 
 import re
@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from zse_model.evaluation.metrics import bootstrap_interval, interpolated_precision
+from zse_model.evaluation.metrics import bootstrap_interval, expected_average_precision, interpolated_precision
 from zse_model.evaluation.protocol import FORMS, PROTOCOLS, is_metric
 from zse_model.evaluation.search import BLOCK_CELLS, Ranking, order
 
@@ -69,6 +69,12 @@ class Task:
         labels, counts = self.gallery_labels.unique(return_counts=True)
         nearest = torch.searchsorted(labels, self.query_labels).clamp(max=len(labels) - 1)
         return counts[nearest].where(labels[nearest] == self.query_labels, 0)
+
+    @property
+    def chance(self) -> float:
+        """mAP_all, by the protocol `plain`, of a gallery in random order: the mean over the answered queries."""
+        answered = self.num_relevant[self.num_relevant > 0]
+        return float(expected_average_precision(answered, len(self.gallery_labels)).mean())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -44,6 +44,32 @@ def average_precision_interpolated(relevant: Tensor, num_relevant: Tensor, k: in
     return _total(_envelope(_precision_at_hits(relevant, num_relevant, k))) / _capped(num_relevant, k)
 
 
+def expected_average_precision(num_relevant: Tensor, size: int, k: int | None = None) -> Tensor:
+    """Chance: the expectation of `average_precision` when a gallery of `size` items stands in uniformly random order.
+
+    E[AP@k] = R / (N min(k, R)) * (a d + (1 - a) H_d) with N = size, a = (R - 1) / (N - 1), d = min(k, N) and the
+    harmonic number H_d = 1 + 1/2 + ... + 1/d. For rank i holds a relevant item with probability R / N, and then on
+    average a (i - 1) of the i - 1 items before it are relevant too, so that P@i is (1 + a (i - 1)) / i.
+    It is above the share R / N: H_N / N for one relevant item, against 1 / N.
+
+    Args: num_relevant int64 [q], at most size; size >= 1; k >= 1, None = the whole gallery.
+    Returns: float64 [q] in [0, 1]; 0 where R = 0.
+    Raises: ValueError for size < 1, R > size or k < 1.
+
+    >>> expected_average_precision(torch.tensor([1]), 2)  # first or second: (1 + 1/2) / 2
+    tensor([0.7500], dtype=torch.float64)
+    >>> expected_average_precision(torch.tensor([1, 25]), 40)  # 0.107, not 1/40
+    tensor([0.1070, 0.6565], dtype=torch.float64)
+    """
+    if size < 1 or (k is not None and k < 1) or bool((num_relevant > size).any()):
+        most = int(num_relevant.max()) if len(num_relevant) else 0
+        raise ValueError(f"size and k must be at least 1, R at most size; got size {size}, k {k}, R up to {most}.")
+    relevant, depth = num_relevant.double(), size if k is None else min(k, size)
+    harmonic = (1 / torch.arange(1, depth + 1, dtype=torch.float64, device=relevant.device)).sum()
+    together = (relevant - 1).clamp(min=0) / max(size - 1, 1)
+    return relevant / size * (together * depth + (1 - together) * harmonic) / _capped(num_relevant, k)
+
+
 def interpolated_precision(relevant: Tensor, num_relevant: Tensor, points: int = 11) -> Tensor:
     """The precision-recall curve: the highest precision at any recall >= r, for r = 0, 1/(points-1), ..., 1.
 

@@ -21,6 +21,8 @@ from fnmatch import fnmatchcase
 from importlib import resources
 from typing import Any
 
+import torch
+
 from pipelines import shards, storage
 from pipelines.compare import Compared, Report, compare_reports, measured_on
 from pipelines.config import ConfigError, read_section
@@ -30,6 +32,7 @@ from pipelines.missing import evaluated_by, evaluation_command, searching
 from pipelines.queries import Queries, interval
 from pipelines.written import read_yaml
 from zse_model.errors import ZseError
+from zse_model.evaluation import expected_average_precision
 from zse_model.split import FEWEST
 
 SLACK = 0.005  # the least margin of a guard
@@ -291,15 +294,18 @@ def _rows(rule: Paired, candidate: Sequence[Report], mode: str) -> list[tuple[Re
 
 
 def _chance(report: Report, row: dict[str, Any]) -> float | None:
-    """The expected mAP_all of a random order; None for another metric, or where the data is gone."""
-    images = _about(report).get("images")
-    if row["metric"] != "mAP_all" or images is None or not shards.has_manifest(images):
+    """The expected mAP_all of a random order; None for another metric, or where the data of an earlier version's report
+    is gone."""
+    if row["metric"] != "mAP_all":
         return None
+    told = _about(report).get("chance", {}).get(row["setting"])
+    images = _about(report).get("images")
+    if told is not None or images is None or not shards.has_manifest(images):
+        return told
     counts, gallery = shards.read_manifest(images, "zse ingest")["counts"], row["gallery"]
-    relevant = [counts[category].get("photo", 0) for category in Queries(report.folder).category]
-    harmonic = sum(1 / i for i in range(1, gallery + 1))
-    shares = [(r - 1) / max(gallery - 1, 1) for r in relevant if r]
-    return sum(share + (1 - share) * harmonic / gallery for share in shares) / len(shares)
+    photos = torch.tensor([counts[category].get("photo", 0) for category in Queries(report.folder).category])
+    relevant = photos[photos > 0].clamp(max=gallery)  # repeated photos are counted, and not searched
+    return float(expected_average_precision(relevant, gallery).mean())
 
 
 def _missing(rule: Paired, sides: Sequence[Sequence[Report]], workspace: str) -> str:

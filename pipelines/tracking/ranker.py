@@ -52,7 +52,7 @@ class Ranker(PythonModel):
         params = params or {}
         method = self._checkpoint.method
         photos = self._gallery()
-        mode, top = params.get("mode") or method.modes[0], int(params.get("top") or 10)
+        mode, top = params.get("mode") or method.modes[0], int(10 if params.get("top") is None else params["top"])
         method.check_mode(mode)
         if top < 1:
             raise ZseError(f"top must be at least 1, got {top}")

@@ -256,3 +256,21 @@ def test_what_makes_no_sense_is_refused() -> None:
         network(bits=48)
     with pytest.raises(ValueError, match="neighbours: 3 of 4 classes; allowed are 1 to 2"):
         network(neighbours=3)
+
+
+def test_codes_of_a_collapsed_network_are_finite() -> None:
+    """The pictures of a class are one vector: nothing to shrink, and no matrix that has no inverse."""
+    labels = torch.arange(8).repeat_interleave(4)
+    x = torch.randn(8, 16, generator=torch.manual_seed(0))[labels]
+    head = CodeHead(16, 32)
+    head.fit(x, x, torch.cat([labels, labels]))
+    assert head.fitted and head.projection.isfinite().all()
+    assert discriminant(torch.ones(32, 16), labels, 32).isfinite().all()
+
+
+@torch.no_grad()
+def test_targets_stay_even_where_nothing_was_measured() -> None:
+    config = CrossATNetConfig(dim=16, vector_dim=8, neighbours=1, distillation=1.0, dropped_units=(0,))
+    method = create_method("crossatnet", config, CNN, size=SIZE, classes=CLASSES).eval()
+    method.prepare(iter([]), lambda x: x)
+    assert all(loss.isfinite().all() for loss in method(batch(4)).values())

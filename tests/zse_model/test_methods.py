@@ -282,6 +282,8 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
         create("zse_sbir", ZseSbirConfig(tokenizer="both"), patches)
     with pytest.raises(ValueError, match="not divisible by 8 heads"):
         create("zse_sbir", ZseSbirConfig(dim=36, depth=0), VIT)
+    with pytest.raises(ValueError, match="GlobalConfig: temperature must be above 0, got 0"):
+        create("global", GlobalConfig(temperature=0))
     for weight in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="CrossATNetConfig: triplet must be 0 or more, and finite, got"):
             create("crossatnet", CrossATNetConfig(triplet=weight))

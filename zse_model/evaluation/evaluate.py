@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import bootstrap_interval, expected_average_precision, interpolated_precision
 from zse_model.evaluation.protocol import FORMS, PROTOCOLS, is_metric
 from zse_model.evaluation.search import BLOCK_CELLS, Ranking, order
@@ -48,7 +49,7 @@ class Task:
         if len(self.query_labels) != len(self.query_groups):
             raise ValueError(f"{len(self.query_labels)} query_labels, but {len(self.query_groups)} query_groups.")
         if len(self.gallery_labels) == 0:
-            raise ValueError(f"The gallery of {self.setting} is empty.")
+            raise ZseError(f"The gallery of {self.setting} is empty.")
         protocols = ", ".join(PROTOCOLS)
         for kind, names, known, all_known in (
             ("metric", self.metrics, is_metric, FORMS),
@@ -56,9 +57,9 @@ class Task:
         ):
             unknown = [name for name in names if not known(name)]
             if unknown or not names:
-                raise ValueError(f"Unknown or no {kind}: {unknown}. Known {kind}s: {all_known}.")
+                raise ZseError(f"Unknown or no {kind}: {unknown}. Known {kind}s: {all_known}.")
         if not bool((self.num_relevant > 0).any()):
-            raise ValueError(
+            raise ZseError(
                 f"None of the {len(self.query_labels)} queries of {self.setting} has a relevant item among the "
                 f"{len(self.gallery_labels)} of its gallery: their labels share no value."
             )
@@ -188,7 +189,7 @@ class Evaluator:
 
     def __init__(self, task: Task, *, keep: int = 200) -> None:
         if keep < 1:
-            raise ValueError(f"keep must be at least 1, got {keep}.")
+            raise ZseError(f"keep must be at least 1, got {keep}.")
         self.task, self.keep, self.done = task, keep, 0
         queries, size = len(task.query_labels), len(task.gallery_labels)
         self.per_query = {

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zse_model.errors import ZseError
+
 BLOCK_CELLS = 2**20  # scores sorted at once: 8 MB of keys. Packing 512 rows of 17,101 at once took 2.5x as long
 
 
@@ -70,9 +72,9 @@ def order(scores: Tensor, k: int | None = None, *, first_row: int = 0) -> Tensor
         raise ValueError(f"Scores must be float32 [queries, gallery], got {scores.dtype} {list(scores.shape)}.")
     size = scores.shape[1]
     if size == 0:
-        raise ValueError("The gallery is empty: there is nothing to rank.")
+        raise ZseError("The gallery is empty: there is nothing to rank.")
     if k is not None and k < 1:
-        raise ValueError(f"k must be at least 1, got {k}.")
+        raise ZseError(f"k must be at least 1, got {k}.")
     k = size if k is None else min(k, size)
     scores = scores.detach().cpu()
     indices = torch.empty(len(scores), k, dtype=torch.int64)

@@ -74,6 +74,8 @@ class RetrievalMethod(nn.Module, ABC):
         for name, value in numbers:  # a loss of negative weight trains the opposite, and looks like a run
             if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise ZseError(f"{type(config).__name__}: {name} must be 0 or more, and finite, got {value}")
+            if name == "temperature" and value == 0:  # similarities are divided by it
+                raise ZseError(f"{type(config).__name__}: temperature must be above 0, got {value}")
         self.config, self.backbone_config, self.size, self.classes = config, backbone, size, classes
 
     @abstractmethod

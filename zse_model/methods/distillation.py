@@ -51,6 +51,8 @@ class SoftLabels(nn.Module):
             sums.index_add_(0, labels, p)
             counts.index_add_(0, labels, torch.ones(len(labels), 1, dtype=torch.float64, device=sums.device))
         sums, counts = total(sums), total(counts)
+        if not bool(counts.any()):  # nothing was measured: the targets stay even
+            return
         overall = sums.sum(0, keepdim=True) / counts.sum()  # stands in for a class that no measured photo showed
         self.targets.copy_(torch.where(counts > 0, sums / counts.clamp(min=1), overall))
 

@@ -351,6 +351,8 @@ def reevaluate(
 
     config = job.how_to_evaluate(set_ or [])
     asked = [name.strip() for name in models.split(",") if name.strip()]
+    if not asked:
+        raise ZseError(f"--models {models!r} names no model. Give zse@champion, models:/zse/3 or a checkpoint")
     read = load_rules(rules) if promote else None
     summary, folder, new = job.reevaluate(
         catalog, asked, workspace, config, rules=read, tolerance=tolerance, allowed=allow_prefix or ()
@@ -520,7 +522,9 @@ def explain(
     gallery: Annotated[str | None, typer.Option("--gallery", help="with the best of this folder or URL.")] = None,
     workspace: Workspace = WORKSPACE,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos of the gallery.")] = 5,
-    mode: Annotated[str | None, typer.Option("--mode", help="As of `zse search`.")] = None,
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="As of `zse search`. Default: the one that the pictures are about.")
+    ] = None,
     patch: Annotated[
         list[str] | None,
         typer.Option("--patch", metavar="row,column", help="A sketch patch to follow, from 0; may be given again."),

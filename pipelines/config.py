@@ -226,7 +226,7 @@ def read_section(kind: Any, raw: Any, prefix: str) -> Any:
 
 
 def _said(prefix: str, raw: Any, wrong: Any) -> str:
-    place = (prefix + ".".join(_place(raw, wrong))).removesuffix(".")
+    place = (prefix + ".".join(_place(raw, wrong))).rstrip(".: ")
     if wrong["type"] == "value_error":  # ours, which has the value; pydantic would add the whole section
         said = str(wrong["ctx"]["error"])
         return said if not place or said.startswith((f"{place}.", f"{place}:")) else f"{place}: {said}"
@@ -262,8 +262,10 @@ def _absolute_weights(backbone: BackboneConfig) -> BackboneConfig:
     """A worker on the cluster has another working folder: name the file from the root."""
     if backbone.weights in (None, "hub"):
         return backbone
-    if not storage.exists(backbone.weights):
-        raise ConfigError(f"backbone.weights: {backbone.weights!r} does not exist. Allowed: null, hub, or a file")
+    if not storage.exists(backbone.weights) or storage.file_info(backbone.weights) is None:
+        raise ConfigError(
+            f"backbone.weights: {backbone.weights!r} is no file that exists. Allowed: null, hub, or a file"
+        )
     return dataclasses.replace(backbone, weights=storage.absolute(backbone.weights))
 
 

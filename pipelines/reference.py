@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from pipelines.catalog import CROSS, built_in
 from pipelines.config import ConfigError
+from pipelines.written import did_you_mean
 from zse_model.split import normalise_name
 
 Counts = Mapping[str, Mapping[str, int]]  # class -> modality -> pictures
@@ -101,7 +102,7 @@ def known_dataset(name: str) -> Known:
     """By its name. Raises ConfigError for an unknown one."""
     every = known_datasets()
     if name not in every:
-        raise ConfigError(f"Unknown data set {name!r}. Known: {', '.join(every)}")
+        raise ConfigError(f"Unknown data set {name!r}.{did_you_mean(name, every)} Known: {', '.join(every)}")
     return every[name]
 
 
@@ -109,7 +110,8 @@ def load_settings(names: Sequence[str] = ("all",)) -> list[Setting]:
     """The settings of these names, in this order; `all` of them. Raises ConfigError for an unknown one."""
     every = _entries(Setting, "settings.yaml")
     if unknown := sorted(set(names) - {"all", *every}):
-        raise ConfigError(f"Unknown settings {unknown}. Known: all, {', '.join(every)}")
+        near = did_you_mean(unknown[0], every)
+        raise ConfigError(f"Unknown settings {unknown}.{near} Known: all, {', '.join(every)}")
     return list(every.values()) if "all" in names else [every[name] for name in names]
 
 

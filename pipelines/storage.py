@@ -45,6 +45,9 @@ PAGE = 1000  # keys of a bucket listed at once
 class StorageError(ZseError):
     """A store that could not be read or written; the message names the URL and the reason."""
 
+    passes = False
+    """Whether the store was away, and may answer soon."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
@@ -178,12 +181,14 @@ def _failure(url: str, error: Exception) -> StorageError:
     if isinstance(error, PermissionError):
         mend = "Check that the credentials are valid and allow it"
     # Raised in a task it is in Ray's logs, too, and a URL may hold a password.
-    return StorageError(
+    failure = StorageError(
         shown(
             f"{url} cannot be used: {_reason(error)}. {mend}. What is written is kept: the same command goes on from "
             "there"
         )
     )
+    failure.passes = _away(error) or _broke_off(error)
+    return failure
 
 
 def is_local(url: str) -> bool:

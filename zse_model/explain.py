@@ -107,6 +107,11 @@ def explainable(method: RetrievalMethod) -> ZseSbir:
     return method
 
 
+def explained_mode(method: RetrievalMethod) -> str:
+    """The mode whose scores the pictures are about: of a pair network, which sees both at once, else the first one."""
+    return method.pair_mode if method.pair_mode in method.modes else method.modes[0]
+
+
 def has_masks(method: RetrievalMethod) -> TypeGuard[CrossATNet]:
     """Whether `explain_masks` has something to show."""
     return isinstance(method, CrossATNet) and method.own_mask is not None
@@ -141,7 +146,7 @@ def explain(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | 
     """Explain how a method sees a pair.
 
     method: `zse_sbir`, in eval mode. sketch: uint8 [1 or 3, s, s], 255 paper; photo: uint8 [3, s, s]; s as the method
-    was built for, both as `prepare_sketch` and `prepare_photo` make them. mode: None = the method's default.
+    was built for, both as `prepare_sketch` and `prepare_photo` make them. mode: None = `explained_mode`.
 
     Raises UnexplainableError for a method without patch tokens, BadPicture for an empty canvas, ValueError for another
     shape, an unknown mode or a method in training mode. Source: ZSE-SBIR's figures; our design.
@@ -209,7 +214,7 @@ def _ready(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | N
     """The mode that is explained, for a method and pictures that can be."""
     if method.training:
         raise ZseError("The method is in training mode, where dropout makes scores random: call method.eval() first")
-    mode = mode or method.modes[0]
+    mode = mode or explained_mode(method)
     method.check_mode(mode)
     _check(sketch, "sketch", (1, 3), method.size)
     _check(photo, "photo", (3,), method.size)

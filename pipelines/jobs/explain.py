@@ -14,10 +14,11 @@ from pipelines.explain_page import Explained, explained, page, png
 from pipelines.jobs.search import Match, find
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
-from zse_model.explain import explainable, has_masks
+from zse_model.explain import explainable, explained_mode, has_masks
 from zse_model.transforms import BadPicture, TransformConfig, prepare_photo, prepare_sketch
 
 PAGE = "explain.html"
+SHORTLIST = 100  # photos that a pair network ranks, where no mode is asked for
 T = TypeVar("T")
 
 
@@ -35,6 +36,9 @@ def explain(
 ) -> list[Match]:
     """Explain one photo, or the `top` photos of a gallery's ranking; gives them with their scores, best first.
 
+    mode: None = the one that the pictures are about (`explained_mode`); of a gallery it then ranks the SHORTLIST that
+    the first mode finds.
+
     Raises ValueError unless exactly one of photo and gallery is given, UnexplainableError for a method without patches,
     BadPicture for an unusable picture, by name.
     """
@@ -45,21 +49,24 @@ def explain(
     method, transforms = checkpoint.method, checkpoint.transforms
     if not has_masks(method):
         explainable(method)  # before a gallery is encoded for it
-    mode = mode or method.modes[0]
-    method.check_mode(mode)
+    shown = mode or explained_mode(method)
+    method.check_mode(shown)
     drawn = _prepared(prepare_sketch, sketch, storage.read_bytes(sketch), transforms)
     if photo is not None:
         names, files = [photo], [storage.read_bytes(photo)]
     else:
         assert gallery is not None
-        names = [match.path for match in find(drawn, gallery, checkpoint, workspace, top=top, mode=mode)]
+        finds = shown
+        if mode is None and shown != method.modes[0]:  # a pair network over a whole gallery takes long
+            finds = f"rerank-{max(SHORTLIST, top)}"
+        names = [match.path for match in find(drawn, gallery, checkpoint, workspace, top=top, mode=finds)]
         files = storage.read_many(gallery, names)
     found: list[Explained] = []
     for name, data in zip(names, files, strict=True):
         if isinstance(data, Exception):
             raise data
         pixels = _prepared(prepare_photo, name, data, transforms)
-        found.append(explained(method, drawn, pixels, name, mode, patches))
+        found.append(explained(method, drawn, pixels, name, shown, patches))
     for one in found[1:]:
         one.pictures.pop("attention-sketch", None)  # the same for every photo: the sketch is encoded alone
     out.mkdir(parents=True, exist_ok=True)

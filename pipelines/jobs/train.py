@@ -32,7 +32,8 @@ import ray.train.collective
 import ray.util
 import torch
 import torch.distributed
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ from pipelines.cluster import WAITING, connect, waits
 from pipelines.config import ClusterConfig, ExperimentConfig, to_dict
 from pipelines.device import assigned_device
 from pipelines.endings import ENDED, RUN, ending, heeding_sigterm
+from pipelines.failures import to_mend, unwrapped
 from pipelines.lease import held
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
@@ -66,6 +68,7 @@ from zse_model.checkpoint import (
     seen_keys,
     start_from,
 )
+from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import refuse_start
 from zse_model.fit import (
     BEST_FILE,
@@ -74,8 +77,6 @@ from zse_model.fit import (
     BatchSource,
     FitState,
     LocalContext,
-    NonFiniteLossError,
-    SelectionError,
     TrainConfig,
     TrainingError,
     WorkerContext,
@@ -400,13 +401,13 @@ class Journal:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.reason: tuple[type[TrainingError], str] | None = None
+        self.reason: ZseError | None = None
 
-    def give_up(self, reason: tuple[type[TrainingError], str]) -> None:
+    def give_up(self, reason: ZseError) -> None:
         """What every attempt would end with: it is not taken up again."""
-        self.reason = reason
+        self.reason = self.reason or reason
 
-    def given_up(self) -> tuple[type[TrainingError], str] | None:
+    def given_up(self) -> ZseError | None:
         return self.reason
 
     def put(self, event: Event) -> None:
@@ -415,6 +416,14 @@ class Journal:
     def drain(self) -> list[Event]:
         events, self.events = self.events, []
         return events
+
+
+def what_lasts(error: Exception) -> ZseError | None:
+    """What the user has to mend before another attempt can succeed; None for a defect, a worker or node that was lost,
+    and a store that may be back soon."""
+    passes = error.passes if isinstance(error, storage.StorageError) else isinstance(error, RayError)
+    reason = None if passes else to_mend(error)
+    return error if reason and isinstance(error, ZseError) else ZseError(reason) if reason else None
 
 
 @contextmanager
@@ -457,12 +466,17 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
             context = RayContext(settings["job"].folder, settings["journal"], put)
             if first:
                 stack.enter_context(sampled(node, context.log))
+            if ray.get(settings["journal"].given_up.remote()) is not None:  # another attempt would end with the same
+                return
             try:
                 run_worker(settings["job"], context)
-            except (NonFiniteLossError, SelectionError) as error:  # every worker ends here, and in every attempt
-                ray.get(settings["journal"].give_up.remote((type(error), str(error))))
-            except TrainingError:  # another worker says why
-                pass
+            except TrainingError as error:  # every worker ends here, and in every attempt; one of them knows why
+                if type(error) is not TrainingError:
+                    ray.get(settings["journal"].give_up.remote(error))
+            except Exception as error:
+                if (last := what_lasts(error)) is not None:
+                    ray.get(settings["journal"].give_up.remote(last))
+                raise
 
     trainer = TorchTrainer(
         worker,
@@ -482,13 +496,15 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
         ),
     )
     while True:
-        with _polled(journal, on_event), _telling_what_waits(cluster), _interruptible():
-            result = trainer.fit()
-        if result.error:
-            raise result.error
-        if reason := ray.get(journal.given_up.remote()):
-            kind, why = reason
-            raise kind(why)
+        try:
+            with _polled(journal, on_event), _telling_what_waits(cluster), _interruptible():
+                trainer.fit()
+        except TrainingFailedError as error:
+            reason: ZseError | None = ray.get(journal.given_up.remote())
+            raise (reason or unwrapped(error)) from error
+        reason = ray.get(journal.given_up.remote())
+        if reason is not None:
+            raise reason
         latest = last_state(job.folder)
         if latest is None:
             raise storage.StorageError(f"Training left no state in {job.folder}/{STATES}")

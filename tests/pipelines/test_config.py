@@ -35,7 +35,7 @@ def test_overrides_reach_any_field_and_are_checked() -> None:
         ("methods.best.dim=3", r"^methods\.best: unknown\. Known methods: \["),
         ("train.steps=-1", "^train.steps must be above 0, got -1$"),
         ("cluster.min_workers=5", r"^cluster.min_workers must be 1 to cluster.workers \(2\), got 5$"),
-        ("backbone.weights=nowhere.safetensors", "'nowhere.safetensors' does not exist"),
+        ("backbone.weights=nowhere.safetensors", "'nowhere.safetensors' is no file that exists"),
         ("dataset.name=My Data", "may hold only lower case"),
         ("evaluation.protocols=[best]", r"\['best'\] are unknown"),
         ("train.lr", "takes a.b=c"),

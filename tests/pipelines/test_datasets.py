@@ -41,7 +41,9 @@ def test_what_is_known_is_there() -> None:
         assert known.adapter in adapters and set(known.splits) <= set(split_names())
         assert describe(known)[0] == known.title and all("from" in part for part in known.parts)
     assert known_dataset("sketchy").versions[0].counts["all"] == {"sketch": 75471, "photo": 12500}
-    with pytest.raises(ConfigError, match="Unknown data set 'sketchi'. Known: sketchy, tuberlin"):
+    with pytest.raises(
+        ConfigError, match="Unknown data set 'sketchi'. Did you mean sketchy\\? Known: sketchy, tuberlin"
+    ):
         known_dataset("sketchi")
 
 

@@ -104,9 +104,17 @@ def test_a_gallery_is_explained_in_the_order_of_the_search(world: Path, tmp_path
 
 def test_a_photo_is_explained_for_the_patches_asked_for(world: Path, tmp_path: Path) -> None:
     photo = str(world / "gallery" / "0 <i>.png")
-    zse_explain(world, tmp_path, "--photo", photo, "--patch", "1,2", "--patch", "3,0")
+    zse_explain(world, tmp_path, "--photo", photo, "--patch", "1,2", "--patch", "3,0", "--mode", "ret")
     assert len(list(tmp_path.glob("1-*.png"))) == 5
     assert "made before cross-attention" in (tmp_path / "explain.html").read_text(), "ret is not what is drawn"
+    of_ret = sorted(path.name for path in tmp_path.glob("*.png"))
+    rn = zse_explain(world, tmp_path / "rn", "--photo", photo, "--mode", "rn")
+    default = zse_explain(world, tmp_path / "default", "--photo", photo)
+    assert default == rn and sorted(path.name for path in (tmp_path / "default").glob("*.png")) == of_ret
+    assert "Scored by <code>rn</code>" in (tmp_path / "default" / "explain.html").read_text(), "what is drawn"
+    gallery = str(world / "gallery")
+    ranked = zse_explain(world, tmp_path / "all", "--gallery", gallery, "--top", "3", "--mode", "rn")
+    assert zse_explain(world, tmp_path / "default", "--gallery", gallery, "--top", "3") == ranked
     with pytest.raises(ValueError, match="no patch 4,0: the grid is 4x4"):
         zse_explain(world, tmp_path, "--photo", photo, "--patch", "4,0")
     with pytest.raises(ValueError, match="--patch takes row,column"):

@@ -100,6 +100,8 @@ def open_part(url: str) -> pq.ParquetFile:
             return pq.ParquetFile(storage.absolute(url), memory_map=True)
         # Exact ranges, joined where columns lie side by side: a row group is one request.
         return pq.ParquetFile(storage.RangeFile(url), pre_buffer=True)
+    except FileNotFoundError:
+        raise storage.StorageError(f"{url} does not exist. Delete its folder and run the stage again") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise storage.StorageError(f"Cannot read {url}: {error}. Delete it and run the stage again") from error
 

@@ -176,7 +176,10 @@ FOLDER = ("-e", "folder+global")
         (["evaluate", *FOLDER, "--report", "folder"], "--report 'folder' is a folder"),
         (["ingest", *FOLDER, "--set", "dataset.source=nowhere"], "nowhere does not exist"),
         (["train", *FOLDER, "--set", "start=models:/zse"], "models:/zse names no model"),
-        (["search", "--sketch", "s.png", "--gallery", "photos", "-c", "cut"], "cut/checkpoint.json is not JSON"),
+        (
+            ["search", "--sketch", "s.png", "--gallery", "photos", "-c", "cut"],
+            "cut/checkpoint.json is damaged: it is not JSON",
+        ),
         (["search", "--sketch", "s.png", "--gallery", "photos", "-c", "nowhere"], "nowhere does not exist"),
         (
             ["search", "--sketch", "s.png", "--gallery", "photos", "-c", "cut", "-o", "folder"],

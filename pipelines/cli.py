@@ -5,6 +5,7 @@ The stages are imported when a verb runs: `--help` answers at once.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from pipelines import logs
 from pipelines.commands import command, repeated
 from pipelines.failures import to_mend
 from pipelines.progress import say, show
+from pipelines.redaction import printable
 from zse_model.errors import ZseError
 
 if TYPE_CHECKING:
@@ -195,7 +197,7 @@ def search(
     finds, ranks = _checkpoint(checkpoint, workspace), rerank_by and _checkpoint(rerank_by, workspace)
     found = find(sketch, gallery, finds, workspace, top=top, mode=mode, picture=out, rerank_by=ranks, depth=depth)
     for i, match in enumerate(found):
-        show(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
+        show(f"{i + 1:3d}  {match.score:8.4f}  {printable(match.path)}")
     more = 5 * top
     words = ["--sketch", sketch, *_searched(gallery, checkpoint, workspace), "--top", str(more)]
     if mode:
@@ -548,7 +550,7 @@ def explain(
     used = _checkpoint(checkpoint, workspace)
     found = draw(sketch, used, workspace, out, photo=photo, gallery=gallery, top=top, mode=mode, patches=patches)
     for i, match in enumerate(found):
-        show(f"{i + 1:3d}  {match.score:8.4f}  {match.path}")
+        show(f"{i + 1:3d}  {match.score:8.4f}  {printable(match.path)}")
     one = ["--photo", str(photo), "--checkpoint", checkpoint, "--workspace", workspace]
     words = one if photo is not None else [*_searched(str(gallery), checkpoint, workspace), "--top", str(top)]
     words += ["--mode", mode] if mode else []
@@ -817,6 +819,9 @@ def main() -> None:
     shows a secret. Ends with 1 for an error, 2 for a wrong use of the command line, 130 where it was interrupted."""
     warnings.filterwarnings("ignore", module=r"(ray|mlflow|timm|torch)\b.*")
     logging.getLogger("timm").setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack letters that names have
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         logs.capture()
         app()

@@ -17,6 +17,7 @@ from pipelines.catalog.tree import LayoutError
 from pipelines.commands import command, repeated
 from pipelines.config import read_dataset
 from pipelines.prepare import prepared
+from pipelines.redaction import printable
 from pipelines.reference import MODALITIES, Counts, Known, Version, known_datasets, load_settings
 from zse_model.split import normalise_name
 from zse_model.transforms import BadPicture, TransformConfig
@@ -253,7 +254,7 @@ def _reading(found: Diagnosis) -> list[str]:
         return []
     listed = found.total("sketch") + found.total("photo")
     lines = [f"Reading   {found.tried:,} of {listed:,} tried, {len(found.bad)} cannot be used"]
-    return lines + [f"            {name}: {reason}" for name, reason in found.bad[:SHOWN]]
+    return lines + [printable(f"            {name}: {reason}") for name, reason in found.bad[:SHOWN]]
 
 
 def _splits(found: Diagnosis) -> list[str]:
@@ -297,4 +298,4 @@ def _sources(found: Diagnosis) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(map(printable, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -10,7 +10,7 @@ too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ import torch
 from safetensors.torch import load, save
 
 from pipelines import encodings, shards, storage
-from pipelines.catalog.tree import is_picture
+from pipelines.archives import opened
+from pipelines.catalog.tree import PICTURES, PassedOver, is_picture
 from pipelines.device import assigned_device
 from pipelines.loaders import to_tensor
 from pipelines.progress import Meter, say
+from pipelines.redaction import printable
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
 from zse_model.methods import Encoding, RetrievalMethod
@@ -86,9 +88,7 @@ def index(gallery: str, checkpoint_url: str, workspace: str) -> str:
 
 def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
     """The folder with the encodings of the photos below `gallery`, made or found done."""
-    files = sorted((f for f in storage.list_files(gallery) if is_picture(f.path)), key=lambda f: f.path)
-    if not files:
-        raise storage.StorageError(f"{gallery} holds no pictures")
+    files = _photos(gallery)
     listed = [asdict(f) for f in files]
     digest = checkpoint.digest
     key = storage.digest([shards.SCHEMA_VERSION, digest, storage.absolute(gallery), listed], 16)
@@ -117,17 +117,38 @@ def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
     return folder
 
 
+def _photos(gallery: str) -> list[storage.FileInfo]:
+    """By path. Raises StorageError where there are none."""
+    files, passed = [], PassedOver()
+    place = opened(gallery)
+    for file in storage.list_files(place.folder):
+        if is_picture(file.path):
+            files.append(replace(file, version=place.version or file.version))
+        else:
+            passed.add(file.path)
+    if not files:
+        there = f"; there are {passed}" if passed.counts else ""
+        raise storage.StorageError(f"{gallery} holds no pictures, ending in {PICTURES}{there}")
+    passed.tell(gallery)
+    return sorted(files, key=lambda f: f.path)
+
+
+def read_photos(gallery: str, paths: Sequence[str]) -> list[bytes | Exception]:
+    """Photos below a gallery, a folder or an archive; a failed one is its exception."""
+    return storage.read_many(opened(gallery).folder, paths)
+
+
 def _encode_part(checkpoint: Checkpoint, gallery: str, paths: list[str], folder: str, part: str) -> dict[str, Any]:
     """Encode some photos and write them, each encoding in a file of its own: most searches read one of them."""
     pictures, kept, skipped = [], [], []
-    for path, data in zip(paths, storage.read_many(gallery, paths), strict=True):
+    for path, data in zip(paths, read_photos(gallery, paths), strict=True):
         try:
             if isinstance(data, Exception):
                 raise data
             pictures.append(prepare_photo(data, checkpoint.transforms))
             kept.append(path)
         except (BadPicture, FileNotFoundError) as error:
-            skipped.append(f"{path}: {error}")
+            skipped.append(printable(f"{path}: {error}"))
     encoded = [encode_photos(checkpoint.method, pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
     names = sorted(encoded[0]) if encoded else []
     for name in names:

@@ -14,6 +14,7 @@ from pipelines import shards, storage
 from pipelines.catalog import DatasetConfig, ImageRecord, create_dataset
 from pipelines.duplicates import look
 from pipelines.pictures import encode_photo, encode_sketch
+from pipelines.redaction import printable
 from zse_model.transforms import BadPicture, Modality, TransformConfig, photo_square, prepare_sketch
 
 
@@ -64,7 +65,7 @@ def _prepared(
             # What belongs to the picture is a bad picture. A store that does not answer is an error of the job, and so
             # is a missing permission: once it is given, nothing that is listed has changed, so it must be asked for.
             reason = str(error) if isinstance(error, BadPicture) else f"{type(error).__name__}: cannot be read"
-            skipped.append({"uri": _printable(record.path), "reason": reason})
+            skipped.append({"uri": printable(record.path), "reason": reason})
     return pa.Table.from_pylist(rows, schema=shards.IMAGES), skipped
 
 
@@ -77,7 +78,7 @@ def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> tu
 
 
 def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:
-    if _printable(record.path) != record.path:
+    if not _is_text(record.path):
         raise BadPicture("its name is not UTF-8: rename it")
     encoded, thumbnail = prepared(record.modality, data, transforms)
     return {
@@ -92,7 +93,6 @@ def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[
     }
 
 
-def _printable(path: str) -> str:
-    """The path, with an escape for each byte that is no UTF-8: Python reads such names, Parquet and terminals refuse
-    them."""
-    return path.encode(errors="backslashreplace").decode()
+def _is_text(path: str) -> bool:
+    """Whether its bytes are UTF-8: Python reads other names, Parquet refuses them."""
+    return path == path.encode(errors="replace").decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 
 SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
@@ -24,9 +25,28 @@ def holds_password(value: str) -> bool:
     )
 
 
+def printable(name: str) -> str:
+    """A name in one line of any terminal, log or table: an escape for each byte that is no UTF-8 and for each control
+    character, `\\udce9` and `\\n`. Every other name is itself."""
+    return "".join(map(_escaped, name))
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) in ("Cc", "Cs") or character in _LINE_ENDS or character in _TURNS:
+        return character.encode("unicode_escape").decode()
+    return character
+
+
+_LINE_ENDS = "\u2028\u2029"
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # these reorder the text around a name
+_UNFIT = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # all of them but a tab and a new line
+
+
 def shown(text: str) -> str:
     """Text without a user and a password in a URL, without the URL of a webhook, which is a secret, and without the
-    values of the environment's secrets."""
+    values of the environment's secrets; escapes for control characters other than a tab and a new line, as a terminal
+    obeys them, and for bytes that are no text."""
+    text = _UNFIT.sub(lambda found: _escaped(found[0]), text)
     for value in filter(None, map(os.environ.get, SECRETS)):
         if len(value) >= SHORTEST:
             text = text.replace(value, "***")

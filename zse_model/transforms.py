@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
@@ -25,6 +25,12 @@ Modality: TypeAlias = Literal["sketch", "photo"]
 # Ghostscript), and a query may come from anybody.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 
+# Every ending that Pillow registers for these formats, and .mpo: JPEG with further pictures behind the first.
+ENDINGS = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".avifs"),
+)
+
 # About 190 MB once decoded to RGB. Below Pillow's own warning level, so that its global setting need not be touched.
 MAX_PIXELS = 64_000_000
 
@@ -36,6 +42,11 @@ MIN_CONTRAST = 16
 INK_SHARE = 1 / 8
 
 _ORIENTATION_TAG = 0x0112  # EXIF
+_BITS_TAG, _PHOTOMETRIC_TAG = 258, 262  # TIFF: BitsPerSample, PhotometricInterpretation
+_MAX_TAGS = (281, 341)  # TIFF: MaxSampleValue, SMaxSampleValue
+
+# What white is in files that do not say it: in floats 1, else 8, 10, 12, 14 or 16 bits in a deeper container.
+_USUAL_WHITES = (255, 1023, 4095, 16383, 65535)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -176,9 +187,37 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadPicture("empty: zero bytes")
     picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    if picture.format == "PNG":
+        _transparent_value_in_eight_bits(picture, bit_depth=data[24])
+    deep_colour = picture.format == "TIFF" and picture.mode in ("RGB", "RGBA") and _tag(picture, _BITS_TAG) == 16
     if picture.width * picture.height > MAX_PIXELS:
         raise BadPicture(f"{picture.width}x{picture.height} px is above the limit of {MAX_PIXELS:,} pixels")
-    return picture
+    return _deep_colour(picture, data) if deep_colour else picture
+
+
+def _transparent_value_in_eight_bits(picture: Image.Image, bit_depth: int) -> None:
+    """tRNS has the depth of the file, but Pillow compares it with pixels that it has brought to 8 bits (I;16 apart)."""
+    value = picture.info.get("transparency")
+    if picture.mode == "RGB" and isinstance(value, tuple) and bit_depth == 16:
+        picture.info["transparency"] = tuple(v >> 8 for v in value)
+    elif picture.mode == "L" and isinstance(value, int) and bit_depth < 8:
+        picture.info["transparency"] = value * 255 // (2**bit_depth - 1)
+
+
+def _deep_colour(high: Image.Image, data: bytes) -> Image.Image:
+    """A colour TIFF of 16 bits a sample, of which Pillow keeps the high byte: nothing is left there of 12 bits. The
+    other byte order reads the low one."""
+    if np.asarray(high).max(initial=0) > _USUAL_WHITES[-2] >> 8:
+        return high
+    low = Image.open(io.BytesIO(data), formats=("TIFF",))
+    swapped = str.maketrans("LNB", "BBL")
+    for i, tile in enumerate(low.tile):  # type: ignore[attr-defined]
+        raw, *rest = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        mode, _, order = str(raw).partition(";")
+        raw = f"{mode};{order.translate(swapped)}"
+        low.tile[i] = tile._replace(args=(raw, *rest) if isinstance(tile.args, tuple) else raw)  # type: ignore[attr-defined]
+    values = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
+    return Image.fromarray(_scaled(high, values), high.mode)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -197,7 +236,7 @@ def _drawing(picture: Image.Image) -> Image.Image:
     """The drawing in grey, on white where the picture is transparent."""
     if not picture.has_transparency_data:
         return _eight_bit(picture, "L")
-    rgba = picture.convert("RGBA")
+    rgba = _eight_bit(picture, "RGBA")
     grey = _on_white(rgba).convert("L")
     if np.ptp(np.asarray(grey)) < MIN_CONTRAST:  # white strokes on transparency: the opacity is the drawing
         return ImageChops.invert(rgba.getchannel("A"))
@@ -208,15 +247,46 @@ def _eight_bit(picture: Image.Image, mode: str) -> Image.Image:
     """Any mode → `mode`; deeper ones are scaled to 0..255, where Pillow's `convert` would clip them."""
     if picture.mode == mode:
         return picture
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    elif picture.mode in ("I", "F"):
-        values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0.0, neginf=0.0)
-        # such a file does not say what its white is: the smallest usual range that holds its brightest value
-        brightest = values.max()
-        white = next((limit for limit in (1.0, 255.0, 65535.0) if brightest <= limit), brightest)
-        picture = Image.fromarray((values.clip(0) * (255 / white)).round().astype(np.uint8))
-    return picture.convert(mode)
+    if not picture.mode.startswith(("I", "F")):
+        return picture.convert(mode)
+    values = np.asarray(picture)
+    grey = Image.fromarray(_scaled(picture, values))
+    if mode == "RGBA" and isinstance(transparent := picture.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey.convert(mode)
+
+
+def _scaled(picture: Image.Image, values: np.ndarray) -> np.ndarray:
+    """uint8 [h, w] of one deep channel, 255 white."""
+    if values.dtype == np.uint16 and (white := _white(picture, int(values.max(initial=0)))) == 65535:
+        levels = (values >> 8).astype(np.uint8)
+    else:
+        numbers = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+        white = _white(picture, float(numbers.max(initial=0)))
+        levels = (numbers.clip(0, white) * (255 / white)).round().astype(np.uint8)
+    return 255 - levels if _tag(picture, _PHOTOMETRIC_TAG) == 0 else levels  # of TIFF: 0 is white
+
+
+def _white(picture: Image.Image, brightest: float) -> float:
+    """The value that is white in a deep picture.
+
+    PNG and PPM of 16 bits use the whole range, TIFF of fewer bits a sample its own. Nothing else says it: the smallest
+    usual range that holds the brightest value, or what a TIFF file gives as its largest. So a picture that is darker
+    than a quarter of its range and gives no largest value comes out brighter than it is.
+    """
+    if picture.mode != "F" and picture.format in ("PNG", "PPM"):
+        return 65535
+    if picture.mode != "F" and (bits := _tag(picture, _BITS_TAG)) and 8 < bits < 16:
+        return 2**bits - 1
+    brightest = max(brightest, *(_tag(picture, tag) or 0 for tag in _MAX_TAGS))
+    usual = (1.0, *_USUAL_WHITES) if picture.mode in ("I", "F") else _USUAL_WHITES
+    return next((white for white in usual if brightest <= white), brightest)
+
+
+def _tag(picture: Image.Image, tag: int) -> Any:
+    """The first value of a tag of a TIFF file; None where there is none."""
+    value: Any = getattr(picture, "tag_v2", {}).get(tag)
+    return value[0] if isinstance(value, tuple) else value
 
 
 def _on_white(rgba: Image.Image) -> Image.Image:
@@ -228,7 +298,7 @@ def _on_white(rgba: Image.Image) -> Image.Image:
 def _published_sketch(picture: Image.Image, size: int) -> np.ndarray:
     picture.load()
     transparent = picture.has_transparency_data
-    flat = _on_white(picture.convert("RGBA")) if transparent else _eight_bit(picture, "RGB")
+    flat = _on_white(_eight_bit(picture, "RGBA")) if transparent else _eight_bit(picture, "RGB")
     try:
         square = published_sketch(_upright(flat, _orientation(picture)), size)
     except ValueError as error:

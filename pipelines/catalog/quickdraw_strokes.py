@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from pipelines import storage
 from pipelines.archives import opened
 from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
-from pipelines.catalog.tree import Branch, LayoutError, Tree, in_order, is_picture
+from pipelines.catalog.tree import Branch, LayoutError, PassedOver, Tree, in_order, is_picture
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 
@@ -75,7 +75,9 @@ class QuickDrawStrokes:
 
     def records(self) -> list[ImageRecord]:
         source = opened(self.source)
-        files = [f for f in storage.list_files(source.folder) if is_picture(f.path, (ENDING,))]
+        files, passed = [], PassedOver()
+        for file in storage.list_files(source.folder):
+            files.append(file) if is_picture(file.path, (ENDING,)) else passed.add(file.path)
         categories = [_category(file.path) for file in files]
         if doubled := sorted({c for c in categories if categories.count(c) > 1}):
             raise ZseError(f"{self.source} has several files for the categories {doubled}. Leave one of each")
@@ -86,7 +88,9 @@ class QuickDrawStrokes:
             raise LayoutError(
                 f"{self.source} holds no drawings. Expected <category>{ENDING} files, as "
                 "https://github.com/googlecreativelab/quickdraw-dataset describes them"
+                + (f"; there are {passed}" if passed.counts else "")
             )
+        passed.tell(self.source, (ENDING,))
         if self.photos:
             records += self.photos.records([Branch(modality="photo", folders=(".",))], spelled=categories)
         return in_order(records, f"dataset.source {self.source!r}")

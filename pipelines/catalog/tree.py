@@ -17,15 +17,18 @@ from typing import Self, TypeVar
 from pipelines import storage
 from pipelines.archives import opened
 from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
+from pipelines.progress import say
+from pipelines.redaction import printable
 from pipelines.texts import named, rows, some, tell
 from zse_model.errors import ZseError
 from zse_model.split import normalise_name
-from zse_model.transforms import Modality
+from zse_model.transforms import ENDINGS, Modality
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+PICTURES = ENDINGS
 
 # A folder with more folders than this is one of classes: no data set is looked for in each of them.
 MOST_BELOW = 40
+LONGEST_ENDING = 12  # of a file's name, where it is counted by its ending; what is longer is no ending
 
 
 class LayoutError(storage.StorageError):
@@ -121,6 +124,36 @@ class _Listed:
     """Its path is below that folder."""
 
 
+class PassedOver:
+    """Files of a listing that are not read, by the reason: how many, and the first of them."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+
+    def add(self, path: str, reason: str = "") -> None:
+        """A file by its ending, or for another reason. What systems leave in folders is not counted."""
+        if _is_litter_in(path):
+            return
+        name, dot, ending = path.rsplit("/", 1)[-1].rpartition(".")
+        reason = reason or (
+            f".{ending.lower()}" if name and dot and len(ending) <= LONGEST_ENDING else "without ending"
+        )
+        self.counts[reason] += 1
+        self.examples.setdefault(reason, path)
+
+    def __str__(self) -> str:
+        """`35 files: 32 .heic (ant/1.heic), 3 without ending (bee/x)`."""
+        kinds = [f"{n:,} {reason} ({printable(self.examples[reason])})" for reason, n in self.counts.most_common(8)]
+        more = f" and {len(self.counts) - 8} endings more" if len(self.counts) > 8 else ""
+        return f"{self.counts.total():,} files: {', '.join(kinds)}{more}"
+
+    def tell(self, where: str, endings: Sequence[str] = PICTURES) -> None:
+        """Say it, if there are any."""
+        if self.counts:
+            say(f"Passed over {self} in {printable(where)}. Endings that are read: {' '.join(endings)}")
+
+
 class Tree:
     """One or several sources. Cheap to build and to pickle; archives are unpacked when something is listed or read."""
 
@@ -153,7 +186,8 @@ class Tree:
         split to name them. Raises StorageError for a folder that is needed and not there, or holds no picture;
         ValueError for lists that name what there is not.
         """
-        found = self._find_all(branches)
+        passed = PassedOver()
+        found = self._find_all(branches, passed)
         if lists:
             records = _listed_records(dict(found), lists)
         else:
@@ -164,6 +198,8 @@ class Tree:
                 names = {c: c if c in known.values() else known.get(meaning(c), c) for c in own}
                 records += [_record(listed, names[_category(listed)]) for listed in files]
                 known = {meaning(c): names[c] for c in reversed(own)} | known
+        endings = dict.fromkeys(ending for branch in branches for ending in branch.endings)
+        passed.tell(", ".join(self.sources), tuple(endings))
         return in_order(records, "dataset.lists" if lists else f"dataset.source {self.sources}")
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
@@ -178,19 +214,20 @@ class Tree:
                 out[i] = content
         return out
 
-    def _find_all(self, branches: Sequence[Branch]) -> Iterator[tuple[Branch, list[_Listed]]]:
+    def _find_all(self, branches: Sequence[Branch], passed: PassedOver) -> Iterator[tuple[Branch, list[_Listed]]]:
         roots = self.roots()
         folders = _listing()
         seen: list[str] = []
         for branch in branches:
             allowed = roots if branch.source is None else [roots[branch.source]]
             where = _find(branch.folders, allowed, folders)
-            files = list(_files(branch, *where)) if where else []
+            files = list(_files(branch, *where, passed)) if where else []
             seen += [where[1] or "."] if where else []
             if where and not files and branch.needed:
                 raise LayoutError(
                     f"{below(where[0].url, where[1])} holds no {branch.modality} pictures. Expected "
-                    f"{_inside(branch)}, ending in {branch.endings}",
+                    f"{_inside(branch)}, ending in {branch.endings}"
+                    + (f"; there are {passed}" if passed.counts else ""),
                     seen,
                 )
             if not where and branch.needed:
@@ -214,7 +251,7 @@ def in_order(records: Sequence[ImageRecord], source: str) -> list[ImageRecord]:
 
 def is_picture(name: str, endings: tuple[str, ...] = PICTURES) -> bool:
     """By its ending; hidden files and what systems leave in folders are none."""
-    return name.lower().endswith(endings) and not any(_is_litter(part) for part in name.split("/"))
+    return name.lower().endswith(endings) and not _is_litter_in(name)
 
 
 def own_instance(category: str, file: str) -> str:
@@ -237,8 +274,12 @@ def stem(file: str) -> str:
     return file.rsplit("/", 1)[-1].rsplit(".", 1)[0]
 
 
+def _is_litter_in(path: str) -> bool:
+    return any(map(_is_litter, path.split("/")))
+
+
 def _is_litter(name: str) -> bool:
-    return name.startswith((".", "@eaDir", "__MACOSX"))
+    return name.startswith((".", "@eaDir", "__MACOSX")) or name in ("Thumbs.db", "desktop.ini")
 
 
 def _inside(branch: Branch) -> str:
@@ -294,11 +335,15 @@ def below(folder: str, path: str) -> str:
     return storage.join(folder, path) if folder and path else folder or path
 
 
-def _files(branch: Branch, root: Root, folder: str) -> Iterator[_Listed]:
+def _files(branch: Branch, root: Root, folder: str, passed: PassedOver) -> Iterator[_Listed]:
     for file in storage.list_files(below(root.url, folder)):
-        in_place = branch.category is not None or "/" in file.path
-        wanted = branch.names is None or stem(file.path) in branch.names
-        if in_place and wanted and is_picture(file.path, branch.endings):
+        if branch.names is not None and stem(file.path) not in branch.names:
+            continue
+        if not is_picture(file.path, branch.endings):
+            passed.add(below(folder, file.path))
+        elif branch.category is None and "/" not in file.path:
+            passed.add(below(folder, file.path), "in no class folder")
+        else:
             yield _Listed(branch, root, folder, file)
 
 

@@ -8,9 +8,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
+from xml.etree import ElementTree
 
 import resvg_py
 
@@ -58,12 +61,43 @@ class TUBerlin:
 
 
 def rasterise(svg: bytes | Exception, size: int) -> bytes | Exception:
-    """An SVG drawing as a PNG of that side, on white; BadPicture where it is none."""
+    """An SVG drawing as a PNG of that side, on white; BadPicture where it is none. It shows what is in the file: other
+    files and URLs that it names are left out."""
     if isinstance(svg, Exception):
         return svg
     try:
         return resvg_py.svg_to_bytes(
-            svg_string=svg.decode("utf-8-sig"), width=size, height=size, background="white", skip_system_fonts=True
+            svg_string=_by_itself(svg), width=size, height=size, background="white", skip_system_fonts=True
         )
-    except ValueError as error:  # also of bytes that are no text
+    except (ValueError, LookupError, ElementTree.ParseError) as error:  # also of bytes that are no text
         return BadPicture(f"not an SVG drawing: {error}")
+
+
+_OWN = re.compile(r"\s*(#|data:image/(png|jpe?g|gif|webp)[;,])", re.IGNORECASE)
+_ELSEWHERE = re.compile(r"url\(\s*['\"]?\s*(?!['\"#\s])[^)]*\)", re.IGNORECASE)
+
+
+def _by_itself(svg: bytes) -> str:
+    """The drawing without references out of it. The parser expands entities within bounds, and never those of other
+    files; so the renderer sees no DTD."""
+    root = _parsed(svg)
+    for element in root.iter():
+        for name, value in list(element.attrib.items()):
+            if name.rpartition("}")[2] == "href" and not _OWN.match(value):
+                del element.attrib[name]
+            else:
+                element.attrib[name] = _ELSEWHERE.sub("none", value)
+        if element.text and element.tag.endswith("style"):
+            element.text = _ELSEWHERE.sub("none", element.text)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _parsed(svg: bytes) -> ElementTree.Element:
+    """In the encoding that the XML declares, or in UTF-8 or Latin-1 where it declares a wrong one or none."""
+    try:
+        return ElementTree.fromstring(svg)
+    except (ValueError, LookupError, ElementTree.ParseError) as error:
+        for encoding in ("utf-8-sig", "latin-1"):
+            with suppress(ValueError, ElementTree.ParseError):
+                return ElementTree.fromstring(svg.decode(encoding))
+        raise error

@@ -11,7 +11,9 @@ from typing import TypeVar
 
 from pipelines import storage
 from pipelines.explain_page import Explained, explained, page, png
+from pipelines.gallery import read_photos
 from pipelines.jobs.search import Match, find
+from pipelines.redaction import printable
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.explain import explainable, explained_mode, has_masks
@@ -60,20 +62,20 @@ def explain(
         if mode is None and shown != method.modes[0]:  # a pair network over a whole gallery takes long
             finds = f"rerank-{max(SHORTLIST, top)}"
         names = [match.path for match in find(drawn, gallery, checkpoint, workspace, top=top, mode=finds)]
-        files = storage.read_many(gallery, names)
+        files = read_photos(gallery, names)
     found: list[Explained] = []
     for name, data in zip(names, files, strict=True):
         if isinstance(data, Exception):
             raise data
         pixels = _prepared(prepare_photo, name, data, transforms)
-        found.append(explained(method, drawn, pixels, name, shown, patches))
+        found.append(explained(method, drawn, pixels, printable(name), shown, patches))
     for one in found[1:]:
         one.pictures.pop("attention-sketch", None)  # the same for every photo: the sketch is encoded alone
     out.mkdir(parents=True, exist_ok=True)
     for i, one in enumerate(found):
         for key, picture in one.pictures.items():
             (out / f"{i + 1}-{key}.png").write_bytes(png(picture))
-    (out / PAGE).write_text(page(sketch.rsplit("/", 1)[-1], checkpoint_url, found), encoding="utf-8")
+    (out / PAGE).write_text(page(printable(sketch.rsplit("/", 1)[-1]), checkpoint_url, found), encoding="utf-8")
     return [Match(one.name, one.explanation.score) for one in found]
 
 
@@ -81,4 +83,4 @@ def _prepared(prepare: Callable[[bytes, TransformConfig], T], name: str, data: b
     try:
         return prepare(data, transforms)
     except BadPicture as error:
-        raise BadPicture(f"{name}: {error}") from error
+        raise BadPicture(f"{printable(name)}: {error}") from error

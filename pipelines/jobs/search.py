@@ -13,14 +13,15 @@ import torch
 
 from pipelines import storage
 from pipelines.device import assigned_device
-from pipelines.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery
+from pipelines.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery, read_photos
 from pipelines.loaders import to_tensor
+from pipelines.redaction import printable
 from pipelines.sheets import Row, draw_sheet
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.methods import RetrievalMethod
-from zse_model.transforms import prepare_photo, prepare_sketch
+from zse_model.transforms import BadPicture, prepare_photo, prepare_sketch
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,8 @@ def search(
     if rerank_by is not None:
         with storage.local_copy(rerank_by) as copy:
             found = ranked_anew(data, gallery, found, load_checkpoint(copy))[:top]
-    photos = [
-        prepare_photo(data, checkpoint.transforms)
-        for data in storage.read_many(gallery, [match.path for match in found])
-        if isinstance(data, bytes)
-    ]
-    captions = [f"{m.score:.3f} {m.path.rsplit('/', 1)[-1]}" for m in found]
+    photos = [_shown(data, checkpoint) for data in read_photos(gallery, [match.path for match in found])]
+    captions = [f"{m.score:.3f} {printable(m.path.rsplit('/', 1)[-1])}" for m in found]
     rows = [
         Row(
             drawn if i == 0 else np.full_like(drawn, 255),
@@ -75,6 +72,16 @@ def search(
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(draw_sheet(rows))
     return found
+
+
+def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:
+    """A photo of a sheet; a grey one in the place of what is gone or was damaged since it was encoded."""
+    try:
+        if isinstance(data, Exception):
+            raise data
+        return prepare_photo(data, checkpoint.transforms)
+    except (BadPicture, FileNotFoundError):
+        return np.full((checkpoint.transforms.size, checkpoint.transforms.size, 3), 200, dtype=np.uint8)
 
 
 def find(
@@ -103,9 +110,9 @@ def ranked_anew(sketch: bytes, gallery: str, found: list[Match], checkpoint: Che
     method = checkpoint.method.to(assigned_device())
     drawn = prepare_sketch(sketch, checkpoint.transforms)
     photos = []
-    for match, data in zip(found, storage.read_many(gallery, [match.path for match in found]), strict=True):
+    for match, data in zip(found, read_photos(gallery, [match.path for match in found]), strict=True):
         if isinstance(data, Exception):
-            raise storage.StorageError(f"{match.path} was found, and is gone from {gallery}") from data
+            raise storage.StorageError(f"{printable(match.path)} was found, and is gone from {gallery}") from data
         photos.append(prepare_photo(data, checkpoint.transforms))
     encoded = [encode_photos(method, photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
     with torch.inference_mode():

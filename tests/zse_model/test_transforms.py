@@ -14,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFile, ImageOps
 
 from zse_model import transforms
 from zse_model.transforms import (
+    ENDINGS,
+    FORMATS,
     BadPicture,
     TransformConfig,
     prepare_photo,
@@ -62,7 +64,65 @@ def exif_turned(orientation: int) -> bytes:
     return as_bytes(drawing().transpose(stored), "JPEG", quality=95, exif=exif.tobytes())
 
 
+def png(values: np.ndarray, bits: int, colour: int, transparent: bytes | None = None) -> bytes:
+    """Rows of samples as a PNG of that depth and colour type, which Pillow does not write with tRNS."""
+    if bits == 16:
+        rows = [row.astype(">u2").tobytes() for row in values]
+    else:
+        rows = [
+            np.packbits(np.unpackbits(row.astype(np.uint8)[:, None], axis=1)[:, -bits:]).tobytes() for row in values
+        ]
+    width = values.shape[1] // {0: 1, 2: 3, 4: 2}[colour]
+    header = struct.pack(">IIBBBBB", width, values.shape[0], bits, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), (b"IEND", b"")]
+    if transparent is not None:
+        chunks.insert(1, (b"tRNS", transparent))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + tag + part + struct.pack(">I", zlib.crc32(tag + part)) for tag, part in chunks
+    )
+
+
+def grey(white: int, ink: int = 0) -> np.ndarray:
+    """The drawing with that value as white, uint16 [200, 200]."""
+    return np.round(np.asarray(drawing(ink=ink)) / 255 * white).astype(np.uint16)
+
+
+def tiff(values: np.ndarray, tags: dict[int, int] | None = None) -> bytes:
+    return as_bytes(Image.fromarray(values), "TIFF", tiffinfo=tags or {})
+
+
+def deep_colour_tiff(values: np.ndarray, order: str = "<") -> bytes:
+    """uint16 [h, w] as a TIFF of three samples of 16 bits, which Pillow does not write."""
+    height, width = values.shape
+    pixels = np.repeat(values[..., None], 3, axis=2).astype(f"{order}u2").tobytes()
+    tags = {256: width, 257: height, 259: 1, 262: 2, 273: 200, 277: 3, 278: height, 279: len(pixels)}
+    entries = [(tag, 4, 1, struct.pack(f"{order}I", value)) for tag, value in tags.items()]
+    entries.append((258, 3, 3, struct.pack(f"{order}I", 180)))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, len(entries))
+    for tag, kind, count, value in sorted(entries):
+        head += struct.pack(f"{order}HHI", tag, kind, count) + value
+    head += bytes(4)
+    return head.ljust(180, b"\0") + struct.pack(f"{order}3H", 16, 16, 16).ljust(20, b"\0") + pixels
+
+
+WHITE_IS_CLEAR = struct.pack(">H", 65535)
 SAME_DRAWING = {
+    "16 bit png, white is transparent": lambda: png(grey(65535, ink=60), 16, 0, WHITE_IS_CLEAR),
+    "16 bit png, black paper is transparent": lambda: png(65535 - grey(65535), 16, 0, b"\0\0"),
+    "16 bit colour png, one value is transparent": lambda: png(
+        np.repeat(grey(65535, ink=60), 3, axis=1), 16, 2, WHITE_IS_CLEAR * 3
+    ),
+    "4 bit png, the ink's paper is transparent": lambda: png(grey(15) // 15 * 14 + 1, 4, 0, struct.pack(">H", 1)),
+    "16 bit grey png with alpha": lambda: png(
+        np.stack([grey(65535), np.full((200, 200), 65535)], axis=2).reshape(200, 400), 16, 4
+    ),
+    **{
+        f"{bits} bits in a 16 bit tiff": lambda white=2**bits - 1: tiff(grey(white, ink=60)) for bits in (8, 10, 12, 14)
+    },
+    "big-endian 16 bit tiff": lambda: as_bytes(Image.fromarray(grey(4095).astype(">u2")), "TIFF"),
+    "12 bits in a 16 bit colour tiff": lambda: deep_colour_tiff(grey(4095, ink=60)),
+    "12 bits in a big-endian 16 bit colour tiff": lambda: deep_colour_tiff(grey(4095), ">"),
+    "16 bit colour tiff": lambda: deep_colour_tiff(grey(65535)),
     "jpeg": lambda: as_bytes(drawing(), "JPEG"),
     "webp": lambda: as_bytes(drawing().convert("RGB"), "WEBP"),
     "one bit": lambda: as_bytes(drawing().convert("1")),
@@ -196,6 +256,29 @@ def test_a_transparent_photo_lies_on_white_and_a_deep_one_is_scaled():
     assert (prepare_photo(as_bytes(Image.new("RGBA", (9, 9), (0, 0, 0, 0))), CONFIG) == 255).all()
     ramp = Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))
     assert abs(prepare_photo(as_bytes(ramp), CONFIG).mean() - 127.5) < 2
+
+
+@pytest.mark.parametrize(
+    ("data", "white"),
+    [
+        (tiff(np.full((64, 64), 4095, np.uint16)), 255),
+        (tiff(np.full((64, 64), 4095, np.uint16), {281: 65535}), 15),  # MaxSampleValue: the picture is dark
+        (tiff(np.full((64, 64), 4095, np.uint16), {281: 4095}), 255),
+        (tiff(np.full((64, 64), 65535, np.uint16), {262: 0}), 0),  # 0 is white
+        (png(np.full((64, 64), 4095), 16, 0), 15),  # PNG has one range
+        (b"P5 64 64 65535 " + bytes([0, 200]) * 4096, 1),  # and so has PPM
+        (b"P5 64 64 4095 " + bytes([15, 255]) * 4096, 255),
+        (deep_colour_tiff(np.full((64, 64), 4095)), 255),
+        (deep_colour_tiff(np.full((64, 64), 20000)), 78),
+    ],
+)
+def test_what_is_white_in_a_deep_photo(data, white):
+    assert np.abs(prepare_photo(data, CONFIG).astype(int) - white).max() <= 1
+
+
+def test_the_endings_are_those_of_the_formats_that_are_decoded():
+    registered = {ending for ending, form in Image.registered_extensions().items() if form in (*FORMATS, "MPO")}
+    assert set(ENDINGS) == registered and not registered & {".eps", ".pdf", ".wmf"}
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -24,7 +24,7 @@ from filelock import FileLock
 from pipelines import storage
 from pipelines.progress import say
 
-ENDINGS = (".zip", ".7z", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+ENDINGS = storage.ARCHIVES
 
 # No data set of this field is as large; what claims to be is a bomb or a mistake.
 MAX_BYTES = 256 * 2**30

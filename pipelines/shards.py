@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +19,6 @@ from pipelines import storage
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-AT_ONCE = 16  # parts that are looked at side by side: in a bucket each waits for three answers
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 IMAGES = pa.schema(
     [
@@ -65,12 +60,6 @@ def batches(sizes: Sequence[int], most: int) -> list[range]:
             out.append(range(i, i + 1))
             held = size
     return out
-
-
-def side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """`work` of each item in threads, results in order: for what waits for a store."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from pool.map(work, items)
 
 
 def encode_part(table: pa.Table, *, row_group: int, extra: dict[str, Any] | None = None) -> bytes:
@@ -115,7 +104,7 @@ def read_parts(folder: str, parts: Sequence[str], columns: Sequence[str]) -> Ite
     def read(part: str) -> pa.Table:
         return open_part(storage.join(folder, part)).read(columns=list(columns))
 
-    yield from side_by_side(read, parts)
+    yield from storage.side_by_side(read, parts)
 
 
 def read_rows(folder: str, wanted: Sequence[tuple[str, np.ndarray]], columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -125,7 +114,7 @@ def read_rows(folder: str, wanted: Sequence[tuple[str, np.ndarray]], columns: Se
         part, rows = one
         return open_part(storage.join(folder, part)).read(columns=list(columns)).take(pa.array(rows))
 
-    yield from side_by_side(read, wanted)
+    yield from storage.side_by_side(read, wanted)
 
 
 def write_manifest(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:

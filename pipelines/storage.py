@@ -9,37 +9,48 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import html
 import io
 import json
 import math
 import os
 import random
+import re
 import shutil
 import stat
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
+from urllib.parse import quote, unquote
 
 import fsspec
 from fsspec import AbstractFileSystem, asyn
 
 from pipelines.progress import say
-from pipelines.redaction import shown
+from pipelines.redaction import printable, shown
 from pipelines.walk import entries, walk
 from zse_model.errors import ZseError
 
+A = TypeVar("A")
+B = TypeVar("B")
+
 FETCH_AT_ONCE = 32
+WAIT_AT_ONCE = 16  # threads that wait for a store: in a bucket a part is three answers
+PARTS_AT_ONCE = 8  # of one large file, 50 MB each, that are sent side by side
 BLOCK = 16 * 2**20  # bytes of a file in a store that are asked for at once where it is read through
 ATTEMPTS = 8
 LONG = 4.0  # s; whoever waits longer for a store is told
 TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # s, of an attempt: until connected, and for the next byte
 PAGE = 1000  # keys of a bucket listed at once
+ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")  # that may be a source
 
 
 class StorageError(ZseError):
@@ -57,14 +68,24 @@ class FileInfo:
     """Relative to the listed folder, `/` between parts."""
     size: int
     version: str
-    """ETag, or the modification time: changes when the content does."""
+    """A hash or ETag, or the modification time: it or the size changes when the content does. Empty for a link that
+    leads nowhere."""
 
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The fsspec file system of a URL, and the path on it."""
+    if is_local(url):  # fsspec would take a name with :: in it for a chain of URLs
+        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(url.removeprefix("file://")))
+    if _is_web(url):
+        url = quote(url, safe=_OF_URLS)
     s3 = url.startswith(("s3://", "s3a://"))
+    options = _s3_options() if s3 else {}
     try:
-        fs, path = fsspec.core.url_to_fs(url, **(_s3_options() if s3 else {}))
+        if s3 and "::" in url:  # a key: no chain of URLs begins with s3
+            fs: Any = fsspec.filesystem("s3", **options)
+            path = fs._strip_protocol(url)
+        else:
+            fs, path = fsspec.core.url_to_fs(url, **options)
     except (ValueError, ImportError) as error:
         raise StorageError(
             f"Cannot use {url!r}: {error}. Allowed: a folder, s3://bucket/prefix, any fsspec URL"
@@ -109,15 +130,16 @@ def _ask(url: str, method: str, *args: Any, **options: Any) -> Any:
         raise _failure(url, error) from error
 
 
-async def _persist(fs: Any, method: str, *args: Any, **options: Any) -> Any:
-    """Asks again until `patience` is over: where a store is away for longer than botocore waits, where an answer broke
-    off on its way, which botocore does not notice, and where credentials expired: they are then read anew from where
-    they come from."""
+async def _persist(fs: Any, method: str | Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """A method of a file system, or what takes one. Asks again until `patience` is over: where a store is away for
+    longer than botocore waits, where an answer broke off on its way, which botocore does not notice, and where
+    credentials expired: they are then read anew from where they come from."""
+    ask = getattr(fs, f"_{method}") if isinstance(method, str) else partial(method, fs)
     end, wait = 0.0, 1.0
     while True:
         session = getattr(fs, "_s3", None)
         try:
-            return await getattr(fs, f"_{method}")(*args, **options)
+            return await ask(*args, **options)
         except Exception as error:
             end = end or time.monotonic() + patience()  # from the first failure on: what is large takes its time
             left = end - time.monotonic()
@@ -144,6 +166,8 @@ def _tell(what: str) -> None:
 
 
 _NO_FAILURE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+_BUSY = (429, 500, 502, 503, 504)
+_CROSSED = ("ConditionalRequestConflict", "OperationAborted")  # 409: another write was under way; nobody has it yet
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
 
 
@@ -160,11 +184,15 @@ def _reason(error: Exception) -> str:
 
 def _away(error: Exception) -> bool:
     """Whether a store answered that it is itself to blame, or not at all."""
+    from aiohttp import ClientResponseError
     from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
     cause = error.__cause__ or error
+    if isinstance(cause, ClientResponseError):
+        return cause.status in _BUSY
     if isinstance(cause, ClientError):
-        return cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (429, 500, 502, 503, 504)
+        status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status in _BUSY or _answer(error).get("Code") in _CROSSED
     return isinstance(cause, ConnectionError | HTTPClientError)
 
 
@@ -195,6 +223,18 @@ def is_local(url: str) -> bool:
     return "://" not in url or url.startswith("file://")
 
 
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+_OF_URLS = "%/:?#&=@+,;~!$'()*[]"  # what the URL of a web server may hold as it is
+
+
+def _in_url(url: str, name: str) -> str:
+    """A name as URLs of this store spell it: on a web server with %20 for a space."""
+    return quote(name, errors="surrogateescape") if _is_web(url) else name
+
+
 def absolute(url: str) -> str:
     """A URL that means the same in every process: local paths lose `~`, `..` and the working folder."""
     if is_local(url):
@@ -203,19 +243,23 @@ def absolute(url: str) -> str:
 
 
 def join(url: str, *parts: str) -> str:
-    """url/part/part. A part that is absolute or climbs out raises ValueError."""
+    """url/part/part. A part is a name, which the URL of a web server spells with %20 for a space. One that is absolute
+    or climbs out raises ValueError."""
     for part in parts:
         if part.startswith("/") or ".." in part.split("/"):
             raise ZseError(f"{part!r} would leave {url}")
-    return "/".join([url.rstrip("/"), *parts])
+    return "/".join([url.rstrip("/"), *(_in_url(url, part) for part in parts)])
 
 
 def list_files(url: str) -> Iterator[FileInfo]:
-    """Every file below a folder, in no particular order. A folder that is not there raises StorageError."""
+    """Every file below a folder, in no particular order. Raises StorageError for a folder that is not there, for a
+    store that does not say when a file changes, and for a key that no path leads to."""
     if is_local(url):
         root = absolute(url)
         if not os.path.exists(root):
             raise StorageError(f"{url} does not exist")
+        if not os.path.isdir(root):
+            raise StorageError(_no_folder(url))
         for path, status in walk(root):
             size, version = (status.st_size, str(status.st_mtime)) if status else (0, "")
             yield FileInfo(os.path.relpath(path, root), size, version)
@@ -224,12 +268,36 @@ def list_files(url: str) -> Iterator[FileInfo]:
     listed = _listed(url)
     first = next(listed, None)
     if first is None and not exists(url):
-        raise StorageError(f"{url} does not exist, or holds nothing that these credentials may list")
+        raise _missing(url)
+    if first is None and _ask(url, "isfile"):
+        raise StorageError(_no_folder(url))
     for info in chain([first] if first else [], listed):
         path = str(info["name"])
         if path.rstrip("/") == root or path.endswith("/"):  # some writers leave an empty object named like a folder
             continue
-        yield FileInfo(path[len(root) :].lstrip("/"), int(info.get("size") or 0), _version(info))
+        path = _below(url, path[len(root) + 1 :])
+        yield FileInfo(path, int(info.get("size") or 0), "" if info.get("gone") else _sure_version(url, path, info))
+
+
+def _missing(url: str) -> StorageError:
+    return StorageError(f"{url} does not exist, or holds nothing that these credentials may list")
+
+
+def _no_folder(url: str) -> str:
+    return f"{url} is a file. Give a folder, or for pictures one of {' '.join(ARCHIVES)}"
+
+
+def _below(url: str, key: str) -> str:
+    """What follows a folder in a key or URL, as a path. Raises StorageError where the path would lead elsewhere."""
+    if _is_web(url):
+        return unquote(key, errors="surrogateescape")
+    no_path = key.startswith("/") or not {".", ".."}.isdisjoint(key.split("/"))
+    if no_path or (url.startswith("s3") and "?versionId=" in key):
+        raise StorageError(
+            f"{printable(f'{url}/{key}')} cannot be read: a key with an empty part (//) for a folder's name, "
+            "with . or .. as a part or with ?versionId= is no path. Rename that object, or give a folder without it"
+        )
+    return key
 
 
 def _listed(url: str) -> Iterator[dict[str, Any]]:
@@ -241,9 +309,12 @@ def _listed(url: str) -> Iterator[dict[str, Any]]:
     try:
         if url.startswith(("s3://", "s3a://")):
             yield from _objects(fs, root.rstrip("/"))
+        elif _is_web(url):
+            yield from _web_files(fs, root)
         else:
             for _, _, files in fs.walk(root, detail=True):
-                yield from files.values()
+                for info in files.values():
+                    yield info if _version(info) else info | {"modified": _modified(fs, info["name"])}
     except _NO_FAILURE:
         raise
     except OSError as error:
@@ -252,7 +323,7 @@ def _listed(url: str) -> Iterator[dict[str, Any]]:
 
 def _objects(fs: Any, root: str) -> Iterator[dict[str, Any]]:
     bucket, key, _ = fs.split_path(root)
-    wanted = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "MaxKeys": PAGE}
+    wanted = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "MaxKeys": PAGE, **fs.req_kw}  # requester pays
     while wanted:
         page: Any = asyn.sync(fs.loop, _persist, fs, "call_s3", "list_objects_v2", **wanted)
         for found in page.get("Contents", ()):
@@ -261,8 +332,82 @@ def _objects(fs: Any, root: str) -> Iterator[dict[str, Any]]:
         wanted = wanted | {"ContinuationToken": more} if more else {}
 
 
+def _web_files(fs: Any, root: str) -> Iterator[dict[str, Any]]:
+    """What a web server says of each file that its pages of folders link to. The pages have no version: each file is
+    asked for its header."""
+    left, seen = [root], {root.rstrip("/")}
+    while left:
+        new = [(link, folder) for link, folder in _web_links(fs, left.pop()) if link not in seen]
+        seen |= {link for link, _ in new}
+        left += [link for link, folder in new if folder]
+        files = [link for link, folder in new if not folder]
+        for i in range(0, len(files), FETCH_AT_ONCE):
+            yield from cast(list[Any], asyn.sync(fs.loop, _heads, fs, files[i : i + FETCH_AT_ONCE]))
+
+
+def _web_links(fs: Any, folder: str) -> list[tuple[str, bool]]:
+    """URLs of the files and folders that the page of a folder links to, and whether it is a folder. Links that sort the
+    page or lead out of the folder are none."""
+    page: Any = asyn.sync(fs.loop, _persist, fs, "ls", f"{folder.rstrip('/')}/", detail=True)
+    inside = f"{folder.rstrip('/')}/"
+    links = sorted({html.unescape(info["name"]).replace("/./", "/") for info in page})
+    own = [
+        link
+        for link in links
+        if link.startswith(inside) and not re.search(r"[?#]|/\.\.?(/|$)", link[len(inside) - 1 :])
+    ]
+    return [(link.rstrip("/"), link.endswith("/")) for link in own if link != inside]
+
+
+async def _heads(fs: Any, urls: Sequence[str]) -> list[dict[str, Any]]:
+    return list(await asyncio.gather(*(_persist(fs, _head, url) for url in urls)))
+
+
+async def _head(fs: Any, url: str) -> dict[str, Any]:
+    """The headers of a file on a web server; `gone` for a link that leads nowhere."""
+    session = await fs.set_session()
+    plain = {"headers": {"Accept-Encoding": "identity"}, "allow_redirects": True}
+    async with session.head(fs.encode_url(url), **plain) as answer:
+        if answer.status in (404, 410):
+            return {"name": url, "gone": True}
+        if answer.status not in (405, 501):  # it does not know HEAD, and so tells no version
+            answer.raise_for_status()
+        return {**answer.headers, "name": url, "size": answer.headers.get("Content-Length")}
+
+
+# What changes with a file's content, and what tells when it was written, in the spellings of fsspec's stores: without
+# capitals and marks.
+_HASHES = (
+    *("etag", "md5", "md5hash", "md5checksum", "contentmd5", "crc32c", "crc", "checksum", "contenthash"),
+    *("sha256", "sha1", "sha", "blobid", "generation", "digest"),
+)
+_TIMES = ("mtime", "lastmodified", "modified", "modifiedtime", "timemodified", "updated", "modify", "datetime")
+
+
 def _version(info: dict[str, Any]) -> str:
-    return str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "").strip('"')
+    """Empty where a store tells neither a hash nor both a time and a size: a size alone may stay."""
+    told = {re.sub("[^a-z0-9]", "", key.lower()): value for key, value in info.items()}
+    keys = (*_HASHES, *_TIMES) if told.get("size") is not None else _HASHES
+    return str(next((told[key] for key in keys if told.get(key)), "")).strip('"')
+
+
+def _sure_version(url: str, path: str, info: dict[str, Any]) -> str:
+    """Raises StorageError where there is none."""
+    if version := _version(info):
+        return version
+    raise StorageError(
+        f"{url} tells neither an ETag nor a time of change with a size for {printable(path)!r}, so a changed file "
+        "would be taken for the old one. Copy the files into a folder or a bucket and give that, or have the server "
+        "send ETag or Last-Modified"
+    )
+
+
+def _modified(fs: AbstractFileSystem, path: str) -> Any:
+    """When a file was written, of stores that tell it when asked; None of others."""
+    try:
+        return fs.modified(path)
+    except NotImplementedError:
+        return None
 
 
 def exists(url: str) -> bool:
@@ -281,9 +426,14 @@ def names(url: str) -> set[str]:
 def folders(url: str) -> list[str]:
     """Names of the folders directly in a folder, sorted. A folder that is not there raises StorageError."""
     try:
-        return sorted({name for name, folder in _inside(url) if folder})
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StorageError(f"{url} does not exist, or holds nothing that these credentials may list") from error
+        found = sorted({name for name, folder in _inside(url) if folder})
+        if not found and not is_local(url) and _ask(url, "isfile"):
+            raise NotADirectoryError(url)
+        return found
+    except NotADirectoryError as error:
+        raise StorageError(_no_folder(url)) from error
+    except FileNotFoundError as error:
+        raise _missing(url) from error
 
 
 def _inside(url: str) -> list[tuple[str, bool]]:
@@ -291,8 +441,14 @@ def _inside(url: str) -> list[tuple[str, bool]]:
     if is_local(url):
         modes = [(entry.name, status.st_mode) for entry, status in entries(absolute(url)) if status]
         return [(name, stat.S_ISDIR(mode)) for name, mode in modes if stat.S_ISDIR(mode) or stat.S_ISREG(mode)]
-    root = filesystem(url)[1].strip("/")
+    fs, root = filesystem(url)
+    if _is_web(url):
+        links = _web_links(fs, root)
+        return [(_below(url, link.rsplit("/", 1)[-1]), folder) for link, folder in links]
+    root = root.strip("/")
     found = [(str(entry["name"]), entry["type"] == "directory") for entry in _ask(url, "ls", detail=True)]
+    if any(folder and name.endswith("/") and name.strip("/") == root for name, folder in found):
+        _below(url, "/")
     # As above: not the empty object named like the folder itself.
     real = [(name.rstrip("/"), folder) for name, folder in found if folder or not name.endswith("/")]
     return [(name.rsplit("/", 1)[-1], folder) for name, folder in real if name.strip("/") != root]
@@ -306,7 +462,8 @@ def file_info(url: str) -> FileInfo | None:
         raise StorageError(f"{url} does not exist") from error
     if info["type"] == "directory":
         return None
-    return FileInfo(url.rsplit("/", 1)[-1], int(info.get("size") or 0), _version(info))
+    name = url.rsplit("/", 1)[-1]
+    return FileInfo(name, int(info.get("size") or 0), _sure_version(url, name, info))
 
 
 def read_bytes(url: str) -> bytes:
@@ -317,10 +474,13 @@ class RangeFile(io.RawIOBase):
     """A file in a store, for who reads it here and there or in blocks; each read is one request."""
 
     def __init__(self, url: str) -> None:
-        info = file_info(url)
-        if info is None:
+        try:
+            info = _ask(url, "info")
+        except FileNotFoundError as error:
+            raise StorageError(f"{url} does not exist") from error
+        if info["type"] == "directory":
             raise StorageError(f"{url} is a folder, expected a file")
-        self.url, self.size, self.position = url, info.size, 0
+        self.url, self.size, self.position = url, int(info.get("size") or 0), 0
 
     def readable(self) -> bool:
         return True
@@ -371,7 +531,7 @@ def open_read(url: str) -> Iterator[IO[bytes]]:
 def read_many(url: str, paths: Sequence[str]) -> list[bytes | Exception]:
     """Files below `url`, fetched side by side where the store allows it; a failed one is its exception."""
     fs, root = filesystem(url)
-    full = [f"{root.rstrip('/')}/{path}" for path in paths]
+    full = [f"{root.rstrip('/')}/{_in_url(url, path)}" for path in paths]
     if not fs.async_impl:  # one after the other, and no pattern is read into a name with * or [ in it
         read = _read_local if is_local(url) else fs.cat_file  # fsspec's own way to a local file costs 0.1 ms more
         return [_try(read, path) for path in full]
@@ -404,7 +564,7 @@ async def _get(fs: Any, path: str, start: int | None, end: int | None) -> bytes 
 def read_ranges(url: str, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes | Exception]:
     """Byte ranges (start, length) of a file below `url`; a failed one is its exception. Never the whole file."""
     fs, root = filesystem(url)
-    full = f"{root.rstrip('/')}/{path}"
+    full = f"{root.rstrip('/')}/{_in_url(url, path)}"
     if is_local(url):
         try:
             with open(full, "rb") as file:
@@ -442,7 +602,8 @@ def _read_local(path: str) -> bytes:
 def write_bytes(url: str, data: bytes) -> None:
     """Whole or not at all."""
     if not is_local(url):
-        _ask(url, "pipe_file", data)
+        # s3fs sends the parts of a large file one after the other, but for this.
+        _ask(url, "pipe_file", data, **({"max_concurrency": PARTS_AT_ONCE} if url.startswith("s3") else {}))
         return
     with _replacing(Path(filesystem(url)[1])) as temporary:
         temporary.write_bytes(data)
@@ -465,7 +626,10 @@ def create(url: str, data: bytes) -> bool:
     except FileExistsError:
         return read_bytes(url) == data  # an answer that broke off was asked for again
     except StorageError as error:
-        if error.__cause__ is None or _answer(error.__cause__).get("Code") != "NotImplemented":
+        code = _answer(error.__cause__).get("Code") if error.__cause__ else None
+        if code in ("PreconditionFailed", "412"):  # as stores other than S3 say FileExistsError
+            return read_bytes(url) == data
+        if code != "NotImplemented":
             raise
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
@@ -528,16 +692,24 @@ def as_json(value: Any) -> bytes:
 
 def upload_folder(folder: Path, url: str, last: str) -> None:
     """Copy the files of a flat folder; `last` goes last, so that its presence means all of it."""
-    for file in sorted(folder.iterdir(), key=lambda f: f.name == last):
-        write_bytes(join(url, file.name), file.read_bytes())
+    *others, final = sorted(folder.iterdir(), key=lambda f: f.name == last)
+    for file in (others, [final]):
+        for _ in side_by_side(lambda one: write_bytes(join(url, one.name), one.read_bytes()), file):
+            pass
 
 
 def download_folder(url: str, folder: Path) -> Path:
     """Copy the files directly in a folder to a local one."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names(url):
-        (folder / name).write_bytes(read_bytes(join(url, name)))
+    for _ in side_by_side(lambda name: (folder / name).write_bytes(read_bytes(join(url, name))), names(url)):
+        pass
     return folder
+
+
+def side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """`work` of each item in threads, results in order: for what waits for a store."""
+    with ThreadPoolExecutor(WAIT_AT_ONCE) as pool:
+        yield from pool.map(work, items)
 
 
 @contextmanager

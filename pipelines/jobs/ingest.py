@@ -122,7 +122,7 @@ def _copy_parts(folder: str, wanted: set[str]) -> set[str]:
 
         source = storage.join(images, other)
         there = sorted((wanted - copied) & storage.names(source))
-        done = list(shards.side_by_side(partial(_copy_part, source, folder), there))
+        done = list(storage.side_by_side(partial(_copy_part, source, folder), there))
         if any(done):
             say(f"{sum(done)} parts are copied from {other}")
         copied |= set(compress(there, done))

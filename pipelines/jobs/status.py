@@ -46,7 +46,7 @@ def trainings(workspace: str) -> list[str]:
         return []
     folder = storage.join(workspace, CHECKPOINTS)
     names = storage.folders(folder)
-    there = shards.side_by_side(lambda name: storage.exists(storage.join(folder, name, RUN)), names)
+    there = storage.side_by_side(lambda name: storage.exists(storage.join(folder, name, RUN)), names)
     return [name for name, one in zip(names, there, strict=True) if one]
 
 
@@ -101,7 +101,7 @@ def status(workspace: str, name: str) -> Status:
 
 def statuses(workspace: str) -> list[Status]:
     """Of all trainings of a workspace."""
-    return list(shards.side_by_side(lambda name: status(workspace, name), trainings(workspace)))
+    return list(storage.side_by_side(lambda name: status(workspace, name), trainings(workspace)))
 
 
 def as_json(found: Status) -> str:

@@ -4,7 +4,8 @@
 
 A lease is renewed while it is held, with a note of how far its holder is, and deleted afterwards. One that is not
 renewed any more belongs to a process that was killed: whoever comes takes the next number, which only one of several at
-once can create. Our design.
+once can create. Clocks of two machines may differ by any time: whoever comes reads the lease until it changes, and
+measures by a clock of its own how long it did not. Our design.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,6 +30,7 @@ from pipelines.progress import say
 from zse_model.errors import ZseError
 
 EVERY, STALE = 5.0, 20.0  # s: how often it is renewed, and after how long without it is nobody's
+LOOK = 1.0  # s: how often whoever waits reads it
 
 
 class HeldError(ZseError):
@@ -38,10 +42,17 @@ def held(folder: str, what: str) -> Iterator[dict[str, Any]]:
     """Hold the lease of a folder; gives a note that each renewal takes along. Raises HeldError where another process
     does, and shows that it lives.
 
-    Where its last sign of life is young this waits for the next one, up to `STALE` seconds. `what` says what it is.
+    Where there is a lease this waits for its next renewal, up to `STALE` seconds; not where its process is known to be
+    gone from this machine. `what` says what it is.
     """
     note: dict[str, Any] = {}
-    me = {"host": platform.node(), "pid": os.getpid(), "id": uuid.uuid4().hex, "since": time.time()}
+    me = {
+        "host": platform.node(),
+        "processes": _processes(),
+        "pid": os.getpid(),
+        "id": uuid.uuid4().hex,
+        "since": time.time(),
+    }
     before = _numbers(folder)
     if before and (other := _alive(_url(folder, before[-1]))):
         raise HeldError(_said(what, other))
@@ -59,8 +70,8 @@ def held(folder: str, what: str) -> Iterator[dict[str, Any]]:
 
 
 def holder(folder: str) -> dict[str, Any] | None:
-    """Who held the lease of a folder last: host, pid, since, renewed (s since the epoch), note. None = nobody, as far
-    as that is seen from here: of a process that was killed elsewhere, `renewed` is more than `STALE` s ago."""
+    """Who held the lease of a folder last: host, pid, since, renewed (s since the epoch of its clock), note. None =
+    nobody, as far as that is seen from here: a lease of a process that was killed elsewhere stays as it is."""
     numbers = _numbers(folder)
     return _known(_url(folder, numbers[-1])) if numbers else None
 
@@ -90,10 +101,10 @@ def _alive(url: str) -> dict[str, Any] | None:
     first = _known(url)
     if first is None:
         return None
-    if (left := first["renewed"] + STALE - time.time()) > 0:
-        say(f"{first['host']} gave a sign of life {STALE - left:.0f} s ago; waiting up to {left:.0f} s for the next")
-    while time.time() < first["renewed"] + STALE:
-        time.sleep(1)
+    say(f"{first['host']} holds {url}; waiting up to {STALE:.0f} s for its next sign of life")
+    end = time.monotonic() + STALE
+    while time.monotonic() < end:
+        time.sleep(LOOK)
         now = _read(url)
         if now is None or now != first:
             return now
@@ -103,8 +114,19 @@ def _alive(url: str) -> dict[str, Any] | None:
 def _known(url: str) -> dict[str, Any] | None:
     """Who wrote it, unless that is a process of this machine which is gone."""
     found = _read(url)
-    gone = found and found["host"] == platform.node() and not psutil.pid_exists(found["pid"])
-    return None if gone else found
+    if found and found.get("processes") == _processes() and not psutil.pid_exists(found["pid"]):
+        return None
+    return found
+
+
+@cache
+def _processes() -> str:
+    """Whose process ids these are: of this start of this machine, or of a container on it. Containers may share a host
+    name, and each counts its processes from 1."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return f"{platform.node()} {uuid.getnode():x}"
 
 
 def _read(url: str) -> dict[str, Any] | None:

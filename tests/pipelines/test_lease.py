@@ -1,0 +1,78 @@
+"""One at a time, whatever the clocks of two machines say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import lease, storage
+from pipelines.background import repeated
+from pipelines.lease import HeldError, held, holder
+
+ELSEWHERE = {"host": "other", "processes": "another machine", "pid": os.getpid(), "id": "1", "since": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"EVERY": 0.1, "STALE": 0.8, "LOOK": 0.05}.items():
+        monkeypatch.setattr(lease, name, seconds)
+
+
+def write(folder: Path, other: dict[str, Any], clock: float = 0.0) -> None:
+    storage.write_json(str(folder / "lease" / "3.json"), {**other, "renewed": time.time() + clock})
+
+
+def taken(folder: Path) -> float:
+    """Seconds until the lease was ours."""
+    start = time.monotonic()
+    with held(str(folder), "the training"):
+        took = time.monotonic() - start
+        assert [file.name for file in (folder / "lease").iterdir()] == ["4.json"]
+        with (
+            pytest.raises(HeldError, match=rf"the training is being made by process {os.getpid()}"),
+            held(str(folder), "the training"),
+        ):
+            pass
+    assert not list((folder / "lease").iterdir()) and holder(str(folder)) is None
+    return took
+
+
+@pytest.mark.parametrize("clock", [-3600, -30, 0, 30, 3600])
+def test_a_holder_that_lives_is_told_by_what_changes_and_not_by_its_clock(tmp_path: Path, clock: float) -> None:
+    write(tmp_path, ELSEWHERE, clock)
+    with (
+        repeated(lambda: write(tmp_path, ELSEWHERE, clock), 0.3),
+        pytest.raises(HeldError, match=rf"by process {os.getpid()} on other"),
+        held(str(tmp_path), "the training"),
+    ):
+        pass
+    assert [file.name for file in (tmp_path / "lease").iterdir()] == ["3.json"]
+
+
+@pytest.mark.parametrize("clock", [-3600, 0, 3600])
+def test_a_holder_that_is_not_heard_of_loses_it_after_the_same_time(tmp_path: Path, clock: float) -> None:
+    write(tmp_path, ELSEWHERE, clock)
+    assert 0.8 <= taken(tmp_path) < 5
+
+
+def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mine = {**ELSEWHERE, "processes": lease._processes(), "pid": gone.pid}
+    write(tmp_path, mine)
+    assert holder(str(tmp_path)) is None and taken(tmp_path) < 0.7
+
+
+@pytest.mark.parametrize("other", [{"processes": "4f6 pid:[1]"}, {}])
+def test_a_container_with_the_same_host_name_is_waited_for(tmp_path: Path, other: dict[str, str]) -> None:
+    """Its processes have numbers of their own; leases of earlier versions do not say whose theirs are."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    write(tmp_path, {"host": lease.platform.node(), "pid": gone.pid, "id": "1", "since": 0.0, **other})
+    assert holder(str(tmp_path)) is not None and taken(tmp_path) >= 0.8

@@ -624,11 +624,11 @@ def create(url: str, data: bytes) -> bool:
             os.link(temporary.name, target)
         return True
     except FileExistsError:
-        return read_bytes(url) == data  # an answer that broke off was asked for again
+        return _holds(url, data)
     except StorageError as error:
         code = _answer(error.__cause__).get("Code") if error.__cause__ else None
         if code in ("PreconditionFailed", "412"):  # as stores other than S3 say FileExistsError
-            return read_bytes(url) == data
+            return _holds(url, data)
         if code != "NotImplemented":
             raise
     except OSError as error:
@@ -638,6 +638,14 @@ def create(url: str, data: bytes) -> bool:
         return False
     write_bytes(url, data)
     return True
+
+
+def _holds(url: str, data: bytes) -> bool:
+    """Whether the file that is there already was written by us: an answer that broke off was asked for again."""
+    try:
+        return read_bytes(url) == data
+    except FileNotFoundError:  # it was somebody's, and is gone
+        return False
 
 
 def copy_file(source: str, target: str) -> None:

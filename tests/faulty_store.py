@@ -13,11 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, cast
 from urllib.parse import unquote
 
-Kind = Literal["slow down", "expired", "denied", "reset", "truncated", "late", "never"]
+Kind = Literal["slow down", "expired", "denied", "conflict", "taken", "reset", "truncated", "late", "never"]
 ERRORS = {
     "slow down": (503, "SlowDown", "Please reduce your request rate."),
     "expired": (403, "ExpiredToken", "The provided token has expired."),
     "denied": (403, "AccessDenied", "Access Denied"),
+    "conflict": (409, "ConditionalRequestConflict", "A conflicting conditional operation is under way."),
+    "taken": (412, "PreconditionFailed", "At least one of the conditions did not hold."),  # without S3's Condition
 }
 LATE = 1.0  # seconds
 _OWN = {"connection", "keep-alive", "transfer-encoding", "server", "date"}  # headers that are of one connection

@@ -125,7 +125,7 @@ class _Listed:
 
 
 class PassedOver:
-    """Files of a listing that are not read, by the reason: how many, and the first of them."""
+    """Files of a listing that are not read, by the reason: how many, and the first by name."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -140,12 +140,13 @@ class PassedOver:
             f".{ending.lower()}" if name and dot and len(ending) <= LONGEST_ENDING else "without ending"
         )
         self.counts[reason] += 1
-        self.examples.setdefault(reason, path)
+        self.examples[reason] = min(path, self.examples.get(reason, path))
 
     def __str__(self) -> str:
         """`35 files: 32 .heic (ant/1.heic), 3 without ending (bee/x)`."""
-        kinds = [f"{n:,} {reason} ({printable(self.examples[reason])})" for reason, n in self.counts.most_common(8)]
-        more = f" and {len(self.counts) - 8} endings more" if len(self.counts) > 8 else ""
+        most = sorted(self.counts.items(), key=lambda kind: (-kind[1], kind[0]))
+        kinds = [f"{n:,} {reason} ({printable(self.examples[reason])})" for reason, n in most[:8]]
+        more = f" and {len(most) - 8} endings more" if len(most) > 8 else ""
         return f"{self.counts.total():,} files: {', '.join(kinds)}{more}"
 
     def tell(self, where: str, endings: Sequence[str] = PICTURES) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from pipelines import shards, storage
 from pipelines.catalog.folder import Folder, FolderConfig
-from tests.faulty_store import FaultyStore
+from tests.faulty_store import LATE, FaultyStore
 
 NAMES = ["a b.png", "50%#1?.png", "ünï.png", "[1]*.png"]
 
@@ -219,3 +219,34 @@ def test_one_of_several_creates(place: str, s3: str, tmp_path: Path, monkeypatch
     storage.remove(url)
     storage.remove(url)
     assert not storage.exists(url)
+
+
+def test_a_conflict_is_asked_again_and_a_condition_that_fails_is_an_answer(
+    s3: str, store: FaultyStore, tmp_path: Path
+) -> None:
+    url = f"{s3}/{tmp_path.name}/lease.json"
+    store.fail("conflict", "PUT", times=1)
+    assert storage.create(url, b"mine") and storage.read_bytes(url) == b"mine"
+    assert sum(request.startswith("PUT") for request in store.asked) == 2
+    store.fail("taken", "PUT")
+    assert storage.create(url, b"mine"), "an answer that broke off was asked for again"
+    assert not storage.create(url, b"theirs")
+    assert not storage.create(f"{url}.2", b"theirs"), "whose it was has removed it since"
+
+
+def test_uploads_and_downloads_of_a_folder_go_side_by_side(s3: str, store: FaultyStore, tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    for name in (*"abcdef", "manifest.json"):
+        (tmp_path / "from" / name).write_text(name)
+    url = f"{s3}/{tmp_path.name}"
+    store.fail("late", "PUT|GET .*/[a-f]$")
+    start = time.monotonic()
+    storage.upload_folder(tmp_path / "from", url, last="manifest.json")
+    between = time.monotonic()
+    storage.download_folder(url, tmp_path / "to")
+    assert between - start < 5 * LATE and time.monotonic() - between < 5 * LATE, "six, and the one that goes last"
+    assert {file.name: file.read_text() for file in (tmp_path / "to").iterdir()} == {
+        name: name for name in (*"abcdef", "manifest.json")
+    }
+    puts = [request for request in store.asked if request.startswith("PUT")]
+    assert puts[-1].endswith("/manifest.json") and len(puts) == 7

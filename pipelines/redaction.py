@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from typing import Any
 
 SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
@@ -14,6 +15,11 @@ SECRETS = (
     "RAY_AUTH_TOKEN",
     "ZSE_WEBHOOK",
 )
+"""Of the environment of this project's own services. Others are known by their names."""
+_SECRET_NAME = re.compile(
+    r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|(API|ACCESS|PRIVATE|ENCRYPTION|SIGNING)_KEY)(_|$)"
+)
+_PLACE_NAME = re.compile(r"(_FILE|_PATH|_DIR|_URL|_URI|_ENDPOINT|_ID)$")  # where a secret is, which is none
 SHORTEST = 8  # characters of a value that is looked for: a password like "test" stands in many words
 
 
@@ -47,11 +53,31 @@ def shown(text: str) -> str:
     values of the environment's secrets; escapes for control characters other than a tab and a new line, as a terminal
     obeys them, and for bytes that are no text."""
     text = _UNFIT.sub(lambda found: _escaped(found[0]), text)
-    for value in filter(None, map(os.environ.get, SECRETS)):
-        if len(value) >= SHORTEST:
-            text = text.replace(value, "***")
+    for value in sorted(_secrets(), key=len, reverse=True):  # one may be the beginning of another
+        text = text.replace(value, "***")
     text = re.sub(r"(--webhook[= ])\S+", r"\1***", text)
     text = re.sub(r"([?&](?:X-Amz-Signature|X-Amz-Security-Token|sig|Signature)=)[^&\s]+", r"\1***", text)
     # A password may hold a slash, a path may hold an @: s3://bucket/photo@2x.png is left as it is, and what follows a
     # port: no client takes user:5000/x@host for a password.
     return re.sub(r"://(?:[^:/\s@]*:(?!\d{1,5}[/?#])\S*|[^/\s@]+)@", "://***@", text)
+
+
+def shown_within(value: Any) -> Any:
+    """Plain values, with every text in them shown."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, dict):
+        return {shown_within(key): shown_within(one) for key, one in value.items()}
+    return [shown_within(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _secrets() -> set[str]:
+    """The values of the environment that nobody may read: by their names, and long enough to be looked for. A path is
+    none, and no plain word or number, which stands in many texts."""
+    return {
+        value
+        for name, value in os.environ.items()
+        if name in SECRETS or (_SECRET_NAME.search(name.upper()) and not _PLACE_NAME.search(name.upper()))
+        if len(value) >= SHORTEST and not os.path.isabs(value)
+        if name in SECRETS or not (value.isalpha() or value.isdecimal())
+    }

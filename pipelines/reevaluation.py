@@ -11,6 +11,7 @@ import torch
 
 from pipelines.drift import beyond
 from pipelines.queries import FEW, Difference, Queries, difference, key_parts, metric_key
+from pipelines.redaction import shown, shown_within
 from zse_model.evaluation.metrics import difference_of_means
 from zse_model.split import FEWEST
 
@@ -85,7 +86,7 @@ class Summary:
 
     def as_json(self) -> dict[str, Any]:
         worse = [{"model": line.model, "dataset": line.dataset} for line in self.regressions]
-        return _plain({"status": self.status, **asdict(self), "regressions": worse})
+        return shown_within(_plain({"status": self.status, **asdict(self), "regressions": worse}))
 
 
 def changed(now: str, before: str) -> dict[str, Change]:
@@ -173,7 +174,7 @@ def markdown(summary: Summary) -> str:
         for model, decision in summary.promotion.items():
             out.append(f"{model} {'is the new champion' if decision['promoted'] else 'is not promoted'}:")
             out += [f"- {'holds' if r['holds'] else 'fails'}: {r['text']}" for r in decision["reasons"]]
-    return "\n".join(out) + "\n"
+    return shown("\n".join(out) + "\n")
 
 
 def _drifted(line: Line) -> str:

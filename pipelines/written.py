@@ -57,7 +57,7 @@ for _kind in ("null", "bool", "int", "float", "timestamp"):
 def read_yaml(data: bytes | str, name: str) -> Any:
     """What a YAML file holds, for `read`. Raises ConfigError, which names the file and quotes nothing of it."""
     try:
-        return yaml.load(data, _Loader)  # noqa: S506 - a SafeLoader
+        return _Loader(data).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f": line {mark.line + 1}, column {mark.column + 1}" if mark else ""

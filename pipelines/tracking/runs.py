@@ -267,7 +267,7 @@ def _training_run(
     flat = _flat({**settings, "method": {"name": method, **to_dict(config.methods[method])}})
     client.log_batch(
         run.info.run_id,
-        params=[Param(k, str(v)[:500]) for k, v in flat.items()],
+        params=[Param(k, shown(str(v))[:500]) for k, v in flat.items()],
         tags=[RunTag("zse.training_pictures", str(pairs["pictures"]))],
     )
     _log_dataset(store, run.info.run_id, pairs["dataset"], pairs["fingerprint"], pairs["images"], "training")

@@ -18,6 +18,7 @@ from pipelines import storage
 from pipelines.config import ConfigError
 from pipelines.jobs.run import run
 from pipelines.redaction import SECRETS, shown
+from pipelines.reevaluation import Line, Summary, markdown
 from pipelines.tracking import Store, TrackingError
 from tests.conftest import TINY, merged, tiny
 from tests.servers import ray_head
@@ -115,6 +116,34 @@ def test_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown("http://h:5000/#/models/zse@champion") == "http://h:5000/#/models/zse@champion"
     for text in ("s3://bucket/photo@2x.png", "models:/zse@champion", "http://h:5000", "s3://b/a:b@c", "me@h", ""):
         assert shown(text) == text
+
+
+def test_secrets_of_other_services_are_known_by_the_names_of_their_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = {
+        **{"HF_TOKEN": "hf_7f3a9c7f3a9c", "OPENAI_API_KEY": "sk-7f3a9c7f3a9c", "db_password": "p4ssw0rd!x"},
+        **{"AZURE_STORAGE_ACCESS_KEY": "azure/7f3a9c==", "MY_SECRET": "7f3a9c7f3a9c-and-more", "TOKEN": "7f3a9c7f3a9c"},
+        "GOOGLE_CREDENTIALS_JSON": '{"private": 1}',
+    }
+    plain = {
+        **{"GIT_ASKPASS": "/usr/bin/askpass", "AWS_WEB_IDENTITY_TOKEN_FILE": "var/run/token", "KEYBOARD": "us-intl-x"},
+        **{"API_TOKEN": "short", "SECRET_FOLDER_PASSWORD": "sketches", "TOKENIZERS_PARALLELISM": "false-false"},
+        **{"AWS_ACCESS_KEY_ID": "AKIA-example", "MAX_TOKEN": "1234567890", "SSH_PRIVATE_KEY_PATH": "~/.ssh/id_rsa"},
+    }
+    for name, value in (hidden | plain).items():
+        monkeypatch.setenv(name, value)
+    for value in hidden.values():
+        assert shown(f"a {value} b") == "a *** b"
+    for value in plain.values():
+        assert shown(f"a {value} b") == f"a {value} b"
+
+
+def test_a_summary_tells_no_secret_to_file_mlflow_or_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", "7f3a9c-7f3a9c")
+    line = Line("m", "shop", broken="cannot read https://h/a?key=7f3a9c-7f3a9c")
+    summary = Summary("c", {"m": "7f3a9c-7f3a9c"}, 0.01, [line], {"7f3a9c-7f3a9c": "of http://u:p4ss@h/7f3a9c-7f3a9c"})
+    summary.promotion = {"m": {"promoted": False, "reasons": [{"holds": False, "text": "7f3a9c-7f3a9c"}]}}
+    told = markdown(summary) + json.dumps(summary.as_json())
+    assert "7f3a9c" not in told and "p4ss" not in told and told.count("***") >= 8
 
 
 def test_nothing_that_a_store_holds_is_unpickled() -> None:

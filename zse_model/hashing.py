@@ -132,8 +132,9 @@ def discriminant(x: Tensor, labels: Tensor, bits: int, shrinkage: float = 3.0) -
     inside = x - means[members]
     apart = means - means.mean(0)
     within, between = inside.T @ inside / len(x), apart.T @ apart / len(apart)
-    spread = float(within.trace()) / len(within) or 1.0  # 0 where the pictures of each class are one vector
-    within += shrinkage * spread * torch.eye(len(within), dtype=x.dtype)
+    spread = within.trace()
+    spread = spread if spread > 0 else spread + len(within)  # 0 where the pictures of each class are one vector
+    within += shrinkage * spread / len(within) * torch.eye(len(within), dtype=x.dtype)
     unrolled = torch.linalg.inv(torch.linalg.cholesky(within))
     values, vectors = torch.linalg.eigh(unrolled @ between @ unrolled.T)
     order = values.argsort(descending=True)[:bits]

@@ -294,18 +294,19 @@ def _rows(rule: Paired, candidate: Sequence[Report], mode: str) -> list[tuple[Re
 
 
 def _chance(report: Report, row: dict[str, Any]) -> float | None:
-    """The expected mAP_all of a random order; None for another metric, or where the data of an earlier version's report
-    is gone."""
+    """The expected mAP_all of a random order; None for another metric, or where nobody knows it any more."""
+    about = _about(report)
     if row["metric"] != "mAP_all":
         return None
-    told = _about(report).get("chance", {}).get(row["setting"])
-    images = _about(report).get("images")
-    if told is not None or images is None or not shards.has_manifest(images):
-        return told
-    counts, gallery = shards.read_manifest(images, "zse ingest")["counts"], row["gallery"]
-    photos = torch.tensor([counts[category].get("photo", 0) for category in Queries(report.folder).category])
-    relevant = photos[photos > 0].clamp(max=gallery)  # repeated photos are counted, and not searched
-    return float(expected_average_precision(relevant, gallery).mean())
+    if row["setting"] in (told := about.get("chance", {})):
+        return told[row["setting"]]
+    if "images" not in about or not shards.has_manifest(about["images"]):
+        return None
+    # Of a report that an earlier version wrote, by what was ingested.
+    counts = shards.read_manifest(about["images"], "zse ingest")["counts"]
+    photos = [counts[category].get("photo", 0) for category in Queries(report.folder).category]
+    relevant = torch.tensor([n for n in photos if n])
+    return float(expected_average_precision(relevant, row["gallery"]).mean())
 
 
 def _missing(rule: Paired, sides: Sequence[Sequence[Report]], workspace: str) -> str:

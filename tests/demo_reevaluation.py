@@ -2,10 +2,10 @@
 
     make demo-reevaluation        # leaves demo/: MLflow's database, the page, the summaries
 
-Monday two models are trained by submitted jobs, and rules promote one after the other, by ten pseudo-unseen classes. Then
-data sets arrive in a bucket: a good one on Tuesday, a shifted one on Wednesday, a half corrupt one on Thursday; on Friday
-the good one is delivered again, from a worse scanner. Every day the schedule fires, twice by mistake. The script ends
-with 1 if anything is not as it says.
+Monday two models are trained by submitted jobs, and rules promote one after the other, by ten pseudo-unseen classes.
+Then data sets arrive in a bucket: a good one on Tuesday, a shifted one on Wednesday, a half corrupt one on Thursday; on
+Friday the good one is delivered again, from a worse scanner. Every day the schedule fires, twice by mistake. The
+script ends with 1 if anything is not as it says.
 """
 
 from __future__ import annotations

@@ -158,6 +158,8 @@ def test_without_a_reference_the_first_candidate_must_beat_chance(tmp_path: Path
         candidate = measured(tmp_path / str(mean), "bb", mean, 0.6, gallery=40, images=images)
         decision = decide(RULES, [], candidate)
         assert decision.promoted == holds and "must exceed chance 0.107" in decision.reasons[0].text
+    told = measured(tmp_path / "told", "bb", 0.14, 0.6, images=images, chance={SELECTION: 0.2})
+    assert "must exceed chance 0.200" in decide(RULES, [], told).reasons[0].text
 
 
 def test_a_missing_evaluation_is_a_command_that_can_be_pasted(tmp_path: Path) -> None:

@@ -241,6 +241,16 @@ def test_what_is_deleted_in_mlflow_is_restored_or_tracked_anew(
     client.delete_logged_model(first["model"])
     second = tracked()
     assert second["run"] == first["run"] and second["model"] != first["model"]
+    digest = storage.read_json(f"{folder}/manifest.json")["digest"]
+    begun = [  # by tries that were cut off: one is finished, the other goes
+        client.create_logged_model(
+            place, name="cut-off", source_run_id=first["run"], tags={"zse.checkpoint_hash": digest}
+        ).model_id
+        for _ in range(2)
+    ]
+    client.delete_logged_model(second["model"])
+    second = tracked()
+    assert second["model"] in begun
 
     # Gone for good, as by `mlflow gc`, or in another database: new runs; evaluations are tracked without it.
     for name in ("mlflow.json", "tracked.json"):

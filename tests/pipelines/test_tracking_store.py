@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from sqlalchemy.engine import make_url
 
 from pipelines.tracking import TrackingError, reachable, runs, ui_command
-from pipelines.tracking.store import Store, sqlite_uri
+from pipelines.tracking.store import Store, sqlite_uri, transfer, translated
 from tests.conftest import tiny
 from tests.servers import free_ports
 
@@ -87,3 +91,30 @@ def test_the_commit_is_left_out_where_git_cannot_say_it(tmp_path: Path, monkeypa
     (tmp_path / "COMMIT").write_text("bad5eed\n")
     monkeypatch.setattr(runs, "COMMIT", tmp_path / "COMMIT")
     assert git() == {"mlflow.source.git.commit": "bad5eed"}, "what an image was built from"
+
+
+def test_an_upload_has_longer_than_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy answers once its store has the file, which takes longer here than a request may."""
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            time.sleep(2)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    (tmp_path / "weights").write_bytes(bytes(1000))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        repository = HttpArtifactRepository(f"http://127.0.0.1:{server.server_port}/artifacts")
+        with pytest.raises(TrackingError, match="timed out"), translated():
+            repository.log_artifact(str(tmp_path / "weights"))
+        with transfer(1000), translated():
+            repository.log_artifact(str(tmp_path / "weights"))
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "1"
+        server.shutdown()

@@ -30,6 +30,7 @@ from zse_model.transforms import TransformConfig
 
 FORMAT_VERSION = 1
 WEIGHTS, INFO, SEEN = "model.safetensors", "checkpoint.json", "seen.safetensors"
+MANIFEST = "manifest.json"  # beside them where a training or an import wrote the folder: it has the hash as `digest`
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,7 @@ class Checkpoint:
     def digest(self) -> str:
         """sha256 over the weights and the information as they are now: the identity of this checkpoint, hex. It reads
         all weights, 0.3 s for a ViT-B."""
-        sha = hashlib.sha256(_canonical(_info(self)).encode())
-        for key, value in sorted(self.method.state_dict().items()):
-            sha.update(key.encode())
-            sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return sha.hexdigest()
+        return _digest(_info(self), self.method.state_dict())
 
 
 def picture_key(sha256: str) -> int:
@@ -82,8 +79,9 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Load a folder that `save_checkpoint` wrote; the method is in eval mode.
 
-    Raises ZseError for a folder that is none, another format version, files that are missing, cut or damaged, and
-    weights that do not fit or are not finite: it names the file, and of weights the tensor.
+    Raises ZseError for a folder that is none, another format version, files that are missing, cut or damaged, weights
+    that are not those that the folder's manifest names, and weights that do not fit or are not finite: it names the
+    file, and of weights the tensor.
     """
     folder = Path(folder)
     info = _read_info(folder)
@@ -97,6 +95,7 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> C
     except ZseError as error:
         raise ZseError(f"{folder / INFO}: {error}") from error
     weights, seen = read_tensors(folder / WEIGHTS), read_seen(folder)
+    _refuse_exchanged(folder, info, weights)
     method = create_method(name, config, backbone, size=transforms.size, classes=info["classes"], load_weights=False)
     fill(method, weights, folder / WEIGHTS)
     return Checkpoint(
@@ -253,6 +252,33 @@ def _info(checkpoint: Checkpoint) -> dict[str, Any]:
         "split": json.loads(checkpoint.split.to_json()),
         "training": dict(checkpoint.training),
     }
+
+
+def _digest(info: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256(_canonical(info).encode())
+    for key, value in sorted(state.items()):
+        sha.update(key.encode())
+        sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _refuse_exchanged(folder: Path, info: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Raise ZseError where a training's manifest says that these are other weights: results are filed under its hash.
+
+    What is hashed is what the files hold, so that a checkpoint of earlier code keeps its hash.
+    """
+    if not (folder / MANIFEST).exists():
+        return
+    try:
+        said = json.loads((folder / MANIFEST).read_text()).get("digest")
+    except (ValueError, AttributeError) as error:
+        raise ZseError(f"{folder / MANIFEST} is damaged: it is no JSON object. {AGAIN}") from error
+    found = _digest(info, weights)
+    if said is not None and said != found:
+        raise ZseError(
+            f"{folder} is not the checkpoint that its {MANIFEST} names: that has the hash {said[:16]}, {WEIGHTS} and "
+            f"{INFO} have {found[:16]}. Fetch or train it again"
+        )
 
 
 def _canonical(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,11 @@ from safetensors.torch import save_file
 
 from tests.zse_model.test_methods import CLASSES, CNN, SIZE, VIT, batch, family
 from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
 from zse_model.errors import ZseError
 from zse_model.methods import CrossATNetConfig, GlobalConfig, ZseSbirConfig, create_method
+from zse_model.split import ZeroShotSplit
+from zse_model.transforms import TransformConfig
 
 State = dict[str, torch.Tensor]
 RESNET = timm.create_model("test_resnet").state_dict()
@@ -163,7 +167,7 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_every_trained_parameter_of_a_family_has_a_gradient(name: str, wanted: dict[str, bool]) -> None:
     size = 56 if "14" in name else SIZE
-    backbone = Backbone(BackboneConfig(name=name, args=SMALL[name]), size=size, **wanted).train()
+    backbone = Backbone(BackboneConfig(name=name, args=SMALL[name]), size=size, **wanted).train()  # type: ignore[arg-type]
     found = backbone(torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8))
     outputs = [x for x in (found.pooled, found.tokens) if x is not None]
     torch.stack([(x * torch.randn_like(x)).sum() for x in outputs]).sum().backward()
@@ -173,7 +177,7 @@ def test_every_trained_parameter_of_a_family_has_a_gradient(name: str, wanted: d
 
 def test_a_norm_that_tokens_do_not_use_is_frozen_and_stays_in_the_checkpoint() -> None:
     config = BackboneConfig(name="beit_base_patch16_224", args=SMALL["beit_base_patch16_224"])
-    tokens, pooled = (Backbone(config, size=SIZE, **{what: True}) for what in ("tokens", "pooled"))
+    tokens, pooled = (Backbone(config, size=SIZE, tokens=what, pooled=not what) for what in (True, False))
     assert not tokens.model.fc_norm.weight.requires_grad and pooled.model.fc_norm.weight.requires_grad
     assert set(tokens.state_dict()) == set(pooled.state_dict())
 
@@ -331,3 +335,21 @@ def test_swin_reads_its_pooled_feature_and_rotary_transformers_take_neither_toke
         for config in (ZseSbirConfig(tokenizer="both"), ZseSbirConfig(keep_rates=(0.5,))):
             with pytest.raises(ZseError, match=f"'{name}' is none"):
                 create_method("zse_sbir", config, family(name), size=SIZE, classes=2)
+
+
+def test_weights_that_were_exchanged_under_a_manifest_are_refused(tmp_path: Path) -> None:
+    split = ZeroShotSplit(name="s", citation="c", seen=("a", "b"), unseen=("c",))
+    folders = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        method = create_method("global", GlobalConfig(dim=8), CNN, size=SIZE, classes=2)
+        made = Checkpoint("global", method, TransformConfig(size=SIZE), split, seen_keys([]), {})
+        folders.append(tmp_path / str(seed))
+        save_checkpoint(made, folders[-1])
+        (folders[-1] / "manifest.json").write_text(json.dumps({"digest": made.digest}))
+        assert load_checkpoint(folders[-1]).digest == made.digest
+    (folders[0] / "model.safetensors").write_bytes((folders[1] / "model.safetensors").read_bytes())
+    with pytest.raises(
+        ZseError, match=r"is not the checkpoint that its manifest.json names: that has the hash \w{16}, "
+    ):
+        load_checkpoint(folders[0])

@@ -61,8 +61,8 @@ class TUBerlin:
 
 
 def rasterise(svg: bytes | Exception, size: int) -> bytes | Exception:
-    """An SVG drawing as a PNG of that side, on white; BadPicture where it is none. It shows what is in the file: other
-    files and URLs that it names are left out."""
+    """An SVG drawing as a PNG of that side, on white; BadPicture where it is none, or where a part of it is another
+    file. No other file and no URL is read."""
     if isinstance(svg, Exception):
         return svg
     try:
@@ -73,17 +73,22 @@ def rasterise(svg: bytes | Exception, size: int) -> bytes | Exception:
         return BadPicture(f"not an SVG drawing: {error}")
 
 
+_PICTURED = ("image", "feImage", "use")
 _OWN = re.compile(r"\s*(#|data:image/(png|jpe?g|gif|webp)[;,])", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"url\(\s*['\"]?\s*(?!['\"#\s])[^)]*\)", re.IGNORECASE)
 
 
 def _by_itself(svg: bytes) -> str:
-    """The drawing without references out of it. The parser expands entities within bounds, and never those of other
-    files; so the renderer sees no DTD."""
+    """The drawing without references out of it; BadPicture where the drawing would lack a part without them. The parser
+    expands entities within bounds, and never those of other files; so the renderer sees no DTD."""
     root = _parsed(svg)
     for element in root.iter():
         for name, value in list(element.attrib.items()):
             if name.rpartition("}")[2] == "href" and not _OWN.match(value):
+                if (kind := element.tag.rpartition("}")[2]) in _PICTURED:
+                    raise BadPicture(
+                        f"its <{kind}> is another file or URL, which is not read: embed it as data:image/png"
+                    )
                 del element.attrib[name]
             else:
                 element.attrib[name] = _ELSEWHERE.sub("none", value)

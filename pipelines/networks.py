@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,14 +37,35 @@ def decided(method: Any) -> Any:
     return dataclasses.replace(method, dropped_units=()) if distils else method
 
 
+def weights_hash(weights: str | None) -> str | None:
+    """What names the weights of a backbone: of a file the first 16 hex digits of its sha256."""
+    if weights in (None, "hub"):
+        return weights
+    with storage.local_copy(str(weights)) as copy:
+        return _hashed(copy)
+
+
+def _hashed(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
 @contextmanager
-def weights_at_hand(backbone: BackboneConfig) -> Iterator[BackboneConfig]:
-    """The same backbone with its weights in a local file."""
+def weights_at_hand(backbone: BackboneConfig, expected: str | None = None) -> Iterator[BackboneConfig]:
+    """The same backbone with its weights in a local file.
+
+    expected: `weights_hash` of before. Raises ZseError where the file holds something else by now.
+    """
     if backbone.weights in (None, "hub"):
         yield backbone
         return
     url = str(backbone.weights)
     with storage.local_copy(url) as copy:
+        if expected is not None and (found := _hashed(copy)) != expected:
+            raise ZseError(
+                f"backbone.weights: {url} was {expected} when this training was named and is {found} now (sha256). "
+                "Leave the file as it is while a training runs, or begin again with the new one"
+            )
         try:
             yield dataclasses.replace(backbone, weights=str(copy))
         except ZseError as error:

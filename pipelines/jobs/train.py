@@ -49,7 +49,7 @@ from pipelines.failures import to_mend, unwrapped
 from pipelines.lease import held
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
-from pipelines.networks import weights_at_hand
+from pipelines.networks import weights_at_hand, weights_hash
 from pipelines.plan import ItemPlan
 from pipelines.progress import Meter, say
 from pipelines.redaction import shown
@@ -102,6 +102,8 @@ class Job:
     folder: str
     class_vectors: Tensor | None = None
     """Of the training classes, in the order of their labels, where the method's configuration names a file of them."""
+    weights: str | None = None
+    """`weights_hash` of the backbone's, which each worker compares what it reads with."""
 
     def split(self) -> ZeroShotSplit:
         return ZeroShotSplit.from_json(json.dumps(self.pairs_manifest()["split"]))
@@ -125,7 +127,7 @@ class Job:
         backbone, start = self.config.backbone, self.config.start if load_weights else None
         with ExitStack() as stack:
             if load_weights:
-                backbone = stack.enter_context(weights_at_hand(backbone))
+                backbone = stack.enter_context(weights_at_hand(backbone, self.weights))
             method = create_method(
                 self.method,
                 config,
@@ -228,10 +230,10 @@ def make_job(
     config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str, *, untrained: bool = False
 ) -> Job:
     manifest = shards.read_manifest(pairs, "zse shard")
-    weights = config.backbone.weights
+    weights = weights_hash(config.backbone.weights)
     depends: dict[str, Any] = {
         "method": [method, _method_named(config.methods[method])],
-        "backbone": {**to_dict(config.backbone), "weights": _weights_hash(weights)},
+        "backbone": {**to_dict(config.backbone), "weights": weights},
         "transforms": to_dict(config.transforms),
         "split": manifest["split_hash"],
         "fingerprint": manifest["fingerprint"],
@@ -251,7 +253,7 @@ def make_job(
         depends["class_vectors"] = storage.sha256(vectors.numpy().tobytes())
         depends["method"][1].pop("class_vectors")
     name = f"{config.name}-{method}{'-untrained' if untrained else ''}-{storage.digest(depends, 8)}"
-    return Job(name, method, config, images, pairs, storage.join(workspace, "checkpoints", name), vectors)
+    return Job(name, method, config, images, pairs, storage.join(workspace, "checkpoints", name), vectors, weights)
 
 
 def _method_named(method: Any) -> dict[str, Any]:
@@ -269,10 +271,6 @@ def _named(train: TrainConfig) -> dict[str, Any]:
     settings = to_dict(train)
     del settings["activation_checkpointing"]
     return {name: value for name, value in settings.items() if value != before.get(name, ...)}
-
-
-def _weights_hash(weights: str | None) -> str | None:
-    return weights if weights in (None, "hub") else storage.sha256(storage.read_bytes(str(weights)))[:16]
 
 
 # Workers ------------------------------------------------------------------------------------------------------------

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import yaml
+from safetensors.torch import save_file
 
 from pipelines import storage
 from pipelines.catalog import MissingClassesError, create_dataset
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.run import evaluate_checkpoint, run
+from pipelines.networks import weights_at_hand, weights_hash
 from pipelines.preflight import check
 from tests.conftest import TINY, merged, tiny, tiny_folder
 from tests.pipelines.test_catalog import build
 from tests.pipelines.test_cli import invoked
+from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError
 
@@ -127,3 +131,17 @@ def test_a_checkpoint_that_may_not_be_tested_is_refused_before_the_ingest(tmp_pa
         with pytest.raises(ZseError, match=why):
             evaluate_checkpoint(config, str(tmp_path / "other"), trained)
     assert not (tmp_path / "other").exists()
+
+
+def test_weights_that_change_under_a_training_are_refused(tmp_path: Path) -> None:
+    """A worker reads the file again after the training was named by its hash."""
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    backbone, named = BackboneConfig(name="test_resnet", weights=str(file)), weights_hash(str(file))
+    with weights_at_hand(backbone, named) as same:
+        assert same.weights == str(file)
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    other = weights_hash(str(file))
+    with pytest.raises(ZseError, match=f"{file} was {named} when this training was named and is {other} now"):
+        with weights_at_hand(backbone, named):
+            pass

@@ -144,7 +144,7 @@ def released_method(content: Mapping[str, Any], classes: int) -> tuple[ZseSbir, 
 
     From a file of the backbone alone the network has no tokenizer: averaged with an untrained one, the pretrained patch
     embeddings would not be what `ret` compares. What else the file lacks is initialised the same every time.
-    Raises ValueError for weights that do not fit, by name.
+    Raises ZseError for weights that do not fit or are not finite, by name.
     """
     public = content.get("model", content)
     if not isinstance(public, dict) or not any(isinstance(value, Tensor) for value in public.values()):
@@ -157,6 +157,9 @@ def released_method(content: Mapping[str, Any], classes: int) -> tuple[ZseSbir, 
         torch.manual_seed(0)
         method = ZseSbir(config, RELEASED_BACKBONE, size=RELEASED_SIZE, classes=classes, load_weights=False)
     translation = translate(public, method.state_dict())
+    broken = [name for name, value in translation.state.items() if not value.isfinite().all()]
+    if broken:
+        raise ZseError(f"The weights hold NaN or infinity in {_few(sorted(broken))}. Use another file")
     method.load_state_dict({**method.state_dict(), **translation.state})
     return method.eval(), translation
 

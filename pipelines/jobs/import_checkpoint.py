@@ -38,11 +38,12 @@ def import_checkpoint(file: str, split: str, out: str) -> str:
     """
     classes, out = trained_split(split), storage.absolute(out)
     with storage.local_copy(file) as copy:
-        content = read_published(copy)
         try:
+            content = read_published(copy)
             method, translation = released_method(content, len(classes.training))
-        except ValueError as error:
-            raise ZseError(f"{file}: {error}") from error
+        except ZseError as error:  # of a remote file the copy is what was read; its URL is what the user knows
+            said = str(error).replace(str(copy), file)
+            raise ZseError(said if file in said else f"{file}: {said}") from error
         with copy.open("rb") as source:
             sha256 = hashlib.file_digest(source, "sha256").hexdigest()
     note = BACKBONE if translation.initialised else TRAINED

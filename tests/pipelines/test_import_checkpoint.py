@@ -123,6 +123,7 @@ def test_what_is_no_such_file_is_refused_by_name(file: Path, weights: dict[str, 
         {k: v for k, v in weights.items() if k != "norm.bias"}, r"bad.pth: .*missing \['backbone.model.norm.bias'\]"
     )
     refused({k: v for k, v in weights.items() if "blocks.5" not in k}, r"missing \['backbone.model.blocks.5.* more")
+    refused(weights | {"norm.bias": weights["norm.bias"] * torch.nan}, r"bad.pth: .* NaN or infinity in .*norm.bias")
     refused(weights, "'sketchy' is neither a built-in split .* nor a file", split="sketchy")
     (tmp_path / "unseen.txt").write_text("bat\ncabin\n")
     refused(weights, "does not say which classes were trained on", split=str(tmp_path / "unseen.txt"))

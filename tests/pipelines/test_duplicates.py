@@ -51,7 +51,7 @@ def test_galleries_are_as_their_protocol_wants_them(tmp_path: Path) -> None:
     again.save(source / "photo" / "fish" / "again.png", compress_level=1)
     again.resize((80, 80)).save(source / "photo" / "fish" / "larger.jpg", quality=90)
     (source / "pairs.tsv").write_text(
-        "class\tsketch\tphoto\n" + "".join(f"fish\t{i}.png\t{i}.png\n" for i in range(4)) + "fish\t0.png\tagain.png\n"
+        "class\tsketch\tphoto\n" + "".join(f"fish\t{i}.png\t{i}.png\n" for i in (1, 2, 3)) + "fish\t0.png\tagain.png\n"
     )
     config = tiny_folder(str(source), ["fish", "teapot"], evaluation={"references": ["raw_pixels"]})
     rows = run(config, str(tmp_path / "w")).rows()

@@ -85,7 +85,7 @@ def test_class_vectors_and_a_start_are_looked_at(tmp_path: Path) -> None:
     raw["dataset"] = {"adapter": "folder", "name": "d", "source": source, "split": ["fish"], "pseudo_unseen": 0}
     experiment = tmp_path / "e.yaml"
     experiment.write_text(yaml.safe_dump(raw | {"methods": methods}))
-    with pytest.raises(ZseError, match="no vector of 1 of 3 classes: teapot"):
+    with pytest.raises(ZseError, match="no vector of 1 of 3 classes: 'teapot'"):
         invoked("run", "--dry-run", "-e", str(experiment), "-w", str(tmp_path / "w"))
     gone = f"start={tmp_path}/gone"
     experiment.write_text(yaml.safe_dump(raw))

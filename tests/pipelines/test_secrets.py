@@ -14,7 +14,7 @@ import yaml
 
 import pipelines
 import zse_model
-from pipelines import storage
+from pipelines import preflight, storage
 from pipelines.config import ConfigError
 from pipelines.jobs.run import run
 from pipelines.redaction import SECRETS, shown
@@ -86,7 +86,12 @@ def test_a_password_in_a_url_is_told_to_nobody(
     with pytest.raises(storage.StorageError, match="127.0.0.1") as away:
         storage.read_bytes("http://me:hunter2@127.0.0.1:1/a")
     assert "hunter2" not in str(away.value)
-    run(tiny(tracking={"enabled": True}), str(tmp_path), until="train")
+    config = tiny(tracking={"enabled": True})
+    with pytest.raises(TrackingError, match="does not answer") as away:
+        run(config, str(tmp_path), until="train")
+    assert "hunter2" not in str(away.value)
+    monkeypatch.setattr(preflight, "reachable", lambda *_: "")  # it goes away once the run has begun
+    run(config, str(tmp_path), until="train")
     written = {str(file): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     assert [place for place, data in written.items() if b"hunter2" in data] == []
     said = capsys.readouterr()

@@ -55,7 +55,9 @@ def test_every_setting_can_be_asked_for() -> None:
         assert all(set(p) - {"method", "mode", "source"} <= set(setting.metrics) for p in setting.published)
         assert (setting.queries is None) == (setting.gallery is None)
     assert [s.name for s in load_settings(["tuberlin-30", "sketchy-25"])] == ["tuberlin-30", "sketchy-25"]
-    with pytest.raises(ConfigError, match=r"Unknown settings \['sketchy-26'\]. Known: all, sketchy-25, "):
+    with pytest.raises(
+        ConfigError, match=r"Unknown settings \['sketchy-26'\]. Did you mean sketchy-25. Known: all, sketchy-25, "
+    ):
         load_settings(["sketchy-26"])
 
 

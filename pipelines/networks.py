@@ -17,7 +17,7 @@ from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.methods import create_method
 
-CLASSES = 16  # stands for the number of training classes, which the data alone knows
+CLASSES = 16  # stands for the number of training classes, which the data alone knows, where nothing asks for more
 
 
 def check_networks(config: ExperimentConfig) -> None:
@@ -28,7 +28,8 @@ def check_networks(config: ExperimentConfig) -> None:
     """
     with weights_at_hand(config.backbone) as backbone, torch.random.fork_rng(devices=[]):
         for name, method in config.methods.items():
-            create_method(name, decided(method), backbone, size=config.transforms.size, classes=CLASSES)
+            classes = max(CLASSES, getattr(method, "neighbours", 0) + 2)
+            create_method(name, decided(method), backbone, size=config.transforms.size, classes=classes)
 
 
 def decided(method: Any) -> Any:

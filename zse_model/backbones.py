@@ -53,6 +53,14 @@ class BackboneConfig:
     """Of the pixels in 0..1; None = what timm names for this model."""
     std: tuple[float, float, float] | None = None
 
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.mean or ())):
+            raise ZseError(f"backbone.mean must be finite numbers, got {self.mean}")
+        if not all(0 < value < math.inf for value in self.std or ()):
+            raise ZseError(f"backbone.std must be finite numbers above 0, got {self.std}")
+        if self.norm_eps is not None and not 0 <= self.norm_eps < math.inf:
+            raise ZseError(f"backbone.norm_eps must be 0 or more, and finite, got {self.norm_eps}")
+
 
 class Features(NamedTuple):
     """What a backbone gives for a batch of b pictures."""

@@ -325,9 +325,7 @@ def fit(
             context.log({"step": step, "total": state.total or 0, **metrics})
 
     if state.step == 0 and not state.history:
-        before = clock.all_workers()
         check(0)
-        state.check_seconds = clock.all_workers() - before
     model = context.wrap(method)
     first = itertools.repeat(0) if config.overfit else itertools.count(state.step)
     batches = prefetch(source, ((step, share) for step in first for share in mine), shares)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
+import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
@@ -81,6 +82,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         raise ZseError(
             f"{path} is no state dict: tensors by name were expected in it, or in its 'state_dict' or 'model'"
+        )
+    odd = [
+        key for key, value in state.items() if value.layout != torch.strided or value.is_quantized or value.is_complex()
+    ]
+    if odd:
+        raise ZseError(
+            f"{path} holds {_short(odd[0])} as a sparse, quantised or complex tensor. Use a file of dense tensors in "
+            "float32, float16 or bfloat16"
         )
     return state
 

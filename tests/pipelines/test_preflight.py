@@ -17,7 +17,7 @@ from pipelines import storage
 from pipelines.catalog import MissingClassesError, create_dataset
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.run import evaluate_checkpoint, run
-from pipelines.networks import weights_at_hand, weights_hash
+from pipelines.networks import check_networks, weights_at_hand, weights_hash
 from pipelines.preflight import check
 from tests.conftest import TINY, merged, tiny, tiny_folder
 from tests.pipelines.test_catalog import build
@@ -74,6 +74,11 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: p
     look(config, tmp_path / "w", "shard")  # which needs neither
     with pytest.raises(ZseError, match="backbone.frozen: 1"):  # a run that goes on delivers later
         look(config, tmp_path / "w", fresh=False)
+
+
+@pytest.mark.parametrize("neighbours", [15, 100])
+def test_neighbours_are_not_judged_by_a_number_of_classes_that_the_data_does_not_have(neighbours: int) -> None:
+    check_networks(tiny(methods={"crossatnet": {"dim": 16, "neighbours": neighbours}}))
 
 
 def test_class_vectors_and_a_start_are_looked_at(tmp_path: Path) -> None:

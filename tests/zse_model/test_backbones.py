@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,12 +112,14 @@ def test_other_files_that_are_no_weights(tmp_path: Path) -> None:
         ("list.pth", None, "cut off, damaged, or no"),
         ("pickled.pth", None, "holds other objects than tensors"),
         ("numbers.pth", None, "is no state dict"),
+        ("complex.pth", None, "holds 'conv1.0.weight' as a sparse, quantised or complex tensor"),
     ):
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
         else:
             objects: dict[str, Any] = {"list": [1], "pickled": {"model": Path("x")}, "numbers": {"a": 1}}
+            objects |= {"complex": RESNET | {"conv1.0.weight": RESNET["conv1.0.weight"].to(torch.complex64)}}
             torch.save(objects[path.stem], path)
         with pytest.raises(ZseError, match=said):
             built(path)
@@ -229,6 +232,16 @@ def test_a_strided_1x1_convolution_of_few_channels_is_kept_out_of_channels_last(
     pixels = backbone.normalise(torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8))
     for x in (weight, pixels):
         assert x.is_contiguous(memory_format=torch.channels_last) == in_channels_last
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_numbers_that_would_make_every_feature_nan_are_refused(value: float) -> None:
+    for name, number in (("mean", (0.5, value, 0.5)), ("std", (0.5, value, 0.5)), ("norm_eps", value)):
+        if (name, value) != ("mean", -1.0):
+            with pytest.raises(ZseError, match=f"backbone.{name} must be .*finite"):
+                BackboneConfig(**{name: number})  # type: ignore[arg-type]
+    with pytest.raises(ZseError, match="backbone.std must be finite numbers above 0"):
+        BackboneConfig(std=(0.5, 0.0, 0.5))
 
 
 def test_distillation_needs_an_imagenet_classifier() -> None:

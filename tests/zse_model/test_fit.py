@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import subprocess
@@ -280,6 +281,20 @@ def test_a_budget_becomes_a_number_of_steps_and_is_kept(tmp_path: Path) -> None:
     assert 0.5 < state.cpu_seconds / (0.03 * 60) < 2.0
     again = fit(method(), Source(), context, config(steps=None, minutes=60))
     assert again.total == state.total, "a resumed run keeps the measured number"
+
+
+def test_the_time_set_aside_for_checks_is_the_one_that_a_resumed_training_finds(tmp_path: Path) -> None:
+    class Broken(LocalContext):
+        kept: float | None = None
+
+        def report(self, metrics: dict[str, float], state: Path | None) -> None:
+            super().report(metrics, state)
+            if state is not None and self.kept is None:
+                self.kept = json.loads((state / "state.json").read_text())["check_seconds"]
+
+    context = Broken(tmp_path)
+    state = fit(method(), Source(), context, config(steps=None, minutes=0.01))
+    assert context.kept == state.check_seconds
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:

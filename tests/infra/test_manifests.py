@@ -14,6 +14,8 @@ from packaging.version import Version
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
+from tests.infra.debian_root import stage
+
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 YAML_FILES = sorted([ROOT / "ray_cluster.yaml", *INFRA.rglob("*.yaml")])
@@ -149,6 +151,14 @@ def test_build_context_holds_what_is_copied() -> None:
     copied = [name for line in re.findall(r"^COPY (.+) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()]
     assert sorted(copied) == sorted(allowed)
     assert PROJECT["readme"] in copied, "pip cannot build the package without it"
+
+
+def test_steps_of_each_image_are_those_that_a_debian_root_does() -> None:
+    text = (INFRA / "docker/Dockerfile").read_text()
+    (base, cuda), (_, cpu) = (stage(text, {"TORCH": torch}) for torch in ("cuda", "cpu"))
+    assert stage(text, {}) == (base, cuda) and base.startswith("python:3.11.")
+    assert "whl/cpu" in cpu[3][1] and [step for step in cpu if step != cpu[3]] == cuda
+    assert {word for word, _ in cpu} <= {"RUN", "COPY", "ENV", "ARG", "WORKDIR", "USER", "HEALTHCHECK", "CMD"}
 
 
 # --- secrets

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines import shards, storage
+from pipelines.failures import to_mend, unwrapped
 from pipelines.lease import EVERY, STALE, holder
 from pipelines.redaction import shown
-from zse_model.errors import ZseError
 
 RUN = "run.json"  # of a training
 ENDED = "ended"  # in it
@@ -37,10 +37,10 @@ def ending(error: BaseException) -> Ending:
         return Ending("KILLED", "Ctrl-C (SIGINT)")
     if isinstance(error, SystemExit):
         return Ending("KILLED", "Ctrl-C (SIGINT)" if error.code == 128 + signal.SIGINT else "told to end (SIGTERM)")
-    cause = _cause(error)
-    said = (str(cause).strip() or "no reason given").splitlines()[0]
-    kind = "" if isinstance(cause, ZseError) else f"{type(cause).__name__}: "
-    return Ending("FAILED", shown(kind + said)[:LONGEST])
+    if (said := to_mend(error)) is None:
+        cause = unwrapped(error)
+        said = f"{type(cause).__name__}: {(str(cause).strip() or 'no reason given').splitlines()[0]}"
+    return Ending("FAILED", shown(said)[:LONGEST])
 
 
 def ended(training: str, run: Mapping[str, Any] | None = None) -> Ending | None:
@@ -72,17 +72,6 @@ def alive(training: str, held: Mapping[str, Any]) -> bool:
         if now is None or now["renewed"] != held["renewed"]:
             return now is not None
     return False
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What was raised in a worker of Ray, out of what Ray puts around it."""
-    found: Any = error
-    while True:
-        inner = next(iter((getattr(found, "worker_failures", None) or {}).values()), None)
-        inner = inner or getattr(found, "cause", None) or getattr(found, "controller_failure", None)
-        if not isinstance(inner, BaseException) or inner is found:
-            return found
-        found = inner
 
 
 @contextmanager

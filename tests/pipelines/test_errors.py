@@ -17,6 +17,7 @@ import yaml
 import pipelines
 import zse_model
 from pipelines import cli
+from pipelines.endings import Ending, ending
 from pipelines.failures import to_mend
 from tests.conftest import TINY, merged
 from tests.pipelines.test_stages import picture
@@ -115,6 +116,11 @@ def test_what_ray_puts_around_an_error_is_taken_off() -> None:
         1: UserExceptionWithTraceback(mine, "lines\n" * 99),
     }
     assert to_mend(WorkerGroupError("lines\n" * 99, workers)) == "mend this", "the other lost its connection by it"
+    assert ending(WorkerGroupError("lines\n" * 99, workers)) == Ending("FAILED", "mend this"), (
+        "the same reason in MLflow"
+    )
+    assert ending(of_task(missing)) == Ending("FAILED", "/a does not exist")
+    assert ending(of_task(KeyError("x"))) == Ending("FAILED", "KeyError: 'x'")
     assert to_mend(WorkerGroupError("lines", {0: UserExceptionWithTraceback(lost, "lines")})) is None
     assert to_mend(ControllerError(of_task(missing))) == "/a does not exist"
     memory = to_mend(OutOfMemoryError("Task was killed due to the node running low on memory.\nMore\nlines"))

@@ -4,7 +4,7 @@ sudo python3 tests/infra/debian_root.py --build-arg COMMIT=$(git rev-parse HEAD)
 
 Debian and its own Python stand in for the base image. Every step and the run get a mount and a process namespace of
 their own, so nothing stays mounted, and no process stays, whatever happens. Needs root, mmdebstrap, the network or
-what `--show` shows of it, 10 GB in the temporary folder, and about ten minutes.
+what `--show` shows of it, 10 GB in the temporary folder, and about ten minutes of two cores.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ class Root:
             check=False,
         )
         if done.returncode:
-            sys.exit(f"debian_root: ended with {done.returncode}: {shlex.join(command)}")
+            shown = " ".join(command).partition("\n")[0]
+            sys.exit(f"debian_root: {shown} ended with {done.returncode}; what it said is above")
 
     def home(self) -> str:
         entries = [line.split(":") for line in self.inside("etc/passwd").read_text().splitlines()]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 import ray.data
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayTaskError
+from ray.experimental.internal_kv import _internal_kv_get
 
 from pipelines.background import repeated
 from pipelines.config import ClusterConfig
@@ -19,6 +26,7 @@ from pipelines.redaction import shown
 from zse_model.errors import ZseError
 
 WAITING = 30.0  # s between two lines that say what is waited for
+JOINING = 10.0  # s for nodes of a cluster that has just started, and for its autoscaler's first word
 SOCKET = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # bytes below the temporary folder
 SPARE_CPUS = 1  # Ray Data needs CPUs of its own beside training workers and encoding actors, or it waits for ever
 
@@ -67,20 +75,57 @@ def connect(cluster: ClusterConfig | None = None) -> None:
                 logging_level=logging.ERROR,
                 _temp_dir=_short_folder(),
             )
-    if cluster is not None and cluster.workers and not address:  # on a cluster an autoscaler may bring more
-        least = cluster.min_workers or cluster.workers
-        require(least * cluster.cpus_per_worker, least * cluster.gpus_per_worker)
+    if cluster is not None and cluster.workers:
+        require(cluster.min_workers or cluster.workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
 
 
-def require(cpus: float, gpus: float) -> None:
-    """Raise ZseError where Ray on this machine has less: it would wait for ever."""
-    there = ray.cluster_resources()
-    if there.get("CPU", 0) < cpus or there.get("GPU", 0) < gpus:
-        raise ZseError(
-            f"{cpus:g} CPUs and {gpus:g} GPUs are asked for, and Ray on this machine has {_amount(there)}. Lower "
-            "--set cluster.workers, cluster.cpus_per_worker or cluster.gpus_per_worker (0 = train on CPUs), or name a "
-            "cluster that has them by RAY_ADDRESS"
-        )
+def require(workers: int, cpus: float, gpus: float) -> None:
+    """Raise ZseError where there never is room for so many workers, each with so much of one node: Ray would wait for
+    ever. Where an autoscaler brings nodes, or where nobody can tell, nothing is refused."""
+    address = os.environ.get("RAY_ADDRESS")
+    end = time.monotonic() + (JOINING if address else 0)
+    while (room := _room(cpus, gpus)) < workers:
+        grows = _grows() if address else False
+        if grows:
+            return
+        if time.monotonic() > end:
+            if grows is None:
+                return
+            where = f"the cluster at {shown(address)}, which no autoscaler enlarges," if address else "this machine"
+            raise ZseError(
+                f"{workers * cpus:g} CPUs and {workers * gpus:g} GPUs are asked for (workers: {workers}, each with "
+                f"{cpus:g} and {gpus:g} of one node), and Ray on {where} has {_amount(ray.cluster_resources())}, room "
+                f"for {room} of them. Lower --set cluster.workers, cluster.cpus_per_worker or cluster.gpus_per_worker "
+                f"(0 = train on CPUs), or {'add nodes' if address else 'name a cluster that has them by RAY_ADDRESS'}"
+            )
+        time.sleep(0.5)
+
+
+def _room(cpus: float, gpus: float) -> int:
+    """How many workers the nodes would hold if nothing else ran on them."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    asked = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+    return sum(int(min(node.get(name, 0) / amount for name, amount in asked.items())) for node in nodes)
+
+
+def _grows() -> bool | None:
+    """Whether the cluster has an autoscaler; None: it does not say so (yet).
+
+    Ray's monitor runs on each cluster. Where it starts nodes, these are of the types of its configuration; where it
+    only looks on, it names a type after each node. (Ray has no public call for this.)
+    """
+    try:
+        if is_autoscaler_v2(fetch_from_server=True):
+            status = get_cluster_status(ray.get_runtime_context().gcs_address)
+            known = status.stats.autoscaler_version not in (None, "", "0")
+            types = [node.ray_node_type_name for node in status.active_nodes + status.idle_nodes] if known else []
+        else:
+            report = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report") or {}
+            types = list(report.get("active_nodes") or {})
+    except Exception as error:  # parts of Ray without a promise: then it is waited, and said for what
+        say(f"Whether the cluster has an autoscaler is not known: {type(error).__name__}")
+        return None
+    return any(not re.fullmatch("node_[0-9a-f]+", one) for one in types) if types else None
 
 
 def waits() -> str:
@@ -161,8 +206,7 @@ def _there(
     gpus: float,
 ) -> Iterator[dict[str, Any]]:
     connect()
-    if not os.environ.get("RAY_ADDRESS"):
-        require(1, gpus)
+    require(1, 1, gpus)
     pool = ray.data.ActorPoolStrategy(min_size=workers[0], max_size=workers[1]) if workers else None
     dataset = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(
         work,

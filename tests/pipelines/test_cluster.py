@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +11,13 @@ from typing import Any
 import pytest
 import ray
 import torch
+import yaml
 
 from pipelines.cluster import connect, expecting, run_parts
 from pipelines.config import ClusterConfig
 from pipelines.device import assigned_device
+from tests.conftest import TINY, merged
+from tests.servers import BIN, ray_head
 from zse_model.errors import ZseError
 
 
@@ -69,6 +74,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr(ray, "is_initialized", lambda: bool(calls))
     monkeypatch.setattr(ray, "init", lambda **arguments: calls.append(arguments))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(calls[0]["num_cpus"])})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": ray.cluster_resources()}])
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 0.0})
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
     return calls
@@ -81,7 +87,7 @@ def test_ray_is_started_once_with_room_for_the_training_that_follows(started: li
     connect()
     assert [call["num_cpus"] for call in started] == [7]
     with pytest.raises(
-        ZseError, match="8 CPUs and 0 GPUs are asked for, and Ray on this machine has 7 CPUs and 0 GPUs"
+        ZseError, match="8 CPUs and 0 GPUs are asked for .*, and Ray on this machine has 7 CPUs and 0 GPUs, room for 7"
     ):
         connect(ClusterConfig(workers=8))
     connect(ClusterConfig(workers=8, min_workers=7))
@@ -118,3 +124,51 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.
         ZseError, match=r"RAY_ADDRESS=10.0.0.1:6379: no Ray answers there \(no connection\)\. Start one"
     ):
         connect()
+
+
+@pytest.mark.cluster
+@pytest.mark.ray
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("version", ["0", "1"], ids=["autoscaler v1", "autoscaler v2"])
+def test_a_cluster_without_an_autoscaler_refuses_what_can_never_fit(version: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(merged(TINY, {"cluster": {"workers": 8}})))
+    with ray_head("--num-cpus=1", environment={"RAY_enable_autoscaler_v2": version}) as head:
+        done = subprocess.run(
+            [str(BIN / "zse"), "run", "-e", str(tmp_path / "tiny.yaml"), "-w", str(tmp_path / "w")],
+            env=head.env | {"RAY_ADDRESS": head.address},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "zse: 8 CPUs and 0 GPUs are asked for (workers: 8, each with 1 and 0 of one node)" in done.stderr
+    assert f"the cluster at {head.address}, which no autoscaler enlarges, has 1 CPUs and 0 GPUs" in done.stderr
+    assert not list(tmp_path.glob("w/images/*/_manifest.json")), "refused before data is read"
+
+
+def on_a_cluster(monkeypatch: pytest.MonkeyPatch, types: list[str] | None, *nodes: int) -> None:
+    """A cluster of nodes with so many CPUs, of which Ray's monitor says that they are of these types."""
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr("pipelines.cluster.JOINING", 0)
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(sum(nodes))})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": float(n)}} for n in nodes])
+    monkeypatch.setattr("pipelines.cluster.is_autoscaler_v2", lambda **_: False)
+    told = None if types is None else json.dumps({"autoscaler_report": {"active_nodes": dict.fromkeys(types, 1)}})
+    monkeypatch.setattr("pipelines.cluster._internal_kv_get", lambda _: told)
+
+
+@pytest.mark.parametrize("types", [["head"], ["ray.head.default", "worker"], [], None])
+def test_what_an_autoscaler_may_bring_is_waited_for(types: list[str] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_cluster(monkeypatch, types, 1)
+    connect(ClusterConfig(workers=8))
+
+
+def test_a_worker_needs_its_cpus_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_cluster(monkeypatch, [f"node_{'0f' * 28}"], 2, 2, 3)
+    connect(ClusterConfig(workers=3, cpus_per_worker=2))
+    with pytest.raises(
+        ZseError, match="each with 3 and 0 of one node.*which no autoscaler enlarges, has 7 CPUs.*for 1"
+    ):
+        connect(ClusterConfig(workers=2, cpus_per_worker=3))

@@ -11,6 +11,7 @@ Pixel normalisation lives here, so that pictures travel as uint8 and a checkpoin
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -341,8 +342,11 @@ def _known(config: BackboneConfig) -> Any:
     """What timm says of a model. Raises ZseError for a name or tag that it does not know, or arguments that load."""
     name = config.name
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
-        raise ZseError(f"Unknown backbone {name!r}. timm models with a similar name: {near}")
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), 1, cutoff=0.75)
+        similar = timm.list_models(f"*{name.split('_')[0]}*")[:8] or timm.list_models("vit_*")[:8]
+        raise ZseError(
+            f"Unknown backbone {name!r}.{f' Did you mean {near[0]}?' if near else ''} timm has, among others: {similar}"
+        )
     if loading := [a for a in config.args if a.startswith(("pretrained", "checkpoint"))]:
         raise ZseError(f"backbone.args: {loading} load weights, which backbone.weights does. Leave them out")
     try:

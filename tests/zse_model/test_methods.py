@@ -257,8 +257,11 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
 
     with pytest.raises(ValueError, match="Unknown method 'best'. Known methods: "):
         create("best", GlobalConfig())
-    with pytest.raises(ValueError, match="Unknown backbone 'resnet_9000'"):
-        create("global", GlobalConfig(), BackboneConfig(name="resnet_9000"))
+    with pytest.raises(ValueError, match="Unknown backbone 'foo'. timm has, among others: "):
+        create("global", GlobalConfig(), BackboneConfig(name="foo"))
+    for typed in ("mobilnetv2_100", "MobileNetV2_100", "mobilnetv2_100.ra_in1k"):
+        with pytest.raises(ValueError, match=f"Unknown backbone '{typed}'. Did you mean mobilenetv2_100?"):
+            create("global", GlobalConfig(), BackboneConfig(name=typed))
     with pytest.raises(ValueError, match="would keep random weights"):
         create("global", GlobalConfig(), BackboneConfig(name="test_resnet", frozen=1))
     with pytest.raises(ValueError, match="needs a vision transformer"):

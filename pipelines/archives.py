@@ -23,8 +23,10 @@ from filelock import FileLock
 
 from pipelines import storage
 from pipelines.progress import say
+from pipelines.redaction import printable
 
 ENDINGS = storage.ARCHIVES
+UTF8_MARK = 0x800  # bit 11 of a ZIP member's flags
 
 # No data set of this field is as large; what claims to be is a bomb or a mistake.
 MAX_BYTES = 256 * 2**30
@@ -160,14 +162,32 @@ class _Target:
 def _unzip(file: Path, target: _Target) -> None:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        for member in members:  # all of them before the first is written
+        names = _zip_names(target.url, members)
+        for member, name in zip(members, names, strict=True):  # all of them before the first is written
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer kept no Unix mode
-            target.path(member.filename, ordinary=kind in (0, stat.S_IFREG, stat.S_IFDIR))
+            target.path(name, ordinary=kind in (0, stat.S_IFREG, stat.S_IFDIR))
         target.announce([member.file_size for member in members])
-        for member in members:
+        for member, name in zip(members, names, strict=True):
             if not member.is_dir():
                 with archive.open(member) as source:
-                    target.write(member.filename, source)
+                    target.write(name, source)
+
+
+def _zip_names(url: str, members: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """The names of the members. One without the mark of UTF-8 is in code page 437 by the format, but macOS and others
+    write UTF-8 without it: what is UTF-8 in all of them is read as that. Other encodings cannot be told, which is said.
+    """
+    unmarked = [m for m in members if not m.flag_bits & UTF8_MARK and not m.filename.isascii()]
+    try:
+        read = {m.filename: m.filename.encode("cp437").decode() for m in unmarked}
+    except UnicodeError:
+        read = {}
+        say(
+            f"{len(unmarked):,} names in {url} are neither marked as UTF-8 nor are UTF-8, such as "
+            f"{printable(unmarked[0].filename)}: they are read as code page 437. If they should be others, pack it "
+            "again with names in UTF-8, or unpack it yourself and give the folder"
+        )
+    return [m.filename if m.flag_bits & UTF8_MARK else read.get(m.filename, m.filename) for m in members]
 
 
 def _untar(file: Path, target: _Target) -> None:

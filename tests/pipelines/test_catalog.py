@@ -30,6 +30,7 @@ from pipelines.catalog import DATASETS, ImageRecord, create_dataset, load_split
 from pipelines.config import load_experiment, validate
 from pipelines.jobs.ingest import ingest
 from tests.conftest import SHARED, TINY
+from zse_model.split import normalise_name
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import BadPicture, TransformConfig, prepare_sketch
 
@@ -518,6 +519,35 @@ def test_a_damaged_tar_is_refused_and_loses_no_picture(ending: str, damage: str,
     with pytest.raises(ArchiveError, match="cut short or damaged after 4 files.*Fetch it again"):
         listed("folder", str(tmp_path / f"damaged.{ending}"))
     assert not [p for p in scratch.iterdir() if p.is_dir()]
+
+
+def zip_without_mark(path: Path, *names: bytes) -> str:
+    """A ZIP of pictures under these names, as other tools write it: nothing says in which encoding they are."""
+    with zipfile.ZipFile(path, "w") as out:
+        for i, name in enumerate(names):
+            out.writestr(zipfile.ZipInfo(f"{i}".rjust(len(name), "x")), b"x")
+    data = path.read_bytes()
+    for i, name in enumerate(names):
+        data = data.replace(f"{i}".rjust(len(name), "x").encode(), name)
+    path.write_bytes(data)
+    return str(path)
+
+
+def test_names_in_a_zip_are_utf8_where_they_are_utf8(
+    tmp_path: Path, scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classes = ("猫", "Müller")
+    mac = zip_without_mark(
+        tmp_path / "mac.zip", *(f"{m}/{c}/1.png".encode() for m in ("sketch", "photo") for c in classes)
+    )
+    assert {r.category for r in listed("folder", mac)} == set(map(normalise_name, classes))
+    assert "437" not in capsys.readouterr().err
+    dos = zip_without_mark(tmp_path / "dos.zip", *(f"{m}/Müller/1.png".encode("cp437") for m in ("sketch", "photo")))
+    assert {r.category for r in listed("folder", dos)} == {normalise_name("Müller")}
+    assert "2 names in" in (said := capsys.readouterr().err) and said.count("read as code page 437") == 1
+    zip_without_mark(tmp_path / "evil.zip", "sketch/猫/../../../é.png".encode())
+    with pytest.raises(ArchiveError, match="which would leave the folder"):
+        listed("folder", str(tmp_path / "evil.zip"))
 
 
 def hostile_tar(path: Path, **fields: Any) -> None:

@@ -21,7 +21,7 @@ from pipelines.catalog import AnyDatasetConfig, DatasetConfig
 from pipelines.members import Distractors
 from pipelines.plan import ShardConfig
 from pipelines.prepare import IngestConfig
-from pipelines.redaction import holds_password
+from pipelines.redaction import holds_password, names_of_secrets
 from pipelines.written import NULL, ConfigError, Written, did_you_mean, read, read_yaml
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
@@ -255,6 +255,11 @@ def _refuse_passwords(raw: Any, path: str) -> None:
         raise ConfigError(
             f"{path[:-1]} is a URL with a password. Credentials come from the environment or the machine's role: "
             "MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; AWS_..."
+        )
+    if isinstance(raw, str) and (secrets := names_of_secrets(raw)):
+        raise ConfigError(
+            f"{path[:-1]} holds the value of {' and '.join(secrets)}, which is a secret, and a configuration is kept "
+            "for all to read. Leave it out: whoever needs it reads the environment"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from pipelines.loaders import to_tensor
 from pipelines.progress import say
+from pipelines.redaction import in_html
 from zse_model.errors import ZseError
 from zse_model.explain import (
     Explanation,
@@ -151,9 +151,9 @@ def page(sketch: str, checkpoint: str, found: Sequence[Explained]) -> str:
     first = found[0].explanation
     masks = isinstance(first, MaskExplanation)
     about = first.mode if not masks else "codes" if first.mode != "ret" else ""
-    intro = [f"<p>Scored by <code>{html.escape(first.mode)}</code>. {html.escape(MODES.get(about, ''))}</p>"]
+    intro = [f"<p>Scored by <code>{in_html(first.mode)}</code>. {in_html(MODES.get(about, ''))}</p>"]
     if not masks and first.no_attention:
-        intro.append(f"<p>The attention of [Ret] is not drawn: {html.escape(first.no_attention)}.</p>")
+        intro.append(f"<p>The attention of [Ret] is not drawn: {in_html(first.no_attention)}.</p>")
     rows, columns = first.grid
     intro.append(
         f"<p>The network sees both pictures as {rows} by {columns} places.</p>"
@@ -163,7 +163,7 @@ def page(sketch: str, checkpoint: str, found: Sequence[Explained]) -> str:
     )
     sections = []
     for i, one in enumerate(found):
-        scores = ", ".join(f"{html.escape(k)} {v:.4f}" for k, v in one.explanation.scores.items())
+        scores = ", ".join(f"{in_html(k)} {v:.4f}" for k, v in one.explanation.scores.items())
         if isinstance(one.explanation, MaskExplanation):
             scores += f"; read through the sketch's mask the cosine is {one.explanation.guided_score:.4f}"
         figures = [
@@ -171,12 +171,10 @@ def page(sketch: str, checkpoint: str, found: Sequence[Explained]) -> str:
             f"<figcaption>{CAPTIONS[key][1]}</figcaption></figure>"
             for key, picture in one.pictures.items()
         ]
-        sections.append(
-            f"<section><h2>{i + 1}. {html.escape(one.name)}</h2><p>{scores}</p>{''.join(figures)}</section>"
-        )
+        sections.append(f"<section><h2>{i + 1}. {in_html(one.name)}</h2><p>{scores}</p>{''.join(figures)}</section>")
     return _PAGE.format(
-        sketch=html.escape(sketch),
-        checkpoint=html.escape(checkpoint),
+        sketch=in_html(sketch),
+        checkpoint=in_html(checkpoint),
         intro="".join(intro),
         sections="".join(sections),
     )

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from pipelines.redaction import shown
+from pipelines.redaction import shown, shown_within
 from zse_model.errors import ZseError
 
 _place: dict[str, Any] = {}  # of this process, which does one thing at a time; its threads speak of the same
@@ -75,8 +75,7 @@ class Lines(logging.Formatter):
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        told = {key: shown(value) if isinstance(value, str) else value for key, value in line.items()}
-        return json.dumps(told, default=lambda value: shown(str(value)))
+        return json.dumps(shown_within(line), default=lambda value: shown(str(value)))
 
 
 @cache

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from pipelines import logs
 from pipelines.redaction import shown
@@ -19,7 +20,15 @@ from pipelines.redaction import shown
 T = TypeVar("T")
 LOG_EVERY = 5.0  # seconds between lines where there is no terminal
 
-console = Console(stderr=True, highlight=False, markup=False, emoji=False)  # [old] and :cat: are parts of names
+
+class _Shown(Console):
+    """Of a table, too, no cell, heading or title shows a secret."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(shown(text), **options)
+
+
+console = _Shown(stderr=True, highlight=False, markup=False, emoji=False)  # [old] and :cat: are parts of names
 
 
 class Meter:
@@ -97,4 +106,4 @@ def show(result: str | Table) -> None:
         print(shown(result))
     else:
         width = None if sys.stdout.isatty() else 200
-        Console(width=width, markup=False, emoji=False, highlight=False).print(result)
+        _Shown(width=width, markup=False, emoji=False, highlight=False).print(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import unicodedata
@@ -62,6 +63,11 @@ def shown(text: str) -> str:
     return re.sub(r"://(?:[^:/\s@]*:(?!\d{1,5}[/?#])\S*|[^/\s@]+)@", "://***@", text)
 
 
+def in_html(text: str) -> str:
+    """`shown`, as text or as the value of an attribute of an HTML page, in one line."""
+    return html.escape(printable(shown(text)))
+
+
 def shown_within(value: Any) -> Any:
     """Plain values, with every text in them shown."""
     if isinstance(value, str):
@@ -69,6 +75,12 @@ def shown_within(value: Any) -> Any:
     if isinstance(value, dict):
         return {shown_within(key): shown_within(one) for key, one in value.items()}
     return [shown_within(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def names_of_secrets(text: str) -> list[str]:
+    """The environment's variables whose secrets stand in a text."""
+    secrets = _secrets()
+    return sorted(name for name, value in os.environ.items() if value in secrets and value in text)
 
 
 def _secrets() -> set[str]:

@@ -6,7 +6,6 @@ The page needs nothing beside it and no script: it can be sent, printed, and rea
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from PIL import Image
 
 from pipelines.costs import MEASURES
 from pipelines.queries import FEW
+from pipelines.redaction import in_html
 from pipelines.reference import Setting
 from pipelines.tracking.history import Standing
 
@@ -102,11 +102,11 @@ def page(found: Sequence[Section], source: str, made: datetime | None = None) ->
     when = (made or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
     count = len({one.checkpoint_hash for section in found for one in section.history})
     body = "".join(map(_section, found)) or "<p>No evaluation is tracked yet: run <code>zse evaluate</code>.</p>"
-    index = " · ".join(f'<a href="#{_id(s.name)}">{html.escape(s.name)}</a>' for s in found)
+    index = " · ".join(f'<a href="#{_id(s.name)}">{in_html(s.name)}</a>' for s in found)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sketch-based image retrieval: report</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
-        f'<h1>Zero-shot sketch-based image retrieval</h1><p class="faint">{when}, from {html.escape(source)}: '
+        f'<h1>Zero-shot sketch-based image retrieval</h1><p class="faint">{when}, from {in_html(source)}: '
         f"{len(found)} settings, {count} models.</p><p>{index}</p>{body}</body></html>\n"
     )
 
@@ -115,8 +115,8 @@ def _section(section: Section) -> str:
     one = section.now[0]
     use = "may decide between models" if one.use == "selection" else "for reports only"
     head = (
-        f'<h2 id="{_id(section.name)}">{html.escape(section.name)} <span class="badge">{use}</span></h2>'
-        f'<p class="faint">{html.escape(one.setting)}: {one.queries:,} sketches, {one.gallery:,} photos.</p>'
+        f'<h2 id="{_id(section.name)}">{in_html(section.name)} <span class="badge">{use}</span></h2>'
+        f'<p class="faint">{in_html(one.setting)}: {one.queries:,} sketches, {one.gallery:,} photos.</p>'
     )
     return head + _table(section) + _trend(section) + _pictures(section)
 
@@ -131,11 +131,11 @@ def _table(section: Section) -> str:
         key = f"plain/{mode}/{first}"
         low, high = (each.metrics.get(f"{key}.{end}") for end in ("ci_low", "ci_high"))
         few = low is None or high is None
-        interval = f'<br><span class="faint">{html.escape(FEW) if few else f"{low:.3f} to {high:.3f}"}</span>'
+        interval = f'<br><span class="faint">{in_html(FEW) if few else f"{low:.3f} to {high:.3f}"}</span>'
         others = (each.metrics.get(f"plain/{mode}/{m}") for m in shown if m != first)
-        drift = f'<br><span class="faint">drift: {html.escape(each.drift)}</span>' if each.drift else ""
+        drift = f'<br><span class="faint">drift: {in_html(each.drift)}</span>' if each.drift else ""
         cells = [
-            f"{html.escape(each.model)} <b>{html.escape(mode)}</b>{drift}",
+            f"{in_html(each.model)} <b>{in_html(mode)}</b>{drift}",
             f"{each.metrics[key]:.3f}{interval}",
             _bar(each.metrics[key], low, high),
             *("" if value is None else f"{value:.3f}" for value in others),
@@ -148,10 +148,10 @@ def _table(section: Section) -> str:
         if "" in differences:
             rows += _published(section.published, first, [m for m in shown if m != first], len(costs))
         if others := [difference for difference in differences if difference]:
-            note = f'<p class="faint">Not comparable with what was published: {html.escape("; ".join(others))}.</p>'
-    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
+            note = f'<p class="faint">Not comparable with what was published: {in_html("; ".join(others))}.</p>'
+    titles = "".join(f"<th>{in_html(title)}</th>" for title in head)
     devices = sorted({each.device for each, _ in lines} - {""})
-    where = f'<p class="faint">Time on {html.escape("; ".join(devices))}.</p>' if devices and costs else ""
+    where = f'<p class="faint">Time on {in_html("; ".join(devices))}.</p>' if devices and costs else ""
     table = f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     return table + note + where
 
@@ -161,8 +161,8 @@ def _published(known: Setting, first: str, others: Sequence[str], costs: int) ->
     for line in known.published:
         value = line.get(first)
         cells = [
-            f"{html.escape(str(line['method']))} <b>{html.escape(str(line['mode']))}</b>, published: "
-            f"{html.escape(str(line['source']))}",
+            f"{in_html(str(line['method']))} <b>{in_html(str(line['mode']))}</b>, published: "
+            f"{in_html(str(line['source']))}",
             "" if value is None else f"{value:.3f}",
             "" if value is None else _bar(value, None, None),
             *("" if line.get(m) is None else f"{line[m]:.3f}" for m in others),
@@ -213,9 +213,7 @@ def _trend(section: Section) -> str:
             for (x, y), (at, value) in zip(places, points, strict=True)
         ]
         values = ", ".join(f"{value:.3f}" for _, value in points)
-        legend.append(
-            f'<span style="color:{colour}">●</span> {html.escape(model)} <b>{html.escape(mode)}</b>: {values}'
-        )
+        legend.append(f'<span style="color:{colour}">●</span> {in_html(model)} <b>{in_html(mode)}</b>: {values}')
     scale = "".join(
         f'<line x1="40" x2="625" y1="{150 - 140 * v}" y2="{150 - 140 * v}" stroke="currentColor" opacity=".15"/>'
         f'<text x="34" y="{154 - 140 * v}" font-size="10" text-anchor="end" fill="currentColor">{v:g}</text>'
@@ -226,7 +224,7 @@ def _trend(section: Section) -> str:
         f'<text x="620" y="166" font-size="10" text-anchor="end" fill="currentColor">{_day(end)}</text>'
     )
     return (
-        f"<h3>{section.first} as the data changed</h3>"
+        f"<h3>{in_html(section.first)} as the data changed</h3>"
         f'<figure><svg class="trend" viewBox="0 0 640 170" role="img">{scale}{"".join(drawn)}{days}</svg>'
         f"<figcaption>{'<br>'.join(legend)}</figcaption></figure>"
     )
@@ -240,12 +238,12 @@ def _pictures(section: Section) -> str:
     if not section.pictures:
         return ""
     shown = "".join(
-        f'<figure><img alt="{html.escape(name)}" src="{_inline(data)}">'
-        f"<figcaption>{html.escape(name.rpartition('.')[0])}</figcaption></figure>"
+        f'<figure><img alt="{in_html(name)}" src="{_inline(data)}">'
+        f"<figcaption>{in_html(name.rpartition('.')[0])}</figcaption></figure>"
         for name, data in section.pictures.items()
     )
     best = section.lines()[0][0].model
-    return f"<details><summary>What {html.escape(best)} finds</summary>{shown}</details>"
+    return f"<details><summary>What {in_html(best)} finds</summary>{shown}</details>"
 
 
 def _inline(data: bytes) -> str:
@@ -259,4 +257,4 @@ def _inline(data: bytes) -> str:
 
 
 def _id(name: str) -> str:
-    return html.escape(name.replace(" ", "-"), quote=True)
+    return in_html(name.replace(" ", "-"))

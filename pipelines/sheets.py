@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from pipelines.members import Members, read_pictures
 from pipelines.pictures import decode_pixels
+from pipelines.redaction import printable
 from zse_model.evaluation.evaluate import Evaluation
 
 CELL, FRAME, GAP, CAPTION = 112, 4, 6, 18
@@ -107,4 +108,4 @@ def _paste(
     draw.rectangle([x, y, x + side - 1, y + side - 1], fill=frame)
     picture = Image.fromarray(pixels).convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
     sheet.paste(picture, (x + FRAME, y + FRAME))
-    draw.text((x, y + side + 2), caption[:22], fill=(40, 40, 40))
+    draw.text((x, y + side + 2), printable(caption)[:22], fill=(40, 40, 40))

@@ -209,12 +209,10 @@ def _failure(url: str, error: Exception) -> StorageError:
     if isinstance(error, PermissionError):
         mend = "Check that the credentials are valid and allow it"
     # Raised in a task it is in Ray's logs, too, and a URL may hold a password.
-    failure = StorageError(
-        shown(
-            f"{url} cannot be used: {_reason(error)}. {mend}. What is written is kept: the same command goes on from "
-            "there"
-        )
-    )
+    reason, user = _reason(error), re.match(r"[\w+.-]+://([^/]+)@", url)
+    reason = reason.replace(user[1], "***") if user else reason  # a client may repeat them without what is before
+    said = f"{url} cannot be used: {reason}. {mend}. What is written is kept: the same command goes on from there"
+    failure = StorageError(shown(said))
     failure.passes = _away(error) or _broke_off(error)
     return failure
 

@@ -8,20 +8,29 @@ import os
 import subprocess
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import yaml
+from rich.table import Table
 
 import pipelines
 import zse_model
-from pipelines import preflight, storage
+from pipelines import explain_page, logs, preflight, report_page, storage
+from pipelines.cli import main
 from pipelines.config import ConfigError
+from pipelines.endings import ending
 from pipelines.jobs.run import run
+from pipelines.progress import Meter, say, show
 from pipelines.redaction import SECRETS, shown
 from pipelines.reevaluation import Line, Summary, markdown
 from pipelines.tracking import Store, TrackingError
+from pipelines.tracking.history import Standing
 from tests.conftest import TINY, merged, tiny
 from tests.servers import ray_head
+from zse_model.errors import ZseError
 
 HIDDEN = {name: f"{name.lower()}-7f3a9c" for name in SECRETS if not name.startswith("RAY_")}
 
@@ -149,6 +158,49 @@ def test_a_summary_tells_no_secret_to_file_mlflow_or_webhook(monkeypatch: pytest
     summary.promotion = {"m": {"promoted": False, "reasons": [{"holds": False, "text": "7f3a9c-7f3a9c"}]}}
     told = markdown(summary) + json.dumps(summary.as_json())
     assert "7f3a9c" not in told and "p4ss" not in told and told.count("***") >= 8
+
+
+def test_no_exit_shows_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Table, line, line for machines, last line of a failure, reason of an ending, both pages, a client's own text."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "PLANTED&7f3a9c")
+    told = "key PLANTED&7f3a9c of http://me:hunter2@h/a"
+    table = Table("class", told, title=told)
+    table.add_row("[old] a", told)
+    show(table)
+    show(told)
+    say(told)
+    Meter(told, total=1).update(1)
+    monkeypatch.setenv("ZSE_LOG", "json")
+    logs._logger.cache_clear()
+    say(told, done={"by": [told]}, why=ZseError(told))
+    logs._logger.cache_clear()
+    monkeypatch.delenv("ZSE_LOG")
+    monkeypatch.setattr("sys.argv", ["zse", "train"])
+    for error in (ZseError(told), RuntimeError(told)):
+        monkeypatch.setattr("pipelines.cli.app", Mock(side_effect=error))
+        with pytest.raises(SystemExit):
+            main()
+    said = capsys.readouterr()
+    assert said.out.count("***") >= 6 and "[old] a" in said.out and said.err.count("***") >= 8
+
+    one = Standing("s.1", "report", "m", told, "", "c", 1, 1, 0, told, told, {"plain/ret/mAP_all": 0.5}, "r")
+    seen = SimpleNamespace(mode="ret", grid=(2, 2), no_attention=told, scores={"ret": 1.0})
+    pages = report_page.page([report_page.Section("s", [one], [one])], told)
+    pages += explain_page.page(told, told, [explain_page.Explained(told, cast(Any, seen), {})])
+    failed = storage._failure("s3://me:hunter2@bucket/a", ValueError('Invalid bucket name "me:hunter2@bucket"'))
+    assert "s3://***@bucket/a cannot be used" in str(failed)
+    everything = said.out + said.err + pages + str(failed) + str(ending(RuntimeError(told)))
+    assert "PLANTED" not in everything and "hunter2" not in everything
+
+
+def test_a_configuration_with_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would stand in run.json, manifests, checkpoints and MLflow."""
+    monkeypatch.setenv("SHOP_API_KEY", "7f3a9c-7f3a9c")
+    with pytest.raises(ConfigError, match="^dataset.source holds the value of SHOP_API_KEY, which is a secret") as said:
+        tiny(dataset={"source": "https://h/a?key=7f3a9c-7f3a9c"})
+    assert "7f3a9c" not in str(said.value)
 
 
 def test_nothing_that_a_store_holds_is_unpickled() -> None:

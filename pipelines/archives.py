@@ -51,9 +51,7 @@ def is_archive(url: str) -> bool:
 
 
 def opened(url: str) -> Opened:
-    """A folder as it is; an archive unpacked. Raises ArchiveError, also where it is not there."""
-    if is_archive(url) and not storage.exists(url):
-        raise ArchiveError(f"{url} is not there: no file and no folder has this name. Give a folder or an archive")
+    """A folder as it is; an archive unpacked. Raises ArchiveError, and StorageError where it does not exist."""
     info = storage.file_info(url) if is_archive(url) else None
     if info is None:
         return Opened(url, None)

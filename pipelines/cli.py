@@ -666,7 +666,8 @@ def datasets_doctor(
 
     found = diagnose([_absolute(s) for s in source], read)
     show("\n".join(lines(found)))
-    usable = f"lacks {found.lacking} pictures" if found.lacking else "can be used"
+    unfit = "cannot be used with these class names" if found.unfit else "can be used"
+    usable = f"lacks {found.lacking} pictures" if found.lacking else unfit
     _last(f"{', '.join(source)} {usable}", next_command(found))
 
 

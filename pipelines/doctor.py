@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.catalog import ImageRecord, built_in, create_dataset, split_names
+from pipelines.catalog import ImageRecord, built_in, create_dataset, refuse_names, split_names
 from pipelines.catalog.base import DatasetConfig
 from pipelines.catalog.tree import LayoutError
 from pipelines.commands import command, repeated
 from pipelines.config import read_dataset
-from pipelines.prepare import prepared
+from pipelines.prepare import prepared, refuse_name
 from pipelines.redaction import printable
 from pipelines.reference import MODALITIES, Counts, Known, Version, known_datasets, load_settings
+from zse_model.errors import ZseError
 from zse_model.split import normalise_name
 from zse_model.transforms import BadPicture, TransformConfig
 
@@ -57,6 +58,15 @@ class Diagnosis:
     def lacking(self) -> str:
         """The modality of which there is no picture."""
         return next((m for m in MODALITIES if not self.total(m)), "")
+
+    @property
+    def unfit(self) -> str:
+        """Why no split can be made of its class names; empty where one can."""
+        try:
+            refuse_names(self.counts)
+        except ZseError as error:
+            return str(error)
+        return ""
 
 
 def diagnose(sources: Sequence[str], read: int = 50) -> Diagnosis:
@@ -115,6 +125,7 @@ def _read(config: DatasetConfig, records: Sequence[ImageRecord]) -> Iterator[tup
         try:
             if isinstance(data, Exception):
                 raise data
+            refuse_name(record.path)
             prepared(record.modality, data, transforms)
             yield record, ""
         except (BadPicture, OSError) as error:
@@ -234,7 +245,7 @@ def _against_published(found: Diagnosis) -> list[str]:
 
 
 def _classes(found: Diagnosis) -> list[str]:
-    lines = []
+    lines = [f"Classes   {printable(found.unfit)}"] if found.unfit else []
     for modality in (m for m in MODALITIES if m != found.lacking):
         if none := sorted(c for c, n in found.counts.items() if not n.get(modality)):
             lines.append(f"Classes   {len(none)} have no {modality}: {_some(none)}")

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -66,7 +67,9 @@ def _described(walls: Walls, name: str) -> DatasetConfig | ConfigError:
 
 def _read(url: str) -> Any:
     info = storage.file_info(url)
-    if info is not None and info.size > MOST_BYTES:
+    if info is None or (storage.is_local(url) and not os.path.isfile(url)):  # of a pipe the first byte may never come
+        raise ConfigError(f"{url} is no file. Give a file of text, or leave it out")
+    if info.size > MOST_BYTES:
         raise ConfigError(f"{url} has {info.size:,} bytes. A description may have {MOST_BYTES:,}")
     data = storage.read_bytes(url)
     raw = read_yaml(data, url)
@@ -100,7 +103,7 @@ class Walls:
         if not remote and (storage.is_local(self.folder) or given.startswith(("/", "file://"))):
             return os.path.realpath(os.path.join(self.folder, given.removeprefix("file://")))
         url = given if remote else f"{self.folder}/{given}"
-        if re.search(r"/(\.|%2e){2}(/|$)", url.lower()):
+        if ".." in re.split(r"[/\\]", unquote(url)):  # a server may read %2e%2e%2f as ../
             raise ConfigError(f"{named(given)} leads upwards. Give a path or URL without `..`")
         return re.sub(r"(/\.)+(?=/|$)", "", url).rstrip("/")
 

@@ -78,8 +78,7 @@ def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> tu
 
 
 def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:
-    if not _is_text(record.path):
-        raise BadPicture("its name is not UTF-8: rename it")
+    refuse_name(record.path)
     encoded, thumbnail = prepared(record.modality, data, transforms)
     return {
         "id": record.id,
@@ -93,6 +92,7 @@ def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[
     }
 
 
-def _is_text(path: str) -> bool:
-    """Whether its bytes are UTF-8: Python reads other names, Parquet refuses them."""
-    return path == path.encode(errors="replace").decode()
+def refuse_name(path: str) -> None:
+    """Raise BadPicture for a name whose bytes are not UTF-8: Python reads such names, Parquet refuses them."""
+    if path != path.encode(errors="replace").decode():
+        raise BadPicture("its name is not UTF-8: rename it")

@@ -90,6 +90,8 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
         raise StorageError(
             f"Cannot use {url!r}: {error}. Allowed: a folder, s3://bucket/prefix, any fsspec URL"
         ) from error
+    except OSError as error:  # FTP connects at once
+        raise _failure(url, error) from error
     if s3:
         fs.retries = 1  # s3fs would begin botocore's attempts again, five times and for reads 25 times, without jitter
     return fs, path
@@ -310,13 +312,25 @@ def _listed(url: str) -> Iterator[dict[str, Any]]:
         elif _is_web(url):
             yield from _web_files(fs, root)
         else:
-            for _, _, files in fs.walk(root, detail=True):
-                for info in files.values():
-                    yield info if _version(info) else info | {"modified": _modified(fs, info["name"])}
+            for info in _walked(fs, root):
+                yield info if _version(info) else info | {"modified": _modified(fs, info["name"])}
     except _NO_FAILURE:
         raise
-    except OSError as error:
+    except Exception as error:  # of web servers aiohttp's, which are no OSError
         raise _failure(url, error) from error
+
+
+def _walked(fs: AbstractFileSystem, root: str) -> Iterator[dict[str, Any]]:
+    """Every file below a folder. `fs.walk` passes over a folder that may not be listed; here its error is raised."""
+    left = [root]
+    while left:
+        folder = left.pop()
+        with suppress(FileNotFoundError):  # it is gone, or was never there
+            for info in cast(list[dict[str, Any]], fs.ls(folder, detail=True)):
+                if info["type"] != "directory":
+                    yield info
+                elif info["name"].rstrip("/") != folder.rstrip("/"):
+                    left.append(info["name"])
 
 
 def _objects(fs: Any, root: str) -> Iterator[dict[str, Any]]:
@@ -441,7 +455,12 @@ def _inside(url: str) -> list[tuple[str, bool]]:
         return [(name, stat.S_ISDIR(mode)) for name, mode in modes if stat.S_ISDIR(mode) or stat.S_ISREG(mode)]
     fs, root = filesystem(url)
     if _is_web(url):
-        links = _web_links(fs, root)
+        try:
+            links = _web_links(fs, root)
+        except _NO_FAILURE:
+            raise
+        except Exception as error:
+            raise _failure(url, error) from error
         return [(_below(url, link.rsplit("/", 1)[-1]), folder) for link, folder in links]
     root = root.strip("/")
     found = [(str(entry["name"]), entry["type"] == "directory") for entry in _ask(url, "ls", detail=True)]

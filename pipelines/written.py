@@ -166,7 +166,7 @@ def chosen(kinds: Sequence[Kind], raw: Mapping[str, Any], path: str) -> Kind:
         return sections[0] if sections else Any
     by_name = {get_args(_hints(kind)["adapter"])[0]: kind for kind in sections}
     name = raw.get("adapter")
-    if name not in by_name:
+    if not isinstance(name, str) or name not in by_name:
         field = f"{path}.adapter".removeprefix(".")
         wrong = f"{field}: {str(name)!r} is unknown." if name is not None else f"{field} is missing."
         raise ConfigError(f"{wrong}{did_you_mean(str(name), by_name)} Known: {', '.join(sorted(by_name))}")

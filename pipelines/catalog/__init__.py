@@ -85,11 +85,8 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     unseen class that the data does not have, and ValueError for a split that names nothing known.
     """
     categories = sorted(categories)
-    if nameless := [category for category in categories if not normalise_name(category)]:
-        raise ZseError(f"Class folders whose names have no letter, number or symbol: {some(nameless)}. Rename them")
+    refuse_names(categories)
     present = {normalise_name(category): category for category in categories}
-    if len(present) < len(set(categories)):
-        raise ZseError(f"Class folders that mean the same class: {some(_clashes(categories))}. Merge them")
     if config.use == "selection" and isinstance(config.split, str) and {*config.split.split("+")} & {*split_names()}:
         raise ZseError(
             f"dataset.use selection, but dataset.split {config.split!r} is published: its test classes are for "
@@ -137,6 +134,17 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         held_back=config.held_back,
     )
     return split.with_pseudo_unseen(config.pseudo_unseen, seed=config.split_seed)
+
+
+def refuse_names(categories: Iterable[str]) -> None:
+    """Raise ZseError for class names without a letter, number or symbol, and for two that mean the same class."""
+    by_name: dict[str, list[str]] = {}
+    for category in sorted(categories):
+        by_name.setdefault(normalise_name(category), []).append(category)
+    if nameless := by_name.get(""):
+        raise ZseError(f"Class folders whose names have no letter, number or symbol: {some(nameless)}. Rename them")
+    if clashes := sorted(name for group in by_name.values() if len(group) > 1 for name in group):
+        raise ZseError(f"Class folders that mean the same class: {some(clashes)}. Merge them")
 
 
 def _listed(url: str) -> list[str]:
@@ -236,13 +244,6 @@ def built_in(split: str) -> dict[str, Any]:
     return json.loads(resources.files("pipelines.catalog").joinpath("splits", f"{split}.json").read_text())
 
 
-def _clashes(categories: Iterable[str]) -> list[str]:
-    by_name: dict[str, list[str]] = {}
-    for category in categories:
-        by_name.setdefault(normalise_name(category), []).append(category)
-    return sorted(name for group in by_name.values() if len(group) > 1 for name in group)
-
-
 __all__ = [
     "DATASETS",
     "AnyDatasetConfig",
@@ -255,6 +256,7 @@ __all__ = [
     "SyntheticConfig",
     "create_dataset",
     "load_split",
+    "refuse_names",
     "split_names",
     "stands_verbatim",
     "trained_split",

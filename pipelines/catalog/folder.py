@@ -72,7 +72,8 @@ class Folder:
                     )
         if not drawn and not self.config.lists:  # which may list other pictures
             raise ZseError(
-                f"{url} has {len(pairs)} rows, and no sketch that is there is in one. Give class and file names"
+                f"{url}: none of {len(pairs)} rows names a sketch that is there, such as row {lost[0][0]}: "
+                f"{named(lost[0][1])}. Give the names of class folders and of files, as cat, 1.png and 2.png"
             )
         if not self.config.lists:
             tell(url, "name a sketch or a photo that is not there", lost)

@@ -193,11 +193,13 @@ class Tree:
         if lists:
             records = _listed_records(dict(found), lists)
         else:
-            known = {meaning(name): name for name in spelled}
+            spelled = [*spelled]
+            known, kept = {meaning(name): name for name in spelled}, {*spelled}
             records = []
             for _, files in found:  # a branch at a time: what is listed is larger than the records made of it
                 own = sorted({_category(listed) for listed in files})
-                names = {c: c if c in known.values() else known.get(meaning(c), c) for c in own}
+                names = {c: c if c in kept else known.get(meaning(c), c) for c in own}
+                kept |= {*names.values()}
                 records += [_record(listed, names[_category(listed)]) for listed in files]
                 known = {meaning(c): names[c] for c in reversed(own)} | known
         endings = dict.fromkeys(ending for branch in branches for ending in branch.endings)
@@ -246,8 +248,11 @@ class Tree:
 def in_order(records: Sequence[ImageRecord], source: str) -> list[ImageRecord]:
     """Sorted by id. Raises ValueError for an id that two have."""
     ordered = sorted(records, key=lambda r: r.id)
-    if doubled := sorted({a.id for a, b in pairwise(ordered) if a.id == b.id}):
-        raise ZseError(f"{source} has {len(doubled)} pictures more than once: {some(doubled)}. Take the others out")
+    if doubled := {a.id: f"{a.path} = {b.path}" for a, b in pairwise(ordered) if a.id == b.id}:
+        raise ZseError(
+            f"{source} has {len(doubled)} pictures more than once: {some(doubled)}. Take the others out; the first: "
+            f"{printable(next(iter(doubled.values())))}"
+        )
     return ordered
 
 

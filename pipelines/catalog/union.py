@@ -71,11 +71,14 @@ class Union:
 
     def records(self) -> list[ImageRecord]:
         spelled: dict[str, str] = {}
+        kept: set[str] = set()
         records = []
         for name, part in self.parts.items():
             own = part.records()
             # Within a part two spellings of one class stay two, for the split to name them.
-            spelling = {c: spelled.get(meaning(c), c) for c in dict.fromkeys(record.category for record in own)}
+            names = dict.fromkeys(record.category for record in own)
+            spelling = {c: c if c in kept else spelled.get(meaning(c), c) for c in names}
+            kept |= {*spelling.values()}
             spelled = {meaning(c): c for c in spelling.values()} | spelled
             records += [_of_part(name, record, spelling[record.category]) for record in own]
         return in_order(records, "dataset.parts")

@@ -27,9 +27,11 @@ from PIL import Image
 from pipelines import archives, storage
 from pipelines.archives import ArchiveError
 from pipelines.catalog import DATASETS, ImageRecord, create_dataset, load_split
+from pipelines.catalog.union import UnionConfig
 from pipelines.config import load_experiment, validate
 from pipelines.jobs.ingest import ingest
 from tests.conftest import SHARED, TINY
+from zse_model.errors import ZseError
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import BadPicture, TransformConfig, prepare_sketch
 
@@ -187,6 +189,24 @@ def test_quickdraw_extended_and_spellings(tmp_path: Path) -> None:
     records = listed("quickdraw_extended", build(tmp_path, files))
     assert [r.category for r in records] == ["sea turtle", "sea turtle"]
     assert records[0].path == files[1]
+
+
+@pytest.mark.parametrize("names", [("Owl", "owl"), ("caf\u00e9", "cafe\u0301")])
+def test_two_spellings_of_a_class_on_both_sides_are_named(names: tuple[str, str], tmp_path: Path) -> None:
+    """Also where the files have the same names, and in a union of two such data sets."""
+    source = build(tmp_path, [f"{m}/{c}/1.png" for m in ("sketch", "photo") for c in names])
+    parts = {part: {"adapter": "folder", "source": source} for part in "ab"}
+    for found in (config("folder", source), UnionConfig(name="u", split=("x",), parts=parts)):
+        categories = {record.category for record in create_dataset(found).records()}
+        assert categories == {*names}
+        with pytest.raises(ZseError, match="Class folders that mean the same class: '.*', '.*'. Merge them"):
+            load_split(found, categories)
+
+
+def test_two_photos_that_become_one_are_both_named(tmp_path: Path) -> None:
+    source = build(tmp_path, ["sketch/owl/1.png", "photo/Owl/1.png", "photo/owl/1.png"])
+    with pytest.raises(ZseError, match=r"more than once: 'photo/owl/1.png'.*photo/[oO]wl/1.png = photo/[oO]wl/1.png"):
+        create_dataset(config("folder", source)).records()
 
 
 @pytest.mark.parametrize("photo", ["photo", "real"])

@@ -20,6 +20,7 @@ from pipelines.archives import opened
 from pipelines.doctor import diagnose
 from tests.faulty_store import FaultyStore
 from tests.faulty_store import _Handler as Answer
+from tests.servers import free_ports
 from tests.zse_model.test_transforms import as_bytes, drawing, scene
 
 PNG, JPEG = as_bytes(drawing()), as_bytes(scene(), "JPEG")
@@ -204,6 +205,37 @@ def test_a_size_alone_is_refused(cloud: str, told: dict[str, Any], monkeypatch: 
         storage.StorageError, match="cloud://root tells neither an ETag nor a time of change with a size"
     ):
         list(storage.list_files(cloud))
+
+
+def test_a_folder_that_may_not_be_listed_is_not_passed_over(cloud: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ls(self: Cloud, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        if path.endswith("/shut"):
+            raise PermissionError("no")
+        return [
+            {"name": "root/a.png", "size": 1, "type": "file", "etag": "1"},
+            {"name": "root/shut", "type": "directory"},
+        ]
+
+    monkeypatch.setattr(Cloud, "ls", ls)
+    with pytest.raises(storage.StorageError, match="cloud://root cannot be used: PermissionError"):
+        list(storage.list_files(cloud))
+
+
+@pytest.mark.parametrize("protocol", ["http", "ftp"])
+def test_a_server_that_is_away_is_named(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(storage, "patience", lambda: 0.0)
+    url = f"{protocol}://127.0.0.1:{free_ports(1)[0]}/pictures"
+    for call in (storage.folders, lambda url: list(storage.list_files(url))):
+        with pytest.raises(storage.StorageError, match=f"{url} cannot be used: "):
+            call(url)
+
+
+def test_a_page_that_a_web_server_refuses_is_named(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Web, "do_GET", lambda self: self.send_error(403))
+    for call in (storage.folders, lambda url: list(storage.list_files(url))):
+        with pytest.raises(storage.StorageError, match=f"{web} cannot be used: .*403"):
+            call(web)
 
 
 def test_same_length_other_bytes_in_memory_and_on_disk(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -35,6 +37,7 @@ OUTSIDE = [
     "s3://allowed/photos-private",
     "s3://allowed/photos/../private",
     "s3://allowed/photos/%2E%2e/private",
+    "s3://allowed/photos/..%2Fprivate",
     "pictures::file:///etc/passwd",
     "local:///etc",
 ]
@@ -67,6 +70,22 @@ def test_a_description_names_nothing_outside_of_its_folder(fields: str, tmp_path
     for place, meant in {"a/b": f"{tmp_path}/shop/a/b", "s3://allowed/photos/x": "s3://allowed/photos/x"}.items():
         found = described(tmp_path, f"{{{fields.format(json.dumps(place))}}}", "s3://allowed/photos/")
         assert not isinstance(found, ConfigError) and meant in str(vars(found)), found
+
+
+@pytest.mark.parametrize("adapter", ["[folder]", "{folder: 1}"])
+def test_an_adapter_that_is_no_name_spoils_no_other_data_set(adapter: str, tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    found = described(tmp_path, f"adapter: {adapter}")
+    assert isinstance(found, ConfigError) and re.search("adapter: .* is unknown.*Known: domains", str(found))
+    assert isinstance(arrived(str(tmp_path))["good"], DatasetConfig)
+
+
+def test_a_description_that_is_a_pipe_or_a_folder_is_refused(tmp_path: Path) -> None:
+    for name, make in {"pipe": os.mkfifo, "folder": os.mkdir}.items():
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / "dataset.yaml")
+    for name, found in arrived(str(tmp_path)).items():
+        assert isinstance(found, ConfigError) and f"{name}/dataset.yaml is no file" in str(found)
 
 
 NO_PLACES = {

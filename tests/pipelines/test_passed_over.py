@@ -111,6 +111,29 @@ def test_a_folder_of_other_files_says_what_they_are(checkpoint: str, tmp_path: P
     assert code == 1 and "holds no pictures" in said and f"there are 6 files: {SAID}" in said
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("Owl", "owl"), "mean the same class: 'Owl', 'owl'. Merge them"),
+        (("-", "owl"), "have no letter, number or symbol: '-'. Rename them"),
+    ],
+)
+def test_the_doctor_names_classes_that_no_split_can_hold(names: tuple[str, str], said: str, tmp_path: Path) -> None:
+    for modality in ("sketch", "photo"):
+        for name in names:
+            put(tmp_path, f"{modality}/{name}/1.png", PNG)
+    told = CliRunner().invoke(app, ["datasets", "doctor", str(tmp_path)])
+    assert said in told.stdout and "cannot be used with these class names" in told.output
+
+
+def test_the_doctor_and_ingest_agree_on_names_that_are_no_text(tmp_path: Path) -> None:
+    put(tmp_path, "sketch/owl/1.png", PNG)
+    put(tmp_path, "photo/owl/1.png", PNG)
+    put(tmp_path, os.fsdecode(b"photo/owl/\xe9.png"), PNG)
+    told = CliRunner().invoke(app, ["datasets", "doctor", str(tmp_path)])
+    assert "3 of 3 tried, 1 cannot be used" in told.stdout and "its name is not UTF-8" in told.stdout
+
+
 @pytest.mark.parametrize("name", ["x.rar", "x.tar.zst", "x.webarchive", "x.jpg", "ant.ndjson"])
 @pytest.mark.parametrize("place", ["disk", "bucket"])
 def test_a_file_as_a_source_or_gallery_is_refused_as_one(
@@ -207,7 +230,7 @@ def test_names_of_any_bytes_go_through_doctor_and_search(checkpoint: str, tmp_pa
     )
     spelled = {name.encode("ascii", "backslashreplace").decode() for name in SPELLED}
     assert {line.split("ant/")[1] for line in lines} == spelled
-    assert "5 cannot be used" in said and "5 .heic" in ran.stderr.decode()
+    assert "6 cannot be used" in said and "5 .heic" in ran.stderr.decode()
     made = json.loads(next((tmp_path / "w/encodings").glob("*/manifest.json")).read_bytes())
     assert {path.split("/")[1] for path in made["paths"]} == set(NAMES), "in the manifest a name is itself"
 

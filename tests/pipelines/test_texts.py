@@ -74,7 +74,11 @@ NOT_UTF8 = f"cat {SECRET}\nKäse 1\n".encode("latin-1")
         ("pairs.tsv", "class\tsketch\tphoto\n".encode("utf-16"), "pairs.tsv row 1 is not UTF-8 text"),
         ("pairs.tsv", b"class\tsketch\ncat\t1.png\n", "pairs.tsv row 1 must name the columns class, sketch, photo"),
         ("pairs.tsv", b"class\tsketch\tphoto\ncat\t1.png\n", "pairs.tsv row 2 has 2 fields"),
-        ("pairs.tsv", b"class\tsketch\tphoto\nowl\t1.png\t1.png\n", "pairs.tsv has 1 rows, and no sketch"),
+        (
+            "pairs.tsv",
+            b"class\tsketch\tphoto\nowl\t1.png\t1.png\n",
+            "none of 1 rows names a sketch that is there",
+        ),
         (
             "pairs.tsv",
             b"class\tsketch\tphoto\ncat\t1.png\t1.png\ncat\t1.png\t2.png\n",

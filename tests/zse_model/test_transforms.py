@@ -252,6 +252,16 @@ def test_photos_fill_the_square_from_every_kind_of_file(case):
     assert np.abs(pixels[quarters].astype(int) - expected[quarters]).max() < 20
 
 
+@pytest.mark.parametrize(("bits", "colour", "clear", "other"), [(16, 2, 0x2033, 0x90AA), (4, 0, 1, 9)])
+def test_the_transparent_value_of_a_png_of_any_depth_becomes_white(bits: int, colour: int, clear: int, other: int):
+    values = np.full((32, 32), clear)
+    values[8:24, 8:24] = other
+    values = values.repeat(3, axis=1) if colour == 2 else values
+    data = png(values, bits, colour, struct.pack(">H", clear) * (3 if colour == 2 else 1))
+    pixels = prepare_photo(data, TransformConfig(size=32))
+    assert pixels[2, 2].tolist() == [255] * 3 and pixels[16, 16].tolist() == [other * 255 // (2**bits - 1)] * 3
+
+
 def test_a_transparent_photo_lies_on_white_and_a_deep_one_is_scaled():
     assert (prepare_photo(as_bytes(Image.new("RGBA", (9, 9), (0, 0, 0, 0))), CONFIG) == 255).all()
     ramp = Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16))

@@ -474,7 +474,8 @@ def imagenet_units_naming(classes: Iterable[str]) -> list[int]:
 def _mentions(name: str) -> set[str]:
     """The keys of all names that mention a class: its own, its aliases, their kinds, and words for ImageNet."""
     words = normalise_name(name).split()
-    while words and words[-1] in _PARTS:
+    parts = set(map(_singular, _PARTS))
+    while words and _singular(words[-1]) in parts:
         words.pop()
     names = {_key(name), _singular(" ".join(words))} - {""}
     names |= {_key(b) for group in ALIASES if names & set(map(_key, group)) for b in group}

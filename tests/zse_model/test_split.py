@@ -338,3 +338,4 @@ def test_imagenet_units_that_name_an_unseen_class():
     assert union == sorted(set().union(*named.values())) and len(union) < 100
     assert not {292, 817, 963} & set(union), "tiger, sports car and pizza have nothing to do with it"
     assert imagenet_units_naming([]) == []
+    assert imagenet_units_naming(["crocodile heads"]) == imagenet_units_naming(["crocodile"]), "a part names its whole"

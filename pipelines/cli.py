@@ -289,13 +289,14 @@ def promote(
     decision = decide(candidate, name, load_rules(rules), workspace, dry_run=dry_run, few_classes=few_classes)
     model = name or candidate.removeprefix("models:/").partition("@")[0].partition("/")[0]
     where = ["--workspace", workspace]
-    again = command("promote", candidate, *(["--name", name] if name else []), *where)
+    options = [*(["--name", name] if name else []), *(["--rules", rules] if rules else [])]
+    again = command("promote", candidate, *options, *(["--few-classes"] if few_classes else []), *where)
     if decision.promoted:
         said = f"{'would become' if dry_run else 'is'} the champion of {model}"
         found = ["search", "--sketch", "FILE", "--gallery", "FOLDER", "--checkpoint", f"models:/{model}@champion"]
         following = again if dry_run else command(*found, *where)
     elif decision.champion is None:
-        said, following = f"is not promoted: {model} has no champion yet", again
+        said, following = f"is not promoted: {model} has no champion yet", f"{again} --dry-run" if dry_run else again
     else:
         said = f"is not promoted: {model} keeps its champion"
         following = command("compare", f"models:/{model}@champion", candidate, *where)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from pipelines.progress import Meter, say
 from pipelines.redaction import shown
 from zse_model.errors import ZseError
 
+CONNECTING = 5.0  # s until the head of a cluster has to accept a connection
 WAITING = 30.0  # s between two lines that say what is waited for
 JOINING = 10.0  # s for nodes of a cluster that has just started, and for its autoscaler's first word
 SOCKET = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # bytes below the temporary folder
@@ -58,8 +60,9 @@ def connect(cluster: ClusterConfig | None = None) -> None:
     if not ray.is_initialized():
         if address:
             try:
+                _answers(address)
                 ray.init(log_to_driver=False)
-            except ConnectionError as error:
+            except OSError as error:
                 raise ZseError(
                     f"RAY_ADDRESS={shown(address)}: no Ray answers there ({str(error).splitlines()[0]}). Start one, "
                     "name its address, or unset RAY_ADDRESS to use this machine alone"
@@ -77,6 +80,13 @@ def connect(cluster: ClusterConfig | None = None) -> None:
             )
     if cluster is not None and cluster.workers:
         require(cluster.min_workers or cluster.workers, cluster.cpus_per_worker, cluster.gpus_per_worker)
+
+
+def _answers(address: str) -> None:
+    """Raise OSError within seconds where nothing listens at HOST:PORT: Ray itself asks for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "//" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECTING).close()
 
 
 def require(workers: int, cpus: float, gpus: float) -> None:

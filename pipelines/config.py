@@ -124,6 +124,10 @@ class ExperimentConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or "/" in self.name or not self.name.isprintable():
+            raise ZseError(
+                f"name {self.name!r} is part of the names of folders: it may hold any printable character but /"
+            )
         if self.train.gather and self.cluster.min_workers is not None:
             raise ZseError(
                 "cluster.min_workers must be null with train.gather: what a batch is compared with would change with "
@@ -230,6 +234,8 @@ def _said(prefix: str, raw: Any, wrong: Any) -> str:
     if wrong["type"] == "value_error":  # ours, which has the value; pydantic would add the whole section
         said = str(wrong["ctx"]["error"])
         return said if not place or said.startswith((f"{place}.", f"{place}:")) else f"{place}: {said}"
+    if wrong["type"] == "tuple_type":
+        return f"{place}: a list is expected, such as [{wrong['input']}], got {wrong['input']!r}"
     return f"{place}: {wrong['msg']}" + ("" if wrong["type"] == "missing" else f", got {wrong['input']!r}")
 
 

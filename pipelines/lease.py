@@ -97,7 +97,7 @@ def _renew(url: str, me: dict[str, Any]) -> None:
 
 
 def _alive(url: str) -> dict[str, Any] | None:
-    """Who holds it, if that is seen to live."""
+    """Who holds it, if that is seen to live. Raises StorageError where the store does not answer: then nobody knows."""
     first = _known(url)
     if first is None:
         return None
@@ -132,7 +132,7 @@ def _processes() -> str:
 def _read(url: str) -> dict[str, Any] | None:
     try:
         return storage.read_json(url)
-    except (FileNotFoundError, storage.StorageError):
+    except FileNotFoundError:
         return None
 
 

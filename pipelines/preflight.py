@@ -43,12 +43,13 @@ def check(
     problems = Problems()
     members, last = listed_members(records), STAGES.index(until)
     problems.of(lambda: check_workspace(workspace))
+    writable = not problems.found
     split = problems.of(lambda: load_split(config.dataset, set(members.category)))
     if split is not None:
         problems.of(lambda: check_searched(members, split, config))
     if last >= 2:
         problems.of(lambda: check_networks(config))
-        if fresh:
+        if fresh and (writable or config.tracking.uri):  # else MLflow's database lies in the workspace
             problems.of(lambda: reachable(config, workspace))
     if split is not None and last >= 1:
         plan = problems.of(lambda: ItemPlan(training_members(members, split), config.shard))
@@ -96,8 +97,8 @@ class Problems:
         if len(self.found) == 1:
             raise self.found[0]
         if self.found:
-            listed = "\n".join(f"- {error}" for error in self.found)
-            raise ZseError(f"{len(self.found)} things have to be mended before this can run:\n{listed}")
+            listed = "".join(f"\n- {error}" for error in self.found)
+            raise ZseError(f"{len(self.found)} things have to be mended before this can run:{listed}")
 
 
 def check_workspace(workspace: str) -> None:

@@ -476,7 +476,7 @@ def file_info(url: str) -> FileInfo | None:
     try:
         info = _ask(url, "info")
     except FileNotFoundError as error:
-        raise StorageError(f"{url} does not exist") from error
+        raise StorageError(f"{url} is not there: no file and no folder has this name") from error
     if info["type"] == "directory":
         return None
     name = url.rsplit("/", 1)[-1]

@@ -172,6 +172,8 @@ def read_published(path: Path) -> dict[str, Any]:
     # A file that numpy 1 wrote, as the released ones, has the second name.
     allowed: list[Any] = [np.dtype, scalar, (scalar, "numpy.core.multiarray.scalar")]
     allowed += [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
+    if path.is_dir():
+        raise ZseError(f"{path} is a folder. Give the file of weights in it, ending in .pth or .safetensors")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

@@ -187,7 +187,7 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadPicture("empty: zero bytes")
     picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    if picture.format == "PNG":
+    if picture.format == "PNG" and data[12:16] == b"IHDR":
         _transparent_value_in_eight_bits(picture, bit_depth=data[24])
     deep_colour = picture.format == "TIFF" and picture.mode in ("RGB", "RGBA") and _tag(picture, _BITS_TAG) == 16
     if picture.width * picture.height > MAX_PIXELS:
@@ -207,7 +207,7 @@ def _transparent_value_in_eight_bits(picture: Image.Image, bit_depth: int) -> No
 def _deep_colour(high: Image.Image, data: bytes) -> Image.Image:
     """A colour TIFF of 16 bits a sample, of which Pillow keeps the high byte: nothing is left there of 12 bits. The
     other byte order reads the low one."""
-    if np.asarray(high).max(initial=0) > _USUAL_WHITES[-2] >> 8:
+    if np.asarray(high)[..., :3].max(initial=0) > _USUAL_WHITES[-2] >> 8:
         return high
     low = Image.open(io.BytesIO(data), formats=("TIFF",))
     swapped = str.maketrans("LNB", "BBL")
@@ -217,7 +217,12 @@ def _deep_colour(high: Image.Image, data: bytes) -> Image.Image:
         raw = f"{mode};{order.translate(swapped)}"
         low.tile[i] = tile._replace(args=(raw, *rest) if isinstance(tile.args, tuple) else raw)  # type: ignore[attr-defined]
     values = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
-    return Image.fromarray(_scaled(high, values), high.mode)
+    levels = _scaled(high, values[..., :3])
+    if high.mode == "RGBA":  # how much it covers has a range of its own: colours of 12 bits, and 65535
+        alpha = values[..., 3:]
+        covers = (alpha * (255 / _white(high, float(alpha.max(initial=0))))).round().clip(0, 255)
+        levels = np.concatenate([levels, covers.astype(np.uint8)], axis=2)
+    return Image.fromarray(levels, high.mode)
 
 
 def _orientation(picture: Image.Image) -> int:

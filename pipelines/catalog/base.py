@@ -67,7 +67,7 @@ class DatasetConfig:
     """Draws the pseudo-unseen classes, and the unseen ones of `random-N`."""
 
     def __post_init__(self) -> None:
-        if not self.name or set(self.name) - set("abcdefghijklmnopqrstuvwxyz0123456789_.-"):
+        if not self.name.strip(".") or set(self.name) - set("abcdefghijklmnopqrstuvwxyz0123456789_.-"):
             raise ZseError(f"dataset.name {self.name!r} may hold only lower case letters, digits and _ . -")
         for field in ("pseudo_unseen", "held_back"):
             if not 0 <= getattr(self, field) < 1:

@@ -119,10 +119,11 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refused)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(
-        ZseError, match=r"RAY_ADDRESS=10.0.0.1:6379: no Ray answers there \(no connection\)\. Start one"
-    ):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ZseError, match=r"RAY_ADDRESS=127.0.0.1:1: no Ray answers there \(.*refused\)\. Start one"):
+        connect()
+    monkeypatch.setattr("pipelines.cluster._answers", lambda _: None)  # something listens, and it is no Ray
+    with pytest.raises(ZseError, match=r"no Ray answers there \(no connection\)\. Start one"):
         connect()
 
 

@@ -127,10 +127,23 @@ TEXTS = [
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_string_after_set_is_the_text_as_it_is(text: str) -> None:
     config = load_experiment(
-        "folder+global", [f"dataset.source={text}", f"dataset.split={text}", f"name={text}", f"backbone.name={text}"]
+        "folder+global", [f"dataset.{f}={text}" for f in ("source", "split")] + [f"backbone.name={text}"]
     )
     assert isinstance(config.dataset, FolderConfig)
-    assert (config.dataset.source, config.dataset.split, config.name, config.backbone.name) == (text,) * 4
+    assert (config.dataset.source, config.dataset.split, config.backbone.name) == (text,) * 3
+    if "/" in text:  # the name is part of the names of folders
+        with pytest.raises(ConfigError, match="any printable character but /"):
+            load_experiment("folder+global", [f"name={text}"])
+    else:
+        assert load_experiment("folder+global", [f"name={text}"]).name == text
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", ".", "", "a\nb"])
+def test_a_name_that_would_leave_its_folder_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="name"):
+        tiny(name=name)
+    with pytest.raises(ConfigError, match="dataset.name"):
+        tiny(dataset={"name": name})
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,18 @@ def test_a_container_with_the_same_host_name_is_waited_for(tmp_path: Path, other
     gone.wait()
     write(tmp_path, {"host": lease.platform.node(), "pid": gone.pid, "id": "1", "since": 0.0, **other})
     assert holder(str(tmp_path)) is not None and taken(tmp_path) >= 0.8
+
+
+def test_a_store_that_is_away_makes_no_lease_anybodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the holder lives is not known then: it is not robbed."""
+    with held(str(tmp_path), "a training"):
+
+        def away(url: str) -> None:
+            raise storage.StorageError(f"{url} cannot be used: 503")
+
+        monkeypatch.setattr(storage, "read_json", away)
+        with pytest.raises(storage.StorageError, match="503"):
+            with held(str(tmp_path), "a training"):
+                pass
+        monkeypatch.undo()
+        assert len(storage.names(f"{tmp_path}/lease")) == 1

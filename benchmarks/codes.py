@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.results import CROSSATNET, DATA, configured
+from benchmarks.results.make import DATA, configured
+from benchmarks.results.plan import CROSSATNET
 from pipelines import shards
 from pipelines.encodings import read_encodings
 from pipelines.jobs.run import run

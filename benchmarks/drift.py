@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from benchmarks.results import DATA
+from benchmarks.results.make import DATA
 from pipelines.jobs.reevaluate import how_to_evaluate, reevaluate
 from zse_model.checkpoint import load_checkpoint
 

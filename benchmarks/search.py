@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.results import WEIGHTS
+from benchmarks.results.make import WEIGHTS
 from benchmarks.world import REAL, originals
 from pipelines import shards
 from pipelines.config import load_experiment

@@ -1,0 +1,91 @@
+"""Rows that were made, read: a metric's values by query, the mean over the seeds, with intervals and differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.results.plan import Row
+from benchmarks.results.record import is_by_photo, of_digits
+from zse_model.evaluation.metrics import PairedDifference, bootstrap_interval, paired_difference
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of one row. Each query stands with the mean of its group, which is all that is kept of it: means over
+    queries and the bootstrap over groups are the same as with the query's own value."""
+
+    values: Tensor
+    """float64 [queries]."""
+    groups: Tensor
+    """int64 [queries], what a query is resampled with: its class, or its photo."""
+    queries: str
+    """Digest of the queries."""
+
+    @property
+    def mean(self) -> float:
+        return float(self.values.mean())
+
+    def minus(self, other: Column) -> PairedDifference:
+        """Raises ValueError for other queries."""
+        if self.queries != other.queries:
+            raise ValueError(f"Rows of different queries cannot be paired: {self.queries} and {other.queries}.")
+        return paired_difference(self.values, other.values, self.groups)
+
+    def __str__(self) -> str:
+        low, high = bootstrap_interval(self.values, self.groups)
+        return f"{self.mean:.3f} ({low:.3f}-{high:.3f})"
+
+
+@dataclass
+class Found:
+    """All seeds of a row that are there."""
+
+    row: Row
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def column(self, key: str, part: str = "test") -> Column | None:
+        """A metric as `record` names it, the mean over the seeds; None where no seed has it.
+
+        part: "test", "cross" for the other data set, or "faithfulness".
+        """
+        forms = [form for r in self.records if has(form := r.get(part, {}), key)]
+        if not forms:
+            return None
+        counts, _ = sums_of(forms[0], key)
+        mean = np.mean([sums_of(form, key)[1] for form in forms], axis=0) / counts
+        groups = np.repeat(np.arange(len(counts)), counts)
+        return Column(torch.from_numpy(mean[groups]), torch.from_numpy(groups), forms[0]["queries"])
+
+
+def has(form: Mapping[str, Any], key: str) -> bool:
+    return any(key in form.get(unit, {}).get("sums", {}) for unit in ("by_class", "by_photo"))
+
+
+def sums_of(form: Mapping[str, Any], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Queries int64 and sum float64 of each group."""
+    if is_by_photo(key):
+        counts, sums = of_digits(form["by_photo"]["queries"]), of_digits(form["by_photo"]["sums"][key])
+    else:
+        counts, sums = list(form["by_class"]["queries"].values()), form["by_class"]["sums"][key]
+    return np.array(counts), np.array(sums, dtype=float)
+
+
+def read(rows: Iterable[Row]) -> list[Found]:
+    return [
+        Found(row, [json.loads(row.file(s).read_text()) for s in row.seeds if row.file(s).exists()]) for row in rows
+    ]
+
+
+def text(difference: PairedDifference) -> str:
+    return f"{difference.value:+.3f} {bounds(difference)}"
+
+
+def bounds(difference: PairedDifference) -> str:
+    return f"[{difference.low:+.3f}, {difference.high:+.3f}]"

@@ -1,0 +1,133 @@
+"""Run one row and keep what it gave."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.results import record
+from benchmarks.results.plan import MEASURES, Row
+from benchmarks.world import REAL
+from pipelines import shards
+from pipelines.catalog.folder import FolderConfig
+from pipelines.config import ExperimentConfig, load_experiment
+from pipelines.jobs.run import Outputs, evaluate_checkpoint, run
+from pipelines.members import Members, read_members, read_pictures
+from pipelines.pictures import decode_pixels
+from pipelines.queries import Queries
+from zse_model.checkpoint import load_checkpoint
+from zse_model.faithfulness import curves, orders
+from zse_model.methods import RetrievalMethod
+from zse_model.split import conflicts
+
+DATA = os.environ.get("DATA") or str(REAL.parent)
+WEIGHTS = os.environ.get("WEIGHTS") or str(REAL.parents[1] / "weights" / "mobilenetv2_100_imagenet.safetensors")
+KEPT = ("mAP_all", "P_1", "P_25", "acc_1", "acc_5", "acc_10")
+PAIRS = 250
+
+
+def make(row: Row, seed: int, workspace: str) -> None:
+    """Run one row and write its file."""
+    config, start = configured(row, seed, workspace), time.time()
+    out = run(config, workspace)
+    (name,) = config.methods
+    manifest = shards.read_manifest(out.checkpoints[name], "zse train")
+    found = {
+        "command": row.command(seed),
+        "cpu_minutes": round(manifest["cpu_seconds"] / 60, 2),
+        "steps": manifest["training"]["steps"],
+        "wall_minutes": round((time.time() - start) / 60, 1),
+        "test": measured(out, name),
+    }
+    if row.cross:
+        found["cross"] = measured(*across(config, out.checkpoints[name], workspace))
+    if row.faithful:
+        found["faithfulness"] = faithfulness(out, name)
+    record.write(row.file(seed), found)
+
+
+def configured(row: Row, seed: int, workspace: str) -> ExperimentConfig:
+    """The experiment of a row; the training that it starts from is run first."""
+    start = ""
+    if row.start is not None:
+        config = configured(row.start, 0, workspace)
+        (start,) = run(config, workspace, until="train").checkpoints.values()
+    values = {"$DATA": DATA, "$WEIGHTS": WEIGHTS, "$START": start}
+    overrides = row.overrides(seed)
+    for name, value in values.items():
+        overrides = [s.replace(name, value) for s in overrides]
+    return load_experiment(row.experiment, [*overrides, "tracking.enabled=false"])
+
+
+def measured(out: Outputs, name: str) -> dict[str, Any]:
+    """The metrics that the page draws: `ret/mAP_all` by class, `fg:ret/acc_1` by photo, `generalised:ret/mAP_all`
+    beside held-back photos."""
+    queries = Queries(out.reports[name])
+    columns = {key: queries.values(column).tolist() for column in queries.keys if (key := kept_as(column))}
+    return record.kept(queries.category.tolist(), [str(x) for x in queries.instance], columns)
+
+
+def kept_as(column: str) -> str | None:
+    """The key of a report's column in a row; None for a column that no table draws."""
+    setting, protocol, mode, metric = column.split("/")
+    kind = re.search(r"-(fg|fg-class|fg-all|generalised)\.[0-9a-f]{8}$", setting)
+    generalised = kind is not None and kind[1] == "generalised"
+    if protocol != "plain" or metric not in KEPT or (generalised and metric != "mAP_all"):
+        return None
+    return (f"{kind[1]}:" if kind else "") + f"{mode}/{metric}"
+
+
+def across(config: ExperimentConfig, checkpoint: str, workspace: str) -> tuple[Outputs, str]:
+    """The checkpoint on QuickDraw sketches and Caltech-101 photos, of the classes that it has not seen by any name."""
+    source = f"{DATA}/quickdraw_x_caltech101"
+    seen = load_checkpoint(checkpoint).split.seen
+    unseen = [c for c in sorted(p.name for p in Path(source, "sketch").iterdir()) if not conflicts(seen, [c])]
+    dataset = FolderConfig(name="quickdraw_x_caltech101", source=source, split=tuple(unseen), pseudo_unseen=0)
+    other = dataclasses.replace(config, dataset=dataset)
+    (name,) = config.methods
+    return evaluate_checkpoint(other, workspace, checkpoint), name
+
+
+def faithfulness(out: Outputs, name: str) -> dict[str, Any]:
+    """`MEASURES` by order of the patches, of sketches of unseen classes with their own photos."""
+    checkpoint, source = load_checkpoint(out.checkpoints[name]), shards.read_manifest(out.images, "zse ingest")
+    members = read_members(out.images, source).of(categories=checkpoint.split.unseen)
+    sketches, photos = pairs(members)
+    sides = [
+        [torch.from_numpy(decode_pixels(data)) for data in read_pictures(out.images, source, members.where(side))]
+        for side in (sketches, photos)
+    ]
+    columns = patches_removed(checkpoint.method, *sides)
+    return record.kept(members.category[sketches].tolist(), members.instance[sketches].tolist(), columns, digits=4)
+
+
+def pairs(members: Members) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of sketches and of their photos, int64 [PAIRS] each, evenly over the classes."""
+    photo_of = {members.instance[i]: i for i in np.flatnonzero(members.modality == "photo")}
+    sketches = [i for i in np.flatnonzero(members.modality == "sketch") if members.instance[i] in photo_of]
+    sketches = sketches[:: max(1, len(sketches) // PAIRS)][:PAIRS]
+    return np.array(sketches), np.array([photo_of[members.instance[i]] for i in sketches])
+
+
+def patches_removed(
+    method: RetrievalMethod, sketches: Sequence[torch.Tensor], photos: Sequence[torch.Tensor]
+) -> dict[str, list[float]]:
+    """By order and measure, what each pair's score does when photo patches go."""
+    generator = torch.Generator().manual_seed(0)
+    columns: dict[str, list[float]] = {}
+    for drawn, pixels in zip(sketches, photos, strict=True):
+        sketch, photo = drawn[None], pixels.permute(2, 0, 1)
+        for order, patches in orders(method, sketch, photo, generator).items():
+            c = curves(method, sketch, photo, patches)
+            values = (c.drop(0.1), c.drop(0.2), c.drop(0.3), c.deletion_auc, c.insertion_auc)
+            for measure, value in zip(MEASURES, values, strict=True):
+                columns.setdefault(f"{order}/{measure}", []).append(value)
+    return columns

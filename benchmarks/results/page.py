@@ -1,0 +1,59 @@
+"""docs/results.md, the table of the README, and whether other pages quote the rows as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from benchmarks.results import prose, tables
+from benchmarks.results.columns import Found, read
+from benchmarks.results.plan import ALL_ROWS, ROOT, Row
+
+PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+NAMES = ("selection", "crossatnet", "rates", "final")
+
+
+def draw() -> None:
+    """Write the page and the README's table."""
+    found = by_table(ALL_ROWS)
+    PAGE.write_text(page(found))
+    README.write_text(with_table(README.read_text(), tables.readme(found["final"])))
+
+
+def by_table(rows: Iterable[Row]) -> dict[str, dict[str, Found]]:
+    found = read(rows)
+    return {name: {one.row.name: one for one in found if one.row.table == name} for name in NAMES}
+
+
+def page(found: prose.Tables) -> str:
+    chosen, parted, rates, last = (found[name] for name in NAMES)
+    parts = [prose.INTRODUCTION, *tables.selection(chosen, ("ret", "rn", "fused"), "zse"), prose.CHOSEN_TEXT]
+    parts += [prose.CROSSATNET_TEXT, *tables.selection(parted, ("ret", "hash-64", "itq-64"), "crossatnet")]
+    parts += [prose.PARTS_TEXT.rstrip(), prose.RATES_TEXT.rstrip()]
+    for name, modes in (("global", ("ret",)), ("crossatnet", ("ret", "hash-64")), ("zse", ("ret", "rn", "fused"))):
+        parts += ["", *tables.selection({k: v for k, v in rates.items() if k.startswith(name)}, modes, name)]
+    parts += [prose.FINAL_TEXT, *tables.final(last), prose.CODES_TEXT, *tables.codes(last)]
+    parts += [prose.GENERALISED_TEXT, *tables.generalised(last), prose.FINE_TEXT, *tables.fine_grained(last)]
+    parts += [prose.CROSS_TEXT, *tables.across(last), prose.FAITHFUL_TEXT, *tables.faithful(chosen), ""]
+    # Sentences alone have braces; replacing leaves those of a table, if it ever has some, as they are.
+    text = "\n".join(parts)
+    for name, number in prose.numbers(found).items():
+        text = text.replace(f"{{{name}}}", number)
+    return text
+
+
+def with_table(text: str, table: Sequence[str]) -> str:
+    """The text with the table that has the same head replaced. Raises ValueError where there is none."""
+    lines = text.split("\n")
+    start = lines.index(table[0])
+    end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
+    return "\n".join([*lines[:start], *table, *lines[end:]])
+
+
+def stale_quotes() -> list[str]:
+    """Sentences on other pages whose numbers are not those of the rows: page and the words that it should have."""
+    return [
+        f"{name} should say: {quote}"
+        for name, quotes in prose.quotes(by_table(ALL_ROWS)).items()
+        for quote in quotes
+        if quote not in " ".join((ROOT / name).read_text().split())
+    ]

@@ -1,0 +1,200 @@
+"""The rows that there are: each an experiment with its settings and seeds. Nothing runs here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+ROWS = Path(__file__).parent / "rows"
+MEASURES = ("drop 10 %", "drop 20 %", "drop 30 %", "deletion AUC", "insertion AUC")
+"""Of what the score does when patches of the photo go (`Row.faithful`)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    table: str
+    name: str
+    experiment: str
+    settings: tuple[str, ...] = ()
+    """a.b=c, with $DATA and $WEIGHTS standing for themselves."""
+    seeds: tuple[int, ...] = (0,)
+    note: str = ""
+    split: str = "sketchy-selection"
+    steps: int = 110
+    """Fixed, so that a row can be made again whatever else the machine does; chosen to fit the table's CPU minutes."""
+    cross: bool = False
+    """Also evaluate on the other data set."""
+    faithful: bool = False
+    """Also take patches away from photos that match."""
+    start: Row | None = None
+    """Whose checkpoint of seed 0 the training starts from."""
+
+    def file(self, seed: int) -> Path:
+        return ROWS / f"{self.table}.{self.name}.{seed}.json"
+
+    def overrides(self, seed: int) -> list[str]:
+        return [
+            "dataset.source=$DATA/sketchy125_128",
+            f"dataset.split={self.split}",
+            "backbone.weights=$WEIGHTS",
+            "train.minutes=null",
+            f"train.steps={self.steps}",
+            f"train.seed={seed}",
+            *self.settings,
+            *(["start=$START"] if self.start else []),
+        ]
+
+    def command(self, seed: int) -> str:
+        """`$START` stands for the checkpoint of the row that is named."""
+        text = f"zse run -e {self.experiment} " + " ".join(f"--set {s}" for s in self.overrides(seed))
+        return text + (f"  # START: {self.start.command(0)}" if self.start else "")
+
+
+def zse(name: str, *settings: str, note: str = "", **options: Any) -> Row:
+    changed = tuple(f"methods.zse_sbir.{s}" for s in settings)
+    return Row("selection", name, "folder+zse_sbir", changed, note=note, **options)
+
+
+PUBLISHED = ("classification=0", "contrast=0", "distillation=0")
+OLD_RATE = "train.backbone_lr=1"
+SELECTION = [
+    # At the rate from before `RATES`: what the ablation of CrossATNet starts from stays as it was.
+    Row("selection", "global", "folder+global", (OLD_RATE,), note="one vector a picture", steps=150),
+    zse("zse", note="as `folder+zse_sbir` has it", faithful=True),
+    zse("zse-published-losses", *PUBLISHED, note="triplet and relation alone", faithful=True),
+    zse("zse-token-readout", "readout=token"),
+    zse("zse-d64", "dim=64", "ffn=64"),
+    zse("zse-d256", "dim=256", "ffn=256", steps=90),
+    zse("zse-depth2", "depth=2", steps=100),
+    zse("zse-no-dropout", "dropout=0"),
+    zse("zse-batch-negatives", "negatives=batch", note="negative pairs with the hardest photo of the batch"),
+    zse("zse-released-attention", "cross_attention=released", faithful=True),
+    zse("zse-figure-attention", "cross_attention=figure", faithful=True),
+    zse("zse-no-distillation", "distillation=0"),
+    zse("zse-distillation-4", "distillation=4"),
+    zse("zse-no-classification", "classification=0"),
+    zse("zse-no-contrast", "contrast=0"),
+    zse("zse-no-triplet", "triplet=0"),
+    zse("zse-relation-8", "relation=8"),
+    Row(
+        "selection",
+        "zse-hard-negatives",
+        "folder+zse_sbir",
+        ("shard.hard_negatives=0.25",),
+        note="a quarter of the negatives are other photos of the class",
+    ),
+    # The published layout is about the strided convolution, which needs 14x14 tokens: 224 px, a third of the steps.
+    *(
+        Row(
+            "selection",
+            f"zse-224-{layout}",
+            "folder+zse_sbir",
+            (
+                "transforms.size=224",
+                "methods.zse_sbir.pool=true",
+                "methods.zse_sbir.pooled_dim=128",
+                f"methods.zse_sbir.layout={layout}",
+            ),
+            note="224 px, strided convolution",
+            steps=32,
+        )
+        for layout in ("spatial", "released")
+    ),
+]
+
+
+WARM = SELECTION[0]
+
+
+def crossatnet(name: str, *settings: str, note: str = "", **options: Any) -> Row:
+    vectors = f"class_vectors={VECTORS.format('word2vec')}"
+    changed = tuple(f"methods.crossatnet.{s}" for s in (vectors, *settings))
+    return Row("crossatnet", name, "folder+crossatnet", changed, (0, 1, 2), note, steps=140, start=WARM, **options)
+
+
+VECTORS = "$DATA/class_vectors/class_vectors_sketchy125.npz#{}"
+CROSSATNET = [
+    Row("crossatnet", "global", "folder+global", (), (0, 1, 2), "trained on", steps=150, start=WARM),
+    crossatnet("crossatnet", note="as `folder+crossatnet` has it, with word2vec"),
+    *(crossatnet(f"crossatnet-no-{part}", f"{part}=0") for part in ("triplet", "attention", "graph", "classification")),
+    crossatnet("crossatnet-no-reconstruction", "reconstruction=0"),
+    *(crossatnet(f"crossatnet-{v}", f"class_vectors={VECTORS.format(v)}") for v in ("glove", "fasttext")),
+    crossatnet("crossatnet-random-vectors", "class_vectors=random", note="a graph without meaning"),
+    crossatnet("crossatnet-mst", "edges=mst", note="minimum spanning tree"),
+    crossatnet("crossatnet-distillation", "distillation=1", note="not of the reconstruction"),
+]
+
+
+WORD2VEC = f"methods.crossatnet.class_vectors={VECTORS.format('word2vec')}"
+
+
+def rate(name: str, experiment: str, value: float, steps: int, *settings: str) -> Row:
+    return Row("rates", name, experiment, (*settings, f"train.backbone_lr={value}"), note=f"{value}", steps=steps)
+
+
+RATES = [
+    rate("global", "folder+global", 1, 560),
+    rate("global-slow-backbone", "folder+global", 0.3, 560),
+    rate("global-slower-backbone", "folder+global", 0.1, 560),
+    rate("crossatnet", "folder+crossatnet", 0.3, 520, WORD2VEC),
+    rate("crossatnet-fast-backbone", "folder+crossatnet", 1, 520, WORD2VEC),
+    rate("zse", "folder+zse_sbir", 0.5, 410),
+    rate("zse-slow-backbone", "folder+zse_sbir", 0.15, 410),
+]
+
+
+BEST = ()  # settings of `folder+zse_sbir` that the selection table chose; () = as shipped
+MODES = ("ret", "rn", "fused", "hash-64", "asym-64", "itq-64", "rerank-100")
+ASKED = (
+    f"evaluation.modes=[{','.join(MODES)}]",
+    "evaluation.distractors=[drawn,held_back]",
+)
+STEPS = {"folder+global": 560, "folder+zse_sbir": 410, "folder+crossatnet": 520}
+
+
+def final(name: str, experiment: str, *settings: str, note: str) -> list[Row]:
+    return [
+        Row(
+            "final",
+            f"{split}.{name}",
+            experiment,
+            (*ASKED, *settings),
+            (0, 1, 2),
+            note,
+            split,
+            STEPS[experiment],
+            split == "sketchy-25",
+        )
+        for split in ("sketchy-25", "sketchy-21")
+    ]
+
+
+FINAL = [
+    *final("global", "folder+global", note="one vector a picture"),
+    *final("zse", "folder+zse_sbir", *BEST, note="with the auxiliary losses that `global` has"),
+    *final(
+        "zse-published-losses",
+        "folder+zse_sbir",
+        *(f"methods.zse_sbir.{s}" for s in PUBLISHED),
+        note="triplet and relation alone",
+    ),
+    *final(
+        "global-head",
+        "folder+global",
+        "methods.global.dim=512",
+        "methods.global.readout=head",
+        note="ranks by its 512-d head",
+    ),
+    *final("crossatnet", "folder+crossatnet", WORD2VEC, note="the reconstruction, 512-d"),
+    *final("crossatnet-d64", "folder+crossatnet", WORD2VEC, "methods.crossatnet.dim=64", note="64-d"),
+    *final(
+        "crossatnet-distillation",
+        "folder+crossatnet",
+        WORD2VEC,
+        "methods.crossatnet.distillation=1",
+        note="with the auxiliary loss that `global` has",
+    ),
+]
+ALL_ROWS = [*SELECTION, *CROSSATNET, *RATES, *FINAL]

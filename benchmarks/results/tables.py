@@ -1,0 +1,184 @@
+"""Each table of docs/results.md and that of the README, as lines of Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from benchmarks.results.columns import Column, Found, text
+from benchmarks.results.plan import MEASURES, MODES
+
+Rows = Mapping[str, Found]
+
+
+def line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def head(*names: str) -> list[str]:
+    return [line(*names).replace("|  |", "| |"), "|---" * len(names) + "|"]
+
+
+def not_run(one: Found, columns: int) -> str:
+    return f"| {one.row.name} | not run |" + " |" * (columns - 2)
+
+
+def cell(column: Column | None) -> str:
+    return "-" if column is None else str(column)
+
+
+def difference(one: Found, other: Found, mode: str, their_mode: str) -> str:
+    """Of one row's mAP_all in a mode to the other's, empty where either has none."""
+    ours, theirs = one.column(f"{mode}/mAP_all"), other.column(f"{their_mode}/mAP_all")
+    return "" if ours is None or theirs is None else f"{mode} {text(ours.minus(theirs))}"
+
+
+def selection(found: Rows, modes: Sequence[str], reference: str) -> list[str]:
+    names = ("row", "seeds", *modes, f"best mode minus the same of `{reference}`", "steps", "CPU minutes", "")
+    rows = (
+        selection_row(one, modes, found[reference]) if one.records else not_run(one, len(names))
+        for one in found.values()
+    )
+    return [*head(*names), *rows]
+
+
+def selection_row(one: Found, modes: Sequence[str], reference: Found) -> str:
+    columns = {mode: one.column(f"{mode}/mAP_all") for mode in modes}
+    best = max((column.mean, mode) for mode, column in columns.items() if column is not None)[1]
+    return line(
+        one.row.name,
+        str(len(one.records)),
+        *("" if column is None else str(column) for column in columns.values()),
+        "" if one is reference else difference(one, reference, best, best),
+        str(one.records[0]["steps"]),
+        f"{statistics.mean(r['cpu_minutes'] for r in one.records):.1f}",
+        one.row.note,
+    )
+
+
+def by_mode(found: Rows, metrics: Mapping[str, str], part: str = "test") -> list[str]:
+    """A line for each row and mode; metrics: head and key, in which {} stands for the mode."""
+    lines = head("row", "seeds", "mode", *metrics)
+    for name, one in found.items():
+        if not one.records:
+            lines.append(not_run(one, 3 + len(metrics)))
+        for mode in MODES:
+            columns = [one.column(key.format(mode), part) for key in metrics.values()]
+            if any(column is not None for column in columns):
+                lines.append(line(name, str(len(one.records)), mode, *map(cell, columns)))
+    return lines
+
+
+def final(found: Rows) -> list[str]:
+    lines = head("row", "seeds", "mode", "mAP_all", "minus `global`", "P_25", "P_1")
+    for name, one in found.items():
+        if not one.records:
+            lines.append(not_run(one, 7))
+        for mode in MODES:
+            overall, *others = (one.column(f"{mode}/{metric}") for metric in ("mAP_all", "P_25", "P_1"))
+            if others[-1] is not None:
+                reference = found[f"{one.row.split}.global"]
+                versus = "" if one is reference else difference(one, reference, mode, "ret")
+                lines.append(line(name, str(len(one.records)), mode, cell(overall), versus, *map(cell, others)))
+    return lines
+
+
+def codes(found: Rows) -> list[str]:
+    names = "row", "seeds", "floats", "minus `global-head`", "hash-64", "asym-64", "itq-64"
+    lines = head(*names, "hash-64 / floats", "asym-64 / floats", "hash-64 minus itq-64")
+    for one in found.values():
+        if one.row.experiment == "folder+crossatnet":
+            lines.append(codes_row(one, found[f"{one.row.split}.global-head"]))
+    return lines
+
+
+def codes_row(one: Found, reference: Found) -> str:
+    columns = [c for mode in ("ret", "hash-64", "asym-64", "itq-64") if (c := one.column(f"{mode}/mAP_all"))]
+    if len(columns) < 4:
+        return not_run(one, 10)
+    floats, learned, asymmetric, itq = columns
+    return line(
+        one.row.name,
+        str(len(one.records)),
+        str(floats),
+        difference(one, reference, "ret", "ret"),
+        *map(str, (learned, asymmetric, itq)),
+        *(f"{codes.mean / floats.mean:.2f}" for codes in (learned, asymmetric)),
+        difference(one, one, "hash-64", "itq-64"),
+    )
+
+
+def generalised(found: Rows) -> list[str]:
+    lines = head("row", "seeds", "mode", "unseen alone", "beside seen ones", "the difference")
+    for name, one in found.items():
+        if not one.records:
+            lines.append(not_run(one, 6))
+        for mode in MODES:
+            alone, beside = one.column(f"{mode}/mAP_all"), one.column(f"generalised:{mode}/mAP_all")
+            if alone is not None and beside is not None:
+                cells = str(alone), str(beside), text(beside.minus(alone))
+                lines.append(line(name, str(len(one.records)), mode, *cells))
+    return lines
+
+
+def fine_grained(found: Rows) -> list[str]:
+    galleries = {"class": "fg-class", "unseen": "fg", "all": "fg-all"}
+    ks = ("acc_1", "acc_5", "acc_10")
+    return by_mode(found, {f"{name} {k}": f"{kind}:{{}}/{k}" for name, kind in galleries.items() for k in ks})
+
+
+def across(found: Rows) -> list[str]:
+    crossed = {name: one for name, one in found.items() if one.row.cross}
+    return by_mode(crossed, {metric: f"{{}}/{metric}" for metric in ("mAP_all", "P_25", "P_1")}, "cross")
+
+
+def faithful(found: Rows) -> list[str]:
+    lines = head("row", "pairs", "matched minus", *MEASURES)
+    for one in found.values():
+        if one.row.faithful:
+            lines += faithful_rows(one) if one.records else [not_run(one, 3 + len(MEASURES))]
+    return lines
+
+
+def faithful_rows(one: Found) -> list[str]:
+    ours, *controls = (
+        [c for measure in MEASURES if (c := one.column(f"{order}/{measure}", "faithfulness"))]
+        for order in ("matched", "uniform", "attended")
+    )
+    return [
+        line(
+            one.row.name, str(len(ours[0].values)), name, *(text(a.minus(b)) for a, b in zip(ours, theirs, strict=True))
+        )
+        for name, theirs in zip(("uniform", "attended"), controls, strict=True)
+        if theirs
+    ]
+
+
+LABELS = {
+    "global": "`global`",
+    "global-head": "`global`, its head",
+    "zse": "`zse_sbir`",
+    "zse-published-losses": "`zse_sbir`, the published losses alone",
+    "crossatnet": "`crossatnet`",
+    "crossatnet-distillation": "`crossatnet`, with distillation",
+}
+README_ROWS = (
+    *(("global", "ret"), ("global-head", "ret")),
+    *(("zse", mode) for mode in ("ret", "rn", "fused")),
+    ("zse-published-losses", "fused"),
+    *(("crossatnet", mode) for mode in ("ret", "hash-64", "asym-64")),
+    ("crossatnet-distillation", "ret"),
+)
+
+
+def readme(found: Rows) -> list[str]:
+    lines = head("method", "mode", "mAP_all, 25 unseen", "minus `global`", "mAP_all, 21 unseen", "minus `global`")
+    for name, mode in README_ROWS:
+        cells = []
+        for split in ("sketchy-25", "sketchy-21"):
+            ours = found[f"{split}.{name}"].column(f"{mode}/mAP_all")
+            theirs = found[f"{split}.global"].column("ret/mAP_all")
+            versus = text(ours.minus(theirs)) if ours and theirs and name != "global" else ""
+            cells += [cell(ours), versus]
+        lines.append(line(LABELS[name], f"`{mode}`", *cells).replace("|  |", "| |"))
+    return lines

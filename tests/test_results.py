@@ -1,0 +1,123 @@
+"""The rows of the results can be run, no row of a search knows a test class, and the pages say what the rows say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.results import prose, record
+from benchmarks.results.columns import Column, Found
+from benchmarks.results.page import PAGE, README, by_table, page, stale_quotes, with_table
+from benchmarks.results.plan import ALL_ROWS, FINAL, ROWS, SELECTION, Row
+from benchmarks.results.tables import readme
+from pipelines.config import load_experiment
+from zse_model.evaluation.metrics import bootstrap_interval, paired_difference
+
+
+@pytest.mark.parametrize("row", ALL_ROWS, ids=lambda row: f"{row.table}.{row.name}")
+def test_every_row_is_an_experiment(row: Row, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.touch()
+    names = {"$DATA": str(tmp_path), "$WEIGHTS": str(weights), "$START": "a checkpoint"}
+    overrides = row.overrides(0)
+    for name, value in names.items():
+        overrides = [s.replace(name, value) for s in overrides]
+    config = load_experiment(row.experiment, overrides)
+    assert config.train.minutes is None and config.train.steps == row.steps
+    assert (config.dataset.split == "sketchy-selection") == (row not in FINAL)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, Found]]:
+    return by_table(ALL_ROWS)
+
+
+def test_the_pages_are_what_the_rows_give(found: dict[str, dict[str, Found]]) -> None:
+    """`python -m benchmarks.results --page` draws them again."""
+    assert page(found) == PAGE.read_text()
+    assert with_table(text := README.read_text(), readme(found["final"])) == text
+    assert stale_quotes() == []
+
+
+def test_the_intervals_that_a_sentence_calls_apart_from_none_are(found: dict[str, dict[str, Found]]) -> None:
+    names = ("published-losses", "no-distillation", "token-readout", "batch-negatives", "hard-negatives")
+    differences = [prose.minus(found["selection"], f"zse-{name}", "zse", "fused") for name in names]
+    assert [d.high < 0 for d in differences if d] == [True, True, True, False, False]
+
+
+def test_the_files_are_small_and_of_rows_that_are_declared() -> None:
+    files = {row.file(seed): (row, seed) for row in ALL_ROWS for seed in row.seeds}
+    kept = sorted(ROWS.iterdir())
+    assert kept and set(kept) <= files.keys()
+    assert max(file.stat().st_size for file in kept) < 16_000
+    for file in kept:
+        (row, seed), command = files[file], json.loads(file.read_text())["command"]
+        assert command.startswith(f"zse run -e {row.experiment} --set ") and f"train.seed={seed} " in f"{command} "
+
+
+def test_the_page_says_what_was_not_run() -> None:
+    text = page(
+        by_table([*SELECTION, Row("final", "sketchy-25.never", "folder+global", split="sketchy-25", cross=True)])
+    )
+    assert text.count("| sketchy-25.never | not run |") == 4
+    assert "{" not in text
+
+
+def drawn(seed: int, classes: list[str], photos: list[str]) -> tuple[Found, dict[str, np.ndarray]]:
+    """A row of two seeds with random values, and the means over the seeds of each query's own."""
+    rng, row = np.random.default_rng(seed), SELECTION[0]
+    seeds = [
+        {
+            "ret/mAP_all": rng.random(len(classes)).round(5),
+            "fg:ret/acc_1": rng.integers(0, 2, len(classes)).astype(float),
+        }
+        for _ in range(2)
+    ]
+    forms = [record.kept(classes, photos, {k: v.tolist() for k, v in values.items()}) for values in seeds]
+    means = {key: np.mean([values[key] for values in seeds], axis=0) for key in seeds[0]}
+    return Found(row, [{"test": form} for form in forms]), means
+
+
+CLASSES = [f"class {i % 7}" for i in range(60)]
+PHOTOS = [f"class {i % 7}/photo {i % 3}" for i in range(60)]
+
+
+@pytest.mark.parametrize(("key", "names"), [("ret/mAP_all", CLASSES), ("fg:ret/acc_1", PHOTOS)])
+def test_sums_give_what_the_queries_gave(key: str, names: list[str]) -> None:
+    groups = torch.tensor(np.unique(names, return_inverse=True)[1])
+    (ours, values), (theirs, other) = drawn(0, CLASSES, PHOTOS), drawn(1, CLASSES, PHOTOS)
+    a, b = ours.column(key), theirs.column(key)
+    assert a is not None and b is not None
+    assert a.mean == pytest.approx(values[key].mean(), abs=1e-12)
+    whole = torch.from_numpy(values[key])
+    assert bootstrap_interval(a.values, a.groups) == pytest.approx(bootstrap_interval(whole, groups), abs=1e-12)
+    expected = paired_difference(whole, torch.from_numpy(other[key]), groups)
+    assert vars(a.minus(b)) == pytest.approx(vars(expected), abs=1e-12)
+
+
+def test_rows_of_other_queries_are_not_paired() -> None:
+    (ours, _), (theirs, _) = drawn(0, CLASSES, PHOTOS), drawn(0, CLASSES, PHOTOS[::-1])
+    a, b = ours.column("ret/mAP_all"), theirs.column("ret/mAP_all")
+    assert isinstance(a, Column) and isinstance(b, Column)
+    with pytest.raises(ValueError, match="different queries"):
+        a.minus(b)
+    assert replace(b, queries=a.queries).minus(a).value == 0
+
+
+def test_what_cannot_be_kept_as_sums_is_refused() -> None:
+    with pytest.raises(ValueError, match="ret/P_1 has queries without a value"):
+        record.kept(["a", "b"], ["x", "y"], {"ret/P_1": [1.0, float("nan")]})
+    with pytest.raises(ValueError, match="36 sketches"):
+        record.kept(["a"] * 36, ["x"] * 36, {"fg:ret/acc_1": [0.0] * 36})
+
+
+def test_a_row_is_written_whole(tmp_path: Path) -> None:
+    form = record.kept(CLASSES, PHOTOS, {"ret/P_1": [1.0] * 60})
+    record.write(tmp_path / "rows" / "a.json", {"test": form})
+    assert json.loads((tmp_path / "rows" / "a.json").read_text()) == {"test": form}
+    assert [p.name for p in (tmp_path / "rows").iterdir()] == ["a.json"]

@@ -7,6 +7,7 @@ what was left out is proved to be worse, or looked for: the ranking is that of a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,15 @@ from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.hashing import WEIGHT, agreement
 
+BITS = (32, 64, 128, 256)
+"""Of a code. The sums of longer ones do not fit into the 16 bits of the scan."""
 MORE = 4  # times k are taken
 BLOCK = 2**15  # codes looked through at once for those that tie
+
+
+def one_of(numbers: Sequence[int]) -> str:
+    """(32, 64, 128) -> "32, 64 or 128"."""
+    return " or ".join((", ".join(map(str, numbers[:-1])), str(numbers[-1])))
 
 
 class CodeIndex:
@@ -27,15 +35,15 @@ class CodeIndex:
     lists: None = exact; twice the bytes of the codes, three times while the first search after an `add` prepares them.
     A number = codes are sorted into so many lists by the nearest of as many centres, `probed` lists are searched, by
     distance alone, and what stands in another list is missed. The first codes added find the centres: add a
-    representative part first, of at least 39 codes a list. Raises ValueError for other bits than 32, 64, 128 and 256,
+    representative part first, of at least 39 codes a list. Raises ValueError for bits that are not of `BITS`,
     and ImportError without faiss (`pip install faiss-cpu`).
     """
 
     def __init__(self, bits: int, *, lists: int | None = None, probed: int = 16) -> None:
         import faiss  # here, because networks train and score where it is not installed
 
-        if bits not in (32, 64, 128, 256):  # the sums of longer ones do not fit into the 16 bits of the scan
-            raise ZseError(f"bits must be 32, 64, 128 or 256, got {bits}")
+        if bits not in BITS:
+            raise ZseError(f"bits must be {one_of(BITS)}, got {bits}")
         self.bits = bits
         self._parts: list[np.ndarray] = []
         self._scan: Any = None

@@ -22,7 +22,6 @@ from zse_model.backbones import class_attention
 from zse_model.errors import ZseError
 from zse_model.losses import normalised
 from zse_model.methods import METHODS, CrossATNet, Encoding, Modality, RetrievalMethod, ZseSbir
-from zse_model.methods.base import rerank_depth
 from zse_model.precision import full_precision
 from zse_model.transforms import BadPicture
 
@@ -40,6 +39,8 @@ class PairExplanation:
 
     mode: str
     """The retrieval mode that the explanation was asked for."""
+    about: str
+    """What the pictures have to do with this mode's score, as its method declares it."""
     scores: Mapping[str, float]
     """By every mode of the method, what `method.score` gives: the photo as a gallery holds it."""
     grid: tuple[int, int]
@@ -109,7 +110,7 @@ def explainable(method: RetrievalMethod) -> ZseSbir:
 
 def explained_mode(method: RetrievalMethod) -> str:
     """The mode whose scores the pictures are about: of a pair network, which sees both at once, else the first one."""
-    return method.pair_mode if method.pair_mode in method.modes else method.modes[0]
+    return method.pair_mode or method.modes[0]
 
 
 def has_masks(method: RetrievalMethod) -> TypeGuard[CrossATNet]:
@@ -133,6 +134,7 @@ def explain_masks(method: CrossATNet, sketch: Tensor, photo: Tensor, mode: str |
     read = method.embed(theirs, guided)
     return MaskExplanation(
         mode=mode,
+        about=method.mode(mode).explanation,
         scores={name: float(method.score(query, found, name)) for name in method.modes},
         grid=method.backbone.grid,
         own=own[0].cpu().unflatten(0, method.backbone.grid),
@@ -167,6 +169,7 @@ def explain(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | 
     ]
     return Explanation(
         mode=mode,
+        about=method.mode(mode).explanation,
         scores={name: float(method.score(query, found, name)) for name in method.modes},
         grid=grid,
         correspondence=correspondence,
@@ -214,14 +217,11 @@ def _ready(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | N
     """The mode that is explained, for a method and pictures that can be."""
     if method.training:
         raise ZseError("The method is in training mode, where dropout makes scores random: call method.eval() first")
-    mode = mode or explained_mode(method)
-    method.check_mode(mode)
+    mode = method.ranked_by(mode or explained_mode(method))
     _check(sketch, "sketch", (1, 3), method.size)
     _check(photo, "photo", (3,), method.size)
     if sketch.min() == sketch.max():
         raise BadPicture("blank: no ink")
-    if rerank_depth(mode) is not None and method.rerank is not None:
-        return method.rerank[1]  # what ranks the shortlist
     return mode
 
 

@@ -162,7 +162,7 @@ def test_many_patches_that_answer_to_one_are_drawn() -> None:
     correspondence = torch.full((n, n), 0.1)
     correspondence[:, 5] = 0.9
     mosaic = torch.zeros(3, 224, 224, dtype=torch.uint8)
-    found = Explanation("rn", {"rn": 1.0}, (14, 14), correspondence, None, None, "none", mosaic)
+    found = Explanation("rn", "", {"rn": 1.0}, (14, 14), correspondence, None, None, "none", mosaic)
     sketch, photo = np.full((224, 224), 255, np.uint8), np.zeros((224, 224, 3), np.uint8)
     drawn = explain_page._draw(found, [(i, i) for i in range(0, 14, 2)], sketch, photo)
     assert {"correspondences", "similarity", "synthesis"} == set(drawn)

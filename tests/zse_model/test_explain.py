@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zse_model.backbones import BackboneConfig
 from zse_model.explain import UnexplainableError, explain, patch_of_pixels, salient_patches
 from zse_model.methods import GlobalConfig, ZseSbir, ZseSbirConfig, create_method
+from zse_model.modes import RET
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import BadPicture
 
@@ -157,7 +158,7 @@ class Selection(nn.Module):
 
 def test_selected_tokens_are_put_back_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     method, kept = create("maps"), [1, 2, 5, 6, 10, 15]
-    monkeypatch.setattr(type(method), "modes", ("ret",))  # the relation head of this method reads all 16
+    monkeypatch.setattr(type(method), "MODES", (RET,))  # the relation head of this method reads all 16
     method.blocks.insert(1, Selection(kept))
     encode = method.encode
     monkeypatch.setattr(method, "encode", lambda *args: encode(*args) | {"positions": torch.tensor([kept])})

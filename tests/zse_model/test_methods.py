@@ -25,8 +25,10 @@ from zse_model.methods import (
     TrainBatch,
     ZseSbirConfig,
     create_method,
+    known_modes,
 )
 from zse_model.methods.zse_sbir import hardest_negatives
+from zse_model.modes import RET, Mode
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
 
@@ -132,10 +134,35 @@ def test_every_method_of_the_registry_is_covered() -> None:
     assert {name for name, _, _ in VARIANTS.values()} == set(METHODS)
 
 
-def test_every_mode_is_covered(method: RetrievalMethod) -> None:
-    extra = {"global": set(), "zse_sbir": {"rn", "fused"}, "crossatnet": {"hash", "asym", "itq"}}
-    name = next(n for n, m in METHODS.items() if isinstance(method, m))
-    assert {mode.split("-")[0] for mode in method.modes} == {"ret"} | extra[name]
+def test_every_declared_mode_is_covered(method: RetrievalMethod) -> None:
+    asked = (*method.modes, "rerank-4") if method.rerank else method.modes
+    assert [method.mode(one) for one in asked] == list(method.MODES)
+    assert {mode: method.ranked_by(mode) for mode in method.modes} == dict(zip(method.modes, method.modes, strict=True))
+    if method.rerank:
+        assert method.ranked_by("rerank-4") == method.rerank[1]
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_declaration_says_all_that_others_read(name: str) -> None:
+    modes = METHODS[name].MODES
+    names = [mode.name for mode in modes]
+    assert names[0] == "ret" and len(set(names)) == len(names)
+    for mode in modes:
+        assert mode.score.endswith(".") and ". " not in mode.score, "one sentence"
+        assert mode.explanation or mode.shortlist or name != "zse_sbir", "its page says what the score is"
+        assert set(mode.combined or mode.shortlist or ()) <= set(names)
+        assert mode.name.endswith("-N") == bool(mode.bits) and mode.name.endswith("-K") == bool(mode.shortlist)
+    assert known_modes()["ret"] == sorted(METHODS) and set(names) <= set(known_modes())
+
+
+def test_a_mode_is_known_by_its_name_and_number() -> None:
+    codes, rerank = (Mode(name=name, score="", bits=bits) for name, bits in (("hash-N", (32, 64)), ("rerank-K", ())))
+    assert [codes.number(asked) for asked in ("hash-64", "hash-48", "hash-", "hash-064", "hash-N", "itq-64")] == [
+        *(64,),
+        *[None] * 5,
+    ]
+    assert rerank.number("rerank-100") == 100 and rerank.number("rerank-0") is None
+    assert RET.number("ret") == 0 and RET.number("ret-1") is None and codes.called(32) == "hash-32"
 
 
 @torch.no_grad()

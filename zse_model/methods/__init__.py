@@ -18,6 +18,15 @@ METHODS: dict[str, type[RetrievalMethod]] = {
 }
 
 
+def known_modes() -> dict[str, list[str]]:
+    """The name of each declared retrieval mode -> the methods that declare it, sorted."""
+    names = dict.fromkeys(mode.name for method in METHODS.values() for mode in method.MODES)
+    return {
+        name: sorted(method for method, kind in METHODS.items() if name in [mode.name for mode in kind.MODES])
+        for name in names
+    }
+
+
 def create_method(
     name: str, config: Any, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
 ) -> RetrievalMethod:
@@ -47,4 +56,5 @@ __all__ = [
     "ZseSbir",
     "ZseSbirConfig",
     "create_method",
+    "known_modes",
 ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,8 @@ from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.code_index import CodeIndex
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
-from zse_model.scoring import DotProduct, Encoding, Precision, Scorer, score_all, search
+from zse_model.modes import RET, Mode, rerank_depth
+from zse_model.scoring import Encoding, Fused, Precision, Scorer, score_all, search
 from zse_model.transforms import Modality
 
 
@@ -62,8 +63,10 @@ class RetrievalMethod(nn.Module, ABC):
     """
 
     Config: ClassVar[type]
-    pair_mode: str | None = None
-    """The mode that runs a network on every pair."""
+    MODES: ClassVar[tuple[Mode, ...]] = (RET,)
+    """What its networks can rank by; `modes` are those that one network has."""
+    bits: int = 0
+    """Of a photo's code; 0 = it has none."""
     backbone: Backbone
 
     def __init__(
@@ -89,28 +92,51 @@ class RetrievalMethod(nn.Module, ABC):
     @property
     def modes(self) -> tuple[str, ...]:
         """Ways of scoring every pair, the first is the default and what checkpoints are selected by."""
-        return ("ret",)
+        return tuple(mode.called(self.bits) for mode in self.MODES if not mode.shortlist and mode.ready(self))
+
+    @property
+    def pair_mode(self) -> str | None:
+        """The mode that runs a network on every pair."""
+        whole = (mode for mode in self.MODES if not (mode.shortlist or mode.combined))
+        return next((mode.name for mode in whole if mode.pair_network and mode.ready(self)), None)
 
     @property
     def rerank(self) -> tuple[str, str] | None:
         """What `rerank-K` does: the mode that finds the K best, and the one that ranks them. None = there is none."""
-        return None if self.pair_mode is None else (self.modes[0], self.pair_mode)
+        declared = {mode.name: mode for mode in self.MODES}
+        for finds, ranks in (mode.shortlist for mode in self.MODES if mode.shortlist):
+            if declared[finds].ready(self) and declared[ranks].ready(self):
+                return declared[finds].called(self.bits), declared[ranks].called(self.bits)
+        return None
+
+    def mode(self, asked: str) -> Mode:
+        """The declaration of a mode that this network has. Raises ValueError for another, with the reason."""
+        declared = next((mode for mode in self.MODES if mode.number(asked) is not None), None)
+        if asked in self.modes or (declared and declared.shortlist and self.rerank):
+            assert declared is not None
+            return declared
+        known = ", ".join((*self.modes, *(["rerank-K (such as rerank-100)"] if self.rerank else [])))
+        why = f" {declared.lacking}" if declared and declared.lacking else ""
+        raise ZseError(f"Unknown retrieval mode {asked!r} for {type(self).__name__}. Known modes: {known}.{why}")
+
+    def ranked_by(self, asked: str) -> str:
+        """The mode whose scores rank: the one that is asked for, or what ranks its shortlist."""
+        return self.rerank[1] if self.mode(asked).shortlist and self.rerank else asked
 
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
         """How pairs are scored in one of `modes`, with the weights as they are now. Raises ValueError for another."""
-        self.check_mode(mode)
-        if mode not in self.modes:
+        declared = self.mode(mode)
+        if declared.shortlist:
             raise ZseError(f"Mode {mode} is no way of scoring every pair; it is {' then '.join(self.rerank or ())}")
-        return DotProduct(self.device)
+        if declared.combined and declared.combine:
+            first, second = (self.scorer(part, precision) for part in declared.combined)
+            return Fused(partial(declared.combine, self), first, second)
+        return declared.scorer(self, mode, precision)
 
     def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
         """float32 [q, g] on the CPU by one of `modes`, higher is more alike; entry i, j belongs to query i and gallery
         item j alone."""
         return score_all(self.scorer(mode), queries, gallery)
-
-    def fuse(self, ret: Tensor, rn: Tensor) -> Tensor:
-        """Scores of the first mode and of `pair_mode`, float32 [q, g] -> those of `fused`, where that is a mode."""
-        raise NotImplementedError(f"{type(self).__name__} has no mode fused")
 
     def search(
         self,
@@ -126,8 +152,9 @@ class RetrievalMethod(nn.Module, ABC):
         the next search. None = it is built for this search alone.
         Raises ValueError for an unknown mode, or for a k beyond the K of rerank-K.
         """
-        self.check_mode(mode)
-        depth = rerank_depth(mode)
+        declared, depth = self.mode(mode), rerank_depth(mode)
+        if declared.bits:
+            return self._search_codes(queries, gallery, mode, k, {} if indices is None else indices)
         if depth is None or self.rerank is None:
             return search(self.scorer(mode), queries, gallery(), k)
         if k > depth:
@@ -135,6 +162,23 @@ class RetrievalMethod(nn.Module, ABC):
         finds, ranks = self.rerank
         first = self.search(queries, gallery, finds, depth, indices)
         return search(self.scorer(ranks), queries, gallery(), k, among=first)
+
+    def _search_codes(
+        self,
+        queries: Encoding,
+        gallery: Callable[[], Iterable[Encoding]],
+        mode: str,
+        k: int,
+        indices: dict[str, CodeIndex],
+    ) -> Ranking:
+        scorer = self.scorer(mode)
+        (name,) = scorer.reads("photo")
+        if name not in indices:
+            index = CodeIndex(self.bits)
+            for tile in gallery():
+                index.add(tile[name])
+            indices[name] = index
+        return indices[name].search(queries[name] if mode == name else scorer.prepare(queries, "sketch"), k)
 
     def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:  # noqa: B027
         """Called once after a training, with what its pseudo-unseen classes give: a method may choose how it combines
@@ -171,12 +215,7 @@ class RetrievalMethod(nn.Module, ABC):
         training batches, of which there are as many as it takes. What is kept must be a buffer."""
 
     def check_mode(self, mode: str) -> None:
-        known = ", ".join((*self.modes, *(["rerank-K (such as rerank-100)"] if self.rerank else [])))
-        if mode not in self.modes and (self.rerank is None or rerank_depth(mode) is None):
-            raise ZseError(f"Unknown retrieval mode {mode!r} for {type(self).__name__}. Known modes: {known}")
+        self.mode(mode)
 
-
-def rerank_depth(mode: str) -> int | None:
-    """K of `rerank-K`, None for another mode."""
-    match = re.fullmatch(r"rerank-([1-9][0-9]*)", mode)
-    return int(match[1]) if match else None
+    def fuse(self, ret: Tensor, rn: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} has no mode fused")

@@ -12,25 +12,24 @@ sketch-guided one: a gallery is encoded once, and retrieval is a dot product or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, Features
-from zse_model.code_index import CodeIndex
+from zse_model.code_index import BITS, one_of
 from zse_model.errors import ZseError
-from zse_model.evaluation.search import Ranking
 from zse_model.gather import gathered
 from zse_model.graph import Edges, GraphEncoder
 from zse_model.hashing import Asymmetric, CodeHead, Hamming, pack
 from zse_model.losses import cosine_logits, nearest_other, normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
+from zse_model.modes import RET, Mode
 from zse_model.precision import full_precision
-from zse_model.scoring import Precision, Scorer
 
 CODE_PICTURES = 4096  # of the training, that codes are fitted to
 
@@ -70,8 +69,47 @@ class CrossATNetConfig:
     split; elsewhere distillation needs them, () where no class is unseen."""
 
 
+EXPLAINED_CODES = (
+    "The score is the bits on which two codes agree less those on which they differ. The masks are what the embedding "
+    "was made with that a code is read off."
+)
+UNFITTED = "Codes are fitted when a training ends, of as many bits as its configuration says."
+
+
+def fitted(kind: str) -> Callable[[CrossATNet], bool]:
+    return lambda method: bool(method.bits) and method.codes[f"{kind}-{method.bits}"].fitted
+
+
+CODES = Mode(
+    name="hash-N",
+    score="Bits on which two learned codes agree, less those on which they differ.",
+    explanation=EXPLAINED_CODES,
+    bits=BITS,
+    ready=fitted("hash"),
+    lacking=UNFITTED,
+    scorer=lambda method, asked, _: Hamming(method.device, asked),
+)
+
+
 class CrossATNet(RetrievalMethod):
     Config = CrossATNetConfig
+    MODES = (
+        RET,
+        CODES,
+        replace(
+            CODES, name="itq-N", score="The same of the baseline: ITQ codes of the embeddings.", ready=fitted("itq")
+        ),
+        replace(
+            CODES,
+            name="asym-N",
+            score="Bits of a photo's hash-N that agree with the sketch, less those that differ, each weighted by how "
+            "sure the sketch is of it.",
+            scorer=lambda method, asked, _: Asymmetric(
+                method.device, CODES.called(method.bits), method.codes[CODES.called(method.bits)]
+            ),
+        ),
+        Mode(name="rerank-K", score="The K best by hash-N, ranked by ret.", shortlist=("hash-N", "ret")),
+    )
     config: CrossATNetConfig
 
     def __init__(
@@ -81,8 +119,9 @@ class CrossATNet(RetrievalMethod):
         c = config
         if not (c.triplet or c.classification or c.graph):
             raise ZseError("crossatnet: one of triplet, classification and graph must be above 0, to shape the space")
-        if c.bits not in (0, 32, 64, 128, 256):
-            raise ZseError(f"crossatnet: bits must be 0 (no codes), 32, 64, 128 or 256, got {c.bits}")
+        if c.bits not in (0, *BITS):
+            raise ZseError(f"crossatnet: bits must be 0 (no codes), {one_of(BITS)}, got {c.bits}")
+        self.bits = c.bits
         distils = c.distillation > 0
 
         def build() -> Backbone:
@@ -168,46 +207,6 @@ class CrossATNet(RetrievalMethod):
         assert features.tokens is not None
         x = self.embed(features, self.mask(features.tokens) if modality == "photo" else None)
         return {"embedding": x, **{n: pack(head(x, modality)) for n, head in self.codes.items() if head.fitted}}
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """Codes are there once a training has ended."""
-        fitted = tuple(name for name, head in self.codes.items() if head.fitted)
-        return ("ret", *fitted, *([f"asym-{self.config.bits}"] if self._learned in fitted else []))
-
-    @property
-    def _learned(self) -> str:
-        return f"hash-{self.config.bits}"
-
-    @property
-    def rerank(self) -> tuple[str, str] | None:
-        """Codes find what embeddings rank."""
-        return (self._learned, "ret") if self._learned in self.modes else None
-
-    def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
-        embedding = super().scorer(mode, precision)
-        if mode.startswith("asym"):
-            return Asymmetric(self.device, self._learned, self.codes[self._learned])
-        return embedding if mode == "ret" else Hamming(self.device, mode)
-
-    def search(
-        self,
-        queries: Encoding,
-        gallery: Callable[[], Iterable[Encoding]],
-        mode: str,
-        k: int,
-        indices: dict[str, CodeIndex] | None = None,
-    ) -> Ranking:
-        if mode not in self.modes[1:]:
-            return super().search(queries, gallery, mode, k, indices)
-        scorer, indices = self.scorer(mode), {} if indices is None else indices
-        (name,) = scorer.reads("photo")
-        if name not in indices:
-            index = CodeIndex(self.config.bits)
-            for tile in gallery():
-                index.add(tile[name])
-            indices[name] = index
-        return indices[name].search(queries[name] if mode == name else scorer.prepare(queries, "sketch"), k)
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)

@@ -1,8 +1,7 @@
 """`zse_sbir`: Lin et al., "Zero-Shot Everything Sketch-Based Image Retrieval, and in Explainable Style", CVPR 2023.
 
 Learnable tokenizer -> self-attention -> cross-attention between a sketch and a photo -> kernel-based relation network.
-Scores by `ret` (cosine of the retrieval token before cross-attention), by `rn` (the relation network on every pair), by
-`fused` (both, weighted as pseudo-unseen classes like it; ours) and by `rerank-K` (`rn` on the K best of `ret`; ours).
+What it ranks by is declared in `ZseSbir.MODES`; `fused` and `rerank-K` are ours.
 
 Deviations, ours: the relation head reads tokens as image regions (the published code mixes them); on a convolutional
 backbone the tokens are its stride-16 and stride-32 maps, the retrieval token is learned and starts from the pooled
@@ -14,7 +13,7 @@ configuration.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -35,8 +34,9 @@ from zse_model.losses import nearest_other, normalised, triplet
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.distillation import SoftLabels
 from zse_model.methods.global_embedding import embedding_losses
+from zse_model.modes import RET, Mode
 from zse_model.pair_scorer import PairScorer
-from zse_model.scoring import Fused, Precision, Scorer, weighted
+from zse_model.scoring import weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,45 @@ class ZseSbirConfig:
 FUSION_STEPS = 21  # weights tried, from ret alone to rn alone
 
 
+MODES = (
+    replace(
+        RET,
+        score="Cosine of the retrieval tokens before cross-attention, or of pooled features (`readout`).",
+        explanation="ret compares one vector of each picture, made before cross-attention (a cosine, at most 1): the "
+        "correspondences and the synthesis below are not what this score was computed from.",
+    ),
+    Mode(
+        name="rn",
+        score="Logit of the relation network, which reads both pictures after cross-attention.",
+        explanation="rn is the relation network's verdict on the pair (a logit without bounds: compare it between "
+        "photos of one sketch only). It reads the similarities of all patches at once; the few drawn below do not sum "
+        "up to it.",
+        pair_network=True,
+        ready=lambda method: method.config.relation > 0,
+        lacking="rn needs a network that was trained with relation above 0.",
+        scorer=lambda method, _, precision: PairScorer(
+            method.sketch_attends, method.photo_attends, method.relation, precision=precision
+        ),
+    ),
+    Mode(
+        name="fused",
+        score="Weighted sum of ret and rn; the weights were chosen on pseudo-unseen classes.",
+        explanation="fused adds the scores of ret and rn, each with the weight that pseudo-unseen classes gave it. "
+        "Only the part of rn has to do with the correspondences drawn below.",
+        pair_network=True,
+        ready=lambda method: method.calibrated,
+        lacking="This checkpoint has no weights for mode fused: a training with pseudo-unseen classes chooses them at "
+        "its end (dataset.pseudo_unseen above 0, relation above 0).",
+        combined=("ret", "rn"),
+        combine=lambda method, ret, rn: method.fuse(ret, rn),
+    ),
+    Mode(name="rerank-K", score="The K best by ret, ranked by rn.", pair_network=True, shortlist=("ret", "rn")),
+)
+
+
 class ZseSbir(RetrievalMethod):
     Config = ZseSbirConfig
+    MODES = MODES
     config: ZseSbirConfig
     fusion: Tensor
     """[2], the share of `ret` and of `rn` in `fused`; 0 until calibrated."""
@@ -152,7 +189,6 @@ class ZseSbir(RetrievalMethod):
             for module in self.modules():
                 if isinstance(module, SelfAttentionBlock | CrossAttention):
                     module.start_small()
-        self.pair_mode = "rn" if c.relation else None
         self.relation.requires_grad_(c.relation > 0)
         for attends in (self.sketch_attends, self.photo_attends):
             attends.requires_grad_(c.relation > 0 or c.triplet > 0)
@@ -195,23 +231,9 @@ class ZseSbir(RetrievalMethod):
         return logits, sketch[:, 0], photo[:, 0]
 
     @property
-    def modes(self) -> tuple[str, ...]:
-        """`fused` is there once it is calibrated; a network on the meta device has no values, so it is not."""
-        if self.pair_mode is None:
-            return ("ret",)
-        return ("ret", "rn", "fused") if not self.fusion.is_meta and self.fusion.any() else ("ret", "rn")
-
-    def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
-        if mode == "fused" and self.pair_mode is not None and mode not in self.modes:
-            raise ZseError(
-                "This checkpoint has no weights for mode fused: they are chosen on pseudo-unseen classes as a training "
-                "ends, and it had none (dataset.pseudo_unseen above 0). Use ret, rn or rerank-K"
-            )
-        embedding = super().scorer(mode, precision)
-        if mode == "ret":
-            return embedding
-        pairs = PairScorer(self.sketch_attends, self.photo_attends, self.relation, precision=precision)
-        return pairs if mode == "rn" else Fused(self.fuse, embedding, pairs)
+    def calibrated(self) -> bool:
+        """Whether `fused` has its weights; a network on the meta device has no values, so it is not."""
+        return self.config.relation > 0 and not self.fusion.is_meta and bool(self.fusion.any())
 
     def fuse(self, ret: Tensor, rn: Tensor) -> Tensor:
         """Scores of the two modes, float32 [q, g] -> those of `fused`; -inf where a mode has not ranked."""

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from zse_model.evaluation import CATEGORY_METRICS, INSTANCE_METRICS, METRICS, PROTOCOLS, metrics, rank
+from zse_model.evaluation import (
+    CATEGORY_METRICS,
+    HEADLINES,
+    INSTANCE_METRICS,
+    LEADING,
+    METRICS,
+    PROTOCOLS,
+    metrics,
+    rank,
+)
 from zse_model.evaluation.metrics import (
     accuracy_at,
     average_precision,
@@ -20,6 +29,7 @@ from zse_model.evaluation.metrics import (
     paired_difference,
     precision_at,
 )
+from zse_model.evaluation.protocol import forms, is_metric
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics_reference.npz"
 
@@ -172,6 +182,9 @@ def test_zse_paper_equals_the_published_code(case):
 def test_metric_names_are_the_two_lists():
     assert METRICS == CATEGORY_METRICS + INSTANCE_METRICS
     assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
+    assert all(map(is_metric, METRICS)) and is_metric("recall_7") and set(LEADING) <= set(HEADLINES) <= set(METRICS)
+    assert not any(map(is_metric, ("P_all", "P", "P_", "P_0", "P_01", "P_1_1", "nDCG_10", "")))
+    assert forms() == "mAP_all, mAP_k, P_k, acc_k and recall_k, with a number for k"
 
 
 def test_a_ranking_too_short_for_the_metric_is_refused():

@@ -7,12 +7,22 @@ from zse_model.evaluation.metrics import (
     expected_average_precision,
     paired_difference,
 )
-from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, METRICS, PROTOCOLS, Protocol
+from zse_model.evaluation.protocol import (
+    CATEGORY_METRICS,
+    HEADLINES,
+    INSTANCE_METRICS,
+    LEADING,
+    METRICS,
+    PROTOCOLS,
+    Protocol,
+)
 from zse_model.evaluation.search import Ranking, merge, order, rank
 
 __all__ = [
     "CATEGORY_METRICS",
+    "HEADLINES",
     "INSTANCE_METRICS",
+    "LEADING",
     "METRICS",
     "PROTOCOLS",
     "Evaluation",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import bootstrap_interval, expected_average_precision, interpolated_precision
-from zse_model.evaluation.protocol import FORMS, PROTOCOLS, is_metric
+from zse_model.evaluation.protocol import PROTOCOLS, forms, is_metric
 from zse_model.evaluation.search import BLOCK_CELLS, Ranking, order
 
 
@@ -52,7 +52,7 @@ class Task:
             raise ZseError(f"The gallery of {self.setting} is empty.")
         protocols = ", ".join(PROTOCOLS)
         for kind, names, known, all_known in (
-            ("metric", self.metrics, is_metric, FORMS),
+            ("metric", self.metrics, is_metric, forms()),
             ("protocol", self.protocols, PROTOCOLS.__contains__, protocols),
         ):
             unknown = [name for name in names if not known(name)]

@@ -4,9 +4,12 @@
 SAKE (Liu et al., ICCV 2019). Both are printed where a result stands beside a published one.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,16 +19,22 @@ from zse_model.evaluation import metrics
 CATEGORY_METRICS = ("mAP_all", "mAP_200", "P_1", "P_25", "P_100", "P_200")
 INSTANCE_METRICS = ("acc_1", "acc_5", "acc_10")
 METRICS = CATEGORY_METRICS + INSTANCE_METRICS
-FORMS = "mAP_all, mAP_k, P_k, acc_k and recall_k, with a number for k"
+HEADLINES = ("mAP_all", "P_1", "P_25", "P_100", "mAP_200", "acc_1", "acc_5")
+"""What the table of a run, the view of MLflow and the page of standings show, in this order, of those that a setting
+has."""
+LEADING = ("mAP_all", "acc_1")
+"""The first of them that a setting has orders its models."""
 
 
 def is_metric(name: str) -> bool:
-    return bool(re.fullmatch(r"mAP_all|(mAP|P|acc|recall)_[1-9][0-9]*", name))
+    kind, _, depth = name.partition("_")
+    whole = kind in FORMULAS and FORMULAS[kind].whole and depth == "all"
+    return whole or bool(kind in FORMULAS and re.fullmatch(r"[1-9][0-9]*", depth))
 
 
 def metrics_within(names: Sequence[str], depth: int) -> tuple[str, ...]:
     """Those that can be told from the first `depth` ranks."""
-    return tuple(name for name in names if name != "mAP_all" and int(name.split("_")[1]) <= depth)
+    return tuple(name for name in names if not name.endswith("_all") and int(name.split("_")[1]) <= depth)
 
 
 @dataclass(frozen=True)
@@ -46,13 +55,14 @@ class Protocol:
     def values(self, metric: str, relevant: Tensor, num_relevant: Tensor) -> Tensor:
         """One metric of each query.
 
-        Args: metric of FORMS; relevant bool [q, n], in rank order; num_relevant int64 [q], R in the whole gallery.
+        Args: metric: kind_k of `FORMULAS`; relevant bool [q, n], in rank order; num_relevant int64 [q], R in the whole
+            gallery.
             n may be less than the gallery for the metrics @k (n >= k, or all R hits inside), never for mAP_all.
         Returns: float64 [q] in [0, 1], NaN where R = 0.
         Raises: ValueError for an unknown metric, wrong shapes, or a ranking too short for the metric.
         """
         if not is_metric(metric):
-            raise ValueError(f"Unknown metric {metric!r}. Known metrics: {FORMS}.")
+            raise ValueError(f"Unknown metric {metric!r}. Known metrics: {forms()}.")
         kind, depth = metric.split("_")
         k = None if depth == "all" else int(depth)
         # int32: torch sums bool rows four times as fast as into its default int64
@@ -61,16 +71,39 @@ class Protocol:
                 f"{metric} cannot be computed from the first {relevant.shape[1]} ranks: relevant items lie beyond. "
                 f"Rank {'the whole gallery' if k is None else f'at least {k} items'}."
             )
-        if kind == "mAP":
-            formula = metrics.average_precision_interpolated if self.interpolate else metrics.average_precision
-            values = formula(relevant, num_relevant, k)
-        elif kind == "P":
-            values = metrics.precision_at(relevant, num_relevant, int(depth), cap_at_relevant=self.cap_precision)
-        elif kind == "recall":
-            values = metrics.recall_at(relevant, num_relevant, int(depth))
-        else:
-            values = metrics.accuracy_at(relevant, int(depth))
+        values = FORMULAS[kind].values(self, relevant, num_relevant, k)
         return values.masked_fill(num_relevant == 0, torch.nan)
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What the part of a metric's name before _ stands for: `P_25` is P of the first 25 ranks.
+
+    values: (protocol, relevant, num_relevant, k) -> float64 [q]; arguments as of `Protocol.values`, k None for `_all`.
+    whole: whether `_all`, the whole gallery, may stand for the number.
+    """
+
+    values: Callable[[Protocol, Tensor, Tensor, Any], Tensor]
+    whole: bool = False
+
+
+def _average_precision(protocol: Protocol, relevant: Tensor, num_relevant: Tensor, k: int | None) -> Tensor:
+    formula = metrics.average_precision_interpolated if protocol.interpolate else metrics.average_precision
+    return formula(relevant, num_relevant, k)
+
+
+FORMULAS: dict[str, Formula] = {
+    "mAP": Formula(_average_precision, whole=True),
+    "P": Formula(lambda p, *ranked: metrics.precision_at(*ranked, cap_at_relevant=p.cap_precision)),
+    "acc": Formula(lambda _, relevant, __, k: metrics.accuracy_at(relevant, k)),
+    "recall": Formula(lambda _, *ranked: metrics.recall_at(*ranked)),
+}
+
+
+def forms() -> str:
+    """The names that metrics may have, for messages."""
+    names = [f"{kind}_{end}" for kind, formula in FORMULAS.items() for end in ("all",) * formula.whole + ("k",)]
+    return f"{', '.join(names[:-1])} and {names[-1]}, with a number for k"
 
 
 PROTOCOLS: dict[str, Protocol] = {

@@ -18,12 +18,12 @@ from unittest.mock import patch
 import ray
 
 from benchmarks.scale import draw, spread, watched
-from pipelines.cluster import SPARE_CPUS, run_parts
 from pipelines.config import ExperimentConfig, validate
 from pipelines.jobs import embed, ingest, score
 from pipelines.jobs.run import experiment_split
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import untrained
+from pipelines.runtime.ray_tasks import SPARE_CPUS, run_parts
 
 PICTURES, SKETCHES = 4_000, 200
 UNSEEN = 125

@@ -22,8 +22,8 @@ from typing import IO
 from filelock import FileLock
 
 from pipelines import storage
-from pipelines.progress import say
-from pipelines.redaction import printable
+from pipelines.runtime.progress import say
+from pipelines.runtime.redaction import printable
 
 ENDINGS = storage.ARCHIVES
 UTF8_MARK = 0x800  # bit 11 of a ZIP member's flags

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipelines.redaction import printable
+from pipelines.runtime.redaction import printable
 
 LONGEST = 32  # characters of a class name
 RECALLS = np.linspace(0, 1, 11)

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import logs
-from pipelines.commands import command, repeated
-from pipelines.failures import to_mend
-from pipelines.progress import say, show
-from pipelines.redaction import printable
+from pipelines.runtime import logs
+from pipelines.runtime.commands import command, repeated
+from pipelines.runtime.failures import to_mend
+from pipelines.runtime.progress import say, show
+from pipelines.runtime.redaction import printable
 from zse_model.errors import ZseError
 
 if TYPE_CHECKING:

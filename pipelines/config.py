@@ -21,8 +21,8 @@ from pipelines.catalog import AnyDatasetConfig, DatasetConfig
 from pipelines.members import Distractors
 from pipelines.plan import ShardConfig
 from pipelines.prepare import IngestConfig
-from pipelines.redaction import holds_password, names_of_secrets
-from pipelines.written import NULL, ConfigError, Written, did_you_mean, read, read_yaml
+from pipelines.runtime.redaction import holds_password, names_of_secrets
+from pipelines.runtime.written import NULL, ConfigError, Written, did_you_mean, read, read_yaml
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.evaluation.protocol import PROTOCOLS

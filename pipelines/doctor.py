@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pipelines.catalog import ImageRecord, built_in, create_dataset, refuse_names, split_names
 from pipelines.catalog.base import DatasetConfig
 from pipelines.catalog.tree import LayoutError
-from pipelines.commands import command, repeated
 from pipelines.config import read_dataset
 from pipelines.prepare import prepared, refuse_name
-from pipelines.redaction import printable
 from pipelines.reference import MODALITIES, Counts, Known, Version, known_datasets, load_settings
+from pipelines.runtime.commands import command, repeated
+from pipelines.runtime.redaction import printable
 from zse_model.errors import ZseError
 from zse_model.split import normalise_name
 from zse_model.transforms import BadPicture, TransformConfig

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines import shards, storage
-from pipelines.failures import to_mend, unwrapped
 from pipelines.lease import EVERY, STALE, holder
-from pipelines.redaction import shown
+from pipelines.runtime.failures import to_mend, unwrapped
+from pipelines.runtime.redaction import shown
 
 RUN = "run.json"  # of a training
 ENDED = "ended"  # in it

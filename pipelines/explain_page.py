@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pipelines.loaders import to_tensor
-from pipelines.progress import say
-from pipelines.redaction import in_html
+from pipelines.runtime.progress import say
+from pipelines.runtime.redaction import in_html
 from zse_model.errors import ZseError
 from zse_model.explain import (
     Explanation,

@@ -22,8 +22,8 @@ from pipelines.archives import opened
 from pipelines.catalog.tree import PICTURES, PassedOver, is_picture
 from pipelines.device import assigned_device
 from pipelines.loaders import to_tensor
-from pipelines.progress import Meter, say
-from pipelines.redaction import printable
+from pipelines.runtime.progress import Meter, say
+from pipelines.runtime.redaction import printable
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
 from zse_model.methods import Encoding, RetrievalMethod

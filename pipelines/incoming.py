@@ -22,8 +22,8 @@ import yaml
 from pipelines import storage
 from pipelines.catalog import DatasetConfig
 from pipelines.config import ConfigError, read_dataset
+from pipelines.runtime.written import read_yaml
 from pipelines.texts import named
-from pipelines.written import read_yaml
 from zse_model.errors import ZseError
 
 DESCRIPTION = "dataset.yaml"

@@ -25,8 +25,8 @@ from typing import Any
 import psutil
 
 from pipelines import storage
-from pipelines.background import repeated
-from pipelines.progress import say
+from pipelines.runtime.background import repeated
+from pipelines.runtime.progress import say
 from zse_model.errors import ZseError
 
 EVERY, STALE = 5.0, 20.0  # s: how often it is renewed, and after how long without it is nobody's

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipelines import shards, storage
-from pipelines.commands import command
 from pipelines.config import ExperimentConfig, experiment_names, load_experiment, to_dict
+from pipelines.runtime.commands import command
 
 SECTIONS = ("dataset", "transforms", "evaluation")  # what an evaluation depends on
 BASE = "folder+global"  # what an experiment of the user's is said as a change of

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from pipelines import storage
-from pipelines.progress import say
 from pipelines.reevaluation import Summary, markdown
+from pipelines.runtime.progress import say
 from zse_model.errors import ZseError
 
 SENT = "notified.json"

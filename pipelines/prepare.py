@@ -14,7 +14,7 @@ from pipelines import shards, storage
 from pipelines.catalog import DatasetConfig, ImageRecord, create_dataset
 from pipelines.duplicates import look
 from pipelines.pictures import encode_photo, encode_sketch
-from pipelines.redaction import printable
+from pipelines.runtime.redaction import printable
 from zse_model.transforms import BadPicture, Modality, TransformConfig, photo_square, prepare_sketch
 
 

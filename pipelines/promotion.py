@@ -30,7 +30,7 @@ from pipelines.costs import MEASURES
 from pipelines.jobs.evaluate import COSTS, REPORT
 from pipelines.missing import evaluated_by, evaluation_command, searching
 from pipelines.queries import Queries, interval
-from pipelines.written import read_yaml
+from pipelines.runtime.written import read_yaml
 from zse_model.errors import ZseError
 from zse_model.evaluation import expected_average_precision
 from zse_model.split import FEWEST

@@ -11,7 +11,7 @@ import torch
 
 from pipelines.drift import beyond
 from pipelines.queries import FEW, Difference, Queries, difference, key_parts, metric_key
-from pipelines.redaction import shown, shown_within
+from pipelines.runtime.redaction import shown, shown_within
 from zse_model.evaluation.metrics import difference_of_means
 from zse_model.split import FEWEST
 

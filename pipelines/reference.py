@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from pipelines.catalog import CROSS, built_in
 from pipelines.config import ConfigError
-from pipelines.written import did_you_mean
+from pipelines.runtime.written import did_you_mean
 from zse_model.split import normalise_name
 
 Counts = Mapping[str, Mapping[str, int]]  # class -> modality -> pictures

@@ -15,8 +15,8 @@ from PIL import Image
 
 from pipelines.costs import MEASURES
 from pipelines.queries import FEW
-from pipelines.redaction import in_html
 from pipelines.reference import Setting
+from pipelines.runtime.redaction import in_html
 from pipelines.tracking.history import Standing
 
 METRICS = ("mAP_all", "P_100", "P_200", "mAP_200", "acc_1", "acc_5")

@@ -25,10 +25,10 @@ from pipelines.catalog import MissingClassesError
 from pipelines.config import ConfigError, EvaluationConfig, ExperimentConfig, read_dataset
 from pipelines.jobs.ingest import TooManyBadPicturesError
 from pipelines.jobs.run import evaluate_checkpoint
-from pipelines.progress import say
 from pipelines.queries import interval
 from pipelines.reference import Setting
-from pipelines.written import read_yaml
+from pipelines.runtime.progress import say
+from pipelines.runtime.written import read_yaml
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from pipelines.members import Members, read_pictures
 from pipelines.pictures import decode_pixels
-from pipelines.redaction import printable
+from pipelines.runtime.redaction import printable
 from zse_model.evaluation.evaluate import Evaluation
 
 CELL, FRAME, GAP, CAPTION = 112, 4, 6, 18

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from pipelines.commands import command
-from pipelines.redaction import shown
+from pipelines.runtime.commands import command
+from pipelines.runtime.redaction import shown
 
 State = Literal["done", "running", "failed", "killed", "half done", "missing"]
 

@@ -34,8 +34,8 @@ from urllib.parse import quote, unquote
 import fsspec
 from fsspec import AbstractFileSystem, asyn
 
-from pipelines.progress import say
-from pipelines.redaction import printable, shown
+from pipelines.runtime.progress import say
+from pipelines.runtime.redaction import printable, shown
 from pipelines.walk import entries, walk
 from zse_model.errors import ZseError
 

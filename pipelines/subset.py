@@ -19,7 +19,7 @@ from pipelines.catalog import ImageRecord, create_dataset
 from pipelines.catalog.folder import PAIRS
 from pipelines.catalog.tree import meaning
 from pipelines.doctor import recognise
-from pipelines.progress import Meter
+from pipelines.runtime.progress import Meter
 from pipelines.texts import named, some, table
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture, Modality

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipelines import storage
-from pipelines.progress import say
+from pipelines.runtime.progress import say
 from zse_model.errors import ZseError
 
 LONGEST = 100  # characters of a name that are shown

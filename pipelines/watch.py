@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.progress import say
+from pipelines.runtime.progress import say
 from zse_model.errors import ZseError
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

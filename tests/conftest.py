@@ -67,7 +67,7 @@ def ray_cluster(s3: str, metrics_url: str) -> Iterator[None]:
     """One Ray for all tests that need one; its workers inherit the way to the S3 server."""
     import ray
 
-    from pipelines.cluster import quiet_ray_data
+    from pipelines.runtime.ray_tasks import quiet_ray_data
 
     ray.init(
         address="local",

@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.results.make import DATA, WEIGHTS, make
 from benchmarks.results.page import PAGE, draw, stale_quotes
 from benchmarks.results.plan import ALL_ROWS, ROWS, Row
-from pipelines.progress import say
+from pipelines.runtime.progress import say
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from pipelines.catalog.tree import (
     placed_source,
     stem,
 )
-from pipelines.progress import say
+from pipelines.runtime.progress import say
 from pipelines.texts import rows, some
 from zse_model.errors import ZseError
 from zse_model.transforms import Modality

@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines import charts, logs, shards, sheets, storage
+from pipelines import charts, shards, sheets, storage
 from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
 from pipelines.costs import cost
@@ -42,8 +42,9 @@ from pipelines.members import (
 )
 from pipelines.missing import experiment_of
 from pipelines.pictures import decode_pixels
-from pipelines.progress import say
 from pipelines.queries import QUERIES, claimed
+from pipelines.runtime import logs
+from pipelines.runtime.progress import say
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import distilled_units, refuse_leaks

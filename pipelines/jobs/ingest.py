@@ -17,12 +17,13 @@ from functools import partial
 from itertools import compress, groupby, islice
 from typing import Any
 
-from pipelines import logs, metrics, shards, storage
+from pipelines import shards, storage
 from pipelines.catalog import ImageRecord, create_dataset
-from pipelines.cluster import run_parts
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.prepare import write_images
-from pipelines.progress import say
+from pipelines.runtime import logs, prometheus
+from pipelines.runtime.progress import say
+from pipelines.runtime.ray_tasks import run_parts
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 
@@ -101,7 +102,7 @@ def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[Ima
     )
     for result in run_parts(tasks, work, what="Ingest", unit="pictures", total=sum(map(len, left.values()))):
         skipped = json.loads(result["skipped"])
-        metrics.count("zse_bad_files", len(skipped), stage="ingest", run=_name(folder))
+        prometheus.count("zse_bad_files", len(skipped), stage="ingest", run=_name(folder))
         _raise_if_asked(config, skipped)
 
 

@@ -21,9 +21,9 @@ from pipelines.jobs.evaluate import REPORT, report_key
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
 from pipelines.jobs.promote import promote
 from pipelines.jobs.run import evaluate_images, experiment_split
-from pipelines.progress import say
 from pipelines.promotion import Rules
 from pipelines.reevaluation import Line, Summary, against, changed, headlines, markdown
+from pipelines.runtime.progress import say
 from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry, settle, translated
 from pipelines.tracking.models import NAMES, REGISTERED
 from zse_model.checkpoint import INFO, from_dict

@@ -11,7 +11,6 @@ import torch
 from rich.table import Table
 
 from pipelines import preflight, shards, storage
-from pipelines.cluster import expecting
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import embed
 from pipelines.jobs.evaluate import REPORT, evaluate, raw_pixels
@@ -19,8 +18,9 @@ from pipelines.jobs.ingest import ingest, listed, plan_ingest
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import train, untrained
 from pipelines.preflight import STAGES
-from pipelines.progress import say
 from pipelines.queries import Queries, difference, interval, metric_key
+from pipelines.runtime.progress import say
+from pipelines.runtime.ray_tasks import expecting
 from pipelines.tracking import deliver_evaluation, deliver_training
 from zse_model.evaluation import expected_average_precision
 from zse_model.evaluation.leaks import LeakError

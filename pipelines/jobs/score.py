@@ -16,12 +16,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines import logs, metrics, shards, storage
-from pipelines.cluster import model_workers, run_parts
+from pipelines import shards, storage
 from pipelines.config import ExperimentConfig
 from pipelines.device import assigned_device
 from pipelines.encodings import encoded_parts, read_values
-from pipelines.progress import say
+from pipelines.runtime import logs, prometheus
+from pipelines.runtime.progress import say
+from pipelines.runtime.ray_tasks import model_workers, run_parts
 from zse_model.checkpoint import load_checkpoint
 from zse_model.memory import keep_freed_memory
 from zse_model.scoring import score_all
@@ -88,7 +89,7 @@ def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, a
         gpus=gpus,
         alone=alone,
     ):
-        metrics.count("zse_pairs_scored", part["pairs"], stage="score", run=name)
+        prometheus.count("zse_pairs_scored", part["pairs"], stage="score", run=name)
     shards.write_manifest(
         folder,
         {

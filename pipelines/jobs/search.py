@@ -15,7 +15,7 @@ from pipelines import storage
 from pipelines.device import assigned_device
 from pipelines.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery, read_photos
 from pipelines.loaders import to_tensor
-from pipelines.redaction import printable
+from pipelines.runtime.redaction import printable
 from pipelines.sheets import Row, draw_sheet
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError

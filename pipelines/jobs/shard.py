@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines import logs, shards, storage
+from pipelines import shards, storage
 from pipelines.catalog import load_split
-from pipelines.cluster import connect, run_parts
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.members import Members, read_members, training_members
 from pipelines.pairing import training_rows, write_pairs
 from pipelines.plan import ItemPlan, ShardConfig
-from pipelines.progress import say
+from pipelines.runtime import logs
+from pipelines.runtime.progress import say
+from pipelines.runtime.ray_tasks import connect, run_parts
 
 
 @logs.stage("shard")

@@ -38,24 +38,25 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
-from pipelines import logs, metrics, shards, storage
-from pipelines.background import repeated
+from pipelines import shards, storage
 from pipelines.class_vectors import class_vectors_of
-from pipelines.cluster import WAITING, connect, waits
 from pipelines.config import ClusterConfig, ExperimentConfig, to_dict
 from pipelines.device import assigned_device
 from pipelines.endings import ENDED, RUN, ending, heeding_sigterm
-from pipelines.failures import to_mend, unwrapped
 from pipelines.lease import held
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
 from pipelines.networks import weights_at_hand, weights_hash
 from pipelines.plan import ItemPlan
-from pipelines.progress import Meter, say
-from pipelines.redaction import shown
+from pipelines.runtime import logs, prometheus
+from pipelines.runtime.background import repeated
+from pipelines.runtime.failures import to_mend, unwrapped
+from pipelines.runtime.machine import sampled
+from pipelines.runtime.progress import Meter, say
+from pipelines.runtime.ray_tasks import WAITING, connect, waits
+from pipelines.runtime.redaction import shown
 from pipelines.selection import Selection
 from pipelines.states import STATES, keep_state, last_state, state_copy
-from pipelines.system import sampled
 from pipelines.tracking import TrainingRun
 from zse_model.checkpoint import (
     INFO,
@@ -460,7 +461,7 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
         with ExitStack() as stack:
             stack.enter_context(logs.stage("train"))
             logs.about(run=name, worker=place.get_world_rank())
-            put = stack.enter_context(metrics.gauges(stage="train", run=name, worker=str(place.get_world_rank())))
+            put = stack.enter_context(prometheus.gauges(stage="train", run=name, worker=str(place.get_world_rank())))
             context = RayContext(settings["job"].folder, settings["journal"], put)
             if first:
                 stack.enter_context(sampled(node, context.log))

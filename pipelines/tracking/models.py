@@ -23,8 +23,8 @@ from packaging.requirements import Requirement
 import pipelines
 import zse_model
 from pipelines import shards, storage
-from pipelines.progress import say
-from pipelines.redaction import shown
+from pipelines.runtime.progress import say
+from pipelines.runtime.redaction import shown
 from pipelines.tracking.store import TRACKED, Store, TrackingError, existing, pages, transfer, translated
 from zse_model.checkpoint import INFO, SEEN, WEIGHTS, load_checkpoint
 

@@ -26,9 +26,9 @@ from pipelines import storage
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.costs import MEASURES
 from pipelines.endings import Ending, ended, ending
-from pipelines.progress import say
 from pipelines.queries import metric_key
-from pipelines.redaction import shown
+from pipelines.runtime.progress import say
+from pipelines.runtime.redaction import shown
 from pipelines.tracking.models import log_model, requirements
 from pipelines.tracking.once import beside_others, run_once, terminate, under_way
 from pipelines.tracking.store import TRACKED, Store, TrackingError, existing, translated

@@ -18,8 +18,8 @@ from urllib.parse import quote as url_quote
 
 from pipelines import storage
 from pipelines.config import ExperimentConfig
-from pipelines.progress import say
-from pipelines.redaction import shown
+from pipelines.runtime.progress import say
+from pipelines.runtime.redaction import shown
 from zse_model.errors import ZseError
 
 TRACKED = "tracked.json"  # beside what was delivered: where to

@@ -13,9 +13,9 @@ import ray
 import torch
 import yaml
 
-from pipelines.cluster import connect, expecting, run_parts
 from pipelines.config import ClusterConfig
 from pipelines.device import assigned_device
+from pipelines.runtime.ray_tasks import connect, expecting, run_parts
 from tests.conftest import TINY, merged
 from tests.servers import BIN, ray_head
 from zse_model.errors import ZseError
@@ -122,7 +122,7 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(ZseError, match=r"RAY_ADDRESS=127.0.0.1:1: no Ray answers there \(.*refused\)\. Start one"):
         connect()
-    monkeypatch.setattr("pipelines.cluster._answers", lambda _: None)  # something listens, and it is no Ray
+    monkeypatch.setattr("pipelines.runtime.ray_tasks._answers", lambda _: None)  # something listens, and it is no Ray
     with pytest.raises(ZseError, match=r"no Ray answers there \(no connection\)\. Start one"):
         connect()
 
@@ -151,13 +151,13 @@ def test_a_cluster_without_an_autoscaler_refuses_what_can_never_fit(version: str
 def on_a_cluster(monkeypatch: pytest.MonkeyPatch, types: list[str] | None, *nodes: int) -> None:
     """A cluster of nodes with so many CPUs, of which Ray's monitor says that they are of these types."""
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setattr("pipelines.cluster.JOINING", 0)
+    monkeypatch.setattr("pipelines.runtime.ray_tasks.JOINING", 0)
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(sum(nodes))})
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": float(n)}} for n in nodes])
-    monkeypatch.setattr("pipelines.cluster.is_autoscaler_v2", lambda **_: False)
+    monkeypatch.setattr("pipelines.runtime.ray_tasks.is_autoscaler_v2", lambda **_: False)
     told = None if types is None else json.dumps({"autoscaler_report": {"active_nodes": dict.fromkeys(types, 1)}})
-    monkeypatch.setattr("pipelines.cluster._internal_kv_get", lambda _: told)
+    monkeypatch.setattr("pipelines.runtime.ray_tasks._internal_kv_get", lambda _: told)
 
 
 @pytest.mark.parametrize("types", [["head"], ["ray.head.default", "worker"], [], None])

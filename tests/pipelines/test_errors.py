@@ -18,7 +18,7 @@ import pipelines
 import zse_model
 from pipelines import cli
 from pipelines.endings import Ending, ending
-from pipelines.failures import to_mend
+from pipelines.runtime.failures import to_mend
 from tests.conftest import TINY, merged
 from tests.pipelines.test_stages import picture
 from zse_model.errors import ZseError

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pipelines import lease, storage
-from pipelines.background import repeated
 from pipelines.lease import HeldError, held, holder
+from pipelines.runtime.background import repeated
 
 ELSEWHERE = {"host": "other", "processes": "another machine", "pid": os.getpid(), "id": "1", "since": 0.0}
 

@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from pipelines import logs
-from pipelines.progress import Meter, say
+from pipelines.runtime import logs
+from pipelines.runtime.progress import Meter, say
 
 
 def test_a_line_says_where_it_is_from_and_no_secret(

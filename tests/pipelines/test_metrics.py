@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import metrics, storage
-from pipelines.background import repeated
+from pipelines import storage
 from pipelines.encodings import encoded_parts
 from pipelines.jobs.run import run
+from pipelines.runtime import prometheus
+from pipelines.runtime.background import repeated
 from tests.conftest import tiny_folder
 from tests.zse_model.test_transforms import as_bytes, drawing, scene
 
@@ -23,7 +24,7 @@ CLASSES = ["a", "b", "c", "d"]
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_is_seen_in_rays_endpoint(tmp_path: Path, metrics_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "EVERY", 1.0)  # as this Ray reports every second, and not every ten
+    monkeypatch.setattr(prometheus, "EVERY", 1.0)  # as this Ray reports every second, and not every ten
     for i, category in enumerate(CLASSES):
         pictures = {"sketch": as_bytes(drawing(side=200 + i)), "photo": as_bytes(scene(300 + i), "JPEG")}
         for modality, data in pictures.items():
@@ -52,7 +53,7 @@ def test_a_run_is_seen_in_rays_endpoint(tmp_path: Path, metrics_url: str, monkey
     with repeated(scrape, 0.5):
         out = run(config, workspace)
         images, name = out.images.rsplit("/", 1)[1], out.checkpoints["zse_sbir"].rsplit("/", 1)[1]
-        with metrics.gauges(stage="train", run="kept", worker="7") as put:
+        with prometheus.gauges(stage="train", run="kept", worker="7") as put:
             put({"zse_wait_share": 0.25})
             threading.Event().wait(8)
     assert seen["zse_bad_files_total", images][-1] == 1
@@ -71,5 +72,5 @@ def test_a_run_is_seen_in_rays_endpoint(tmp_path: Path, metrics_url: str, monkey
 def test_what_is_drawn_and_documented_is_what_there_is(file: str) -> None:
     """Not drawn in a Grafana here: its names are compared."""
     text = (Path(__file__).parents[2] / file).read_text()
-    there = {f"ray_{name}" for name in metrics.GAUGES} | {f"ray_{name}_total" for name in metrics.COUNTERS}
+    there = {f"ray_{name}" for name in prometheus.GAUGES} | {f"ray_{name}_total" for name in prometheus.COUNTERS}
     assert set(re.findall(r"ray_zse_\w+", text)) == there

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pipelines import storage
 from pipelines.cli import app
 from pipelines.jobs.run import STAGES, Outputs
-from pipelines.progress import say, show
+from pipelines.runtime.progress import say, show
 from pipelines.status import Status, next_command
 
 AWKWARD = "my #1 'q' $HOME [x] :cat: é"

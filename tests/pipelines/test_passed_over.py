@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from pipelines.jobs import search as job
 from pipelines.jobs.ingest import ingest, plan_ingest
-from pipelines.redaction import printable, shown
+from pipelines.runtime.redaction import printable, shown
 from tests.conftest import tiny_folder
 from tests.zse_model.test_transforms import as_bytes, drawing, scene
 from zse_model.backbones import BackboneConfig

@@ -18,7 +18,7 @@ from pipelines.jobs import train
 from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.jobs.status import statuses
 from pipelines.queries import Queries
-from pipelines.redaction import shown
+from pipelines.runtime.redaction import shown
 from pipelines.tracking import deliver_evaluation, ui_command
 from pipelines.tracking.once import KEY, run_once
 from pipelines.tracking.runs import _log_dataset
@@ -84,7 +84,7 @@ def test_a_run_is_tracked_once_with_everything_a_reader_needs(tmp_path: Path) ->
 
 
 def test_system_metrics_stand_beside_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.system.EVERY", 0.05)
+    monkeypatch.setattr("pipelines.runtime.machine.EVERY", 0.05)
     out = run(tiny(tracking={"enabled": True}), str(tmp_path), until="train")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     training = client.get_run(storage.read_json(f"{out.checkpoints['global']}/tracked.json")["run"])

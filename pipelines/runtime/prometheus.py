@@ -13,7 +13,7 @@ from functools import cache
 import ray
 from ray.util.metrics import Counter, Gauge
 
-from pipelines.background import repeated
+from pipelines.runtime.background import repeated
 
 TAGS = ("run", "stage", "worker")
 GAUGES = {

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipelines.progress import say
+from pipelines.runtime.progress import say
 
 
 @contextmanager

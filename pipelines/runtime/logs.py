@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from pipelines.redaction import shown, shown_within
+from pipelines.runtime.redaction import shown, shown_within
 from zse_model.errors import ZseError
 
 _place: dict[str, Any] = {}  # of this process, which does one thing at a time; its threads speak of the same

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from pipelines import logs
-from pipelines.redaction import shown
+from pipelines.runtime import logs
+from pipelines.runtime.redaction import shown
 
 T = TypeVar("T")
 LOG_EVERY = 5.0  # seconds between lines where there is no terminal

@@ -20,10 +20,10 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayTaskError
 from ray.experimental.internal_kv import _internal_kv_get
 
-from pipelines.background import repeated
 from pipelines.config import ClusterConfig
-from pipelines.progress import Meter, say
-from pipelines.redaction import shown
+from pipelines.runtime.background import repeated
+from pipelines.runtime.progress import Meter, say
+from pipelines.runtime.redaction import shown
 from zse_model.errors import ZseError
 
 CONNECTING = 5.0  # s until the head of a cluster has to accept a connection

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 import psutil
 import torch
 
-from pipelines.background import repeated
+from pipelines.runtime.background import repeated
 
 EVERY = 10.0  # s
 PREFIX = "system/"

@@ -21,9 +21,9 @@ from typing import IO
 
 from filelock import FileLock
 
-from pipelines import storage
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
+from pipelines.store import storage
 
 ENDINGS = storage.ARCHIVES
 UTF8_MARK = 0x800  # bit 11 of a ZIP member's flags

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import storage
+from pipelines.store import storage
 from pipelines.texts import named, some
 from zse_model.errors import ZseError
 from zse_model.split import normalise_name

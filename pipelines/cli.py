@@ -246,7 +246,7 @@ def compare(
 
 def _explained(name: str) -> str:
     """What was compared, as `zse explain` takes it: of a report or a run of MLflow the user knows the checkpoint."""
-    from pipelines.storage import exists, join
+    from pipelines.store.storage import exists, join
     from zse_model.checkpoint import INFO
 
     return name if name.startswith("models:/") or exists(join(name, INFO)) else "CHECKPOINT"
@@ -543,7 +543,7 @@ def explain(
     """
     from pipelines.jobs.explain import PAGE
     from pipelines.jobs.explain import explain as draw
-    from pipelines.storage import join, read_json
+    from pipelines.store.storage import join, read_json
     from zse_model.checkpoint import INFO
 
     _check_output("--out", out, folder=True)
@@ -700,7 +700,7 @@ def _check_output(option: str, path: str | Path | None, *, folder: bool = False)
 
 
 def _absolute(url: str) -> str:
-    from pipelines import storage
+    from pipelines.store import storage
 
     return storage.absolute(url)
 
@@ -769,8 +769,8 @@ def _evaluate_settings(
 
 
 def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, report: Path | None) -> None:
-    from pipelines import storage
     from pipelines.jobs.run import result_tables
+    from pipelines.store import storage
     from pipelines.tracking import tracking_uri, ui_command
 
     rows = out.rows()

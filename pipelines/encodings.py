@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pipelines import shards, storage
+from pipelines import shards
 from pipelines.members import Members
+from pipelines.store import storage
 from zse_model.methods import Encoding
 
 COLUMNS = ("id", "modality", "category", "instance", "sha256")

@@ -19,10 +19,10 @@ from urllib.parse import unquote
 
 import yaml
 
-from pipelines import storage
 from pipelines.catalog import DatasetConfig
 from pipelines.config import ConfigError, read_dataset
 from pipelines.runtime.written import read_yaml
+from pipelines.store import storage
 from pipelines.texts import named
 from zse_model.errors import ZseError
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from pipelines import storage
 from pipelines.config import ExperimentConfig
+from pipelines.store import storage
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.methods import create_method

@@ -118,7 +118,7 @@ def _cards() -> tuple[tuple[str, ...], tuple[int, int]]:
 
 def written(workspace: str) -> str:
     """Why a workspace cannot be written, read and cleaned from here; empty: it can."""
-    from pipelines import storage
+    from pipelines.store import storage
 
     folder, data = storage.join(workspace, f"doctor-{uuid4().hex}"), os.urandom(1024)
     try:
@@ -131,7 +131,7 @@ def written(workspace: str) -> str:
 
 
 def _listed(source: str) -> str:
-    from pipelines import storage
+    from pipelines.store import storage
 
     try:
         return "" if storage.exists(source) or storage.names(source) else f"{source} is not there, or is empty"

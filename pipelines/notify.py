@@ -9,9 +9,9 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from pipelines import storage
 from pipelines.reevaluation import Summary, markdown
 from pipelines.runtime.progress import say
+from pipelines.store import storage
 from zse_model.errors import ZseError
 
 SENT = "notified.json"

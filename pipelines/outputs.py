@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipelines import storage
+from pipelines.store import storage
 from zse_model.errors import ZseError
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from pipelines import shards, storage
+from pipelines import shards
 from pipelines.compare import Compared, Report, compare_reports, measured_on
 from pipelines.config import ConfigError, read_section
 from pipelines.costs import MEASURES
@@ -31,6 +31,7 @@ from pipelines.jobs.evaluate import COSTS, REPORT
 from pipelines.missing import evaluated_by, evaluation_command, searching
 from pipelines.queries import Queries, interval
 from pipelines.runtime.written import read_yaml
+from pipelines.store import storage
 from zse_model.errors import ZseError
 from zse_model.evaluation import expected_average_precision
 from zse_model.split import FEWEST

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import shards, storage
+from pipelines import shards
+from pipelines.store import storage
 from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import PairedDifference, paired_difference
 from zse_model.split import FEWEST

@@ -20,7 +20,6 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines import storage
 from pipelines.catalog import MissingClassesError
 from pipelines.config import ConfigError, EvaluationConfig, ExperimentConfig, read_dataset
 from pipelines.jobs.ingest import TooManyBadPicturesError
@@ -29,6 +28,7 @@ from pipelines.queries import interval
 from pipelines.reference import Setting
 from pipelines.runtime.progress import say
 from pipelines.runtime.written import read_yaml
+from pipelines.store import storage
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError

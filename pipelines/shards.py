@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import storage
+from pipelines.store import storage
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines import storage
+from pipelines.store import storage
 
 STATES = "state"
 STATE_FILE = "state.json"  # as `zse_model.fit` names it: that would load torch, for seconds

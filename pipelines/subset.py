@@ -14,12 +14,12 @@ from typing import get_args
 
 from PIL import Image, ImageOps
 
-from pipelines import storage
 from pipelines.catalog import ImageRecord, create_dataset
 from pipelines.catalog.folder import PAIRS
 from pipelines.catalog.tree import meaning
 from pipelines.doctor import recognise
 from pipelines.runtime.progress import Meter
+from pipelines.store import storage
 from pipelines.texts import named, some, table
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture, Modality

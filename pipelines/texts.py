@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipelines import storage
 from pipelines.runtime.progress import say
+from pipelines.store import storage
 from zse_model.errors import ZseError
 
 LONGEST = 100  # characters of a name that are shown

@@ -27,7 +27,7 @@ import psutil
 import yaml
 from mlflow import MlflowClient
 
-from pipelines import storage
+from pipelines.store import storage
 from tests.conftest import TINY, merged
 from tests.faulty_store import FaultyStore
 from tests.nodes import Nodes

@@ -28,7 +28,7 @@ import yaml
 from mlflow import MlflowClient
 from PIL import Image
 
-from pipelines import storage
+from pipelines.store import storage
 from tests.servers import BIN, mlflow_server, ray_head, s3_server
 from zse_model.synthetic import UNSEEN, draw_photo, draw_sketch
 

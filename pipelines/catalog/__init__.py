@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any, TypeAlias
 
-from pipelines import storage
 from pipelines.catalog.base import DatasetAdapter, DatasetConfig, ImageRecord
 from pipelines.catalog.domains import Domains, DomainsConfig
 from pipelines.catalog.folder import Folder, FolderConfig
@@ -20,6 +19,7 @@ from pipelines.catalog.sketchy import Sketchy, SketchyConfig
 from pipelines.catalog.synthetic import Synthetic, SyntheticConfig
 from pipelines.catalog.tuberlin import TUBerlin, TUBerlinConfig
 from pipelines.catalog.union import Union, UnionConfig
+from pipelines.store import storage
 from pipelines.texts import named, rows, some
 from zse_model import synthetic
 from zse_model.errors import ZseError

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pipelines import storage
 from pipelines.catalog.base import ImageRecord
 from pipelines.catalog.tree import Branch, Tree, TreeConfig, by_name, look_up
+from pipelines.store import storage
 from pipelines.texts import named, table, tell
 from zse_model.errors import ZseError
 

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from pipelines import storage
 from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
 from pipelines.catalog.tree import (
     Branch,
@@ -35,6 +34,7 @@ from pipelines.catalog.tree import (
     stem,
 )
 from pipelines.runtime.progress import say
+from pipelines.store import storage
 from pipelines.texts import rows, some
 from zse_model.errors import ZseError
 from zse_model.transforms import Modality

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Self, TypeVar
 
-from pipelines import storage
 from pipelines.archives import opened
 from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
+from pipelines.store import storage
 from pipelines.texts import named, rows, some, tell
 from zse_model.errors import ZseError
 from zse_model.split import normalise_name

@@ -11,11 +11,12 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines import preflight, storage
+from pipelines import preflight
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.ingest import listed, plan_ingest
 from pipelines.nodes import Finding, Node, findings, look
 from pipelines.runtime.ray_tasks import SPARE_CPUS, connect
+from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, reachable
 from zse_model.errors import ZseError
 

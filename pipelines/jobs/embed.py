@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import shards, storage
+from pipelines import shards
 from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
 from pipelines.device import assigned_device
@@ -23,6 +23,7 @@ from pipelines.loaders import encode_pictures
 from pipelines.members import leakable, read_members, tested_members
 from pipelines.runtime import logs
 from pipelines.runtime.ray_tasks import model_workers, run_parts
+from pipelines.store import storage
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import refuse_leaks

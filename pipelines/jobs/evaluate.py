@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines import charts, shards, sheets, storage
+from pipelines import charts, shards, sheets
 from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
 from pipelines.costs import cost
@@ -45,6 +45,7 @@ from pipelines.pictures import decode_pixels
 from pipelines.queries import QUERIES, claimed
 from pipelines.runtime import logs
 from pipelines.runtime.progress import say
+from pipelines.store import storage
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import distilled_units, refuse_leaks

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pipelines import storage
 from pipelines.explain_page import Explained, explained, page, png
 from pipelines.gallery import read_photos
 from pipelines.jobs.search import Match, find
 from pipelines.runtime.redaction import printable
+from pipelines.store import storage
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.explain import explainable, explained_mode, has_masks

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines import drift, shards, storage
+from pipelines import drift, shards
 from pipelines.catalog import DatasetConfig, MissingClassesError
 from pipelines.config import ConfigError, ExperimentConfig, apply_overrides, validate
 from pipelines.incoming import DESCRIPTION, arrived
@@ -24,6 +24,7 @@ from pipelines.jobs.run import evaluate_images, experiment_split
 from pipelines.promotion import Rules
 from pipelines.reevaluation import Line, Summary, against, changed, headlines, markdown
 from pipelines.runtime.progress import say
+from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry, settle, translated
 from pipelines.tracking.models import NAMES, REGISTERED
 from zse_model.checkpoint import INFO, from_dict

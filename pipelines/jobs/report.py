@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipelines import storage
 from pipelines.reference import load_settings
 from pipelines.report_page import page, sections
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
+from pipelines.store import storage
 from pipelines.tracking import Store, history
 from zse_model.errors import ZseError
 

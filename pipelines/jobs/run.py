@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from pipelines import preflight, shards, storage
+from pipelines import preflight, shards
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import embed
 from pipelines.jobs.evaluate import REPORT, evaluate, raw_pixels
@@ -21,6 +21,7 @@ from pipelines.preflight import STAGES
 from pipelines.queries import Queries, difference, interval, metric_key
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import expecting
+from pipelines.store import storage
 from pipelines.tracking import deliver_evaluation, deliver_training
 from zse_model.evaluation import expected_average_precision
 from zse_model.evaluation.leaks import LeakError

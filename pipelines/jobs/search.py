@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines import storage
 from pipelines.device import assigned_device
 from pipelines.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery, read_photos
 from pipelines.loaders import to_tensor
 from pipelines.runtime.redaction import printable
 from pipelines.sheets import Row, draw_sheet
+from pipelines.store import storage
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines import shards, storage
+from pipelines import shards
 from pipelines.catalog import load_split
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.members import Members, read_members, training_members
@@ -23,6 +23,7 @@ from pipelines.plan import ItemPlan, ShardConfig
 from pipelines.runtime import logs
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import connect, run_parts
+from pipelines.store import storage
 
 
 @logs.stage("shard")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipelines import storage
+from pipelines.store import storage
 from pipelines.tracking.models import NAMES, REGISTERED, existing_version, logged_model, named_version
 from pipelines.tracking.once import run_once
 from pipelines.tracking.store import TRACKED, Store, TrackingError, translated

@@ -22,13 +22,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipelines import storage
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.costs import MEASURES
 from pipelines.endings import Ending, ended, ending
 from pipelines.queries import metric_key
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
+from pipelines.store import storage
 from pipelines.tracking.models import log_model, requirements
 from pipelines.tracking.once import beside_others, run_once, terminate, under_way
 from pipelines.tracking.store import TRACKED, Store, TrackingError, existing, translated

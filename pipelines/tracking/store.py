@@ -16,10 +16,10 @@ from shlex import quote
 from typing import Any
 from urllib.parse import quote as url_quote
 
-from pipelines import storage
 from pipelines.config import ExperimentConfig
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
+from pipelines.store import storage
 from zse_model.errors import ZseError
 
 TRACKED = "tracked.json"  # beside what was delivered: where to

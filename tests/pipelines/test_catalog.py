@@ -24,12 +24,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines import archives, storage
+from pipelines import archives
 from pipelines.archives import ArchiveError
 from pipelines.catalog import DATASETS, ImageRecord, create_dataset, load_split
 from pipelines.catalog.union import UnionConfig
 from pipelines.config import load_experiment, validate
 from pipelines.jobs.ingest import ingest
+from pipelines.store import storage
 from tests.conftest import SHARED, TINY
 from zse_model.errors import ZseError
 from zse_model.synthetic import draw_photo, draw_sketch

@@ -65,7 +65,7 @@ def test_a_long_binary_file_is_read_piece_by_piece(tmp_path: Path, monkeypatch: 
 
 
 def test_npz_by_array_and_an_object_store(s3: str, tmp_path: Path) -> None:
-    from pipelines import storage
+    from pipelines.store import storage
 
     np.savez(tmp_path / "v.npz", names=["fish", "Tea pot"], a=np.eye(2, 3), b=np.ones((2, 4)))
     storage.write_bytes(f"{s3}/v.npz", (tmp_path / "v.npz").read_bytes())

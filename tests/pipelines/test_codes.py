@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipelines import storage
 from pipelines.config import ConfigError, ExperimentConfig
 from pipelines.encodings import encoded_parts, read_values
 from pipelines.gallery import Gallery, encode_gallery, open_gallery
 from pipelines.jobs.run import run
 from pipelines.jobs.search import find, ranked, ranked_anew, search
 from pipelines.loaders import to_tensor
+from pipelines.store import storage
 from tests.conftest import tiny
 from tests.pipelines.test_stages import picture
 from zse_model.backbones import BackboneConfig

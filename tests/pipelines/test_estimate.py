@@ -20,7 +20,7 @@ from pipelines.catalog import DatasetConfig, trained_split
 from pipelines.catalog.qmul import QmulConfig
 from pipelines.config import ExperimentConfig, experiment_names, load_experiment
 from pipelines.estimate import Estimate, Rates, count_flop, estimate, table
-from pipelines.storage import StorageError
+from pipelines.store.storage import StorageError
 from tests.conftest import TINY, tiny
 from tests.pipelines.test_catalog import png
 from tests.pipelines.test_cli import invoked

@@ -15,9 +15,9 @@ import fsspec
 import fsspec.config
 import pytest
 
-from pipelines import storage
 from pipelines.archives import opened
 from pipelines.doctor import diagnose
+from pipelines.store import storage
 from tests.faulty_store import FaultyStore
 from tests.faulty_store import _Handler as Answer
 from tests.servers import free_ports

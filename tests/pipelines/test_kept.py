@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from pipelines import shards, storage
+from pipelines import shards
 from pipelines.cli import app
 from pipelines.compare import Report, compare
 from pipelines.config import load_experiment
@@ -33,6 +33,7 @@ from pipelines.loaders import ShardSource, encode_pictures
 from pipelines.members import read_members, read_pictures
 from pipelines.pictures import decode_pixels
 from pipelines.queries import Queries
+from pipelines.store import storage
 from pipelines.tracking import Store, checkpoint_of, reports_of
 from pipelines.tracking.history import evaluated, standings
 from zse_model.checkpoint import load_checkpoint

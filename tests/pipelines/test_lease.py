@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import lease, storage
-from pipelines.lease import HeldError, held, holder
 from pipelines.runtime.background import repeated
+from pipelines.store import lease, storage
+from pipelines.store.lease import HeldError, held, holder
 
 ELSEWHERE = {"host": "other", "processes": "another machine", "pid": os.getpid(), "id": "1", "since": 0.0}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import storage
 from pipelines.encodings import encoded_parts
 from pipelines.jobs.run import run
 from pipelines.runtime import prometheus
 from pipelines.runtime.background import repeated
+from pipelines.store import storage
 from tests.conftest import tiny_folder
 from tests.zse_model.test_transforms import as_bytes, drawing, scene
 

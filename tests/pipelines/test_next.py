@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipelines import storage
 from pipelines.cli import app
 from pipelines.jobs.run import STAGES, Outputs
 from pipelines.runtime.progress import say, show
 from pipelines.status import Status, next_command
+from pipelines.store import storage
 
 AWKWARD = "my #1 'q' $HOME [x] :cat: é"
 SETTINGS = ["dataset.source=/data/pics #2", "dataset.split=[bee, it's, $x]", "backbone.weights=null"]

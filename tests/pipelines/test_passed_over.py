@@ -142,7 +142,7 @@ def test_a_file_as_a_source_or_gallery_is_refused_as_one(
     put(tmp_path, name, JPEG)
     url = str(tmp_path / name)
     if place == "bucket":
-        from pipelines import storage
+        from pipelines.store import storage
 
         url = f"{request.getfixturevalue('s3')}/{tmp_path.name}/{name}"
         storage.write_bytes(url, JPEG)

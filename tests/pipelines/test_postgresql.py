@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines import storage
 from pipelines.jobs.promote import promote
 from pipelines.jobs.reevaluate import how_to_evaluate, reevaluate
 from pipelines.jobs.report import report
 from pipelines.jobs.run import run
 from pipelines.promotion import Paired, Rules
+from pipelines.store import storage
 from pipelines.tracking import TrackingError, checkpoint_of
 from tests.conftest import tiny
 from tests.pipelines.test_reevaluation import write

@@ -13,12 +13,12 @@ import timm
 import yaml
 from safetensors.torch import save_file
 
-from pipelines import storage
 from pipelines.catalog import MissingClassesError, create_dataset
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.networks import check_networks, weights_at_hand, weights_hash
 from pipelines.preflight import check
+from pipelines.store import storage
 from tests.conftest import TINY, merged, tiny, tiny_folder
 from tests.pipelines.test_catalog import build
 from tests.pipelines.test_cli import invoked

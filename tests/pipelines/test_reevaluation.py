@@ -22,13 +22,14 @@ import torch
 from mlflow import MlflowClient
 from typer.testing import CliRunner, Result
 
-from pipelines import drift, storage
+from pipelines import drift
 from pipelines.cli import app
 from pipelines.config import ConfigError
 from pipelines.incoming import arrived
 from pipelines.jobs.run import Outputs, run
 from pipelines.notify import notify
 from pipelines.reevaluation import Line, Summary, changed, headlines, markdown
+from pipelines.store import storage
 from pipelines.watch import seconds
 from tests.conftest import tiny
 from tests.pipelines.test_cli import picture

@@ -18,10 +18,10 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from pipelines import storage
 from pipelines.gallery import index, open_gallery
 from pipelines.jobs.run import Outputs, evaluate_checkpoint, run
 from pipelines.jobs.search import find
+from pipelines.store import storage
 from pipelines.tracking import TrackingError, checkpoint_of
 from pipelines.tracking.models import requirements
 from tests.conftest import tiny

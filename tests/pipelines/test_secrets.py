@@ -18,7 +18,7 @@ from rich.table import Table
 
 import pipelines
 import zse_model
-from pipelines import explain_page, preflight, report_page, storage
+from pipelines import explain_page, preflight, report_page
 from pipelines.cli import main
 from pipelines.config import ConfigError
 from pipelines.endings import ending
@@ -27,6 +27,7 @@ from pipelines.reevaluation import Line, Summary, markdown
 from pipelines.runtime import logs
 from pipelines.runtime.progress import Meter, say, show
 from pipelines.runtime.redaction import SECRETS, shown
+from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError
 from pipelines.tracking.history import Standing
 from tests.conftest import TINY, merged, tiny

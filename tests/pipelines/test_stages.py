@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines import shards, storage
+from pipelines import shards
 from pipelines.config import ExperimentConfig, validate
 from pipelines.encodings import encoded_parts, read_encodings, read_values
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
@@ -23,6 +23,7 @@ from pipelines.jobs.shard import shard
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.members import read_members, read_pictures, training_members
 from pipelines.plan import ItemPlan
+from pipelines.store import storage
 from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation import expected_average_precision

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import states, storage
+from pipelines import states
+from pipelines.store import storage
 
 
 def state(folder: Path, step: int) -> Path:

@@ -9,11 +9,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from pipelines import storage
 from pipelines.cli import app
 from pipelines.jobs import status as job
 from pipelines.jobs.run import run
-from pipelines.lease import held
+from pipelines.store import storage
+from pipelines.store.lease import held
 from tests.conftest import tiny
 from tests.faulty_store import FaultyStore
 
@@ -43,7 +43,7 @@ def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monke
     assert found.best is not None and found.images_per_second and found.seconds_left
     assert "Next: zse train -e 'my tiny.yaml' --set train.steps=6" in told("tiny", "-w", WORKSPACE).stderr
 
-    monkeypatch.setattr("pipelines.lease.EVERY", 0.05)
+    monkeypatch.setattr("pipelines.store.lease.EVERY", 0.05)
     with held(found.folder, name) as note:  # as who trains it says how far it is
         note.update(step=5, total=6, images_per_second=12.0, seconds_left=75.0)
         end = time.monotonic() + 20

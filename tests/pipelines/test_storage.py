@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines import shards, storage
+from pipelines import shards
 from pipelines.catalog.folder import Folder, FolderConfig
+from pipelines.store import storage
 from tests.faulty_store import LATE, FaultyStore
 
 NAMES = ["a b.png", "50%#1?.png", "ünï.png", "[1]*.png"]

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipelines import preflight, storage
+from pipelines import preflight
 from pipelines.jobs import train
 from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.jobs.status import statuses
 from pipelines.queries import Queries
 from pipelines.runtime.redaction import shown
+from pipelines.store import storage
 from pipelines.tracking import deliver_evaluation, ui_command
 from pipelines.tracking.once import KEY, run_once
 from pipelines.tracking.runs import _log_dataset
@@ -199,7 +200,7 @@ def test_a_training_that_does_not_reach_its_end_says_why(
 
     # Taken up it runs, and has ended well in the end.
     seen = []
-    monkeypatch.setattr("pipelines.lease.STALE", 0.0)
+    monkeypatch.setattr("pipelines.store.lease.STALE", 0.0)
     monkeypatch.setattr(
         "pipelines.jobs.train._publish",
         lambda *a, of=train._publish: (seen.append(client.get_run(run_id).info.status), of(*a))[1],

@@ -17,12 +17,12 @@ import psutil
 import pytest
 import torch
 
-from pipelines import storage
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.ingest import ingest
 from pipelines.jobs.run import run
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import make_job, train
+from pipelines.store import storage
 from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError

@@ -36,7 +36,7 @@ from fsspec import AbstractFileSystem, asyn
 
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable, shown
-from pipelines.walk import entries, walk
+from pipelines.store.walk import entries, walk
 from zse_model.errors import ZseError
 
 A = TypeVar("A")

@@ -24,9 +24,9 @@ from typing import Any
 
 import psutil
 
-from pipelines import storage
 from pipelines.runtime.background import repeated
 from pipelines.runtime.progress import say
+from pipelines.store import storage
 from zse_model.errors import ZseError
 
 EVERY, STALE = 5.0, 20.0  # s: how often it is renewed, and after how long without it is nobody's

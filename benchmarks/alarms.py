@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import torch
 
-from pipelines.queries import Difference
 from pipelines.reevaluation import Change
+from pipelines.workspace.queries import Difference
 from zse_model.evaluation.metrics import PairedDifference, difference_of_means, paired_difference
 from zse_model.split import FEWEST
 

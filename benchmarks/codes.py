@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from benchmarks.results.make import DATA, configured
 from benchmarks.results.plan import CROSSATNET
-from pipelines import shards
 from pipelines.encodings import read_encodings
 from pipelines.jobs.run import run
 from pipelines.loaders import ShardSource
+from pipelines.workspace import shards
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.metrics import average_precision
 from zse_model.evaluation.search import rank

@@ -1,5 +1,5 @@
-"""How far photos lie from themselves stored again, and from the others of their class: what `pipelines.duplicates` can
-tell apart. Of the data sets beside the repository, else of drawn photos."""
+"""How far photos lie from themselves stored again, and from the others of their class: what
+`pipelines.workspace.looks` can tell apart. Of the data sets beside the repository, else of drawn photos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.world import REAL, as_bytes, originals
-from pipelines.duplicates import NEAR, SIDE, look
+from pipelines.workspace.looks import NEAR, SIDE, look
 
 PHOTOS = 300
 AGAIN: dict[str, Callable[[Image.Image], bytes]] = {

@@ -18,9 +18,9 @@ from pipelines.config import load_experiment
 from pipelines.jobs.ingest import ingest
 from pipelines.jobs.shard import shard
 from pipelines.loaders import MemorySource, ShardSource
-from pipelines.members import read_members, read_pictures, training_members
 from pipelines.plan import ItemPlan
 from pipelines.store import storage
+from pipelines.workspace.members import read_members, read_pictures, training_members
 from zse_model.split import ZeroShotSplit
 
 ITEMS, BATCH = 4_000, 16

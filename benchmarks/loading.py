@@ -20,14 +20,14 @@ from pathlib import Path
 import ray
 
 from benchmarks.world import originals
-from pipelines import shards
 from pipelines.config import load_experiment
 from pipelines.estimate import TFLOPS, UTILISATION, cost_of
 from pipelines.jobs.ingest import ingest
 from pipelines.jobs.shard import shard
 from pipelines.loaders import ShardSource
-from pipelines.pictures import decode_pixels
 from pipelines.plan import ROLES
+from pipelines.workspace import shards
+from pipelines.workspace.pictures import decode_pixels
 from zse_model.fit import BatchSource, prefetch
 
 RECIPE, CLASSES = "zse_sbir-sketchy-25-modern", 90

@@ -31,11 +31,11 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from benchmarks.world import as_bytes
-from pipelines import shards
 from pipelines.catalog import FolderConfig, create_dataset
 from pipelines.config import ExperimentConfig, validate
 from pipelines.jobs.evaluate import EMBEDDING_TILE
 from pipelines.jobs.ingest import ingest
+from pipelines.workspace import shards
 from zse_model.evaluation.evaluate import Evaluator, Task
 from zse_model.evaluation.protocol import CATEGORY_METRICS
 from zse_model.synthetic import CATEGORIES, draw_photo, draw_sketch

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from benchmarks.results.make import WEIGHTS
 from benchmarks.world import REAL, originals
-from pipelines import shards
 from pipelines.config import load_experiment
 from pipelines.encodings import read_encodings
 from pipelines.jobs.run import run
+from pipelines.workspace import shards
 from zse_model.checkpoint import load_checkpoint
 from zse_model.code_index import CodeIndex
 from zse_model.hashing import pack

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from pipelines import shards
 from pipelines.jobs.evaluate import TOP
-from pipelines.members import read_members
-from pipelines.queries import Difference, Queries, difference, key_parts
 from pipelines.sheets import Row, decode_all, draw_sheet
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.members import read_members
+from pipelines.workspace.queries import Difference, Queries, difference, key_parts
 from zse_model.errors import ZseError
 from zse_model.split import FEWEST
 

@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from pipelines.catalog import AnyDatasetConfig, DatasetConfig
-from pipelines.members import Distractors
 from pipelines.plan import ShardConfig
 from pipelines.prepare import IngestConfig
 from pipelines.runtime.redaction import holds_password, names_of_secrets
 from pipelines.runtime.written import NULL, ConfigError, Written, did_you_mean, read, read_yaml
 from pipelines.store import storage
+from pipelines.workspace.members import Distractors
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.evaluation.protocol import PROTOCOLS

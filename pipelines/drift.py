@@ -21,12 +21,12 @@ import torch
 from safetensors.numpy import load, save
 from torch import Tensor
 
-from pipelines import shards
 from pipelines.encodings import read_encodings
 from pipelines.loaders import encode_pictures
-from pipelines.members import Members, read_members, read_pictures, training_members
-from pipelines.pictures import decode_pixels
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.members import Members, read_members, read_pictures, training_members
+from pipelines.workspace.pictures import decode_pixels
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.split import FEWEST
 from zse_model.transforms import Modality

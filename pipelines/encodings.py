@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pipelines import shards
-from pipelines.members import Members
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.members import Members
 from zse_model.methods import Encoding
 
 COLUMNS = ("id", "modality", "category", "instance", "sha256")

@@ -25,11 +25,11 @@ from pipelines.class_vectors import class_vectors_of
 from pipelines.config import ExperimentConfig
 from pipelines.costs import count_flop
 from pipelines.jobs.score import PHOTOS
-from pipelines.members import Members, listed_members, tested_members, training_members
 from pipelines.networks import decided
 from pipelines.plan import ItemPlan
 from pipelines.preflight import check_start
 from pipelines.prepare import prepared
+from pipelines.workspace.members import Members, listed_members, tested_members, training_members
 from zse_model.errors import ZseError
 from zse_model.methods import Encoding, RetrievalMethod, TrainBatch, create_method
 from zse_model.methods.base import rerank_depth

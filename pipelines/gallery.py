@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from pipelines import encodings, shards
+from pipelines import encodings
 from pipelines.archives import opened
 from pipelines.catalog.tree import PICTURES, PassedOver, is_picture
 from pipelines.device import assigned_device
@@ -25,6 +25,7 @@ from pipelines.loaders import to_tensor
 from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
+from pipelines.workspace import shards
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
 from zse_model.methods import Encoding, RetrievalMethod

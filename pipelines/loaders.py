@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from pipelines import shards
-from pipelines.pictures import decode_pixels
 from pipelines.plan import ROLES, ItemPlan
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.pictures import decode_pixels
 from zse_model.methods import TrainBatch
 
 OPEN_PARTS = 8

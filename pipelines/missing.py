@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines import shards
 from pipelines.config import ExperimentConfig, experiment_names, load_experiment, to_dict
 from pipelines.runtime.commands import command
 from pipelines.store import storage
+from pipelines.workspace import shards
 
 SECTIONS = ("dataset", "transforms", "evaluation")  # what an evaluation depends on
 BASE = "folder+global"  # what an experiment of the user's is said as a change of

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from pipelines import shards
-from pipelines.pictures import decode_pixels, encode_photo, encode_sketch
 from pipelines.plan import ROLES, ItemPlan, ShardConfig
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.pictures import decode_pixels, encode_photo, encode_sketch
 
 
 def training_rows(folder: str, wanted: list[tuple[str, np.ndarray]]) -> pa.Table:

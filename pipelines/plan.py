@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipelines.members import Members
+from pipelines.workspace.members import Members
 from zse_model.augment import AugmentConfig, augment_photo, augment_sketch
 from zse_model.errors import ZseError
 

@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import shards
 from pipelines.catalog import ImageRecord, load_split, stands_verbatim
 from pipelines.class_vectors import class_vectors_of
 from pipelines.config import ExperimentConfig
-from pipelines.members import Members, leakable, listed_members, read_members, training_members
 from pipelines.networks import check_networks
 from pipelines.nodes import written
 from pipelines.plan import ItemPlan
 from pipelines.store import storage
 from pipelines.tracking import reachable
+from pipelines.workspace import shards
+from pipelines.workspace.members import Members, leakable, listed_members, read_members, training_members
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError, refuse_leaks, refuse_start

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipelines import shards
 from pipelines.catalog import DatasetConfig, ImageRecord, create_dataset
-from pipelines.duplicates import look
-from pipelines.pictures import encode_photo, encode_sketch
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.looks import look
+from pipelines.workspace.pictures import encode_photo, encode_sketch
 from zse_model.transforms import BadPicture, Modality, TransformConfig, photo_square, prepare_sketch
 
 

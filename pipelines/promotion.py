@@ -23,15 +23,15 @@ from typing import Any
 
 import torch
 
-from pipelines import shards
 from pipelines.compare import Compared, Report, compare_reports, measured_on
 from pipelines.config import ConfigError, read_section
 from pipelines.costs import MEASURES
 from pipelines.jobs.evaluate import COSTS, REPORT
 from pipelines.missing import evaluated_by, evaluation_command, searching
-from pipelines.queries import Queries, interval
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.queries import Queries, interval
 from zse_model.errors import ZseError
 from zse_model.evaluation import expected_average_precision
 from zse_model.split import FEWEST

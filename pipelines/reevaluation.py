@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from pipelines.drift import beyond
-from pipelines.queries import FEW, Difference, Queries, difference, key_parts, metric_key
 from pipelines.runtime.redaction import shown, shown_within
+from pipelines.workspace.queries import FEW, Difference, Queries, difference, key_parts, metric_key
 from zse_model.evaluation.metrics import difference_of_means
 from zse_model.split import FEWEST
 

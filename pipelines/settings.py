@@ -24,11 +24,11 @@ from pipelines.catalog import MissingClassesError
 from pipelines.config import ConfigError, EvaluationConfig, ExperimentConfig, read_dataset
 from pipelines.jobs.ingest import TooManyBadPicturesError
 from pipelines.jobs.run import evaluate_checkpoint
-from pipelines.queries import interval
 from pipelines.reference import Setting
 from pipelines.runtime.progress import say
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage
+from pipelines.workspace.queries import interval
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from pipelines.members import Members, read_pictures
-from pipelines.pictures import decode_pixels
 from pipelines.runtime.redaction import printable
+from pipelines.workspace.members import Members, read_pictures
+from pipelines.workspace.pictures import decode_pixels
 from zse_model.evaluation.evaluate import Evaluation
 
 CELL, FRAME, GAP, CAPTION = 112, 4, 6, 18

@@ -16,13 +16,13 @@ import torch
 from benchmarks.results import record
 from benchmarks.results.plan import MEASURES, Row
 from benchmarks.world import REAL
-from pipelines import shards
 from pipelines.catalog.folder import FolderConfig
 from pipelines.config import ExperimentConfig, load_experiment
 from pipelines.jobs.run import Outputs, evaluate_checkpoint, run
-from pipelines.members import Members, read_members, read_pictures
-from pipelines.pictures import decode_pixels
-from pipelines.queries import Queries
+from pipelines.workspace import shards
+from pipelines.workspace.members import Members, read_members, read_pictures
+from pipelines.workspace.pictures import decode_pixels
+from pipelines.workspace.queries import Queries
 from zse_model.checkpoint import load_checkpoint
 from zse_model.faithfulness import curves, orders
 from zse_model.methods import RetrievalMethod

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import shards
 from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
 from pipelines.device import assigned_device
 from pipelines.encodings import COLUMNS
 from pipelines.loaders import encode_pictures
-from pipelines.members import leakable, read_members, tested_members
 from pipelines.runtime import logs
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.members import leakable, read_members, tested_members
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import refuse_leaks

@@ -22,15 +22,20 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines import charts, shards, sheets
+from pipelines import charts, sheets
 from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
 from pipelines.costs import cost
-from pipelines.duplicates import NEAR, repeated
 from pipelines.encodings import Encodings, encoded_parts, read_encodings, read_values
 from pipelines.explain_page import explanation_sheets
 from pipelines.jobs.score import score, score_rows
-from pipelines.members import (
+from pipelines.missing import experiment_of
+from pipelines.runtime import logs
+from pipelines.runtime.progress import say
+from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.looks import NEAR, repeated
+from pipelines.workspace.members import (
     Members,
     drawn,
     held_back,
@@ -40,12 +45,8 @@ from pipelines.members import (
     read_pictures,
     tested_members,
 )
-from pipelines.missing import experiment_of
-from pipelines.pictures import decode_pixels
-from pipelines.queries import QUERIES, claimed
-from pipelines.runtime import logs
-from pipelines.runtime.progress import say
-from pipelines.store import storage
+from pipelines.workspace.pictures import decode_pixels
+from pipelines.workspace.queries import QUERIES, claimed
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import distilled_units, refuse_leaks

@@ -12,10 +12,10 @@ import numbers
 import tempfile
 from pathlib import Path
 
-from pipelines import shards
 from pipelines.catalog import trained_split
 from pipelines.runtime.progress import say
 from pipelines.store import storage
+from pipelines.workspace import shards
 from zse_model.checkpoint import INFO, Checkpoint, save_checkpoint, seen_keys
 from zse_model.errors import ZseError
 from zse_model.published import RELEASED_SIZE, read_published, released_method

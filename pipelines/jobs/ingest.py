@@ -17,7 +17,6 @@ from functools import partial
 from itertools import compress, groupby, islice
 from typing import Any
 
-from pipelines import shards
 from pipelines.catalog import ImageRecord, create_dataset
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.prepare import write_images
@@ -25,6 +24,7 @@ from pipelines.runtime import logs, prometheus
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import run_parts
 from pipelines.store import storage
+from pipelines.workspace import shards
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines import drift, shards
+from pipelines import drift
 from pipelines.catalog import DatasetConfig, MissingClassesError
 from pipelines.config import ConfigError, ExperimentConfig, apply_overrides, validate
 from pipelines.incoming import DESCRIPTION, arrived
@@ -27,6 +27,7 @@ from pipelines.runtime.progress import say
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry, settle, translated
 from pipelines.tracking.models import NAMES, REGISTERED
+from pipelines.workspace import shards
 from zse_model.checkpoint import INFO, from_dict
 from zse_model.evaluation.leaks import LeakError
 from zse_model.transforms import BadPicture, TransformConfig

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from pipelines import preflight, shards
+from pipelines import preflight
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.embed import embed
 from pipelines.jobs.evaluate import REPORT, evaluate, raw_pixels
@@ -18,11 +18,12 @@ from pipelines.jobs.ingest import ingest, listed, plan_ingest
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import train, untrained
 from pipelines.preflight import STAGES
-from pipelines.queries import Queries, difference, interval, metric_key
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import expecting
 from pipelines.store import storage
 from pipelines.tracking import deliver_evaluation, deliver_training
+from pipelines.workspace import shards
+from pipelines.workspace.queries import Queries, difference, interval, metric_key
 from zse_model.evaluation import expected_average_precision
 from zse_model.evaluation.leaks import LeakError
 from zse_model.split import ZeroShotSplit

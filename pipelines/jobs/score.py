@@ -16,7 +16,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines import shards
 from pipelines.config import ExperimentConfig
 from pipelines.device import assigned_device
 from pipelines.encodings import encoded_parts, read_values
@@ -24,6 +23,7 @@ from pipelines.runtime import logs, prometheus
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.store import storage
+from pipelines.workspace import shards
 from zse_model.checkpoint import load_checkpoint
 from zse_model.memory import keep_freed_memory
 from zse_model.scoring import score_all

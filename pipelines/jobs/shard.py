@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines import shards
 from pipelines.catalog import load_split
 from pipelines.config import ExperimentConfig, to_dict
-from pipelines.members import Members, read_members, training_members
 from pipelines.pairing import training_rows, write_pairs
 from pipelines.plan import ItemPlan, ShardConfig
 from pipelines.runtime import logs
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import connect, run_parts
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.members import Members, read_members, training_members
 
 
 @logs.stage("shard")

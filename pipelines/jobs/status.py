@@ -6,12 +6,12 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from pipelines import shards
-from pipelines.endings import RUN, ended
-from pipelines.states import STATE_FILE, STATES, last_state
 from pipelines.status import State, Status
 from pipelines.store import storage
 from pipelines.store.lease import holder
+from pipelines.workspace import shards
+from pipelines.workspace.endings import RUN, ended
+from pipelines.workspace.states import STATE_FILE, STATES, last_state
 from zse_model.errors import ZseError
 
 CHECKPOINTS, HISTORY, TRACKED = "checkpoints", "history.json", "mlflow.json"

@@ -38,13 +38,10 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
-from pipelines import shards
 from pipelines.class_vectors import class_vectors_of
 from pipelines.config import ClusterConfig, ExperimentConfig, to_dict
 from pipelines.device import assigned_device
-from pipelines.endings import ENDED, RUN, ending, heeding_sigterm
 from pipelines.loaders import MemorySource, ShardSource
-from pipelines.members import read_members, read_pictures, training_members
 from pipelines.networks import weights_at_hand, weights_hash
 from pipelines.plan import ItemPlan
 from pipelines.runtime import logs, prometheus
@@ -55,10 +52,13 @@ from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.ray_tasks import WAITING, connect, waits
 from pipelines.runtime.redaction import shown
 from pipelines.selection import Selection
-from pipelines.states import STATES, keep_state, last_state, state_copy
 from pipelines.store import storage
 from pipelines.store.lease import held
 from pipelines.tracking import TrainingRun
+from pipelines.workspace import shards
+from pipelines.workspace.endings import ENDED, RUN, ending, heeding_sigterm
+from pipelines.workspace.members import read_members, read_pictures, training_members
+from pipelines.workspace.states import STATES, keep_state, last_state, state_copy
 from zse_model.checkpoint import (
     INFO,
     Checkpoint,

@@ -22,11 +22,11 @@ from packaging.requirements import Requirement
 
 import pipelines
 import zse_model
-from pipelines import shards
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
 from pipelines.tracking.store import TRACKED, Store, TrackingError, existing, pages, transfer, translated
+from pipelines.workspace import shards
 from zse_model.checkpoint import INFO, SEEN, WEIGHTS, load_checkpoint
 
 REGISTERED = "models:/"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from pipelines.endings import Ending, ending, heeding_sigterm
 from pipelines.tracking.store import Store, transfer
+from pipelines.workspace.endings import Ending, ending, heeding_sigterm
 
 KEY = "zse.key"
 REASON = "zse.reason"  # why a run FAILED or was KILLED

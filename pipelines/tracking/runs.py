@@ -24,8 +24,6 @@ from typing import Any
 
 from pipelines.config import ExperimentConfig, to_dict
 from pipelines.costs import MEASURES
-from pipelines.endings import Ending, ended, ending
-from pipelines.queries import metric_key
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
@@ -33,6 +31,8 @@ from pipelines.tracking.models import log_model, requirements
 from pipelines.tracking.once import beside_others, run_once, terminate, under_way
 from pipelines.tracking.store import TRACKED, Store, TrackingError, existing, translated
 from pipelines.tracking.view import share_view
+from pipelines.workspace.endings import Ending, ended, ending
+from pipelines.workspace.queries import metric_key
 from zse_model.split import FEWEST
 
 RUN_ID = "mlflow.json"

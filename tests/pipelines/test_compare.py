@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import shards
 from pipelines.compare import Report, by_class_difference, compare, compare_reports
 from pipelines.jobs.run import Outputs, run
 from pipelines.store import storage
 from pipelines.tracking import TrackingError, reports_of
+from pipelines.workspace import shards
 from tests.conftest import tiny
 from tests.pipelines.test_cli import invoked
 from tests.pipelines.test_promotion import measured

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import duplicates
-from pipelines.duplicates import look, repeated
 from pipelines.jobs.run import run
-from pipelines.pictures import encode_photo
+from pipelines.workspace.looks import look, repeated
+from pipelines.workspace.pictures import encode_photo
 from tests.conftest import tiny_folder
 from zse_model.synthetic import draw_photo, draw_sketch
 
@@ -28,7 +27,7 @@ def test_a_photo_stored_again_is_repeated_and_another_one_is_not(monkeypatch: py
     assert repeated(looks, same_class).tolist() == [False, False, True, True, True]
     assert repeated(looks[::-1], same_class).tolist() == [False, True, True, True, False], "the first one stays"
     assert repeated(looks, ["car", "car", "bus", "car", None]).tolist() == [False, False, False, True, False]
-    monkeypatch.setattr(duplicates, "BLOCK", 2)
+    monkeypatch.setattr("pipelines.workspace.looks.BLOCK", 2)
     assert repeated(looks, same_class).tolist() == [False, False, True, True, True]
 
 

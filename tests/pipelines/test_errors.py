@@ -17,8 +17,8 @@ import yaml
 import pipelines
 import zse_model
 from pipelines import cli
-from pipelines.endings import Ending, ending
 from pipelines.runtime.failures import to_mend
+from pipelines.workspace.endings import Ending, ending
 from tests.conftest import TINY, merged
 from tests.pipelines.test_stages import picture
 from zse_model.errors import ZseError

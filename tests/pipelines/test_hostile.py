@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from pipelines import shards
 from pipelines.catalog import ImageRecord, create_dataset
 from pipelines.config import ExperimentConfig
 from pipelines.jobs.ingest import ingest, plan_ingest
 from pipelines.jobs.run import run
-from pipelines.pictures import decode_pixels
 from pipelines.prepare import write_images
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.pictures import decode_pixels
 from tests.conftest import tiny_folder
 from tests.faulty_store import FaultyStore
 from tests.zse_model.test_transforms import BAD, SAME_DRAWING, as_bytes, drawing, scene

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from pipelines import shards
 from pipelines.cli import app
 from pipelines.jobs.import_checkpoint import import_checkpoint
 from pipelines.jobs.run import evaluate_checkpoint
 from pipelines.jobs.search import search
 from pipelines.store import storage
+from pipelines.workspace import shards
 from tests.conftest import tiny
 from tests.golden import recipe_state, reference
 from tests.pipelines.test_stages import picture

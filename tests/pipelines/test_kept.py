@@ -22,7 +22,6 @@ import torch
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from pipelines import shards
 from pipelines.cli import app
 from pipelines.compare import Report, compare
 from pipelines.config import load_experiment
@@ -30,12 +29,13 @@ from pipelines.encodings import encoded_parts, read_encodings, read_values
 from pipelines.gallery import open_gallery
 from pipelines.jobs.run import run
 from pipelines.loaders import ShardSource, encode_pictures
-from pipelines.members import read_members, read_pictures
-from pipelines.pictures import decode_pixels
-from pipelines.queries import Queries
 from pipelines.store import storage
 from pipelines.tracking import Store, checkpoint_of, reports_of
 from pipelines.tracking.history import evaluated, standings
+from pipelines.workspace import shards
+from pipelines.workspace.members import read_members, read_pictures
+from pipelines.workspace.pictures import decode_pixels
+from pipelines.workspace.queries import Queries
 from zse_model.checkpoint import load_checkpoint
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.scoring import score_all

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipelines.pictures import decode_pixels, encode_photo, encode_sketch
+from pipelines.workspace.pictures import decode_pixels, encode_photo, encode_sketch
 from zse_model.transforms import TransformConfig, photo_square, prepare_photo, prepare_sketch
 
 

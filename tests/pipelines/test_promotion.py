@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 
-from pipelines import shards
 from pipelines.compare import Report, as_json, compare
 from pipelines.config import ConfigError, load_experiment
 from pipelines.jobs.run import result_tables, run
@@ -20,6 +19,7 @@ from pipelines.missing import evaluation_command, experiment_of
 from pipelines.promotion import Cost, Paired, Rules, decide, load_rules
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, registry
+from pipelines.workspace import shards
 from tests.conftest import tiny, tiny_folder
 from tests.pipelines.test_cli import invoked
 

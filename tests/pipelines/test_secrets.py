@@ -21,7 +21,6 @@ import zse_model
 from pipelines import explain_page, preflight, report_page
 from pipelines.cli import main
 from pipelines.config import ConfigError
-from pipelines.endings import ending
 from pipelines.jobs.run import run
 from pipelines.reevaluation import Line, Summary, markdown
 from pipelines.runtime import logs
@@ -30,6 +29,7 @@ from pipelines.runtime.redaction import SECRETS, shown
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError
 from pipelines.tracking.history import Standing
+from pipelines.workspace.endings import ending
 from tests.conftest import TINY, merged, tiny
 from tests.servers import ray_head
 from zse_model.errors import ZseError

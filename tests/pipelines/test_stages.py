@@ -14,16 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines import shards
 from pipelines.config import ExperimentConfig, validate
 from pipelines.encodings import encoded_parts, read_encodings, read_values
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
 from pipelines.jobs.run import evaluate_checkpoint, result_table, run
 from pipelines.jobs.shard import shard
 from pipelines.loaders import MemorySource, ShardSource
-from pipelines.members import read_members, read_pictures, training_members
 from pipelines.plan import ItemPlan
 from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.members import read_members, read_pictures, training_members
 from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation import expected_average_precision

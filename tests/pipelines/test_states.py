@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import states
 from pipelines.store import storage
+from pipelines.workspace import states
 
 
 def state(folder: Path, step: int) -> Path:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines import shards
 from pipelines.catalog.folder import Folder, FolderConfig
 from pipelines.store import storage
+from pipelines.workspace import shards
 from tests.faulty_store import LATE, FaultyStore
 
 NAMES = ["a b.png", "50%#1?.png", "ünï.png", "[1]*.png"]

@@ -17,13 +17,13 @@ from pipelines import preflight
 from pipelines.jobs import train
 from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.jobs.status import statuses
-from pipelines.queries import Queries
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
 from pipelines.tracking import deliver_evaluation, ui_command
 from pipelines.tracking.once import KEY, run_once
 from pipelines.tracking.runs import _log_dataset
 from pipelines.tracking.store import Store
+from pipelines.workspace.queries import Queries
 from tests.conftest import tiny
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError
@@ -189,7 +189,7 @@ def test_a_training_that_does_not_reach_its_end_says_why(
     storage.write_json(f"{found.folder}/run.json", {k: v for k, v in raw.items() if k != "ended"})
     lease = {"host": "elsewhere", "pid": 1, "id": "x", "since": 0.0, "renewed": time.time() - 90}
     storage.write_json(f"{found.folder}/lease/7.json", lease)
-    monkeypatch.setattr("pipelines.endings.EVERY", -1.5)
+    monkeypatch.setattr("pipelines.workspace.endings.EVERY", -1.5)
     (found,) = statuses(workspace)
     assert found.stages["train"] == "killed" and found.ended is not None
     assert re.fullmatch("killed or lost: no sign of life for 9[0-9] s", found.ended)

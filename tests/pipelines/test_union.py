@@ -12,11 +12,11 @@ from pipelines.catalog import built_in, create_dataset, load_split
 from pipelines.catalog.union import UnionConfig
 from pipelines.config import ConfigError, read_dataset, validate
 from pipelines.jobs.run import run
-from pipelines.members import read_members, training_members
 from pipelines.plan import ItemPlan, ShardConfig
 from pipelines.reference import load_settings
 from pipelines.settings import evaluate_settings
-from pipelines.shards import read_manifest
+from pipelines.workspace.members import read_members, training_members
+from pipelines.workspace.shards import read_manifest
 from tests.conftest import TINY
 from tests.pipelines.test_catalog import build
 from tests.pipelines.test_settings import world

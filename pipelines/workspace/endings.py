@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines import shards
 from pipelines.runtime.failures import to_mend, unwrapped
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
 from pipelines.store.lease import EVERY, STALE, holder
+from pipelines.workspace import shards
 
 RUN = "run.json"  # of a training
 ENDED = "ended"  # in it

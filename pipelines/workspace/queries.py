@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import shards
 from pipelines.store import storage
+from pipelines.workspace import shards
 from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import PairedDifference, paired_difference
 from zse_model.split import FEWEST

@@ -31,8 +31,8 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from benchmarks.world import as_bytes
-from pipelines.catalog import FolderConfig, create_dataset
 from pipelines.config import ExperimentConfig, validate
+from pipelines.datasets.registry import FolderConfig, create_dataset
 from pipelines.jobs.evaluate import EMBEDDING_TILE
 from pipelines.jobs.ingest import ingest
 from pipelines.workspace import shards

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.datasets.texts import named, some
 from pipelines.store import storage
-from pipelines.texts import named, some
 from zse_model.errors import ZseError
 from zse_model.split import normalise_name
 

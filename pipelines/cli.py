@@ -498,7 +498,7 @@ def import_checkpoint(
 
     Example: `zse import-checkpoint best_checkpoint.pth --split sketchy-25 --out workspace/checkpoints/published`
     """
-    from pipelines.catalog import split_names
+    from pipelines.datasets.registry import split_names
     from pipelines.jobs.import_checkpoint import import_checkpoint as import_
 
     _check_output("--out", out, folder=True)
@@ -628,7 +628,7 @@ app.add_typer(datasets_app, name="datasets")
 @datasets_app.command("list")
 def datasets_list() -> None:
     """The data sets that are known, with their published counts and their splits."""
-    from pipelines.reference import known_datasets
+    from pipelines.datasets.published import known_datasets
 
     for known in known_datasets().values():
         show(f"{known.name:10s} {known.title}")
@@ -643,8 +643,8 @@ def datasets_list() -> None:
 @datasets_app.command("show")
 def datasets_show(name: Annotated[str, typer.Argument(help="As `zse datasets list` names it.")]) -> None:
     """One data set: where it legally comes from, its splits and their citations, its settings and published numbers."""
-    from pipelines.doctor import describe
-    from pipelines.reference import known_dataset
+    from pipelines.datasets.diagnose import describe
+    from pipelines.datasets.published import known_dataset
 
     known = known_dataset(name)
     show("\n".join(describe(known)))
@@ -662,8 +662,8 @@ def datasets_doctor(
 
     Example: `zse datasets doctor s3://bucket/Sketchy`
     """
-    from pipelines.doctor import diagnose, next_command
-    from pipelines.doctor import report as lines
+    from pipelines.datasets.diagnose import diagnose, next_command
+    from pipelines.datasets.diagnose import report as lines
 
     found = diagnose([_absolute(s) for s in source], read)
     show("\n".join(lines(found)))
@@ -685,7 +685,7 @@ def datasets_subset(
 
     Example: `zse datasets subset sketchy125_128 --source /data/Sketchy --size 128 --out /data/sketchy125_128`
     """
-    from pipelines.subset import write_subset
+    from pipelines.datasets.subset import write_subset
 
     _check_output("--out", out, folder=True)
     written = write_subset(members, [_absolute(s) for s in source], out, size)
@@ -723,7 +723,7 @@ def _given(experiment: str, workspace: str, set_: list[str] | None) -> list[str]
 def _estimate(config: ExperimentConfig, workspace: str, tflops: float | None, utilisation: float) -> None:
     """The table of what a run would take, as far as it can be counted; then everything that would end the run."""
     from pipelines import estimate, preflight
-    from pipelines.catalog import create_dataset
+    from pipelines.datasets.registry import create_dataset
 
     rates, records = estimate.Rates(tflops, utilisation), create_dataset(config.dataset).records()
     problem: ZseError | None = None
@@ -741,7 +741,7 @@ def _evaluate_settings(
     config: ExperimentConfig, workspace: str, checkpoint: str, names: list[str], datasets: str, report: Path | None
 ) -> None:
     from pipelines import settings
-    from pipelines.reference import load_settings
+    from pipelines.datasets.published import load_settings
 
     chosen = load_settings(names)
     results = settings.evaluate_settings(config, workspace, checkpoint, chosen, settings.load_datasets(datasets))

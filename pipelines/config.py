@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, TypeAdapter, ValidationError
 
-from pipelines.catalog import AnyDatasetConfig, DatasetConfig
+from pipelines.datasets.registry import AnyDatasetConfig, DatasetConfig
 from pipelines.plan import ShardConfig
 from pipelines.prepare import IngestConfig
 from pipelines.runtime.redaction import holds_password, names_of_secrets

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from pipelines.catalog import DatasetAdapter, ImageRecord, create_dataset, load_split
 from pipelines.class_vectors import class_vectors_of
 from pipelines.config import ExperimentConfig
 from pipelines.costs import count_flop
+from pipelines.datasets.registry import DatasetAdapter, ImageRecord, create_dataset, load_split
 from pipelines.jobs.score import PHOTOS
 from pipelines.networks import decided
 from pipelines.plan import ItemPlan

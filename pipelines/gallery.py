@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load, save
 
 from pipelines import encodings
-from pipelines.archives import opened
-from pipelines.catalog.tree import PICTURES, PassedOver, is_picture
+from pipelines.datasets.archives import opened
+from pipelines.datasets.tree import PICTURES, PassedOver, is_picture
 from pipelines.device import assigned_device
 from pipelines.loaders import to_tensor
 from pipelines.runtime.progress import Meter, say

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.catalog import ImageRecord, load_split, stands_verbatim
 from pipelines.class_vectors import class_vectors_of
 from pipelines.config import ExperimentConfig
+from pipelines.datasets.registry import ImageRecord, load_split, stands_verbatim
 from pipelines.networks import check_networks
 from pipelines.nodes import written
 from pipelines.plan import ItemPlan

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipelines.catalog import DatasetConfig, ImageRecord, create_dataset
+from pipelines.datasets.registry import DatasetConfig, ImageRecord, create_dataset
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
 from pipelines.workspace import shards

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from PIL import Image
 
 from pipelines.costs import MEASURES
-from pipelines.reference import Setting
+from pipelines.datasets.published import Setting
 from pipelines.runtime.redaction import in_html
 from pipelines.tracking.history import Standing
 from pipelines.workspace.queries import FEW

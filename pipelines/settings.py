@@ -1,7 +1,7 @@
 """The settings of the field as data, and one checkpoint evaluated on all that it may see.
 
-`catalog/settings.yaml` names what is searched in what, by which formula, and what was published. A file of the user's
-says where the data sets lie:
+`datasets/lists/settings.yaml` names what is searched in what, by which formula, and what was published. A file of the
+user's says where the data sets lie:
 
     sketchy: {adapter: sketchy, source: s3://bucket/Sketchy, copies: true}
     tuberlin: {adapter: tuberlin, source: /data/TUBerlin}
@@ -20,11 +20,11 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines.catalog import MissingClassesError
 from pipelines.config import ConfigError, EvaluationConfig, ExperimentConfig, read_dataset
+from pipelines.datasets.published import Setting
+from pipelines.datasets.registry import MissingClassesError
 from pipelines.jobs.ingest import TooManyBadPicturesError
 from pipelines.jobs.run import evaluate_checkpoint
-from pipelines.reference import Setting
 from pipelines.runtime.progress import say
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage

@@ -1,6 +1,6 @@
 """Which classes a model may see: zero-shot splits, when two class names mean one thing, and what ImageNet names.
 
-Left out: which data set has which classes, and the published lists themselves (`pipelines/catalog/splits`).
+Left out: which data set has which classes, and the published lists themselves (`pipelines/datasets/lists/splits`).
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ import torch
 from benchmarks.results import record
 from benchmarks.results.plan import MEASURES, Row
 from benchmarks.world import REAL
-from pipelines.catalog.folder import FolderConfig
 from pipelines.config import ExperimentConfig, load_experiment
+from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.jobs.run import Outputs, evaluate_checkpoint, run
 from pipelines.workspace import shards
 from pipelines.workspace.members import Members, read_members, read_pictures

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
+from pipelines.datasets.registry import stands_verbatim
 from pipelines.device import assigned_device
 from pipelines.encodings import COLUMNS
 from pipelines.loaders import encode_pictures

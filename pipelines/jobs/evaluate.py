@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from pipelines import charts, sheets
-from pipelines.catalog import stands_verbatim
 from pipelines.config import ExperimentConfig
 from pipelines.costs import cost
+from pipelines.datasets.registry import stands_verbatim
 from pipelines.encodings import Encodings, encoded_parts, read_encodings, read_values
 from pipelines.explain_page import explanation_sheets
 from pipelines.jobs.score import score, score_rows

@@ -17,8 +17,8 @@ from functools import partial
 from itertools import compress, groupby, islice
 from typing import Any
 
-from pipelines.catalog import ImageRecord, create_dataset
 from pipelines.config import ExperimentConfig, to_dict
+from pipelines.datasets.registry import ImageRecord, create_dataset
 from pipelines.prepare import write_images
 from pipelines.runtime import logs, prometheus
 from pipelines.runtime.progress import say

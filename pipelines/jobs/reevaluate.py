@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines import drift
-from pipelines.catalog import DatasetConfig, MissingClassesError
 from pipelines.config import ConfigError, ExperimentConfig, apply_overrides, validate
-from pipelines.incoming import DESCRIPTION, arrived
+from pipelines.datasets.arrivals import DESCRIPTION, arrived
+from pipelines.datasets.registry import DatasetConfig, MissingClassesError
 from pipelines.jobs.evaluate import REPORT, report_key
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
 from pipelines.jobs.promote import promote

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines.catalog import load_split
 from pipelines.config import ExperimentConfig, to_dict
+from pipelines.datasets.registry import load_split
 from pipelines.pairing import training_rows, write_pairs
 from pipelines.plan import ItemPlan, ShardConfig
 from pipelines.runtime import logs

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from pipelines.catalog.base import MARK, ImageRecord
+from pipelines.datasets.base import MARK, ImageRecord
 from pipelines.workspace import shards
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import Modality

@@ -24,11 +24,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines import archives
-from pipelines.archives import ArchiveError
-from pipelines.catalog import DATASETS, ImageRecord, create_dataset, load_split
-from pipelines.catalog.union import UnionConfig
 from pipelines.config import load_experiment, validate
+from pipelines.datasets import archives
+from pipelines.datasets.adapters.union import UnionConfig
+from pipelines.datasets.archives import ArchiveError
+from pipelines.datasets.registry import DATASETS, ImageRecord, create_dataset, load_split
 from pipelines.jobs.ingest import ingest
 from pipelines.store import storage
 from tests.conftest import SHARED, TINY

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.catalog import FolderConfig, SyntheticConfig, UnionConfig, load_split, split_names
 from pipelines.config import ConfigError, experiment_names, load_experiment
+from pipelines.datasets.registry import FolderConfig, SyntheticConfig, UnionConfig, load_split, split_names
 from tests.conftest import tiny
 from zse_model.split import ZeroShotSplit
 

@@ -12,12 +12,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.catalog import DATASETS, built_in, split_names
-from pipelines.catalog.tree import LayoutError
 from pipelines.config import ConfigError
-from pipelines.doctor import Diagnosis, describe, diagnose, next_command, report
-from pipelines.reference import Known, known_dataset, known_datasets
-from pipelines.subset import read_members, subset_names, write_subset
+from pipelines.datasets.diagnose import Diagnosis, describe, diagnose, next_command, report
+from pipelines.datasets.published import Known, known_dataset, known_datasets
+from pipelines.datasets.registry import DATASETS, built_in, split_names
+from pipelines.datasets.subset import read_members, subset_names, write_subset
+from pipelines.datasets.tree import LayoutError
 from tests.pipelines.test_catalog import SKETCHY, adapter_of, build
 
 
@@ -64,7 +64,7 @@ def test_counts_that_are_the_published_ones_say_so(tmp_path: Path, monkeypatch: 
     small = known_dataset("sketchy")
     version = type(small.versions[0])(name="of this test", counts={"all": {"sketch": 125, "photo": 125}})
     known = Known(**{**vars(small), "versions": (version,), "each": {"photo": 1}})
-    monkeypatch.setattr("pipelines.doctor.known_datasets", lambda: {"sketchy": known})
+    monkeypatch.setattr("pipelines.datasets.diagnose.known_datasets", lambda: {"sketchy": known})
     found, text = examined(build(tmp_path, files))
     assert found.config.adapter == "folder" and found.known is known, "by its classes"  # type: ignore[attr-defined]
     assert "Counts    as published of this test" in text and "Classes" not in text

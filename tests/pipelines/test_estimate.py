@@ -16,9 +16,9 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from pipelines.catalog import DatasetConfig, trained_split
-from pipelines.catalog.qmul import QmulConfig
 from pipelines.config import ExperimentConfig, experiment_names, load_experiment
+from pipelines.datasets.adapters.qmul import QmulConfig
+from pipelines.datasets.registry import DatasetConfig, trained_split
 from pipelines.estimate import Estimate, Rates, count_flop, estimate, table
 from pipelines.store.storage import StorageError
 from tests.conftest import TINY, tiny

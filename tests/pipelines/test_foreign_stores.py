@@ -15,8 +15,8 @@ import fsspec
 import fsspec.config
 import pytest
 
-from pipelines.archives import opened
-from pipelines.doctor import diagnose
+from pipelines.datasets.archives import opened
+from pipelines.datasets.diagnose import diagnose
 from pipelines.store import storage
 from tests.faulty_store import FaultyStore
 from tests.faulty_store import _Handler as Answer

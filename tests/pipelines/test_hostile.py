@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from pipelines.catalog import ImageRecord, create_dataset
 from pipelines.config import ExperimentConfig
+from pipelines.datasets.registry import ImageRecord, create_dataset
 from pipelines.jobs.ingest import ingest, plan_ingest
 from pipelines.jobs.run import run
 from pipelines.prepare import write_images

@@ -11,10 +11,10 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from pipelines.catalog import DATASETS, DatasetConfig, create_dataset, load_split
-from pipelines.catalog.tree import FileLists
 from pipelines.config import ConfigError
-from pipelines.incoming import arrived
+from pipelines.datasets.arrivals import arrived
+from pipelines.datasets.registry import DATASETS, DatasetConfig, create_dataset, load_split
+from pipelines.datasets.tree import FileLists
 from tests.pipelines.test_reevaluation import write
 
 SECRET = "hunter2-hunter2"

@@ -91,7 +91,7 @@ def test_what_follows_a_comparison_and_a_promotion(place: Path, monkeypatch: pyt
 
 def test_what_follows_a_look(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.jobs.doctor.examine", lambda *_: [])
-    monkeypatch.setattr("pipelines.subset.write_subset", lambda *_: 1)
+    monkeypatch.setattr("pipelines.datasets.subset.write_subset", lambda *_: 1)
     monkeypatch.setattr("pipelines.jobs.report.report", lambda *_, **__: None)
     (words,) = following("doctor", "-e", "folder+global", "-w", AWKWARD, *GIVEN)
     assert words[:2] == ["zse", "run"] and has(words, "--workspace", AWKWARD) and has(words, *GIVEN)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines import explain_page, report_page
 from pipelines.charts import confusion
-from pipelines.reference import Setting
+from pipelines.datasets.published import Setting
 from pipelines.sheets import Row, draw_sheet
 from pipelines.tracking.history import Standing
 

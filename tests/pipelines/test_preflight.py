@@ -13,8 +13,8 @@ import timm
 import yaml
 from safetensors.torch import save_file
 
-from pipelines.catalog import MissingClassesError, create_dataset
 from pipelines.config import ExperimentConfig
+from pipelines.datasets.registry import MissingClassesError, create_dataset
 from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.networks import check_networks, weights_at_hand, weights_hash
 from pipelines.preflight import check
@@ -123,7 +123,7 @@ def test_a_picture_on_both_sides_is_refused_before_training_with_both_names(
 
 
 def look_split(config: ExperimentConfig) -> Any:
-    from pipelines.catalog import load_split
+    from pipelines.datasets.registry import load_split
 
     return load_split(config.dataset, {record.category for record in create_dataset(config.dataset).records()})
 

@@ -25,7 +25,7 @@ from typer.testing import CliRunner, Result
 from pipelines import drift
 from pipelines.cli import app
 from pipelines.config import ConfigError
-from pipelines.incoming import arrived
+from pipelines.datasets.arrivals import arrived
 from pipelines.jobs.run import Outputs, run
 from pipelines.notify import notify
 from pipelines.reevaluation import Line, Summary, changed, headlines, markdown

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.catalog.folder import Folder, FolderConfig
+from pipelines.datasets.adapters.folder import Folder, FolderConfig
 from pipelines.store import storage
 from pipelines.workspace import shards
 from tests.faulty_store import LATE, FaultyStore

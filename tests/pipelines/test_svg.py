@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.catalog.tuberlin import rasterise
+from pipelines.datasets.adapters.tuberlin import rasterise
 from tests.zse_model.test_transforms import as_bytes
 from zse_model.transforms import BadPicture
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.catalog import MissingClassesError, create_dataset, load_split
-from pipelines.catalog.base import ImageRecord
 from pipelines.config import read_dataset
-from pipelines.subset import read_members
-from pipelines.texts import LONGEST, named, rows, table
+from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.registry import MissingClassesError, create_dataset, load_split
+from pipelines.datasets.subset import read_members
+from pipelines.datasets.texts import LONGEST, named, rows, table
 from zse_model.errors import ZseError
 
 SECRET = "hunter2-hunter2"

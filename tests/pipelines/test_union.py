@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipelines.catalog import built_in, create_dataset, load_split
-from pipelines.catalog.union import UnionConfig
 from pipelines.config import ConfigError, read_dataset, validate
+from pipelines.datasets.adapters.union import UnionConfig
+from pipelines.datasets.published import load_settings
+from pipelines.datasets.registry import built_in, create_dataset, load_split
 from pipelines.jobs.run import run
 from pipelines.plan import ItemPlan, ShardConfig
-from pipelines.reference import load_settings
 from pipelines.settings import evaluate_settings
 from pipelines.workspace.members import read_members, training_members
 from pipelines.workspace.shards import read_manifest

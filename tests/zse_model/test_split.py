@@ -21,7 +21,7 @@ from zse_model.split import (
 )
 
 ROOT = Path(__file__).parents[2]
-FILES = {file.stem: json.loads(file.read_text()) for file in (ROOT / "pipelines/catalog/splits").glob("*.json")}
+FILES = {file.stem: json.loads(file.read_text()) for file in (ROOT / "pipelines/datasets/lists/splits").glob("*.json")}
 COUNTS = {
     "sketchy-25": (100, 25),
     "sketchy-21": (104, 21),

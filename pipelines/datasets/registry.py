@@ -9,18 +9,18 @@ from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any, TypeAlias
 
-from pipelines.catalog.base import DatasetAdapter, DatasetConfig, ImageRecord
-from pipelines.catalog.domains import Domains, DomainsConfig
-from pipelines.catalog.folder import Folder, FolderConfig
-from pipelines.catalog.qmul import Qmul, QmulConfig
-from pipelines.catalog.quickdraw_extended import QuickDrawExtended, QuickDrawExtendedConfig
-from pipelines.catalog.quickdraw_strokes import QuickDrawStrokes, QuickDrawStrokesConfig
-from pipelines.catalog.sketchy import Sketchy, SketchyConfig
-from pipelines.catalog.synthetic import Synthetic, SyntheticConfig
-from pipelines.catalog.tuberlin import TUBerlin, TUBerlinConfig
-from pipelines.catalog.union import Union, UnionConfig
+from pipelines.datasets.adapters.domains import Domains, DomainsConfig
+from pipelines.datasets.adapters.folder import Folder, FolderConfig
+from pipelines.datasets.adapters.qmul import Qmul, QmulConfig
+from pipelines.datasets.adapters.quickdraw_extended import QuickDrawExtended, QuickDrawExtendedConfig
+from pipelines.datasets.adapters.quickdraw_strokes import QuickDrawStrokes, QuickDrawStrokesConfig
+from pipelines.datasets.adapters.sketchy import Sketchy, SketchyConfig
+from pipelines.datasets.adapters.synthetic import Synthetic, SyntheticConfig
+from pipelines.datasets.adapters.tuberlin import TUBerlin, TUBerlinConfig
+from pipelines.datasets.adapters.union import Union, UnionConfig
+from pipelines.datasets.base import DatasetAdapter, DatasetConfig, ImageRecord
+from pipelines.datasets.texts import named, rows, some
 from pipelines.store import storage
-from pipelines.texts import named, rows, some
 from zse_model import synthetic
 from zse_model.errors import ZseError
 from zse_model.split import ZeroShotSplit, conflicts, draw_classes, normalise_name, same_thing
@@ -68,7 +68,7 @@ def create_dataset(config: DatasetConfig) -> DatasetAdapter:
 
 def split_names() -> list[str]:
     """The built-in splits."""
-    files = resources.files("pipelines.catalog").joinpath("splits").iterdir()
+    files = resources.files("pipelines.datasets").joinpath("lists", "splits").iterdir()
     return sorted([f.name.removesuffix(".json") for f in files if f.name.endswith(".json")] + ["synthetic", *CROSS])
 
 
@@ -241,7 +241,7 @@ def built_in(split: str) -> dict[str, Any]:
         others = [c for c in (*target["seen"], *target["unseen"]) if c not in unseen]
         citation = f"those unseen classes of ({target['citation']}) that are not seen in ({source['citation']})"
         return {"name": split, "citation": citation, "seen": others, "unseen": unseen}
-    return json.loads(resources.files("pipelines.catalog").joinpath("splits", f"{split}.json").read_text())
+    return json.loads(resources.files("pipelines.datasets").joinpath("lists", "splits", f"{split}.json").read_text())
 
 
 __all__ = [

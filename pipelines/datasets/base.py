@@ -76,7 +76,7 @@ class DatasetConfig:
     def placed(self, place: Place) -> Self:
         """The same with each file, folder and URL that it names put in its place. Every field that is one belongs here
         or in an adapter's own `placed`: of data that arrives no other is checked."""
-        from pipelines.catalog import is_split_name  # which imports this
+        from pipelines.datasets.registry import is_split_name  # which imports this
 
         if isinstance(self.split, tuple) or is_split_name(self.split):
             return self

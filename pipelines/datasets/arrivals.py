@@ -19,11 +19,11 @@ from urllib.parse import unquote
 
 import yaml
 
-from pipelines.catalog import DatasetConfig
 from pipelines.config import ConfigError, read_dataset
+from pipelines.datasets.registry import DatasetConfig
+from pipelines.datasets.texts import named
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage
-from pipelines.texts import named
 from zse_model.errors import ZseError
 
 DESCRIPTION = "dataset.yaml"

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pipelines.catalog.base import ImageRecord
-from pipelines.catalog.tree import Branch, Tree, TreeConfig, by_name, look_up
+from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.texts import named, table, tell
+from pipelines.datasets.tree import Branch, Tree, TreeConfig, by_name, look_up
 from pipelines.store import storage
-from pipelines.texts import named, table, tell
 from zse_model.errors import ZseError
 
 PAIRS = "pairs.tsv"

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Self, TypeVar
 
-from pipelines.archives import opened
-from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
+from pipelines.datasets.archives import opened
+from pipelines.datasets.base import DatasetConfig, ImageRecord, Place
+from pipelines.datasets.texts import named, rows, some, tell
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
-from pipelines.texts import named, rows, some, tell
 from zse_model.errors import ZseError
 from zse_model.split import normalise_name
 from zse_model.transforms import ENDINGS, Modality

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.catalog import ImageRecord, built_in, create_dataset, refuse_names, split_names
-from pipelines.catalog.base import DatasetConfig
-from pipelines.catalog.tree import LayoutError
 from pipelines.config import read_dataset
+from pipelines.datasets.base import DatasetConfig
+from pipelines.datasets.published import MODALITIES, Counts, Known, Version, known_datasets, load_settings
+from pipelines.datasets.registry import ImageRecord, built_in, create_dataset, refuse_names, split_names
+from pipelines.datasets.tree import LayoutError
 from pipelines.prepare import prepared, refuse_name
-from pipelines.reference import MODALITIES, Counts, Known, Version, known_datasets, load_settings
 from pipelines.runtime.commands import command, repeated
 from pipelines.runtime.redaction import printable
 from zse_model.errors import ZseError

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
-from pipelines.catalog.base import MARK, DatasetAdapter, DatasetConfig, ImageRecord, Place
-from pipelines.catalog.tree import in_order, meaning
+from pipelines.datasets.base import MARK, DatasetAdapter, DatasetConfig, ImageRecord, Place
+from pipelines.datasets.tree import in_order, meaning
 from zse_model.errors import ZseError
 
 
@@ -41,7 +41,7 @@ class UnionConfig(DatasetConfig):
     @staticmethod
     def __read_as__() -> dict[str, Any]:
         """What its parts are, which name and split are not said of: for whoever reads what a user wrote."""
-        from pipelines.catalog import AnyDatasetConfig
+        from pipelines.datasets.registry import AnyDatasetConfig
 
         return {"parts": Mapping[str, AnyDatasetConfig]}
 
@@ -65,7 +65,7 @@ class UnionConfig(DatasetConfig):
 
 class Union:
     def __init__(self, config: UnionConfig) -> None:
-        from pipelines.catalog import create_dataset
+        from pipelines.datasets.registry import create_dataset
 
         self.parts: dict[str, DatasetAdapter] = {n: create_dataset(c) for n, c in config.configs().items()}
 

@@ -19,9 +19,9 @@ from typing import Any, Literal, Self, cast
 
 from PIL import Image, ImageDraw
 
-from pipelines.archives import opened
-from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
-from pipelines.catalog.tree import Branch, LayoutError, PassedOver, Tree, in_order, is_picture
+from pipelines.datasets.archives import opened
+from pipelines.datasets.base import DatasetConfig, ImageRecord, Place
+from pipelines.datasets.tree import Branch, LayoutError, PassedOver, Tree, in_order, is_picture
 from pipelines.store import storage
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture

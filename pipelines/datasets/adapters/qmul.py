@@ -20,8 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from pipelines.catalog.base import DatasetConfig, ImageRecord, Place
-from pipelines.catalog.tree import (
+from pipelines.datasets.base import DatasetConfig, ImageRecord, Place
+from pipelines.datasets.texts import rows, some
+from pipelines.datasets.tree import (
     Branch,
     LayoutError,
     Root,
@@ -35,7 +36,6 @@ from pipelines.catalog.tree import (
 )
 from pipelines.runtime.progress import say
 from pipelines.store import storage
-from pipelines.texts import rows, some
 from zse_model.errors import ZseError
 from zse_model.transforms import Modality
 

@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 
 import resvg_py
 
-from pipelines.catalog.base import ImageRecord
-from pipelines.catalog.tree import PICTURES, Branch, Tree, TreeConfig
+from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.tree import PICTURES, Branch, Tree, TreeConfig
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 

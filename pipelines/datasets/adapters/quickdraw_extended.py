@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.catalog.base import ImageRecord
-from pipelines.catalog.tree import Branch, Tree, TreeConfig
+from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.tree import Branch, Tree, TreeConfig
 
 BRANCHES = (
     Branch(modality="sketch", folders=("QuickDraw_sketches_final", "QuickDraw_sketches", "sketches")),

@@ -1,5 +1,5 @@
-"""What the field knows, as data: its data sets with their published counts (`catalog/known.yaml`), and its settings
-with their published numbers (`catalog/settings.yaml`)."""
+"""What the field knows, as data: its data sets with their published counts (`lists/known.yaml`), and its settings
+with their published numbers (`lists/settings.yaml`)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter
 
-from pipelines.catalog import CROSS, built_in
 from pipelines.config import ConfigError
+from pipelines.datasets.registry import CROSS, built_in
 from pipelines.runtime.written import did_you_mean
 from zse_model.split import normalise_name
 
@@ -117,6 +117,6 @@ def load_settings(names: Sequence[str] = ("all",)) -> list[Setting]:
 
 @cache
 def _entries(kind: type[T], file: str) -> Mapping[str, T]:
-    """The entries of a file of the catalog, by name."""
-    raw = yaml.safe_load(resources.files("pipelines.catalog").joinpath(file).read_text())
+    """The entries of a file in `lists/`, by name."""
+    raw = yaml.safe_load(resources.files("pipelines.datasets").joinpath("lists", file).read_text())
     return {entry.name: entry for entry in map(TypeAdapter(kind).validate_python, raw)}

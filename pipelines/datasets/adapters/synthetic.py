@@ -12,7 +12,7 @@ from typing import Literal
 
 from PIL import Image
 
-from pipelines.catalog.base import DatasetConfig, ImageRecord
+from pipelines.datasets.base import DatasetConfig, ImageRecord
 from zse_model import synthetic
 from zse_model.errors import ZseError
 from zse_model.transforms import Modality

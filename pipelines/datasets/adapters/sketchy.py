@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.catalog.base import ImageRecord
-from pipelines.catalog.tree import Branch, Tree, TreeConfig, drawn_instance, own_instance
+from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.tree import Branch, Tree, TreeConfig, drawn_instance, own_instance
 from zse_model.errors import ZseError
 
 VARIANTS = {

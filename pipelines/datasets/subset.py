@@ -14,13 +14,13 @@ from typing import get_args
 
 from PIL import Image, ImageOps
 
-from pipelines.catalog import ImageRecord, create_dataset
-from pipelines.catalog.folder import PAIRS
-from pipelines.catalog.tree import meaning
-from pipelines.doctor import recognise
+from pipelines.datasets.adapters.folder import PAIRS
+from pipelines.datasets.diagnose import recognise
+from pipelines.datasets.registry import ImageRecord, create_dataset
+from pipelines.datasets.texts import named, some, table
+from pipelines.datasets.tree import meaning
 from pipelines.runtime.progress import Meter
 from pipelines.store import storage
-from pipelines.texts import named, some, table
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture, Modality
 
@@ -32,7 +32,7 @@ Key = tuple[str, str, str]  # modality, class in one form, file
 
 def subset_names() -> list[str]:
     """The lists that are shipped."""
-    files = resources.files("pipelines.catalog").joinpath("subsets").iterdir()
+    files = resources.files("pipelines.datasets").joinpath("lists", "subsets").iterdir()
     return sorted(f.name.removesuffix(".tsv.gz") for f in files if f.name.endswith(".tsv.gz"))
 
 
@@ -68,7 +68,8 @@ def write_subset(members: str, sources: Sequence[str], out: str, size: int | Non
 def read_members(members: str) -> list[Key]:
     """The list's pictures, each once. Raises ValueError."""
     if members in subset_names():
-        with resources.as_file(resources.files("pipelines.catalog").joinpath("subsets", f"{members}.tsv.gz")) as file:
+        shipped = resources.files("pipelines.datasets").joinpath("lists", "subsets", f"{members}.tsv.gz")
+        with resources.as_file(shipped) as file:
             return _parse(members, str(file))
     if not storage.exists(members):
         raise ZseError(f"{members!r} is neither a shipped list {subset_names()} nor a file that exists")

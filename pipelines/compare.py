@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from pipelines.drawing.sheets import Row, decode_all, draw_sheet
 from pipelines.jobs.evaluate import TOP
-from pipelines.sheets import Row, decode_all, draw_sheet
 from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.members import read_members

@@ -1,4 +1,4 @@
-"""What a network saw in a sketch and a photo: tensors only, drawing is apart (`pipelines.explain_page`).
+"""What a network saw in a sketch and a photo: tensors only, drawing is apart (`pipelines.drawing.explanations`).
 
 Of `crossatnet` its two masks (`explain_masks`). Of `zse_sbir` three views (`explain`), after the figures of Lin et al.,
 CVPR 2023: the photo patches most similar to a sketch patch after cross-attention, the attention of the retrieval token

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pipelines.explain_page import Explained, explained, page, png
+from pipelines.drawing.explanations import Explained, explained, page, png
 from pipelines.gallery import read_photos
 from pipelines.jobs.search import Match, find
 from pipelines.runtime.redaction import printable

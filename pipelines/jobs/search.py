@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from pipelines.device import assigned_device
+from pipelines.drawing.sheets import Row, draw_sheet
 from pipelines.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery, read_photos
 from pipelines.loaders import to_tensor
 from pipelines.runtime.redaction import printable
-from pipelines.sheets import Row, draw_sheet
 from pipelines.store import storage
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError

@@ -10,9 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipelines import explain_page
 from pipelines.cli import app
-from pipelines.explain_page import explanation_sheets
+from pipelines.drawing import explanations
+from pipelines.drawing.explanations import explanation_sheets
 from pipelines.jobs.search import search
 from tests.pipelines.test_stages import picture
 from tests.zse_model.test_crossatnet import with_codes
@@ -164,5 +164,5 @@ def test_many_patches_that_answer_to_one_are_drawn() -> None:
     mosaic = torch.zeros(3, 224, 224, dtype=torch.uint8)
     found = Explanation("rn", "", {"rn": 1.0}, (14, 14), correspondence, None, None, "none", mosaic)
     sketch, photo = np.full((224, 224), 255, np.uint8), np.zeros((224, 224, 3), np.uint8)
-    drawn = explain_page._draw(found, [(i, i) for i in range(0, 14, 2)], sketch, photo)
+    drawn = explanations._draw(found, [(i, i) for i in range(0, 14, 2)], sketch, photo)
     assert {"correspondences", "similarity", "synthesis"} == set(drawn)

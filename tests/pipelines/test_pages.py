@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import explain_page, report_page
-from pipelines.charts import confusion
+from pipelines import report_page
 from pipelines.datasets.published import Setting
-from pipelines.sheets import Row, draw_sheet
+from pipelines.drawing import explanations
+from pipelines.drawing.charts import confusion
+from pipelines.drawing.sheets import Row, draw_sheet
 from pipelines.tracking.history import Standing
 
 HOSTILE = (
@@ -58,7 +59,7 @@ def report(name: str) -> str:
 
 def explanation(name: str) -> str:
     found = cast(Any, SimpleNamespace(mode=name, grid=(2, 2), no_attention=name, scores={name: 1.0}))
-    return explain_page.page(name, name, [explain_page.Explained(name, found, {})])
+    return explanations.page(name, name, [explanations.Explained(name, found, {})])
 
 
 @pytest.mark.parametrize("page", [report, explanation])

@@ -18,9 +18,10 @@ from rich.table import Table
 
 import pipelines
 import zse_model
-from pipelines import explain_page, preflight, report_page
+from pipelines import preflight, report_page
 from pipelines.cli import main
 from pipelines.config import ConfigError
+from pipelines.drawing import explanations
 from pipelines.jobs.run import run
 from pipelines.reevaluation import Line, Summary, markdown
 from pipelines.runtime import logs
@@ -190,7 +191,7 @@ def test_no_exit_shows_a_secret(
     one = Standing("s.1", "report", "m", told, "", "c", 1, 1, 0, told, told, {"plain/ret/mAP_all": 0.5}, "r")
     seen = SimpleNamespace(mode="ret", grid=(2, 2), no_attention=told, scores={"ret": 1.0})
     pages = report_page.page([report_page.Section("s", [one], [one])], told)
-    pages += explain_page.page(told, told, [explain_page.Explained(told, cast(Any, seen), {})])
+    pages += explanations.page(told, told, [explanations.Explained(told, cast(Any, seen), {})])
     failed = storage._failure("s3://me:hunter2@bucket/a", ValueError('Invalid bucket name "me:hunter2@bucket"'))
     assert "s3://***@bucket/a cannot be used" in str(failed)
     everything = said.out + said.err + pages + str(failed) + str(ending(RuntimeError(told)))

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import ray
 
 from benchmarks.scale import draw, spread, watched
-from pipelines.config import ExperimentConfig, validate
+from pipelines.config.experiment import ExperimentConfig, validate
 from pipelines.jobs import embed, ingest, score
 from pipelines.jobs.run import experiment_split
 from pipelines.jobs.shard import shard

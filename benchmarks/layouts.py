@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from benchmarks.world import originals
-from pipelines.config import load_experiment
+from pipelines.config.experiment import load_experiment
 from pipelines.jobs.ingest import ingest
 from pipelines.jobs.shard import shard
 from pipelines.loaders import MemorySource, ShardSource

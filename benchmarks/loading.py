@@ -20,7 +20,7 @@ from pathlib import Path
 import ray
 
 from benchmarks.world import originals
-from pipelines.config import load_experiment
+from pipelines.config.experiment import load_experiment
 from pipelines.estimate import TFLOPS, UTILISATION, cost_of
 from pipelines.jobs.ingest import ingest
 from pipelines.jobs.shard import shard

@@ -31,7 +31,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from benchmarks.world import as_bytes
-from pipelines.config import ExperimentConfig, validate
+from pipelines.config.experiment import ExperimentConfig, validate
 from pipelines.datasets.registry import FolderConfig, create_dataset
 from pipelines.jobs.evaluate import EMBEDDING_TILE
 from pipelines.jobs.ingest import ingest

@@ -28,7 +28,7 @@ from pipelines.runtime.redaction import printable
 from zse_model.errors import ZseError
 
 if TYPE_CHECKING:
-    from pipelines.config import ExperimentConfig
+    from pipelines.config.experiment import ExperimentConfig
     from pipelines.jobs.run import Outputs
 
 app = typer.Typer(
@@ -141,7 +141,7 @@ def evaluate(
 
     Example: `zse evaluate -e folder+global --checkpoint workspace/checkpoints/... --settings all --datasets data.yaml`
     """
-    from pipelines.config import ConfigError
+    from pipelines.config.experiment import ConfigError
     from pipelines.jobs import run as stages
 
     _check_output("--report", report)
@@ -612,7 +612,7 @@ def quickstart(workspace: Workspace = WORKSPACE, set_: Set = None, report: Repor
 @app.command()
 def experiments() -> None:
     """List the shipped experiments."""
-    from pipelines.config import experiment_names
+    from pipelines.config.experiment import experiment_names
 
     for name in experiment_names():
         show(name)
@@ -796,7 +796,7 @@ def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, r
 
 
 def _experiment(name: str, overrides: list[str] | None, workspace: str) -> ExperimentConfig:
-    from pipelines.config import load_experiment
+    from pipelines.config.experiment import load_experiment
 
     config = load_experiment(name, overrides or [])
     return replace(config, start=config.start and _checkpoint(config.start, workspace, config.tracking.uri))

@@ -21,7 +21,7 @@ import torch
 from rich.table import Table
 
 from pipelines.class_vectors import class_vectors_of
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.costs import count_flop
 from pipelines.datasets.registry import DatasetAdapter, ImageRecord, create_dataset, load_split
 from pipelines.jobs.score import PHOTOS

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.config import ExperimentConfig, experiment_names, load_experiment, to_dict
+from pipelines.config.experiment import ExperimentConfig, experiment_names, load_experiment, to_dict
 from pipelines.runtime.commands import command
 from pipelines.store import storage
 from pipelines.workspace import shards

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.store import storage
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.class_vectors import class_vectors_of
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import ImageRecord, load_split, stands_verbatim
 from pipelines.networks import check_networks
 from pipelines.nodes import written

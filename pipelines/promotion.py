@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from pipelines.compare import Compared, Report, compare_reports, measured_on
-from pipelines.config import ConfigError, read_section
+from pipelines.config.experiment import ConfigError, read_section
 from pipelines.costs import MEASURES
 from pipelines.jobs.evaluate import COSTS, REPORT
 from pipelines.missing import evaluated_by, evaluation_command, searching

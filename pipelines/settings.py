@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines.config import ConfigError, EvaluationConfig, ExperimentConfig, read_dataset
+from pipelines.config.experiment import ConfigError, EvaluationConfig, ExperimentConfig, read_dataset
 from pipelines.datasets.published import Setting
 from pipelines.datasets.registry import MissingClassesError
 from pipelines.jobs.ingest import TooManyBadPicturesError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import ExperimentConfig, validate
+from pipelines.config.experiment import ExperimentConfig, validate
 from tests.faulty_store import FaultyStore
 from tests.servers import free_ports, s3_server
 

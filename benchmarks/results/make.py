@@ -16,7 +16,7 @@ import torch
 from benchmarks.results import record
 from benchmarks.results.plan import MEASURES, Row
 from benchmarks.world import REAL
-from pipelines.config import ExperimentConfig, load_experiment
+from pipelines.config.experiment import ExperimentConfig, load_experiment
 from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.jobs.run import Outputs, evaluate_checkpoint, run
 from pipelines.workspace import shards

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from pipelines.config import ConfigError, read_dataset
+from pipelines.config.experiment import ConfigError, read_dataset
 from pipelines.datasets.registry import DatasetConfig
 from pipelines.datasets.texts import named
 from pipelines.runtime.written import read_yaml

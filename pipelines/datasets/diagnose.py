@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.config import read_dataset
+from pipelines.config.experiment import read_dataset
 from pipelines.datasets.base import DatasetConfig
 from pipelines.datasets.published import MODALITIES, Counts, Known, Version, known_datasets, load_settings
 from pipelines.datasets.registry import ImageRecord, built_in, create_dataset, refuse_names, split_names

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter
 
-from pipelines.config import ConfigError
+from pipelines.config.experiment import ConfigError
 from pipelines.datasets.registry import CROSS, built_in
 from pipelines.runtime.written import did_you_mean
 from zse_model.split import normalise_name

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import preflight
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.jobs.ingest import listed, plan_ingest
 from pipelines.nodes import Finding, Node, findings, look
 from pipelines.runtime.ray_tasks import SPARE_CPUS, connect

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import stands_verbatim
 from pipelines.device import assigned_device
 from pipelines.encodings import COLUMNS

@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.costs import cost
 from pipelines.datasets.registry import stands_verbatim
 from pipelines.drawing import charts, sheets

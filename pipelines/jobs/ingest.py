@@ -17,7 +17,7 @@ from functools import partial
 from itertools import compress, groupby, islice
 from typing import Any
 
-from pipelines.config import ExperimentConfig, to_dict
+from pipelines.config.experiment import ExperimentConfig, to_dict
 from pipelines.datasets.registry import ImageRecord, create_dataset
 from pipelines.prepare import write_images
 from pipelines.runtime import logs, prometheus

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines import drift
-from pipelines.config import ConfigError, ExperimentConfig, apply_overrides, validate
+from pipelines.config.experiment import ConfigError, ExperimentConfig, apply_overrides, validate
 from pipelines.datasets.arrivals import DESCRIPTION, arrived
 from pipelines.datasets.registry import DatasetConfig, MissingClassesError
 from pipelines.jobs.evaluate import REPORT, report_key

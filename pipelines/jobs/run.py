@@ -11,7 +11,7 @@ import torch
 from rich.table import Table
 
 from pipelines import preflight
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.jobs.embed import embed
 from pipelines.jobs.evaluate import REPORT, evaluate, raw_pixels
 from pipelines.jobs.ingest import ingest, listed, plan_ingest

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.device import assigned_device
 from pipelines.encodings import encoded_parts, read_values
 from pipelines.runtime import logs, prometheus

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines.config import ExperimentConfig, to_dict
+from pipelines.config.experiment import ExperimentConfig, to_dict
 from pipelines.datasets.registry import load_split
 from pipelines.pairing import training_rows, write_pairs
 from pipelines.plan import ItemPlan, ShardConfig

@@ -39,7 +39,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
 from pipelines.class_vectors import class_vectors_of
-from pipelines.config import ClusterConfig, ExperimentConfig, to_dict
+from pipelines.config.experiment import ClusterConfig, ExperimentConfig, to_dict
 from pipelines.device import assigned_device
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.networks import weights_at_hand, weights_hash

@@ -20,7 +20,7 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayTaskError
 from ray.experimental.internal_kv import _internal_kv_get
 
-from pipelines.config import ClusterConfig
+from pipelines.config.experiment import ClusterConfig
 from pipelines.runtime.background import repeated
 from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.redaction import shown

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import ExperimentConfig, to_dict
+from pipelines.config.experiment import ExperimentConfig, to_dict
 from pipelines.costs import MEASURES
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown

@@ -16,7 +16,7 @@ from shlex import quote
 from typing import Any
 from urllib.parse import quote as url_quote
 
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage

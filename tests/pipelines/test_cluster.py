@@ -13,7 +13,7 @@ import ray
 import torch
 import yaml
 
-from pipelines.config import ClusterConfig
+from pipelines.config.experiment import ClusterConfig
 from pipelines.device import assigned_device
 from pipelines.runtime.ray_tasks import connect, expecting, run_parts
 from tests.conftest import TINY, merged

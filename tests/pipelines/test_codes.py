@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipelines.config import ConfigError, ExperimentConfig
+from pipelines.config.experiment import ConfigError, ExperimentConfig
 from pipelines.encodings import encoded_parts, read_values
 from pipelines.gallery import Gallery, encode_gallery, open_gallery
 from pipelines.jobs.run import run

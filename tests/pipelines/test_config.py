@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import ConfigError, experiment_names, load_experiment
+from pipelines.config.experiment import ConfigError, experiment_names, load_experiment
 from pipelines.datasets.registry import FolderConfig, SyntheticConfig, UnionConfig, load_split, split_names
 from tests.conftest import tiny
 from zse_model.split import ZeroShotSplit

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipelines import cli
-from pipelines.config import ConfigError
+from pipelines.config.experiment import ConfigError
 from pipelines.datasets.diagnose import Diagnosis, describe, diagnose, next_command, report
 from pipelines.datasets.published import Known, known_dataset, known_datasets
 from pipelines.datasets.registry import DATASETS, built_in, split_names

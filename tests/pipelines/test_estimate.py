@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from pipelines.config import ExperimentConfig, experiment_names, load_experiment
+from pipelines.config.experiment import ExperimentConfig, experiment_names, load_experiment
 from pipelines.datasets.adapters.qmul import QmulConfig
 from pipelines.datasets.registry import DatasetConfig, trained_split
 from pipelines.estimate import Estimate, Rates, count_flop, estimate, table

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import ImageRecord, create_dataset
 from pipelines.jobs.ingest import ingest, plan_ingest
 from pipelines.jobs.run import run

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from pipelines.config import ConfigError
+from pipelines.config.experiment import ConfigError
 from pipelines.datasets.arrivals import arrived
 from pipelines.datasets.registry import DATASETS, DatasetConfig, create_dataset, load_split
 from pipelines.datasets.tree import FileLists

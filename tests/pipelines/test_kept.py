@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.compare import Report, compare
-from pipelines.config import load_experiment
+from pipelines.config.experiment import load_experiment
 from pipelines.encodings import encoded_parts, read_encodings, read_values
 from pipelines.gallery import open_gallery
 from pipelines.jobs.run import run

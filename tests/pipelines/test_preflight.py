@@ -13,7 +13,7 @@ import timm
 import yaml
 from safetensors.torch import save_file
 
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import MissingClassesError, create_dataset
 from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.networks import check_networks, weights_at_hand, weights_hash

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines.compare import Report, as_json, compare
-from pipelines.config import ConfigError, load_experiment
+from pipelines.config.experiment import ConfigError, load_experiment
 from pipelines.jobs.run import result_tables, run
 from pipelines.missing import evaluation_command, experiment_of
 from pipelines.promotion import Cost, Paired, Rules, decide, load_rules

@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 from pipelines import drift
 from pipelines.cli import app
-from pipelines.config import ConfigError
+from pipelines.config.experiment import ConfigError
 from pipelines.datasets.arrivals import arrived
 from pipelines.jobs.run import Outputs, run
 from pipelines.notify import notify

@@ -20,7 +20,7 @@ import pipelines
 import zse_model
 from pipelines import preflight, report_page
 from pipelines.cli import main
-from pipelines.config import ConfigError
+from pipelines.config.experiment import ConfigError
 from pipelines.drawing import explanations
 from pipelines.jobs.run import run
 from pipelines.reevaluation import Line, Summary, markdown

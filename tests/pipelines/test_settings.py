@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import ConfigError
+from pipelines.config.experiment import ConfigError
 from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.datasets.published import load_settings
 from pipelines.datasets.registry import CROSS, built_in, load_split, stands_verbatim, trained_split

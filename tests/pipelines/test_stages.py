@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.config import ExperimentConfig, validate
+from pipelines.config.experiment import ExperimentConfig, validate
 from pipelines.encodings import encoded_parts, read_encodings, read_values
 from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
 from pipelines.jobs.run import evaluate_checkpoint, result_table, run

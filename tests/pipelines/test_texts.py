@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import read_dataset
+from pipelines.config.experiment import read_dataset
 from pipelines.datasets.base import ImageRecord
 from pipelines.datasets.registry import MissingClassesError, create_dataset, load_split
 from pipelines.datasets.subset import read_members

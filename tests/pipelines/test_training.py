@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from pipelines.config import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.jobs.ingest import ingest
 from pipelines.jobs.run import run
 from pipelines.jobs.shard import shard

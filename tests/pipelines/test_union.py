@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import ConfigError, read_dataset, validate
+from pipelines.config.experiment import ConfigError, read_dataset, validate
 from pipelines.datasets.adapters.union import UnionConfig
 from pipelines.datasets.published import load_settings
 from pipelines.datasets.registry import built_in, create_dataset, load_split

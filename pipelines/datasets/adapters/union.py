@@ -47,7 +47,7 @@ class UnionConfig(DatasetConfig):
 
     def configs(self) -> dict[str, DatasetConfig]:
         """Each part's own. Raises ConfigError for one that cannot be used."""
-        from pipelines.config import read_dataset  # which knows every adapter, this one too
+        from pipelines.config.experiment import read_dataset  # which knows every adapter, this one too
 
         split = {"qmul": "shoe-v2"}
         return {

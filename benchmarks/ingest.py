@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.world import as_bytes, originals, repeated
 from pipelines.config.experiment import ExperimentConfig, validate
-from pipelines.jobs.ingest import ingest, plan_ingest, write_parts
+from pipelines.ingest.stage import ingest, plan_ingest, write_parts
 
 SIZE, PICTURES, ROUNDS = 128, 50_000, 3
 

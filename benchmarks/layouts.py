@@ -15,7 +15,7 @@ import ray
 
 from benchmarks.world import originals
 from pipelines.config.experiment import load_experiment
-from pipelines.jobs.ingest import ingest
+from pipelines.ingest.stage import ingest
 from pipelines.jobs.shard import shard
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.plan import ItemPlan

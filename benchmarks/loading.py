@@ -22,7 +22,7 @@ import ray
 from benchmarks.world import originals
 from pipelines.config.experiment import load_experiment
 from pipelines.estimate import TFLOPS, UTILISATION, cost_of
-from pipelines.jobs.ingest import ingest
+from pipelines.ingest.stage import ingest
 from pipelines.jobs.shard import shard
 from pipelines.loaders import ShardSource
 from pipelines.plan import ROLES

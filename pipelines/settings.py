@@ -23,7 +23,7 @@ from rich.table import Table
 from pipelines.config.experiment import ConfigError, EvaluationConfig, ExperimentConfig, read_dataset
 from pipelines.datasets.published import Setting
 from pipelines.datasets.registry import MissingClassesError
-from pipelines.jobs.ingest import TooManyBadPicturesError
+from pipelines.ingest.stage import TooManyBadPicturesError
 from pipelines.jobs.run import evaluate_checkpoint
 from pipelines.runtime.progress import say
 from pipelines.runtime.written import read_yaml

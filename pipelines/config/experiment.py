@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from pipelines.datasets.registry import AnyDatasetConfig, DatasetConfig
+from pipelines.ingest.prepare import IngestConfig
 from pipelines.plan import ShardConfig
-from pipelines.prepare import IngestConfig
 from pipelines.runtime.redaction import holds_password, names_of_secrets
 from pipelines.runtime.written import NULL, ConfigError, Written, did_you_mean, read, read_yaml
 from pipelines.store import storage

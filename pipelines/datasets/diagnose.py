@@ -16,7 +16,7 @@ from pipelines.datasets.base import DatasetConfig
 from pipelines.datasets.published import MODALITIES, Counts, Known, Version, known_datasets, load_settings
 from pipelines.datasets.registry import ImageRecord, built_in, create_dataset, refuse_names, split_names
 from pipelines.datasets.tree import LayoutError
-from pipelines.prepare import prepared, refuse_name
+from pipelines.ingest.prepare import prepared, refuse_name
 from pipelines.runtime.commands import command, repeated
 from pipelines.runtime.redaction import printable
 from zse_model.errors import ZseError

@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import preflight
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.jobs.ingest import listed, plan_ingest
+from pipelines.ingest.stage import listed, plan_ingest
 from pipelines.nodes import Finding, Node, findings, look
 from pipelines.runtime.ray_tasks import SPARE_CPUS, connect
 from pipelines.store import storage

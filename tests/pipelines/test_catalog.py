@@ -29,7 +29,7 @@ from pipelines.datasets import archives
 from pipelines.datasets.adapters.union import UnionConfig
 from pipelines.datasets.archives import ArchiveError
 from pipelines.datasets.registry import DATASETS, ImageRecord, create_dataset, load_split
-from pipelines.jobs.ingest import ingest
+from pipelines.ingest.stage import ingest
 from pipelines.store import storage
 from tests.conftest import SHARED, TINY
 from zse_model.errors import ZseError

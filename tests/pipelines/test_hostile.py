@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw, ImageOps
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import ImageRecord, create_dataset
-from pipelines.jobs.ingest import ingest, plan_ingest
+from pipelines.ingest.prepare import write_images
+from pipelines.ingest.stage import ingest, plan_ingest
 from pipelines.jobs.run import run
-from pipelines.prepare import write_images
 from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.pictures import decode_pixels

@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.ingest.stage import ingest, plan_ingest
 from pipelines.jobs import search as job
-from pipelines.jobs.ingest import ingest, plan_ingest
 from pipelines.runtime.redaction import printable, shown
 from tests.conftest import tiny_folder
 from tests.zse_model.test_transforms import as_bytes, drawing, scene

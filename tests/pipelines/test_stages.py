@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipelines.config.experiment import ExperimentConfig, validate
 from pipelines.encodings import encoded_parts, read_encodings, read_values
-from pipelines.jobs.ingest import TooManyBadPicturesError, ingest
+from pipelines.ingest.stage import TooManyBadPicturesError, ingest
 from pipelines.jobs.run import evaluate_checkpoint, result_table, run
 from pipelines.jobs.shard import shard
 from pipelines.loaders import MemorySource, ShardSource

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.jobs.ingest import ingest
+from pipelines.ingest.stage import ingest
 from pipelines.jobs.run import run
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import make_job, train

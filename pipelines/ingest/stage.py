@@ -19,7 +19,7 @@ from typing import Any
 
 from pipelines.config.experiment import ExperimentConfig, to_dict
 from pipelines.datasets.registry import ImageRecord, create_dataset
-from pipelines.prepare import write_images
+from pipelines.ingest.prepare import write_images
 from pipelines.runtime import logs, prometheus
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import run_parts

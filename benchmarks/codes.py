@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.results.make import DATA, configured
 from benchmarks.results.plan import CROSSATNET
-from pipelines.encodings import read_encodings
+from pipelines.encode.encodings import read_encodings
 from pipelines.jobs.run import run
 from pipelines.loaders import ShardSource
 from pipelines.workspace import shards

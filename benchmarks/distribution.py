@@ -19,8 +19,9 @@ import ray
 
 from benchmarks.scale import draw, spread, watched
 from pipelines.config.experiment import ExperimentConfig, validate
+from pipelines.encode import embed
 from pipelines.ingest import stage
-from pipelines.jobs import embed, score
+from pipelines.jobs import score
 from pipelines.jobs.run import experiment_split
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import untrained

@@ -30,7 +30,7 @@ from torch import Tensor
 from benchmarks.results.make import WEIGHTS
 from benchmarks.world import REAL, originals
 from pipelines.config.experiment import load_experiment
-from pipelines.encodings import read_encodings
+from pipelines.encode.encodings import read_encodings
 from pipelines.jobs.run import run
 from pipelines.workspace import shards
 from zse_model.checkpoint import load_checkpoint

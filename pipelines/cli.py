@@ -110,7 +110,7 @@ def embed(
         return
     if gallery is None or checkpoint is None:
         raise ZseError("--gallery and --checkpoint go together: the photos, and what encodes them")
-    from pipelines.gallery import index
+    from pipelines.encode.gallery import index
 
     folder = index(gallery, _checkpoint(checkpoint, workspace), workspace)
     _last(folder, command("search", "--sketch", "FILE", *_searched(gallery, checkpoint, workspace)))

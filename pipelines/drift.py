@@ -21,7 +21,7 @@ import torch
 from safetensors.numpy import load, save
 from torch import Tensor
 
-from pipelines.encodings import read_encodings
+from pipelines.encode.encodings import read_encodings
 from pipelines.loaders import encode_pictures
 from pipelines.store import storage
 from pipelines.workspace import shards

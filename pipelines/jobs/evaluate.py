@@ -27,7 +27,7 @@ from pipelines.costs import cost
 from pipelines.datasets.registry import stands_verbatim
 from pipelines.drawing import charts, sheets
 from pipelines.drawing.explanations import explanation_sheets
-from pipelines.encodings import Encodings, encoded_parts, read_encodings, read_values
+from pipelines.encode.encodings import Encodings, encoded_parts, read_encodings, read_values
 from pipelines.jobs.score import score, score_rows
 from pipelines.missing import experiment_of
 from pipelines.runtime import logs

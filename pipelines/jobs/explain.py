@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipelines.drawing.explanations import Explained, explained, page, png
-from pipelines.gallery import read_photos
+from pipelines.encode.gallery import read_photos
 from pipelines.jobs.search import Match, find
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from pipelines import preflight
 from pipelines.config.experiment import ExperimentConfig
+from pipelines.encode.embed import embed
 from pipelines.ingest.stage import ingest, listed, plan_ingest
-from pipelines.jobs.embed import embed
 from pipelines.jobs.evaluate import REPORT, evaluate, raw_pixels
 from pipelines.jobs.shard import shard
 from pipelines.jobs.train import train, untrained

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.device import assigned_device
-from pipelines.encodings import encoded_parts, read_values
+from pipelines.encode.device import assigned_device
+from pipelines.encode.encodings import encoded_parts, read_values
 from pipelines.runtime import logs, prometheus
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import model_workers, run_parts

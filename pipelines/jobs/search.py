@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.device import assigned_device
 from pipelines.drawing.sheets import Row, draw_sheet
-from pipelines.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery, read_photos
+from pipelines.encode.device import assigned_device
+from pipelines.encode.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery, read_photos
 from pipelines.loaders import to_tensor
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage

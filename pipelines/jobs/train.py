@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from pipelines.class_vectors import class_vectors_of
 from pipelines.config.experiment import ClusterConfig, ExperimentConfig, to_dict
-from pipelines.device import assigned_device
+from pipelines.encode.device import assigned_device
 from pipelines.loaders import MemorySource, ShardSource
 from pipelines.networks import weights_at_hand, weights_hash
 from pipelines.plan import ItemPlan

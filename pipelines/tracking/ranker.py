@@ -22,8 +22,8 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL import Image
 
-from pipelines.device import assigned_device
-from pipelines.gallery import Gallery, open_gallery
+from pipelines.encode.device import assigned_device
+from pipelines.encode.gallery import Gallery, open_gallery
 from pipelines.jobs.search import ranked
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError

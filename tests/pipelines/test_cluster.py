@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from pipelines.config.experiment import ClusterConfig
-from pipelines.device import assigned_device
+from pipelines.encode.device import assigned_device
 from pipelines.runtime.ray_tasks import connect, expecting, run_parts
 from tests.conftest import TINY, merged
 from tests.servers import BIN, ray_head

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.config.experiment import ConfigError, ExperimentConfig
-from pipelines.encodings import encoded_parts, read_values
-from pipelines.gallery import Gallery, encode_gallery, open_gallery
+from pipelines.encode.encodings import encoded_parts, read_values
+from pipelines.encode.gallery import Gallery, encode_gallery, open_gallery
 from pipelines.jobs.run import run
 from pipelines.jobs.search import find, ranked, ranked_anew, search
 from pipelines.loaders import to_tensor

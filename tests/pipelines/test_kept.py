@@ -25,8 +25,8 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from pipelines.compare import Report, compare
 from pipelines.config.experiment import load_experiment
-from pipelines.encodings import encoded_parts, read_encodings, read_values
-from pipelines.gallery import open_gallery
+from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
+from pipelines.encode.gallery import open_gallery
 from pipelines.jobs.run import run
 from pipelines.loaders import ShardSource, encode_pictures
 from pipelines.store import storage

@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from pipelines.gallery import index, open_gallery
+from pipelines.encode.gallery import index, open_gallery
 from pipelines.jobs.run import Outputs, evaluate_checkpoint, run
 from pipelines.jobs.search import find
 from pipelines.store import storage

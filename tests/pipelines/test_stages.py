@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pipelines.config.experiment import ExperimentConfig, validate
-from pipelines.encodings import encoded_parts, read_encodings, read_values
+from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
 from pipelines.jobs.run import evaluate_checkpoint, result_table, run
 from pipelines.jobs.shard import shard
@@ -274,7 +274,7 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     from pipelines.jobs import score as stage
     from pipelines.jobs.evaluate import Matrices
 
-    monkeypatch.setattr("pipelines.jobs.embed.ALONE", 0)
+    monkeypatch.setattr("pipelines.encode.embed.ALONE", 0)
     workspace, images, _ = prepared
     config = tiny(methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}, ingest={"part_size": 60})
     config = replace(config, name="spread", methods={"zse_sbir": config.methods["zse_sbir"]})

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import stands_verbatim
-from pipelines.device import assigned_device
-from pipelines.encodings import COLUMNS
+from pipelines.encode.device import assigned_device
+from pipelines.encode.encodings import COLUMNS
 from pipelines.loaders import encode_pictures
 from pipelines.runtime import logs
 from pipelines.runtime.ray_tasks import model_workers, run_parts

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-from pipelines import encodings
 from pipelines.datasets.archives import opened
 from pipelines.datasets.tree import PICTURES, PassedOver, is_picture
-from pipelines.device import assigned_device
+from pipelines.encode import encodings
+from pipelines.encode.device import assigned_device
 from pipelines.loaders import to_tensor
 from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.redaction import printable

@@ -22,7 +22,7 @@ from benchmarks.results.make import DATA, configured
 from benchmarks.results.plan import CROSSATNET
 from pipelines.encode.encodings import read_encodings
 from pipelines.jobs.run import run
-from pipelines.loaders import ShardSource
+from pipelines.train.sources import ShardSource
 from pipelines.workspace import shards
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.metrics import average_precision

@@ -23,9 +23,9 @@ from pipelines.encode import embed
 from pipelines.ingest import stage
 from pipelines.jobs import score
 from pipelines.jobs.run import experiment_split
-from pipelines.jobs.shard import shard
-from pipelines.jobs.train import untrained
 from pipelines.runtime.ray_tasks import SPARE_CPUS, run_parts
+from pipelines.train.shard import shard
+from pipelines.train.stage import untrained
 
 PICTURES, SKETCHES = 4_000, 200
 UNSEEN = 125

@@ -16,10 +16,10 @@ import ray
 from benchmarks.world import originals
 from pipelines.config.experiment import load_experiment
 from pipelines.ingest.stage import ingest
-from pipelines.jobs.shard import shard
-from pipelines.loaders import MemorySource, ShardSource
-from pipelines.plan import ItemPlan
 from pipelines.store import storage
+from pipelines.train.items import ItemPlan
+from pipelines.train.shard import shard
+from pipelines.train.sources import MemorySource, ShardSource
 from pipelines.workspace.members import read_members, read_pictures, training_members
 from zse_model.split import ZeroShotSplit
 

@@ -23,9 +23,9 @@ from benchmarks.world import originals
 from pipelines.config.experiment import load_experiment
 from pipelines.estimate import TFLOPS, UTILISATION, cost_of
 from pipelines.ingest.stage import ingest
-from pipelines.jobs.shard import shard
-from pipelines.loaders import ShardSource
-from pipelines.plan import ROLES
+from pipelines.train.items import ROLES
+from pipelines.train.shard import shard
+from pipelines.train.sources import ShardSource
 from pipelines.workspace import shards
 from pipelines.workspace.pictures import decode_pixels
 from zse_model.fit import BatchSource, prefetch

@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from pipelines.selection import Selection
 from pipelines.store import storage
+from pipelines.train.selection import Selection
 from zse_model.checkpoint import load_checkpoint
 
 

@@ -22,8 +22,8 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from pipelines.encode.encodings import read_encodings
-from pipelines.loaders import encode_pictures
 from pipelines.store import storage
+from pipelines.train.sources import encode_pictures
 from pipelines.workspace import shards
 from pipelines.workspace.members import Members, read_members, read_pictures, training_members
 from pipelines.workspace.pictures import decode_pixels

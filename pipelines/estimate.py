@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from pipelines.class_vectors import class_vectors_of
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.costs import count_flop
 from pipelines.datasets.registry import DatasetAdapter, ImageRecord, create_dataset, load_split
 from pipelines.ingest.prepare import prepared
 from pipelines.jobs.score import PHOTOS
-from pipelines.networks import decided
-from pipelines.plan import ItemPlan
 from pipelines.preflight import check_start
+from pipelines.train.class_vectors import class_vectors_of
+from pipelines.train.items import ItemPlan
+from pipelines.train.networks import decided
 from pipelines.workspace.members import Members, listed_members, tested_members, training_members
 from zse_model.errors import ZseError
 from zse_model.methods import Encoding, RetrievalMethod, TrainBatch, create_method

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.class_vectors import class_vectors_of
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import ImageRecord, load_split, stands_verbatim
-from pipelines.networks import check_networks
 from pipelines.nodes import written
-from pipelines.plan import ItemPlan
 from pipelines.store import storage
 from pipelines.tracking import reachable
+from pipelines.train.class_vectors import class_vectors_of
+from pipelines.train.items import ItemPlan
+from pipelines.train.networks import check_networks
 from pipelines.workspace import shards
 from pipelines.workspace.members import Members, leakable, listed_members, read_members, training_members
 from zse_model.checkpoint import load_checkpoint

@@ -14,7 +14,7 @@ import pytest
         ("zse_model.methods", ["ray", "mlflow", "pyarrow", "fsspec", "pydantic", "pipelines"]),
         ("zse_model.checkpoint", ["ray", "mlflow", "pyarrow", "fsspec", "pydantic", "pipelines"]),
         ("pipelines.ingest.prepare", ["torch", "timm", "mlflow"]),  # ingest workers start in a second
-        ("pipelines.pairing", ["torch", "timm", "mlflow"]),
+        ("pipelines.train.pairing", ["torch", "timm", "mlflow"]),
         ("pipelines.cli", ["torch", "ray", "mlflow"]),
     ],
 )

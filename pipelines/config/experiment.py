@@ -18,10 +18,10 @@ from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from pipelines.datasets.registry import AnyDatasetConfig, DatasetConfig
 from pipelines.ingest.prepare import IngestConfig
-from pipelines.plan import ShardConfig
 from pipelines.runtime.redaction import holds_password, names_of_secrets
 from pipelines.runtime.written import NULL, ConfigError, Written, did_you_mean, read, read_yaml
 from pipelines.store import storage
+from pipelines.train.items import ShardConfig
 from pipelines.workspace.members import Distractors
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError

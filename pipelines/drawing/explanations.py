@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipelines.loaders import to_tensor
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import in_html
+from pipelines.train.sources import to_tensor
 from zse_model.errors import ZseError
 from zse_model.explain import (
     Explanation,

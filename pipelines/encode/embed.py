@@ -18,10 +18,10 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import stands_verbatim
 from pipelines.encode.device import assigned_device
 from pipelines.encode.encodings import COLUMNS
-from pipelines.loaders import encode_pictures
 from pipelines.runtime import logs
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.store import storage
+from pipelines.train.sources import encode_pictures
 from pipelines.workspace import shards
 from pipelines.workspace.members import leakable, read_members, tested_members
 from zse_model.checkpoint import Checkpoint, load_checkpoint

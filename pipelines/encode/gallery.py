@@ -21,10 +21,10 @@ from pipelines.datasets.archives import opened
 from pipelines.datasets.tree import PICTURES, PassedOver, is_picture
 from pipelines.encode import encodings
 from pipelines.encode.device import assigned_device
-from pipelines.loaders import to_tensor
 from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
+from pipelines.train.sources import to_tensor
 from pipelines.workspace import shards
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex

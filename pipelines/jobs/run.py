@@ -15,13 +15,13 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.encode.embed import embed
 from pipelines.ingest.stage import ingest, listed, plan_ingest
 from pipelines.jobs.evaluate import REPORT, evaluate, raw_pixels
-from pipelines.jobs.shard import shard
-from pipelines.jobs.train import train, untrained
 from pipelines.preflight import STAGES
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import expecting
 from pipelines.store import storage
 from pipelines.tracking import deliver_evaluation, deliver_training
+from pipelines.train.shard import shard
+from pipelines.train.stage import train, untrained
 from pipelines.workspace import shards
 from pipelines.workspace.queries import Queries, difference, interval, metric_key
 from zse_model.evaluation import expected_average_precision

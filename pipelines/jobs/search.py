@@ -14,9 +14,9 @@ import torch
 from pipelines.drawing.sheets import Row, draw_sheet
 from pipelines.encode.device import assigned_device
 from pipelines.encode.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery, read_photos
-from pipelines.loaders import to_tensor
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
+from pipelines.train.sources import to_tensor
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking

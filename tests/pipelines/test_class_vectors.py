@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.class_vectors import UnknownNamesError, read_class_vectors
+from pipelines.train.class_vectors import UnknownNamesError, read_class_vectors
 from zse_model.errors import ZseError
 
 WORDS = {
@@ -58,8 +58,8 @@ def test_every_format_gives_the_same_vectors(name: str, content: bytes, tmp_path
 
 
 def test_a_long_binary_file_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.class_vectors.LONGEST_WORD", 16)
-    monkeypatch.setattr("pipelines.class_vectors.BINARY_CHUNK", 40)
+    monkeypatch.setattr("pipelines.train.class_vectors.LONGEST_WORD", 16)
+    monkeypatch.setattr("pipelines.train.class_vectors.BINARY_CHUNK", 40)
     (tmp_path / "w.bin").write_bytes(binary(b"\n"))
     torch.testing.assert_close(read_class_vectors(f"{tmp_path}/w.bin", NAMES), EXPECTED)
 

@@ -14,8 +14,8 @@ from pipelines.encode.encodings import encoded_parts, read_values
 from pipelines.encode.gallery import Gallery, encode_gallery, open_gallery
 from pipelines.jobs.run import run
 from pipelines.jobs.search import find, ranked, ranked_anew, search
-from pipelines.loaders import to_tensor
 from pipelines.store import storage
+from pipelines.train.sources import to_tensor
 from tests.conftest import tiny
 from tests.pipelines.test_stages import picture
 from zse_model.backbones import BackboneConfig

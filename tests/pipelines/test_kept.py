@@ -28,10 +28,10 @@ from pipelines.config.experiment import load_experiment
 from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.encode.gallery import open_gallery
 from pipelines.jobs.run import run
-from pipelines.loaders import ShardSource, encode_pictures
 from pipelines.store import storage
 from pipelines.tracking import Store, checkpoint_of, reports_of
 from pipelines.tracking.history import evaluated, standings
+from pipelines.train.sources import ShardSource, encode_pictures
 from pipelines.workspace import shards
 from pipelines.workspace.members import read_members, read_pictures
 from pipelines.workspace.pictures import decode_pixels

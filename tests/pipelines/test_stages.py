@@ -18,10 +18,10 @@ from pipelines.config.experiment import ExperimentConfig, validate
 from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
 from pipelines.jobs.run import evaluate_checkpoint, result_table, run
-from pipelines.jobs.shard import shard
-from pipelines.loaders import MemorySource, ShardSource
-from pipelines.plan import ItemPlan
 from pipelines.store import storage
+from pipelines.train.items import ItemPlan
+from pipelines.train.shard import shard
+from pipelines.train.sources import MemorySource, ShardSource
 from pipelines.workspace import shards
 from pipelines.workspace.members import read_members, read_pictures, training_members
 from tests.conftest import TINY, tiny, tiny_folder

@@ -20,9 +20,9 @@ import torch
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.ingest.stage import ingest
 from pipelines.jobs.run import run
-from pipelines.jobs.shard import shard
-from pipelines.jobs.train import make_job, train
 from pipelines.store import storage
+from pipelines.train.shard import shard
+from pipelines.train.stage import make_job, train
 from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError

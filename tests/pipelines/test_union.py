@@ -13,8 +13,8 @@ from pipelines.datasets.adapters.union import UnionConfig
 from pipelines.datasets.published import load_settings
 from pipelines.datasets.registry import built_in, create_dataset, load_split
 from pipelines.jobs.run import run
-from pipelines.plan import ItemPlan, ShardConfig
 from pipelines.settings import evaluate_settings
+from pipelines.train.items import ItemPlan, ShardConfig
 from pipelines.workspace.members import read_members, training_members
 from pipelines.workspace.shards import read_manifest
 from tests.conftest import TINY

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from pipelines.plan import ROLES, ItemPlan
 from pipelines.store import storage
+from pipelines.train.items import ROLES, ItemPlan
 from pipelines.workspace import shards
 from pipelines.workspace.pictures import decode_pixels
 from zse_model.methods import TrainBatch

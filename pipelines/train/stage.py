@@ -38,12 +38,8 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
-from pipelines.class_vectors import class_vectors_of
 from pipelines.config.experiment import ClusterConfig, ExperimentConfig, to_dict
 from pipelines.encode.device import assigned_device
-from pipelines.loaders import MemorySource, ShardSource
-from pipelines.networks import weights_at_hand, weights_hash
-from pipelines.plan import ItemPlan
 from pipelines.runtime import logs, prometheus
 from pipelines.runtime.background import repeated
 from pipelines.runtime.failures import to_mend, unwrapped
@@ -51,10 +47,14 @@ from pipelines.runtime.machine import sampled
 from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.ray_tasks import WAITING, connect, waits
 from pipelines.runtime.redaction import shown
-from pipelines.selection import Selection
 from pipelines.store import storage
 from pipelines.store.lease import held
 from pipelines.tracking import TrainingRun
+from pipelines.train.class_vectors import class_vectors_of
+from pipelines.train.items import ItemPlan
+from pipelines.train.networks import weights_at_hand, weights_hash
+from pipelines.train.selection import Selection
+from pipelines.train.sources import MemorySource, ShardSource
 from pipelines.workspace import shards
 from pipelines.workspace.endings import ENDED, RUN, ending, heeding_sigterm
 from pipelines.workspace.members import read_members, read_pictures, training_members

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from pipelines.plan import ROLES, ItemPlan, ShardConfig
 from pipelines.store import storage
+from pipelines.train.items import ROLES, ItemPlan, ShardConfig
 from pipelines.workspace import shards
 from pipelines.workspace.pictures import decode_pixels, encode_photo, encode_sketch
 

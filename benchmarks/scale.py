@@ -33,8 +33,8 @@ from torch.nn.functional import normalize
 from benchmarks.world import as_bytes
 from pipelines.config.experiment import ExperimentConfig, validate
 from pipelines.datasets.registry import FolderConfig, create_dataset
+from pipelines.evaluate.stage import EMBEDDING_TILE
 from pipelines.ingest.stage import ingest
-from pipelines.jobs.evaluate import EMBEDDING_TILE
 from pipelines.workspace import shards
 from zse_model.evaluation.evaluate import Evaluator, Task
 from zse_model.evaluation.protocol import CATEGORY_METRICS

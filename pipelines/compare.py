@@ -17,7 +17,7 @@ import numpy as np
 from rich.table import Table
 
 from pipelines.drawing.sheets import Row, decode_all, draw_sheet
-from pipelines.jobs.evaluate import TOP
+from pipelines.evaluate.stage import TOP
 from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.members import read_members

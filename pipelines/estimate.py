@@ -21,10 +21,10 @@ import torch
 from rich.table import Table
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.costs import count_flop
 from pipelines.datasets.registry import DatasetAdapter, ImageRecord, create_dataset, load_split
+from pipelines.evaluate.costs import count_flop
+from pipelines.evaluate.score import PHOTOS
 from pipelines.ingest.prepare import prepared
-from pipelines.jobs.score import PHOTOS
 from pipelines.preflight import check_start
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.items import ItemPlan

@@ -25,8 +25,8 @@ import torch
 
 from pipelines.compare import Compared, Report, compare_reports, measured_on
 from pipelines.config.experiment import ConfigError, read_section
-from pipelines.costs import MEASURES
-from pipelines.jobs.evaluate import COSTS, REPORT
+from pipelines.evaluate.costs import MEASURES
+from pipelines.evaluate.stage import COSTS, REPORT
 from pipelines.missing import evaluated_by, evaluation_command, searching
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 from PIL import Image
 
-from pipelines.costs import MEASURES
 from pipelines.datasets.published import Setting
+from pipelines.evaluate.costs import MEASURES
 from pipelines.runtime.redaction import in_html
 from pipelines.tracking.history import Standing
 from pipelines.workspace.queries import FEW

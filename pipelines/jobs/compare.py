@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from pipelines.compare import Compared, Report, as_json, compare_reports, difference_sheet, table
-from pipelines.jobs.evaluate import TOP
+from pipelines.evaluate.stage import TOP
 from pipelines.store import storage
 from pipelines.tracking import reports_of
 from pipelines.workspace import shards

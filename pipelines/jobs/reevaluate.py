@@ -17,8 +17,8 @@ from pipelines import drift
 from pipelines.config.experiment import ConfigError, ExperimentConfig, apply_overrides, validate
 from pipelines.datasets.arrivals import DESCRIPTION, arrived
 from pipelines.datasets.registry import DatasetConfig, MissingClassesError
+from pipelines.evaluate.stage import REPORT, report_key
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
-from pipelines.jobs.evaluate import REPORT, report_key
 from pipelines.jobs.promote import promote
 from pipelines.jobs.run import evaluate_images, experiment_split
 from pipelines.promotion import Rules

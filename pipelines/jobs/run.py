@@ -13,8 +13,8 @@ from rich.table import Table
 from pipelines import preflight
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.encode.embed import embed
+from pipelines.evaluate.stage import REPORT, evaluate, raw_pixels
 from pipelines.ingest.stage import ingest, listed, plan_ingest
-from pipelines.jobs.evaluate import REPORT, evaluate, raw_pixels
 from pipelines.preflight import STAGES
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import expecting

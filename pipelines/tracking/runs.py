@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config.experiment import ExperimentConfig, to_dict
-from pipelines.costs import MEASURES
+from pipelines.evaluate.costs import MEASURES
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage

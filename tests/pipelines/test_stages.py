@@ -271,8 +271,8 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     prepared: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every mode, streamed part by part by actors, against the whole matrix of a process; and taken up again."""
-    from pipelines.jobs import score as stage
-    from pipelines.jobs.evaluate import Matrices
+    from pipelines.evaluate import score as stage
+    from pipelines.evaluate.stage import Matrices
 
     monkeypatch.setattr("pipelines.encode.embed.ALONE", 0)
     workspace, images, _ = prepared

@@ -191,7 +191,7 @@ def search(
 
     Codes of one network find, another one ranks: `--mode asym-64 --rerank-by workspace/checkpoints/... --depth 200`
     """
-    from pipelines.jobs.search import search as find
+    from pipelines.search.search import search as find
 
     _check_output("--out", out)
     finds, ranks = _checkpoint(checkpoint, workspace), rerank_by and _checkpoint(rerank_by, workspace)
@@ -541,8 +541,8 @@ def explain(
 
     Example: `zse explain --sketch cat.png --photo cat.jpg --mode rn --patch 2,3 --checkpoint workspace/checkpoints/...`
     """
-    from pipelines.jobs.explain import PAGE
-    from pipelines.jobs.explain import explain as draw
+    from pipelines.search.explain import PAGE
+    from pipelines.search.explain import explain as draw
     from pipelines.store.storage import join, read_json
     from zse_model.checkpoint import INFO
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from pipelines.drawing import explanations
 from pipelines.drawing.explanations import explanation_sheets
-from pipelines.jobs.search import search
+from pipelines.search.search import search
 from tests.pipelines.test_stages import picture
 from tests.zse_model.test_crossatnet import with_codes
 from zse_model.backbones import BackboneConfig

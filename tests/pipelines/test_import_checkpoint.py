@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from pipelines.jobs.import_checkpoint import import_checkpoint
 from pipelines.jobs.run import evaluate_checkpoint
-from pipelines.jobs.search import search
+from pipelines.search.search import search
 from pipelines.store import storage
 from pipelines.workspace import shards
 from tests.conftest import tiny

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.ingest.stage import ingest, plan_ingest
-from pipelines.jobs import search as job
 from pipelines.runtime.redaction import printable, shown
+from pipelines.search import search as job
 from tests.conftest import tiny_folder
 from tests.zse_model.test_transforms import as_bytes, drawing, scene
 from zse_model.backbones import BackboneConfig
@@ -175,7 +175,7 @@ def test_the_sheet_keeps_its_captions_where_a_photo_cannot_be_read_any_more(
     for name, data in ((order[0], b"damaged"), (order[2], None)):
         (gallery / name).unlink() if data is None else (gallery / name).write_bytes(data)
     monkeypatch.setattr(
-        "pipelines.jobs.search.encode_gallery", lambda *_: str(next((tmp_path / "w/encodings").iterdir()))
+        "pipelines.search.search.encode_gallery", lambda *_: str(next((tmp_path / "w/encodings").iterdir()))
     )
     rows.clear()
     assert searched(checkpoint, tmp_path, gallery)[:2] == (0, found)

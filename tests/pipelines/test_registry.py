@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipelines.encode.gallery import index, open_gallery
 from pipelines.jobs.run import Outputs, evaluate_checkpoint, run
-from pipelines.jobs.search import find
+from pipelines.search.search import find
 from pipelines.store import storage
 from pipelines.tracking import TrackingError, checkpoint_of
 from pipelines.tracking.models import requirements

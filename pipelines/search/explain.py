@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from pipelines.drawing.explanations import Explained, explained, page, png
 from pipelines.encode.gallery import read_photos
-from pipelines.jobs.search import Match, find
 from pipelines.runtime.redaction import printable
+from pipelines.search.search import Match, find
 from pipelines.store import storage
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError

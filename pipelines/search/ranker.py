@@ -24,7 +24,7 @@ from PIL import Image
 
 from pipelines.encode.device import assigned_device
 from pipelines.encode.gallery import Gallery, open_gallery
-from pipelines.jobs.search import ranked
+from pipelines.search.search import ranked
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture, prepare_sketch

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.config.experiment import load_experiment
-from pipelines.estimate import TFLOPS, UTILISATION, cost_of
+from pipelines.operate.estimate import TFLOPS, UTILISATION, cost_of
 
 RECIPE, CLASSES = "zse_sbir-sketchy-25-modern", 90
 GPUS = (1, 8, 16, 64)
@@ -40,7 +40,7 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Network:
-    """Computed by `pipelines.estimate` from a recipe."""
+    """Computed by `pipelines.operate.estimate` from a recipe."""
 
     parameters: int
     step_flop: float

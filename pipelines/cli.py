@@ -388,8 +388,8 @@ def watch(
 
     Example: `zse watch --every 1h --catalog s3://bucket/datasets --models zse@champion`
     """
-    from pipelines.watch import seconds
-    from pipelines.watch import watch as keep
+    from pipelines.operate.watch import seconds
+    from pipelines.operate.watch import watch as keep
 
     keep(context.args, seconds(every), times)
 
@@ -431,7 +431,7 @@ def doctor(
 
     Example: `zse doctor --workspace s3://bucket/zse --experiment folder+zse_sbir --set dataset.source=s3://bucket/images`
     """
-    from pipelines.jobs.doctor import examine
+    from pipelines.operate.doctor import examine
 
     config = _experiment(experiment, set_, workspace) if experiment else None
     found = examine(workspace, config)
@@ -461,8 +461,8 @@ def status(
 
     Example: `zse status folder+zse_sbir --workspace s3://bucket/zse`
     """
-    from pipelines import status as shows
-    from pipelines.jobs import status as job
+    from pipelines.operate import status as job
+    from pipelines.operate import status_lines as shows
 
     if run is not None:
         place, name = job.find(run, workspace)
@@ -499,7 +499,7 @@ def import_checkpoint(
     Example: `zse import-checkpoint best_checkpoint.pth --split sketchy-25 --out workspace/checkpoints/published`
     """
     from pipelines.datasets.registry import split_names
-    from pipelines.jobs.import_checkpoint import import_checkpoint as import_
+    from pipelines.operate.import_checkpoint import import_checkpoint as import_
 
     _check_output("--out", out, folder=True)
     folder = import_(file, split, out)
@@ -722,8 +722,8 @@ def _given(experiment: str, workspace: str, set_: list[str] | None) -> list[str]
 
 def _estimate(config: ExperimentConfig, workspace: str, tflops: float | None, utilisation: float) -> None:
     """The table of what a run would take, as far as it can be counted; then everything that would end the run."""
-    from pipelines import estimate, preflight
     from pipelines.datasets.registry import create_dataset
+    from pipelines.operate import estimate, preflight
 
     rates, records = estimate.Rates(tflops, utilisation), create_dataset(config.dataset).records()
     problem: ZseError | None = None

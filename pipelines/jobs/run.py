@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from pipelines import preflight
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.encode.embed import embed
 from pipelines.evaluate.stage import REPORT, evaluate, raw_pixels
 from pipelines.ingest.stage import ingest, listed, plan_ingest
-from pipelines.preflight import STAGES
+from pipelines.operate import preflight
+from pipelines.operate.preflight import STAGES
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import expecting
 from pipelines.store import storage

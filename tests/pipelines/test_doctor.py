@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.jobs.doctor import _room, examine
-from pipelines.nodes import Node, findings
+from pipelines.operate.doctor import _room, examine
+from pipelines.operate.nodes import Node, findings
 from tests.conftest import tiny, tiny_folder
 from tests.faulty_store import FaultyStore
 from zse_model.errors import ZseError
@@ -109,7 +109,7 @@ def test_all_that_fails_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def away(*_: object) -> None:
         raise ZseError("RAY_ADDRESS=10.0.0.1:6379: no Ray answers there")
 
-    monkeypatch.setattr("pipelines.jobs.doctor.connect", away)
+    monkeypatch.setattr("pipelines.operate.doctor.connect", away)
     config = tiny(
         dataset={"split": ["girafe", "fish"]},
         tracking={"enabled": True, "uri": "http://127.0.0.1:1"},

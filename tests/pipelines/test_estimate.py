@@ -19,7 +19,7 @@ from torch import nn
 from pipelines.config.experiment import ExperimentConfig, experiment_names, load_experiment
 from pipelines.datasets.adapters.qmul import QmulConfig
 from pipelines.datasets.registry import DatasetConfig, trained_split
-from pipelines.estimate import Estimate, Rates, count_flop, estimate, table
+from pipelines.operate.estimate import Estimate, Rates, count_flop, estimate, table
 from pipelines.store.storage import StorageError
 from tests.conftest import TINY, tiny
 from tests.pipelines.test_catalog import png

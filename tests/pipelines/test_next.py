@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.jobs.run import STAGES, Outputs
+from pipelines.operate.status_lines import Status, next_command
 from pipelines.runtime.progress import say, show
-from pipelines.status import Status, next_command
 from pipelines.store import storage
 
 AWKWARD = "my #1 'q' $HOME [x] :cat: é"
@@ -90,7 +90,7 @@ def test_what_follows_a_comparison_and_a_promotion(place: Path, monkeypatch: pyt
 
 
 def test_what_follows_a_look(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.jobs.doctor.examine", lambda *_: [])
+    monkeypatch.setattr("pipelines.operate.doctor.examine", lambda *_: [])
     monkeypatch.setattr("pipelines.datasets.subset.write_subset", lambda *_: 1)
     monkeypatch.setattr("pipelines.jobs.report.report", lambda *_, **__: None)
     (words,) = following("doctor", "-e", "folder+global", "-w", AWKWARD, *GIVEN)

@@ -28,9 +28,9 @@ from pipelines.config.experiment import ConfigError
 from pipelines.datasets.arrivals import arrived
 from pipelines.jobs.run import Outputs, run
 from pipelines.notify import notify
+from pipelines.operate.watch import seconds
 from pipelines.reevaluation import Line, Summary, changed, headlines, markdown
 from pipelines.store import storage
-from pipelines.watch import seconds
 from tests.conftest import tiny
 from tests.pipelines.test_cli import picture
 from tests.pipelines.test_promotion import measured

@@ -18,11 +18,12 @@ from rich.table import Table
 
 import pipelines
 import zse_model
-from pipelines import preflight, report_page
+from pipelines import report_page
 from pipelines.cli import main
 from pipelines.config.experiment import ConfigError
 from pipelines.drawing import explanations
 from pipelines.jobs.run import run
+from pipelines.operate import preflight
 from pipelines.reevaluation import Line, Summary, markdown
 from pipelines.runtime import logs
 from pipelines.runtime.progress import Meter, say, show

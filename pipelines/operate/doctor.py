@@ -11,10 +11,10 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines import preflight
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.ingest.stage import listed, plan_ingest
-from pipelines.nodes import Finding, Node, findings, look
+from pipelines.operate import preflight
+from pipelines.operate.nodes import Finding, Node, findings, look
 from pipelines.runtime.ray_tasks import SPARE_CPUS, connect
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, reachable

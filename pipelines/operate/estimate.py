@@ -25,7 +25,7 @@ from pipelines.datasets.registry import DatasetAdapter, ImageRecord, create_data
 from pipelines.evaluate.costs import count_flop
 from pipelines.evaluate.score import PHOTOS
 from pipelines.ingest.prepare import prepared
-from pipelines.preflight import check_start
+from pipelines.operate.preflight import check_start
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.items import ItemPlan
 from pipelines.train.networks import decided

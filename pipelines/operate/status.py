@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.status import State, Status
+from pipelines.operate.status_lines import State, Status
 from pipelines.store import storage
 from pipelines.store.lease import holder
 from pipelines.workspace import shards

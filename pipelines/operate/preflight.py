@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import ImageRecord, load_split, stands_verbatim
-from pipelines.nodes import written
+from pipelines.operate.nodes import written
 from pipelines.store import storage
 from pipelines.tracking import reachable
 from pipelines.train.class_vectors import class_vectors_of

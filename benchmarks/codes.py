@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks.results.make import DATA, configured
 from benchmarks.results.plan import CROSSATNET
 from pipelines.encode.encodings import read_encodings
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.train.sources import ShardSource
 from pipelines.workspace import shards
 from zse_model.checkpoint import load_checkpoint

@@ -21,7 +21,7 @@ from benchmarks.scale import draw, spread, watched
 from pipelines.config.experiment import ExperimentConfig, validate
 from pipelines.encode import embed
 from pipelines.evaluate import score
-from pipelines.jobs.run import experiment_split
+from pipelines.run import experiment_split
 from pipelines.runtime.ray_tasks import SPARE_CPUS, run_parts
 from pipelines.train.shard import shard
 from pipelines.train.stage import untrained

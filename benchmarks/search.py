@@ -31,7 +31,7 @@ from benchmarks.results.make import WEIGHTS
 from benchmarks.world import REAL, originals
 from pipelines.config.experiment import load_experiment
 from pipelines.encode.encodings import read_encodings
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.workspace import shards
 from zse_model.checkpoint import load_checkpoint
 from zse_model.code_index import CodeIndex

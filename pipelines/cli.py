@@ -29,7 +29,7 @@ from zse_model.errors import ZseError
 
 if TYPE_CHECKING:
     from pipelines.config.experiment import ExperimentConfig
-    from pipelines.jobs.run import Outputs
+    from pipelines.run import Outputs
 
 app = typer.Typer(
     name="zse",
@@ -141,8 +141,8 @@ def evaluate(
 
     Example: `zse evaluate -e folder+global --checkpoint workspace/checkpoints/... --settings all --datasets data.yaml`
     """
+    from pipelines import run as stages
     from pipelines.config.experiment import ConfigError
-    from pipelines.jobs import run as stages
 
     _check_output("--report", report)
     config = _experiment(experiment, set_, workspace)
@@ -598,7 +598,7 @@ def run(
         _estimate(config, workspace, tflops, utilisation)
         _last("nothing was written", command("run", *_given(experiment, workspace, set_)))
         return
-    from pipelines.jobs import run as stages
+    from pipelines import run as stages
 
     _finish_evaluation(config, workspace, stages.run(config, workspace), report)
 
@@ -706,7 +706,7 @@ def _absolute(url: str) -> str:
 
 
 def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -> None:
-    from pipelines.jobs import run as stages
+    from pipelines import run as stages
 
     out = stages.run(_experiment(experiment, set_, workspace), workspace, until=name)
     made = {"ingest": [out.images], "shard": [out.pairs]}.get(name)
@@ -769,7 +769,7 @@ def _evaluate_settings(
 
 
 def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, report: Path | None) -> None:
-    from pipelines.jobs.run import result_tables
+    from pipelines.run import result_tables
     from pipelines.store import storage
     from pipelines.tracking import tracking_uri, ui_command
 

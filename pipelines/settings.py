@@ -24,7 +24,7 @@ from pipelines.config.experiment import ConfigError, EvaluationConfig, Experimen
 from pipelines.datasets.published import Setting
 from pipelines.datasets.registry import MissingClassesError
 from pipelines.ingest.stage import TooManyBadPicturesError
-from pipelines.jobs.run import evaluate_checkpoint
+from pipelines.run import evaluate_checkpoint
 from pipelines.runtime.progress import say
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage

@@ -18,7 +18,7 @@ from benchmarks.results.plan import MEASURES, Row
 from benchmarks.world import REAL
 from pipelines.config.experiment import ExperimentConfig, load_experiment
 from pipelines.datasets.adapters.folder import FolderConfig
-from pipelines.jobs.run import Outputs, evaluate_checkpoint, run
+from pipelines.run import Outputs, evaluate_checkpoint, run
 from pipelines.workspace import shards
 from pipelines.workspace.members import Members, read_members, read_pictures
 from pipelines.workspace.pictures import decode_pixels

@@ -20,9 +20,9 @@ from pipelines.datasets.registry import DatasetConfig, MissingClassesError
 from pipelines.evaluate.stage import REPORT, report_key
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
 from pipelines.jobs.promote import promote
-from pipelines.jobs.run import evaluate_images, experiment_split
 from pipelines.promotion import Rules
 from pipelines.reevaluation import Line, Summary, against, changed, headlines, markdown
+from pipelines.run import evaluate_images, experiment_split
 from pipelines.runtime.progress import say
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry, settle, translated

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from pipelines.config.experiment import ConfigError, ExperimentConfig
 from pipelines.encode.encodings import encoded_parts, read_values
 from pipelines.encode.gallery import Gallery, encode_gallery, open_gallery
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.search.search import find, ranked, ranked_anew, search
 from pipelines.store import storage
 from pipelines.train.sources import to_tensor

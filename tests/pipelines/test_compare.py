@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines.compare import Report, by_class_difference, compare, compare_reports
-from pipelines.jobs.run import Outputs, run
+from pipelines.run import Outputs, run
 from pipelines.store import storage
 from pipelines.tracking import TrackingError, reports_of
 from pipelines.workspace import shards

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.workspace.looks import look, repeated
 from pipelines.workspace.pictures import encode_photo
 from tests.conftest import tiny_folder

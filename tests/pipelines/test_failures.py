@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.store import storage
 from tests.conftest import TINY, merged, tiny
 from tests.faulty_store import FaultyStore

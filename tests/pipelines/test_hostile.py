@@ -20,7 +20,7 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import ImageRecord, create_dataset
 from pipelines.ingest.prepare import write_images
 from pipelines.ingest.stage import ingest, plan_ingest
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.pictures import decode_pixels

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.jobs.run import evaluate_checkpoint
 from pipelines.operate.import_checkpoint import import_checkpoint
+from pipelines.run import evaluate_checkpoint
 from pipelines.search.search import search
 from pipelines.store import storage
 from pipelines.workspace import shards

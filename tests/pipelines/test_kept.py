@@ -27,7 +27,7 @@ from pipelines.compare import Report, compare
 from pipelines.config.experiment import load_experiment
 from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.encode.gallery import open_gallery
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.store import storage
 from pipelines.tracking import Store, checkpoint_of, reports_of
 from pipelines.tracking.history import evaluated, standings

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.encode.encodings import encoded_parts
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.runtime import prometheus
 from pipelines.runtime.background import repeated
 from pipelines.store import storage

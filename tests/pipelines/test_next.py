@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.jobs.run import STAGES, Outputs
 from pipelines.operate.status_lines import Status, next_command
+from pipelines.run import STAGES, Outputs
 from pipelines.runtime.progress import say, show
 from pipelines.store import storage
 
@@ -25,7 +25,7 @@ GIVEN = [word for setting in SETTINGS for word in ("--set", setting)]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder whose outputs have awkward names; no stage does any work."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipelines.jobs.run.run", lambda *_, **__: Outputs("i", "p", {"global": AWKWARD}, {}, {}))
+    monkeypatch.setattr("pipelines.run.run", lambda *_, **__: Outputs("i", "p", {"global": AWKWARD}, {}, {}))
     folder = tmp_path / AWKWARD
     folder.mkdir()
     storage.write_json(str(folder / "checkpoint.json"), {"method": "zse_sbir"})

@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from pipelines.jobs.promote import promote
 from pipelines.jobs.reevaluate import how_to_evaluate, reevaluate
 from pipelines.jobs.report import report
-from pipelines.jobs.run import run
 from pipelines.promotion import Paired, Rules
+from pipelines.run import run
 from pipelines.store import storage
 from pipelines.tracking import TrackingError, checkpoint_of
 from tests.conftest import tiny

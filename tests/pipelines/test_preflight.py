@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.registry import MissingClassesError, create_dataset
-from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.operate.preflight import check
+from pipelines.run import evaluate_checkpoint, run
 from pipelines.store import storage
 from pipelines.train.networks import check_networks, weights_at_hand, weights_hash
 from tests.conftest import TINY, merged, tiny, tiny_folder

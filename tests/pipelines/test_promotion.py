@@ -14,9 +14,9 @@ from mlflow import MlflowClient
 
 from pipelines.compare import Report, as_json, compare
 from pipelines.config.experiment import ConfigError, load_experiment
-from pipelines.jobs.run import result_tables, run
 from pipelines.missing import evaluation_command, experiment_of
 from pipelines.promotion import Cost, Paired, Rules, decide, load_rules
+from pipelines.run import result_tables, run
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, registry
 from pipelines.workspace import shards

@@ -26,10 +26,10 @@ from pipelines import drift
 from pipelines.cli import app
 from pipelines.config.experiment import ConfigError
 from pipelines.datasets.arrivals import arrived
-from pipelines.jobs.run import Outputs, run
 from pipelines.notify import notify
 from pipelines.operate.watch import seconds
 from pipelines.reevaluation import Line, Summary, changed, headlines, markdown
+from pipelines.run import Outputs, run
 from pipelines.store import storage
 from tests.conftest import tiny
 from tests.pipelines.test_cli import picture

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipelines.encode.gallery import index, open_gallery
-from pipelines.jobs.run import Outputs, evaluate_checkpoint, run
+from pipelines.run import Outputs, evaluate_checkpoint, run
 from pipelines.search.search import find
 from pipelines.store import storage
 from pipelines.tracking import TrackingError, checkpoint_of

@@ -22,9 +22,9 @@ from pipelines import report_page
 from pipelines.cli import main
 from pipelines.config.experiment import ConfigError
 from pipelines.drawing import explanations
-from pipelines.jobs.run import run
 from pipelines.operate import preflight
 from pipelines.reevaluation import Line, Summary, markdown
+from pipelines.run import run
 from pipelines.runtime import logs
 from pipelines.runtime.progress import Meter, say, show
 from pipelines.runtime.redaction import SECRETS, shown

@@ -17,7 +17,7 @@ from PIL import Image
 from pipelines.config.experiment import ExperimentConfig, validate
 from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
-from pipelines.jobs.run import evaluate_checkpoint, result_table, run
+from pipelines.run import evaluate_checkpoint, result_table, run
 from pipelines.store import storage
 from pipelines.train.items import ItemPlan
 from pipelines.train.shard import shard

@@ -10,8 +10,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.jobs.run import run
 from pipelines.operate import status as job
+from pipelines.run import run
 from pipelines.store import storage
 from pipelines.store.lease import held
 from tests.conftest import tiny

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.jobs.run import evaluate_checkpoint, run
 from pipelines.operate import preflight
 from pipelines.operate.status import statuses
+from pipelines.run import evaluate_checkpoint, run
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
 from pipelines.tracking import deliver_evaluation, ui_command

@@ -19,7 +19,7 @@ import torch
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.ingest.stage import ingest
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.store import storage
 from pipelines.train.shard import shard
 from pipelines.train.stage import make_job, train

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.tracking import Store, registry
 from tests.conftest import tiny
 from tests.servers import free_ports, wait_for

@@ -12,7 +12,7 @@ from pipelines.config.experiment import ConfigError, read_dataset, validate
 from pipelines.datasets.adapters.union import UnionConfig
 from pipelines.datasets.published import load_settings
 from pipelines.datasets.registry import built_in, create_dataset, load_split
-from pipelines.jobs.run import run
+from pipelines.run import run
 from pipelines.settings import evaluate_settings
 from pipelines.train.items import ItemPlan, ShardConfig
 from pipelines.workspace.members import read_members, training_members

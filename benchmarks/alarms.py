@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from pipelines.reevaluation import Change
+from pipelines.judge.summary import Change
 from pipelines.workspace.queries import Difference
 from zse_model.evaluation.metrics import PairedDifference, difference_of_means, paired_difference
 from zse_model.split import FEWEST

@@ -35,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         config = experiment(spread(draw(scratch / "drawn"), scratch / "set", PICTURES))
-        images = stage.ingest(config, str(scratch / "w"))
+        images = ingest_stage.ingest(config, str(scratch / "w"))
         checkpoint = untrained(
             config, "zse_sbir", str(scratch / "w"), images, shard(config, str(scratch / "w"), images)
         )
@@ -86,7 +86,7 @@ def costs(config: ExperimentConfig, workspace: Path, checkpoint: str) -> dict[st
         return folder
 
     folder = str(workspace)
-    images = measured("ingest", lambda: stage.ingest(config, folder), PICTURES)
+    images = measured("ingest", lambda: ingest_stage.ingest(config, folder), PICTURES)
     split = experiment_split(config, images)
     encodings = measured("embed", lambda: embed.embed(config, folder, images, checkpoint, split), PICTURES // 2)
     measured("score", lambda: score.score(config, folder, encodings, "rn"), PICTURES // 2 - SKETCHES)
@@ -106,7 +106,7 @@ def here() -> Iterator[None]:
         return run_parts(*arguments, **(options | {"alone": True}))
 
     with ExitStack() as stack:
-        for job in (stage, embed, score):
+        for job in (ingest_stage, embed, score):
             stack.enter_context(patch.object(job, "run_parts", alone))
         stack.enter_context(patch.object(embed, "model_workers", lambda *_: (1, 1)))
         stack.enter_context(patch.object(score, "model_workers", lambda *_: (1, 1)))

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from benchmarks.results.make import DATA
-from pipelines.jobs.reevaluate import how_to_evaluate, reevaluate
+from pipelines.judge.reevaluate import how_to_evaluate, reevaluate
 from zse_model.checkpoint import load_checkpoint
 
 PICTURES = 8  # of a class and modality

@@ -234,7 +234,7 @@ def compare(
 
     Example: `zse compare models:/zse@champion models:/zse@challenger --metric mAP_all`
     """
-    from pipelines.jobs.compare import compare_all
+    from pipelines.judge.compare_all import compare_all
 
     _check_output("--out", out, folder=True)
     found = compare_all(first, others, workspace, out, metric=metric, mode=mode, setting=setting)
@@ -283,8 +283,8 @@ def promote(
 
     Example: `zse promote workspace/checkpoints/... --name zse --dry-run`
     """
-    from pipelines.jobs.promote import promote as decide
-    from pipelines.promotion import load_rules
+    from pipelines.judge.promote import promote as decide
+    from pipelines.judge.rules import load_rules
 
     decision = decide(candidate, name, load_rules(rules), workspace, dry_run=dry_run, few_classes=few_classes)
     model = name or candidate.removeprefix("models:/").partition("@")[0].partition("/")[0]
@@ -347,10 +347,10 @@ def reevaluate(
 
     Example: `zse reevaluate --catalog s3://bucket/datasets --models zse@champion,zse@challenger --promote`
     """
-    from pipelines.jobs import reevaluate as job
-    from pipelines.notify import notify
-    from pipelines.promotion import load_rules
-    from pipelines.reevaluation import EXIT, markdown
+    from pipelines.judge import reevaluate as job
+    from pipelines.judge.notify import notify
+    from pipelines.judge.rules import load_rules
+    from pipelines.judge.summary import EXIT, markdown
 
     config = job.how_to_evaluate(set_ or [])
     asked = [name.strip() for name in models.split(",") if name.strip()]
@@ -408,7 +408,7 @@ def report(
 
     Example: `MLFLOW_TRACKING_URI=http://mlflow:5000 zse report --out s3://bucket/report.html`
     """
-    from pipelines.jobs.report import report as write
+    from pipelines.judge.standings import report as write
 
     _check_output("--out", out)
     write(workspace, out, setting=setting, pictures=pictures)
@@ -504,7 +504,7 @@ def import_checkpoint(
     _check_output("--out", out, folder=True)
     folder = import_(file, split, out)
     tested = split if split in split_names() else "FILE"  # an experiment's file names the unseen classes alone
-    settings = [
+    published_settings = [
         "dataset.source=FOLDER",
         f"dataset.split={tested}",
         "transforms.size=224",
@@ -512,7 +512,7 @@ def import_checkpoint(
     ]
     _last(
         folder,
-        command("evaluate", "--checkpoint", folder, "-e", "folder+zse_sbir", *repeated("--set", settings)),
+        command("evaluate", "--checkpoint", folder, "-e", "folder+zse_sbir", *repeated("--set", published_settings)),
         command("search", "--checkpoint", folder, "--sketch", "FILE", "--gallery", "FOLDER"),
     )
 
@@ -740,11 +740,13 @@ def _estimate(config: ExperimentConfig, workspace: str, tflops: float | None, ut
 def _evaluate_settings(
     config: ExperimentConfig, workspace: str, checkpoint: str, names: list[str], datasets: str, report: Path | None
 ) -> None:
-    from pipelines import settings
     from pipelines.datasets.published import load_settings
+    from pipelines.judge import published_settings
 
     chosen = load_settings(names)
-    results = settings.evaluate_settings(config, workspace, checkpoint, chosen, settings.load_datasets(datasets))
+    results = published_settings.evaluate_settings(
+        config, workspace, checkpoint, chosen, published_settings.load_datasets(datasets)
+    )
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         kept = [
@@ -758,7 +760,7 @@ def _evaluate_settings(
             for r in results
         ]
         report.write_text(json.dumps(kept, indent=1))
-    show(settings.settings_table(results))
+    show(published_settings.settings_table(results))
     done = sum(bool(r.rows) for r in results)
     _last(
         f"{done} of {len(results)} settings evaluated, in {workspace}/reports" + (f"; {report}" if report else ""),

@@ -29,7 +29,7 @@ from pipelines.drawing.explanations import explanation_sheets
 from pipelines.encode.encodings import Encodings, encoded_parts, read_encodings, read_values
 from pipelines.evaluate.costs import cost
 from pipelines.evaluate.score import score, score_rows
-from pipelines.missing import experiment_of
+from pipelines.judge.missing import experiment_of
 from pipelines.runtime import logs
 from pipelines.runtime.progress import say
 from pipelines.store import storage

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.compare import Report, by_class_difference, compare, compare_reports
+from pipelines.judge.compare import Report, by_class_difference, compare, compare_reports
 from pipelines.run import Outputs, run
 from pipelines.store import storage
 from pipelines.tracking import TrackingError, reports_of

@@ -23,10 +23,10 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.compare import Report, compare
 from pipelines.config.experiment import load_experiment
 from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.encode.gallery import open_gallery
+from pipelines.judge.compare import Report, compare
 from pipelines.run import run
 from pipelines.store import storage
 from pipelines.tracking import Store, checkpoint_of, reports_of

@@ -75,11 +75,11 @@ def test_what_follows_a_search_an_explanation_and_an_index(place: Path, monkeypa
 
 
 def test_what_follows_a_comparison_and_a_promotion(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.jobs.compare.compare_all", lambda *_, **__: [])
-    monkeypatch.setattr("pipelines.jobs.reevaluate.how_to_evaluate", lambda _: None)
+    monkeypatch.setattr("pipelines.judge.compare_all.compare_all", lambda *_, **__: [])
+    monkeypatch.setattr("pipelines.judge.reevaluate.how_to_evaluate", lambda _: None)
     summary = (SimpleNamespace(status="fine"), "folder", True)
-    monkeypatch.setattr("pipelines.jobs.reevaluate.reevaluate", lambda *_, **__: summary)
-    monkeypatch.setattr("pipelines.reevaluation.markdown", lambda _: "")
+    monkeypatch.setattr("pipelines.judge.reevaluate.reevaluate", lambda *_, **__: summary)
+    monkeypatch.setattr("pipelines.judge.summary.markdown", lambda _: "")
     (words,) = following("compare", "first", AWKWARD, "-w", AWKWARD)
     assert words[:2] == ["zse", "explain"] and has(words, "--checkpoint", AWKWARD, "--workspace", AWKWARD)
     (words,) = following("compare", "first", "0" * 32, "-w", AWKWARD)
@@ -92,7 +92,7 @@ def test_what_follows_a_comparison_and_a_promotion(place: Path, monkeypatch: pyt
 def test_what_follows_a_look(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.operate.doctor.examine", lambda *_: [])
     monkeypatch.setattr("pipelines.datasets.subset.write_subset", lambda *_: 1)
-    monkeypatch.setattr("pipelines.jobs.report.report", lambda *_, **__: None)
+    monkeypatch.setattr("pipelines.judge.standings.report", lambda *_, **__: None)
     (words,) = following("doctor", "-e", "folder+global", "-w", AWKWARD, *GIVEN)
     assert words[:2] == ["zse", "run"] and has(words, "--workspace", AWKWARD) and has(words, *GIVEN)
     assert following("datasets", "list") == [

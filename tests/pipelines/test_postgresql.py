@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.jobs.promote import promote
-from pipelines.jobs.reevaluate import how_to_evaluate, reevaluate
-from pipelines.jobs.report import report
-from pipelines.promotion import Paired, Rules
+from pipelines.judge.promote import promote
+from pipelines.judge.reevaluate import how_to_evaluate, reevaluate
+from pipelines.judge.rules import Paired, Rules
+from pipelines.judge.standings import report
 from pipelines.run import run
 from pipelines.store import storage
 from pipelines.tracking import TrackingError, checkpoint_of

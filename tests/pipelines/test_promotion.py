@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.compare import Report, as_json, compare
 from pipelines.config.experiment import ConfigError, load_experiment
-from pipelines.missing import evaluation_command, experiment_of
-from pipelines.promotion import Cost, Paired, Rules, decide, load_rules
+from pipelines.judge.compare import Report, as_json, compare
+from pipelines.judge.missing import evaluation_command, experiment_of
+from pipelines.judge.rules import Cost, Paired, Rules, decide, load_rules
 from pipelines.run import result_tables, run
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, registry

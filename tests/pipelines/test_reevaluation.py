@@ -22,13 +22,13 @@ import torch
 from mlflow import MlflowClient
 from typer.testing import CliRunner, Result
 
-from pipelines import drift
 from pipelines.cli import app
 from pipelines.config.experiment import ConfigError
 from pipelines.datasets.arrivals import arrived
-from pipelines.notify import notify
+from pipelines.judge import drift
+from pipelines.judge.notify import notify
+from pipelines.judge.summary import Line, Summary, changed, headlines, markdown
 from pipelines.operate.watch import seconds
-from pipelines.reevaluation import Line, Summary, changed, headlines, markdown
 from pipelines.run import Outputs, run
 from pipelines.store import storage
 from tests.conftest import tiny

@@ -18,12 +18,12 @@ from rich.table import Table
 
 import pipelines
 import zse_model
-from pipelines import report_page
 from pipelines.cli import main
 from pipelines.config.experiment import ConfigError
 from pipelines.drawing import explanations
+from pipelines.judge import standings_page
+from pipelines.judge.summary import Line, Summary, markdown
 from pipelines.operate import preflight
-from pipelines.reevaluation import Line, Summary, markdown
 from pipelines.run import run
 from pipelines.runtime import logs
 from pipelines.runtime.progress import Meter, say, show
@@ -191,7 +191,7 @@ def test_no_exit_shows_a_secret(
 
     one = Standing("s.1", "report", "m", told, "", "c", 1, 1, 0, told, told, {"plain/ret/mAP_all": 0.5}, "r")
     seen = SimpleNamespace(mode="ret", grid=(2, 2), no_attention=told, scores={"ret": 1.0})
-    pages = report_page.page([report_page.Section("s", [one], [one])], told)
+    pages = standings_page.page([standings_page.Section("s", [one], [one])], told)
     pages += explanations.page(told, told, [explanations.Explained(told, cast(Any, seen), {})])
     failed = storage._failure("s3://me:hunter2@bucket/a", ValueError('Invalid bucket name "me:hunter2@bucket"'))
     assert "s3://***@bucket/a cannot be used" in str(failed)

@@ -12,8 +12,8 @@ from pipelines.config.experiment import ConfigError
 from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.datasets.published import load_settings
 from pipelines.datasets.registry import CROSS, built_in, load_split, stands_verbatim, trained_split
+from pipelines.judge.published_settings import evaluate_settings, load_datasets, settings_table
 from pipelines.run import run
-from pipelines.settings import evaluate_settings, load_datasets, settings_table
 from tests.conftest import SHARED, tiny_folder
 from tests.pipelines.test_stages import picture
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS

@@ -12,8 +12,8 @@ from pipelines.config.experiment import ConfigError, read_dataset, validate
 from pipelines.datasets.adapters.union import UnionConfig
 from pipelines.datasets.published import load_settings
 from pipelines.datasets.registry import built_in, create_dataset, load_split
+from pipelines.judge.published_settings import evaluate_settings
 from pipelines.run import run
-from pipelines.settings import evaluate_settings
 from pipelines.train.items import ItemPlan, ShardConfig
 from pipelines.workspace.members import read_members, training_members
 from pipelines.workspace.shards import read_manifest

@@ -9,7 +9,7 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from pipelines.reevaluation import Summary, markdown
+from pipelines.judge.summary import Summary, markdown
 from pipelines.runtime.progress import say
 from pipelines.store import storage
 from zse_model.errors import ZseError

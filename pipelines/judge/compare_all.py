@@ -1,4 +1,4 @@
-"""compare: names to reports, reports to tables and pictures. `pipelines/compare.py` says how two are compared."""
+"""compare: names to reports, reports to tables and pictures. `pipelines/judge/compare.py` says how two are compared."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from pipelines.compare import Compared, Report, as_json, compare_reports, difference_sheet, table
 from pipelines.evaluate.stage import TOP
+from pipelines.judge.compare import Compared, Report, as_json, compare_reports, difference_sheet, table
 from pipelines.store import storage
 from pipelines.tracking import reports_of
 from pipelines.workspace import shards

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines import drift
 from pipelines.config.experiment import ConfigError, ExperimentConfig, apply_overrides, validate
 from pipelines.datasets.arrivals import DESCRIPTION, arrived
 from pipelines.datasets.registry import DatasetConfig, MissingClassesError
 from pipelines.evaluate.stage import REPORT, report_key
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
-from pipelines.jobs.promote import promote
-from pipelines.promotion import Rules
-from pipelines.reevaluation import Line, Summary, against, changed, headlines, markdown
+from pipelines.judge import drift
+from pipelines.judge.promote import promote
+from pipelines.judge.rules import Rules
+from pipelines.judge.summary import Line, Summary, against, changed, headlines, markdown
 from pipelines.run import evaluate_images, experiment_split
 from pipelines.runtime.progress import say
 from pipelines.store import storage

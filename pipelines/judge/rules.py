@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from pipelines.compare import Compared, Report, compare_reports, measured_on
 from pipelines.config.experiment import ConfigError, read_section
 from pipelines.evaluate.costs import MEASURES
 from pipelines.evaluate.stage import COSTS, REPORT
-from pipelines.missing import evaluated_by, evaluation_command, searching
+from pipelines.judge.compare import Compared, Report, compare_reports, measured_on
+from pipelines.judge.missing import evaluated_by, evaluation_command, searching
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage
 from pipelines.workspace import shards

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.drift import beyond
+from pipelines.judge.drift import beyond
 from pipelines.runtime.redaction import shown, shown_within
 from pipelines.workspace.queries import FEW, Difference, Queries, difference, key_parts, metric_key
 from zse_model.evaluation.metrics import difference_of_means

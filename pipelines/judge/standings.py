@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.datasets.published import load_settings
-from pipelines.report_page import page, sections
+from pipelines.judge.standings_page import page, sections
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage

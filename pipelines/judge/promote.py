@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from pipelines.compare import Report
-from pipelines.missing import evaluated_by, evaluation_command, searching, trained_by
-from pipelines.promotion import Decision, Reason, Rules, decide
+from pipelines.judge.compare import Report
+from pipelines.judge.missing import evaluated_by, evaluation_command, searching, trained_by
+from pipelines.judge.rules import Decision, Reason, Rules, decide
 from pipelines.runtime.progress import say
 from pipelines.tracking import NotEvaluatedError, Store, TrackingError, checkpoint_of, history, registry, reports_of
 from pipelines.workspace import shards

@@ -21,6 +21,7 @@ from benchmarks.scale import draw, spread, watched
 from pipelines.config.experiment import ExperimentConfig, validate
 from pipelines.encode import embed
 from pipelines.evaluate import score
+from pipelines.ingest import stage as ingest_stage
 from pipelines.run import experiment_split
 from pipelines.runtime.ray_tasks import SPARE_CPUS, run_parts
 from pipelines.train.shard import shard

@@ -3,8 +3,8 @@ needs of them, and the share of its time that a step waits.
 
 A GPU's step is a sleep: while it computes, the processor is free for the thread that reads ahead. Its length is torch's
 count of FLOP over an assumed rate (`pipelines.operate.estimate`; no GPU was measured), and a GPU with `CORES` cores
-beside it is scaled to this machine's: the same step, `CORES` / cores times as long. Reading is measured in CPU seconds; waiting
-is wall time, and other work on the machine makes it longer.
+beside it is scaled to this machine's: the same step, `CORES` / cores times as long. Reading is measured in CPU seconds;
+waiting is wall time, and other work on the machine makes it longer.
 """
 
 from __future__ import annotations

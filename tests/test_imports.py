@@ -15,7 +15,7 @@ import pytest
         ("zse_model.checkpoint", ["ray", "mlflow", "pyarrow", "fsspec", "pydantic", "pipelines"]),
         ("pipelines.ingest.prepare", ["torch", "timm", "mlflow"]),  # ingest workers start in a second
         ("pipelines.train.pairing", ["torch", "timm", "mlflow"]),
-        ("pipelines.cli", ["torch", "ray", "mlflow"]),
+        ("pipelines.cli.app", ["torch", "ray", "mlflow"]),
     ],
 )
 def test_a_fresh_interpreter_loads_only_what_it_needs(module: str, absent: list[str]) -> None:

@@ -114,7 +114,7 @@ class Decision:
 def load_rules(url: str | None) -> Rules:
     """A YAML file of rules; None = the shipped ones. Raises ConfigError."""
     if url is None:
-        data = resources.files("pipelines").joinpath("promotion.yaml").read_bytes()
+        data = resources.files("pipelines.judge").joinpath("promotion.yaml").read_bytes()
     elif storage.exists(url):
         data = storage.read_bytes(url)
     else:

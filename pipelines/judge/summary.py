@@ -1,4 +1,4 @@
-"""What a re-evaluation found, as data and in words. `jobs/reevaluate.py` does the work."""
+"""What a re-evaluation found, as data and in words. `reevaluate.py` does the work."""
 
 from __future__ import annotations
 

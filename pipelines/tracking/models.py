@@ -88,7 +88,7 @@ def _save(checkpoint: Path, folder: Path, model_id: str) -> None:
         save_model(
             str(folder),
             mlflow_model=Model(model_id=model_id),
-            python_model=str(Path(__file__).with_name("ranker.py")),
+            python_model=str(Path(pipelines.__path__[0], "search", "ranker.py")),
             artifacts={"checkpoint": str(checkpoint)},
             code_paths=[str(Path(module.__path__[0])) for module in (pipelines, zse_model)],
             pip_requirements=requirements(),

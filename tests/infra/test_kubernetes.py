@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from pipelines.cli import app
+from pipelines.cli.app import app
 from tests.infra.published import refusals
 from tests.infra.test_manifests import INFRA, PROJECT, RAY, mappings
 

@@ -15,7 +15,7 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
-from pipelines.cli import app
+from pipelines.cli.app import app
 from tests.conftest import TINY
 from tests.pipelines.test_stages import picture
 from tests.servers import REPOSITORY, ray_head

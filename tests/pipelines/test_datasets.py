@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipelines import cli
+from pipelines.cli import app
 from pipelines.config.experiment import ConfigError
 from pipelines.datasets.diagnose import Diagnosis, describe, diagnose, next_command, report
 from pipelines.datasets.published import Known, known_dataset, known_datasets
@@ -176,7 +176,7 @@ def test_the_verbs_end_with_what_to_run_next(tmp_path: Path) -> None:
         (["show", "qmul"], "zse datasets doctor FOLDER"),
         (["doctor", source], "--set dataset.adapter=folder"),
     ):
-        done = runner.invoke(cli.app, ["datasets", *words])
+        done = runner.invoke(app.app, ["datasets", *words])
         assert done.exit_code == 0, done.output
         assert "Next: " in done.stderr and expected in done.stderr
     assert io.StringIO(done.stdout).readline().startswith("Layout    folder")

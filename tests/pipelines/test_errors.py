@@ -16,7 +16,7 @@ import yaml
 
 import pipelines
 import zse_model
-from pipelines import cli
+from pipelines.cli import app
 from pipelines.runtime.failures import to_mend
 from pipelines.workspace.endings import Ending, ending
 from tests.conftest import TINY, merged
@@ -37,7 +37,7 @@ def zse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr("sys.argv", ["zse", *arguments])
         code: Any = 0
         try:
-            cli.main()
+            app.main()
         except SystemExit as end:
             code = end.code
         return code or 0, capsys.readouterr().err

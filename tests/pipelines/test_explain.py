@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipelines.cli import app
+from pipelines.cli.app import app
 from pipelines.drawing import explanations
 from pipelines.drawing.explanations import explanation_sheets
 from pipelines.search.search import search

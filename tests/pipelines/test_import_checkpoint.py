@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from pipelines.cli import app
+from pipelines.cli.app import app
 from pipelines.operate.import_checkpoint import import_checkpoint
 from pipelines.run import evaluate_checkpoint
 from pipelines.search.search import search

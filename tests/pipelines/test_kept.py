@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from pipelines.cli import app
+from pipelines.cli.app import app
 from pipelines.config.experiment import load_experiment
 from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.encode.gallery import open_gallery

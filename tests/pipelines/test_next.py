@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.cli import app
+from pipelines.cli.app import app
 from pipelines.operate.status_lines import Status, next_command
 from pipelines.run import STAGES, Outputs
 from pipelines.runtime.progress import say, show

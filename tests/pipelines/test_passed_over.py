@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipelines.cli import app
+from pipelines.cli.app import app
 from pipelines.ingest.stage import ingest, plan_ingest
 from pipelines.runtime.redaction import printable, shown
 from pipelines.search import search as job
@@ -209,10 +209,10 @@ def test_names_of_any_bytes_go_through_doctor_and_search(checkpoint: str, tmp_pa
     ]
     code = "\n".join(
         [
-            "import json, sys, pipelines.cli",
+            "import json, sys, pipelines.cli.app",
             "for words in json.loads(sys.argv[1]):",
             "    sys.argv = ['zse', *words]",
-            "    try: pipelines.cli.main()",
+            "    try: pipelines.cli.app.main()",
             "    except SystemExit as ended: assert not ended.code",
         ]
     )

@@ -22,7 +22,7 @@ import torch
 from mlflow import MlflowClient
 from typer.testing import CliRunner, Result
 
-from pipelines.cli import app
+from pipelines.cli.app import app
 from pipelines.config.experiment import ConfigError
 from pipelines.datasets.arrivals import arrived
 from pipelines.judge import drift

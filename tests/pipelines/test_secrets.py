@@ -18,7 +18,7 @@ from rich.table import Table
 
 import pipelines
 import zse_model
-from pipelines.cli import main
+from pipelines.cli.app import main
 from pipelines.config.experiment import ConfigError
 from pipelines.drawing import explanations
 from pipelines.judge import standings_page
@@ -183,7 +183,7 @@ def test_no_exit_shows_a_secret(
     monkeypatch.delenv("ZSE_LOG")
     monkeypatch.setattr("sys.argv", ["zse", "train"])
     for error in (ZseError(told), RuntimeError(told)):
-        monkeypatch.setattr("pipelines.cli.app", Mock(side_effect=error))
+        monkeypatch.setattr("pipelines.cli.app.app", Mock(side_effect=error))
         with pytest.raises(SystemExit):
             main()
     said = capsys.readouterr()

@@ -504,7 +504,7 @@ def import_checkpoint(
     _check_output("--out", out, folder=True)
     folder = import_(file, split, out)
     tested = split if split in split_names() else "FILE"  # an experiment's file names the unseen classes alone
-    published_settings = [
+    settings = [
         "dataset.source=FOLDER",
         f"dataset.split={tested}",
         "transforms.size=224",
@@ -512,7 +512,7 @@ def import_checkpoint(
     ]
     _last(
         folder,
-        command("evaluate", "--checkpoint", folder, "-e", "folder+zse_sbir", *repeated("--set", published_settings)),
+        command("evaluate", "--checkpoint", folder, "-e", "folder+zse_sbir", *repeated("--set", settings)),
         command("search", "--checkpoint", folder, "--sketch", "FILE", "--gallery", "FOLDER"),
     )
 
@@ -693,7 +693,7 @@ def datasets_subset(
 
 
 def _check_output(option: str, path: str | Path | None, *, folder: bool = False) -> None:
-    from pipelines.outputs import check_output
+    from pipelines.cli.outputs import check_output
 
     if path is not None:
         check_output(option, path, folder=folder)
@@ -847,7 +847,3 @@ def main() -> None:
 
 def _interrupted() -> None:
     say("zse: interrupted. Finished work is kept: the same command goes on from there", logging.ERROR)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,1 +1,0 @@
-"""The stages, one file each: thin wiring of Ray around what the other modules do."""

@@ -29,10 +29,10 @@ from mlflow import MlflowClient
 
 from pipelines.store import storage
 from tests.conftest import TINY, merged
-from tests.faulty_store import FaultyStore
-from tests.nodes import Nodes
-from tests.pipelines.test_reevaluation import write
-from tests.servers import free_ports, mlflow_server, s3_server
+from tests.helpers.faulty_store import FaultyStore
+from tests.helpers.nodes import Nodes
+from tests.helpers.pictures import write
+from tests.helpers.servers import free_ports, mlflow_server, s3_server
 
 OVERCOME = 600.0  # s; nothing takes longer
 

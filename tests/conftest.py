@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipelines.config.experiment import ExperimentConfig, validate
-from tests.faulty_store import FaultyStore
-from tests.servers import free_ports, s3_server
+from tests.helpers.faulty_store import FaultyStore
+from tests.helpers.servers import free_ports, s3_server
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -29,7 +29,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from pipelines.store import storage
-from tests.servers import BIN, mlflow_server, ray_head, s3_server
+from tests.helpers.servers import BIN, mlflow_server, ray_head, s3_server
 from zse_model.synthetic import UNSEEN, draw_photo, draw_sketch
 
 SCRIPT = Path(__file__).parents[1] / "infra" / "cron" / "reevaluate.sh"

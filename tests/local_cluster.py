@@ -16,8 +16,8 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from tests.nodes import Nodes
-from tests.servers import BIN, INITDB, kill_all, mlflow_server, postgresql, s3_server
+from tests.helpers.nodes import Nodes
+from tests.helpers.servers import BIN, INITDB, kill_all, mlflow_server, postgresql, s3_server
 
 FOLDER = Path("local-cluster")
 NODES, CPUS = 3, 2

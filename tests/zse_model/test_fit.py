@@ -311,7 +311,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_update() -> None:
 def test_a_step_that_hangs_ends_the_process_with_its_stacks() -> None:
     code = """
 import time
-from tests.zse_model.test_fit import LocalContext, Source, config, fit, method
+from tests.zse_model.test_fit import LocalContext
+from tests.zse_model.test_fit import Source
+from tests.zse_model.test_fit import config
+from tests.zse_model.test_fit import fit
+from tests.zse_model.test_fit import method
 class Hangs(Source):
     def batch(self, step, rank, world_size):
         if step == 60:

@@ -1,0 +1,159 @@
+"""The servers that a cluster has beside it, real ones, on ports of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+BIN = Path(sys.executable).parent
+REPOSITORY = Path(__file__).parents[2]
+_PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+INITDB = next(map(str, _PLACES), None) or shutil.which("initdb")
+"""PostgreSQL's, None where it is not installed."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Until the URL answers, which the server, a process of the test's own, may take three minutes for."""
+    for _ in range(360):
+        assert server.poll() is None, f"what should answer at {url} ended with {server.returncode}"
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(f"{url} does not answer")
+
+
+@contextmanager
+def _running(command: list[str], answers: str) -> Iterator[None]:
+    """The server of a command, which has a session of its own: its children end with it, and no Ctrl-C reaches it."""
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for(answers, server)
+        yield
+    finally:
+        os.killpg(server.pid, 9)
+        server.wait()
+
+
+@contextmanager
+def s3_server(bucket: str) -> Iterator[int]:
+    """The port of an S3 server with an empty bucket."""
+    (port,) = free_ports(1)
+    with _running(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], f"http://127.0.0.1:{port}"
+    ):
+        url = f"http://127.0.0.1:{port}/{bucket}"
+        urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=30).close()
+        yield port
+
+
+@contextmanager
+def mlflow_server(store: str, artifacts: str, port: int | None = None) -> Iterator[str]:
+    """The URL of an MLflow server on a database, with its artifacts in a folder or bucket."""
+    port = port or free_ports(1)[0]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(port)]
+    with _running([*command, "--artifacts-destination", artifacts, "--workers", "1"], f"{url}/health"):
+        yield url
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """The URI of an empty database on a server of its own, which root may not run: then the user postgres does."""
+    folder, (port,) = tempfile.mkdtemp(prefix="zpg"), free_ports(1)
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if as_user:
+        shutil.chown(folder, "postgres")
+    programs = Path(str(INITDB)).resolve().parent
+
+    def call(program: str, *arguments: str) -> None:
+        command = [*as_user, str(programs / program), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+    call("initdb", "-D", f"{folder}/data", "-U", "zse", "--auth=trust", "--no-sync")
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    call("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
+    try:
+        call("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "zse", "mlflow")
+        yield f"postgresql+psycopg2://zse@127.0.0.1:{port}/mlflow"
+    finally:
+        call("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where a Ray head answers."""
+
+    address: str
+    """For nodes, and for a command that is a driver itself."""
+    dashboard: str
+    """For submitted jobs."""
+    folder: Path
+    """Ray's own, with its logs."""
+    env: dict[str, str]
+    """Of its processes, and of those that join or use it."""
+
+    def job(self, *options: str) -> list[str]:
+        """The command that submits one from this repository, up to what the job runs."""
+        excludes = json.dumps({"excludes": [".git", ".venv", "workspace*"]})
+        of_code = ("--working-dir", str(REPOSITORY), "--runtime-env-json", excludes)
+        return [str(BIN / "ray"), "job", "submit", "--address", self.dashboard, *options, *of_code, "--"]
+
+
+@contextmanager
+def ray_head(*arguments: str, port: int | None = None, environment: Mapping[str, str] | None = None) -> Iterator[Head]:
+    """`ray start --head` with these arguments, this environment beside that of the tests, on a port of choice."""
+    flags = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
+    ports = dict(zip(flags, free_ports(len(flags)), strict=True))
+    ports["--port"] = port or ports["--port"]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    # Ray gives its workers the lowest priority but one: whatever else the machine does would starve them.
+    fixed = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    env = kept | fixed | dict(environment or {})
+    folder = Path(tempfile.mkdtemp(prefix="zr"))  # short: the path of a socket has at most 107 bytes
+    listening = [f"{flag}={port}" for flag, port in ports.items()]
+    command = [str(BIN / "ray"), "start", "--head", "--block", f"--temp-dir={folder}", *listening, *arguments]
+    head = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        dashboard = f"http://127.0.0.1:{ports['--dashboard-port']}"
+        wait_for(f"{dashboard}/api/version", head)
+        yield Head(f"127.0.0.1:{ports['--port']}", dashboard, folder, env)
+    finally:
+        kill_all(head.pid)
+        head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def kill_all(pid: int) -> None:
+    """A process and all below it, at once: a Ray head that is asked to stop drains its nodes for half a minute."""
+    with suppress(psutil.NoSuchProcess):
+        for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()

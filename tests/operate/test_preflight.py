@@ -1,0 +1,152 @@
+"""What ends a run is said before a picture is read: of the listing, the networks, the services; and, once the hashes
+are known, before anything is trained."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import yaml
+from safetensors.torch import save_file
+
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.datasets.registry import MissingClassesError, create_dataset
+from pipelines.operate.preflight import check
+from pipelines.run import evaluate_checkpoint, run
+from pipelines.store import storage
+from pipelines.train.networks import check_networks, weights_at_hand, weights_hash
+from tests.conftest import TINY, merged, tiny, tiny_folder
+from tests.helpers.command import invoked
+from tests.helpers.pictures import build
+from zse_model.backbones import BackboneConfig
+from zse_model.errors import ZseError
+from zse_model.evaluation.leaks import LeakError
+
+CLASSES = ("fish", "car", "giraffe", "teapot")
+
+
+def world(root: Path, classes: tuple[str, ...] = CLASSES) -> str:
+    return build(root, [f"{m}/{c}/{i}.png" for c in classes for m in ("sketch", "photo") for i in range(3)])
+
+
+def look(config: ExperimentConfig, workspace: Path | str, until: str = "evaluate", *, fresh: bool = True) -> None:
+    check(config, str(workspace), create_dataset(config.dataset).records(), until, fresh=fresh)
+
+
+def test_an_experiment_that_can_run_passes_and_nothing_is_written(tmp_path: Path) -> None:
+    config = tiny_folder(world(tmp_path / "in"), ["fish"], tracking={"enabled": True})
+    look(config, tmp_path / "w")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_an_unseen_class_without_photos_is_named_and_one_without_pictures_is_suggested(tmp_path: Path) -> None:
+    source = world(tmp_path / "in")
+    shutil.rmtree(tmp_path / "in" / "photo" / "teapot")
+    with pytest.raises(ZseError, match="1 of 2 unseen classes have sketches and no photos.*: teapot. Add photos"):
+        look(tiny_folder(source, ["fish", "teapot"]), tmp_path / "w", "ingest")
+    with pytest.raises(MissingClassesError, match="girafe"):
+        look(tiny_folder(source, ["girafe"]), tmp_path / "w", "ingest")
+    shutil.rmtree(tmp_path / "in" / "sketch" / "giraffe")
+    with pytest.raises(ZseError, match="No unseen class has a sketch, so that nothing is searched for: giraffe"):
+        look(tiny_folder(source, ["giraffe"]), tmp_path / "w", "ingest")
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    file = tmp_path / "file"
+    file.write_text("")
+    changes: dict[str, Any] = {"backbone": {"frozen": 1}, "tracking": {"enabled": True, "uri": nobody}}
+    config = tiny_folder(world(tmp_path / "in"), ["fish"], **changes)
+    with pytest.raises(ZseError) as caught:
+        look(config, file / "w")
+    first, *lines = str(caught.value).splitlines()
+    assert first == "3 things have to be mended before this can run:" and len(lines) == 3
+    workspace, networks, tracking = lines
+    assert f"{file} is a file" in workspace and "backbone.frozen: 1 would keep random weights" in networks
+    assert f"MLflow at {nobody} does not answer" in tracking and "tracking.enabled=false" in tracking
+    look(config, tmp_path / "w", "shard")  # which needs neither
+    with pytest.raises(ZseError, match="backbone.frozen: 1"):  # a run that goes on delivers later
+        look(config, tmp_path / "w", fresh=False)
+
+
+@pytest.mark.parametrize("neighbours", [15, 100])
+def test_neighbours_are_not_judged_by_a_number_of_classes_that_the_data_does_not_have(neighbours: int) -> None:
+    check_networks(tiny(methods={"crossatnet": {"dim": 16, "neighbours": neighbours}}))
+
+
+def test_class_vectors_and_a_start_are_looked_at(tmp_path: Path) -> None:
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("car 1 2\ngiraffe 3 4\n")
+    methods = {"crossatnet": {"dim": 16, "bits": 0, "class_vectors": str(vectors)}}
+    source = world(tmp_path / "in")
+    raw = merged(TINY, {"dataset": {}})
+    raw["dataset"] = {"adapter": "folder", "name": "d", "source": source, "split": ["fish"], "pseudo_unseen": 0}
+    experiment = tmp_path / "e.yaml"
+    experiment.write_text(yaml.safe_dump(raw | {"methods": methods}))
+    with pytest.raises(ZseError, match="no vector of 1 of 3 classes: 'teapot'"):
+        invoked("run", "--dry-run", "-e", str(experiment), "-w", str(tmp_path / "w"))
+    gone = f"start={tmp_path}/gone"
+    experiment.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ZseError, match="gone"):
+        invoked("run", "--dry-run", "-e", str(experiment), "-w", str(tmp_path / "w"), "--set", gone)
+
+
+def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path, s3: str) -> None:
+    config = tiny_folder(world(tmp_path / "in"), ["fish"])
+    look(config, f"{s3}/w", "ingest")
+    assert not storage.exists(f"{s3}/w"), "the probe is removed"
+    with pytest.raises(ZseError, match="--workspace s3://nobodys-bucket/w"):
+        look(config, "s3://nobodys-bucket/w", "ingest")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("other", ["fish", "teapot"])
+def test_a_picture_on_both_sides_is_refused_before_training_with_both_names(
+    tmp_path: Path, ray_cluster: None, other: str
+) -> None:
+    """A copy of a training picture among the unseen classes, or among those that the checkpoint is chosen by."""
+    source = world(tmp_path / "in")
+    config = tiny_folder(source, ["fish"], dataset={"pseudo_unseen": 0.34})
+    assert {"teapot"} == set(look_split(config).pseudo_unseen)
+    shutil.copy(tmp_path / "in/photo/giraffe/0.png", tmp_path / f"in/photo/{other}/copy.png")
+    both = f"trained on and {'tested' if other == 'fish' else 'chosen by'}.*giraffe/0.png = photo/{other}/copy.png"
+    with pytest.raises(LeakError, match=both):
+        run(config, str(tmp_path / "w"))
+    assert not (tmp_path / "w" / "pairs").exists() and not (tmp_path / "w" / "checkpoints").exists()
+
+
+def look_split(config: ExperimentConfig) -> Any:
+    from pipelines.datasets.registry import load_split
+
+    return load_split(config.dataset, {record.category for record in create_dataset(config.dataset).records()})
+
+
+@pytest.mark.ray
+def test_a_checkpoint_that_may_not_be_tested_is_refused_before_the_ingest(tmp_path: Path, ray_cluster: None) -> None:
+    trained = run(tiny(), str(tmp_path / "w"), until="train").checkpoints["global"]
+    taken = tiny(dataset={"split": ["airplane", "car"]})
+    for config, why in ((taken, "was trained or chosen on"), (tiny(transforms={"size": 48}), "transforms.size=32")):
+        with pytest.raises(ZseError, match=why):
+            evaluate_checkpoint(config, str(tmp_path / "other"), trained)
+    assert not (tmp_path / "other").exists()
+
+
+def test_weights_that_change_under_a_training_are_refused(tmp_path: Path) -> None:
+    """A worker reads the file again after the training was named by its hash."""
+    file = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    backbone, named = BackboneConfig(name="test_resnet", weights=str(file)), weights_hash(str(file))
+    with weights_at_hand(backbone, named) as same:
+        assert same.weights == str(file)
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    other = weights_hash(str(file))
+    with pytest.raises(ZseError, match=f"{file} was {named} when this training was named and is {other} now"):
+        with weights_at_hand(backbone, named):
+            pass

@@ -1,0 +1,197 @@
+"""A checkpoint as a model of the registry: it ranks by itself, and means the checkpoint wherever one is asked for."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from pipelines.encode.gallery import index, open_gallery
+from pipelines.run import Outputs, evaluate_checkpoint, run
+from pipelines.search.search import find
+from pipelines.store import storage
+from pipelines.tracking import TrackingError, checkpoint_of
+from pipelines.tracking.models import requirements
+from tests.conftest import tiny
+from tests.helpers.command import invoked
+from tests.helpers.pictures import picture
+from zse_model.checkpoint import load_checkpoint
+from zse_model.synthetic import draw_photo, draw_sketch
+from zse_model.transforms import prepare_sketch
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+CHAMPION = "models:/zse@champion"
+CONFIG = tiny(tracking={"enabled": True}, evaluation={"protocols": ["plain"]})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Outputs]]:
+    """A workspace with a trained, tracked and registered model; MLflow is told of it by the environment."""
+    workspace = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{workspace}/mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        mlflow.set_tracking_uri(uri)
+        out = run(CONFIG, str(workspace))
+        client = MlflowClient(uri)
+        (model,) = client.search_logged_models([e.experiment_id for e in client.search_experiments()])
+        version = mlflow.register_model(f"models:/{model.model_id}", "zse").version
+        client.set_registered_model_alias("zse", "champion", version)
+        yield workspace, out
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(5):
+        (folder / f"{i}.png").write_bytes(picture(draw_photo("fish" if i < 3 else "car", i, size=48)))
+    return folder
+
+
+def stored(client_uri: str) -> Path:
+    """The files of the registered model."""
+    return Path(mlflow.artifacts.download_artifacts(CHAMPION, tracking_uri=client_uri))
+
+
+def test_a_registered_model_ranks_a_catalogue_as_search_does(home: tuple[Path, Outputs], photos: Path) -> None:
+    workspace, out = home
+    sketch = picture(draw_sketch("fish", 1, size=64))
+    made = index(str(photos), checkpoint_of(CHAMPION, str(workspace)), str(workspace))
+    model = mlflow.pyfunc.load_model(CHAMPION, model_config={"index": made})
+    found = model.predict([sketch], params={"top": 3})
+    checkpoint = load_checkpoint(out.checkpoints["global"])
+    expected = find(
+        prepare_sketch(sketch, checkpoint.transforms), str(photos), checkpoint, str(workspace), top=3, mode=None
+    )
+    assert found["id"].tolist() == [match.path for match in expected]
+    assert found["score"].tolist() == pytest.approx([match.score for match in expected], abs=1e-6)
+    assert found["rank"].tolist() == [1, 2, 3] and set(found["query"]) == {0}
+
+    pixels = np.asarray(Image.open(io.BytesIO(sketch)))
+    for same in (sketch, pixels, [pixels], pd.DataFrame({"sketch": [sketch]}), base64.b64encode(sketch).decode()):
+        pd.testing.assert_frame_equal(model.predict(same, params={"top": 3}), found)
+    two = model.predict([picture(draw_sketch("car", 2, size=64)), sketch], params={"top": 99})
+    assert two["query"].tolist() == [0] * 5 + [1] * 5, "as many as there are"
+    assert two["id"][5:8].tolist() == found["id"].tolist()
+
+
+def test_what_cannot_be_ranked_says_why(home: tuple[Path, Outputs], photos: Path) -> None:
+    workspace, _ = home
+    made = index(str(photos), checkpoint_of(CHAMPION, str(workspace)), str(workspace))
+    model = mlflow.pyfunc.load_model(CHAMPION, model_config={"index": made})
+    for bad, why in (
+        ([], "got an empty list"),
+        (7, "got int"),
+        (["no base64!"], "must be base64"),
+        ([np.zeros((8, 8), np.float32)], r"got float32 \[8, 8\]"),
+        (pd.DataFrame({"x": [b""]}), "column `sketch`"),
+        ([picture(draw_sketch("car", 1)), b""], "Sketch 1 cannot be used: empty"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            model.predict(bad)
+    with pytest.raises(ValueError, match="Unknown retrieval mode 'rn'"):
+        model.predict([picture(draw_sketch("fish", 1))], params={"mode": "rn"})
+    with pytest.raises(ValueError, match="There is no index to search in"):
+        mlflow.pyfunc.load_model(CHAMPION).predict([picture(draw_sketch("fish", 1))])
+    other = storage.read_json(storage.join(made, "manifest.json")) | {"checkpoint_hash": "0" * 64}
+    (workspace / "other").mkdir()
+    storage.write_json(str(workspace / "other" / "manifest.json"), other)
+    with pytest.raises(ValueError, match="was encoded by checkpoint 0000000000000000, this model is"):
+        mlflow.pyfunc.load_model(CHAMPION, model_config={"index": str(workspace / "other")}).predict([b""])
+
+
+def test_the_encodings_of_a_test_are_an_index_too(home: tuple[Path, Outputs]) -> None:
+    _, out = home
+    gallery = open_gallery(out.encodings["global"], memory=10**6)
+    first, again = ([tile["embedding"] for tile in gallery.tiles(["embedding"])] for _ in range(2))
+    assert all(a is b for a, b in zip(first, again, strict=True)), "what fits stays in memory"
+    assert len(gallery.ids) == out.rows()[0]["gallery"] and all(id.startswith("photo/") for id in gallery.ids)
+    model = mlflow.pyfunc.load_model(CHAMPION, model_config={"index": out.encodings["global"]})
+    found = model.predict([picture(draw_sketch("teapot", 5))], params={"top": 4})
+    assert set(found["id"]) <= set(gallery.ids) and found["score"].is_monotonic_decreasing
+
+
+def test_a_model_is_text_and_safetensors(home: tuple[Path, Outputs], tmp_path: Path, photos: Path) -> None:
+    """Nothing in it is pickled, and it ranks where the project is not installed."""
+    workspace, _ = home
+    folder = stored(f"sqlite:///{workspace}/mlflow.db")
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    kinds = {Path(name).suffix for name in files}
+    assert kinds <= {"", ".py", ".yaml", ".json", ".txt", ".safetensors", ".gz"} and "MLmodel" in files, kinds
+    assert not [p for p in folder.rglob("*") if p.is_file() and p.read_bytes()[:2] in (b"\x80\x04", b"\x80\x05", b"PK")]
+    assert (folder / "requirements.txt").read_text().split() == requirements()
+    assert all("==" in line for line in requirements()) and any(line.startswith("torch==") for line in requirements())
+
+    made = index(str(photos), checkpoint_of(CHAMPION, str(workspace)), str(workspace))
+    sketch = tmp_path / "fish.png"
+    sketch.write_bytes(picture(draw_sketch("fish", 1, size=64)))
+    code = (
+        "import sys; sys.path_hooks[:] = [h for h in sys.path_hooks if 'editable' not in repr(h).lower()];"
+        "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()];"
+        "import mlflow, pathlib;"
+        f"model = mlflow.pyfunc.load_model({str(folder)!r}, model_config={{'index': {made!r}}});"
+        f"print(model.predict([pathlib.Path({str(sketch)!r}).read_bytes()])['id'][0]);"
+        "import pipelines; print(pipelines.__file__)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    best, used = done.stdout.split()
+    assert best.endswith(".png") and Path(used).is_relative_to(folder)
+
+
+def test_a_registered_name_is_its_checkpoint(home: tuple[Path, Outputs], tmp_path: Path) -> None:
+    workspace, out = home
+    checkpoint = out.checkpoints["global"]
+    (version,) = MlflowClient().search_model_versions("name='zse'")
+    assert checkpoint_of(CHAMPION, str(workspace)) == checkpoint
+    assert checkpoint_of(f"models:/zse/{version.version}", str(workspace)) == checkpoint
+    assert checkpoint_of(version.source, str(workspace)) == checkpoint
+    assert checkpoint_of("some/folder", str(workspace)) == "some/folder"
+    with pytest.raises(TrackingError, match="models:/zse@nobody is not in the registry.*the aliases @champion"):
+        checkpoint_of("models:/zse@nobody", str(workspace))
+    with pytest.raises(TrackingError, match="Allowed: models:/NAME@ALIAS"):
+        checkpoint_of("models:/zse", str(workspace))
+
+    kept = tmp_path / "kept"
+    shutil.move(checkpoint, kept)  # as on a machine that does not see it
+    try:
+        copy = checkpoint_of(CHAMPION, str(tmp_path))
+        assert Path(copy).is_relative_to(tmp_path) and checkpoint_of(CHAMPION, str(tmp_path)) == copy
+        assert load_checkpoint(copy).digest == load_checkpoint(kept).digest
+        again = evaluate_checkpoint(CONFIG, str(tmp_path), copy)
+        assert [row["value"] for row in again.rows()] == [row["value"] for row in out.rows()]
+        runs = storage.read_json(storage.join(again.reports["global"], "tracked.json"))["runs"]
+        tags = MlflowClient().get_run(next(iter(runs.values()))).data.tags
+        assert tags["zse.model"] == version.source.removeprefix("models:/")
+    finally:
+        shutil.move(kept, checkpoint)
+
+
+def test_every_verb_takes_a_registered_name(home: tuple[Path, Outputs], photos: Path, tmp_path: Path) -> None:
+    workspace, _ = home
+    (tmp_path / "fish.png").write_bytes(picture(draw_sketch("fish", 1, size=64)))
+    made = invoked("embed", "--gallery", str(photos), "--checkpoint", CHAMPION, "--workspace", str(workspace))
+    assert made.exit_code == 0 and str(workspace / "encodings" / "search-") in made.output
+    inputs = ("--sketch", str(tmp_path / "fish.png"), "--gallery", str(photos), "--checkpoint", CHAMPION)
+    found = invoked(
+        "search", *inputs, "--workspace", str(workspace), "--out", str(tmp_path / "found.png"), "--top", "2"
+    )
+    assert found.exit_code == 0 and ".png" in found.output and (tmp_path / "found.png").exists()
+    with pytest.raises(ValueError, match="--gallery and --checkpoint go together"):
+        invoked("embed", "--gallery", str(photos), "--workspace", str(workspace))

@@ -1,0 +1,154 @@
+"""What goes wrong with nodes, done to a real Ray of several.
+
+Whatever happens, the same command ends with the weights of a training that nothing happened to.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.nodes import Nodes
+from tests.helpers.trainings import ended, experiment, states, until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+STEPS, CHECKS = 800, 8
+CHANGES: dict[str, Any] = {"train": {"steps": STEPS, "checks": CHECKS}, "cluster": {"workers": 2}}
+
+
+@pytest.fixture(scope="module")
+def _nodes() -> Iterator[Nodes]:
+    there = Nodes()
+    yield there
+    there.close()
+
+
+@pytest.fixture
+def nodes(_nodes: Nodes) -> Nodes:
+    """A head and two nodes, with room for a worker each and for a task beside it."""
+    while len(_nodes.nodes) < 2:
+        _nodes.add(2)
+    return _nodes
+
+
+def checkpoint(workspace: Path) -> Path:
+    (manifest,) = workspace.glob("checkpoints/*/manifest.json")
+    return manifest.parent
+
+
+def digests(workspace: Path) -> tuple[str, str]:
+    manifest = json.loads((checkpoint(workspace) / "manifest.json").read_text())
+    return manifest["last_weights_sha256"], manifest["digest"]
+
+
+@pytest.fixture(scope="module")
+def whole(_nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace of a training that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    while len(_nodes.nodes) < 2:
+        _nodes.add(2)
+    ended(_nodes.zse("train", "-e", experiment(folder, **CHANGES), "-w", str(folder)))
+    return folder
+
+
+class Training:
+    """`zse train` on these nodes, past its second state."""
+
+    def __init__(self, nodes: Nodes, folder: Path, **changes: Any) -> None:
+        self.workspace = folder / "workspace"
+        self.command = ("train", "-e", experiment(folder, **(changes or CHANGES)), "-w", str(self.workspace))
+        self.process = nodes.zse(*self.command)
+        self.until(lambda: max(states(self.workspace), default=0) > 0 or changes)
+
+    def until(self, what: Any) -> Any:
+        return until(what, self.process)
+
+
+def test_a_node_that_dies_costs_steps_but_changes_nothing(nodes: Nodes, tmp_path: Path, whole: Path) -> None:
+    training = Training(nodes, tmp_path)
+    nodes.kill(next(number for number, workers in nodes.workers().items() if workers))
+    ended(training.process)  # on the other node, which has room for both
+    assert digests(training.workspace) == digests(whole)
+
+
+def test_a_node_that_is_about_to_go_has_its_step_kept(nodes: Nodes, tmp_path: Path, whole: Path) -> None:
+    """With a notice nothing is lost: the step is kept, and the training goes on without the node before it is gone."""
+    once = {**CHANGES, "train": {"steps": STEPS, "checks": 1}}
+    training = Training(nodes, tmp_path, **once)
+    training.until(lambda: any(nodes.workers().values()) and states(training.workspace))
+    time.sleep(1)
+    nodes.drain(next(number for number, workers in nodes.workers().items() if workers), 60)
+    kept = training.until(lambda: [step for step in states(training.workspace) if 0 < step < STEPS])
+    said = ended(training.process)
+    assert f"A node of the training is about to go: step {kept[-1]} is kept" in said
+    assert digests(training.workspace)[0] == digests(whole)[0]
+    for number in list(nodes.nodes):
+        nodes.kill(number)  # one of them is draining
+
+
+def test_a_worker_that_hangs_is_ended_with_its_stacks(nodes: Nodes, tmp_path: Path, whole: Path) -> None:
+    training = Training(nodes, tmp_path, **CHANGES | {"cluster": {"workers": 2, "hang_minutes": 0.2}})
+    training.until(lambda: max(states(training.workspace), default=0) > 0)
+    next(workers[0] for workers in nodes.workers().values() if workers).send_signal(signal.SIGSTOP)
+    ended(training.process)
+    assert digests(training.workspace) == digests(whole)
+    stacks = nodes.logs("worker-*.err")
+    assert "Timeout (0:00:12)!" in stacks and "fit.py" in stacks, "they say where it hung"
+
+
+def test_fewer_workers_go_on_and_new_nodes_are_taken_in(nodes: Nodes, tmp_path: Path) -> None:
+    changes = {"train": {"steps": 1_000_000, "checks": 5000}, "cluster": {"workers": 4, "min_workers": 1}}
+    training = Training(nodes, tmp_path, **changes)
+
+    def working(count: int) -> int:
+        """A step that was kept when so many workers were at it."""
+        training.until(lambda: sum(map(len, nodes.workers().values())) == count)
+        before = max(states(training.workspace), default=0)
+        return training.until(lambda: [step for step in states(training.workspace) if step > before])[-1]
+
+    steps = [working(4)]
+    nodes.kill(next(iter(nodes.nodes)))
+    steps.append(working(2))
+    nodes.add(2)
+    steps.append(working(4))
+    assert steps == sorted(steps), "it never began again"
+    training.process.terminate()
+    training.process.wait(timeout=60)
+
+
+def test_a_head_that_dies_is_followed_by_another(tmp_path: Path, whole: Path) -> None:
+    first, second = Nodes(), None
+    try:
+        first.add(3)
+        training = Training(first, tmp_path)
+        first.close()
+        assert training.process.wait(timeout=200) != 0, "its cluster is gone"
+        second = Nodes()
+        second.add(3)
+        ended(second.zse(*training.command))
+    finally:
+        for cluster in (first, second):
+            if cluster is not None:
+                cluster.close()
+    assert digests(training.workspace) == digests(whole)
+
+
+def test_a_node_that_dies_while_shards_are_written_changes_no_byte(nodes: Nodes, tmp_path: Path) -> None:
+    file = experiment(tmp_path, shard={"items": 3000, "part_size": 25, "row_group": 5})
+
+    def parts(workspace: str) -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in (tmp_path / workspace).glob("pairs/*/part-*.parquet")}
+
+    ended(nodes.zse("shard", "-e", file, "-w", str(tmp_path / "whole")))
+    process = nodes.zse("shard", "-e", file, "-w", str(tmp_path / "lost"))
+    until(lambda: len(parts("lost")) >= 5, process)
+    nodes.kill(next(iter(nodes.nodes)))
+    ended(process)
+    assert len(parts("whole")) == 120 and parts("whole") == parts("lost")

@@ -1,0 +1,181 @@
+"""Training on a real Ray: the same as in one process, through a killed worker, and on S3."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.ingest.stage import ingest
+from pipelines.run import run
+from pipelines.store import storage
+from pipelines.train.shard import shard
+from pipelines.train.stage import make_job, train
+from tests.conftest import TINY, tiny, tiny_folder
+from zse_model.checkpoint import load_checkpoint
+from zse_model.evaluation.leaks import LeakError
+from zse_model.methods import CrossATNetConfig, ZseSbirConfig
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.fixture(autouse=True)
+def quick_failure_detection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+
+
+def trained(config: Any, workspace: str, method: str = "global") -> dict[str, Any]:
+    images = ingest(config, workspace)
+    folder = train(config, method, workspace, images, shard(config, workspace, images))
+    assert not storage.exists(storage.join(folder, "state")), "the state of a finished training is removed"
+    return storage.read_json(storage.join(folder, "manifest.json"))
+
+
+def test_one_ray_worker_equals_one_plain_process(tmp_path: Path) -> None:
+    plain = trained(tiny(), str(tmp_path / "plain"))
+    ray = trained(tiny(cluster={"workers": 1}), str(tmp_path / "ray"))
+    assert ray["last_weights_sha256"] == plain["last_weights_sha256"]
+
+
+def test_settings_name_a_checkpoint_by_what_they_change(tmp_path: Path) -> None:
+    config, workspace = tiny(), str(tmp_path)
+    images = ingest(config, workspace)
+    pairs = shard(config, workspace, images)
+
+    def name(**settings: Any) -> str:
+        return make_job(tiny(train=settings), "global", workspace, images, pairs).name
+
+    assert name(activation_checkpointing=True) == name(), "the weights are the same"
+    assert len({name(), name(gather=True), name(accumulate=2), name(compile=True)}) == 4
+
+
+@pytest.mark.cluster
+def test_a_killed_worker_costs_steps_but_changes_nothing(tmp_path: Path) -> None:
+    config = tiny(train={"steps": 40, "checks": 8}, cluster={"workers": 2})
+    whole = trained(config, str(tmp_path / "whole"))
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        state = tmp_path / "killed" / "checkpoints"
+        while not killed:
+            time.sleep(0.05)
+            if len(list(state.glob("*/state/**/state.json"))) < 1:
+                continue
+            time.sleep(0.5)  # some steps past a checkpoint
+            workers = []
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):  # it may have ended meanwhile
+                    workers += [process] if "RayTrainWorker" in " ".join(process.cmdline()) else []
+            if workers:
+                os.kill(workers[-1].pid, signal.SIGKILL)
+                killed.append(workers[-1].pid)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    again = trained(config, str(tmp_path / "killed"))
+    assert killed, "the training ended before a worker could be killed"
+    assert again["last_weights_sha256"] == whole["last_weights_sha256"]
+    assert again["digest"] == whole["digest"]
+
+
+def test_nothing_of_an_unseen_class_vector_reaches_a_training(tmp_path: Path) -> None:
+    """A file that lacks the unseen and pseudo-unseen names gives the same checkpoint, under the same name, as one that
+    has anything for them; another vector of a training class gives another."""
+    file = tmp_path / "vectors.npz"
+    settings = {"dim": 16, "bits": 32, "neighbours": 1, "class_vectors": str(file)}
+    config = tiny(methods={"crossatnet": settings}, train={"steps": 2, "checks": 1})
+    config = replace(config, methods={"crossatnet": config.methods["crossatnet"]})
+    pairs = shard(config, str(tmp_path), ingest(config, str(tmp_path)))
+    training = storage.read_json(f"{pairs}/manifest.json")["classes"]
+    vectors = {name: np.random.default_rng(i).normal(size=8) for i, name in enumerate(training)}
+    others = {name: np.full(8, np.nan) for name in TINY["dataset"]["categories"]}
+    moved = vectors | {training[0]: vectors[training[0]] + 1}
+    manifests = []
+    for content in (vectors, others | vectors, others | moved):
+        np.savez(file, names=list(content), vectors=np.stack(list(content.values())))
+        manifests.append(trained(config, str(tmp_path), "crossatnet"))
+        shutil.rmtree(tmp_path / "checkpoints")
+    assert manifests[0]["digest"] == manifests[1]["digest"] != manifests[2]["digest"]
+    assert manifests[0]["name"] == manifests[1]["name"] != manifests[2]["name"]
+
+
+def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:
+    """The authors' warm-up: all tokens first, then fewer, so a smaller relation network."""
+    workspace = str(tmp_path)
+
+    def stage(*, backbone: str = "test_vit", keep_rates: tuple[float, ...] = (), **changes: Any) -> ExperimentConfig:
+        config = tiny(backbone={"name": backbone}, **changes)
+        return replace(config, methods={"zse_sbir": ZseSbirConfig(heads=2, ffn=16, keep_rates=keep_rates)})
+
+    first = stage()
+    start = run(first, workspace, until="train").checkpoints["zse_sbir"]
+    second = stage(keep_rates=(0.5,), start=start)
+    images = ingest(second, workspace)
+    job = make_job(second, "zse_sbir", workspace, images, shard(second, workspace, images))
+    before, after = load_checkpoint(start).method.state_dict(), job.create_method().state_dict()
+    assert after["relation.perceptron.0.weight"].shape[1] == before["relation.perceptron.0.weight"].shape[1] / 4
+    same = [n for n in after if not n.startswith(("relation.", "fusion"))]
+    assert same and all(torch.equal(after[n], before[n]) for n in same)
+    out = run(second, workspace)
+    checkpoint = load_checkpoint(out.checkpoints["zse_sbir"])
+    assert "positions" in checkpoint.method.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "photo")
+    assert {row["mode"] for row in out.rows() if row["method"] == "zse_sbir"} == {"ret", "rn", "fused"}
+
+    other = stage(start=start, dataset={"split_seed": 1})
+    with pytest.raises(LeakError, match="trained on the pseudo-unseen classes"):
+        run(other, workspace, until="train")
+    with pytest.raises(ValueError, match="beyond their heads the networks differ"):
+        run(stage(backbone="test_vit2", start=start), workspace, until="train")
+
+
+def test_a_training_starts_from_the_backbone_of_another_method(tmp_path: Path) -> None:
+    workspace = str(tmp_path)
+    start = run(tiny(train={"steps": 2, "checks": 1}), workspace, until="train").checkpoints["global"]
+
+    def stage(backbone: str = "test_resnet", **changes: Any) -> ExperimentConfig:
+        config = tiny(train={"steps": 1, "checks": 1}, start=start, backbone={"name": backbone}, **changes)
+        method = CrossATNetConfig(dim=16, bits=32, neighbours=1, share_backbone=False, distillation=1)
+        return replace(config, methods={"crossatnet": method})
+
+    config = stage()
+    images = ingest(config, workspace)
+    job = make_job(config, "crossatnet", workspace, images, shard(config, workspace, images))
+    tuned, mine = load_checkpoint(start).method.state_dict(), job.create_method().state_dict()
+    for side in ("", "sketch_"):
+        names = [n for n in mine if n.startswith(f"{side}backbone.model.")]
+        assert names and all(torch.equal(mine[n], tuned[n.removeprefix(side)]) for n in names)
+    run(config, workspace, until="train")
+    with pytest.raises(LeakError, match="trained on the pseudo-unseen classes"):
+        run(stage(dataset={"split_seed": 1}), workspace, until="train")
+    with pytest.raises(ValueError, match="the backbones differ in"):
+        run(stage(backbone="test_vit"), workspace, until="train")
+
+
+def test_the_whole_path_on_s3(s3: str, tmp_path: Path) -> None:
+    """Pictures, shards, states, checkpoints, encodings and reports in a bucket; nothing left on this machine's disk."""
+    from tests.helpers.pictures import picture
+    from zse_model.synthetic import draw_photo, draw_sketch
+
+    categories = ["fish", "teapot", "church", "car", "rabbit"]
+    for category in categories:
+        for i in range(3):
+            storage.write_bytes(f"{s3}/in/sketch/{category}/{i}.png", picture(draw_sketch(category, i, size=48)))
+            storage.write_bytes(f"{s3}/in/photo/{category}/{i}.png", picture(draw_photo(category, i, size=48)))
+    shorter = {"train": {"steps": 2, "checks": 1}, "shard": {"items": 16, "part_size": 16}}
+    config = tiny_folder(f"{s3}/in", ["fish", "car"], cluster={"workers": 1}, **shorter)
+    out = run(config, f"{s3}/out")
+    assert {row["metric"] for row in out.rows()} >= {"mAP_all", "P_1"}
+    kinds = {file.path.split("/")[0] for file in storage.list_files(f"{s3}/out")}
+    assert kinds == {"images", "pairs", "checkpoints", "encodings", "reports"}

@@ -154,3 +154,49 @@ def test_wirings_that_need_equal_counts_refuse_others() -> None:
     fewer = {name: value[:, :-3] if name == "tokens" else value for name, value in photos.items()}
     with pytest.raises(ValueError, match="equally many tokens on both sides, got 25 and 22"):
         score_all(network.scorer(), network.pictures(2, 2), fewer)
+
+
+@torch.no_grad()
+def test_a_kernel_is_compiled_for_a_length_that_came_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network("standard", "all tokens")
+    sketches, photos = network.pictures(4, 2), network.pictures(9, 3)
+    expected = score_all(network.scorer(), sketches, photos)
+    scorer = network.scorer()
+    assert scorer.compile_after == float("inf"), "on a processor nothing is gained"
+    lengths: list[int] = []
+
+    def compiled(sketch: Any, gallery: Any) -> Tensor:
+        lengths.append(len(gallery))
+        return scorer.kernel(sketch, gallery)
+
+    monkeypatch.setattr(scorer, "compiled", compiled)
+    scorer.chunk, scorer.compile_after = 4, 8  # chunks of 4, 4 and 1: after two sketches' worth of 4
+    close(score_all(scorer, sketches, photos), expected)
+    assert lengths == [4, 4] * 3
+
+
+@torch.no_grad()
+def test_without_a_compiler_pairs_are_scored_as_before_and_the_log_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Network("standard", "all tokens")
+    sketches, photos = network.pictures(4, 2), network.pictures(9, 3)
+    expected = score_all(network.scorer(), sketches, photos)
+    scorer = network.scorer()
+    scorer.compile_after = 0
+
+    def compiled(*_: Any) -> Tensor:
+        raise RuntimeError("Cannot find a working triton installation.\nMore of it")
+
+    monkeypatch.setattr(scorer, "compiled", compiled)
+    assert torch.equal(score_all(scorer, sketches, photos), expected)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.endswith("RuntimeError: Cannot find a working triton installation.") and "without a compiler" in said
+
+
+def test_long_chunks_are_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network("standard", "all tokens")
+    monkeypatch.setattr("zse_model.pair_scorer.CPU_CHUNK", 25 * 32 * 4 * 130)
+    assert network.scorer().chunk == 128
+    monkeypatch.setattr("zse_model.pair_scorer.CPU_CHUNK", 25 * 32 * 4 * 63)
+    assert network.scorer().chunk == 63

@@ -1,4 +1,4 @@
-"""Every package that the code imports is declared in pyproject.toml, and constraints.txt pins an allowed version."""
+"""What the distribution says of itself: its dependencies, name, version and licence."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from pipelines.tracking.models import installed
+from pipelines.tracking.store import TrackingError
 
 ROOT = Path(__file__).parents[1]
 SHIPPED, OURS = ("zse_model", "pipelines"), ("zse_model", "pipelines", "benchmarks", "tests")
@@ -52,9 +55,40 @@ def test_what_is_not_declared_is_found() -> None:
     assert undeclared("pipelines", names(RUNTIME) - {"pandas", "botocore"}) == ["botocore", "pandas"]
 
 
-def test_pins_are_versions_that_are_allowed() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    pinned = {canonicalize_name(name): version for name, version in pins.items()}
-    versions = {str(one): pinned.get(canonicalize_name(one.name)) for one in RUNTIME + EXTRAS}
-    assert [one for one, version in versions.items() if not version or version not in Requirement(one).specifier] == []
+def distribution(folder: Path, name: str, version: str, package: str) -> str:
+    """A folder of installed packages with one distribution."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "top_level.txt").write_text(f"{package}\n")
+    return str(folder)
+
+
+def test_the_distribution_of_this_code_is_no_stranger_of_its_old_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = distribution(tmp_path / "stranger", "zse", "1.4.0", "zse")
+    before = distribution(tmp_path / "before", "zse", "0.1.0", "pipelines")
+    now = distribution(tmp_path / "now", PROJECT["name"], PROJECT["version"], "pipelines")
+    monkeypatch.setattr(sys, "path", [stranger, before, now])
+    assert (installed().name, installed().version) == (PROJECT["name"], PROJECT["version"])
+    monkeypatch.setattr(sys, "path", [stranger, before])
+    assert (installed().name, installed().version) == ("zse", "0.1.0")
+    monkeypatch.setattr(sys, "path", [stranger])
+    with pytest.raises(TrackingError, match="zse-retrieval is not installed here"):
+        installed()
+
+
+def test_what_is_shipped_says_its_licence() -> None:
+    assert PROJECT["license"] == "Apache-2.0" and PROJECT["license-files"] == ["LICENSE", "NOTICE"]
+    assert "END OF TERMS AND CONDITIONS" in (ROOT / "LICENSE").read_text()
+    notice = (ROOT / "NOTICE").read_text()
+    others = {p.name for p in (ROOT / "tests/infra/schemas").glob("*.gz")}
+    others |= {p.stem for p in (ROOT / "pipelines").rglob("splits/*.json")}
+    assert others and [name for name in others if name not in notice] == []
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = PROJECT["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version} - " in (ROOT / "CHANGELOG.md").read_text()

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import requires, version
+from importlib.metadata import Distribution, distributions, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +31,7 @@ from zse_model.checkpoint import INFO, SEEN, WEIGHTS, load_checkpoint
 
 REGISTERED = "models:/"
 NAMES = re.compile(r"models:/(?:(?P<id>m-[0-9a-f]+)|(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+)))")
+DISTRIBUTIONS = ("zse-retrieval", "zse")  # `zse` until 0.2.0; on PyPI that is another project
 PARTS = (WEIGHTS, SEEN, INFO, shards.MANIFEST)  # the last one written last
 
 
@@ -100,9 +101,21 @@ def _save(checkpoint: Path, folder: Path, model_id: str) -> None:
         )
 
 
+def installed() -> Distribution:
+    """The distribution that this code is installed as. Raises TrackingError where it is not installed."""
+    for name in DISTRIBUTIONS:
+        for found in distributions(name=name):
+            if "pipelines" in (found.read_text("top_level.txt") or "").split():
+                return found
+    raise TrackingError(
+        f"{DISTRIBUTIONS[0]} is not installed here, so the packages that a logged model needs are unknown. "
+        "Install it (pip install -c constraints.txt -e .) and run the same command again"
+    )
+
+
 def requirements() -> list[str]:
     """What this code needs, in the versions that are installed."""
-    needed = [Requirement(line) for line in requires("zse") or ()]
+    needed = [Requirement(line) for line in installed().requires or ()]
     pinned = []
     for one in needed:
         if one.marker is None:

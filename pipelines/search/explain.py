@@ -5,23 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from pipelines.drawing.explanations import Explained, explained, page, png
 from pipelines.encode.gallery import read_photos
 from pipelines.runtime.redaction import printable
-from pipelines.search.search import Match, find
+from pipelines.search.search import Match, find, prepared
 from pipelines.store import storage
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.explain import explainable, explained_mode, has_masks
-from zse_model.transforms import BadPicture, TransformConfig, prepare_photo, prepare_sketch
+from zse_model.transforms import prepare_photo, prepare_sketch
 
 PAGE = "explain.html"
 SHORTLIST = 100  # photos that a pair network ranks, where no mode is asked for
-T = TypeVar("T")
 
 
 def explain(
@@ -53,7 +51,7 @@ def explain(
         explainable(method)  # before a gallery is encoded for it
     shown = mode or explained_mode(method)
     method.check_mode(shown)
-    drawn = _prepared(prepare_sketch, sketch, storage.read_bytes(sketch), transforms)
+    drawn = prepared(prepare_sketch, sketch, storage.read_bytes(sketch), transforms)
     if photo is not None:
         names, files = [photo], [storage.read_bytes(photo)]
     else:
@@ -67,7 +65,7 @@ def explain(
     for name, data in zip(names, files, strict=True):
         if isinstance(data, Exception):
             raise data
-        pixels = _prepared(prepare_photo, name, data, transforms)
+        pixels = prepared(prepare_photo, name, data, transforms)
         found.append(explained(method, drawn, pixels, printable(name), shown, patches))
     for one in found[1:]:
         one.pictures.pop("attention-sketch", None)  # the same for every photo: the sketch is encoded alone
@@ -77,10 +75,3 @@ def explain(
             (out / f"{i + 1}-{key}.png").write_bytes(png(picture))
     (out / PAGE).write_text(page(printable(sketch.rsplit("/", 1)[-1]), checkpoint_url, found), encoding="utf-8")
     return [Match(one.name, one.explanation.score) for one in found]
-
-
-def _prepared(prepare: Callable[[bytes, TransformConfig], T], name: str, data: bytes, transforms: TransformConfig) -> T:
-    try:
-        return prepare(data, transforms)
-    except BadPicture as error:
-        raise BadPicture(f"{printable(name)}: {error}") from error

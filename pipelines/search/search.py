@@ -5,8 +5,10 @@ The gallery's encodings are kept (gallery.py), so the second sketch is answered 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +23,9 @@ from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.methods import RetrievalMethod
-from zse_model.transforms import BadPicture, prepare_photo, prepare_sketch
+from zse_model.transforms import BadPicture, TransformConfig, prepare_photo, prepare_sketch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,11 @@ def search(
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
     data = storage.read_bytes(sketch)
-    drawn = prepare_sketch(data, checkpoint.transforms)
+    drawn = prepared(prepare_sketch, sketch, data, checkpoint.transforms)
     found = find(drawn, gallery, checkpoint, workspace, top=depth if rerank_by else top, mode=mode)
     if rerank_by is not None:
         with storage.local_copy(rerank_by) as copy:
-            found = ranked_anew(data, gallery, found, load_checkpoint(copy))[:top]
+            found = ranked_anew(sketch, data, gallery, found, load_checkpoint(copy))[:top]
     photos = [_shown(data, checkpoint) for data in read_photos(gallery, [match.path for match in found])]
     captions = [f"{m.score:.3f} {printable(m.path.rsplit('/', 1)[-1])}" for m in found]
     rows = [
@@ -72,6 +76,14 @@ def search(
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(draw_sheet(rows))
     return found
+
+
+def prepared(prepare: Callable[[bytes, TransformConfig], T], name: str, data: bytes, transforms: TransformConfig) -> T:
+    """What `prepare` makes of a picture. Raises BadPicture, by the picture's name."""
+    try:
+        return prepare(data, transforms)
+    except BadPicture as error:
+        raise BadPicture(f"{printable(name)}: {error}") from error
 
 
 def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:
@@ -105,15 +117,15 @@ def ranked(method: RetrievalMethod, drawn: list[np.ndarray], photos: Gallery, mo
     return method.search(queries, lambda: photos.tiles(names), mode, min(top, len(photos.ids)), photos.indices)
 
 
-def ranked_anew(sketch: bytes, gallery: str, found: list[Match], checkpoint: Checkpoint) -> list[Match]:
+def ranked_anew(name: str, sketch: bytes, gallery: str, found: list[Match], checkpoint: Checkpoint) -> list[Match]:
     """Photos that another checkpoint found, in the order of this one: by its pair network, if it has one."""
     method = checkpoint.method.to(assigned_device())
-    drawn = prepare_sketch(sketch, checkpoint.transforms)
+    drawn = prepared(prepare_sketch, name, sketch, checkpoint.transforms)
     photos = []
     for match, data in zip(found, read_photos(gallery, [match.path for match in found]), strict=True):
         if isinstance(data, Exception):
             raise storage.StorageError(f"{printable(match.path)} was found, and is gone from {gallery}") from data
-        photos.append(prepare_photo(data, checkpoint.transforms))
+        photos.append(prepared(prepare_photo, match.path, data, checkpoint.transforms))
     encoded = [encode_photos(method, photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
     with torch.inference_mode():
         query = method.encode(to_tensor([drawn]).to(method.device), "sketch")

@@ -93,7 +93,7 @@ def test_search_finds_photos_in_a_folder_of_anything(tmp_path: Path) -> None:
     empty = tmp_path / "empty.png"
     empty.write_bytes(picture(np.full((40, 40), 255, np.uint8)))
     found = zse("search", "--sketch", str(empty), *options)
-    assert found.returncode == 1 and "blank" in found.stderr and "Traceback" not in found.stderr
+    assert found.returncode == 1 and "empty.png: blank" in found.stderr and "Traceback" not in found.stderr
 
 
 @pytest.mark.cluster

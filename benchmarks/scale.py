@@ -32,7 +32,8 @@ from torch.nn.functional import normalize
 
 from benchmarks.world import as_bytes
 from pipelines.config.experiment import ExperimentConfig, validate
-from pipelines.datasets.registry import FolderConfig, create_dataset
+from pipelines.datasets.adapters.folder import FolderConfig
+from pipelines.datasets.registry import create_dataset
 from pipelines.evaluate.stage import EMBEDDING_TILE
 from pipelines.ingest.stage import ingest
 from pipelines.workspace import shards

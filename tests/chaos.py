@@ -27,6 +27,7 @@ import psutil
 import yaml
 from mlflow import MlflowClient
 
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from tests.conftest import TINY, merged
 from tests.helpers.faulty_store import FaultyStore
@@ -86,7 +87,7 @@ class Chaos:
         """Seconds until it is so, None where the command ended before."""
         start = time.monotonic()
         while time.monotonic() < start + OVERCOME:
-            with suppress(storage.StorageError):
+            with suppress(StorageError):
                 if what():
                     return time.monotonic() - start
             if self.ended():

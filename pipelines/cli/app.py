@@ -142,7 +142,7 @@ def evaluate(
     Example: `zse evaluate -e folder+global --checkpoint workspace/checkpoints/... --settings all --datasets data.yaml`
     """
     from pipelines import run as stages
-    from pipelines.config.experiment import ConfigError
+    from pipelines.runtime.errors import ConfigError
 
     _check_output("--report", report)
     config = _experiment(experiment, set_, workspace)
@@ -498,7 +498,7 @@ def import_checkpoint(
 
     Example: `zse import-checkpoint best_checkpoint.pth --split sketchy-25 --out workspace/checkpoints/published`
     """
-    from pipelines.datasets.registry import split_names
+    from pipelines.datasets.built_in import split_names
     from pipelines.operate.import_checkpoint import import_checkpoint as import_
 
     _check_output("--out", out, folder=True)

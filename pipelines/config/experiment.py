@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from pydantic import Discriminator, TypeAdapter, ValidationError
-
-from pipelines.datasets.registry import AnyDatasetConfig, DatasetConfig
-from pipelines.ingest.prepare import IngestConfig
-from pipelines.runtime.redaction import holds_password, names_of_secrets
-from pipelines.runtime.written import NULL, ConfigError, Written, did_you_mean, read, read_yaml
+from pipelines.config.data import IngestConfig, ShardConfig
+from pipelines.datasets.registry import AnyDataset
+from pipelines.runtime.cluster import ClusterConfig
+from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.validate import read_section, refuse_passwords
+from pipelines.runtime.written import NULL, Written, did_you_mean, read, read_yaml
 from pipelines.store import storage
-from pipelines.train.items import ShardConfig
 from pipelines.workspace.members import Distractors
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
@@ -30,27 +29,6 @@ from zse_model.fit import TrainConfig
 from zse_model.methods import METHODS
 from zse_model.methods.base import rerank_depth
 from zse_model.transforms import TransformConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterConfig:
-    __pydantic_config__ = {"extra": "forbid"}
-
-    workers: int = 2
-    """Training workers (DDP ranks); 0 = train in this process, without Ray."""
-    min_workers: int | None = None
-    """Train with as few while there is no room for all, and take in nodes that come; None = wait for all. The batch of
-    a step stays that of all workers."""
-    cpus_per_worker: int = 1
-    gpus_per_worker: float = 0
-    max_failures: int = 3
-    """How often training is taken up again after a worker or node was lost."""
-    hang_minutes: float = 30.0
-    """A training process whose step, check included, takes longer prints its stacks and ends; 0 = never."""
-
-    def __post_init__(self) -> None:
-        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
-            raise ZseError(f"cluster.min_workers must be 1 to cluster.workers ({self.workers}), got {self.min_workers}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +76,6 @@ class TrackingConfig:
     """MLflow tracking URI; None = MLFLOW_TRACKING_URI, else SQLite in a local workspace."""
     system_metrics: bool = True
     """Also how busy each training machine is, every ten seconds."""
-
-
-AnyDataset: TypeAlias = Annotated[AnyDatasetConfig, Discriminator("adapter")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +175,7 @@ def validate(raw: dict[str, Any], overrides: Sequence[str] = ()) -> ExperimentCo
         if name not in METHODS:
             near = did_you_mean(name, METHODS).replace("mean ", "mean methods.")
             raise ConfigError(f"methods.{name}: unknown.{near} Known methods: {sorted(METHODS)}")
-    _refuse_passwords(raw, "")
+    refuse_passwords(raw, "")
     raw = read(ExperimentConfig, {**raw, "methods": methods}, given=[o.partition("=")[0] for o in overrides])
     raw["methods"] = {n: read_section(METHODS[n].Config, c or {}, f"methods.{n}.") for n, c in raw["methods"].items()}
     if isinstance(raw.get("dataset"), dict):
@@ -208,65 +183,6 @@ def validate(raw: dict[str, Any], overrides: Sequence[str] = ()) -> ExperimentCo
     config: ExperimentConfig = read_section(ExperimentConfig, raw, "")
     start = config.start and (config.start if config.start.startswith("models:/") else storage.absolute(config.start))
     return dataclasses.replace(config, backbone=_absolute_weights(config.backbone), start=start)
-
-
-def read_dataset(raw: Mapping[str, Any]) -> DatasetConfig:
-    """A data set's configuration from what was written or from plain values. Raises ConfigError."""
-    return read_section(AnyDataset, dict(raw), f"{raw.get('name')}.")
-
-
-def read_section(kind: Any, raw: Any, prefix: str) -> Any:
-    """What was written, or plain values, as a configuration; the prefix stands before a field's name in the error.
-    Raises ConfigError."""
-    _refuse_passwords(raw, prefix)
-    raw = read(kind, raw, prefix.removesuffix("."))
-    try:
-        return TypeAdapter(kind).validate_python(raw)
-    except ValidationError as error:
-        lines: dict[str, str] = {}
-        for wrong in error.errors():  # of a union there is one for each member
-            lines.setdefault(".".join(_place(raw, wrong)), _said(prefix, raw, wrong))
-        raise ConfigError("; ".join(lines.values())) from None
-
-
-def _said(prefix: str, raw: Any, wrong: Any) -> str:
-    place = (prefix + ".".join(_place(raw, wrong))).rstrip(".: ")
-    if wrong["type"] == "value_error":  # ours, which has the value; pydantic would add the whole section
-        said = str(wrong["ctx"]["error"])
-        return said if not place or said.startswith((f"{place}.", f"{place}:")) else f"{place}: {said}"
-    if wrong["type"] == "tuple_type":
-        return f"{place}: a list is expected, such as [{wrong['input']}], got {wrong['input']!r}"
-    return f"{place}: {wrong['msg']}" + ("" if wrong["type"] == "missing" else f", got {wrong['input']!r}")
-
-
-def _place(raw: Any, wrong: Any) -> Iterator[str]:
-    """The path of a field without what pydantic adds: which member of a union it tried."""
-    loc: Sequence[str | int] = wrong["loc"]
-    for i, part in enumerate(loc):
-        if isinstance(raw, dict) and part in raw:
-            raw = raw[part]
-            yield str(part)
-        elif isinstance(raw, list | tuple) and isinstance(part, int):
-            raw = raw[part] if part < len(raw) else None
-            yield str(part)
-        elif i == len(loc) - 1 and wrong["type"] == "missing":
-            yield str(part)
-
-
-def _refuse_passwords(raw: Any, path: str) -> None:
-    """What is configured is written into manifests and into MLflow, for all to read."""
-    for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ():
-        _refuse_passwords(value, f"{path}{key}.")
-    if isinstance(raw, str) and holds_password(raw):
-        raise ConfigError(
-            f"{path[:-1]} is a URL with a password. Credentials come from the environment or the machine's role: "
-            "MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; AWS_..."
-        )
-    if isinstance(raw, str) and (secrets := names_of_secrets(raw)):
-        raise ConfigError(
-            f"{path[:-1]} holds the value of {' and '.join(secrets)}, which is a secret, and a configuration is kept "
-            "for all to read. Leave it out: whoever needs it reads the environment"
-        )
 
 
 def _absolute_weights(backbone: BackboneConfig) -> BackboneConfig:
@@ -283,3 +199,11 @@ def _absolute_weights(backbone: BackboneConfig) -> BackboneConfig:
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain values, for hashes, checkpoints and tracking."""
     return dataclasses.asdict(config)
+
+
+SECTIONS = ("dataset", "transforms", "evaluation")  # what an evaluation depends on
+
+
+def experiment_of(config: ExperimentConfig) -> Mapping[str, Any]:
+    """What a report's manifest keeps of its experiment."""
+    return {"name": config.name, **{section: to_dict(getattr(config, section)) for section in SECTIONS}}

@@ -21,6 +21,7 @@ from typing import IO
 
 from filelock import FileLock
 
+from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
@@ -34,7 +35,7 @@ MAX_FILES = 20_000_000
 SPARE_BYTES = 2**30  # left free for whoever else writes to the same disk
 
 
-class ArchiveError(storage.StorageError):
+class ArchiveError(StorageError):
     """An archive that cannot or must not be unpacked; the message names it and the reason."""
 
 

@@ -19,9 +19,10 @@ from urllib.parse import unquote
 
 import yaml
 
-from pipelines.config.experiment import ConfigError, read_dataset
-from pipelines.datasets.registry import DatasetConfig
+from pipelines.datasets.base import DatasetConfig
+from pipelines.datasets.registry import read_dataset
 from pipelines.datasets.texts import named
+from pipelines.runtime.errors import ConfigError, StorageError
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage
 from zse_model.errors import ZseError
@@ -51,7 +52,7 @@ def _described(walls: Walls, name: str) -> DatasetConfig | ConfigError:
         raw = {} if raw is None else raw
     except ConfigError as error:
         return error
-    except (storage.StorageError, OSError) as error:
+    except (StorageError, OSError) as error:
         return ConfigError(f"{url} cannot be read: {error}")
     if not isinstance(raw, dict):
         return ConfigError(f"{url} must give fields of a data set, such as `use: selection`; got {type(raw).__name__}")

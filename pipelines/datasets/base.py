@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, Self
 
+import numpy as np
+
+from pipelines.datasets.built_in import is_split_name
+from pipelines.workspace.members import Members
 from zse_model.errors import ZseError
 from zse_model.transforms import Modality
-
-MARK = "//"
-"""In the ids and instances of a `union`, after the name of the part."""
-
 
 Place = Callable[[str, str], str]
 """(field, path or URL as given) -> where that is; raises an error for what may not be read."""
@@ -76,8 +76,6 @@ class DatasetConfig:
     def placed(self, place: Place) -> Self:
         """The same with each file, folder and URL that it names put in its place. Every field that is one belongs here
         or in an adapter's own `placed`: of data that arrives no other is checked."""
-        from pipelines.datasets.registry import is_split_name  # which imports this
-
         if isinstance(self.split, tuple) or is_split_name(self.split):
             return self
         return replace(self, split=place("split", self.split))
@@ -93,3 +91,13 @@ class DatasetAdapter(Protocol):
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
         """The bytes of each; a picture that cannot be read is its exception."""
         ...
+
+
+def listed_members(records: Sequence[ImageRecord]) -> Members:
+    """Listed pictures as columns. Nobody has read them: their hashes and places in shards are not known."""
+    columns = {
+        name: np.array([getattr(record, name) for record in records], dtype=object)
+        for name in ("id", "modality", "category", "instance")
+    }
+    unknown = np.zeros(len(records), dtype=np.int64)
+    return Members(**columns, sha256=unknown, part=unknown, row=unknown)

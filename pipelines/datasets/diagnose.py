@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.config.experiment import read_dataset
-from pipelines.datasets.base import DatasetConfig
+from pipelines.datasets.base import DatasetConfig, ImageRecord
+from pipelines.datasets.built_in import built_in, split_names
 from pipelines.datasets.published import MODALITIES, Counts, Known, Version, known_datasets, load_settings
-from pipelines.datasets.registry import ImageRecord, built_in, create_dataset, refuse_names, split_names
+from pipelines.datasets.registry import create_dataset, read_dataset
+from pipelines.datasets.splits import refuse_names
 from pipelines.datasets.tree import LayoutError
-from pipelines.ingest.prepare import prepared, refuse_name
 from pipelines.runtime.commands import command, repeated
 from pipelines.runtime.redaction import printable
+from pipelines.workspace.ids import refuse_name
+from pipelines.workspace.pictures import prepared
 from zse_model.errors import ZseError
 from zse_model.split import normalise_name
 from zse_model.transforms import BadPicture, TransformConfig

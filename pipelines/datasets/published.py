@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import TypeAdapter
 
-from pipelines.config.experiment import ConfigError
-from pipelines.datasets.registry import CROSS, built_in
+from pipelines.datasets.built_in import CROSS, built_in
+from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.written import did_you_mean
 from zse_model.split import normalise_name
 

@@ -15,10 +15,12 @@ from typing import get_args
 from PIL import Image, ImageOps
 
 from pipelines.datasets.adapters.folder import PAIRS
+from pipelines.datasets.base import ImageRecord
 from pipelines.datasets.diagnose import recognise
-from pipelines.datasets.registry import ImageRecord, create_dataset
+from pipelines.datasets.registry import create_dataset
 from pipelines.datasets.texts import named, some, table
 from pipelines.datasets.tree import meaning
+from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import Meter
 from pipelines.store import storage
 from zse_model.errors import ZseError
@@ -58,7 +60,7 @@ def write_subset(members: str, sources: Sequence[str], out: str, size: int | Non
             block = chosen[start : start + BLOCK]
             for record, data in zip(block, dataset.read(block), strict=True):
                 if isinstance(data, Exception):
-                    raise storage.StorageError(f"{record.path} cannot be read: {data}") from data
+                    raise StorageError(f"{record.path} cannot be read: {data}") from data
                 storage.write_bytes(storage.join(out, _place(record)), resized(record, data, size) if size else data)
             meter.update(start + len(block))
     _write_pairs(out, chosen)

@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 from pipelines.datasets.archives import opened
 from pipelines.datasets.base import DatasetConfig, ImageRecord, Place
 from pipelines.datasets.texts import named, rows, some, tell
+from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
@@ -32,7 +33,7 @@ MOST_BELOW = 40
 LONGEST_ENDING = 12  # of a file's name, where it is counted by its ending; what is longer is no ending
 
 
-class LayoutError(storage.StorageError):
+class LayoutError(StorageError):
     """A source that does not have the folders that a data set has."""
 
     def __init__(self, message: str, found: Sequence[str] = ()) -> None:
@@ -315,7 +316,7 @@ def _find(names: Sequence[str], roots: Sequence[Root], folders: Callable[[str], 
             found = [(root, path) for root, path in walked if path is not None]
             if len(found) > 1:
                 where = [below(root.url, path) for root, path in found]
-                raise storage.StorageError(f"{wanted} is there more than once: {where}. Give one as dataset.source")
+                raise StorageError(f"{wanted} is there more than once: {where}. Give one as dataset.source")
             if found:
                 return found[0]
     return None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import in_html
-from pipelines.train.sources import to_tensor
+from pipelines.workspace.tensors import to_tensor
 from zse_model.errors import ZseError
 from zse_model.explain import (
     Explanation,

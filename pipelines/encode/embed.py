@@ -15,15 +15,15 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.datasets.registry import stands_verbatim
+from pipelines.datasets.splits import stands_verbatim
 from pipelines.encode.device import assigned_device
 from pipelines.encode.encodings import COLUMNS
 from pipelines.runtime import logs
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.store import storage
-from pipelines.train.sources import encode_pictures
 from pipelines.workspace import shards
 from pipelines.workspace.members import leakable, read_members, tested_members
+from pipelines.workspace.tensors import encode_pictures
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import refuse_leaks

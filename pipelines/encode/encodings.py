@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.members import Members
@@ -62,7 +63,7 @@ def read_encodings(folder: str, modality: str, images: dict[str, Any]) -> Encodi
         columns = [*COLUMNS, "images", "row", *shapes]
         tables.append(file.read(columns=columns).filter(pc.field("modality") == modality))
     if not tables:
-        raise storage.StorageError(f"{folder} holds no {modality} of the unseen classes: there is nothing to search")
+        raise StorageError(f"{folder} holds no {modality} of the unseen classes: there is nothing to search")
     table = pa.concat_tables(tables)
     columns = [np.asarray(table[c].to_pylist(), dtype=object) for c in COLUMNS]
     members = Members(

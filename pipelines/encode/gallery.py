@@ -21,11 +21,12 @@ from pipelines.datasets.archives import opened
 from pipelines.datasets.tree import PICTURES, PassedOver, is_picture
 from pipelines.encode import encodings
 from pipelines.encode.device import assigned_device
+from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
-from pipelines.train.sources import to_tensor
 from pipelines.workspace import shards
+from pipelines.workspace.tensors import to_tensor
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
 from zse_model.methods import Encoding, RetrievalMethod
@@ -112,7 +113,7 @@ def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
         say(f"Skipped {len(skipped)} of {len(files)} files:\n  " + "\n  ".join(skipped[:5]))
     paths = [path for note in notes for path in note["paths"]]
     if not paths:
-        raise storage.StorageError(f"None of the {len(files)} files in {gallery} is a usable photo")
+        raise StorageError(f"None of the {len(files)} files in {gallery} is a usable photo")
     full = [note for note in notes if note["paths"]]
     made = {"parts": [note["part"] for note in full], "names": full[0]["names"], "paths": paths, "skipped": skipped}
     shards.write_manifest(folder, {"checkpoint_hash": digest, "gallery": storage.absolute(gallery), **made})
@@ -130,7 +131,7 @@ def _photos(gallery: str) -> list[storage.FileInfo]:
             passed.add(file.path)
     if not files:
         there = f"; there are {passed}" if passed.counts else ""
-        raise storage.StorageError(f"{gallery} holds no pictures, ending in {PICTURES}{there}")
+        raise StorageError(f"{gallery} holds no pictures, ending in {PICTURES}{there}")
     passed.tell(gallery)
     return sorted(files, key=lambda f: f.path)
 

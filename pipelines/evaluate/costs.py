@@ -13,11 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.scoring import Precision, count
 
-MEASURES = {
-    "ms_query_1000": "ms a query, 1,000 photos",
-    "gflop_pair": "GFLOP a pair",
-    "bytes_photo": "B a photo",
-}
 FLOP = 2e10  # that the clock runs for: a third of a second on two cores
 PAIRS = 2**20
 SKETCHES = 8

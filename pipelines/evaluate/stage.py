@@ -22,14 +22,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines.config.experiment import ExperimentConfig
-from pipelines.datasets.registry import stands_verbatim
+from pipelines.config.experiment import ExperimentConfig, experiment_of
+from pipelines.datasets.splits import stands_verbatim
 from pipelines.drawing import charts, sheets
 from pipelines.drawing.explanations import explanation_sheets
 from pipelines.encode.encodings import Encodings, encoded_parts, read_encodings, read_values
 from pipelines.evaluate.costs import cost
 from pipelines.evaluate.score import score, score_rows
-from pipelines.judge.missing import experiment_of
 from pipelines.runtime import logs
 from pipelines.runtime.progress import say
 from pipelines.store import storage

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
-from pipelines.datasets.registry import DatasetConfig, ImageRecord, create_dataset
+from pipelines.config.data import IngestConfig
+from pipelines.datasets.base import DatasetConfig, ImageRecord
+from pipelines.datasets.registry import create_dataset
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
 from pipelines.workspace import shards
-from pipelines.workspace.looks import look
-from pipelines.workspace.pictures import encode_photo, encode_sketch
-from zse_model.transforms import BadPicture, Modality, TransformConfig, photo_square, prepare_sketch
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestConfig:
-    __pydantic_config__ = {"extra": "forbid"}
-
-    on_bad: Literal["skip", "raise"] = "skip"
-    """What a picture that cannot be used does to the job."""
-    max_bad_fraction: float = 0.05
-    """With `skip`: more bad pictures than this fail the job, after all of them were named."""
-    part_size: int = 1000
-    """Pictures a part at most. A part is one Parquet file, of one class and modality; a task makes as many parts as
-    together have no more pictures than this."""
-    row_group: int = 128
-    """Pictures a row group."""
+from pipelines.workspace.ids import refuse_name
+from pipelines.workspace.pictures import prepared
+from zse_model.transforms import BadPicture, TransformConfig
 
 
 def write_images(
@@ -70,14 +56,6 @@ def _prepared(
     return pa.Table.from_pylist(rows, schema=shards.IMAGES), skipped
 
 
-def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> tuple[bytes, bytes | None]:
-    """A picture's bytes as an image shard holds them, and a photo's look. Raises BadPicture."""
-    if modality == "sketch":
-        return encode_sketch(prepare_sketch(data, transforms)), None
-    square = photo_square(data, transforms)
-    return encode_photo(square), look(square)
-
-
 def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:
     refuse_name(record.path)
     encoded, thumbnail = prepared(record.modality, data, transforms)
@@ -91,9 +69,3 @@ def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[
         "data": encoded,
         "look": thumbnail,
     }
-
-
-def refuse_name(path: str) -> None:
-    """Raise BadPicture for a name whose bytes are not UTF-8: Python reads such names, Parquet refuses them."""
-    if path != path.encode(errors="replace").decode():
-        raise BadPicture("its name is not UTF-8: rename it")

@@ -18,7 +18,8 @@ from itertools import compress, groupby, islice
 from typing import Any
 
 from pipelines.config.experiment import ExperimentConfig, to_dict
-from pipelines.datasets.registry import ImageRecord, create_dataset
+from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.registry import create_dataset
 from pipelines.ingest.prepare import write_images
 from pipelines.runtime import logs, prometheus
 from pipelines.runtime.progress import say

@@ -22,11 +22,12 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from pipelines.encode.encodings import read_encodings
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
-from pipelines.train.sources import encode_pictures
 from pipelines.workspace import shards
 from pipelines.workspace.members import Members, read_members, read_pictures, training_members
 from pipelines.workspace.pictures import decode_pixels
+from pipelines.workspace.tensors import encode_pictures
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.split import FEWEST
 from zse_model.transforms import Modality
@@ -52,7 +53,7 @@ def reference(workspace: str, folder: str) -> Reference:
         return load(storage.read_bytes(url))
     run = storage.join(folder, "run.json")
     if not storage.exists(run):
-        raise storage.StorageError(f"{folder} does not say what it was trained on: it has no run.json")
+        raise StorageError(f"{folder} does not say what it was trained on: it has no run.json")
     images = storage.read_json(run)["images"]
     with storage.local_copy(folder) as copy:
         checkpoint = load_checkpoint(copy)

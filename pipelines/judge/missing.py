@@ -6,21 +6,15 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.config.experiment import ExperimentConfig, experiment_names, load_experiment, to_dict
+from pipelines.config.experiment import SECTIONS, experiment_names, load_experiment, to_dict
 from pipelines.runtime.commands import command
 from pipelines.store import storage
 from pipelines.workspace import shards
 
-SECTIONS = ("dataset", "transforms", "evaluation")  # what an evaluation depends on
 BASE = "folder+global"  # what an experiment of the user's is said as a change of
 
 Experiment = Mapping[str, Any]
 """Of a configuration as plain values: name, and some of its sections."""
-
-
-def experiment_of(config: ExperimentConfig) -> Experiment:
-    """What a report's manifest keeps of its experiment."""
-    return {"name": config.name, **{section: to_dict(getattr(config, section)) for section in SECTIONS}}
 
 
 def evaluated_by(report: str) -> Experiment | None:

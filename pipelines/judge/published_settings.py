@@ -20,11 +20,13 @@ from typing import Any
 
 from rich.table import Table
 
-from pipelines.config.experiment import ConfigError, EvaluationConfig, ExperimentConfig, read_dataset
+from pipelines.config.experiment import EvaluationConfig, ExperimentConfig
 from pipelines.datasets.published import Setting
-from pipelines.datasets.registry import MissingClassesError
+from pipelines.datasets.registry import read_dataset
+from pipelines.datasets.splits import MissingClassesError
 from pipelines.ingest.stage import TooManyBadPicturesError
 from pipelines.run import evaluate_checkpoint
+from pipelines.runtime.errors import ConfigError, StorageError
 from pipelines.runtime.progress import say
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage
@@ -115,7 +117,7 @@ def evaluate_settings(
         except (LeakError, MissingClassesError, MissingDataError) as error:
             refused = str(error)
             say(f"  refused: {refused}")
-        except (storage.StorageError, TooManyBadPicturesError, BadPicture, ValueError) as error:
+        except (StorageError, TooManyBadPicturesError, BadPicture, ValueError) as error:
             broken = str(error)
             say(f"  broken: {broken}")
         others = [setting for setting in forms if setting.form not in HELD_BACK]

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.config.experiment import ConfigError, ExperimentConfig, apply_overrides, validate
+from pipelines.config.experiment import ExperimentConfig, apply_overrides, validate
 from pipelines.datasets.arrivals import DESCRIPTION, arrived
-from pipelines.datasets.registry import DatasetConfig, MissingClassesError
+from pipelines.datasets.base import DatasetConfig
+from pipelines.datasets.splits import MissingClassesError
 from pipelines.evaluate.stage import REPORT, report_key
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
 from pipelines.judge import drift
@@ -23,6 +24,7 @@ from pipelines.judge.promote import promote
 from pipelines.judge.rules import Rules
 from pipelines.judge.summary import Line, Summary, against, changed, headlines, markdown
 from pipelines.run import evaluate_images, experiment_split
+from pipelines.runtime.errors import ConfigError, StorageError
 from pipelines.runtime.progress import say
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry, settle, translated
@@ -33,7 +35,7 @@ from zse_model.evaluation.leaks import LeakError
 from zse_model.transforms import BadPicture, TransformConfig
 
 SUMMARY, TEXT = "summary.json", "summary.md"
-BROKEN = (storage.StorageError, TooManyBadPicturesError, MissingClassesError, BadPicture, ValueError, OSError)
+BROKEN = (StorageError, TooManyBadPicturesError, MissingClassesError, BadPicture, ValueError, OSError)
 SECTIONS = ("evaluation", "ingest", "cluster", "tracking")
 
 
@@ -263,7 +265,7 @@ def _measured(one: Wanted, line: Line, last: history.Evaluated | None, workspace
     trained, unknown = None, ""
     try:
         trained = drift.reference(workspace, one.model.checkpoint)
-    except storage.StorageError:
+    except StorageError:
         unknown = "distance not known: what the model was trained on is not there"
     before = None
     if last is not None and _there(last):
@@ -281,7 +283,7 @@ def _promoted(models: Sequence[Model], rules: Rules, workspace: str, tracking: s
     for model in models[1:]:
         try:
             decisions[model.name] = asdict(promote(model.asked, None, rules, workspace, tracking=tracking))
-        except (TrackingError, ConfigError, storage.StorageError) as error:  # the champion itself, or not evaluated
+        except (TrackingError, ConfigError, StorageError) as error:  # the champion itself, or not evaluated
             say(f"{model.name} is not decided about: {error}")
             decisions[model.name] = {"promoted": False, "reasons": [{"holds": False, "text": str(error)}]}
     return decisions

@@ -23,15 +23,16 @@ from typing import Any
 
 import torch
 
-from pipelines.config.experiment import ConfigError, read_section
-from pipelines.evaluate.costs import MEASURES
 from pipelines.evaluate.stage import COSTS, REPORT
 from pipelines.judge.compare import Compared, Report, compare_reports, measured_on
 from pipelines.judge.missing import evaluated_by, evaluation_command, searching
+from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.validate import read_section
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.queries import Queries, interval
+from pipelines.workspace.reports import MEASURES
 from zse_model.errors import ZseError
 from zse_model.evaluation import expected_average_precision
 from zse_model.split import FEWEST

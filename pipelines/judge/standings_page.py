@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from PIL import Image
 
 from pipelines.datasets.published import Setting
-from pipelines.evaluate.costs import MEASURES
 from pipelines.runtime.redaction import in_html
 from pipelines.tracking.history import Standing
 from pipelines.workspace.queries import FEW
+from pipelines.workspace.reports import MEASURES
 
 METRICS = ("mAP_all", "P_100", "P_200", "mAP_200", "acc_1", "acc_5")
 FIRST = ("mAP_all", "acc_1")  # what a setting is ordered by

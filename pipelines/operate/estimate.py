@@ -21,15 +21,17 @@ import torch
 from rich.table import Table
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.datasets.registry import DatasetAdapter, ImageRecord, create_dataset, load_split
+from pipelines.datasets.base import DatasetAdapter, ImageRecord, listed_members
+from pipelines.datasets.registry import create_dataset
+from pipelines.datasets.splits import load_split
 from pipelines.evaluate.costs import count_flop
 from pipelines.evaluate.score import PHOTOS
-from pipelines.ingest.prepare import prepared
 from pipelines.operate.preflight import check_start
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.items import ItemPlan
 from pipelines.train.networks import decided
-from pipelines.workspace.members import Members, listed_members, tested_members, training_members
+from pipelines.workspace.members import Members, tested_members, training_members
+from pipelines.workspace.pictures import prepared
 from zse_model.errors import ZseError
 from zse_model.methods import Encoding, RetrievalMethod, TrainBatch, create_method
 from zse_model.methods.base import rerank_depth

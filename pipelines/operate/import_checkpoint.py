@@ -12,7 +12,7 @@ import numbers
 import tempfile
 from pathlib import Path
 
-from pipelines.datasets.registry import trained_split
+from pipelines.datasets.splits import trained_split
 from pipelines.runtime.progress import say
 from pipelines.store import storage
 from pipelines.workspace import shards

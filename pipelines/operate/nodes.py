@@ -118,6 +118,7 @@ def _cards() -> tuple[tuple[str, ...], tuple[int, int]]:
 
 def written(workspace: str) -> str:
     """Why a workspace cannot be written, read and cleaned from here; empty: it can."""
+    from pipelines.runtime.errors import StorageError
     from pipelines.store import storage
 
     folder, data = storage.join(workspace, f"doctor-{uuid4().hex}"), os.urandom(1024)
@@ -125,17 +126,18 @@ def written(workspace: str) -> str:
         storage.write_bytes(storage.join(folder, "probe"), data)
         same = storage.read_bytes(storage.join(folder, "probe")) == data
         storage.remove_folder(folder)
-    except (storage.StorageError, OSError) as error:
+    except (StorageError, OSError) as error:
         return f"{workspace}: {error}"
     return "" if same else f"{workspace}: what was written is not what was read"
 
 
 def _listed(source: str) -> str:
+    from pipelines.runtime.errors import StorageError
     from pipelines.store import storage
 
     try:
         return "" if storage.exists(source) or storage.names(source) else f"{source} is not there, or is empty"
-    except (storage.StorageError, OSError) as error:
+    except (StorageError, OSError) as error:
         return f"{source}: {error}"
 
 

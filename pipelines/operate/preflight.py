@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.datasets.registry import ImageRecord, load_split, stands_verbatim
+from pipelines.datasets.base import ImageRecord, listed_members
+from pipelines.datasets.splits import load_split, stands_verbatim
 from pipelines.operate.nodes import written
 from pipelines.store import storage
 from pipelines.tracking import reachable
@@ -22,7 +23,7 @@ from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.items import ItemPlan
 from pipelines.train.networks import check_networks
 from pipelines.workspace import shards
-from pipelines.workspace.members import Members, leakable, listed_members, read_members, training_members
+from pipelines.workspace.members import Members, leakable, read_members, training_members
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError, refuse_leaks, refuse_start

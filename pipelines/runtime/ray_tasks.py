@@ -20,8 +20,8 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.exceptions import RayTaskError
 from ray.experimental.internal_kv import _internal_kv_get
 
-from pipelines.config.experiment import ClusterConfig
 from pipelines.runtime.background import repeated
+from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.redaction import shown
 from zse_model.errors import ZseError

@@ -18,16 +18,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import yaml
 
-from zse_model.errors import ZseError
+from pipelines.runtime.errors import ConfigError
 
 NULL = ("", "~", "null", "Null", "NULL")
 NUMBERS = (int, float, bool)
 Kind = Any
 """A type as an annotation gives it, or a dict of names and kinds."""
-
-
-class ConfigError(ZseError):
-    """A configuration that cannot be used; the message names the field, its value and what is allowed."""
 
 
 class Written(str):

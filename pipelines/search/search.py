@@ -16,9 +16,10 @@ import torch
 from pipelines.drawing.sheets import Row, draw_sheet
 from pipelines.encode.device import assigned_device
 from pipelines.encode.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery, read_photos
+from pipelines.runtime.errors import StorageError
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
-from pipelines.train.sources import to_tensor
+from pipelines.workspace.tensors import to_tensor
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
@@ -124,7 +125,7 @@ def ranked_anew(name: str, sketch: bytes, gallery: str, found: list[Match], chec
     photos = []
     for match, data in zip(found, read_photos(gallery, [match.path for match in found]), strict=True):
         if isinstance(data, Exception):
-            raise storage.StorageError(f"{printable(match.path)} was found, and is gone from {gallery}") from data
+            raise StorageError(f"{printable(match.path)} was found, and is gone from {gallery}") from data
         photos.append(prepared(prepare_photo, match.path, data, checkpoint.transforms))
     encoded = [encode_photos(method, photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
     with torch.inference_mode():

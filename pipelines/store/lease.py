@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 
 from pipelines.runtime.background import repeated
+from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import say
 from pipelines.store import storage
 from zse_model.errors import ZseError
@@ -65,7 +66,7 @@ def held(folder: str, what: str) -> Iterator[dict[str, Any]]:
         with repeated(lambda: _renew(mine, me | {"note": dict(note)}), EVERY):
             yield note
     finally:
-        with suppress(storage.StorageError):  # a store that is away: it is nobody's after a while, too
+        with suppress(StorageError):  # a store that is away: it is nobody's after a while, too
             storage.remove(mine)
 
 
@@ -92,7 +93,7 @@ def _signed(me: dict[str, Any]) -> bytes:
 def _renew(url: str, me: dict[str, Any]) -> None:
     try:
         storage.write_bytes(url, _signed(me))
-    except (storage.StorageError, OSError) as error:
+    except (StorageError, OSError) as error:
         say(f"The lease {url} could not be renewed ({error}); it is tried again", logging.WARNING)
 
 

@@ -34,6 +34,7 @@ from urllib.parse import quote, unquote
 import fsspec
 from fsspec import AbstractFileSystem, asyn
 
+from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable, shown
 from pipelines.store.walk import entries, walk
@@ -51,13 +52,6 @@ LONG = 4.0  # s; whoever waits longer for a store is told
 TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # s, of an attempt: until connected, and for the next byte
 PAGE = 1000  # keys of a bucket listed at once
 ARCHIVES = (".zip", ".7z", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")  # that may be a source
-
-
-class StorageError(ZseError):
-    """A store that could not be read or written; the message names the URL and the reason."""
-
-    passes = False
-    """Whether the store was away, and may answer soon."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 
 import pipelines
 import zse_model
+from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
@@ -236,7 +237,7 @@ def _digest(checkpoint: str) -> str | None:
     """Of a checkpoint that may be gone, or out of reach."""
     try:
         return storage.read_json(storage.join(checkpoint, shards.MANIFEST))["digest"]
-    except (storage.StorageError, OSError, ValueError, KeyError):
+    except (StorageError, OSError, ValueError, KeyError):
         return None
 
 

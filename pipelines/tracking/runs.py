@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config.experiment import ExperimentConfig, to_dict
-from pipelines.evaluate.costs import MEASURES
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
@@ -33,6 +32,7 @@ from pipelines.tracking.store import TRACKED, Store, TrackingError, existing, tr
 from pipelines.tracking.view import share_view
 from pipelines.workspace.endings import Ending, ended, ending
 from pipelines.workspace.queries import metric_key
+from pipelines.workspace.reports import MEASURES
 from zse_model.split import FEWEST
 
 RUN_ID = "mlflow.json"

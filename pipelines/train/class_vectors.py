@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pipelines.datasets.texts import named, some
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from zse_model.errors import ZseError
 from zse_model.split import normalise_name
@@ -115,7 +116,7 @@ def _entries(file: str, array: str, wanted: Container[str]) -> Iterator[Entry]:
         with storage.open_read(file) as stream:
             read = _binary if re.search(r"\.bin(\.(gz|bz2|xz))?$", file) else _text
             yield from read(stream, wanted)
-    except storage.StorageError:
+    except StorageError:
         raise
     except BROKEN as error:
         why = f": {error}" if isinstance(error, ZseError) else ""  # of others the message may quote what is in it

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from pipelines.config.data import ShardConfig
 from pipelines.store import storage
-from pipelines.train.items import ROLES, ItemPlan, ShardConfig
+from pipelines.train.items import ROLES, ItemPlan
 from pipelines.workspace import shards
 from pipelines.workspace.pictures import decode_pixels, encode_photo, encode_sketch
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.train.sources import encode_pictures
 from pipelines.workspace.members import Members, held_back, read_members, read_pictures
+from pipelines.workspace.tensors import encode_pictures
 from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.split import ZeroShotSplit

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import ray
 
+from pipelines.config.data import ShardConfig
 from pipelines.config.experiment import ExperimentConfig, to_dict
-from pipelines.datasets.registry import load_split
+from pipelines.datasets.splits import load_split
 from pipelines.runtime import logs
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import connect, run_parts
 from pipelines.store import storage
-from pipelines.train.items import ItemPlan, ShardConfig
+from pipelines.train.items import ItemPlan
 from pipelines.train.pairing import training_rows, write_pairs
 from pipelines.workspace import shards
 from pipelines.workspace.members import Members, read_members, training_members

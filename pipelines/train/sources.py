@@ -8,7 +8,7 @@ by any number of workers.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from pipelines.store import storage
 from pipelines.train.items import ROLES, ItemPlan
 from pipelines.workspace import shards
 from pipelines.workspace.pictures import decode_pixels
+from pipelines.workspace.tensors import to_tensor
 from zse_model.methods import TrainBatch
 
 OPEN_PARTS = 8
@@ -103,22 +104,3 @@ def collate(pictures: Sequence[Sequence[np.ndarray]], rows: Sequence[dict[str, A
         label=torch.tensor([row["label"] for row in rows]),
         negative_label=torch.tensor([row["negative_label"] for row in rows]),
     )
-
-
-def to_tensor(pictures: Sequence[np.ndarray]) -> torch.Tensor:
-    """uint8 [s, s] or [s, s, 3] each -> uint8 [b, 1 or 3, s, s]."""
-    stacked = torch.from_numpy(np.stack(pictures))
-    return stacked[:, None] if stacked.dim() == 3 else stacked.permute(0, 3, 1, 2)
-
-
-def encode_pictures(
-    encode: Callable[[torch.Tensor], dict[str, torch.Tensor]], pictures: Sequence[bytes], batch_size: int
-) -> dict[str, torch.Tensor]:
-    """Encode stored pictures of one modality in batches; the encodings come back on the CPU, in order."""
-    out: dict[str, list[torch.Tensor]] = {}
-    with torch.inference_mode():
-        for i in range(0, len(pictures), batch_size):
-            images = to_tensor([decode_pixels(p) for p in pictures[i : i + batch_size]])
-            for name, value in encode(images).items():
-                out.setdefault(name, []).append(value.cpu())
-    return {name: torch.cat(values) for name, values in out.items()}

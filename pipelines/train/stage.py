@@ -38,12 +38,13 @@ from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, nn
 
-from pipelines.config.experiment import ClusterConfig, ExperimentConfig, to_dict
+from pipelines.config.experiment import ExperimentConfig, to_dict
 from pipelines.encode.device import assigned_device
 from pipelines.runtime import logs, prometheus
 from pipelines.runtime.background import repeated
+from pipelines.runtime.cluster import ClusterConfig
+from pipelines.runtime.errors import StorageError
 from pipelines.runtime.failures import to_mend, unwrapped
-from pipelines.runtime.machine import sampled
 from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.ray_tasks import WAITING, connect, waits
 from pipelines.runtime.redaction import shown
@@ -52,6 +53,7 @@ from pipelines.store.lease import held
 from pipelines.tracking import TrainingRun
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.items import ItemPlan
+from pipelines.train.machine import sampled
 from pipelines.train.networks import weights_at_hand, weights_hash
 from pipelines.train.selection import Selection
 from pipelines.train.sources import MemorySource, ShardSource
@@ -204,7 +206,7 @@ def _endings(job: Job) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        with suppress(storage.StorageError, OSError):  # the store itself may be why
+        with suppress(StorageError, OSError):  # the store itself may be why
             run = storage.read_json(storage.join(job.folder, RUN))
             storage.write_json(storage.join(job.folder, RUN), {**run, ENDED: dataclasses.asdict(ending(error))})
         raise
@@ -421,7 +423,7 @@ class Journal:
 def what_lasts(error: Exception) -> ZseError | None:
     """What the user has to mend before another attempt can succeed; None for a defect, a worker or node that was lost,
     and a store that may be back soon."""
-    passes = error.passes if isinstance(error, storage.StorageError) else isinstance(error, RayError)
+    passes = error.passes if isinstance(error, StorageError) else isinstance(error, RayError)
     reason = None if passes else to_mend(error)
     return error if reason and isinstance(error, ZseError) else ZseError(reason) if reason else None
 
@@ -507,7 +509,7 @@ def _on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
             raise reason
         latest = last_state(job.folder)
         if latest is None:
-            raise storage.StorageError(f"Training left no state in {job.folder}/{STATES}")
+            raise StorageError(f"Training left no state in {job.folder}/{STATES}")
         state = storage.read_json(storage.join(job.folder, STATES, latest, STATE_FILE))
         if state["step"] == state["total"]:
             with state_copy(job.folder, latest) as folder:

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from pipelines.datasets.base import MARK, ImageRecord
 from pipelines.workspace import shards
+from pipelines.workspace.ids import own_name
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import Modality
 
@@ -71,16 +71,6 @@ def read_members(images: str, manifest: dict[str, Any]) -> Members:
     return Members(**values, part=part, row=row)
 
 
-def listed_members(records: Sequence[ImageRecord]) -> Members:
-    """Listed pictures as columns. Nobody has read them: their hashes and places in shards are not known."""
-    columns = {
-        name: np.array([getattr(record, name) for record in records], dtype=object)
-        for name in ("id", "modality", "category", "instance")
-    }
-    unknown = np.zeros(len(records), dtype=np.int64)
-    return Members(**columns, sha256=unknown, part=unknown, row=unknown)
-
-
 def training_members(members: Members, split: ZeroShotSplit) -> Members:
     """What training may touch: training classes, without held-back instances."""
     inside = members.of(categories=split.training)
@@ -111,15 +101,9 @@ def leakable(
 
 def held_back(members: Members, split: ZeroShotSplit) -> np.ndarray:
     """bool [n], those of seen classes that no training touches: in a union the same ones as in its parts alone."""
-    keys = [_own_name(instance or id) for instance, id in zip(members.instance, members.id, strict=True)]
+    keys = [own_name(instance or id) for instance, id in zip(members.instance, members.id, strict=True)]
     kept = np.array([split.is_held_back(key) for key in keys], dtype=bool)
     return kept & np.isin(members.category, list(split.seen))
-
-
-def _own_name(key: str) -> str:
-    """An id or instance as the data set itself has it, without the part of a union."""
-    before, mark, rest = key.partition(MARK)
-    return before[: before.rfind("/") + 1] + rest if mark else key
 
 
 def drawn(members: Members) -> np.ndarray:

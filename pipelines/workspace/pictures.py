@@ -9,7 +9,8 @@ import numpy as np
 from isal import isal_zlib
 from PIL import Image
 
-from zse_model.transforms import pixels_of
+from pipelines.workspace.looks import look
+from zse_model.transforms import Modality, TransformConfig, photo_square, pixels_of, prepare_sketch
 
 JPEG_QUALITY = 92
 
@@ -43,3 +44,11 @@ def encode_photo(photo: np.ndarray | Image.Image) -> bytes:
 def decode_pixels(data: bytes) -> np.ndarray:
     """What `encode_sketch` or `encode_photo` wrote → uint8 [h, w] or [h, w, 3]; errors are Pillow's own."""
     return pixels_of(Image.open(io.BytesIO(data), formats=("PNG", "JPEG")))
+
+
+def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> tuple[bytes, bytes | None]:
+    """A picture's bytes as an image shard holds them, and a photo's look. Raises BadPicture."""
+    if modality == "sketch":
+        return encode_sketch(prepare_sketch(data, transforms)), None
+    square = photo_square(data, transforms)
+    return encode_photo(square), look(square)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.workspace import shards
 from zse_model.errors import ZseError
@@ -69,7 +70,7 @@ class Queries:
     def __init__(self, report: str) -> None:
         """Raises StorageError for a folder that is no report."""
         if not storage.exists(storage.join(report, QUERIES)):
-            raise storage.StorageError(f"{report} is no report: it has no {QUERIES}. `zse evaluate` ends by naming one")
+            raise StorageError(f"{report} is no report: it has no {QUERIES}. `zse evaluate` ends by naming one")
         self.report = report
         self._file = shards.open_part(storage.join(report, QUERIES))
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 
 SCHEMA_VERSION = 1
@@ -90,9 +91,9 @@ def open_part(url: str) -> pq.ParquetFile:
         # Exact ranges, joined where columns lie side by side: a row group is one request.
         return pq.ParquetFile(storage.RangeFile(url), pre_buffer=True)
     except FileNotFoundError:
-        raise storage.StorageError(f"{url} does not exist. Delete its folder and run the stage again") from None
+        raise StorageError(f"{url} does not exist. Delete its folder and run the stage again") from None
     except (pa.ArrowInvalid, OSError) as error:
-        raise storage.StorageError(f"Cannot read {url}: {error}. Delete it and run the stage again") from error
+        raise StorageError(f"Cannot read {url}: {error}. Delete it and run the stage again") from error
 
 
 def part_extra(schema: pa.Schema) -> dict[str, Any]:
@@ -127,10 +128,10 @@ def read_manifest(folder: str, command: str) -> dict[str, Any]:
     """The manifest of a complete stage; `command` is what makes it, for the error where it is missing."""
     url = storage.join(folder, MANIFEST)
     if not storage.exists(url):
-        raise storage.StorageError(f"{folder} is not complete: it has no {MANIFEST}. Run `{command}` first")
+        raise StorageError(f"{folder} is not complete: it has no {MANIFEST}. Run `{command}` first")
     manifest = storage.read_json(url)
     if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise storage.StorageError(
+        raise StorageError(
             f"{url} has schema version {manifest.get('schema_version')}, this code reads {SCHEMA_VERSION}. "
             f"Delete {folder} and run `{command}` again"
         )

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config.experiment import ConfigError, experiment_names, load_experiment
-from pipelines.datasets.registry import FolderConfig, SyntheticConfig, UnionConfig, load_split, split_names
+from pipelines.config.experiment import experiment_names, load_experiment
+from pipelines.datasets.adapters.folder import FolderConfig
+from pipelines.datasets.adapters.synthetic import SyntheticConfig
+from pipelines.datasets.built_in import split_names
+from pipelines.datasets.splits import load_split
+from pipelines.datasets.union import UnionConfig
+from pipelines.runtime.errors import ConfigError
 from tests.conftest import tiny
 from zse_model.split import ZeroShotSplit
 

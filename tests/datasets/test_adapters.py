@@ -26,10 +26,13 @@ from PIL import Image
 
 from pipelines.config.experiment import load_experiment, validate
 from pipelines.datasets import archives
-from pipelines.datasets.adapters.union import UnionConfig
 from pipelines.datasets.archives import ArchiveError
-from pipelines.datasets.registry import DATASETS, ImageRecord, create_dataset, load_split
+from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.registry import DATASETS, create_dataset
+from pipelines.datasets.splits import load_split
+from pipelines.datasets.union import UnionConfig
 from pipelines.ingest.stage import ingest
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from tests.conftest import SHARED, TINY
 from tests.helpers.pictures import build, png
@@ -112,7 +115,7 @@ def test_sketchy_pairs_its_sketches_and_knows_its_extension(tmp_path: Path) -> N
 def test_sketchy_without_its_extension(tmp_path: Path) -> None:
     source = build(tmp_path, [file.removeprefix("256x256/") for file in SKETCHY if "EXTEND" not in file])
     assert len(listed("sketchy", source)) == 5
-    with pytest.raises(storage.StorageError, match="Expected EXTEND_image_sketchy_ready or .* or extended_photo"):
+    with pytest.raises(StorageError, match="Expected EXTEND_image_sketchy_ready or .* or extended_photo"):
         listed("sketchy", source, extended=True)
 
 
@@ -256,12 +259,12 @@ def test_a_wrong_layout_says_what_was_expected_and_what_is_there(tmp_path: Path)
         ("qmul", "Expected trainA, trainB"),
         ("domains", "Expected sketch "),
     ):
-        with pytest.raises(storage.StorageError, match=rf"{expected}(.|\n)*'cats', 'dogs'"):
+        with pytest.raises(StorageError, match=rf"{expected}(.|\n)*'cats', 'dogs'"):
             listed(adapter, source)
-    with pytest.raises(storage.StorageError, match="holds no drawings. Expected <category>.ndjson"):
+    with pytest.raises(StorageError, match="holds no drawings. Expected <category>.ndjson"):
         listed("quickdraw_strokes", source)
     twice = build(tmp_path / "two", ["a/sketch/c/1.png", "b/sketch/c/1.png"])
-    with pytest.raises(storage.StorageError, match=r"sketch is there more than once: \[.*a/sketch.*b/sketch"):
+    with pytest.raises(StorageError, match=r"sketch is there more than once: \[.*a/sketch.*b/sketch"):
         listed("folder", twice)
 
 
@@ -501,7 +504,7 @@ def test_sketches_and_photos_in_two_archives_on_s3(tmp_path: Path, scratch: Path
     urls = (f"{s3}/sketches_png.zip", f"{s3}/photos.tgz")
     records = listed("tuberlin", urls)
     assert [r.path for r in records] == ["1//ImageResized/ufo/1.jpg", "0//png/ufo/1.png"]
-    with pytest.raises(storage.StorageError, match="gone.zip is not there: no file and no folder"):
+    with pytest.raises(StorageError, match="gone.zip is not there: no file and no folder"):
         listed("tuberlin", f"{s3}/gone.zip")
 
 

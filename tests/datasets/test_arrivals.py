@@ -11,10 +11,12 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from pipelines.config.experiment import ConfigError
 from pipelines.datasets.arrivals import arrived
-from pipelines.datasets.registry import DATASETS, DatasetConfig, create_dataset, load_split
+from pipelines.datasets.base import DatasetConfig
+from pipelines.datasets.registry import DATASETS, create_dataset
+from pipelines.datasets.splits import load_split
 from pipelines.datasets.tree import FileLists
+from pipelines.runtime.errors import ConfigError
 from tests.helpers.pictures import write
 
 SECRET = "hunter2-hunter2"

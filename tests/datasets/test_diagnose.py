@@ -12,12 +12,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.config.experiment import ConfigError
+from pipelines.datasets.built_in import built_in, split_names
 from pipelines.datasets.diagnose import Diagnosis, describe, diagnose, next_command, report
 from pipelines.datasets.published import Known, known_dataset, known_datasets
-from pipelines.datasets.registry import DATASETS, built_in, split_names
+from pipelines.datasets.registry import DATASETS
 from pipelines.datasets.subset import read_members, subset_names, write_subset
 from pipelines.datasets.tree import LayoutError
+from pipelines.runtime.errors import ConfigError
 from tests.datasets.test_adapters import SKETCHY, adapter_of
 from tests.helpers.pictures import build
 

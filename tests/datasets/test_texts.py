@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.config.experiment import read_dataset
 from pipelines.datasets.base import ImageRecord
-from pipelines.datasets.registry import MissingClassesError, create_dataset, load_split
+from pipelines.datasets.registry import create_dataset, read_dataset
+from pipelines.datasets.splits import MissingClassesError, load_split
 from pipelines.datasets.subset import read_members
 from pipelines.datasets.texts import LONGEST, named, rows, table
 from zse_model.errors import ZseError

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
-from pipelines.config.experiment import ConfigError, read_dataset, validate
-from pipelines.datasets.adapters.union import UnionConfig
+from pipelines.config.data import ShardConfig
+from pipelines.config.experiment import validate
+from pipelines.datasets.built_in import built_in
 from pipelines.datasets.published import load_settings
-from pipelines.datasets.registry import built_in, create_dataset, load_split
+from pipelines.datasets.registry import create_dataset, read_dataset
+from pipelines.datasets.splits import load_split
+from pipelines.datasets.union import UnionConfig
 from pipelines.judge.published_settings import evaluate_settings
 from pipelines.run import run
-from pipelines.train.items import ItemPlan, ShardConfig
+from pipelines.runtime.errors import ConfigError
+from pipelines.train.items import ItemPlan
 from pipelines.workspace.members import read_members, training_members
 from pipelines.workspace.shards import read_manifest
 from tests.conftest import TINY

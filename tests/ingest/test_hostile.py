@@ -17,10 +17,12 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.datasets.registry import ImageRecord, create_dataset
+from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.registry import create_dataset
 from pipelines.ingest.prepare import write_images
 from pipelines.ingest.stage import ingest, plan_ingest
 from pipelines.run import run
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.pictures import decode_pixels
@@ -322,7 +324,7 @@ def test_a_store_with_faults_gives_the_same_bytes_and_loses_nothing(
     assert len(tasks) > 4, "more than this Ray has CPUs: some are written before the last begins"
     hit, uris = list(planned)[-1], [record.path for record in list(planned.values())[-1]]
     store.fail("truncated", f"/{re.escape(uris[-1])}$")
-    with pytest.raises(storage.StorageError, match=f"^{url}/{re.escape(uris[-1])} cannot be used: ClientPayloadError"):
+    with pytest.raises(StorageError, match=f"^{url}/{re.escape(uris[-1])} cannot be used: ClientPayloadError"):
         ingest(config, workspace)
     kept = parts(folder)
     assert 0 < len(kept) < len(expected) and set(kept.values()) <= set(expected.values())

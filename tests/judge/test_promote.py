@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.config.experiment import ConfigError, load_experiment
+from pipelines.config.experiment import experiment_of, load_experiment
 from pipelines.judge.compare import as_json, compare
-from pipelines.judge.missing import evaluation_command, experiment_of
+from pipelines.judge.missing import evaluation_command
 from pipelines.judge.rules import Cost, Paired, Rules, decide, load_rules
 from pipelines.run import result_tables, run
+from pipelines.runtime.errors import ConfigError
 from pipelines.tracking import Store, TrackingError, registry
 from pipelines.workspace import shards
 from tests.conftest import tiny, tiny_folder

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config.experiment import ConfigError
 from pipelines.datasets.adapters.folder import FolderConfig
+from pipelines.datasets.built_in import CROSS, built_in
 from pipelines.datasets.published import load_settings
-from pipelines.datasets.registry import CROSS, built_in, load_split, stands_verbatim, trained_split
+from pipelines.datasets.splits import load_split, stands_verbatim, trained_split
 from pipelines.judge.published_settings import evaluate_settings, load_datasets, settings_table
 from pipelines.run import run
+from pipelines.runtime.errors import ConfigError
 from tests.conftest import SHARED, tiny_folder
 from tests.helpers.pictures import world
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS

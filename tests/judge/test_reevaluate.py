@@ -23,13 +23,13 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner, Result
 
 from pipelines.cli.app import app
-from pipelines.config.experiment import ConfigError
 from pipelines.datasets.arrivals import arrived
 from pipelines.judge import drift
 from pipelines.judge.notify import notify
 from pipelines.judge.summary import Line, Summary, changed, headlines, markdown
 from pipelines.operate.watch import seconds
 from pipelines.run import Outputs, run
+from pipelines.runtime.errors import ConfigError, StorageError
 from pipelines.store import storage
 from tests.conftest import tiny
 from tests.helpers.pictures import CLASSES, picture, write
@@ -251,7 +251,7 @@ def test_a_catalogue_says_what_is_wrong_with_a_data_set(tmp_path: Path) -> None:
     assert good["Ü b"]["name"] == "b" and good["f"]["source"] == "s3://other/f"
     with pytest.raises(ConfigError, match="has no folders"):
         arrived(str(tmp_path / "a"))
-    with pytest.raises(storage.StorageError, match="does not exist"):
+    with pytest.raises(StorageError, match="does not exist"):
         arrived(str(tmp_path / "none"))
 
 

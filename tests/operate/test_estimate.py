@@ -18,9 +18,10 @@ from torch import nn
 
 from pipelines.config.experiment import ExperimentConfig, experiment_names, load_experiment
 from pipelines.datasets.adapters.qmul import QmulConfig
-from pipelines.datasets.registry import DatasetConfig, trained_split
+from pipelines.datasets.base import DatasetConfig
+from pipelines.datasets.splits import trained_split
 from pipelines.operate.estimate import Estimate, Rates, count_flop, estimate, table
-from pipelines.store.storage import StorageError
+from pipelines.runtime.errors import StorageError
 from tests.conftest import TINY, tiny
 from tests.helpers.command import invoked
 from tests.helpers.pictures import png

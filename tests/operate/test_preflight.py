@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import save_file
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.datasets.registry import MissingClassesError, create_dataset
+from pipelines.datasets.registry import create_dataset
+from pipelines.datasets.splits import MissingClassesError
 from pipelines.operate.preflight import check
 from pipelines.run import evaluate_checkpoint, run
 from pipelines.store import storage
@@ -123,7 +124,7 @@ def test_a_picture_on_both_sides_is_refused_before_training_with_both_names(
 
 
 def look_split(config: ExperimentConfig) -> Any:
-    from pipelines.datasets.registry import load_split
+    from pipelines.datasets.splits import load_split
 
     return load_split(config.dataset, {record.category for record in create_dataset(config.dataset).records()})
 

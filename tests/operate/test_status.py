@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from pipelines.cli.app import app
 from pipelines.operate import status as job
 from pipelines.run import run
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.store.lease import held
 from tests.conftest import tiny
@@ -30,7 +31,7 @@ def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monke
     config, stages = tiny(), ("ingest", "shard", "train", "embed", "evaluate")
     monkeypatch.setattr("sys.argv", ["/usr/bin/zse", "train", "-e", "my tiny.yaml", "--set", "train.steps=6"])
     store.fail("slow down", r"PUT .*/state/00000004-\w+/optimizer")
-    with pytest.raises(storage.StorageError):
+    with pytest.raises(StorageError):
         run(config, WORKSPACE)
     store.clear()
     (name,) = job.trainings(WORKSPACE)
@@ -75,5 +76,5 @@ def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monke
         job.find("other", WORKSPACE)
     with pytest.raises(ValueError, match="is no training: it has no run.json"):
         job.find(f"{WORKSPACE}/images/other-01234567", WORKSPACE)
-    with pytest.raises(storage.StorageError, match="does not exist"):
+    with pytest.raises(StorageError, match="does not exist"):
         job.trainings("s3://zse/nowhere")

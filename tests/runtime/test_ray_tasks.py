@@ -13,8 +13,8 @@ import ray
 import torch
 import yaml
 
-from pipelines.config.experiment import ClusterConfig
 from pipelines.encode.device import assigned_device
+from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.ray_tasks import connect, expecting, run_parts
 from tests.conftest import TINY, merged
 from tests.helpers.servers import BIN, ray_head

@@ -19,13 +19,13 @@ from rich.table import Table
 import pipelines
 import zse_model
 from pipelines.cli.app import main
-from pipelines.config.experiment import ConfigError
 from pipelines.drawing import explanations
 from pipelines.judge import standings_page
 from pipelines.judge.summary import Line, Summary, markdown
 from pipelines.operate import preflight
 from pipelines.run import run
 from pipelines.runtime import logs
+from pipelines.runtime.errors import ConfigError, StorageError
 from pipelines.runtime.progress import Meter, say, show
 from pipelines.runtime.redaction import SECRETS, shown
 from pipelines.store import storage
@@ -96,7 +96,7 @@ def test_a_password_in_a_url_is_told_to_nobody(
     with pytest.raises(TrackingError, match="127.0.0.1") as away:
         Store.at(str(tmp_path)).answers()
     assert "hunter2" not in str(away.value)
-    with pytest.raises(storage.StorageError, match="127.0.0.1") as away:
+    with pytest.raises(StorageError, match="127.0.0.1") as away:
         storage.read_bytes("http://me:hunter2@127.0.0.1:1/a")
     assert "hunter2" not in str(away.value)
     config = tiny(tracking={"enabled": True})

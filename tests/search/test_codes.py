@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipelines.config.experiment import ConfigError, ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.encode.encodings import encoded_parts, read_values
 from pipelines.encode.gallery import Gallery, encode_gallery, open_gallery
 from pipelines.run import run
+from pipelines.runtime.errors import ConfigError
 from pipelines.search.search import find, ranked, ranked_anew, search
 from pipelines.store import storage
-from pipelines.train.sources import to_tensor
+from pipelines.workspace.tensors import to_tensor
 from tests.conftest import tiny
 from tests.helpers.pictures import picture
 from zse_model.backbones import BackboneConfig

@@ -17,6 +17,7 @@ import pytest
 
 from pipelines.datasets.archives import opened
 from pipelines.datasets.diagnose import diagnose
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from tests.helpers.faulty_store import FaultyStore
 from tests.helpers.faulty_store import _Handler as Answer
@@ -145,9 +146,9 @@ def test_a_web_server_that_tells_no_version_is_refused(web: str, tmp_path: Path,
     put(tmp_path, "cat/a.png", b"12345")
     put(tmp_path, "x.zip")
     Web.hidden = hidden
-    with pytest.raises(storage.StorageError, match=rf"{web}/cat tells neither an ETag nor .*'a.png'.* Copy the"):
+    with pytest.raises(StorageError, match=rf"{web}/cat tells neither an ETag nor .*'a.png'.* Copy the"):
         list(storage.list_files(f"{web}/cat"))
-    with pytest.raises(storage.StorageError, match=r"x.zip tells neither an ETag"):
+    with pytest.raises(StorageError, match=r"x.zip tells neither an ETag"):
         opened(f"{web}/x.zip")
 
 
@@ -201,9 +202,7 @@ def test_a_version_under_any_spelling(cloud: str, key: str, monkeypatch: pytest.
 def test_a_size_alone_is_refused(cloud: str, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Another picture may have as many bytes."""
     monkeypatch.setattr(Cloud, "told", told)
-    with pytest.raises(
-        storage.StorageError, match="cloud://root tells neither an ETag nor a time of change with a size"
-    ):
+    with pytest.raises(StorageError, match="cloud://root tells neither an ETag nor a time of change with a size"):
         list(storage.list_files(cloud))
 
 
@@ -217,7 +216,7 @@ def test_a_folder_that_may_not_be_listed_is_not_passed_over(cloud: str, monkeypa
         ]
 
     monkeypatch.setattr(Cloud, "ls", ls)
-    with pytest.raises(storage.StorageError, match="cloud://root cannot be used: PermissionError"):
+    with pytest.raises(StorageError, match="cloud://root cannot be used: PermissionError"):
         list(storage.list_files(cloud))
 
 
@@ -227,14 +226,14 @@ def test_a_server_that_is_away_is_named(protocol: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(storage, "patience", lambda: 0.0)
     url = f"{protocol}://127.0.0.1:{free_ports(1)[0]}/pictures"
     for call in (storage.folders, lambda url: list(storage.list_files(url))):
-        with pytest.raises(storage.StorageError, match=f"{url} cannot be used: "):
+        with pytest.raises(StorageError, match=f"{url} cannot be used: "):
             call(url)
 
 
 def test_a_page_that_a_web_server_refuses_is_named(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Web, "do_GET", lambda self: self.send_error(403))
     for call in (storage.folders, lambda url: list(storage.list_files(url))):
-        with pytest.raises(storage.StorageError, match=f"{web} cannot be used: .*403"):
+        with pytest.raises(StorageError, match=f"{web} cannot be used: .*403"):
             call(web)
 
 
@@ -263,7 +262,7 @@ def test_a_key_that_is_no_path_is_refused_by_its_name(s3: str, store: FaultyStor
     for path in (key, "sketch/ant/1.png", "photo/bee/1.jpg"):
         client.put_object(Bucket="zse", Key=f"{tmp_path.name}/{path}", Body=JPEG)
     for call in (lambda: list(storage.list_files(f"{root}/{key.split('/')[0]}")), lambda: diagnose([root])):
-        with pytest.raises(storage.StorageError, match=r"/.* cannot be read: a key with an empty part \(//\)"):
+        with pytest.raises(StorageError, match=r"/.* cannot be read: a key with an empty part \(//\)"):
             call()
 
 
@@ -276,7 +275,7 @@ def test_a_key_with_versionid_is_refused_and_odd_ones_are_read(s3: str, store: F
     assert storage.read_many(root, paths) == [bytes([i]) for i in range(len(paths))]
     assert storage.folders(root) == sorted(ODD)
     boto3.client("s3").put_object(Bucket="zse", Key=f"{tmp_path.name}/x/a?versionId=1.png", Body=b"x")
-    with pytest.raises(storage.StorageError, match=r"x/a\?versionId=1.png cannot be read"):
+    with pytest.raises(StorageError, match=r"x/a\?versionId=1.png cannot be read"):
         list(storage.list_files(root))
 
 

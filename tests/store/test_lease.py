@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipelines.runtime.background import repeated
+from pipelines.runtime.errors import StorageError
 from pipelines.store import lease, storage
 from pipelines.store.lease import HeldError, held, holder
 
@@ -83,10 +84,10 @@ def test_a_store_that_is_away_makes_no_lease_anybodys(tmp_path: Path, monkeypatc
     with held(str(tmp_path), "a training"):
 
         def away(url: str) -> None:
-            raise storage.StorageError(f"{url} cannot be used: 503")
+            raise StorageError(f"{url} cannot be used: 503")
 
         monkeypatch.setattr(storage, "read_json", away)
-        with pytest.raises(storage.StorageError, match="503"):
+        with pytest.raises(StorageError, match="503"):
             with held(str(tmp_path), "a training"):
                 pass
         monkeypatch.undo()

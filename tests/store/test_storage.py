@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.datasets.adapters.folder import Folder, FolderConfig
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.workspace import shards
 from tests.helpers.faulty_store import LATE, FaultyStore
@@ -53,7 +54,7 @@ def test_a_file_is_copied_within_a_store(root: str) -> None:
     storage.write_bytes(source, b"content")
     storage.copy_file(source, target)
     assert storage.read_bytes(target) == b"content" and storage.names(storage.join(root, "to")) == {"a [1] b"}
-    with pytest.raises(storage.StorageError, match="nothing does not exist"):
+    with pytest.raises(StorageError, match="nothing does not exist"):
         storage.copy_file(storage.join(root, "nothing"), target)
 
 
@@ -85,7 +86,7 @@ def test_a_folder_data_set_lists_pictures_and_pairs(root: str) -> None:
         ("photo/a cat/sub/1.JPG", "a cat", "a cat/sub/1.JPG"),
         ("sketch/a cat/1.png", "a cat", "a cat/sub/1.JPG"),
     ]
-    with pytest.raises(storage.StorageError, match="does not exist"):
+    with pytest.raises(StorageError, match="does not exist"):
         Folder(FolderConfig(name="x", split=("a",), source=storage.join(root, "nothing"))).records()
 
 
@@ -150,27 +151,25 @@ def test_what_a_store_fails_for_good_is_named_with_the_reason(
         "ExpiredToken: .*Check that the cred",
     )
     for fault, reason, error in zip(FAULTS, reasons, failed, strict=True):
-        assert isinstance(error, storage.StorageError)
+        assert isinstance(error, StorageError)
         assert re.match(f"{bucket}/{fault} cannot be used: {reason}", str(error)), error
     assert good == b"good" * 1000 and isinstance(missing, FileNotFoundError)
-    with pytest.raises(storage.StorageError, match=f"{bucket}/truncated cannot be used: {reasons[2]}"):
+    with pytest.raises(StorageError, match=f"{bucket}/truncated cannot be used: {reasons[2]}"):
         storage.download_file(storage.join(bucket, "truncated"), tmp_path / "file")
 
     store.fail("slow down", "list-type|PUT")
     for call in (storage.list_files, storage.names, storage.folders):
-        with pytest.raises(storage.StorageError, match=f"{bucket} cannot be used: {reasons[0]}"):
+        with pytest.raises(StorageError, match=f"{bucket} cannot be used: {reasons[0]}"):
             list(call(bucket))
-    with pytest.raises(storage.StorageError, match=f"{bucket}/new cannot be used: {reasons[0]}"):
+    with pytest.raises(StorageError, match=f"{bucket}/new cannot be used: {reasons[0]}"):
         storage.write_bytes(storage.join(bucket, "new"), b"new")
     store.fail("denied", "/late$")
-    with pytest.raises(
-        storage.StorageError, match=f"{bucket}/late cannot be used: AccessDenied: .*Check that the cred"
-    ):
+    with pytest.raises(StorageError, match=f"{bucket}/late cannot be used: AccessDenied: .*Check that the cred"):
         storage.read_bytes(storage.join(bucket, "late"))
     assert sum(request.endswith("/late") for request in store.asked) == 1, "no is an answer"
     monkeypatch.setitem(storage.TIMEOUTS, "read_timeout", 0.2)
     store.fail("never", "/good$")
-    with pytest.raises(storage.StorageError, match=f"{bucket}/good cannot be used: ReadTimeoutError"):
+    with pytest.raises(StorageError, match=f"{bucket}/good cannot be used: ReadTimeoutError"):
         storage.read_bytes(storage.join(bucket, "good"))
     assert time.monotonic() - start < 60
     store.clear()
@@ -202,7 +201,7 @@ def test_a_part_is_never_read_from_half_an_answer(bucket: str, store: FaultyStor
     assert file.read().equals(table.replace_schema_metadata(file.schema_arrow.metadata))
     store.fail("truncated", "GET .*part.parquet")
     for broken in (file.read, lambda: shards.open_part(url)):
-        with pytest.raises(storage.StorageError, match="part.parquet cannot be used: ClientPayloadError"):
+        with pytest.raises(StorageError, match="part.parquet cannot be used: ClientPayloadError"):
             broken()
 
 

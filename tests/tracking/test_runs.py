@@ -85,7 +85,7 @@ def test_a_run_is_tracked_once_with_everything_a_reader_needs(tmp_path: Path) ->
 
 
 def test_system_metrics_stand_beside_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.runtime.machine.EVERY", 0.05)
+    monkeypatch.setattr("pipelines.train.machine.EVERY", 0.05)
     out = run(tiny(tracking={"enabled": True}), str(tmp_path), until="train")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     training = client.get_run(storage.read_json(f"{out.checkpoints['global']}/tracked.json")["run"])

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.train.items import ItemPlan, ShardConfig
+from pipelines.config.data import ShardConfig
+from pipelines.train.items import ItemPlan
 from pipelines.workspace.members import Members, training_members
 from zse_model.augment import AugmentConfig
 from zse_model.split import ZeroShotSplit

@@ -31,11 +31,12 @@ from pipelines.run import run
 from pipelines.store import storage
 from pipelines.tracking import Store, checkpoint_of, reports_of
 from pipelines.tracking.history import evaluated, standings
-from pipelines.train.sources import ShardSource, encode_pictures
+from pipelines.train.sources import ShardSource
 from pipelines.workspace import shards
 from pipelines.workspace.members import read_members, read_pictures
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.queries import Queries
+from pipelines.workspace.tensors import encode_pictures
 from zse_model.checkpoint import load_checkpoint
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.scoring import score_all

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.workspace import states
 
@@ -46,10 +47,10 @@ def test_the_highest_whole_state_counts_whoever_writes_late(
 
     def broken(url: str, data: bytes) -> None:
         if url.endswith("state.json"):
-            raise storage.StorageError("away")
+            raise StorageError("away")
         write(url, data)
 
     monkeypatch.setattr(storage, "write_bytes", broken)
-    with pytest.raises(storage.StorageError):
+    with pytest.raises(StorageError):
         states.keep_state(training, state(tmp_path / "new", 500))
     assert states.last_state(training) == latest, "of 500 the last file is missing"

@@ -1,0 +1,38 @@
+"""The data sets of the field, one adapter a file. Adding one = its file with a configuration and an adapter, and two
+lines here."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from pipelines.datasets.adapters.domains import Domains, DomainsConfig
+from pipelines.datasets.adapters.folder import Folder, FolderConfig
+from pipelines.datasets.adapters.qmul import Qmul, QmulConfig
+from pipelines.datasets.adapters.quickdraw_extended import QuickDrawExtended, QuickDrawExtendedConfig
+from pipelines.datasets.adapters.quickdraw_strokes import QuickDrawStrokes, QuickDrawStrokesConfig
+from pipelines.datasets.adapters.sketchy import Sketchy, SketchyConfig
+from pipelines.datasets.adapters.synthetic import Synthetic, SyntheticConfig
+from pipelines.datasets.adapters.tuberlin import TUBerlin, TUBerlinConfig
+from pipelines.datasets.base import DatasetConfig
+
+AnyPartConfig: TypeAlias = (
+    FolderConfig
+    | SketchyConfig
+    | TUBerlinConfig
+    | QuickDrawExtendedConfig
+    | QuickDrawStrokesConfig
+    | QmulConfig
+    | DomainsConfig
+    | SyntheticConfig
+)
+"""Of a data set that stands alone, or is a part of a `union`."""
+ADAPTERS: dict[type[DatasetConfig], Any] = {
+    FolderConfig: Folder,
+    SketchyConfig: Sketchy,
+    TUBerlinConfig: TUBerlin,
+    QuickDrawExtendedConfig: QuickDrawExtended,
+    QuickDrawStrokesConfig: QuickDrawStrokes,
+    QmulConfig: Qmul,
+    DomainsConfig: Domains,
+    SyntheticConfig: Synthetic,
+}

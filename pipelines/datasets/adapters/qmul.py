@@ -34,6 +34,7 @@ from pipelines.datasets.tree import (
     placed_source,
     stem,
 )
+from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import say
 from pipelines.store import storage
 from zse_model.errors import ZseError
@@ -131,7 +132,7 @@ def _parts(url: str) -> Iterator[tuple[Modality, str, str, frozenset[str] | None
             for modality, _ in MODALITIES:
                 folder = next((name for key, name in folders.items() if key.endswith(modality)), None)
                 if folder is None:
-                    raise storage.StorageError(f"{url} has {modality}_{part}.txt, but no folder *{modality} for it")
+                    raise StorageError(f"{url} has {modality}_{part}.txt, but no folder *{modality} for it")
                 file = storage.join(url, f"{modality}_{part}.txt")
                 # The lists of sketches name vector files: the ending does not count.
                 there = {stem(name) for name in storage.names(storage.join(url, folder))}

@@ -14,10 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pipelines.datasets.base import MARK, DatasetAdapter, DatasetConfig, ImageRecord, Place
+from pydantic import Discriminator
+
+from pipelines.datasets.adapters import ADAPTERS, AnyPartConfig
+from pipelines.datasets.base import DatasetAdapter, DatasetConfig, ImageRecord, Place
 from pipelines.datasets.tree import in_order, meaning
+from pipelines.runtime.validate import read_section
+from pipelines.workspace.ids import MARK
 from zse_model.errors import ZseError
 
 
@@ -41,17 +46,17 @@ class UnionConfig(DatasetConfig):
     @staticmethod
     def __read_as__() -> dict[str, Any]:
         """What its parts are, which name and split are not said of: for whoever reads what a user wrote."""
-        from pipelines.datasets.registry import AnyDatasetConfig
-
-        return {"parts": Mapping[str, AnyDatasetConfig]}
+        return {"parts": Mapping[str, AnyPartConfig]}
 
     def configs(self) -> dict[str, DatasetConfig]:
         """Each part's own. Raises ConfigError for one that cannot be used."""
-        from pipelines.config.experiment import read_dataset  # which knows every adapter, this one too
-
         split = {"qmul": "shoe-v2"}
         return {
-            name: read_dataset({"name": name, "split": split.get(str(part.get("adapter")), ("-",)), **part})
+            name: read_section(
+                Annotated[AnyPartConfig, Discriminator("adapter")],
+                {"name": name, "split": split.get(str(part.get("adapter")), ("-",)), **part},
+                f"{name}.",
+            )
             for name, part in self.parts.items()
         }
 
@@ -65,9 +70,7 @@ class UnionConfig(DatasetConfig):
 
 class Union:
     def __init__(self, config: UnionConfig) -> None:
-        from pipelines.datasets.registry import create_dataset
-
-        self.parts: dict[str, DatasetAdapter] = {n: create_dataset(c) for n, c in config.configs().items()}
+        self.parts: dict[str, DatasetAdapter] = {n: ADAPTERS[type(c)](c) for n, c in config.configs().items()}
 
     def records(self) -> list[ImageRecord]:
         spelled: dict[str, str] = {}

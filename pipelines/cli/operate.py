@@ -1,0 +1,113 @@
+"""The verbs that help before, during and after a run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import WORKSPACE, Set, Workspace, absolute, check_output, last, loaded
+from pipelines.runtime.commands import command, repeated
+from pipelines.runtime.progress import show
+
+if TYPE_CHECKING:
+    pass
+
+
+def doctor(
+    workspace: Workspace = WORKSPACE,
+    experiment: Annotated[
+        str | None, typer.Option("--experiment", "-e", help="Also: does this one fit, and can its data be read?")
+    ] = None,
+    set_: Set = None,
+) -> None:
+    """Is the cluster fit for a run? Asks MLflow, and every node: versions, clock, GPUs and NCCL, memory, disk, storage.
+
+    Says what to mend, and ends with 1 if a run would fail. It asks the cluster that it runs on: `ray job submit ... --
+    zse doctor ...`.
+
+    Example: `zse doctor --workspace s3://bucket/zse --experiment folder+zse_sbir --set dataset.source=s3://bucket/images`
+    """
+    from pipelines.operate.doctor import examine
+
+    config = loaded(experiment, set_, workspace) if experiment else None
+    found = examine(workspace, config)
+    for one in found:
+        show(f"{one.state:5s}  {one.what}: {one.text}" + (f"\n       mend: {one.mend}" if one.mend else ""))
+    failing = sum(one.state == "fails" for one in found)
+    slow = sum(one.state == "slow" for one in found)
+    verdict = f"{failing} things to mend" if failing else "ready" + (f", {slow} things make it slow" if slow else "")
+    words = ["--experiment", experiment, *repeated("--set", set_)] if experiment else []
+    following = ("doctor", *words) if failing else ("run", *(words or ["--experiment", "quickstart"]))
+    last(verdict, command(*following, "--workspace", workspace))
+    if failing:
+        raise typer.Exit(1)
+
+
+def status(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A training's name, how it begins, or its folder; none = all.")
+    ] = None,
+    workspace: Workspace = WORKSPACE,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object a training and line.")] = False,
+) -> None:
+    """How far a training is: stages done, step, last state kept, best check, who is at it, speed and time left.
+
+    Reads the workspace alone: no cluster and no MLflow is asked, and it works from any machine that reaches it.
+
+    Example: `zse status folder+zse_sbir --workspace s3://bucket/zse`
+    """
+    from pipelines.operate import status as job
+    from pipelines.operate import status_lines as shows
+
+    if run is not None:
+        place, name = job.find(run, workspace)
+        found = job.status(place, name)
+        show(job.as_json(found) if as_json else "\n".join(shows.report(found, time.time())))
+        last(f"training {found.stages['train']}", shows.next_command(found, place))
+        return
+    place = absolute(workspace)
+    trainings, begun = job.statuses(place), job.unfinished(place)
+    if as_json:
+        for one in trainings:
+            show(job.as_json(one))
+    else:
+        show(shows.table(trainings))
+        for one in begun:
+            show(f"half done: {one}")
+    following = ("status", trainings[-1].name) if trainings else ("run", "--experiment", "NAME")
+    last(f"{len(trainings)} trainings in {place}", command(*following, "--workspace", workspace))
+
+
+def import_checkpoint(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .pth or .safetensors file or URL.")],
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split", help="What it was trained on: a built-in split, or JSON with name, citation, seen, unseen."
+        ),
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", help="Where the checkpoint goes: a folder or s3://bucket/prefix.")],
+) -> None:
+    """Weights of the public ZSE-SBIR code, or its backbone alone -> checkpoint, for `evaluate` and `search`.
+
+    Example: `zse import-checkpoint best_checkpoint.pth --split sketchy-25 --out workspace/checkpoints/published`
+    """
+    from pipelines.datasets.built_in import split_names
+    from pipelines.operate.import_checkpoint import import_checkpoint as import_
+
+    check_output("--out", out, folder=True)
+    folder = import_(file, split, out)
+    tested = split if split in split_names() else "FILE"  # an experiment's file names the unseen classes alone
+    settings = [
+        "dataset.source=FOLDER",
+        f"dataset.split={tested}",
+        "transforms.size=224",
+        "transforms.recipe=published",
+    ]
+    last(
+        folder,
+        command("evaluate", "--checkpoint", folder, "-e", "folder+zse_sbir", *repeated("--set", settings)),
+        command("search", "--checkpoint", folder, "--sketch", "FILE", "--gallery", "FOLDER"),
+    )

@@ -1,0 +1,265 @@
+"""The verbs that run an experiment: its stages one by one, or all of them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli.options import (
+    CHECKPOINT,
+    WORKSPACE,
+    Experiment,
+    Report,
+    Set,
+    Workspace,
+    absolute,
+    check_output,
+    checkpoint_folder,
+    given,
+    last,
+    loaded,
+    searched,
+)
+from pipelines.runtime.commands import command
+from pipelines.runtime.progress import say, show
+from zse_model.errors import ZseError
+
+if TYPE_CHECKING:
+    from pipelines.config.experiment import ExperimentConfig
+    from pipelines.run import Outputs
+
+
+def ingest(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPACE, set_: Set = None) -> None:
+    """Raw pictures -> image shards (Parquet). Bad files are skipped, counted and named.
+
+    Example: `zse ingest -e folder+global --set dataset.source=s3://bucket/pictures --set dataset.split=sketchy-25`
+    """
+    _stage("ingest", experiment, workspace, set_)
+
+
+def shard(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPACE, set_: Set = None) -> None:
+    """Image shards -> pair shards: training items planned from the seen classes, augmented, written once."""
+    _stage("shard", experiment, workspace, set_)
+
+
+def train(
+    experiment: Experiment = "quickstart",
+    workspace: Workspace = WORKSPACE,
+    set_: Set = None,
+    overfit: Annotated[
+        bool, typer.Option("--overfit", help="Every step on the first batch: the loss must go to almost 0.")
+    ] = False,
+) -> None:
+    """Pair shards -> checkpoint. DDP by Ray Train, or one plain process with --set cluster.workers=0.
+
+    An interrupted training goes on where its last checkpoint was: give the same command again. Set a budget by
+    --set train.steps=2000 or --set train.minutes=15 (CPU minutes over all workers).
+    """
+    _stage("train", experiment, workspace, [*(set_ or []), *(["train.overfit=true"] if overfit else [])])
+
+
+def embed(
+    experiment: Experiment = "quickstart",
+    workspace: Workspace = WORKSPACE,
+    set_: Set = None,
+    gallery: Annotated[
+        str | None, typer.Option("--gallery", help="Encode this folder of photos instead, to be searched; any URL.")
+    ] = None,
+    checkpoint: Annotated[str | None, typer.Option("--checkpoint", "-c", help=f"With --gallery: {CHECKPOINT}")] = None,
+) -> None:
+    """Checkpoint -> encodings of the sketches and photos of the unseen classes, each encoded once.
+
+    Or of a catalogue: `zse embed --gallery s3://bucket/photos --checkpoint models:/zse@champion` ends with an index for
+    the registered model.
+    """
+    if gallery is None and checkpoint is None:
+        _stage("embed", experiment, workspace, set_)
+        return
+    if gallery is None or checkpoint is None:
+        raise ZseError("--gallery and --checkpoint go together: the photos, and what encodes them")
+    from pipelines.encode.gallery import index
+
+    folder = index(gallery, checkpoint_folder(checkpoint, workspace), workspace)
+    last(folder, command("search", "--sketch", "FILE", *searched(gallery, checkpoint, workspace)))
+
+
+def evaluate(
+    experiment: Experiment = "quickstart",
+    workspace: Workspace = WORKSPACE,
+    set_: Set = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", "-c", help=f"Evaluate this one instead of the experiment's own: {CHECKPOINT}"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--settings", help="Of the checkpoint: all, or a setting's name; may be given again."),
+    ] = None,
+    datasets: Annotated[
+        str | None,
+        typer.Option("--datasets", metavar="FILE", help="YAML that says where each setting's data set lies."),
+    ] = None,
+    report: Report = None,
+) -> None:
+    """Encodings -> report: every metric of every protocol with intervals, per class and per query, and pictures.
+
+    A checkpoint that has seen a test class or a test picture is refused.
+
+    Example: `zse evaluate -e folder+global --checkpoint workspace/checkpoints/... --settings all --datasets data.yaml`
+    """
+    from pipelines import run as stages
+    from pipelines.runtime.errors import ConfigError
+
+    check_output("--report", report)
+    config = loaded(experiment, set_, workspace)
+    if checkpoint is not None:
+        checkpoint = checkpoint_folder(checkpoint, workspace, config.tracking.uri)
+    if settings or datasets:
+        if not settings or checkpoint is None or datasets is None:
+            raise ConfigError(
+                "--settings, --checkpoint and --datasets go together: give all three, or none of the first and the last"
+            )
+        _evaluate_settings(config, workspace, checkpoint, settings, datasets, report)
+        return
+    if checkpoint is None:
+        out = stages.run(config, workspace)
+    else:
+        out = stages.evaluate_checkpoint(config, workspace, checkpoint)
+    _finish_evaluation(config, workspace, out, report)
+
+
+def run(
+    experiment: Experiment = "quickstart",
+    workspace: Workspace = WORKSPACE,
+    set_: Set = None,
+    report: Report = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the experiment and estimate bytes and GPU hours; writes nothing.")
+    ] = False,
+    tflops: Annotated[
+        float | None,
+        typer.Option("--tflops", help="With --dry-run: matrix rate of one GPU. Else 60 in fp32, 400 in bf16."),
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option("--utilisation", help="With --dry-run: the share of it that a run reaches, 0..1.")
+    ] = 0.35,
+) -> None:
+    """All stages of an experiment, skipping what is done: ingest, shard, train, embed, evaluate.
+
+    Example: `zse run -e folder+zse_sbir -w s3://bucket/zse --set dataset.source=s3://bucket/pictures`
+
+    `--dry-run` lists the data, resolves the split, builds the networks without memory and says what a run would take.
+    """
+    check_output("--report", report)
+    config = loaded(experiment, set_, workspace)
+    if dry_run:
+        _estimate(config, workspace, tflops, utilisation)
+        last("nothing was written", command("run", *given(experiment, workspace, set_)))
+        return
+    from pipelines import run as stages
+
+    _finish_evaluation(config, workspace, stages.run(config, workspace), report)
+
+
+def quickstart(workspace: Workspace = WORKSPACE, set_: Set = None, report: Report = None) -> None:
+    """The whole path on built-in data: `zse run --experiment quickstart`. A few minutes on two cores."""
+    run("quickstart", workspace, set_, report)
+
+
+def experiments() -> None:
+    """List the shipped experiments."""
+    from pipelines.config.experiment import experiment_names
+
+    for name in experiment_names():
+        show(name)
+
+
+def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -> None:
+    from pipelines import run as stages
+
+    out = stages.run(loaded(experiment, set_, workspace), workspace, until=name)
+    made = {"ingest": [out.images], "shard": [out.pairs]}.get(name)
+    made = made or list((out.encodings or out.checkpoints).values())
+    after = stages.STAGES[stages.STAGES.index(name) + 1]
+    last("\n".join(made), command(after, *given(experiment, workspace, set_)))
+
+
+def _estimate(config: ExperimentConfig, workspace: str, tflops: float | None, utilisation: float) -> None:
+    """The table of what a run would take, as far as it can be counted; then everything that would end the run."""
+    from pipelines.datasets.registry import create_dataset
+    from pipelines.operate import estimate, preflight
+
+    rates, records = estimate.Rates(tflops, utilisation), create_dataset(config.dataset).records()
+    problem: ZseError | None = None
+    try:
+        preflight.check(config, absolute(workspace), records, fresh=True)
+    except ZseError as error:
+        problem = error
+    with suppress(ZseError) if problem else nullcontext():
+        show(estimate.table(estimate.estimate(config, records), rates))
+    if problem:
+        raise problem
+
+
+def _evaluate_settings(
+    config: ExperimentConfig, workspace: str, checkpoint: str, names: list[str], datasets: str, report: Path | None
+) -> None:
+    from pipelines.datasets.published import load_settings
+    from pipelines.judge import published_settings
+
+    chosen = load_settings(names)
+    results = published_settings.evaluate_settings(
+        config, workspace, checkpoint, chosen, published_settings.load_datasets(datasets)
+    )
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        kept = [
+            {
+                "name": r.setting.name,
+                "refused": r.refused,
+                "broken": r.broken,
+                "not_comparable": r.difference,
+                "rows": list(r.rows),
+            }
+            for r in results
+        ]
+        report.write_text(json.dumps(kept, indent=1))
+    show(published_settings.settings_table(results))
+    done = sum(bool(r.rows) for r in results)
+    last(
+        f"{done} of {len(results)} settings evaluated, in {workspace}/reports" + (f"; {report}" if report else ""),
+        command("search", "--sketch", "FILE", *searched("FOLDER", checkpoint, workspace)),
+    )
+    if any(r.broken for r in results):
+        raise typer.Exit(1)
+
+
+def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, report: Path | None) -> None:
+    from pipelines.run import result_tables
+    from pipelines.store import storage
+    from pipelines.tracking import tracking_uri, ui_command
+
+    rows = out.rows()
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(json.dumps(rows, indent=1))
+    for table in result_tables(out):
+        show(table)
+    for name, folder in out.reports.items():
+        if name in config.methods:
+            say(f"{name}: checkpoint {out.checkpoints[name]}, report {folder}")
+    result = str(report) if report else "\n".join(out.reports.values())
+    following = [
+        command("search", "--sketch", "FILE", *searched("FOLDER", next(iter(out.checkpoints.values())), workspace))
+    ]
+    if config.tracking.enabled:
+        pages = ui_command(tracking_uri(storage.absolute(workspace), config.tracking.uri))
+        if pages.startswith("mlflow "):
+            following.insert(0, pages)
+        else:
+            result += f"\n{pages}: runs, curves, pictures"
+    last(result, *following)

@@ -26,6 +26,7 @@ from pipelines.workspace import shards
 from pipelines.workspace.queries import Queries, difference, interval, metric_key
 from zse_model.evaluation import expected_average_precision
 from zse_model.evaluation.leaks import LeakError
+from zse_model.modes import RET
 from zse_model.split import ZeroShotSplit
 
 
@@ -194,7 +195,7 @@ def result_table(out: Outputs, searched: str = "Unseen classes") -> Table:
         for reference in (f"{method}-untrained", "raw_pixels") if references else ():
             if best is not None and reference in out.reports and method not in references:
                 theirs = {row["mode"] for row in rows if row["method"] == reference}
-                their_mode = mode if mode in theirs else "ret"
+                their_mode = mode if mode in theirs else RET.name
                 d = difference(
                     queries[method],
                     queries[reference],

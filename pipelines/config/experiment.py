@@ -7,7 +7,6 @@ its field's type (written.py) and validated, with unknown keys refused and the p
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -26,8 +25,7 @@ from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.evaluation.protocol import PROTOCOLS
 from zse_model.fit import TrainConfig
-from zse_model.methods import METHODS
-from zse_model.methods.base import rerank_depth
+from zse_model.methods import METHODS, is_known_mode, known_modes
 from zse_model.transforms import TransformConfig
 
 
@@ -42,8 +40,8 @@ class EvaluationConfig:
     references: tuple[Literal["untrained", "raw_pixels"], ...] = ()
     """Rows to stand beside the methods: their networks before training, and pixels compared as they are."""
     modes: tuple[str, ...] = ()
-    """Retrieval modes to evaluate, of those that a method has: ret; rn, fused (zse_sbir); hash-N, asym-N, itq-N
-    (crossatnet); rerank-K. () = all but rerank-K."""
+    """Retrieval modes to evaluate, as `zse methods` lists them; each method is evaluated by those that it has. () = all
+    but rerank-K."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """What pair networks compute in; scores are float32 either way."""
     instance_level: bool = True
@@ -59,11 +57,10 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.protocols) - set(PROTOCOLS)):
             raise ZseError(f"evaluation.protocols {unknown} are unknown. Known: {sorted(PROTOCOLS)}")
-        known = re.compile(r"ret|rn|fused|(hash|itq|asym)-(32|64|128|256)")
-        if unknown := [m for m in self.modes if not known.fullmatch(m) and rerank_depth(m) is None]:
+        if unknown := [mode for mode in self.modes if not is_known_mode(mode)]:
             raise ZseError(
-                f"evaluation.modes {unknown} are unknown. Known: ret, rn, fused, rerank-K, and hash-N, asym-N, itq-N "
-                "of the method's bits"
+                f"evaluation.modes {unknown} are unknown. Known: {', '.join(known_modes())}, with a number for K and "
+                "the bits of the method's codes for N"
             )
 
 

@@ -72,16 +72,6 @@ CAPTIONS = {
         "strong one. The last picture is where the sketch asks for more than the photo gives by itself.",
     ),
 }
-MODES = {
-    "ret": "ret compares one vector of each picture, made before cross-attention (a cosine, at most 1): the "
-    "correspondences and the synthesis below are not what this score was computed from.",
-    "rn": "rn is the relation network's verdict on the pair (a logit without bounds: compare it between photos of one "
-    "sketch only). It reads the similarities of all patches at once; the few drawn below do not sum up to it.",
-    "codes": "The score is the bits on which two codes agree less those on which they differ. The masks are what the "
-    "embedding was made with that a code is read off.",
-    "fused": "fused adds the scores of ret and rn, each with the weight that pseudo-unseen classes gave it. Only the "
-    "part of rn has to do with the correspondences drawn below.",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +140,7 @@ def page(sketch: str, checkpoint: str, found: Sequence[Explained]) -> str:
     """One HTML page that needs nothing else: pictures inlined, no scripts, no network. Names are escaped."""
     first = found[0].explanation
     masks = isinstance(first, MaskExplanation)
-    about = first.mode if not masks else "codes" if first.mode != "ret" else ""
-    intro = [f"<p>Scored by <code>{in_html(first.mode)}</code>. {in_html(MODES.get(about, ''))}</p>"]
+    intro = [f"<p>Scored by <code>{in_html(first.mode)}</code>. {in_html(first.about)}</p>"]
     if not masks and first.no_attention:
         intro.append(f"<p>The attention of [Ret] is not drawn: {in_html(first.no_attention)}.</p>")
     rows, columns = first.grid

@@ -125,7 +125,7 @@ class ScorePart:
         self.device = assigned_device()
         with storage.local_copy(checkpoint) as copy:
             method = load_checkpoint(copy, self.device).method
-        self.scorer = method.scorer(mode if mode in method.modes else str(method.pair_mode), precision)
+        self.scorer = method.scorer(method.ranked_by(mode), precision)
         self.encodings, self.sketches, self.folder = encodings, sketches, folder
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:

@@ -51,9 +51,9 @@ from zse_model.evaluation.evaluate import Evaluation, Evaluator, Task
 from zse_model.evaluation.leaks import distilled_units, refuse_leaks
 from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, PROTOCOLS, metrics_within
 from zse_model.evaluation.search import order
-from zse_model.explain import has_masks
+from zse_model.explain import explained_mode, has_masks
 from zse_model.methods import Encoding, RetrievalMethod
-from zse_model.methods.base import rerank_depth
+from zse_model.modes import RET, rerank_depth
 from zse_model.scoring import Precision, count
 from zse_model.split import ZeroShotSplit
 
@@ -61,7 +61,7 @@ REPORT, TOP, PER_CLASS, SHEETS = "report.json", "top.parquet", "per_class.json",
 CONFUSION, CURVES, COSTS, CHARTS = "confusion.json", "curves.json", "costs.json", "charts"
 FORMAT = 3  # of a report: one of another is made again
 SHOWN = 10  # photos of a query that are kept by name, and that the confusion of classes looks at
-EMBEDDING_TILE = 512  # queries scored at once where a score is one dot product
+EMBEDDING_TILE = 512  # rows of a score matrix that are held at once
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ def evaluate(
         say(
             f"{method} was distilled from {told} ImageNet units that name test classes of {split.name}; the rows say so"
         )
-    shown = checkpoint.method.pair_mode or "ret"
-    if shown in modes and (shown != "ret" or has_masks(checkpoint.method)):
+    shown = explained_mode(checkpoint.method)
+    if shown in modes and (checkpoint.method.pair_mode or has_masks(checkpoint.method)):
         queries, first = sketches.members.where(searches[0].queries), gallery.where(searches[0].gallery)
         found = _explanations(checkpoint.method, evaluations[shown][0], images, source, queries, first)
         for name, png in found.items():
@@ -158,7 +158,7 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: Zer
     scores = sketches.values["embedding"] @ photos.values["embedding"].T
     searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members, everyone)
     searches = without_repeated(searches, images, source, photos.members)
-    evaluations = {"ret": _evaluate(scores.split(EMBEDDING_TILE), searches, "ret")}
+    evaluations = {RET.name: _evaluate(scores.split(EMBEDDING_TILE), searches, RET.name)}
     provenance = _provenance(config, split, source["fingerprint"], "none")
     key = report_key(config, split, source["fingerprint"], "none")
     of = {"report_key": key, "images": images, "experiment": experiment_of(config)}
@@ -287,14 +287,14 @@ class Matrices:
 
     def _stored(self, mode: str, among: Tensor | None = None) -> Iterator[Tensor]:
         """Rows and columns in stored order."""
-        scored_by = mode if mode in self.method.modes else (self.method.rerank or ("", ""))[1]
-        if scored_by == self.method.pair_mode:
-            yield from score_rows(score(self.config, self.workspace, self.encodings, mode, among))
-        elif scored_by == "fused":
-            done = 0
-            for rn in self._stored(str(self.method.pair_mode)):
-                yield self.method.fuse(self._block("ret", done, len(rn)), rn)
-                done += len(rn)
+        scored_by = self.method.ranked_by(mode)
+        declared = self.method.mode(scored_by)
+        if declared.combined and declared.combine:
+            for parts in zip(*map(self._stored, declared.combined), strict=True):
+                yield declared.combine(self.method, *parts)
+        elif declared.pair_network:
+            for scores in score_rows(score(self.config, self.workspace, self.encodings, mode, among)):
+                yield from scores.split(EMBEDDING_TILE)
         else:
             for start in range(0, count(self.sketches), EMBEDDING_TILE):
                 yield self._block(scored_by, start, EMBEDDING_TILE)
@@ -308,7 +308,7 @@ def _modes(config: ExperimentConfig, method: RetrievalMethod, name: str) -> list
     """The asked modes that this method has, or all of its own. Says which it has not: an experiment may ask several
     methods for what only one of them can."""
     asked = config.evaluation.modes or method.modes
-    known = [m for m in asked if m in method.modes or (method.rerank is not None and rerank_depth(m) is not None)]
+    known = [mode for mode in asked if method.has(mode)]
     if left_out := [m for m in asked if m not in known]:
         say(f"{name} has no mode {', '.join(left_out)}: evaluated by {', '.join(known or method.modes[:1])}")
     return known or [method.modes[0]]
@@ -393,7 +393,7 @@ def _explanations(
         sheets.decode_all(images, source, sketches, queries),
         sheets.decode_all(images, source, photos, first),
         [f"{sketches.category[q]} found {photos.category[p]}" for q, p in zip(queries, first, strict=True)],
-        mode=method.pair_mode,
+        mode=explained_mode(method),
     )
 
 

@@ -35,6 +35,7 @@ from pipelines.workspace.queries import Queries, interval
 from pipelines.workspace.reports import MEASURES
 from zse_model.errors import ZseError
 from zse_model.evaluation import expected_average_precision
+from zse_model.modes import RET
 from zse_model.split import FEWEST
 
 SLACK = 0.005  # the least margin of a guard
@@ -49,7 +50,7 @@ class Paired:
     setting: str
     """Its name, without or with the fingerprint; * stands for anything."""
     metric: str
-    mode: str = "ret"
+    mode: str = RET.name
     """`ret,fused`: the champion's ret, the candidate's fused."""
     protocol: str = "plain"
     margin: float = 0.0
@@ -71,7 +72,7 @@ class Cost:
 
     __pydantic_config__ = {"extra": "forbid"}
 
-    mode: str = "ret"
+    mode: str = RET.name
     ms_query_1000: float | None = None
     """Milliseconds of a query against 1,000 photos."""
     gflop_pair: float | None = None
@@ -268,7 +269,7 @@ def _against(
     for reference in references:
         name = _about(reference)["method"]
         if name in ("raw_pixels", f"{own}-untrained") and measured_on(reference) == measured_on(report):
-            modes = f"ret,{row['mode']}"
+            modes = f"{RET.name},{row['mode']}"
             try:
                 compared = compare_reports(
                     [reference], [report], metric=rule.metric, mode=modes, setting=row["setting"]

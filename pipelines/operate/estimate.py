@@ -33,8 +33,8 @@ from pipelines.train.networks import decided
 from pipelines.workspace.members import Members, tested_members, training_members
 from pipelines.workspace.pictures import prepared
 from zse_model.errors import ZseError
-from zse_model.methods import Encoding, RetrievalMethod, TrainBatch, create_method
-from zse_model.methods.base import rerank_depth
+from zse_model.methods import METHODS, Encoding, RetrievalMethod, TrainBatch, create_method
+from zse_model.modes import rerank_depth
 from zse_model.scoring import Scorer
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import BadPicture, Modality
@@ -141,10 +141,11 @@ class Estimate:
         if not self.costs[method].pair:
             return 0
         queries, gallery = search["sketch"], search["photo"]
-        modes = self.config.evaluation.modes
-        depths = [depth for mode in modes if (depth := rerank_depth(mode)) is not None]
-        every = not modes or {"rn", "fused"} & set(modes)
-        return queries * sum(min(depth, gallery) for depth in depths) + (queries * gallery if every else 0)
+        asked = self.config.evaluation.modes
+        pays = [mode for mode in METHODS[method].MODES if mode.pair_network]
+        depths = {rerank_depth(name) for name in asked for mode in pays if mode.number(name) is not None}
+        every = None in depths or not asked  # modes of one pair network share its scores
+        return queries * (sum(min(depth, gallery) for depth in depths if depth) + gallery * every)
 
     def scoring(self, method: str) -> int:
         """FLOP of the pair network, what it prepares included."""

@@ -50,7 +50,7 @@ def explain(
     if not has_masks(method):
         explainable(method)  # before a gallery is encoded for it
     shown = mode or explained_mode(method)
-    method.check_mode(shown)
+    method.mode(shown)
     drawn = prepared(prepare_sketch, sketch, storage.read_bytes(sketch), transforms)
     if photo is not None:
         names, files = [photo], [storage.read_bytes(photo)]

@@ -53,7 +53,7 @@ class Ranker(PythonModel):
         method = self._checkpoint.method
         photos = self._gallery()
         mode, top = params.get("mode") or method.modes[0], int(10 if params.get("top") is None else params["top"])
-        method.check_mode(mode)
+        method.mode(mode)
         if top < 1:
             raise ZseError(f"top must be at least 1, got {top}")
         drawn = [self._prepared(i, data) for i, data in enumerate(_files(model_input))]

@@ -23,6 +23,7 @@ from pipelines.workspace.tensors import to_tensor
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
+from zse_model.explain import explained_mode
 from zse_model.methods import RetrievalMethod
 from zse_model.transforms import BadPicture, TransformConfig, prepare_photo, prepare_sketch
 
@@ -103,7 +104,7 @@ def find(
     """The best photos below a folder for a prepared sketch, best first."""
     method = checkpoint.method.to(assigned_device())
     mode = mode or method.modes[0]
-    method.check_mode(mode)
+    method.mode(mode)  # an unknown one ends here, before the gallery is encoded
     photos = open_gallery(encode_gallery(gallery, checkpoint, workspace))
     ranking = ranked(method, [drawn], photos, mode, top)
     return [Match(photos.ids[int(i)], float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]
@@ -112,7 +113,7 @@ def find(
 @torch.inference_mode()
 def ranked(method: RetrievalMethod, drawn: list[np.ndarray], photos: Gallery, mode: str, top: int) -> Ranking:
     """The first `top` photos of each prepared sketch, [q, min(top, photos)]."""
-    finds_and_ranks = [mode] if mode in method.modes else method.rerank or ()
+    finds_and_ranks = (method.rerank or ()) if method.mode(mode).shortlist else (mode,)
     names = sorted({name for part in finds_and_ranks for name in method.scorer(part).reads("photo")})
     queries = method.encode(to_tensor(drawn).to(method.device), "sketch")
     return method.search(queries, lambda: photos.tiles(names), mode, min(top, len(photos.ids)), photos.indices)
@@ -130,5 +131,5 @@ def ranked_anew(name: str, sketch: bytes, gallery: str, found: list[Match], chec
     encoded = [encode_photos(method, photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
     with torch.inference_mode():
         query = method.encode(to_tensor([drawn]).to(method.device), "sketch")
-        ranking = method.search(query, lambda: encoded, method.pair_mode or method.modes[0], len(found))
+        ranking = method.search(query, lambda: encoded, explained_mode(method), len(found))
     return [Match(found[int(i)].path, float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]

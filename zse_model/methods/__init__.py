@@ -27,6 +27,11 @@ def known_modes() -> dict[str, list[str]]:
     }
 
 
+def is_known_mode(asked: str) -> bool:
+    """Whether some network of some method may have it."""
+    return any(mode.number(asked) is not None for method in METHODS.values() for mode in method.MODES)
+
+
 def create_method(
     name: str, config: Any, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
 ) -> RetrievalMethod:
@@ -56,5 +61,6 @@ __all__ = [
     "ZseSbir",
     "ZseSbirConfig",
     "create_method",
+    "is_known_mode",
     "known_modes",
 ]

@@ -109,11 +109,14 @@ class RetrievalMethod(nn.Module, ABC):
                 return declared[finds].called(self.bits), declared[ranks].called(self.bits)
         return None
 
+    def has(self, asked: str) -> bool:
+        """Whether this network ranks by a mode."""
+        return asked in self.modes or (self.rerank is not None and rerank_depth(asked) is not None)
+
     def mode(self, asked: str) -> Mode:
         """The declaration of a mode that this network has. Raises ValueError for another, with the reason."""
         declared = next((mode for mode in self.MODES if mode.number(asked) is not None), None)
-        if asked in self.modes or (declared and declared.shortlist and self.rerank):
-            assert declared is not None
+        if declared and self.has(asked):
             return declared
         known = ", ".join((*self.modes, *(["rerank-K (such as rerank-100)"] if self.rerank else [])))
         why = f" {declared.lacking}" if declared and declared.lacking else ""
@@ -213,9 +216,3 @@ class RetrievalMethod(nn.Module, ABC):
     def conclude(self, batches: Iterator[TrainBatch]) -> None:  # noqa: B027
         """Called once after a training on rank 0, in eval mode with its best weights: a method may measure its end on
         training batches, of which there are as many as it takes. What is kept must be a buffer."""
-
-    def check_mode(self, mode: str) -> None:
-        self.mode(mode)
-
-    def fuse(self, ret: Tensor, rn: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} has no mode fused")

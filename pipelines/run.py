@@ -24,7 +24,7 @@ from pipelines.train.shard import shard
 from pipelines.train.stage import train, untrained
 from pipelines.workspace import shards
 from pipelines.workspace.queries import Queries, difference, interval, metric_key
-from zse_model.evaluation import expected_average_precision
+from zse_model.evaluation import CATEGORY_METRICS, HEADLINES, LEADING, expected_average_precision
 from zse_model.evaluation.leaks import LeakError
 from zse_model.modes import RET
 from zse_model.split import ZeroShotSplit
@@ -170,27 +170,28 @@ def result_tables(out: Outputs) -> list[Table]:
 
 
 def result_table(out: Outputs, searched: str = "Unseen classes") -> Table:
-    """One line a method and mode: mAP_all and what stands beside it, and the difference to the reference rows."""
+    """One line a method and mode: the headlines of a search by class, and the difference to the reference rows."""
     rows = [row for row in replace(out, selection=None).rows() if row["protocol"] == "plain"]
-    settings = list(dict.fromkeys(row["setting"] for row in rows if row["metric"] == "mAP_all"))
+    settings = list(dict.fromkeys(row["setting"] for row in rows if row["metric"] == LEADING[0]))
     references = [name for name in out.reports if name.endswith("-untrained") or name == "raw_pixels"]
     queries = {name: Queries(report) for name, report in out.reports.items()}
     by_chance = chance(rows, out)
     named = [f"{name} (chance mAP_all {by_chance[name]:.3f})" if name in by_chance else name for name in settings]
     table = Table(title=f"{searched} of {', '.join(named)}")
-    columns = ("method", "mode", "mAP_all", "95 % interval", "P_1", "P_25", "mAP_200", "vs untrained", "vs raw_pixels")
+    leading, *others = (metric for metric in HEADLINES if metric in CATEGORY_METRICS)
+    columns = ("method", "mode", leading, "95 % interval", *others, "vs untrained", "vs raw_pixels")
     for column in columns if references else columns[:-2]:
         table.add_column(column, justify="left" if column in ("method", "mode") else "right")
     for (setting, method, mode), cells in _grouped(rows).items():
-        best = cells.get("mAP_all")
-        if best is None and "P_1" not in cells:
+        best = cells.get(leading)
+        if cells.keys().isdisjoint(CATEGORY_METRICS):
             continue
         line = [
             method,
             mode,
             f"{best['value']:.3f}" if best is not None else "-",  # a shortlist has no mAP_all
             interval(best) if best is not None else "",
-            *(f"{cells[m]['value']:.3f}" if m in cells else "" for m in ("P_1", "P_25", "mAP_200")),
+            *(f"{cells[m]['value']:.3f}" if m in cells else "" for m in others),
         ]
         for reference in (f"{method}-untrained", "raw_pixels") if references else ():
             if best is not None and reference in out.reports and method not in references:
@@ -199,8 +200,8 @@ def result_table(out: Outputs, searched: str = "Unseen classes") -> Table:
                 d = difference(
                     queries[method],
                     queries[reference],
-                    f"{setting}/plain/{mode}/mAP_all",
-                    f"{setting}/plain/{their_mode}/mAP_all",
+                    f"{setting}/plain/{mode}/{leading}",
+                    f"{setting}/plain/{their_mode}/{leading}",
                 )
                 line.append(d.text())
             else:

@@ -18,9 +18,8 @@ from pipelines.runtime.redaction import in_html
 from pipelines.tracking.history import Standing
 from pipelines.workspace.queries import FEW
 from pipelines.workspace.reports import MEASURES
+from zse_model.evaluation import HEADLINES, LEADING, METRICS
 
-METRICS = ("mAP_all", "P_100", "P_200", "mAP_200", "acc_1", "acc_5")
-FIRST = ("mAP_all", "acc_1")  # what a setting is ordered by
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#3c3c3c")
 WIDE = 900  # px of a picture at most
 
@@ -58,7 +57,7 @@ class Section:
     def first(self) -> str:
         """The metric it is ordered by."""
         names = {key.split("/")[2] for one in self.now for key in one.metrics if key.count("/") == 2}
-        return next((metric for metric in FIRST if metric in names), FIRST[0])
+        return next((metric for metric in LEADING if metric in names), LEADING[0])
 
     def lines(self) -> list[tuple[Standing, str]]:
         """Models and their modes, the best first."""
@@ -123,7 +122,12 @@ def _section(section: Section) -> str:
 
 def _table(section: Section) -> str:
     lines, first = section.lines(), section.first
-    shown = [m for m in METRICS if any(f"plain/{mode}/{m}" in each.metrics for each, mode in lines)]
+    told = {m for line in (section.published.published if section.published else ()) for m in line}
+    shown = [
+        m
+        for m in METRICS
+        if (m in HEADLINES or m in told) and any(f"plain/{mode}/{m}" in each.metrics for each, mode in lines)
+    ]
     costs = [name for name in MEASURES if any(f"cost/{mode}/{name}" in each.metrics for each, mode in lines)]
     head = ["model and mode", first, "", *(m for m in shown if m != first), *(MEASURES[name] for name in costs)]
     rows = []

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipelines.tracking.store import Store
+from zse_model.evaluation import HEADLINES
 
 KEY = "selection"
 TAG = f"mlflow.sharedViewState.{KEY}"
-METRICS = ("mAP_all", "P_100", "mAP_200", "acc_1", "acc_5")  # those of them that a setting has
 TAGS = ("zse.use", "zse.drift")
 NOTE = "mlflow.note.content"
 LIMIT = 5000  # characters of a tag
@@ -22,8 +22,8 @@ LIMIT = 5000  # characters of a tag
 
 def share_view(store: Store, experiment: str, rows: Sequence[dict[str, Any]], costs: Iterable[dict[str, Any]]) -> None:
     """Let the table of an experiment show what these rows measured, beside what it shows already."""
-    plain = [row for row in rows if row["protocol"] == "plain" and row["metric"] in METRICS]
-    ordered = sorted(plain, key=lambda row: METRICS.index(row["metric"]))
+    plain = [row for row in rows if row["protocol"] == "plain" and row["metric"] in HEADLINES]
+    ordered = sorted(plain, key=lambda row: HEADLINES.index(row["metric"]))
     names = ["{protocol}/{mode}/{metric}".format(**row) for row in ordered]
     metrics = [_column("metrics", name) for name in (*names, *(f"cost/{cost['mode']}/ms_query_1000" for cost in costs))]
     tags = store.client.get_experiment(experiment).tags

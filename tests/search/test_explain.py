@@ -19,7 +19,15 @@ from tests.zse_model.test_crossatnet import with_codes
 from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, save_checkpoint, seen_keys
 from zse_model.explain import Explanation, UnexplainableError
-from zse_model.methods import CrossATNet, CrossATNetConfig, GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
+from zse_model.methods import (
+    METHODS,
+    CrossATNet,
+    CrossATNetConfig,
+    GlobalConfig,
+    RetrievalMethod,
+    ZseSbirConfig,
+    create_method,
+)
 from zse_model.split import ZeroShotSplit
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import BadPicture, TransformConfig
@@ -126,7 +134,8 @@ def test_masks_are_explained(world: Path, tmp_path: Path) -> None:
     printed = zse_explain(world, tmp_path, *options, checkpoint="crossatnet")
     page = Page((tmp_path / "explain.html").read_text(encoding="utf-8"))
     assert len(printed.splitlines()) == page.tags.count("img") == len(list(tmp_path.glob("[12]-masks.png"))) == 2
-    assert "bits on which two codes agree" in page.text and "read through the sketch's mask the cosine is" in page.text
+    declared = next(mode for mode in METHODS["crossatnet"].MODES if mode.name == "hash-N")
+    assert declared.explanation in page.text and "read through the sketch's mask the cosine is" in page.text
     with pytest.raises(ValueError, match="--patch follows patches of zse_sbir"):
         zse_explain(world, tmp_path, *options, "--patch", "1,2", checkpoint="crossatnet")
 

@@ -1,0 +1,30 @@
+"""What the docs list is what the code declares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zse_model.methods import METHODS
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def table(document: str, first: str) -> list[str]:
+    """The rows of the table whose first column is called so."""
+    lines = iter((DOCS / document).read_text().splitlines())
+    next(line for line in lines if line.startswith(f"| {first} |"))
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append(line)
+    return rows[1:]
+
+
+def test_the_retrieval_modes_are_those_that_methods_declare() -> None:
+    declared = [
+        f"| `{name}` | `{mode.name}` | {mode.score} | {mode.cost} |"
+        for name, method in METHODS.items()
+        for mode in method.MODES
+    ]
+    assert table("scoring.md", "method") == declared

@@ -121,10 +121,15 @@ def experiment_names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
+def experiment_text(name: str) -> bytes:
+    """The file of a shipped experiment."""
+    return resources.files("pipelines").joinpath("experiments", f"{name}.yaml").read_bytes()
+
+
 def load_experiment(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """A shipped experiment by name, or a YAML file, with `a.b=c` overrides. Raises ConfigError."""
     if name in (shipped := experiment_names()):
-        data = resources.files("pipelines").joinpath("experiments", f"{name}.yaml").read_bytes()
+        data = experiment_text(name)
     elif Path(name).is_file():
         data = Path(name).read_bytes()
     else:

@@ -354,7 +354,7 @@ def table(found: Estimate, rates: Rates) -> Table:
         )
         workers = max(config.cluster.workers, 1)
         batch = f"{train.batch_size * train.accumulate} items x {workers} worker{'s' if workers > 1 else ''}"
-        out.add_row("a training step", _flops(cost.step), f"{batch}, forward and backward")
+        out.add_row("a training step", flops(cost.step), f"{batch}, forward and backward")
         total = found.training(name)
         if total is None or train.steps is None:
             out.add_row("the training", f"{train.minutes:g} CPU minutes", "its steps are measured when it runs")
@@ -362,15 +362,15 @@ def table(found: Estimate, rates: Rates) -> Table:
             seen = train.steps * train.batch_size * train.accumulate * workers
             hours = rates.words(total, train.precision)
             passes = f"{train.steps:,} steps, {seen:,} items, {seen / config.shard.items:.1f} passes"
-            out.add_row("the training", _flops(total), f"{hours}; {passes}")
-        encode = " and ".join(f"{_flops(flop)} a {m}" for m, flop in cost.encode.items())
+            out.add_row("the training", flops(total), f"{hours}; {passes}")
+        encode = " and ".join(f"{flops(flop)} a {m}" for m, flop in cost.encode.items())
         total = found.encoding(name)
-        out.add_row("encoding the test", _flops(total), f"{rates.words(total, 'fp32')}; {encode}")
+        out.add_row("encoding the test", flops(total), f"{rates.words(total, 'fp32')}; {encode}")
         out.add_row("encodings", _bytes(found.encoding_bytes(name)), f"{_bytes(cost.stored)} a picture")
         if pairs := found.pairs(name):
             total = found.scoring(name)
             hours = rates.words(total, evaluation.precision)
-            out.add_row("scoring pairs", _flops(total), f"{hours}; {pairs:,} pairs, {_flops(cost.pair)} each")
+            out.add_row("scoring pairs", flops(total), f"{hours}; {pairs:,} pairs, {flops(cost.pair)} each")
             read = f"read: {_bytes(found.scoring_reads(name))} of encodings"
             out.add_row("scores", _bytes(found.score_bytes()), read)
         else:
@@ -397,7 +397,7 @@ def _pictures_of(count: Count) -> str:
     return f"{count['sketch']:,} sketches, {count['photo']:,} photos"
 
 
-def _flops(flop: float) -> str:
+def flops(flop: float) -> str:
     return _scaled(flop, "FLOP")
 
 

@@ -58,7 +58,7 @@ def report(name: str) -> str:
 
 
 def explanation(name: str) -> str:
-    found = cast(Any, SimpleNamespace(mode=name, grid=(2, 2), no_attention=name, scores={name: 1.0}))
+    found = cast(Any, SimpleNamespace(mode=name, grid=(2, 2), no_attention=name, about=name, scores={name: 1.0}))
     return explanations.page(name, name, [explanations.Explained(name, found, {})])
 
 

@@ -3,7 +3,7 @@
     <workspace>/reports/<checkpoint>-<hash>/report.json  queries.parquet  top.parquet  per_class.json  confusion.json
                                             curves.json  costs.json  sheets/*.png  charts/*.png  manifest.json
 
-`report.json` is the list of rows that the README describes. `queries.parquet` keeps each query's own values, so that
+`report.json` is a list of rows (docs/evaluation.md). `queries.parquet` keeps each query's own values, so that
 two reports of the same queries can be compared pair by pair, `top.parquet` the first photos that each found. The other
 tables are of the unseen classes, by class: average precision, whose photos stand among the first ten, interpolated
 precision at eleven recalls; and what a mode costs.

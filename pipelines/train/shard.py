@@ -8,6 +8,7 @@ trainer makes the same items on the fly.
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import Any
 
@@ -67,7 +68,7 @@ def shard(config: ExperimentConfig, workspace: str, images: str) -> str:
             "images": images,
             "fingerprint": source["fingerprint"],
             "transforms": source["transforms"],
-            "split": storage.json.loads(split.to_json()),
+            "split": json.loads(split.to_json()),
             "split_hash": split.digest,
             "classes": plan.classes,
             "left_out": plan.incomplete,

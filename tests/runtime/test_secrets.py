@@ -29,6 +29,7 @@ from pipelines.runtime.errors import ConfigError, StorageError
 from pipelines.runtime.progress import Meter, say, show
 from pipelines.runtime.redaction import SECRETS, shown
 from pipelines.store import storage
+from pipelines.store.retry import failure
 from pipelines.tracking import Store, TrackingError
 from pipelines.tracking.history import Standing
 from pipelines.workspace.endings import ending
@@ -193,7 +194,7 @@ def test_no_exit_shows_a_secret(
     seen = SimpleNamespace(mode="ret", grid=(2, 2), no_attention=told, scores={"ret": 1.0})
     pages = standings_page.page([standings_page.Section("s", [one], [one])], told)
     pages += explanations.page(told, told, [explanations.Explained(told, cast(Any, seen), {})])
-    failed = storage._failure("s3://me:hunter2@bucket/a", ValueError('Invalid bucket name "me:hunter2@bucket"'))
+    failed = failure("s3://me:hunter2@bucket/a", ValueError('Invalid bucket name "me:hunter2@bucket"'))
     assert "s3://***@bucket/a cannot be used" in str(failed)
     everything = said.out + said.err + pages + str(failed) + str(ending(RuntimeError(told)))
     assert "PLANTED" not in everything and "hunter2" not in everything

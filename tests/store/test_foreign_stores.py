@@ -223,7 +223,7 @@ def test_a_folder_that_may_not_be_listed_is_not_passed_over(cloud: str, monkeypa
 @pytest.mark.parametrize("protocol", ["http", "ftp"])
 def test_a_server_that_is_away_is_named(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(storage, "patience", lambda: 0.0)
+    monkeypatch.setattr("pipelines.store.retry.patience", lambda: 0.0)
     url = f"{protocol}://127.0.0.1:{free_ports(1)[0]}/pictures"
     for call in (storage.folders, lambda url: list(storage.list_files(url))):
         with pytest.raises(StorageError, match=f"{url} cannot be used: "):

@@ -65,7 +65,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(storage.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         storage.write_bytes(url, b"new")
     assert storage.read_bytes(url) == b"old" and list(tmp_path.iterdir()) == [tmp_path / "file"]
@@ -91,7 +91,7 @@ def test_a_folder_data_set_lists_pictures_and_pairs(root: str) -> None:
 
 
 def test_a_listing_goes_on_over_pages(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "PAGE", 2)
+    monkeypatch.setattr("pipelines.store.listing.PAGE", 2)
     expected = {}
     for i in range(5):  # the last page is full, or not
         path = f"deep {i % 2}/{i}.png"
@@ -181,7 +181,7 @@ def test_many_reads_outlast_a_burst_of_slow_down(
 ) -> None:
     """More failures than the quota of botocore's standard mode, 100 in a process."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "4")
-    monkeypatch.setattr(storage, "FETCH_AT_ONCE", 48)
+    monkeypatch.setattr("pipelines.store.files.FETCH_AT_ONCE", 48)
     names = [f"{i}.png" for i in range(48)]
     for name in names:
         storage.write_bytes(storage.join(bucket, name), name.encode())

@@ -37,7 +37,7 @@ def test_the_highest_whole_state_counts_whoever_writes_late(
         write(url, data)
 
     done: list[int] = []
-    monkeypatch.setattr(storage, "write_bytes", overtaken)
+    monkeypatch.setattr("pipelines.store.files.write_bytes", overtaken)
     states.keep_state(training, state(tmp_path / "late", 300))
     latest = states.last_state(training)
     assert done and latest is not None and latest.startswith("00000400-")
@@ -50,7 +50,7 @@ def test_the_highest_whole_state_counts_whoever_writes_late(
             raise StorageError("away")
         write(url, data)
 
-    monkeypatch.setattr(storage, "write_bytes", broken)
+    monkeypatch.setattr("pipelines.store.files.write_bytes", broken)
     with pytest.raises(StorageError):
         states.keep_state(training, state(tmp_path / "new", 500))
     assert states.last_state(training) == latest, "of 500 the last file is missing"

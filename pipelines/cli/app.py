@@ -31,7 +31,7 @@ app = typer.Typer(
     "Then point `zse run --experiment folder+global` at a folder with `sketch/<class>/*` and `photo/<class>/*`.",
 )
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Start here": (stages.quickstart, stages.run, stages.experiments),
+    "Start here": (stages.quickstart, stages.run, stages.experiments, stages.methods),
     "Stages": (stages.ingest, stages.shard, stages.train, stages.embed, stages.evaluate),
     "Search": (use.search, use.explain),
     "Choose and watch": (judge.compare, judge.promote, judge.report, judge.reevaluate),

@@ -22,7 +22,10 @@ app = typer.Typer(
 
 @app.command("list")
 def datasets_list() -> None:
-    """The data sets that are known, with their published counts and their splits."""
+    """The data sets that are known, with their published counts and their splits.
+
+    Example: `zse datasets list`
+    """
     from pipelines.datasets.published import known_datasets
 
     for known in known_datasets().values():
@@ -37,7 +40,10 @@ def datasets_list() -> None:
 
 @app.command("show")
 def datasets_show(name: Annotated[str, typer.Argument(help="As `zse datasets list` names it.")]) -> None:
-    """One data set: where it legally comes from, its splits and their citations, its settings and published numbers."""
+    """One data set: where it legally comes from, its splits and their citations, its settings and published numbers.
+
+    Example: `zse datasets show sketchy`
+    """
     from pipelines.datasets.diagnose import describe
     from pipelines.datasets.published import known_dataset
 

@@ -42,7 +42,10 @@ def ingest(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPA
 
 
 def shard(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPACE, set_: Set = None) -> None:
-    """Image shards -> pair shards: training items planned from the seen classes, augmented, written once."""
+    """Image shards -> pair shards: training items planned from the seen classes, augmented, written once.
+
+    Example: `zse shard -e folder+global --set dataset.source=/data/pictures --set dataset.split=random-10`
+    """
     _stage("shard", experiment, workspace, set_)
 
 
@@ -58,6 +61,8 @@ def train(
 
     An interrupted training goes on where its last checkpoint was: give the same command again. Set a budget by
     --set train.steps=2000 or --set train.minutes=15 (CPU minutes over all workers).
+
+    Example: `zse train -e quickstart --set train.steps=200`
     """
     _stage("train", experiment, workspace, [*(set_ or []), *(["train.overfit=true"] if overfit else [])])
 
@@ -73,8 +78,9 @@ def embed(
 ) -> None:
     """Checkpoint -> encodings of the sketches and photos of the unseen classes, each encoded once.
 
-    Or of a catalogue: `zse embed --gallery s3://bucket/photos --checkpoint models:/zse@champion` ends with an index for
-    the registered model.
+    Or of a gallery of yours: with --gallery and --checkpoint it ends with an index for the registered model.
+
+    Example: `zse embed --gallery s3://bucket/photos --checkpoint models:/zse@champion`
     """
     if gallery is None and checkpoint is None:
         _stage("embed", experiment, workspace, set_)
@@ -166,16 +172,37 @@ def run(
 
 
 def quickstart(workspace: Workspace = WORKSPACE, set_: Set = None, report: Report = None) -> None:
-    """The whole path on built-in data: `zse run --experiment quickstart`. A few minutes on two cores."""
+    """The whole path on built-in data: `zse run --experiment quickstart`. A few minutes on two cores.
+
+    Example: `zse quickstart --workspace workspace --report report.json`
+    """
     run("quickstart", workspace, set_, report)
 
 
 def experiments() -> None:
-    """List the shipped experiments."""
-    from pipelines.config.experiment import experiment_names
+    """List the shipped experiments: what each is for, its backbone, and what its training costs. Takes seconds.
 
-    for name in experiment_names():
+    Example: `zse experiments`
+    """
+    from pipelines.operate.experiments import described
+
+    for paragraph in described():
+        show(paragraph)
+    last("docs/experiments.md says what is published and what is ours", command("run", "--dry-run", "-e", "NAME"))
+
+
+def methods() -> None:
+    """List the methods and their retrieval modes: what each scores, and what that costs.
+
+    Example: `zse methods`
+    """
+    from zse_model.methods import METHODS
+
+    for name, method in METHODS.items():
         show(name)
+        for mode in method.MODES:
+            show(f"    {mode.name:10s}{mode.score} Cost: {mode.cost}.")
+    last("N is the bits of the method's codes, K the photos of a shortlist", command("experiments"))
 
 
 def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,39 +13,34 @@ from pipelines.runtime.progress import show
 from pipelines.runtime.redaction import printable
 from zse_model.errors import ZseError
 
-if TYPE_CHECKING:
-    pass
-
 
 def search(
     sketch: Annotated[str, typer.Option("--sketch", help="A drawing: any picture file or URL.")],
     gallery: Annotated[str, typer.Option("--gallery", help="A folder or URL with photos, at any depth.")],
-    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help=f"What finds: {CHECKPOINT}")],
+    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help=f"The model to search with: {CHECKPOINT}")],
     workspace: Workspace = WORKSPACE,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos.")] = 10,
     mode: Annotated[
         str | None,
-        typer.Option(
-            "--mode",
-            help="ret, rerank-100; of zse_sbir also rn, fused; of crossatnet also hash-64, asym-64, itq-64.",
-        ),
+        typer.Option("--mode", help="A retrieval mode of the model; `zse methods` lists them. Default: its first."),
     ] = None,
     rerank_by: Annotated[
         str | None,
-        typer.Option("--rerank-by", metavar="CHECKPOINT", help="Let this checkpoint rank anew what was found."),
+        typer.Option("--rerank-by", metavar="CHECKPOINT", help="Re-rank the results with a second checkpoint."),
     ] = None,
-    depth: Annotated[int, typer.Option("--depth", min=1, help="How many it ranks anew.")] = 100,
+    depth: Annotated[int, typer.Option("--depth", min=1, help="How many of them it re-ranks.")] = 100,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the picture of the result goes.")] = Path(
         "search.png"
     ),
 ) -> None:
-    """Find the photos that a drawing means. Prints the best and draws them.
+    """Find the photos that a sketch means. Prints the best of the gallery and draws them.
 
     Example: `zse search --sketch cat.png --gallery ~/photos --checkpoint workspace/checkpoints/...`
 
-    Codes of one network find, another one ranks: `--mode asym-64 --rerank-by workspace/checkpoints/... --depth 200`
+    Search by codes and re-rank with another checkpoint: `--mode asym-64 --rerank-by CHECKPOINT --depth 200`
     """
     from pipelines.search.search import search as find
+    from zse_model.modes import rerank_depth
 
     check_output("--out", out)
     finds, ranks = checkpoint_folder(checkpoint, workspace), rerank_by and checkpoint_folder(rerank_by, workspace)
@@ -55,7 +50,7 @@ def search(
     more = 5 * top
     words = ["--sketch", sketch, *searched(gallery, checkpoint, workspace), "--top", str(more)]
     if mode:
-        words += ["--mode", f"rerank-{more}" if mode.startswith("rerank") else mode]
+        words += ["--mode", mode if rerank_depth(mode) is None else f"rerank-{more}"]
     if rerank_by:
         words += ["--rerank-by", rerank_by, "--depth", str(max(depth, more))]
     last(f"Drawn in {out}", command("search", *words, "--out", str(out)))
@@ -69,7 +64,8 @@ def explain(
     workspace: Workspace = WORKSPACE,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos of the gallery.")] = 5,
     mode: Annotated[
-        str | None, typer.Option("--mode", help="As of `zse search`. Default: the one that the pictures are about.")
+        str | None,
+        typer.Option("--mode", help="As of `zse search`. Default: the mode that the pictures explain."),
     ] = None,
     patch: Annotated[
         list[str] | None,

@@ -133,7 +133,7 @@ def test_what_an_own_error_is_caused_by_does_not_matter(zse: Zse, monkeypatch: p
     def broken(*_: Any) -> None:
         raise KeyError("internal")
 
-    monkeypatch.setattr("pipelines.config.experiment.experiment_names", broken)
+    monkeypatch.setattr("pipelines.operate.experiments.experiment_names", broken)
     code, said = zse("experiments")
     assert code == 1 and "Traceback" in said and "KeyError: 'internal'" in said and "zse: " not in said
 
@@ -142,7 +142,7 @@ def test_an_interrupted_command_says_so(zse: Zse, monkeypatch: pytest.MonkeyPatc
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.config.experiment.experiment_names", interrupted)
+    monkeypatch.setattr("pipelines.operate.experiments.experiment_names", interrupted)
     code, said = zse("experiments")
     assert code == 130 and "zse: interrupted. Finished work is kept" in said and "Traceback" not in said
 

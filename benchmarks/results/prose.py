@@ -157,7 +157,7 @@ def quotes(tables: Tables) -> dict[str, list[str]]:
             f"64 bits keep {100 * codes / floats:.0f} % of the {floats:.3f}",
             f"and {100 * min(symmetric):.0f} to {100 * max(symmetric):.0f} % in the",
             f"costs nothing more to store: {100 * min(asymmetric):.0f} to {100 * max(asymmetric):.0f} %.",
-            f"it is {min(over_itq):.3f} to {max(over_itq):.3f} above ITQ",
+            f"`hash-64` is {min(over_itq):.3f} to {max(over_itq):.3f} above ITQ",
         ],
     }
 

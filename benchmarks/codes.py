@@ -50,8 +50,7 @@ def compare(workspace: str) -> None:
     checkpoint = load_checkpoint(out.checkpoints["crossatnet"])
     method = checkpoint.method
     assert isinstance(method, CrossATNet)
-    images = shards.read_manifest(out.images, "zse ingest")
-    asked, there = (read_encodings(out.encodings["crossatnet"], side, images) for side in ("sketch", "photo"))
+    asked, there = (read_encodings(out.encodings["crossatnet"], side, out.images) for side in ("sketch", "photo"))
     sketches, photos = asked.values["embedding"], there.values["embedding"]
     relevant = torch.from_numpy(asked.members.category[:, None] == there.members.category)
 

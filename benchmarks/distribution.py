@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import ray
@@ -27,6 +27,7 @@ from pipelines.runtime.ray_tasks import SPARE_CPUS, run_parts
 from pipelines.train.shard import shard
 from pipelines.train.stage import untrained
 
+T = TypeVar("T")
 PICTURES, SKETCHES = 4_000, 200
 UNSEEN = 125
 """Of 250 classes: half of the pictures are embedded."""
@@ -80,11 +81,11 @@ def costs(config: ExperimentConfig, workspace: Path, checkpoint: str) -> dict[st
     """CPU seconds per 1,000 pictures: listed and prepared, encoded, and photos scored."""
     found: dict[str, float] = {}
 
-    def measured(stage: str, work: Callable[[], str], pictures: int) -> str:
+    def measured(stage: str, work: Callable[[], T], pictures: int) -> T:
         with watched() as cost:
-            folder = work()
+            made = work()
         found[stage] = cost.cpu / pictures * 1000
-        return folder
+        return made
 
     folder = str(workspace)
     images = measured("ingest", lambda: ingest_stage.ingest(config, folder), PICTURES)

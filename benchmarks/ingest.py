@@ -70,7 +70,7 @@ def experiment(source: Path) -> ExperimentConfig:
 def timed(source: Path, workspace: Path, look_every: float = 3) -> tuple[float, float]:
     """Seconds from before the first read to after the last written part, and the workers' peak in MB."""
     config = experiment(source)
-    folder, parts = plan_ingest(config, str(workspace))
+    planned = plan_ingest(config, str(workspace))
     peak, stop = [0.0], threading.Event()
 
     def watch() -> None:
@@ -80,7 +80,7 @@ def timed(source: Path, workspace: Path, look_every: float = 3) -> tuple[float, 
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    write_parts(config, folder, parts)
+    write_parts(config, planned.folder, planned.parts)
     seconds = time.perf_counter() - start
     stop.set()
     watcher.join()

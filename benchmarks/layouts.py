@@ -20,7 +20,7 @@ from pipelines.store import storage
 from pipelines.train.items import ItemPlan
 from pipelines.train.shard import shard
 from pipelines.train.sources import MemorySource, ShardSource
-from pipelines.workspace.members import read_members, read_pictures, training_members
+from pipelines.workspace.members import training_members
 from zse_model.split import ZeroShotSplit
 
 ITEMS, BATCH = 4_000, 16
@@ -45,10 +45,9 @@ def main() -> None:
         streamed = ShardSource(pairs, manifest, BATCH, seed=0)
 
         start = time.perf_counter()
-        stored = storage.read_json(storage.join(images, "manifest.json"))
         split = ZeroShotSplit.from_json(json.dumps(manifest["split"]))
-        members = training_members(read_members(images, stored), split)
-        memory = MemorySource(ItemPlan(members, config.shard), read_pictures(images, stored, members), BATCH)
+        members = training_members(images.members(), split)
+        memory = MemorySource(ItemPlan(members, config.shard), images.data(members), BATCH)
         loading = time.perf_counter() - start
         held = sum(pixels.nbytes for pixels in memory.pixels)
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from pipelines.store import storage
 from pipelines.train.selection import Selection
+from pipelines.workspace.images import Images
+from pipelines.workspace.training import Training
 from zse_model.checkpoint import load_checkpoint
 
 
 def main() -> None:
     for url in sys.argv[1:]:
         checkpoint = load_checkpoint(url)
-        run = storage.read_json(storage.join(url, "run.json"))
-        images = storage.read_json(storage.join(run["images"], "manifest.json"))
-        selection = Selection(run["images"], images, checkpoint.split, 64)
+        images = Images.open(Training.open(url).images())
+        selection = Selection(images, checkpoint.split, 64)
         for readout in ("pooled", "head"):
             checkpoint.method.config = dataclasses.replace(checkpoint.method.config, readout=readout)
             found = selection(checkpoint.method)

@@ -36,7 +36,7 @@ from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.datasets.registry import create_dataset
 from pipelines.evaluate.stage import EMBEDDING_TILE
 from pipelines.ingest.stage import ingest
-from pipelines.workspace import shards
+from pipelines.workspace.images import Images
 from zse_model.evaluation.evaluate import Evaluator, Task
 from zse_model.evaluation.protocol import CATEGORY_METRICS
 from zse_model.synthetic import CATEGORIES, draw_photo, draw_sketch
@@ -77,13 +77,13 @@ def ingests(size: Size, scratch: Path) -> None:
     for pictures in size.pictures:
         source = spread(drawn, scratch / str(pictures), pictures)
         with watched() as cost:
-            folder = ingest(experiment(source), str(scratch / f"w{pictures}"))
+            images = ingest(experiment(source), str(scratch / f"w{pictures}"))
         print(
             f"{pictures:9,d} {cost.cpu / pictures * 1000:14.2f} {cost.cpu:9.1f} {cost.wall:6.1f} {cost.peak:7.2f}",
             flush=True,
         )
         if pictures == size.changed:
-            change_a_class(source, folder)
+            change_a_class(source, images)
 
 
 def draw(folder: Path) -> list[Path]:
@@ -119,20 +119,18 @@ def experiment(source: Path) -> ExperimentConfig:
     )
 
 
-def change_a_class(source: Path, folder: str) -> None:
+def change_a_class(source: Path, before: Images) -> None:
     """Writes the pictures of one class anew and ingests into the same workspace."""
-    workspace = folder.rsplit("/", 2)[0]
+    workspace = before.url.rsplit("/", 2)[0]
     for file in source.glob("*/class 007/*"):
         content = file.read_bytes()
         file.unlink()  # a name of its own: the links of other classes stay as they are
         file.write_bytes(content + b"\0")
     with watched() as cost:
-        again = ingest(experiment(source), workspace)
-    before, after = (shards.read_manifest(f, "zse ingest") for f in (folder, again))
-    known = {shard["name"] for shard in before["shards"]}
-    read = sum(shard["rows"] for shard in after["shards"] if shard["name"] not in known)
+        after = ingest(experiment(source), workspace)
+    left = {name: rows for name, rows in after.parts.items() if name not in before.parts}
     print(
-        f"          one of {CLASSES} classes changed: {read} of {after['pictures']:,} pictures read again, "
+        f"          one of {CLASSES} classes changed: {sum(left.values())} of {after.pictures:,} pictures read again, "
         f"{cost.wall:.1f} s, {cost.cpu:.1f} CPU s",
         flush=True,
     )

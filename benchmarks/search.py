@@ -32,7 +32,6 @@ from benchmarks.world import REAL, originals
 from pipelines.config.experiment import load_experiment
 from pipelines.encode.encodings import read_encodings
 from pipelines.run import run
-from pipelines.workspace import shards
 from zse_model.checkpoint import load_checkpoint
 from zse_model.code_index import CodeIndex
 from zse_model.hashing import pack
@@ -120,8 +119,7 @@ def trained(scratch: Path) -> tuple[CrossATNet, Tensor, tuple[Tensor, np.ndarray
     settings += [f"backbone.weights={weights}"] if weights.exists() else ["backbone.weights=null", "backbone.frozen=0"]
     workspace = WORKSPACE or str(scratch / "workspace")
     out = run(load_experiment("folder+crossatnet", settings), workspace, until="embed")
-    source_manifest = shards.read_manifest(out.images, "zse ingest")
-    sketches, photos = (read_encodings(out.encodings["crossatnet"], m, source_manifest) for m in ("sketch", "photo"))
+    sketches, photos = (read_encodings(out.encodings["crossatnet"], m, out.images) for m in ("sketch", "photo"))
     method = load_checkpoint(out.checkpoints["crossatnet"]).method
     assert isinstance(method, CrossATNet)
     return method, sketches.values["embedding"], (photos.values["embedding"], photos.members.category)

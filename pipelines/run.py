@@ -13,7 +13,7 @@ from rich.table import Table
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.encode.embed import embed
 from pipelines.evaluate.stage import REPORT, evaluate, raw_pixels
-from pipelines.ingest.stage import ingest, listed, plan_ingest
+from pipelines.ingest.stage import Planned, ingest, plan_ingest
 from pipelines.operate import preflight
 from pipelines.operate.preflight import STAGES
 from pipelines.runtime.progress import say
@@ -23,6 +23,8 @@ from pipelines.tracking import deliver_evaluation, deliver_training
 from pipelines.train.shard import shard
 from pipelines.train.stage import train, untrained
 from pipelines.workspace import shards
+from pipelines.workspace.images import Images
+from pipelines.workspace.kept import complete
 from pipelines.workspace.queries import Queries, difference, interval, metric_key
 from zse_model.evaluation import CATEGORY_METRICS, HEADLINES, LEADING, expected_average_precision
 from zse_model.evaluation.leaks import LeakError
@@ -32,9 +34,9 @@ from zse_model.split import ZeroShotSplit
 
 @dataclass
 class Outputs:
-    """Folders of what an experiment has made so far."""
+    """What an experiment has made so far; all but the images by their folder."""
 
-    images: str = ""
+    images: Images
     pairs: str = ""
     checkpoints: dict[str, str] = field(default_factory=dict)
     """By method, `-untrained` for the reference rows."""
@@ -51,13 +53,13 @@ class Outputs:
 
 def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Outputs:
     """Every stage up to `until`, in order."""
-    last, out = STAGES.index(until), Outputs()
+    last = STAGES.index(until)
     workspace = storage.absolute(workspace)
     planned = plan_ingest(config, workspace)
-    fresh = not shards.has_manifest(planned[0])
-    preflight.check(config, workspace, listed(planned), until, fresh=fresh)
+    fresh = not complete(planned.folder)
+    preflight.check(config, workspace, planned.records, until, fresh=fresh)
     with expecting(config.cluster if last >= 2 else None):
-        out.images = _reported("ingest", ingest(config, workspace, planned))
+        out = Outputs(_ingested(config, workspace, planned))
         split = experiment_split(config, out.images)
         if last >= 1:
             preflight.refuse_repeats(config, out.images)
@@ -96,7 +98,7 @@ def _evaluate_all(config: ExperimentConfig, workspace: str, out: Outputs, split:
 def _selection(config: ExperimentConfig, workspace: str, trained: Outputs, split: ZeroShotSplit) -> Outputs | None:
     """The pseudo-unseen classes, evaluated as the unseen ones are but without distractors, to compare and promote by.
     None, with a word, where they cannot be searched."""
-    counts = shards.read_manifest(trained.images, "zse ingest")["counts"]
+    counts = trained.images.counts
     searched = [c for c in split.pseudo_unseen if counts[c].get("sketch") and counts[c].get("photo")]
     if not searched:
         say("No pseudo-unseen class has sketches and photos (dataset.pseudo_unseen): nothing is evaluated to choose by")
@@ -117,11 +119,11 @@ def evaluate_checkpoint(config: ExperimentConfig, workspace: str, checkpoint: st
     """A checkpoint from anywhere on this experiment's data and split; refused where it has seen what is tested."""
     workspace = storage.absolute(workspace)
     planned = plan_ingest(config, workspace)
-    preflight.check_test(config, workspace, listed(planned), storage.absolute(checkpoint))
-    return evaluate_images(config, workspace, _reported("ingest", ingest(config, workspace, planned)), checkpoint)
+    preflight.check_test(config, workspace, planned.records, storage.absolute(checkpoint))
+    return evaluate_images(config, workspace, _ingested(config, workspace, planned), checkpoint)
 
 
-def evaluate_images(config: ExperimentConfig, workspace: str, images: str, checkpoint: str) -> Outputs:
+def evaluate_images(config: ExperimentConfig, workspace: str, images: Images, checkpoint: str) -> Outputs:
     """`evaluate_checkpoint` of data that is ingested."""
     checkpoint, split = storage.absolute(checkpoint), experiment_split(config, images)
     name = shards.read_manifest(checkpoint, "zse train")["method"]
@@ -131,9 +133,15 @@ def evaluate_images(config: ExperimentConfig, workspace: str, images: str, check
     return out
 
 
-def experiment_split(config: ExperimentConfig, images: str) -> ZeroShotSplit:
+def experiment_split(config: ExperimentConfig, images: Images) -> ZeroShotSplit:
     """The split whose unseen classes are searched."""
-    return preflight.searched_split(config, shards.read_manifest(images, "zse ingest")["counts"])
+    return preflight.searched_split(config, images.counts)
+
+
+def _ingested(config: ExperimentConfig, workspace: str, planned: Planned) -> Images:
+    images = ingest(config, workspace, planned)
+    images.summarise("ingest")
+    return images
 
 
 def _reported(stage: str, folder: str) -> str:
@@ -155,7 +163,7 @@ def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> dict[str, float]:
     if told is not None:
         return told
     # Of a report that an earlier version wrote: of its first setting, by what was ingested.
-    counts = shards.read_manifest(out.images, "zse ingest")["counts"]
+    counts = out.images.counts
     queries = Queries(report)
     categories = queries.category[~queries.values(metric_key(rows[0])).isnan().numpy()]
     photos = {c: counts[c].get("photo", 0) for c in set(categories)}

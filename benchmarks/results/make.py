@@ -20,7 +20,7 @@ from pipelines.config.experiment import ExperimentConfig, load_experiment
 from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.run import Outputs, evaluate_checkpoint, run
 from pipelines.workspace import shards
-from pipelines.workspace.members import Members, read_members, read_pictures
+from pipelines.workspace.members import Members
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.queries import Queries
 from zse_model.checkpoint import load_checkpoint
@@ -98,11 +98,11 @@ def across(config: ExperimentConfig, checkpoint: str, workspace: str) -> tuple[O
 
 def faithfulness(out: Outputs, name: str) -> dict[str, Any]:
     """`MEASURES` by order of the patches, of sketches of unseen classes with their own photos."""
-    checkpoint, source = load_checkpoint(out.checkpoints[name]), shards.read_manifest(out.images, "zse ingest")
-    members = read_members(out.images, source).of(categories=checkpoint.split.unseen)
+    checkpoint = load_checkpoint(out.checkpoints[name])
+    members = out.images.members().of(categories=checkpoint.split.unseen)
     sketches, photos = pairs(members)
     sides = [
-        [torch.from_numpy(decode_pixels(data)) for data in read_pictures(out.images, source, members.where(side))]
+        [torch.from_numpy(decode_pixels(data)) for data in out.images.data(members.where(side))]
         for side in (sketches, photos)
     ]
     columns = patches_removed(checkpoint.method, *sides)

@@ -209,7 +209,7 @@ def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -
     from pipelines import run as stages
 
     out = stages.run(loaded(experiment, set_, workspace), workspace, until=name)
-    made = {"ingest": [out.images], "shard": [out.pairs]}.get(name)
+    made = {"ingest": [out.images.url], "shard": [out.pairs]}.get(name)
     made = made or list((out.encodings or out.checkpoints).values())
     after = stages.STAGES[stages.STAGES.index(name) + 1]
     last("\n".join(made), command(after, *given(experiment, workspace, set_)))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
 from pipelines.runtime.redaction import printable
-from pipelines.workspace.members import Members, read_pictures
+from pipelines.workspace.images import Images
+from pipelines.workspace.members import Members
 from pipelines.workspace.pictures import decode_pixels
 from zse_model.evaluation.evaluate import Evaluation
 
@@ -20,9 +20,7 @@ RIGHT, WRONG, PLAIN = (38, 150, 75), (205, 60, 50), (170, 170, 170)
 QUERIES, TOP = 4, 10
 
 
-def retrieval_sheets(
-    found: Evaluation, images: str, source: dict[str, Any], sketches: Members, photos: Members
-) -> dict[str, bytes]:
+def retrieval_sheets(found: Evaluation, images: Images, sketches: Members, photos: Members) -> dict[str, bytes]:
     """PNG by file name. Good, typical and bad: the highest, the middle and the lowest of the first metric."""
     metric, ranked = found.task.metrics[0], by_precision(found)
     values = found.values(found.task.protocols[0], metric).numpy()
@@ -35,8 +33,8 @@ def retrieval_sheets(
     labels, sheets = found.task.gallery_labels.numpy(), {}
     for name, queries in chosen.items():
         top = found.top.indices[torch.from_numpy(queries), :TOP].numpy()
-        drawn = decode_all(images, source, sketches, queries)
-        shown = decode_all(images, source, photos, top.reshape(-1))
+        drawn = decode_all(images, sketches, queries)
+        shown = decode_all(images, photos, top.reshape(-1))
         rows = []
         for i, query in enumerate(queries):
             right = labels[top[i]] == int(found.task.query_labels[query])
@@ -73,9 +71,9 @@ class Row:
         self.sketch, self.caption, self.photos, self.captions, self.right = sketch, caption, photos, captions, right
 
 
-def decode_all(images: str, source: dict[str, Any], members: Members, rows: np.ndarray) -> list[np.ndarray]:
+def decode_all(images: Images, members: Members, rows: np.ndarray) -> list[np.ndarray]:
     wanted = members.where(np.asarray(rows, dtype=np.int64))
-    return [decode_pixels(data) for data in read_pictures(images, source, wanted)]
+    return [decode_pixels(data) for data in images.data(wanted)]
 
 
 def draw_sheet(rows: Sequence[Row]) -> bytes:

@@ -22,7 +22,8 @@ from pipelines.runtime import logs
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.store import storage
 from pipelines.workspace import shards
-from pipelines.workspace.members import leakable, read_members, tested_members
+from pipelines.workspace.images import Images
+from pipelines.workspace.members import leakable, tested_members
 from pipelines.workspace.tensors import encode_pictures
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
@@ -33,30 +34,30 @@ ALONE = 1000  # pictures that one process has encoded before another one has loa
 
 
 @logs.stage("embed")
-def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str, split: ZeroShotSplit) -> str:
+def embed(config: ExperimentConfig, workspace: str, images: Images, checkpoint: str, split: ZeroShotSplit) -> str:
     """Encode the unseen classes of `split` and the distractors, or find it done; gives the folder of the encodings.
 
     Raises LeakError where the checkpoint has seen what it would be tested on.
     """
-    source = shards.read_manifest(images, "zse ingest")
     trained = shards.read_manifest(checkpoint, "zse train")
     with storage.local_copy(checkpoint) as copy:
         loaded = load_checkpoint(copy)
-    check_transforms(loaded, source, images)
+    check_transforms(loaded, images)
     distractors, seen_classes = sorted(set(config.evaluation.distractors)), config.evaluation.seen_classes
-    members = tested_members(read_members(images, source), split, distractors, seen_classes=seen_classes)
+    members = tested_members(images.members(), split, distractors, seen_classes=seen_classes)
     verbatim = stands_verbatim(loaded.split, split)
     tested = leakable(members, split, distractors, seen_classes=seen_classes)
     refuse_leaks(
         loaded, split, tested.names(), verbatim=verbatim, selection=config.evaluation.classes == "pseudo_unseen"
     )
-    key = storage.digest([trained["digest"], source["fingerprint"], images, storage.digest_lines(members.id)], 8)
+    key = storage.digest([trained["digest"], images.fingerprint, images.url, storage.digest_lines(members.id)], 8)
     name = f"{trained['name']}-{key}"
     folder = storage.join(workspace, "encodings", name)
     logs.about(run=name)
     if shards.has_manifest(folder):
         return folder
     of_part = {int(part): members.where(members.part == part) for part in np.unique(members.part)}
+    part_names = list(images.parts)
     # As many image shards a part as one with all classes in it would hold: the pair network reads parts over and over.
     batches = shards.batches([len(kept) for kept in of_part.values()], config.ingest.part_size)
     there, tasks, written = storage.names(folder), [], []
@@ -66,12 +67,12 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
         counts = {name: int((modality == name).sum()) for name in ("sketch", "photo")}
         written.append({"name": shards.part_name(i, len(batches)), "rows": len(modality), **counts})
         if written[-1]["name"] not in there:
-            images_of = [(source["shards"][part]["name"], m.row.tolist()) for part, m in kept]
+            images_of = [(part_names[part], m.row.tolist()) for part, m in kept]
             # As text: lists of unequal length are no Arrow column, and Ray would say so for every task.
             tasks.append({"part": written[-1]["name"], "images": json.dumps(images_of), "rows": len(modality)})
     constructor = {
         "checkpoint": checkpoint,
-        "images": images,
+        "images": images.url,
         "folder": folder,
         "batch_size": config.evaluation.batch_size,
     }
@@ -95,8 +96,8 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
         {
             "checkpoint": checkpoint,
             "checkpoint_hash": trained["digest"],
-            "images": images,
-            "fingerprint": source["fingerprint"],
+            "images": images.url,
+            "fingerprint": images.fingerprint,
             "pictures": len(members),
             "shards": written,
         },
@@ -104,13 +105,13 @@ def embed(config: ExperimentConfig, workspace: str, images: str, checkpoint: str
     return folder
 
 
-def check_transforms(checkpoint: Checkpoint, source: dict[str, Any], images: str) -> None:
+def check_transforms(checkpoint: Checkpoint, images: Images) -> None:
     """The pictures must have been brought to what the network was trained on."""
-    trained, stored = vars(checkpoint.transforms), source["transforms"]
+    trained, stored = vars(checkpoint.transforms), images.transforms
     if trained != stored:
         raise ZseError(
-            f"The checkpoint was trained on pictures prepared with {trained}, {images} holds pictures prepared with "
-            f"{stored}. Give --set transforms.size={trained['size']} --set transforms.recipe={trained['recipe']}"
+            f"The checkpoint was trained on pictures prepared with {trained}, {images.url} holds pictures prepared "
+            f"with {stored}. Give --set transforms.size={trained['size']} --set transforms.recipe={trained['recipe']}"
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.workspace import shards
+from pipelines.workspace.images import Images
 from pipelines.workspace.members import Members
 from zse_model.methods import Encoding
 
@@ -51,10 +52,10 @@ def read_values(folder: str, part: str, modality: str, names: Sequence[str] | No
     return {name: _tensor(table[name], shape) for name, shape in shapes.items()}
 
 
-def read_encodings(folder: str, modality: str, images: dict[str, Any]) -> Encodings:
-    """Who was encoded of one modality, and their vectors. `images` is the manifest of the image shards."""
+def read_encodings(folder: str, modality: str, images: Images) -> Encodings:
+    """Who was encoded of one modality, and their vectors."""
     manifest = shards.read_manifest(folder, "zse embed")
-    index = {shard["name"]: i for i, shard in enumerate(images["shards"])}
+    index = {name: i for i, name in enumerate(images.parts)}
     tables, shapes = [], {}
     for name, _ in encoded_parts(manifest, modality):
         file = shards.open_part(storage.join(folder, name))

@@ -33,15 +33,13 @@ from pipelines.runtime import logs
 from pipelines.runtime.progress import say
 from pipelines.store import storage
 from pipelines.workspace import shards
+from pipelines.workspace.images import Images
 from pipelines.workspace.looks import NEAR, repeated
 from pipelines.workspace.members import (
     Members,
     drawn,
     held_back,
     leakable,
-    read_looks,
-    read_members,
-    read_pictures,
     tested_members,
 )
 from pipelines.workspace.pictures import decode_pixels
@@ -79,13 +77,12 @@ class Search:
 
 @logs.stage("evaluate")
 def evaluate(
-    config: ExperimentConfig, workspace: str, images: str, encodings: str, method: str, split: ZeroShotSplit
+    config: ExperimentConfig, workspace: str, images: Images, encodings: str, method: str, split: ZeroShotSplit
 ) -> str:
     """Run the stage for one checkpoint's encodings, or find it done; gives the folder of the report.
 
     Raises LeakError where the checkpoint has seen what it would be tested on.
     """
-    source = shards.read_manifest(images, "zse ingest")
     embedded = shards.read_manifest(encodings, "zse embed")
     with storage.local_copy(embedded["checkpoint"]) as copy:
         checkpoint = load_checkpoint(copy)
@@ -94,7 +91,7 @@ def evaluate(
     if shards.has_manifest(folder):
         return folder
     distractors, selection = config.evaluation.distractors, config.evaluation.classes == "pseudo_unseen"
-    sketches, photos = (read_encodings(encodings, m, source) for m in ("sketch", "photo"))
+    sketches, photos = (read_encodings(encodings, m, images) for m in ("sketch", "photo"))
     seen_classes = config.evaluation.seen_classes
     encoded = (e.members for e in (sketches, photos))
     tested: dict[str, str] = {}
@@ -104,9 +101,9 @@ def evaluate(
     refuse_leaks(checkpoint, split, tested, verbatim=verbatim, selection=selection)
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
     gallery = matrices.gallery
-    everyone = read_members(images, source) if "drawn" in distractors else None
-    searches = plan_searches(config, split, source["fingerprint"], sketches.members, gallery, everyone)
-    searches = without_repeated(searches, images, source, gallery)
+    everyone = images.members() if "drawn" in distractors else None
+    searches = plan_searches(config, split, images.fingerprint, sketches.members, gallery, everyone)
+    searches = without_repeated(searches, images, gallery)
     evaluations: dict[str, list[Evaluation]] = {}
     modes = _modes(config, checkpoint.method, method)
     for mode in modes:
@@ -119,7 +116,7 @@ def evaluate(
             evaluations[mode] = _evaluate(
                 matrices.rows(mode, _union(searches, best, len(sketches.members))), searches, mode, best
             )
-    provenance = _provenance(config, split, source["fingerprint"], embedded["checkpoint_hash"])
+    provenance = _provenance(config, split, images.fingerprint, embedded["checkpoint_hash"])
     provenance["checkpoint"] = checkpoint.training["run"]
     provenance["distilled_test_units"] = distilled_units(checkpoint, split)
     if told := provenance["distilled_test_units"]:
@@ -129,40 +126,39 @@ def evaluate(
     shown = explained_mode(checkpoint.method)
     if shown in modes and (checkpoint.method.pair_mode or has_masks(checkpoint.method)):
         queries, first = sketches.members.where(searches[0].queries), gallery.where(searches[0].gallery)
-        found = _explanations(checkpoint.method, evaluations[shown][0], images, source, queries, first)
+        found = _explanations(checkpoint.method, evaluations[shown][0], images, queries, first)
         for name, png in found.items():
             storage.write_bytes(storage.join(folder, SHEETS, name), png)
     storage.write_json(
         storage.join(folder, COSTS), _costs(checkpoint.method, encodings, modes, config.evaluation.precision)
     )
-    key = report_key(config, split, source["fingerprint"], embedded["checkpoint_hash"])
-    of = {"report_key": key, "images": images, "encodings": encodings, "experiment": experiment_of(config)}
-    _write(folder, of, source, searches, evaluations, sketches.members, gallery, method, provenance)
+    key = report_key(config, split, images.fingerprint, embedded["checkpoint_hash"])
+    of = {"report_key": key, "images": images.url, "encodings": encodings, "experiment": experiment_of(config)}
+    _write(folder, of, images, searches, evaluations, sketches.members, gallery, method, provenance)
     return folder
 
 
-def raw_pixels(config: ExperimentConfig, workspace: str, images: str, split: ZeroShotSplit) -> str:
+def raw_pixels(config: ExperimentConfig, workspace: str, images: Images, split: ZeroShotSplit) -> str:
     """The reference row that anything has to beat: 32x32 grey pixels, centred, compared by cosine."""
-    source = shards.read_manifest(images, "zse ingest")
-    folder = _folder(config, workspace, "raw_pixels", {"images": images, "split": split.digest})
+    folder = _folder(config, workspace, "raw_pixels", {"images": images.url, "split": split.digest})
     if shards.has_manifest(folder):
         return folder
-    everyone = read_members(images, source)
+    everyone = images.members()
     asked = config.evaluation
     tested = tested_members(everyone, split, asked.distractors, seen_classes=asked.seen_classes).by_content()
     encodings = []
     for modality in ("sketch", "photo"):
         members = tested.where(tested.modality == modality)
-        encodings.append(Encodings(members, _pixels(read_pictures(images, source, members))))
+        encodings.append(Encodings(members, _pixels(images.data(members))))
     sketches, photos = encodings
     scores = sketches.values["embedding"] @ photos.values["embedding"].T
-    searches = plan_searches(config, split, source["fingerprint"], sketches.members, photos.members, everyone)
-    searches = without_repeated(searches, images, source, photos.members)
+    searches = plan_searches(config, split, images.fingerprint, sketches.members, photos.members, everyone)
+    searches = without_repeated(searches, images, photos.members)
     evaluations = {RET.name: _evaluate(scores.split(EMBEDDING_TILE), searches, RET.name)}
-    provenance = _provenance(config, split, source["fingerprint"], "none")
-    key = report_key(config, split, source["fingerprint"], "none")
-    of = {"report_key": key, "images": images, "experiment": experiment_of(config)}
-    _write(folder, of, source, searches, evaluations, sketches.members, photos.members, "raw_pixels", provenance)
+    provenance = _provenance(config, split, images.fingerprint, "none")
+    key = report_key(config, split, images.fingerprint, "none")
+    of = {"report_key": key, "images": images.url, "experiment": experiment_of(config)}
+    _write(folder, of, images, searches, evaluations, sketches.members, photos.members, "raw_pixels", provenance)
     return folder
 
 
@@ -234,13 +230,13 @@ def plan_searches(
     return searches
 
 
-def without_repeated(searches: Sequence[Search], images: str, source: dict[str, Any], photos: Members) -> list[Search]:
+def without_repeated(searches: Sequence[Search], images: Images, photos: Members) -> list[Search]:
     """The searches with galleries as their protocols want them: one that leaves repeated photos out becomes a search of
     its own where there are any. By instance only photos of the same one are repeated: each is somebody's right answer.
     """
     if all(PROTOCOLS[name].repeated for search in searches for name in search.task.protocols):
         return list(searches)
-    looks = read_looks(images, source, photos)
+    looks = images.looks(photos)
     found = []
     for search in searches:
         by_class = search.task.metrics == CATEGORY_METRICS
@@ -379,8 +375,7 @@ def _picked(block: Tensor, start: int, search: Search) -> Tensor:
 def _explanations(
     method: RetrievalMethod,
     found: Evaluation,
-    images: str,
-    source: dict[str, Any],
+    images: Images,
     sketches: Members,
     photos: Members,
 ) -> dict[str, bytes]:
@@ -390,8 +385,8 @@ def _explanations(
     first = found.top.indices[torch.from_numpy(queries), 0].numpy()
     return explanation_sheets(
         method,
-        sheets.decode_all(images, source, sketches, queries),
-        sheets.decode_all(images, source, photos, first),
+        sheets.decode_all(images, sketches, queries),
+        sheets.decode_all(images, photos, first),
         [f"{sketches.category[q]} found {photos.category[p]}" for q, p in zip(queries, first, strict=True)],
         mode=explained_mode(method),
     )
@@ -437,7 +432,7 @@ def _folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[s
 def _write(
     folder: str,
     of: dict[str, Any],
-    source: dict[str, Any],
+    images: Images,
     searches: list[Search],
     evaluations: dict[str, list[Evaluation]],
     sketches: Members,
@@ -445,8 +440,7 @@ def _write(
     method: str,
     provenance: dict[str, Any],
 ) -> None:
-    """of: what the manifest says besides, the folder of the images above all."""
-    images = of["images"]
+    """of: what the manifest says besides."""
     rows: list[dict[str, Any]] = []
     columns: dict[str, Any] = {"id": sketches.id, "category": sketches.category, "instance": sketches.instance}
     for i, search in enumerate(searches):
@@ -485,7 +479,7 @@ def _write(
     }
     for name, png in pictures.items():
         storage.write_bytes(storage.join(folder, CHARTS, name), png)
-    for name, png in sheets.retrieval_sheets(default, images, source, asked, first).items():
+    for name, png in sheets.retrieval_sheets(default, images, asked, first).items():
         storage.write_bytes(storage.join(folder, SHEETS, name), png)
     found_first = {mode: first.id[found.top.indices[:, :SHOWN].numpy()].tolist() for mode, found in by_class.items()}
     top = pa.table({"id": asked.id, **found_first}).sort_by("id")
@@ -497,7 +491,7 @@ def _write(
     settings = list(dict.fromkeys(search.task.setting for search in searches))
     by_class_of = [search.task for search in searches if {*search.task.metrics} & {"mAP_all"}]
     chance = {task.setting: task.chance for task in by_class_of if "plain" in task.protocols}
-    about = {"method": method, "dataset": source["dataset"], "settings": settings, "chance": chance}
+    about = {"method": method, "dataset": images.dataset, "settings": settings, "chance": chance}
     shards.write_manifest(folder, {**about, **provenance, **of})
 
 

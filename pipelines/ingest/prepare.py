@@ -16,6 +16,7 @@ from pipelines.runtime.redaction import printable
 from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.ids import refuse_name
+from pipelines.workspace.images import Images
 from pipelines.workspace.pictures import prepared
 from zse_model.transforms import BadPicture, TransformConfig
 
@@ -53,7 +54,7 @@ def _prepared(
             # is a missing permission: once it is given, nothing that is listed has changed, so it must be asked for.
             reason = str(error) if isinstance(error, BadPicture) else f"{type(error).__name__}: cannot be read"
             skipped.append({"uri": printable(record.path), "reason": reason})
-    return pa.Table.from_pylist(rows, schema=shards.IMAGES), skipped
+    return pa.Table.from_pylist(rows, schema=Images.SCHEMA), skipped
 
 
 def _row(record: ImageRecord, data: bytes, transforms: TransformConfig) -> dict[str, Any]:

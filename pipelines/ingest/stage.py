@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
 from itertools import compress, groupby, islice
 from typing import Any
@@ -26,6 +27,8 @@ from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import run_parts
 from pipelines.store import storage
 from pipelines.workspace import shards
+from pipelines.workspace.images import Images
+from pipelines.workspace.kept import MANIFEST
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 
@@ -34,21 +37,32 @@ class TooManyBadPicturesError(ZseError):
     """More pictures were skipped than the configuration allows."""
 
 
-Planned = tuple[str, dict[str, list[ImageRecord]]]
-"""The folder that the shards of a listing belong in, and which pictures each part holds."""
+@dataclass(frozen=True)
+class Planned:
+    """What an ingest makes of a listing."""
+
+    folder: str
+    key: str
+    parts: dict[str, list[ImageRecord]]
+    """Which pictures each part holds."""
+
+    @property
+    def records(self) -> list[ImageRecord]:
+        return [record for records in self.parts.values() for record in records]
 
 
 @logs.stage("ingest")
-def ingest(config: ExperimentConfig, workspace: str, planned: Planned | None = None) -> str:
-    """Run the stage, or find it done; gives the folder of the image shards. planned: by `plan_ingest`, to list once."""
-    folder, parts = planned or plan_ingest(config, workspace)
+def ingest(config: ExperimentConfig, workspace: str, planned: Planned | None = None) -> Images:
+    """Run the stage, or find it done. planned: by `plan_ingest`, to list once."""
+    planned = planned or plan_ingest(config, workspace)
+    folder, parts = planned.folder, planned.parts
     logs.about(run=_name(folder))
-    if shards.has_manifest(folder):
-        return folder
+    if (done := Images.find(folder, planned.key)) is not None:
+        return done
     write_parts(config, folder, parts)
     listed = sum(map(len, parts.values()))
-    manifest = _manifest(folder, list(parts), config, listed)
-    skipped = manifest["skipped"]
+    about = _about(folder, list(parts), config, listed)
+    skipped = about["skipped"]
     _raise_if_asked(config, skipped)
     if len(skipped) > config.ingest.max_bad_fraction * listed:
         first = "\n".join(f"  {s['uri']}: {s['reason']}" for s in skipped[:10])
@@ -57,30 +71,25 @@ def ingest(config: ExperimentConfig, workspace: str, planned: Planned | None = N
             f"{config.ingest.max_bad_fraction:.1%}. The first:\n{first}\nMend them, or raise the limit with "
             f"--set ingest.max_bad_fraction={len(skipped) / listed + 0.005:.2f}; what was read is kept"
         )
-    shards.write_manifest(folder, manifest)
+    images = Images.write(folder, planned.key, **about)
     if skipped:
         reasons = Counter(s["reason"] for s in skipped).most_common(3)
-        say(f"Skipped {len(skipped)} of {listed} pictures: {reasons}; all are named in {folder}/manifest.json")
-    return folder
+        say(f"Skipped {len(skipped)} of {listed} pictures: {reasons}; all are named in {folder}/{MANIFEST}")
+    return images
 
 
 def plan_ingest(config: ExperimentConfig, workspace: str) -> Planned:
     """List the pictures and plan their parts; nothing is read."""
     dataset = create_dataset(config.dataset)
     say(f"Listing {getattr(config.dataset, 'source', config.dataset.name)} ...")
-    made_by = [shards.SCHEMA_VERSION, shards.IMAGES.names, to_dict(config.transforms), config.ingest.row_group]
+    made_by = [Images.VERSION, Images.SCHEMA.names, to_dict(config.transforms), config.ingest.row_group]
     parts: dict[str, list[ImageRecord]] = {}
     for _, alike in groupby(dataset.records(), key=lambda record: (record.modality, record.category)):
         while records := list(islice(alike, config.ingest.part_size)):
             listed = storage.digest_lines(json.dumps(record.values()) for record in records)
-            parts[f"part-{storage.digest([listed, *made_by], 16)}.parquet"] = records
-    key = storage.digest(list(parts), 8)
-    return storage.join(workspace, "images", f"{config.dataset.name}-{key}"), parts
-
-
-def listed(planned: Planned) -> list[ImageRecord]:
-    """All pictures of a plan."""
-    return [record for records in planned[1].values() for record in records]
+            parts[Images.part_name(storage.digest([listed, *made_by], 16))] = records
+    key = storage.digest(list(parts))
+    return Planned(Images.place(workspace, config.dataset.name, key), key, parts)
 
 
 def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[ImageRecord]]) -> None:
@@ -145,8 +154,8 @@ def _raise_if_asked(config: ExperimentConfig, skipped: list[dict[str, str]]) -> 
         raise BadPicture(f"{skipped[0]['uri']}: {skipped[0]['reason']} (ingest.on_bad is raise)")
 
 
-def _manifest(folder: str, parts: list[str], config: ExperimentConfig, listed: int) -> dict[str, Any]:
-    """Made from the parts alone, so it does not matter who wrote them and when."""
+def _about(folder: str, parts: list[str], config: ExperimentConfig, listed: int) -> dict[str, Any]:
+    """What the manifest says, made from the parts alone, so it does not matter who wrote them and when."""
     written, skipped, content = [], [], []
     counts: dict[str, Counter[str]] = {}
     tables = shards.read_parts(folder, parts, ["modality", "category", "instance", "sha256"])

@@ -20,7 +20,7 @@ from pipelines.drawing.sheets import Row, decode_all, draw_sheet
 from pipelines.evaluate.stage import TOP
 from pipelines.store import storage
 from pipelines.workspace import shards
-from pipelines.workspace.members import read_members
+from pipelines.workspace.images import Images
 from pipelines.workspace.queries import Difference, Queries, difference, key_parts
 from zse_model.errors import ZseError
 from zse_model.split import FEWEST
@@ -176,11 +176,10 @@ def difference_sheet(first: Report, second: Report, compared: Compared) -> bytes
     wanted = list(
         dict.fromkeys(id for query in chosen for id in (ids[query], *(p for top in tops for p in top[ids[query]])))
     )
-    images = shards.read_manifest(first.folder, "zse evaluate")["images"]
-    source = shards.read_manifest(images, "zse ingest")
-    everyone = read_members(images, source)
+    images = Images.open(shards.read_manifest(first.folder, "zse evaluate")["images"])
+    everyone = images.members()
     at = {id: i for i, id in enumerate(everyone.id)}
-    decoded = decode_all(images, source, everyone, np.array([at[id] for id in wanted]))
+    decoded = decode_all(images, everyone, np.array([at[id] for id in wanted]))
     pictures = dict(zip(wanted, decoded, strict=True))
     rows = []
     for query in chosen:

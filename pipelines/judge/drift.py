@@ -25,7 +25,8 @@ from pipelines.encode.encodings import read_encodings
 from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.workspace import shards
-from pipelines.workspace.members import Members, read_members, read_pictures, training_members
+from pipelines.workspace.images import Images
+from pipelines.workspace.members import Members, training_members
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.tensors import encode_pictures
 from zse_model.checkpoint import Checkpoint, load_checkpoint
@@ -54,11 +55,10 @@ def reference(workspace: str, folder: str) -> Reference:
     run = storage.join(folder, "run.json")
     if not storage.exists(run):
         raise StorageError(f"{folder} does not say what it was trained on: it has no run.json")
-    images = storage.read_json(run)["images"]
+    images = Images.open(storage.read_json(run)["images"])
     with storage.local_copy(folder) as copy:
         checkpoint = load_checkpoint(copy)
-    source = shards.read_manifest(images, "zse ingest")
-    everyone = read_members(images, source)
+    everyone = images.members()
     trained = training_members(everyone, checkpoint.split)
     new = everyone.of(categories=checkpoint.split.pseudo_unseen)
     found: dict[str, np.ndarray] = {}
@@ -66,7 +66,7 @@ def reference(workspace: str, folder: str) -> Reference:
         vectors, ink = [], np.zeros(0, dtype=np.float32)
         for members in (trained, new):
             some = _sample(members.where(members.modality == modality))
-            pictures = read_pictures(images, source, some)
+            pictures = images.data(some)
             vectors.append(_encoded(checkpoint, pictures, modality))
             if modality == "sketch" and members is trained:
                 ink = ink_shares(pictures)
@@ -115,21 +115,20 @@ def further(own: np.ndarray, new: np.ndarray) -> float:
 
 
 def measure(
-    trained: Reference | None, images: str, encodings: str, last: Mapping[str, Mapping[str, int]] | None
+    trained: Reference | None, images: Images, encodings: str, last: Mapping[str, Mapping[str, int]] | None
 ) -> dict[str, float]:
     """What of ink, sketches, photos and classes can be said of a data set's encoded pictures.
 
     trained: of the model's training, None where it is not known; last: the counts of the last evaluated version, class
     -> modality -> pictures, None = there is none.
     """
-    source = shards.read_manifest(images, "zse ingest")
     found: dict[str, float] = {}
     if trained is not None:
         for modality, name in MODALITIES:
-            encoded = read_encodings(encodings, modality, source)
+            encoded = read_encodings(encodings, modality, images)
             some = _sample(encoded.members)
             if modality == "sketch":
-                ink = ink_shares(read_pictures(images, source, some))
+                ink = ink_shares(images.data(some))
                 found["ink"] = float((ink.mean() - trained["ink"].mean()) / max(float(trained["ink"].std()), 1e-6))
             at = {id: i for i, id in enumerate(encoded.members.id)}
             rows = torch.tensor([at[id] for id in some.id])
@@ -138,7 +137,7 @@ def measure(
             if len(new):
                 found[name] = further(distances(vectors, torch.from_numpy(trained[modality])).numpy(), new)
     if last is not None:
-        found["classes"] = class_difference(source["counts"], last)
+        found["classes"] = class_difference(images.counts, last)
     return found
 
 

@@ -30,6 +30,7 @@ from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry, settle, translated
 from pipelines.tracking.models import NAMES, REGISTERED
 from pipelines.workspace import shards
+from pipelines.workspace.images import Images
 from zse_model.checkpoint import INFO, from_dict
 from zse_model.evaluation.leaks import LeakError
 from zse_model.transforms import BadPicture, TransformConfig
@@ -62,7 +63,7 @@ class Wanted:
     model: Model
     dataset: str
     config: ExperimentConfig
-    images: str
+    images: Images
     key: str
 
 
@@ -179,14 +180,13 @@ def _wanted(
 ) -> list[Wanted]:
     """A data set for each model, ingested once for all that take pictures in the same form."""
     found: list[Wanted] = []
-    ingested: dict[TransformConfig, str] = {}
+    ingested: dict[TransformConfig, Images] = {}
     for model in models:
         own = dataclasses.replace(config, dataset=dataset, transforms=model.transforms)
         if model.transforms not in ingested:
             ingested[model.transforms] = ingest(own, workspace)
         images = ingested[model.transforms]
-        fingerprint = shards.read_manifest(images, "zse ingest")["fingerprint"]
-        key = report_key(own, experiment_split(own, images), fingerprint, model.digest)
+        key = report_key(own, experiment_split(own, images), images.fingerprint, model.digest)
         found.append(Wanted(model, name, own, images, f"{key}-{model.method}"))
     return found
 
@@ -269,10 +269,10 @@ def _measured(one: Wanted, line: Line, last: history.Evaluated | None, workspace
         unknown = "distance not known: what the model was trained on is not there"
     before = None
     if last is not None and _there(last):
-        images = shards.read_manifest(last.report, "zse evaluate")["images"]
-        before = shards.read_manifest(images, "zse ingest")["counts"] if shards.has_manifest(images) else None
+        images = Images.find(shards.read_manifest(last.report, "zse evaluate")["images"])
+        before = images.counts if images else None
     about = shards.read_manifest(line.report, "zse evaluate")
-    found = drift.measure(trained, about["images"], about["encodings"], before)
+    found = drift.measure(trained, Images.open(about["images"]), about["encodings"], before)
     own = storage.read_json(storage.join(line.report, REPORT))[0]["classes"]
     return {"drift": found, "unknown": unknown, "classes": drift.classes_behind(own, trained)}
 

@@ -31,6 +31,7 @@ from pipelines.runtime.validate import read_section
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage
 from pipelines.workspace import shards
+from pipelines.workspace.images import Images
 from pipelines.workspace.queries import Queries, interval
 from pipelines.workspace.reports import MEASURES
 from zse_model.errors import ZseError
@@ -303,11 +304,10 @@ def _chance(report: Report, row: dict[str, Any]) -> float | None:
         return None
     if row["setting"] in (told := about.get("chance", {})):
         return told[row["setting"]]
-    if "images" not in about or not shards.has_manifest(about["images"]):
+    if "images" not in about or (images := Images.find(about["images"])) is None:
         return None
     # Of a report that an earlier version wrote, by what was ingested.
-    counts = shards.read_manifest(about["images"], "zse ingest")["counts"]
-    photos = [counts[category].get("photo", 0) for category in Queries(report.folder).category]
+    photos = [images.counts[category].get("photo", 0) for category in Queries(report.folder).category]
     relevant = torch.tensor([n for n in photos if n])
     return float(expected_average_precision(relevant, row["gallery"]).mean())
 

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.ingest.stage import listed, plan_ingest
+from pipelines.ingest.stage import plan_ingest
 from pipelines.operate import preflight
 from pipelines.operate.nodes import Finding, Node, findings, look
 from pipelines.runtime.ray_tasks import SPARE_CPUS, connect
@@ -100,7 +100,7 @@ def _experiment(workspace: str, config: ExperimentConfig) -> Iterator[Finding]:
     """What would end a run of the experiment before a picture is read."""
     try:
         planned = plan_ingest(config, storage.absolute(workspace))
-        preflight.check(config, workspace, listed(planned), fresh=False)
+        preflight.check(config, workspace, planned.records, fresh=False)
         yield Finding("experiment", "ok", "split, classes, networks and weights are as they have to be")
     except (ZseError, OSError) as error:
         listed_all = re.findall(r"^- (.*)", str(error), flags=re.MULTILINE)

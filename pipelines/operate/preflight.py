@@ -22,8 +22,8 @@ from pipelines.tracking import reachable
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.items import ItemPlan
 from pipelines.train.networks import check_networks
-from pipelines.workspace import shards
-from pipelines.workspace.members import Members, leakable, read_members, training_members
+from pipelines.workspace.images import Images
+from pipelines.workspace.members import Members, leakable, training_members
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError, refuse_leaks, refuse_start
@@ -159,12 +159,11 @@ def check_transforms(trained: TransformConfig, asked: TransformConfig) -> None:
 # When the hashes are known ------------------------------------------------------------------------------------------
 
 
-def refuse_repeats(config: ExperimentConfig, images: str) -> None:
+def refuse_repeats(config: ExperimentConfig, images: Images) -> None:
     """Raise LeakError where a picture that would be trained on is one that is tested, or chosen by, with the names of
     both: after the ingest, before the training is paid for."""
-    source = shards.read_manifest(images, "zse ingest")
-    split = load_split(config.dataset, source["counts"])
-    members, asked = read_members(images, source), config.evaluation
+    split = load_split(config.dataset, images.counts)
+    members, asked = images.members(), config.evaluation
     trained = training_members(members, split)
     first = trained.names()
     tested = leakable(members, split, asked.distractors, seen_classes=asked.seen_classes)
@@ -178,7 +177,7 @@ def refuse_repeats(config: ExperimentConfig, images: str) -> None:
             named = "; ".join(f"{a} = {b}" for a, b in both[:NAMED]) + (" ..." if len(both) > NAMED else "")
             raise LeakError(
                 f"{len(both)} pictures are trained on and {what}, with the same content: {named}. Remove one of each "
-                f"two from {source['source']}, or {mend}"
+                f"two from {images.source}, or {mend}"
             )
 
 

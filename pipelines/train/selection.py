@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
-from pipelines.workspace.members import Members, held_back, read_members, read_pictures
+from pipelines.workspace.images import Images
+from pipelines.workspace.members import Members, held_back
 from pipelines.workspace.tensors import encode_pictures
 from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
 from zse_model.methods import Encoding, RetrievalMethod
@@ -27,16 +26,14 @@ class Selection:
     classes; a sketch's own photo is then the only right one, and mAP_all the mean reciprocal of its rank.
     """
 
-    def __init__(
-        self, images: str, manifest: dict[str, Any], split: ZeroShotSplit, batch_size: int, *, pairs: bool = False
-    ) -> None:
-        members = read_members(images, manifest)
+    def __init__(self, images: Images, split: ZeroShotSplit, batch_size: int, *, pairs: bool = False) -> None:
+        members = images.members()
         members = _held_back_pairs(members, split) if pairs else members.of(categories=split.pseudo_unseen)
         members = members.by_content()
         names = members.instance if pairs else members.category
         self.batch_size, self.numbers = batch_size, {name: i for i, name in enumerate(sorted(set(names)))}
-        self.sketches, self.query_labels = self._load(images, manifest, members, names, "sketch")
-        self.photos, self.gallery_labels = self._load(images, manifest, members, names, "photo")
+        self.sketches, self.query_labels = self._load(images, members, names, "sketch")
+        self.photos, self.gallery_labels = self._load(images, members, names, "photo")
 
     @property
     def usable(self) -> bool:
@@ -44,13 +41,13 @@ class Selection:
         return bool(torch.isin(self.query_labels, self.gallery_labels).any())
 
     def _load(
-        self, images: str, manifest: dict[str, Any], members: Members, names: np.ndarray, modality: Modality
+        self, images: Images, members: Members, names: np.ndarray, modality: Modality
     ) -> tuple[list[bytes], torch.Tensor]:
         kept = np.zeros(len(members), dtype=bool)
         for name in self.numbers:
             kept[np.flatnonzero((names == name) & (members.modality == modality))[:PER_CLASS]] = True
         labels = torch.tensor([self.numbers[name] for name in names[kept]], dtype=torch.int64)
-        return read_pictures(images, manifest, members.where(kept)), labels
+        return images.data(members.where(kept)), labels
 
     def __call__(self, method: RetrievalMethod) -> dict[str, float]:
         """mAP_all and P_25 of the plain protocol, keys as tracked."""

@@ -25,20 +25,20 @@ from pipelines.store import storage
 from pipelines.train.items import ItemPlan
 from pipelines.train.pairing import training_rows, write_pairs
 from pipelines.workspace import shards
-from pipelines.workspace.members import Members, read_members, training_members
+from pipelines.workspace.images import Images
+from pipelines.workspace.members import Members, training_members
 
 
 @logs.stage("shard")
-def shard(config: ExperimentConfig, workspace: str, images: str) -> str:
+def shard(config: ExperimentConfig, workspace: str, images: Images) -> str:
     """Run the stage, or find it done; gives the folder of the pair shards."""
-    source = shards.read_manifest(images, "zse ingest")
-    split = load_split(config.dataset, source["counts"])
+    split = load_split(config.dataset, images.counts)
     settings = config.shard
     key = storage.digest(
         {
             "schema": shards.SCHEMA_VERSION,
-            "fingerprint": source["fingerprint"],
-            "transforms": source["transforms"],
+            "fingerprint": images.fingerprint,
+            "transforms": images.transforms,
             "split": split.digest,
             "shard": to_dict(settings),
         },
@@ -49,7 +49,7 @@ def shard(config: ExperimentConfig, workspace: str, images: str) -> str:
     logs.about(run=name)
     if shards.has_manifest(folder):
         return folder
-    members = training_members(read_members(images, source), split)
+    members = training_members(images.members(), split)
     plan = ItemPlan(members, settings)
     if plan.incomplete:
         say(f"Left out of training, no sketch or no photo: {', '.join(plan.incomplete[:20])}")
@@ -60,14 +60,14 @@ def shard(config: ExperimentConfig, workspace: str, images: str) -> str:
             {"name": shards.part_name(i, len(starts)), "rows": min(settings.part_size, settings.items - start)}
             for i, start in enumerate(starts)
         ]
-        _write(folder, written, images, source, members, settings, config.ingest.part_size)
+        _write(folder, written, images, members, settings, config.ingest.part_size)
     shards.write_manifest(
         folder,
         {
             "dataset": config.dataset.name,
-            "images": images,
-            "fingerprint": source["fingerprint"],
-            "transforms": source["transforms"],
+            "images": images.url,
+            "fingerprint": images.fingerprint,
+            "transforms": images.transforms,
             "split": json.loads(split.to_json()),
             "split_hash": split.digest,
             "classes": plan.classes,
@@ -84,8 +84,7 @@ def shard(config: ExperimentConfig, workspace: str, images: str) -> str:
 def _write(
     folder: str,
     written: list[dict[str, Any]],
-    images: str,
-    source: dict[str, Any],
+    images: Images,
     members: Members,
     settings: ShardConfig,
     table_rows: int,
@@ -102,9 +101,9 @@ def _write(
     # Training pictures are read once and shared by all tasks through the object store, which maps them into each
     # process and spills what does not fit; any item may need any picture. A table is of several image shards.
     load = ray.remote(training_rows)
-    wanted = [(source["shards"][part]["name"], members.row[members.part == part]) for part in np.unique(members.part)]
+    wanted = images.rows(members)
     batches = shards.batches([len(rows) for _, rows in wanted], table_rows)
-    tables = [load.remote(images, wanted[batch.start : batch.stop]) for batch in batches]
+    tables = [load.remote(images.url, wanted[batch.start : batch.stop]) for batch in batches]
     where = _positions(members.part, batches)
     work = partial(
         write_pairs, folder=folder, tables=tables, where=ray.put(where), members=ray.put(members), settings=settings

@@ -59,7 +59,8 @@ from pipelines.train.selection import Selection
 from pipelines.train.sources import MemorySource, ShardSource
 from pipelines.workspace import shards
 from pipelines.workspace.endings import ENDED, RUN, ending, heeding_sigterm
-from pipelines.workspace.members import read_members, read_pictures, training_members
+from pipelines.workspace.images import Images
+from pipelines.workspace.members import training_members
 from pipelines.workspace.states import STATES, keep_state, last_state, state_copy
 from zse_model.checkpoint import (
     INFO,
@@ -101,7 +102,7 @@ class Job:
     name: str
     method: str
     config: ExperimentConfig
-    images: str
+    images: Images
     pairs: str
     folder: str
     class_vectors: Tensor | None = None
@@ -115,16 +116,11 @@ class Job:
     def pairs_manifest(self) -> dict[str, Any]:
         return shards.read_manifest(self.pairs, "zse shard")
 
-    def images_manifest(self) -> dict[str, Any]:
-        return shards.read_manifest(self.images, "zse ingest")
-
     def create_method(self, *, load_weights: bool = True) -> RetrievalMethod:
         """The network as training starts from it, the same in every process."""
         config = self.config.methods[self.method]
         if getattr(config, "distillation", 0) and not config.dropped_units:
-            config = dataclasses.replace(
-                config, dropped_units=units_to_drop(self.split(), self.images_manifest()["counts"])
-            )
+            config = dataclasses.replace(config, dropped_units=units_to_drop(self.split(), self.images.counts))
         if self.class_vectors is not None:
             config = dataclasses.replace(config, vector_dim=self.class_vectors.shape[1])
         torch.manual_seed(self.config.train.seed)
@@ -156,7 +152,7 @@ def units_to_drop(split: ZeroShotSplit, categories: Iterable[str]) -> tuple[int,
 
 
 @logs.stage("train")
-def train(config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str) -> str:
+def train(config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: str) -> str:
     """Run the stage, or find it done; gives the folder of the checkpoint.
 
     Raises HeldError where another process is training the same.
@@ -181,7 +177,7 @@ def _train(job: Job, workspace: str, note: dict[str, Any]) -> str:
             "name": job.name,
             "experiment": {k: v for k, v in to_dict(config).items() if k != "tracking"},  # a URI may hold a password
             "method": job.method,
-            "images": job.images,
+            "images": job.images.url,
             "pairs": job.pairs,
             "command": shown(" ".join(["zse", *map(quote, sys.argv[1:])])),
         },
@@ -212,7 +208,7 @@ def _endings(job: Job) -> Iterator[None]:
         raise
 
 
-def untrained(config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str) -> str:
+def untrained(config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: str) -> str:
     """A checkpoint of the network before its training: the reference row that a training has to beat."""
     job = make_job(config, method, workspace, images, pairs, untrained=True)
     if not shards.has_manifest(job.folder):
@@ -231,7 +227,7 @@ def _check_start(job: Job) -> None:
 
 
 def make_job(
-    config: ExperimentConfig, method: str, workspace: str, images: str, pairs: str, *, untrained: bool = False
+    config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: str, *, untrained: bool = False
 ) -> Job:
     manifest = shards.read_manifest(pairs, "zse shard")
     weights = weights_hash(config.backbone.weights)
@@ -286,17 +282,16 @@ def run_worker(job: Job, context: WorkerContext) -> FitState:
     config, manifest = job.config, job.pairs_manifest()
     split = job.split()
     if manifest["shard"]["layout"] == "memory":
-        images = job.images_manifest()
-        members = training_members(read_members(job.images, images), split)
-        pictures = read_pictures(job.images, images, members)
-        source: BatchSource = MemorySource(ItemPlan(members, config.shard), pictures, config.train.batch_size)
+        members = training_members(job.images.members(), split)
+        plan, pictures = ItemPlan(members, config.shard), job.images.data(members)
+        source: BatchSource = MemorySource(plan, pictures, config.train.batch_size)
     else:
         source = ShardSource(job.pairs, manifest, config.train.batch_size, config.train.seed)
     validate = calibrate = None
     # A fine-grained training has no other class to choose by, and need not: its held-back pairs are what it is for.
     pairs = not split.pseudo_unseen and config.shard.hard_negatives == 1
     if context.rank == 0 and (split.pseudo_unseen or pairs):
-        selection = Selection(job.images, job.images_manifest(), split, config.evaluation.batch_size, pairs=pairs)
+        selection = Selection(job.images, split, config.evaluation.batch_size, pairs=pairs)
         validate, calibrate = (selection, selection.calibrate) if selection.usable else (None, None)
     return fit(
         job.create_method(),
@@ -624,8 +619,8 @@ def _write_checkpoint(
     extra: dict[str, Any],
     history: list[Event] | None = None,
 ) -> None:
-    images, pairs, split = job.images_manifest(), job.pairs_manifest(), job.split()
-    seen = seen_keys(training_members(read_members(job.images, images), split).sha256)
+    pairs, split = job.pairs_manifest(), job.split()
+    seen = seen_keys(training_members(job.images.members(), split).sha256)
     if job.config.start is not None:
         with storage.local_copy(job.config.start) as copy:
             seen = torch.cat([seen, read_seen(copy)]).unique()
@@ -635,7 +630,7 @@ def _write_checkpoint(
         transforms=TransformConfig(**pairs["transforms"]),
         split=split,
         seen_pictures=seen,
-        training={"run": job.name, "fingerprint": images["fingerprint"], "classes": pairs["classes"], **training},
+        training={"run": job.name, "fingerprint": job.images.fingerprint, "classes": pairs["classes"], **training},
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

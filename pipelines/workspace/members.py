@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
-import pyarrow as pa
 
-from pipelines.workspace import shards
 from pipelines.workspace.ids import own_name
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import Modality
@@ -59,18 +57,6 @@ class Members:
         return np.lexsort((self.id, self.sha256))
 
 
-def read_members(images: str, manifest: dict[str, Any]) -> Members:
-    """All pictures of an image folder, in stored order."""
-    names = [shard["name"] for shard in manifest["shards"]]
-    columns = ["id", "modality", "category", "instance", "sha256"]
-    tables = list(shards.read_parts(images, names, columns))
-    table = pa.concat_tables(tables)
-    part = np.repeat(np.arange(len(tables)), [t.num_rows for t in tables])
-    row = np.concatenate([np.arange(t.num_rows) for t in tables])
-    values = {c: np.asarray(table[c].to_pylist(), dtype=object) for c in columns}
-    return Members(**values, part=part, row=row)
-
-
 def training_members(members: Members, split: ZeroShotSplit) -> Members:
     """What training may touch: training classes, without held-back instances."""
     inside = members.of(categories=split.training)
@@ -110,26 +96,6 @@ def drawn(members: Members) -> np.ndarray:
     """bool [n], those whose instance somebody has drawn."""
     instances = set(members.instance[members.modality == "sketch"]) - {None}
     return np.array([instance in instances for instance in members.instance], dtype=bool)
-
-
-def read_pictures(images: str, manifest: dict[str, Any], members: Members) -> list[bytes]:
-    """The encoded pictures of members, in their order; some image shards in memory at a time."""
-    return _read_column(images, manifest, members, "data")
-
-
-def read_looks(images: str, manifest: dict[str, Any], photos: Members) -> np.ndarray:
-    """uint8 [n, 192], the thumbnails of photos, in their order."""
-    return np.frombuffer(b"".join(_read_column(images, manifest, photos, "look")), np.uint8).reshape(len(photos), -1)
-
-
-def _read_column(images: str, manifest: dict[str, Any], members: Members, column: str) -> list[bytes]:
-    data: list[bytes] = [b""] * len(members)
-    places = [np.flatnonzero(members.part == part) for part in np.unique(members.part)]
-    wanted = [(manifest["shards"][members.part[own[0]]]["name"], members.row[own]) for own in places]
-    for own, table in zip(places, shards.read_rows(images, wanted, [column]), strict=True):
-        for i, picture in zip(own, table[column].to_pylist(), strict=True):
-            data[i] = picture
-    return data
 
 
 def counts(members: Members, categories: Sequence[str]) -> dict[str, dict[str, int]]:

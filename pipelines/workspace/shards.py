@@ -21,18 +21,6 @@ from pipelines.store import storage
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 
-IMAGES = pa.schema(
-    [
-        ("id", pa.string()),  # modality/class/path: unique, stable
-        ("modality", pa.string()),
-        ("category", pa.string()),
-        ("instance", pa.string()),  # the thing that was photographed and drawn; null where nobody knows
-        ("uri", pa.string()),
-        ("sha256", pa.string()),  # of the source bytes
-        ("data", pa.binary()),  # encoded at the experiment's size
-        ("look", pa.binary()),  # a photo's thumbnail, uint8 [192], to know it by if it stands twice; null for sketches
-    ]
-)
 PAIRS = pa.schema(
     [
         ("item", pa.int64()),

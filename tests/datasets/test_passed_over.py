@@ -83,7 +83,7 @@ def test_every_ending_that_is_decoded_is_read_and_others_are_counted(
         put(source, f"photo/ant/{name}")
     put(source, "photo/loose.jpg", JPEG)
     put(source, "sketch/ant/1.png", PNG)
-    _, parts = plan_ingest(tiny_folder(str(source), ["ant"]), str(tmp_path / "w"))
+    parts = plan_ingest(tiny_folder(str(source), ["ant"]), str(tmp_path / "w")).parts
     assert sum(len(records) for records in parts.values()) == len(READ) + 1
     said = " ".join(capsys.readouterr().err.split())
     assert "Passed over 7 files: " in said and "1 in no class folder (photo/loose.jpg)" in said
@@ -243,9 +243,9 @@ def test_names_of_any_bytes_go_through_ingest(tmp_path: Path) -> None:
         put(tmp_path, f"set/sketch/ant/{name}", PNG)
     put(tmp_path, "set/sketch/ant/\x1bbroken\n.png", b"broken")
     config = tiny_folder(str(tmp_path / "set"), ["ant"], ingest={"max_bad_fraction": 0.9})
-    manifest = json.loads(Path(ingest(config, str(tmp_path / "w")), "manifest.json").read_bytes())
-    assert manifest["pictures"] == 8
-    assert {row["uri"].split("/", 1)[1] for row in manifest["skipped"]} == {
+    images = ingest(config, str(tmp_path / "w"))
+    assert images.pictures == 8
+    assert {row["uri"].split("/", 1)[1] for row in images.skipped} == {
         f"ant/{SPELLED[0]}",
         "ant/\\x1bbroken\\n.png",
     }

@@ -19,8 +19,7 @@ from pipelines.judge.published_settings import evaluate_settings
 from pipelines.run import run
 from pipelines.runtime.errors import ConfigError
 from pipelines.train.items import ItemPlan
-from pipelines.workspace.members import read_members, training_members
-from pipelines.workspace.shards import read_manifest
+from pipelines.workspace.members import training_members
 from tests.conftest import TINY
 from tests.helpers.pictures import build, world
 from zse_model.checkpoint import load_checkpoint
@@ -101,7 +100,7 @@ def test_one_network_for_all_settings(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(out.checkpoints["global"])
     assert set(checkpoint.split.seen) == {"tiger", "car", "rabbit", "camera", "church"}
 
-    members = training_members(read_members(out.images, read_manifest(out.images, "")), checkpoint.split)
+    members = training_members(out.images.members(), checkpoint.split)
     plan = ItemPlan(members, config.shard)
     items = [plan[i] for i in range(400)]
     shares = Counter(members.id[item.sketch].split("/")[2] for item in items)

@@ -25,6 +25,7 @@ from pipelines.run import run
 from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.workspace import shards
+from pipelines.workspace.images import Images
 from pipelines.workspace.pictures import decode_pixels
 from tests.conftest import tiny_folder
 from tests.helpers.faulty_store import FaultyStore
@@ -263,7 +264,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def images(source: Path, workspace: str, ray_cluster: None) -> str:
+def images(source: Path, workspace: str, ray_cluster: None) -> Images:
     return ingest(config_of(str(source)), workspace)
 
 
@@ -276,8 +277,8 @@ def parts(folder: str) -> dict[str, bytes]:
 
 
 @pytest.mark.ray
-def test_every_file_has_its_outcome(images: str) -> None:
-    found = manifest(images)
+def test_every_file_has_its_outcome(images: Images) -> None:
+    found = images.manifest
     counts = {c: {k: n for k, n in (("sketch", s), ("photo", p)) if n} for c, (s, p) in CLASSES.items()}
     assert found["counts"] == counts
     skipped = {line["uri"]: line["reason"] for line in found["skipped"]}
@@ -296,7 +297,7 @@ def test_every_file_has_its_outcome(images: str) -> None:
     }
     rows = [
         row
-        for part in shards.read_parts(images, sorted(parts(images)), ["id", "modality", "data"])
+        for part in shards.read_parts(images.url, sorted(images.parts), ["id", "modality", "data"])
         for row in part.to_pylist()
     ]
     assert {row["id"] for row in rows} >= {f"photo/odd/{name}" for name in PHOTOS}
@@ -311,15 +312,16 @@ def test_every_file_has_its_outcome(images: str) -> None:
 @pytest.mark.ray
 @pytest.mark.timeout(120)
 def test_a_store_with_faults_gives_the_same_bytes_and_loses_nothing(
-    images: str, source: Path, s3: str, store: FaultyStore
+    images: Images, source: Path, s3: str, store: FaultyStore
 ) -> None:
     """First faults for good, then such as pass; against the folder's parts, which nobody disturbed."""
     url, workspace = f"{s3}/hostile/all of it", f"{s3}/hostile/workspace"
     for file in (path for path in source.rglob("*") if path.is_file()):
         storage.write_bytes(f"{url}/{file.relative_to(source).as_posix()}", file.read_bytes())
-    config, expected = config_of(url), parts(images)
+    config, expected = config_of(url), parts(images.url)
 
-    folder, planned = plan_ingest(config, workspace)
+    plan = plan_ingest(config, workspace)
+    folder, planned = plan.folder, plan.parts
     tasks = shards.batches([len(records) for records in planned.values()], config.ingest.part_size)
     assert len(tasks) > 4, "more than this Ray has CPUs: some are written before the last begins"
     hit, uris = list(planned)[-1], [record.path for record in list(planned.values())[-1]]
@@ -337,18 +339,19 @@ def test_a_store_with_faults_gives_the_same_bytes_and_loses_nothing(
     store.fail("slow down", f"PUT .*{hit}", times=1)
     store.fail("reset", f"PUT .*{hit}", times=1)
     store.fail("truncated", f"GET .*{hit}", times=1)
-    assert ingest(config, workspace) == folder
+    there = ingest(config, workspace)
+    assert there.url == folder
     assert not any(fault.times for fault in store.faults)
     assert not any(request.startswith("PUT") and name in request for request in store.asked for name in kept)
     assert sorted(parts(folder).values()) == sorted(expected.values())
-    here, there = manifest(images), manifest(folder)
-    assert there["source"] == url and there["shards"][-1]["name"] == hit
-    assert {**here, "source": url, "shards": there["shards"]} == there, "but for the names: ETags are not times"
+    assert there.source == url and list(there.parts)[-1] == hit
+    names = {"source": url, "key": there.key, "shards": there.manifest["shards"]}
+    assert {**images.manifest, **names} == there.manifest, "but for the names: ETags are not times"
 
 
 @pytest.mark.ray
 def test_classes_of_one_picture_are_trained_and_tested_and_empty_ones_left_out(
-    images: str, source: Path, workspace: str
+    images: Images, source: Path, workspace: str
 ) -> None:
     out = run(config_of(str(source)), workspace)
     assert out.images == images

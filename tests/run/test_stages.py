@@ -21,7 +21,8 @@ from pipelines.train.items import ItemPlan
 from pipelines.train.shard import shard
 from pipelines.train.sources import MemorySource, ShardSource
 from pipelines.workspace import shards
-from pipelines.workspace.members import read_members, read_pictures, training_members
+from pipelines.workspace.images import Images
+from pipelines.workspace.members import training_members
 from tests.conftest import TINY, tiny, tiny_folder
 from tests.helpers.pictures import picture
 from zse_model.checkpoint import load_checkpoint
@@ -44,9 +45,9 @@ def contents(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def rows_of(images: str) -> dict[str, dict[str, Any]]:
+def rows_of(images: Images) -> dict[str, dict[str, Any]]:
     """Rows by id."""
-    tables = shards.read_parts(images, [s["name"] for s in manifest(images)["shards"]], ["id", "sha256", "data"])
+    tables = shards.read_parts(images.url, list(images.parts), ["id", "sha256", "data"])
     return {row["id"]: row for table in tables for row in table.to_pylist()}
 
 
@@ -85,13 +86,13 @@ def odd(tmp_path: Path) -> ExperimentConfig:
 
 
 def test_bad_files_are_skipped_counted_and_named(odd: ExperimentConfig, tmp_path: Path) -> None:
-    found = manifest(ingest(odd, str(tmp_path / "w")))
-    assert found["counts"] == {
+    found = ingest(odd, str(tmp_path / "w"))
+    assert found.counts == {
         "car": {"photo": 3, "sketch": 3},
         "fish": {"photo": 4, "sketch": 4},
         "tea pot": {"photo": 3, "sketch": 3},
     }
-    reasons = {s["uri"]: s["reason"] for s in found["skipped"]}
+    reasons = {s["uri"]: s["reason"] for s in found.skipped}
     assert set(reasons) == {
         "sketch/fish/empty canvas.png",
         "photo/car/truncated.jpg",
@@ -106,26 +107,24 @@ def test_too_many_bad_files_fail_with_their_names(odd: ExperimentConfig, tmp_pat
     with pytest.raises(TooManyBadPicturesError, match=r"4 of 24 .*max_bad_fraction allows 1\.0%"):
         ingest(strict, str(tmp_path / "w"))
     # What was read is kept: with the limit raised only the manifest is missing.
-    assert manifest(ingest(odd, str(tmp_path / "w")))["pictures"] == 20
+    assert ingest(odd, str(tmp_path / "w")).pictures == 20
     with pytest.raises(BadPicture, match=r"(empty canvas|truncated|zero|page)\.\w+: "):
         ingest(replace(odd, ingest=replace(odd.ingest, on_bad="raise")), str(tmp_path / "other"))
 
 
 def test_the_fingerprint_is_of_the_content_and_an_interrupted_ingest_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    folder = ingest(tiny(), str(tmp_path / "one"))
+    images = ingest(tiny(), str(tmp_path / "one"))
+    folder = images.url
     whole = contents(folder)
     other = ingest(tiny(ingest={"part_size": 3}), str(tmp_path / "two"))
-    assert manifest(other)["fingerprint"] == manifest(folder)["fingerprint"] and len(contents(other)) > len(whole)
-    assert (
-        manifest(ingest(tiny(dataset={"seed": 1}), str(tmp_path / "two")))["fingerprint"]
-        != manifest(other)["fingerprint"]
-    )
+    assert other.fingerprint == images.fingerprint and len(contents(other.url)) > len(whole)
+    assert ingest(tiny(dataset={"seed": 1}), str(tmp_path / "two")).fingerprint != other.fingerprint
 
     (Path(folder) / "manifest.json").unlink()
     lost = sorted(Path(folder).glob("part-*"))[1]
     kept = {path.name: path.stat().st_mtime_ns for path in Path(folder).glob("part-*") if path != lost}
     lost.unlink()
-    assert ingest(tiny(), str(tmp_path / "one")) == folder
+    assert ingest(tiny(), str(tmp_path / "one")) == images
     assert contents(folder) == whole
     assert {p.name: p.stat().st_mtime_ns for p in Path(folder).glob("part-*") if p.name in kept} == kept
 
@@ -155,11 +154,11 @@ def test_a_changed_class_is_read_again_and_the_others_are_copied(
     before, after = rows_of(first), rows_of(second)
     changed = {id for id in after if after[id] != before.get(id)}
     assert changed == {"photo/car/1.png", "sketch/car/1.png", "sketch/owl/1.png"}, "where one was bad, all are read"
-    assert f"5 parts are copied from {Path(first).name}" in capsys.readouterr().err
+    assert f"5 parts are copied from {first.name}" in capsys.readouterr().err
 
     # Each folder stands by itself, and one without a manifest is good enough to copy from.
-    (Path(second) / "manifest.json").unlink()
-    storage.remove_folder(first)
+    Path(second.url, "manifest.json").unlink()
+    storage.remove_folder(first.url)
     put("duck", drawings[7], time=10**9)
     third = rows_of(ingest(config, str(tmp_path / "w")))
     assert {id for id in third if third[id] != after[id]} == {"photo/duck/1.png", "sketch/duck/1.png"}
@@ -169,13 +168,13 @@ def test_a_changed_class_is_read_again_and_the_others_are_copied(
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[str, str, str]:
+def prepared(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[str, Images, str]:
     workspace = str(tmp_path_factory.mktemp("workspace"))
     images = ingest(tiny(), workspace)
     return workspace, images, shard(tiny(), workspace, images)
 
 
-def test_pair_shards_hold_the_plan_and_only_training_classes(prepared: tuple[str, str, str]) -> None:
+def test_pair_shards_hold_the_plan_and_only_training_classes(prepared: tuple[str, Images, str]) -> None:
     workspace, images, pairs = prepared
     found = manifest(pairs)
     split = ZeroShotSplit.from_json(json.dumps(found["split"]))
@@ -191,11 +190,11 @@ def test_pair_shards_hold_the_plan_and_only_training_classes(prepared: tuple[str
     assert shard(tiny(), workspace, images) == pairs and contents(pairs) == whole
 
 
-def test_both_layouts_give_the_same_items(prepared: tuple[str, str, str]) -> None:
+def test_both_layouts_give_the_same_items(prepared: tuple[str, Images, str]) -> None:
     _, images, pairs = prepared
-    found, source = manifest(pairs), manifest(images)
-    members = training_members(read_members(images, source), ZeroShotSplit.from_json(json.dumps(found["split"])))
-    memory = MemorySource(ItemPlan(members, tiny().shard), read_pictures(images, source, members), 48)
+    found = manifest(pairs)
+    members = training_members(images.members(), ZeroShotSplit.from_json(json.dumps(found["split"])))
+    memory = MemorySource(ItemPlan(members, tiny().shard), images.data(members), 48)
     streamed = ShardSource(pairs, found, 48, seed=0).batch(0, 0, 1)
     direct = memory.batch(0, 0, 1)
 
@@ -211,7 +210,7 @@ def test_both_layouts_give_the_same_items(prepared: tuple[str, str, str]) -> Non
     assert difference < 1
 
 
-def test_readers_split_a_batch_and_pass_over_every_item_once(prepared: tuple[str, str, str]) -> None:
+def test_readers_split_a_batch_and_pass_over_every_item_once(prepared: tuple[str, Images, str]) -> None:
     _, _, pairs = prepared
     found = manifest(pairs)
     one, two = ShardSource(pairs, found, 8, seed=0), ShardSource(pairs, found, 4, seed=0)
@@ -227,7 +226,7 @@ def test_readers_split_a_batch_and_pass_over_every_item_once(prepared: tuple[str
 ROW = {"setting", "protocol", "method", "mode", "metric", "value", "ci_low", "ci_high", "queries", "gallery", "classes"}
 
 
-def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str, str, str]) -> None:
+def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str, Images, str]) -> None:
     workspace, _, _ = prepared
     config = tiny(
         methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}},
@@ -261,19 +260,19 @@ def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str
 
 
 def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
-    prepared: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[str, Images, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every mode, streamed part by part by actors, against the whole matrix of a process; and taken up again."""
     from pipelines.evaluate import score as stage
     from pipelines.evaluate.stage import Matrices
 
     monkeypatch.setattr("pipelines.encode.embed.ALONE", 0)
-    workspace, images, _ = prepared
+    workspace, _, _ = prepared
     config = tiny(methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}, ingest={"part_size": 60})
     config = replace(config, name="spread", methods={"zse_sbir": config.methods["zse_sbir"]})
     out = run(config, workspace, until="embed")
-    source, folder = manifest(out.images), out.encodings["zse_sbir"]
-    sketches, photos = (read_encodings(folder, m, source) for m in ("sketch", "photo"))
+    images, folder = out.images, out.encodings["zse_sbir"]
+    sketches, photos = (read_encodings(folder, m, images) for m in ("sketch", "photo"))
     checkpoint = load_checkpoint(out.checkpoints["zse_sbir"])
     monkeypatch.setattr(stage, "ALONE", 0)
     monkeypatch.setattr(stage, "PHOTOS", 5)
@@ -308,7 +307,7 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     assert sorted(parts)[0].stat().st_mtime_ns == left, "what was there is not made again"
 
 
-def test_a_sketch_is_searched_among_the_photos_of_its_class(prepared: tuple[str, str, str]) -> None:
+def test_a_sketch_is_searched_among_the_photos_of_its_class(prepared: tuple[str, Images, str]) -> None:
     """With every photo of a class drawn, 4 of them: the own photo is always among the first 5, by chance the first in
     a quarter. Scores that find nothing but the class find it no better."""
     workspace, _, _ = prepared
@@ -316,15 +315,15 @@ def test_a_sketch_is_searched_among_the_photos_of_its_class(prepared: tuple[str,
     out = run(config, workspace)
     rows = {r["metric"]: r for r in out.rows() if r["setting"].startswith("synthetic-fg-class") and r["mode"] == "ret"}
     assert rows["acc_5"]["value"] == 1.0 and rows["acc_1"]["queries"] == 12
-    source, folder = manifest(out.images), out.encodings["global"]
-    sketches, photos = (read_encodings(folder, m, source) for m in ("sketch", "photo"))
+    images, folder = out.images, out.encodings["global"]
+    sketches, photos = (read_encodings(folder, m, images) for m in ("sketch", "photo"))
     scores = sketches.values["embedding"] @ photos.values["embedding"].T
     same = sketches.members.category[:, None] == photos.members.category
     best = scores.masked_fill(~torch.from_numpy(same), -9).argmax(1).numpy()
     assert rows["acc_1"]["value"] == (photos.members.instance[best] == sketches.members.instance).mean()
 
 
-def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, str, str]) -> None:
+def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, Images, str]) -> None:
     workspace, _, _ = prepared
     methods = {"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}
     evaluation = {"modes": ["ret", "rn", "rerank-5"], "references": ["untrained"]}
@@ -344,16 +343,16 @@ def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, st
     assert rows["synthetic-fg-class", "acc_1", "rerank-5"] == rows["synthetic-fg-class", "acc_1", "rn"]
 
 
-def test_distractors_make_harder_galleries(prepared: tuple[str, str, str]) -> None:
+def test_distractors_make_harder_galleries(prepared: tuple[str, Images, str]) -> None:
     """Held-back photos of seen classes beside the unseen ones, and every photo that has a sketch, trained on or not."""
-    workspace, images, _ = prepared
+    workspace, _, _ = prepared
     asked = tiny(
         dataset={"held_back": 0.3}, evaluation={"distractors": ["held_back", "drawn"], "references": ["raw_pixels"]}
     )
     out = run(replace(asked, name="crowded"), workspace)
     sizes = {r["setting"].rsplit(".", 1)[0]: r["gallery"] for r in out.rows()}
     split = load_checkpoint(out.checkpoints["global"]).split
-    members = read_members(out.images, manifest(out.images))
+    members = out.images.members()
     photos = members.where(members.modality == "photo")
     back = sum(c in split.seen and split.is_held_back(i) for c, i in zip(photos.category, photos.instance, strict=True))
     assert 0 < back < len(photos) - 12
@@ -366,7 +365,7 @@ def test_distractors_make_harder_galleries(prepared: tuple[str, str, str]) -> No
         assert value["synthetic-fg-all", method, "acc_5"] <= value["synthetic-fg", method, "acc_5"]
 
 
-def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tuple[str, str, str]) -> None:
+def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tuple[str, Images, str]) -> None:
     """Beside the other held-back ones of their class; what is asked of the unseen classes stays as it was."""
     workspace, _, _ = prepared
     methods = {"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}
@@ -375,7 +374,7 @@ def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tupl
     more = replace(fewer, evaluation=replace(fewer.evaluation, seen_classes=True))
     without, out = run(fewer, workspace), run(more, workspace)
     split = load_checkpoint(out.checkpoints["zse_sbir"]).split
-    members = read_members(out.images, manifest(out.images))
+    members = out.images.members()
     back = [c for c, i in zip(members.category, members.instance, strict=True) if split.is_held_back(i)]
     back = [c for c in back if c in split.seen]
     seen = [r for r in out.rows() if "-fg-seen." in r["setting"]]
@@ -418,12 +417,12 @@ def test_one_set_of_products_is_trained_on_alone_and_chosen_by_held_back_pairs(t
         found = rows["shoe-v2-fg-class", mode, "acc_5"]
         assert found["value"] == 1.0 and (found["queries"], found["gallery"]) == (8, 4), "four photos of the class"
         assert rows["shoe-v2-fg-class", mode, "acc_1"]["value"] < 1.0
-    inside = training_members(read_members(out.images, manifest(out.images)), checkpoint.split)
+    inside = training_members(out.images.members(), checkpoint.split)
     assert set(inside.category) == {"shoe"} and len(set(inside.instance)) < 16
 
 
 def test_another_data_set_is_evaluated_by_its_own_split_or_refused(
-    prepared: tuple[str, str, str], tmp_path: Path
+    prepared: tuple[str, Images, str], tmp_path: Path
 ) -> None:
     workspace, _, _ = prepared
     checkpoint = run(tiny(), workspace, until="train").checkpoints["global"]
@@ -437,7 +436,7 @@ def test_another_data_set_is_evaluated_by_its_own_split_or_refused(
         evaluate_checkpoint(tiny(dataset=other | {"split": ["fish", "car"]}), str(tmp_path), checkpoint)
 
 
-def test_a_leak_is_refused(prepared: tuple[str, str, str]) -> None:
+def test_a_leak_is_refused(prepared: tuple[str, Images, str]) -> None:
     workspace, images, _ = prepared
     out = run(tiny(), workspace, until="train")
     checkpoint = load_checkpoint(out.checkpoints["global"])
@@ -449,6 +448,6 @@ def test_a_leak_is_refused(prepared: tuple[str, str, str]) -> None:
     chosen_on = ZeroShotSplit(name="o", citation="c", seen=("fish",), unseen=checkpoint.split.pseudo_unseen)
     with pytest.raises(LeakError, match="trained or chosen on"):
         refuse_leaks(checkpoint, chosen_on)
-    inside = training_members(read_members(images, manifest(images)), checkpoint.split)
+    inside = training_members(images.members(), checkpoint.split)
     with pytest.raises(LeakError, match="1 of 2 test pictures"):
         refuse_leaks(checkpoint, checkpoint.split, {str(inside.sha256[0]): "photo/a.jpg", "00" * 32: "b.jpg"})

@@ -52,7 +52,7 @@ def test_a_run_is_seen_in_rays_endpoint(tmp_path: Path, metrics_url: str, monkey
     workspace = str(tmp_path / "w")
     with repeated(scrape, 0.5):
         out = run(config, workspace)
-        images, name = out.images.rsplit("/", 1)[1], out.checkpoints["zse_sbir"].rsplit("/", 1)[1]
+        images, name = out.images.name, out.checkpoints["zse_sbir"].rsplit("/", 1)[1]
         with prometheus.gauges(stage="train", run="kept", worker="7") as put:
             put({"zse_wait_share": 0.25})
             threading.Event().wait(8)

@@ -33,7 +33,7 @@ from pipelines.tracking import Store, checkpoint_of, reports_of
 from pipelines.tracking.history import evaluated, standings
 from pipelines.train.sources import ShardSource
 from pipelines.workspace import shards
-from pipelines.workspace.members import read_members, read_pictures
+from pipelines.workspace.images import Images
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.queries import Queries
 from pipelines.workspace.tensors import encode_pictures
@@ -74,13 +74,13 @@ def check_scores(method: RetrievalMethod, sketches: Encoding, photos: Encoding, 
 
 
 def test_images_open(expected: dict[str, Any]) -> None:
-    source = shards.read_manifest(expected["images"], "zse ingest")
-    members = read_members(expected["images"], source)
-    pictures = read_pictures(expected["images"], source, members)
+    images = Images.open(expected["images"])
+    members = images.members()
+    pictures = images.data(members)
     found = {str(id): sha(decode_pixels(data)) for id, data in zip(members.id, pictures, strict=True)}
     assert found == expected["pixels"] and len(found) == 60
-    assert source["fingerprint"] == expected["fingerprint"]
-    assert source["counts"]["fish"] == {"photo": 3, "sketch": 3}
+    assert images.fingerprint == expected["fingerprint"]
+    assert images.counts["fish"] == {"photo": 3, "sketch": 3}
     assert members.instance[0] == "airplane/0000" and {len(sha256) for sha256 in members.sha256} == {64}
 
 
@@ -97,24 +97,24 @@ def test_a_checkpoint_gives_the_scores_that_it_gave(expected: dict[str, Any], na
     assert checkpoint.name == name.partition("/")[2] and checkpoint.digest == expected["digests"][name]
     assert checkpoint.split.digest == expected["split_hash"] and len(checkpoint.seen_pictures) > 0
     assert checkpoint.training["fingerprint"] == expected["fingerprint"]
-    source = shards.read_manifest(expected["images"], "zse ingest")
-    members = read_members(expected["images"], source)
+    images = Images.open(expected["images"])
+    members = images.members()
     at = {str(id): i for i, id in enumerate(members.id)}
     encoded = []
     for modality in ("sketch", "photo"):
         asked = members.where(np.array([at[id] for id in expected["ids"][modality]]))
-        pictures = read_pictures(expected["images"], source, asked)
+        pictures = images.data(asked)
         encoded.append(encode_pictures(lambda x, m=modality: checkpoint.method.encode(x, m), pictures, 64))
     check_scores(checkpoint.method, *encoded, expected["scores"][name])
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_encodings_open(expected: dict[str, Any], name: str) -> None:
-    folder, source = expected["encodings"][name], shards.read_manifest(expected["images"], "zse ingest")
+    folder, images = expected["encodings"][name], Images.open(expected["images"])
     method, written = load_checkpoint(expected["checkpoints"][name]).method, shards.read_manifest(folder, "zse embed")
     values = []
     for modality in ("sketch", "photo"):
-        found = read_encodings(folder, modality, source)
+        found = read_encodings(folder, modality, images)
         assert found.members.id.tolist() == expected["ids"][modality]
         parts = [read_values(folder, part, modality) for part, _ in encoded_parts(written, modality)]
         values.append({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
@@ -157,7 +157,7 @@ def test_a_run_finds_every_stage_done(expected: dict[str, Any], experiment: str)
     before = files()
     rows = {name: storage.read_json(storage.join(r, "report.json")) for name, r in expected["reports"].items()}
     out = run(load_experiment(str(ROOT / f"{experiment}.yaml")), WORKSPACE)
-    assert (out.images, out.pairs) == (expected["images"], expected["pairs"])
+    assert (out.images.url, out.pairs) == (expected["images"], expected["pairs"])
     for kind, found in (("checkpoints", out.checkpoints), ("encodings", out.encodings)):
         kept = {name.partition("/")[2]: url for name, url in expected[kind].items() if name.startswith(experiment)}
         assert kept.items() <= found.items()

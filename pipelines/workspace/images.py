@@ -1,0 +1,115 @@
+"""Image shards: the pictures of a data set, prepared once, as `zse ingest` keeps them.
+
+<workspace>/images/<dataset>-<key>/part-<hash>.parquet ... manifest.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.workspace import shards
+from pipelines.workspace.kept import Kept
+from pipelines.workspace.members import Members
+
+_MEMBERS = ["id", "modality", "category", "instance", "sha256"]
+
+
+class Images(Kept):
+    KIND, MADE_BY = "images", "zse ingest"
+
+    SCHEMA = pa.schema(
+        [
+            ("id", pa.string()),  # modality/class/path: unique, stable
+            ("modality", pa.string()),
+            ("category", pa.string()),
+            ("instance", pa.string()),  # the thing that was photographed and drawn; null where nobody knows
+            ("uri", pa.string()),
+            ("sha256", pa.string()),  # of the source bytes
+            ("data", pa.binary()),  # encoded at the experiment's size
+            ("look", pa.binary()),  # a photo's thumbnail, uint8 [192], to find repeated photos; null for sketches
+        ]
+    )
+
+    @staticmethod
+    def part_name(made_from: str) -> str:
+        """made_from: the hash of what the part is made from."""
+        return f"part-{made_from}.parquet"
+
+    @property
+    def dataset(self) -> str:
+        return self.manifest["dataset"]
+
+    @property
+    def source(self) -> str | None:
+        """Where the pictures were read; None for a data set that is not read from a folder."""
+        return self.manifest["source"]
+
+    @property
+    def transforms(self) -> Mapping[str, Any]:
+        """How the pictures were prepared: the settings of a `TransformConfig`."""
+        return self.manifest["transforms"]
+
+    @property
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """class -> modality -> pictures"""
+        return self.manifest["counts"]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the content: the same pictures have the same one wherever they lie."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def pictures(self) -> int:
+        return self.manifest["pictures"]
+
+    @property
+    def skipped(self) -> Sequence[Mapping[str, str]]:
+        """uri and reason of each picture that cannot be used."""
+        return self.manifest["skipped"]
+
+    @property
+    def parts(self) -> Mapping[str, int]:
+        """Name of each part -> its pictures; `Members.part` counts them in this order."""
+        return {shard["name"]: shard["rows"] for shard in self.manifest["shards"]}
+
+    def members(self) -> Members:
+        """All pictures, in stored order."""
+        tables = list(shards.read_parts(self.url, list(self.parts), _MEMBERS))
+        table = pa.concat_tables(tables)
+        part = np.repeat(np.arange(len(tables)), [t.num_rows for t in tables])
+        row = np.concatenate([np.arange(t.num_rows) for t in tables])
+        values = {c: np.asarray(table[c].to_pylist(), dtype=object) for c in _MEMBERS}
+        return Members(**values, part=part, row=row)
+
+    def rows(self, members: Members) -> list[tuple[str, np.ndarray]]:
+        """Where members lie: (part, int64 rows of it in their order), by part."""
+        names = list(self.parts)
+        return [(names[part], members.row[members.part == part]) for part in np.unique(members.part)]
+
+    def data(self, members: Members) -> list[bytes]:
+        """The encoded pictures of members, in their order; some image shards in memory at a time."""
+        return self._column(members, "data")
+
+    def looks(self, photos: Members) -> np.ndarray:
+        """uint8 [n, 192], the thumbnails of photos, in their order."""
+        return np.frombuffer(b"".join(self._column(photos, "look")), np.uint8).reshape(len(photos), -1)
+
+    def _column(self, members: Members, column: str) -> list[bytes]:
+        data: list[bytes] = [b""] * len(members)
+        for own, table in zip(_places(members), self._tables(members, column), strict=True):
+            for i, picture in zip(own, table[column].to_pylist(), strict=True):
+                data[i] = picture
+        return data
+
+    def _tables(self, members: Members, column: str) -> Iterator[pa.Table]:
+        return shards.read_rows(self.url, self.rows(members), [column])
+
+
+def _places(members: Members) -> list[np.ndarray]:
+    """int64: which of the members lie in each part, by part."""
+    return [np.flatnonzero(members.part == part) for part in np.unique(members.part)]

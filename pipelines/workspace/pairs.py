@@ -1,0 +1,85 @@
+"""Pair shards: the training items of a split, planned and augmented, as `zse shard` keeps them.
+
+    <workspace>/pairs/<dataset>-<key>/part-00000-of-00020.parquet ... manifest.json
+
+With the layout `memory` there is only the manifest: a training makes the same items from the image shards.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.workspace.kept import Kept
+from zse_model.split import ZeroShotSplit
+
+
+class Pairs(Kept):
+    KIND, MADE_BY = "pairs", "zse shard"
+
+    SCHEMA = pa.schema(
+        [
+            ("item", pa.int64()),
+            ("label", pa.int32()),
+            ("negative_label", pa.int32()),
+            ("sketch", pa.binary()),
+            ("photo", pa.binary()),
+            ("sketch2", pa.binary()),
+            ("negative", pa.binary()),
+        ]
+    )
+
+    @property
+    def dataset(self) -> str:
+        return self.manifest["dataset"]
+
+    @property
+    def images(self) -> str:
+        """The URL of the image shards."""
+        return self.manifest["images"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the image shards."""
+        return self.manifest["fingerprint"]
+
+    @property
+    def transforms(self) -> Mapping[str, Any]:
+        """Of the image shards."""
+        return self.manifest["transforms"]
+
+    @cached_property
+    def split(self) -> ZeroShotSplit:
+        return ZeroShotSplit.from_json(json.dumps(self.manifest["split"]))
+
+    @property
+    def split_hash(self) -> str:
+        return self.manifest["split_hash"]
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """That are trained on, in the order of their labels."""
+        return self.manifest["classes"]
+
+    @property
+    def pictures(self) -> int:
+        """That training may touch."""
+        return self.manifest["pictures"]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of a `ShardConfig`."""
+        return self.manifest["shard"]
+
+    @property
+    def row_group(self) -> int:
+        return self.manifest["row_group"]
+
+    @property
+    def parts(self) -> Sequence[Mapping[str, Any]]:
+        """name and rows of each; none with the layout `memory`."""
+        return self.manifest["shards"]

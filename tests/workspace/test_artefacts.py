@@ -1,0 +1,88 @@
+"""Kept forms: what a folder says of itself, which versions are read, and whose folder it is."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from pipelines.runtime.errors import StorageError
+from pipelines.store import storage
+from pipelines.workspace.kept import Kept, complete
+from zse_model.errors import ZseError
+
+KEY, OTHER = "0123abcd" + 56 * "0", "0123abcd" + 56 * "f"
+
+
+class Sample(Kept):
+    KIND, MADE_BY = "samples", "zse sample"
+
+
+class Newer(Sample):
+    VERSION = 3
+    OLDER: ClassVar[Any] = {
+        1: lambda manifest: {**manifest, "size": 128},
+        2: lambda manifest: {**manifest, "size": [manifest["size"]] * 2},
+    }
+
+
+def test_what_is_written_is_what_opens(tmp_path: Path) -> None:
+    url = Sample.place(str(tmp_path), "a+b", KEY)
+    assert url == f"{tmp_path}/samples/a+b-0123abcd"
+    assert Sample.find(url, KEY) is None and not complete(url)
+    written = Sample.write(url, KEY, numbers=(1, 2))
+    assert complete(url) and written.manifest["numbers"] == [1, 2]
+    assert written == Sample.open(url) == Sample.find(url, KEY) == pickle.loads(pickle.dumps(written))
+    assert storage.read_json(f"{url}/manifest.json") == {"schema_version": 1, "key": KEY, "numbers": [1, 2]}
+
+
+def test_a_folder_that_is_not_complete_says_what_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"x is not complete: it has no manifest.json. Run `zse sample` first"):
+        Sample.open(f"{tmp_path}/x")
+
+
+def test_a_folder_of_another_key_is_refused(tmp_path: Path) -> None:
+    url = Sample.place(str(tmp_path), "a", KEY)
+    Sample.write(url, OTHER)
+    assert Sample.open(url).key == OTHER, "of the folder alone nothing is wrong"
+    with pytest.raises(ZseError, match=f"a-0123abcd holds something else: .* key {OTHER}, .* to {KEY}. Move or delete"):
+        Sample.find(url, KEY)
+
+
+def test_a_folder_that_was_renamed_to_another_key_is_refused(tmp_path: Path) -> None:
+    Sample.write(f"{tmp_path}/a-ffffffff", KEY)
+    with pytest.raises(ZseError, match=f"has the key {KEY}, the folder belongs to ffffffff. Move or delete"):
+        Sample.open(f"{tmp_path}/a-ffffffff")
+    for name in ("checkpoint", "a-0123abcd", "a-ffffffff-copy"):  # the first: where a model keeps its own copy
+        Sample.write(f"{tmp_path}/{name}", KEY)
+        assert Sample.open(f"{tmp_path}/{name}").key == KEY
+
+
+def test_a_manifest_of_older_code_has_no_key(tmp_path: Path) -> None:
+    url = Sample.place(str(tmp_path), "a", KEY)
+    Sample.write(url)
+    found = Sample.find(url, KEY)
+    assert found is not None and found.key == "" and "key" not in found.manifest
+
+
+def test_each_form_has_its_own_version_and_reads_older_ones(tmp_path: Path) -> None:
+    old, middle = f"{tmp_path}/old", f"{tmp_path}/middle"
+    Sample.write(old)
+    storage.write_json(f"{middle}/manifest.json", {"schema_version": 2, "size": 64})
+    assert Newer.open(old).manifest == {"schema_version": 3, "size": [128, 128]}
+    assert Newer.open(middle).manifest == {"schema_version": 3, "size": [64, 64]}
+    new = Newer.write(f"{tmp_path}/new", size=[1, 2])
+    with pytest.raises(StorageError, match="has schema version 3, this code reads 1. Delete .* run `zse sample`"):
+        Sample.open(new.url)
+    storage.write_json(f"{old}/manifest.json", {})
+    with pytest.raises(StorageError, match="has schema version None, this code reads 1, 2, 3"):
+        Newer.open(old)
+
+
+def test_the_summary_is_written_once_and_leaves_the_parts_out(tmp_path: Path) -> None:
+    made = Sample.write(f"{tmp_path}/a", KEY, shards=["part"], pictures=3)
+    made.summarise("sample")
+    told = storage.read_json(f"{made.url}/report.json")
+    assert told == {"stage": "sample", "output": made.url, "schema_version": 1, "pictures": 3}

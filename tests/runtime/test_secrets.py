@@ -191,7 +191,7 @@ def test_no_exit_shows_a_secret(
     assert said.out.count("***") >= 6 and "[old] a" in said.out and said.err.count("***") >= 8
 
     one = Standing("s.1", "report", "m", told, "", "c", 1, 1, 0, told, told, {"plain/ret/mAP_all": 0.5}, "r")
-    seen = SimpleNamespace(mode="ret", grid=(2, 2), no_attention=told, scores={"ret": 1.0})
+    seen = SimpleNamespace(mode="ret", grid=(2, 2), about=told, no_attention=told, scores={"ret": 1.0})
     pages = standings_page.page([standings_page.Section("s", [one], [one])], told)
     pages += explanations.page(told, told, [explanations.Explained(told, cast(Any, seen), {})])
     failed = failure("s3://me:hunter2@bucket/a", ValueError('Invalid bucket name "me:hunter2@bucket"'))

@@ -435,7 +435,8 @@ class ZeroShotSplit:
         count = round(share * len(self.seen))
         if share and len(self.seen) >= MANY:
             count = max(count, FEWEST)
-        return replace(self, pseudo_unseen=draw_classes(self.seen, count, seed) if count else ())
+        asked = f"pseudo_unseen {share:g} asks for {count} of the seen"
+        return replace(self, pseudo_unseen=draw_classes(self.seen, count, seed, asked) if count else ())
 
     def for_selection(self) -> ZeroShotSplit:
         """The split that tests on the pseudo-unseen classes, to choose by. Raises ValueError where there are none."""
@@ -466,18 +467,29 @@ class ZeroShotSplit:
             raise ZseError(f"Not a split: {error}") from error
 
 
-def draw_classes(classes: Iterable[str], count: int, seed: int) -> tuple[str, ...]:
+def draw_classes(classes: Iterable[str], count: int, seed: int, asked: str = "") -> tuple[str, ...]:
     """`count` of the classes, sorted: a function of their set and the seed, whatever their order and spelling.
 
-    Classes with an alias among the others are not drawn (turtle beside sea turtle): they would not be unseen. Raises
-    ValueError for fewer than 1, for all of them, and for more than there are without an alias.
+    Classes with an alias among the others are not drawn (turtle beside sea turtle): they would not be unseen.
+    asked: who asks for how many, for the error. Raises ZseError for fewer than 1, for all of the classes, and for more
+    than there are without an alias.
     """
     classes = tuple(classes)
     apart = [c for c in classes if not any(same_thing(c, other) for other in classes if other != c)]
     if not 1 <= count <= min(len(apart), len(classes) - 1):
-        raise ZseError(f"{count} classes cannot be drawn from {len(classes)}, {len(apart)} of which have no alias")
+        raise ZseError(
+            f"{asked or f'A draw asks for {count}'} classes, {_cannot_draw(count, len(classes), len(apart))}"
+        )
     drawn = sorted(apart, key=lambda c: hashlib.sha256(f"{seed}/{normalise_name(c)}".encode()).digest())
     return tuple(sorted(drawn[:count]))
+
+
+def _cannot_draw(count: int, there: int, apart: int) -> str:
+    """Why `count` classes cannot be drawn, and how many can. `apart`: classes that have no alias among the others."""
+    aliases = f", and {there - apart} of these have an alias among the others, so that they cannot be unseen"
+    most = min(apart, there - 1)
+    mend = f"Use a {'smaller' if count > most else 'larger'} number, from 1 to {most}" if most > 0 else "Add classes"
+    return f"but the data has {there}{aliases if apart < there else ''}. {mend}"
 
 
 def imagenet_units_naming(classes: Iterable[str]) -> list[int]:

@@ -226,7 +226,7 @@ def _estimate(config: ExperimentConfig, workspace: str, tflops: float | None, ut
         preflight.check(config, absolute(workspace), records, fresh=True)
     except ZseError as error:
         problem = error
-    with suppress(ZseError) if problem else nullcontext():
+    with suppress(ZseError, OSError) if problem else nullcontext():
         show(estimate.table(estimate.estimate(config, records), rates))
     if problem:
         raise problem

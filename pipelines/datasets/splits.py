@@ -47,7 +47,7 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     elif "+" in config.split and (is_split_name(config.split) or not storage.exists(config.split)):
         return _without(config, present)
     elif drawn := re.fullmatch(r"random-(\d+)", config.split):
-        unseen = draw_classes(present, int(drawn[1]), config.split_seed)
+        unseen = draw_classes(present, int(drawn[1]), config.split_seed, f"{config.split} asks for {drawn[1]} unseen")
         name = f"{config.name}-{config.split}-{config.split_seed}"
         citation = f"drawn with dataset.split_seed {config.split_seed}"
     elif config.split in split_names():
@@ -59,7 +59,11 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
                 f"dataset.split {config.split!r} is neither a built-in split {split_names()} nor random-N, all, or a "
                 "file that exists"
             )
-        unseen = _listed(config.split)
+        try:
+            unseen = _listed(config.split)
+        except IsADirectoryError:
+            what = "is a folder. Give a file with one unseen class a line"
+            raise ZseError(f"dataset.split {config.split!r} {what}") from None
     wanted = [normalise_name(c) for c in unseen]
     if missing := sorted(set(wanted) - set(present)):
         spelled = dict(zip(wanted, unseen, strict=True))

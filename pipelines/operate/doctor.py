@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,8 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.ingest.stage import plan_ingest
 from pipelines.operate import preflight
 from pipelines.operate.nodes import Finding, Node, findings, look
+from pipelines.runtime.errors import PreflightError
+from pipelines.runtime.failures import to_mend
 from pipelines.runtime.ray_tasks import SPARE_CPUS, connect
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, reachable
@@ -103,8 +104,7 @@ def _experiment(workspace: str, config: ExperimentConfig) -> Iterator[Finding]:
         preflight.check(config, workspace, planned.records, fresh=False)
         yield Finding("experiment", "ok", "split, classes, networks and weights are as they have to be")
     except (ZseError, OSError) as error:
-        listed_all = re.findall(r"^- (.*)", str(error), flags=re.MULTILINE)
-        for text in listed_all or [str(error)]:
+        for text in error.found if isinstance(error, PreflightError) else [to_mend(error) or str(error)]:
             yield Finding("experiment", "fails", text, "as it says; zse run --dry-run looks at the same")
 
 

@@ -17,6 +17,8 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.base import ImageRecord, listed_members
 from pipelines.datasets.splits import load_split, stands_verbatim
 from pipelines.operate.nodes import written
+from pipelines.runtime.errors import PreflightError
+from pipelines.runtime.failures import to_mend
 from pipelines.store import storage
 from pipelines.tracking import reachable
 from pipelines.train.class_vectors import class_vectors_of
@@ -91,16 +93,21 @@ class Problems:
         """What `look` gives; None where it raised what a user can mend."""
         try:
             return look()
-        except ZseError as error:
-            self.found.append(error)
+        except (ZseError, OSError) as error:
+            if (said := to_mend(error)) is None:
+                raise
+            self.found.append(error if isinstance(error, ZseError) else ZseError(said))
             return None
 
     def raise_all(self) -> None:
         if len(self.found) == 1:
             raise self.found[0]
         if self.found:
-            listed = "".join(f"\n- {error}" for error in self.found)
-            raise ZseError(f"{len(self.found)} things have to be mended before this can run:{listed}")
+            lines = tuple(" ".join(str(error).splitlines()) for error in self.found)
+            listed = "".join(f"\n- {line}" for line in lines)
+            several = PreflightError(f"{len(lines)} things have to be mended before this can run:{listed}")
+            several.found = lines
+            raise several
 
 
 def check_workspace(workspace: str) -> None:

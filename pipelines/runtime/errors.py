@@ -14,3 +14,10 @@ class StorageError(ZseError):
 
     passes = False
     """Whether the store was away, and may answer soon."""
+
+
+class PreflightError(ZseError):
+    """Several mistakes that were found together. The message has a line for each."""
+
+    found: tuple[str, ...] = ()
+    """These lines."""

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
+from pipelines.runtime.errors import PreflightError
 from zse_model.errors import ZseError
 
 HINTS = {
@@ -27,8 +28,10 @@ NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)  # the syste
 
 
 def to_mend(error: BaseException) -> str | None:
-    """One line that says what the user can mend; None for a defect."""
+    """One line that says what the user can mend, of several mistakes a line more for each; None for a defect."""
     error = unwrapped(error)
+    if isinstance(error, PreflightError):
+        return str(error)
     if isinstance(error, ZseError):
         return _line(str(error))
     if isinstance(error, OSError):

@@ -41,7 +41,7 @@ def ending(error: BaseException) -> Ending:
     if (said := to_mend(error)) is None:
         cause = unwrapped(error)
         said = f"{type(cause).__name__}: {(str(cause).strip() or 'no reason given').splitlines()[0]}"
-    return Ending("FAILED", shown(said)[:LONGEST])
+    return Ending("FAILED", shown(" ".join(said.splitlines()))[:LONGEST])
 
 
 def ended(training: str, run: Mapping[str, Any] | None = None) -> Ending | None:

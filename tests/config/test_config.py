@@ -15,6 +15,7 @@ from pipelines.datasets.splits import load_split
 from pipelines.datasets.union import UnionConfig
 from pipelines.runtime.errors import ConfigError
 from tests.conftest import tiny
+from zse_model.errors import ZseError
 from zse_model.split import ZeroShotSplit
 
 
@@ -292,5 +293,15 @@ def test_a_split_is_drawn_by_its_seed_and_never_across_an_alias() -> None:
     assert split.name == "x-random-3-1" and len(split.unseen) == 3 and len(split.pseudo_unseen) == 1
     assert drawn(1, classes[::-1]) == split and set(drawn(2, classes).unseen) != set(split.unseen)
     assert not any({"car", "car_(sedan)"} & set(drawn(seed, classes).unseen) for seed in range(20))
-    with pytest.raises(ValueError, match="7 classes cannot be drawn from 8, 6 of which have no alias"):
-        drawn(0, classes, 7)
+    aliases = "and 2 of these have an alias among the others, so that they cannot be unseen"
+    for count, said in (
+        (7, f"but the data has 8, {aliases}. Use a smaller number, from 1 to 6"),
+        (0, f"but the data has 8, {aliases}. Use a larger number, from 1 to 6"),
+    ):
+        with pytest.raises(ZseError, match=f"^random-{count} asks for {count} unseen classes, {said}$"):
+            drawn(0, classes, count)
+    for count in (4, 40):
+        with pytest.raises(ZseError, match="classes, but the data has 4. Use a smaller number, from 1 to 3"):
+            drawn(0, ["fish", "teapot", "church", "tiger"], count)
+    with pytest.raises(ZseError, match="random-1 asks for 1 unseen classes, but the data has 1. Add classes"):
+        drawn(0, ["fish"], 1)

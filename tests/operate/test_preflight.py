@@ -18,6 +18,7 @@ from pipelines.datasets.registry import create_dataset
 from pipelines.datasets.splits import MissingClassesError
 from pipelines.operate.preflight import check
 from pipelines.run import evaluate_checkpoint, run
+from pipelines.runtime.failures import to_mend
 from pipelines.store import storage
 from pipelines.train.networks import check_networks, weights_at_hand, weights_hash
 from tests.conftest import TINY, merged, tiny, tiny_folder
@@ -72,9 +73,30 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: p
     workspace, networks, tracking = lines
     assert f"{file} is a file" in workspace and "backbone.frozen: 1 would keep random weights" in networks
     assert f"MLflow at {nobody} does not answer" in tracking and "tracking.enabled=false" in tracking
+    assert to_mend(caught.value) == str(caught.value), "a line for each on the command line, too"
     look(config, tmp_path / "w", "shard")  # which needs neither
     with pytest.raises(ZseError, match="backbone.frozen: 1"):  # a run that goes on delivers later
         look(config, tmp_path / "w", fresh=False)
+
+
+def test_a_split_that_is_a_folder_hides_nothing_else(tmp_path: Path) -> None:
+    source = world(tmp_path / "in")
+    config = tiny_folder(source, ["fish"], dataset={"split": str(tmp_path)}, backbone={"frozen": 1})
+    with pytest.raises(ZseError) as caught:
+        look(config, tmp_path / "w")
+    _, split, networks = str(caught.value).splitlines()
+    assert split == f"- dataset.split {str(tmp_path)!r} is a folder. Give a file with one unseen class a line"
+    assert networks.startswith("- backbone.frozen: 1")
+
+
+def test_what_the_system_refuses_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/vectors.txt")
+
+    monkeypatch.setattr("pipelines.operate.preflight.class_vectors_of", refused)
+    config = tiny_folder(world(tmp_path / "in"), ["fish"], backbone={"frozen": 1})
+    with pytest.raises(ZseError, match=r"2 things .*\n- backbone.frozen: 1.*\n- /vectors.txt may not be read"):
+        look(config, tmp_path / "w")
 
 
 @pytest.mark.parametrize("neighbours", [15, 100])

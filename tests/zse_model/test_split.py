@@ -204,7 +204,7 @@ def test_pseudo_unseen_classes_leave_training():
     assert shuffled.pseudo_unseen == split.pseudo_unseen
     assert split.with_pseudo_unseen(0.15, seed=4).pseudo_unseen != split.pseudo_unseen
     assert split.with_pseudo_unseen(0, seed=3).training == split.seen
-    with pytest.raises(ValueError, match="100 classes cannot be drawn from 100"):
+    with pytest.raises(ValueError, match="pseudo_unseen 0.999 asks for 100 of the seen classes, but the data has 100"):
         split.with_pseudo_unseen(0.999, seed=3)
 
 

@@ -36,6 +36,8 @@ TRIED: tuple[tuple[dict[str, object], ...], ...] = (
     ({"adapter": "quickdraw_strokes"},),
 )
 ALIKE = 0.9  # share of the classes that have to be a data set's for it to be that one
+PART = 0.2  # share of a data set's classes that have to be there
+SHARED = ("tuberlin", "quickdraw_extended")  # adapters that read the same folders
 SHOWN = 8
 
 
@@ -81,7 +83,7 @@ def diagnose(sources: Sequence[str], read: int = 50) -> Diagnosis:
     sample = records[::step] if read else []
     bad = [(record.id, reason) for record, reason in _read(config, sample) if reason]
     counts = count(records)
-    known = _known_by_adapter(config) or _known_by_classes(counts)
+    known = _known(config, counts)
     paired = sum(r.modality == "sketch" and r.instance is not None for r in records)
     return Diagnosis(config, counts, paired, known, len(sample), bad)
 
@@ -139,10 +141,15 @@ def _known_by_adapter(config: DatasetConfig) -> Known | None:
     return next((k for k in known_datasets().values() if k.adapter == adapter and adapter != "domains"), None)
 
 
-def _known_by_classes(counts: Counts) -> Known | None:
-    """Of the data sets that these classes are nearly all of, the one with the fewest others."""
+def _known(config: DatasetConfig, counts: Counts) -> Known | None:
+    """The data set whose layout no other has; else, of those that have nearly all of these classes and at least as many
+    as PART of their own here, the one with the fewest others. A cat and a dog are in most of them."""
+    by_adapter = _known_by_adapter(config)
+    if by_adapter and _adapter(config) not in SHARED:
+        return by_adapter
     names = {normalise_name(c) for c in counts}
-    alike = [k for k in known_datasets().values() if len(names & k.classes()) >= ALIKE * len(names)]
+    candidates = [by_adapter] if by_adapter else known_datasets().values()
+    alike = [k for k in candidates if len(names & k.classes()) >= max(ALIKE * len(names), PART * len(k.classes()), 1)]
     return min(alike, key=lambda k: len(k.classes()), default=None)
 
 

@@ -85,6 +85,14 @@ def test_two_data_sets_with_the_same_folders_differ_in_their_classes(name: str, 
     assert f"--set dataset.split={split}" in next_command(found)
 
 
+@pytest.mark.parametrize(("sketch", "photo"), [("sketches", "images"), ("sketch", "photo")])
+def test_two_classes_that_many_data_sets_have_are_none_of_them(sketch: str, photo: str, tmp_path: Path) -> None:
+    paths = of_classes("quickdraw-30", sketch, photo)
+    few = [path for path in paths if path.split("/")[1] in ("cat", "camel", "cow", "dog")]
+    found, text = examined(build(tmp_path, few))
+    assert few and found.known is None and "QuickDraw" not in text and "dataset.name=mine" in next_command(found)
+
+
 def test_shoes_domains_svg_and_strokes(tmp_path: Path) -> None:
     parts = {"trainA/1_1.png", "trainB/1.png", "testA/2_1.png", "testB/2.png"}
     found, text = examined(build(tmp_path / "q", [f"ShoeV2/{p}" for p in parts]))

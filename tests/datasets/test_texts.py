@@ -38,6 +38,12 @@ def instances(root: Path, **fields: Any) -> dict[str, str | None]:
     return {r.id: r.instance for r in listed(root, **fields) if r.modality == "sketch"}
 
 
+def test_pairs_without_a_row_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (build(tmp_path, ["cat"]) / "pairs.tsv").write_text("class\tsketch\tphoto\n")
+    assert set(instances(tmp_path).values()) == {None}
+    assert "pairs.tsv has a header and no rows" in "".join(capsys.readouterr().err.split("\n"))
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_rows_end_as_on_any_system_and_hold_what_unicode_calls_a_line_break(end: str, tmp_path: Path) -> None:
     text = end.join(["cat", "", "sea\u2028turtle", "\x0bdog", " "])

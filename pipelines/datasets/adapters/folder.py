@@ -13,6 +13,7 @@ from typing import Literal
 from pipelines.datasets.base import ImageRecord
 from pipelines.datasets.texts import named, table, tell
 from pipelines.datasets.tree import Branch, Tree, TreeConfig, by_name, look_up
+from pipelines.runtime.progress import say
 from pipelines.store import storage
 from zse_model.errors import ZseError
 
@@ -42,7 +43,12 @@ class Folder:
     def _pairs(self) -> list[tuple[int, tuple[str, ...]]]:
         """Row, and class, sketch and photo, from the pairs.tsv beside sketch/."""
         url = self._pairs_url()
-        return list(table(url, COLUMNS)) if url and storage.exists(url) else []
+        if not url or not storage.exists(url):
+            return []
+        pairs = list(table(url, COLUMNS))
+        if not pairs:
+            say(f"{url} has a header and no rows: no sketch is known to be drawn from a photo. Add rows, or remove it")
+        return pairs
 
     def _pairs_url(self) -> str:
         sketches = self.tree.folder_of("sketch")

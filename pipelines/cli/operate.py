@@ -9,7 +9,9 @@ import typer
 
 from pipelines.cli.options import WORKSPACE, Set, Workspace, absolute, check_output, last, loaded
 from pipelines.runtime.commands import command, repeated
+from pipelines.runtime.failures import to_mend
 from pipelines.runtime.progress import show
+from zse_model.errors import ZseError
 
 if TYPE_CHECKING:
     pass
@@ -30,9 +32,16 @@ def doctor(
     Example: `zse doctor --workspace s3://bucket/zse --experiment folder+zse_sbir --set dataset.source=s3://bucket/images`
     """
     from pipelines.operate.doctor import examine
+    from pipelines.operate.nodes import Finding
 
-    config = loaded(experiment, set_, workspace) if experiment else None
-    found = examine(workspace, config)
+    config, unread = None, list[Finding]()
+    try:
+        config = loaded(experiment, set_, workspace) if experiment else None
+    except (ZseError, OSError) as error:  # the cluster is looked at all the same
+        if (said := to_mend(error)) is None:
+            raise
+        unread = [Finding("experiment", "fails", said, "as it says")]
+    found = [*unread, *examine(workspace, config)]
     for one in found:
         show(f"{one.state:5s}  {one.what}: {one.text}" + (f"\n       mend: {one.mend}" if one.mend else ""))
     failing = sum(one.state == "fails" for one in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from typing import Any
 
@@ -43,6 +44,10 @@ def find(name: str, workspace: str) -> tuple[str, str]:
 
 def trainings(workspace: str) -> list[str]:
     """Names of the trainings of a workspace. Raises StorageError where there is no workspace."""
+    if storage.is_local(workspace) and os.path.isfile(storage.absolute(workspace)):
+        raise ZseError(
+            f"--workspace {workspace} is a file. Give the folder, or s3://bucket/prefix, that a run wrote to"
+        )
     if CHECKPOINTS not in storage.folders(workspace):
         return []
     folder = storage.join(workspace, CHECKPOINTS)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.operate.doctor import _room, examine
-from pipelines.operate.nodes import Node, findings
+from pipelines.operate.nodes import Finding, Node, findings
 from tests.conftest import tiny, tiny_folder
+from tests.helpers.command import invoked
 from tests.helpers.faulty_store import FaultyStore
 from zse_model.errors import ZseError
 
@@ -101,6 +102,14 @@ def test_a_real_cluster(store: FaultyStore, tmp_path: Path) -> None:
     assert time.monotonic() - start < 60, "what is away costs seconds"
     found = {one.what: one for one in examine("s3://zse/w")}
     assert found["workspace"].state == "ok" and "MLflow" in found
+
+
+def test_an_experiment_that_cannot_be_read_is_one_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slow = Finding("GPUs", "slow", "of 2 kinds")
+    monkeypatch.setattr("pipelines.operate.doctor.examine", lambda workspace, config: [slow] if config is None else [])
+    ended = invoked("doctor", "-w", str(tmp_path), "-e", "folder+global", "--set", "dataset.splitt=x")
+    assert ended.exit_code == 1 and "slow   GPUs: of 2 kinds" in ended.output
+    assert "fails  experiment: dataset.splitt: unknown. Did you mean dataset.split?" in ended.output
 
 
 def test_all_that_fails_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

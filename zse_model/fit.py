@@ -304,22 +304,22 @@ def fit(
                 with torch.no_grad():
                     metrics = validate(method)
                 value = _selected(metrics, select_by, step)
+            if context.rank == 0:
+                if value is None or state.best is None or value > state.best:
+                    state.best, state.best_step = value, step
+                    best_weights = _weights(method)
+                if step == state.total and best_weights is not None:
+                    last = _weights(method)
+                    method.load_state_dict(best_weights)
+                    method.eval()
+                    method.conclude(source.batch(i, context.rank, shares).to(device) for i in itertools.count())
+                    if calibrate is not None:
+                        calibrate(method)
+                    best_weights = _weights(method)
+                    method.load_state_dict(last)
+                state.history.append({"step": step, **metrics})
         if step == 0:
             state.check_seconds = clock.all_workers() - before
-        if context.rank == 0:
-            if value is None or state.best is None or value > state.best:
-                state.best, state.best_step = value, step
-                best_weights = _weights(method)
-            if step == state.total and best_weights is not None:
-                last = _weights(method)
-                method.load_state_dict(best_weights)
-                method.eval()
-                method.conclude(source.batch(i, context.rank, shares).to(device) for i in itertools.count())
-                if calibrate is not None:
-                    calibrate(method)
-                best_weights = _weights(method)
-                method.load_state_dict(last)
-            state.history.append({"step": step, **metrics})
         keep(metrics)
         if context.rank == 0:
             context.log({"step": step, "total": state.total or 0, **metrics})
@@ -393,11 +393,11 @@ def fit(
 
 @contextmanager
 def _agreed(context: WorkerContext) -> Iterator[None]:
-    """A TrainingError that one worker raises inside is raised by all of them."""
-    error: TrainingError | None = None
+    """What one worker raises inside ends all of them: the others with a TrainingError, instead of a wait for it."""
+    error: Exception | None = None
     try:
         yield
-    except TrainingError as found:
+    except Exception as found:
         error = found
     if context.total(torch.tensor([float(error is not None)], device=context.device)).item():
         raise error or TrainingError("Another worker cannot go on: its error says why")
@@ -581,7 +581,14 @@ def _load(
     folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[FitState, dict[str, Tensor] | None]:
     fill(method, read_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
-    optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, weights_only=True, map_location="cpu"))
+    try:
+        moments = torch.load(folder / OPTIMIZER_FILE, weights_only=True, map_location="cpu")
+        optimizer.load_state_dict(moments)
+    except Exception as error:  # torch has as many as a file has parts
+        raise ZseError(
+            f"{folder / OPTIMIZER_FILE} is missing, cut or damaged, or of another network ({type(error).__name__}). "
+            "Restore it, or delete its folder: the training then goes on from the state before it, or begins anew"
+        ) from error
     raw: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
     state = FitState(**raw)
     if state.best is not None and not math.isfinite(state.best):  # kept by an earlier version: nothing exceeds it

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.store import storage
+from zse_model.errors import ZseError
 
 STATES = "state"
 STATE_FILE = "state.json"  # as `zse_model.fit` names it: that would load torch, for seconds
@@ -45,8 +46,14 @@ def state_copy(training: str, name: str | None) -> Iterator[Path | None]:
     if name is None:
         yield None
         return
-    with storage.local_copy(storage.join(training, STATES, name)) as folder:
-        yield folder
+    url = storage.join(training, STATES, name)
+    with storage.local_copy(url) as folder:
+        try:
+            yield folder
+        except ZseError as error:
+            if type(error) is not ZseError or storage.is_local(url):
+                raise
+            raise ZseError(str(error).replace(str(folder), url)) from error  # the copy is gone when this is read
 
 
 def _folders(training: str) -> list[str]:

@@ -7,6 +7,8 @@ import math
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ import torch
 
 from benchmarks.workers import CLASSES, Pictures
 from zse_model.backbones import BackboneConfig
+from zse_model.errors import ZseError
 from zse_model.fit import (
     STATE_FILE,
     LocalContext,
     NonFiniteLossError,
     SelectionError,
     TrainConfig,
+    TrainingError,
     _optimizer,
     fit,
 )
@@ -130,6 +134,47 @@ def test_a_metric_that_no_check_gives_is_refused_before_the_first_step(tmp_path:
     with pytest.raises(SelectionError, match=known):  # resumed
         fit(method(), source, LocalContext(tmp_path), config(), validate=validate, select_by="mAP", prepare_steps=0)
     assert not source.asked
+
+
+@pytest.mark.parametrize("where", ["validate", "calibrate"])
+def test_what_the_first_worker_cannot_check_ends_the_others_too(where: str) -> None:
+    meeting, told = threading.Barrier(2, timeout=60), dict[int, torch.Tensor]()
+
+    class Worker(LocalContext):
+        world_size = 2
+
+        def __init__(self, rank: int) -> None:
+            super().__init__(device=torch.device("cpu"))
+            self.rank = rank
+
+        def total(self, value: torch.Tensor) -> torch.Tensor:
+            told[self.rank] = value.clone()
+            meeting.wait()
+            value.copy_(told[0] + told[1])
+            meeting.wait()
+            return value
+
+    def fails(_: RetrievalMethod) -> dict[str, float]:
+        raise OSError("the store went away")
+
+    def work(rank: int) -> None:
+        checks = {"validate": lambda _: {"selection/mAP_all": 0.5}, "calibrate": None, where: fails}
+        fit(networks[rank], Source(), Worker(rank), config(steps=1, checks=1), prepare_steps=0, **checks)
+
+    networks = [method(), method()]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = (pool.submit(work, rank) for rank in (0, 1))
+        assert isinstance(first.exception(), OSError)
+        assert isinstance(second.exception(), TrainingError)
+
+
+@pytest.mark.parametrize("kept", [0, 100, None])
+def test_a_state_without_its_whole_optimizer_is_named(kept: int | None, tmp_path: Path) -> None:
+    fit(method(), Source(), LocalContext(tmp_path), config(steps=1, checks=1))
+    (file,) = tmp_path.glob("state-*/optimizer.pt")
+    file.write_bytes(file.read_bytes()[:kept]) if kept is not None else file.unlink()
+    with pytest.raises(ZseError, match=rf"^{file} is missing, cut or damaged.*delete its folder"):
+        fit(method(), Source(), LocalContext(tmp_path), config())
 
 
 def test_weights_that_an_update_broke_are_not_kept(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from benchmarks.world import as_bytes
 from pipelines.config.experiment import ExperimentConfig, validate
 from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.datasets.registry import create_dataset
-from pipelines.evaluate.stage import EMBEDDING_TILE
+from pipelines.evaluate.matrices import EMBEDDING_TILE
 from pipelines.ingest.stage import ingest
 from pipelines.workspace.images import Images
 from zse_model.evaluation.evaluate import Evaluator, Task

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.encode.embed import embed
-from pipelines.evaluate.stage import REPORT, evaluate, raw_pixels
+from pipelines.evaluate.raw_pixels import raw_pixels
+from pipelines.evaluate.stage import evaluate
 from pipelines.ingest.stage import Planned, ingest, plan_ingest
 from pipelines.operate import preflight
 from pipelines.operate.preflight import STAGES
@@ -26,6 +27,7 @@ from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.kept import complete
 from pipelines.workspace.queries import Queries, difference, interval, metric_key
+from pipelines.workspace.reports import REPORT
 from zse_model.evaluation import CATEGORY_METRICS, HEADLINES, LEADING, expected_average_precision
 from zse_model.evaluation.leaks import LeakError
 from zse_model.modes import RET

@@ -17,11 +17,11 @@ import numpy as np
 from rich.table import Table
 
 from pipelines.drawing.sheets import Row, decode_all, draw_sheet
-from pipelines.evaluate.stage import TOP
 from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.queries import Difference, Queries, difference, key_parts
+from pipelines.workspace.reports import TOP
 from zse_model.errors import ZseError
 from zse_model.split import FEWEST
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from pipelines.evaluate.stage import TOP
 from pipelines.judge.compare import Compared, Report, as_json, compare_reports, difference_sheet, table
 from pipelines.store import storage
 from pipelines.tracking import reports_of
 from pipelines.workspace import shards
+from pipelines.workspace.reports import TOP
 
 
 def compare_all(

@@ -17,7 +17,7 @@ from pipelines.config.experiment import ExperimentConfig, apply_overrides, valid
 from pipelines.datasets.arrivals import DESCRIPTION, arrived
 from pipelines.datasets.base import DatasetConfig
 from pipelines.datasets.splits import MissingClassesError
-from pipelines.evaluate.stage import REPORT, report_key
+from pipelines.evaluate.report import report_key
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
 from pipelines.judge import drift
 from pipelines.judge.promote import promote
@@ -31,6 +31,7 @@ from pipelines.tracking import Store, TrackingError, checkpoint_of, history, reg
 from pipelines.tracking.models import NAMES, REGISTERED
 from pipelines.workspace import shards
 from pipelines.workspace.images import Images
+from pipelines.workspace.reports import REPORT
 from zse_model.checkpoint import INFO, from_dict
 from zse_model.evaluation.leaks import LeakError
 from zse_model.transforms import BadPicture, TransformConfig

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 
-from pipelines.evaluate.stage import COSTS, REPORT
 from pipelines.judge.compare import Compared, Report, compare_reports, measured_on
 from pipelines.judge.missing import evaluated_by, evaluation_command, searching
 from pipelines.runtime.errors import ConfigError
@@ -33,7 +32,7 @@ from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.queries import Queries, interval
-from pipelines.workspace.reports import MEASURES
+from pipelines.workspace.reports import COSTS, MEASURES, REPORT
 from zse_model.errors import ZseError
 from zse_model.evaluation import expected_average_precision
 from zse_model.modes import RET

@@ -264,7 +264,7 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
 ) -> None:
     """Every mode, streamed part by part by actors, against the whole matrix of a process; and taken up again."""
     from pipelines.evaluate import score as stage
-    from pipelines.evaluate.stage import Matrices
+    from pipelines.evaluate.matrices import Matrices
 
     monkeypatch.setattr("pipelines.encode.embed.ALONE", 0)
     workspace, _, _ = prepared

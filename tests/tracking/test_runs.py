@@ -22,7 +22,7 @@ from pipelines.tracking import deliver_evaluation, ui_command
 from pipelines.tracking.once import KEY, run_once
 from pipelines.tracking.runs import _log_dataset
 from pipelines.tracking.store import Store
-from pipelines.train import stage
+from pipelines.train.publish import publish
 from pipelines.workspace.queries import Queries
 from tests.conftest import tiny
 from zse_model.checkpoint import load_checkpoint
@@ -165,7 +165,7 @@ def test_a_training_that_does_not_reach_its_end_says_why(
             raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr("pipelines.train.stage.run_worker", leave)
+            patch.setattr("pipelines.train.workers.run_worker", leave)
             with pytest.raises(type(error)):
                 run(config, workspace, until="train")
 
@@ -202,8 +202,8 @@ def test_a_training_that_does_not_reach_its_end_says_why(
     seen = []
     monkeypatch.setattr("pipelines.store.lease.STALE", 0.0)
     monkeypatch.setattr(
-        "pipelines.train.stage._publish",
-        lambda *a, of=stage._publish: (seen.append(client.get_run(run_id).info.status), of(*a))[1],
+        "pipelines.train.stage.publish",
+        lambda *a, of=publish: (seen.append(client.get_run(run_id).info.status), of(*a))[1],
     )
     run(config, workspace, until="train")
     ended = client.get_run(run_id)

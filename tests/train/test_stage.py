@@ -21,8 +21,9 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.ingest.stage import ingest
 from pipelines.run import run
 from pipelines.store import storage
+from pipelines.train.job import make_job
 from pipelines.train.shard import shard
-from pipelines.train.stage import make_job, train
+from pipelines.train.stage import train
 from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError

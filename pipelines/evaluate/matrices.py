@@ -1,0 +1,59 @@
+"""The score matrix of every mode, a block of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.encode.encodings import Encodings
+from pipelines.evaluate.score import score, score_rows
+from zse_model.checkpoint import Checkpoint
+from zse_model.scoring import count
+
+EMBEDDING_TILE = 512  # rows of a score matrix that are held at once
+
+
+class Matrices:
+    """The score matrix of every mode, a block of rows at a time: rows are the sketches in stored order, columns the
+    photos in the order of their content hash (evaluation rule 3). Pair networks run on the cluster, once."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        workspace: str,
+        encodings: str,
+        checkpoint: Checkpoint,
+        sketches: Encodings,
+        photos: Encodings,
+    ) -> None:
+        self.config, self.workspace, self.encodings, self.method = config, workspace, encodings, checkpoint.method
+        self.sketches, self.photos = sketches.values, photos.values
+        members = photos.members
+        self.columns = torch.from_numpy(members.content_order())
+        self.gallery = members.by_content()
+
+    def rows(self, mode: str, among: Tensor | None = None) -> Iterator[Tensor]:
+        """among: int64 [q, k], the columns that `rerank-K` is about; the others are -inf."""
+        for scores in self._stored(mode, None if among is None else self.columns[among]):
+            yield scores[:, self.columns]
+
+    def _stored(self, mode: str, among: Tensor | None = None) -> Iterator[Tensor]:
+        """Rows and columns in stored order."""
+        scored_by = self.method.ranked_by(mode)
+        declared = self.method.mode(scored_by)
+        if declared.combined and declared.combine:
+            for parts in zip(*map(self._stored, declared.combined), strict=True):
+                yield declared.combine(self.method, *parts)
+        elif declared.pair_network:
+            for scores in score_rows(score(self.config, self.workspace, self.encodings, mode, among)):
+                yield from scores.split(EMBEDDING_TILE)
+        else:
+            for start in range(0, count(self.sketches), EMBEDDING_TILE):
+                yield self._block(scored_by, start, EMBEDDING_TILE)
+
+    def _block(self, mode: str, start: int, rows: int) -> Tensor:
+        sketches = {name: value[start : start + rows] for name, value in self.sketches.items()}
+        return self.method.score(sketches, self.photos, mode)

@@ -1,0 +1,56 @@
+"""The reference row of raw pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pipelines.config.experiment import ExperimentConfig, experiment_of
+from pipelines.encode.encodings import Encodings
+from pipelines.evaluate.matrices import EMBEDDING_TILE
+from pipelines.evaluate.rankings import evaluate_searches
+from pipelines.evaluate.report import provenance_of, report_folder, report_key, write_report
+from pipelines.evaluate.searches import plan_searches, without_repeated
+from pipelines.workspace import shards
+from pipelines.workspace.images import Images
+from pipelines.workspace.members import (
+    tested_members,
+)
+from pipelines.workspace.pictures import decode_pixels
+from zse_model.methods import Encoding
+from zse_model.modes import RET
+from zse_model.split import ZeroShotSplit
+
+
+def raw_pixels(config: ExperimentConfig, workspace: str, images: Images, split: ZeroShotSplit) -> str:
+    """The reference row that anything has to beat: 32x32 grey pixels, centred, compared by cosine."""
+    folder = report_folder(config, workspace, "raw_pixels", {"images": images.url, "split": split.digest})
+    if shards.has_manifest(folder):
+        return folder
+    everyone = images.members()
+    asked = config.evaluation
+    tested = tested_members(everyone, split, asked.distractors, seen_classes=asked.seen_classes).by_content()
+    encodings = []
+    for modality in ("sketch", "photo"):
+        members = tested.where(tested.modality == modality)
+        encodings.append(Encodings(members, _pixels(images.data(members))))
+    sketches, photos = encodings
+    scores = sketches.values["embedding"] @ photos.values["embedding"].T
+    searches = plan_searches(config, split, images.fingerprint, sketches.members, photos.members, everyone)
+    searches = without_repeated(searches, images, photos.members)
+    evaluations = {RET.name: evaluate_searches(scores.split(EMBEDDING_TILE), searches, RET.name)}
+    provenance = provenance_of(config, split, images.fingerprint, "none")
+    key = report_key(config, split, images.fingerprint, "none")
+    of = {"report_key": key, "images": images.url, "experiment": experiment_of(config)}
+    write_report(folder, of, images, searches, evaluations, sketches.members, photos.members, "raw_pixels", provenance)
+    return folder
+
+
+def _pixels(pictures: list[bytes]) -> Encoding:
+    rows = []
+    for picture in pictures:
+        pixels = torch.from_numpy(decode_pixels(picture).astype(np.float32))
+        grey = pixels.mean(-1) if pixels.dim() == 3 else pixels
+        small = torch.nn.functional.adaptive_avg_pool2d(grey[None, None], 32).flatten()
+        rows.append(torch.nn.functional.normalize(small - small.mean(), dim=0))
+    return {"embedding": torch.stack(rows)}

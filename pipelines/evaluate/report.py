@@ -1,0 +1,154 @@
+"""A report's files: written once, named by what they depend on.
+
+    <workspace>/reports/<checkpoint>-<hash>/report.json  queries.parquet  top.parquet  per_class.json  confusion.json
+                                            curves.json  costs.json  sheets/*.png  charts/*.png  manifest.json
+
+`report.json` is the list of rows (docs/evaluation.md). `queries.parquet` keeps each query's own values, so that
+two reports of the same queries can be compared pair by pair, `top.parquet` the first photos that each found. The other
+tables are of the unseen classes, by class: average precision, whose photos stand among the first ten, interpolated
+precision at eleven recalls; and what a mode costs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.drawing import charts, sheets
+from pipelines.evaluate.searches import Search
+from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.images import Images
+from pipelines.workspace.looks import NEAR
+from pipelines.workspace.members import (
+    Members,
+)
+from pipelines.workspace.queries import QUERIES, claimed
+from pipelines.workspace.reports import CHARTS, CONFUSION, CURVES, PER_CLASS, REPORT, SHEETS, TOP
+from zse_model.evaluation.evaluate import Evaluation, Task
+from zse_model.split import ZeroShotSplit
+
+FORMAT = 3  # of a report: one of another is made again
+SHOWN = 10  # photos of a query that are kept by name, and that the confusion of classes looks at
+
+
+def provenance_of(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str, checkpoint: str) -> dict[str, Any]:
+    return {
+        "split": split.name,
+        "split_hash": split.digest,
+        "dataset_fingerprint": fingerprint,
+        "checkpoint_hash": checkpoint,
+        "checkpoint": "none",
+        "distilled_test_units": 0,
+        "use": config.use,
+    }
+
+
+def report_key(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str, checkpoint_hash: str) -> str:
+    """What a report is of: two with one key have the same rows, whatever folder the pictures came from."""
+    return storage.digest([checkpoint_hash, fingerprint, split.digest, *_settings(config)], 16)
+
+
+def _settings(config: ExperimentConfig) -> list[Any]:
+    e = config.evaluation
+    asked = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors), e.seen_classes]
+    return [asked, config.use, NEAR, FORMAT]
+
+
+def report_folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> str:
+    return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, *_settings(config)], 8)}")
+
+
+def write_report(
+    folder: str,
+    of: dict[str, Any],
+    images: Images,
+    searches: list[Search],
+    evaluations: dict[str, list[Evaluation]],
+    sketches: Members,
+    photos: Members,
+    method: str,
+    provenance: dict[str, Any],
+) -> None:
+    """of: what the manifest says besides."""
+    rows: list[dict[str, Any]] = []
+    columns: dict[str, Any] = {"id": sketches.id, "category": sketches.category, "instance": sketches.instance}
+    for i, search in enumerate(searches):
+        for mode, found in ((mode, each[i]) for mode, each in evaluations.items()):
+            rows.extend(found.rows(method=method, mode=mode, provenance=provenance))
+            for (protocol, metric), values in found.per_query.items():
+                column = np.full(len(sketches), np.nan)
+                column[search.queries] = values.numpy()
+                columns[f"{search.task.setting}/{protocol}/{mode}/{metric}"] = column
+    by_class = {mode: each[0] for mode, each in evaluations.items()}
+    asked = sketches.where(searches[0].queries)
+    first = photos.where(searches[0].gallery)
+    names = _names(searches[0].task, asked, first)
+    protocol = searches[0].task.protocols[0]
+    per_class = [
+        {"mode": mode, **row}
+        for mode, found in by_class.items()
+        if _whole(found)
+        for row in found.per_class(protocol, "mAP_all", names)
+    ]
+    default = next(iter(by_class.values()))
+    curves = {mode: found.precision_recall().tolist() for mode, found in by_class.items() if _whole(found)}
+    storage.write_json(storage.join(folder, CURVES), curves)
+    shares = _confusion(default, len(names))
+    storage.write_json(
+        storage.join(folder, CONFUSION),
+        [
+            {"class": names[i], "found": names[j], "share": float(shares[i, j])}
+            for i, j in zip(*np.nonzero(shares), strict=True)
+        ],
+    )
+    known = np.flatnonzero(shares.any(0) | shares.any(1))
+    pictures = {
+        **({"precision-recall.png": charts.precision_recall(curves)} if curves else {}),
+        "confusion.png": charts.confusion(shares[np.ix_(known, known)], [names[i] for i in known], SHOWN),
+    }
+    for name, png in pictures.items():
+        storage.write_bytes(storage.join(folder, CHARTS, name), png)
+    for name, png in sheets.retrieval_sheets(default, images, asked, first).items():
+        storage.write_bytes(storage.join(folder, SHEETS, name), png)
+    found_first = {mode: first.id[found.top.indices[:, :SHOWN].numpy()].tolist() for mode, found in by_class.items()}
+    top = pa.table({"id": asked.id, **found_first}).sort_by("id")
+    storage.write_bytes(storage.join(folder, TOP), shards.encode_part(top, row_group=4096))
+    by_id = pa.table(columns).sort_by("id")  # one order for whatever was evaluated on these queries
+    storage.write_bytes(storage.join(folder, QUERIES), shards.encode_part(by_id, row_group=4096))
+    storage.write_json(storage.join(folder, PER_CLASS), [_finite(row) for row in per_class])
+    storage.write_json(storage.join(folder, REPORT), [_finite(claimed(row)) for row in rows])
+    settings = list(dict.fromkeys(search.task.setting for search in searches))
+    by_class_of = [search.task for search in searches if {*search.task.metrics} & {"mAP_all"}]
+    chance = {task.setting: task.chance for task in by_class_of if "plain" in task.protocols}
+    about = {"method": method, "dataset": images.dataset, "settings": settings, "chance": chance}
+    shards.write_manifest(folder, {**about, **provenance, **of})
+
+
+def _whole(found: Evaluation) -> bool:
+    """Not a shortlist."""
+    return "mAP_all" in found.task.metrics
+
+
+def _confusion(found: Evaluation, classes: int) -> np.ndarray:
+    """float64 [classes, classes]: of the first photos for a sketch of a class (row), the share of each class."""
+    top = found.task.gallery_labels[found.top.indices[:, :SHOWN]]
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (found.task.query_labels[:, None].expand_as(top).numpy(), top.numpy()), 1)
+    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+
+
+def _names(task: Task, sketches: Members, photos: Members) -> list[str]:
+    """Names of the classes by their label."""
+    named = dict(zip(task.gallery_labels.tolist(), photos.category, strict=True))
+    named |= dict(zip(task.query_labels.tolist(), sketches.category, strict=True))
+    return [str(named.get(label, "")) for label in range(max(named) + 1)]
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: an interval that cannot be had is null."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

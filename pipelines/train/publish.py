@@ -1,0 +1,86 @@
+"""A complete training becomes a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+
+from pipelines.store import storage
+from pipelines.train.contexts import Event
+from pipelines.train.job import Job
+from pipelines.workspace import shards
+from pipelines.workspace.members import training_members
+from pipelines.workspace.states import STATES
+from zse_model.checkpoint import (
+    INFO,
+    Checkpoint,
+    fill,
+    read_seen,
+    read_tensors,
+    save_checkpoint,
+    seen_keys,
+)
+from zse_model.fit import (
+    BEST_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    FitState,
+)
+from zse_model.methods import RetrievalMethod
+from zse_model.transforms import TransformConfig
+
+
+def publish(job: Job, state_folder: Path, run_id: str | None) -> str:
+    """The best weights of a finished training as a checkpoint; the manifest last."""
+    state = FitState(**json.loads((state_folder / STATE_FILE).read_text()))
+    method = job.create_method(load_weights=False)
+    fill(method, read_tensors(state_folder / BEST_FILE), state_folder / BEST_FILE)
+    training = {
+        "steps": state.total,
+        "best_step": state.best_step,
+        "selection_mAP_all": state.best,
+        "images": state.images,
+        "workers": job.config.cluster.workers,
+    }
+    last = hashlib.sha256((state_folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    extra = {"last_weights_sha256": last, "cpu_seconds": state.cpu_seconds, "mlflow_run": run_id}
+    write_checkpoint(job, method, training, extra, state.history)
+    storage.remove_folder(storage.join(job.folder, STATES))
+    return job.folder
+
+
+def write_checkpoint(
+    job: Job,
+    method: RetrievalMethod,
+    training: dict[str, Any],
+    extra: dict[str, Any],
+    history: list[Event] | None = None,
+) -> None:
+    pairs, split = job.pairs_manifest(), job.split()
+    seen = seen_keys(training_members(job.images.members(), split).sha256)
+    if job.config.start is not None:
+        with storage.local_copy(job.config.start) as copy:
+            seen = torch.cat([seen, read_seen(copy)]).unique()
+    checkpoint = Checkpoint(
+        name=job.method,
+        method=method,
+        transforms=TransformConfig(**pairs["transforms"]),
+        split=split,
+        seen_pictures=seen,
+        training={"run": job.name, "fingerprint": job.images.fingerprint, "classes": pairs["classes"], **training},
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        save_checkpoint(checkpoint, folder)
+        (folder / "history.json").write_text(json.dumps(history or []))
+        storage.upload_folder(folder, job.folder, last=INFO)
+    shards.write_manifest(
+        job.folder,
+        {"name": job.name, "method": job.method, "digest": checkpoint.digest, "training": training, **extra},
+    )

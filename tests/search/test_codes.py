@@ -111,7 +111,7 @@ def test_a_folder_is_searched_by_codes_and_ranked_anew(checkpoint: tuple[str, st
     ).eval()
     anew = replace(loaded, name="zse_sbir", method=network, transforms=TransformConfig(size=32))
     sketch, folder = (tmp_path / "sketch.png").read_bytes(), tmp_path / "gallery"
-    order = ranked_anew(sketch, str(folder), found[:3], anew)
+    order = ranked_anew("sketch.png", sketch, str(folder), found[:3], anew)
     with torch.no_grad():
         query = network.encode(torch.from_numpy(prepare_sketch(sketch, anew.transforms))[None, None], "sketch")
         photos = [prepare_photo((folder / m.path).read_bytes(), anew.transforms) for m in found[:3]]

@@ -18,7 +18,8 @@ from unittest.mock import patch
 import ray
 
 from benchmarks.scale import draw, spread, watched
-from pipelines.config.experiment import ExperimentConfig, validate
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.load import validate
 from pipelines.encode import embed
 from pipelines.evaluate import score
 from pipelines.ingest import stage as ingest_stage

@@ -21,7 +21,8 @@ import ray
 from PIL import Image
 
 from benchmarks.world import as_bytes, originals, repeated
-from pipelines.config.experiment import ExperimentConfig, validate
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.load import validate
 from pipelines.ingest.stage import ingest, plan_ingest, write_parts
 
 SIZE, PICTURES, ROUNDS = 128, 50_000, 3

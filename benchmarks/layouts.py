@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from benchmarks.world import originals
-from pipelines.config.experiment import load_experiment
+from pipelines.config.load import load_experiment
 from pipelines.ingest.stage import ingest
 from pipelines.store import storage
 from pipelines.train.items import ItemPlan

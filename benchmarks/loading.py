@@ -20,7 +20,7 @@ from pathlib import Path
 import ray
 
 from benchmarks.world import originals
-from pipelines.config.experiment import load_experiment
+from pipelines.config.load import load_experiment
 from pipelines.ingest.stage import ingest
 from pipelines.operate.estimate import TFLOPS, UTILISATION, cost_of
 from pipelines.train.items import ROLES

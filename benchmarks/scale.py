@@ -31,7 +31,8 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from benchmarks.world import as_bytes
-from pipelines.config.experiment import ExperimentConfig, validate
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.load import validate
 from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.datasets.registry import create_dataset
 from pipelines.evaluate.matrices import EMBEDDING_TILE

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.config.experiment import load_experiment
+from pipelines.config.load import load_experiment
 from pipelines.operate.estimate import TFLOPS, UTILISATION, cost_of
 
 RECIPE, CLASSES = "zse_sbir-sketchy-25-modern", 90

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from benchmarks.results.make import WEIGHTS
 from benchmarks.world import REAL, originals
-from pipelines.config.experiment import load_experiment
+from pipelines.config.load import load_experiment
 from pipelines.encode.encodings import read_encodings
 from pipelines.run import run
 from zse_model.checkpoint import load_checkpoint

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.config.experiment import ExperimentConfig, validate
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.load import validate
 from tests.helpers.faulty_store import FaultyStore
 from tests.helpers.servers import free_ports, s3_server
 

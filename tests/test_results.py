@@ -15,7 +15,7 @@ from benchmarks.results.columns import Column, Found
 from benchmarks.results.page import PAGE, README, by_table, page, stale_quotes, with_table
 from benchmarks.results.plan import ALL_ROWS, FINAL, ROWS, SELECTION, Row
 from benchmarks.results.tables import readme
-from pipelines.config.experiment import load_experiment
+from pipelines.config.load import load_experiment
 from zse_model.evaluation.metrics import bootstrap_interval, paired_difference
 
 

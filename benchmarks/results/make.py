@@ -16,7 +16,8 @@ import torch
 from benchmarks.results import record
 from benchmarks.results.plan import MEASURES, Row
 from benchmarks.world import REAL
-from pipelines.config.experiment import ExperimentConfig, load_experiment
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.load import load_experiment
 from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.run import Outputs, evaluate_checkpoint, run
 from pipelines.workspace import shards

@@ -71,7 +71,7 @@ def given(experiment: str, workspace: str, set_: list[str] | None) -> list[str]:
 
 
 def loaded(name: str, overrides: list[str] | None, workspace: str) -> ExperimentConfig:
-    from pipelines.config.experiment import load_experiment
+    from pipelines.config.load import load_experiment
 
     config = load_experiment(name, overrides or [])
     return replace(config, start=config.start and checkpoint_folder(config.start, workspace, config.tracking.uri))

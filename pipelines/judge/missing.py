@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipelines.config.experiment import SECTIONS, experiment_names, load_experiment, to_dict
+from pipelines.config.experiment import SECTIONS, to_dict
+from pipelines.config.load import experiment_names, load_experiment
 from pipelines.runtime.commands import command
 from pipelines.store import storage
 from pipelines.workspace import shards

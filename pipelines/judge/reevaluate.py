@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.config.experiment import ExperimentConfig, apply_overrides, validate
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.load import apply_overrides, validate
 from pipelines.datasets.arrivals import DESCRIPTION, arrived
 from pipelines.datasets.base import DatasetConfig
 from pipelines.datasets.splits import MissingClassesError

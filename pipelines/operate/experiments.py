@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from pipelines.config.experiment import ExperimentConfig, experiment_names, experiment_text, load_experiment
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.load import experiment_names, experiment_text, load_experiment
 from pipelines.operate.estimate import TFLOPS, Rates, cost_of, flops
 
 CLASSES = 100

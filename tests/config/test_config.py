@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config.experiment import experiment_names, load_experiment
+from pipelines.config.load import experiment_names, load_experiment
 from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.datasets.adapters.synthetic import SyntheticConfig
 from pipelines.datasets.built_in import split_names

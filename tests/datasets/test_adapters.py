@@ -24,7 +24,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines.config.experiment import load_experiment, validate
+from pipelines.config.load import load_experiment, validate
 from pipelines.datasets import archives
 from pipelines.datasets.archives import ArchiveError
 from pipelines.datasets.base import ImageRecord

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.config.data import ShardConfig
-from pipelines.config.experiment import validate
+from pipelines.config.load import validate
 from pipelines.datasets.built_in import built_in
 from pipelines.datasets.published import load_settings
 from pipelines.datasets.registry import create_dataset, read_dataset

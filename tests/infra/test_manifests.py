@@ -190,7 +190,7 @@ def test_planted_secrets_are_found(text: str) -> None:
 
 def test_every_documented_override_is_a_field_of_its_experiment() -> None:
     """`--set` keys of the manifests, the README and the docs, through the real configuration."""
-    from pipelines.config.experiment import load_experiment
+    from pipelines.config.load import load_experiment
 
     found = 0
     for path in [*INFRA.rglob("*.yaml"), ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:

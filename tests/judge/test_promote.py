@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.config.experiment import experiment_of, load_experiment
+from pipelines.config.experiment import experiment_of
+from pipelines.config.load import load_experiment
 from pipelines.judge.compare import as_json, compare
 from pipelines.judge.missing import evaluation_command
 from pipelines.judge.rules import Cost, Paired, Rules, decide, load_rules

@@ -16,7 +16,8 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from pipelines.config.experiment import ExperimentConfig, experiment_names, load_experiment
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.load import experiment_names, load_experiment
 from pipelines.datasets.adapters.qmul import QmulConfig
 from pipelines.datasets.base import DatasetConfig
 from pipelines.datasets.splits import trained_split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.config.experiment import experiment_names, load_experiment
+from pipelines.config.load import experiment_names, load_experiment
 from pipelines.operate import experiments
 
 

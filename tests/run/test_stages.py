@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.config.experiment import ExperimentConfig, validate
+from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.load import validate
 from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
 from pipelines.run import evaluate_checkpoint, result_table, run

@@ -23,7 +23,7 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from pipelines.cli.app import app
-from pipelines.config.experiment import load_experiment
+from pipelines.config.load import load_experiment
 from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.encode.gallery import open_gallery
 from pipelines.judge.compare import Report, compare

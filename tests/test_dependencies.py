@@ -88,6 +88,16 @@ def test_what_is_shipped_says_its_licence() -> None:
     assert others and [name for name in others if name not in notice] == []
 
 
+def test_data_of_the_packages_is_shipped() -> None:
+    """The lists, experiments and templates that the code reads are in a wheel."""
+    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for package in SHIPPED:
+        folder = ROOT / package
+        shipped = {file for pattern in package_data.get(package, []) for file in folder.glob(pattern)}
+        files = {f for f in folder.rglob("*") if f.is_file() and f.suffix != ".py" and f.parent.name != "__pycache__"}
+        assert files - shipped == set()
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     version = PROJECT["version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()

@@ -1,8 +1,7 @@
-"""Draws what `zse_model.explain` found: PNGs, one HTML page that holds them, and sheets for a report."""
+"""Draws what `zse_model.explain` found: the pictures of a pair, and sheets for a report."""
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pipelines.runtime.progress import say
-from pipelines.runtime.redaction import in_html
 from pipelines.workspace.tensors import to_tensor
 from zse_model.errors import ZseError
 from zse_model.explain import (
@@ -136,47 +134,10 @@ def explanation_sheets(
     return sheets
 
 
-def page(sketch: str, checkpoint: str, found: Sequence[Explained]) -> str:
-    """One HTML page that needs nothing else: pictures inlined, no scripts, no network. Names are escaped."""
-    first = found[0].explanation
-    masks = isinstance(first, MaskExplanation)
-    intro = [f"<p>Scored by <code>{in_html(first.mode)}</code>. {in_html(first.about)}</p>"]
-    if not masks and first.no_attention:
-        intro.append(f"<p>The attention of [Ret] is not drawn: {in_html(first.no_attention)}.</p>")
-    rows, columns = first.grid
-    intro.append(
-        f"<p>The network sees both pictures as {rows} by {columns} places.</p>"
-        if masks
-        else f"<p>The network sees both pictures as {rows} by {columns} patches; patch row,column counts from 0, at "
-        "the top left. Grey patches were dropped by token selection.</p>"
-    )
-    sections = []
-    for i, one in enumerate(found):
-        scores = ", ".join(f"{in_html(k)} {v:.4f}" for k, v in one.explanation.scores.items())
-        if isinstance(one.explanation, MaskExplanation):
-            scores += f"; read through the sketch's mask the cosine is {one.explanation.guided_score:.4f}"
-        figures = [
-            f'<figure><h3>{CAPTIONS[key][0]}</h3><img alt="{CAPTIONS[key][0]}" src="{_inline(picture)}">'
-            f"<figcaption>{CAPTIONS[key][1]}</figcaption></figure>"
-            for key, picture in one.pictures.items()
-        ]
-        sections.append(f"<section><h2>{i + 1}. {in_html(one.name)}</h2><p>{scores}</p>{''.join(figures)}</section>")
-    return _PAGE.format(
-        sketch=in_html(sketch),
-        checkpoint=in_html(checkpoint),
-        intro="".join(intro),
-        sections="".join(sections),
-    )
-
-
 def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _inline(picture: Image.Image) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
 
 
 # Drawing ------------------------------------------------------------------------------------------------------------
@@ -355,35 +316,3 @@ def _scaled(pixels: np.ndarray, side: int) -> Image.Image:
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-# The policy forbids what the page does not have: anything from elsewhere, and scripts.
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{sketch}, explained</title>
-<style>
-:root {{ color-scheme: light dark; --text: #1c1c1e; --faint: #5a5a60; --ground: #fafaf8; --rule: #ddd; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --text: #ececec; --faint: #a8a8b0; --ground: #17181a; --rule: #3a3a3e; }}
-}}
-body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--ground);
-  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.25rem; }} h3 {{ font-size: 1.05rem; margin: 0 0 .5rem; }}
-section {{ border-top: 1px solid var(--rule); margin-top: 2.5rem; }}
-figure {{ margin: 2rem 0; }}
-img {{ max-width: 100%; height: auto; background: #fff; border: 1px solid var(--rule); border-radius: 8px; }}
-figcaption, .from {{ color: var(--faint); max-width: 46rem; }}
-</style>
-</head>
-<body>
-<h1>What the network saw in {sketch}</h1>
-<p class="from">Checkpoint {checkpoint}</p>
-{intro}
-{sections}
-</body>
-</html>
-"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
 import unicodedata
@@ -61,11 +60,6 @@ def shown(text: str) -> str:
     # A password may hold a slash, a path may hold an @: s3://bucket/photo@2x.png is left as it is, and what follows a
     # port: no client takes user:5000/x@host for a password.
     return re.sub(r"://(?:[^:/\s@]*:(?!\d{1,5}[/?#])\S*|[^/\s@]+)@", "://***@", text)
-
-
-def in_html(text: str) -> str:
-    """`shown`, as text or as the value of an attribute of an HTML page, in one line."""
-    return html.escape(printable(shown(text)))
 
 
 def shown_within(value: Any) -> Any:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.drawing.explanations import Explained, explained, page, png
+from pipelines.drawing.explanations import Explained, explained, png
 from pipelines.encode.gallery import read_photos
 from pipelines.runtime.redaction import printable
+from pipelines.search.explanation_page import page
 from pipelines.search.search import Match, find, prepared
 from pipelines.store import storage
 from zse_model.checkpoint import load_checkpoint

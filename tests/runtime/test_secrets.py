@@ -28,6 +28,7 @@ from pipelines.runtime import logs
 from pipelines.runtime.errors import ConfigError, StorageError
 from pipelines.runtime.progress import Meter, say, show
 from pipelines.runtime.redaction import SECRETS, shown
+from pipelines.search import explanation_page
 from pipelines.store import storage
 from pipelines.store.retry import failure
 from pipelines.tracking import Store, TrackingError
@@ -193,7 +194,7 @@ def test_no_exit_shows_a_secret(
     one = Standing("s.1", "report", "m", told, "", "c", 1, 1, 0, told, told, {"plain/ret/mAP_all": 0.5}, "r")
     seen = SimpleNamespace(mode="ret", grid=(2, 2), about=told, no_attention=told, scores={"ret": 1.0})
     pages = standings_page.page([standings_page.Section("s", [one], [one])], told)
-    pages += explanations.page(told, told, [explanations.Explained(told, cast(Any, seen), {})])
+    pages += explanation_page.page(told, told, [explanations.Explained(told, cast(Any, seen), {})])
     failed = failure("s3://me:hunter2@bucket/a", ValueError('Invalid bucket name "me:hunter2@bucket"'))
     assert "s3://***@bucket/a cannot be used" in str(failed)
     everything = said.out + said.err + pages + str(failed) + str(ending(RuntimeError(told)))

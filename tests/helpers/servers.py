@@ -122,7 +122,7 @@ class Head:
 
     def job(self, *options: str) -> list[str]:
         """The command that submits one from this repository, up to what the job runs."""
-        excludes = json.dumps({"excludes": [".git", ".venv", "workspace*"]})
+        excludes = json.dumps({"excludes": ["/.git", "/.venv*", "/workspace*"]})
         of_code = ("--working-dir", str(REPOSITORY), "--runtime-env-json", excludes)
         return [str(BIN / "ray"), "job", "submit", "--address", self.dashboard, *options, *of_code, "--"]
 

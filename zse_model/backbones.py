@@ -98,6 +98,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.wants_pooled, self.wants_tokens = config.name, pooled or classifier, tokens
         cfg = _known(config)
+        if load_weights:  # of a checkpoint the network is what it is
+            _refuse_args(config.args)
         self._grid = (0, 0)
         self.model: Any = _build(config, size, classifier=classifier, load_weights=load_weights)
         self._layout = torch.contiguous_format if _writes_outside(self.model) else torch.channels_last
@@ -342,8 +344,9 @@ def _known(config: BackboneConfig) -> Any:
     """What timm says of a model. Raises ZseError for a name or tag that it does not know, or arguments that load."""
     name = config.name
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), 1, cutoff=0.75)
-        similar = timm.list_models(f"*{name.split('_')[0]}*")[:8] or timm.list_models("vit_*")[:8]
+        plain = name.rpartition("/")[2].rpartition(":")[2].partition(".")[0].lower()  # of hf-hub:timm/NAME.TAG
+        near = difflib.get_close_matches(plain, timm.list_models(), 1, cutoff=0.75)
+        similar = timm.list_models(f"*{plain.split('_')[0]}*")[:8] or timm.list_models("vit_*")[:8]
         raise ZseError(
             f"Unknown backbone {name!r}.{f' Did you mean {near[0]}?' if near else ''} timm has, among others: {similar}"
         )
@@ -354,6 +357,20 @@ def _known(config: BackboneConfig) -> Any:
     except RuntimeError as error:
         tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise ZseError(f"Unknown weights in backbone {name!r}. timm has {tags}") from error
+
+
+OWN_ARGS = {"img_size": "transforms.size sets it", "num_classes": "the method sets it"}
+
+
+def _refuse_args(args: Mapping[str, Any]) -> None:
+    """Raise ZseError for what timm would take in silence, or only fail with in a training."""
+    for name, value in args.items():
+        if name in OWN_ARGS:
+            raise ZseError(f"backbone.args.{name}: {OWN_ARGS[name]}. Leave it out")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ZseError(f"backbone.args.{name} must be a finite number, got {value}")
+        if name.endswith("_rate") and isinstance(value, int | float) and not 0 <= value < 1:
+            raise ZseError(f"backbone.args.{name} must be 0 or more and below 1, got {value}")
 
 
 def _build(config: BackboneConfig, size: int, *, classifier: bool, load_weights: bool) -> nn.Module:

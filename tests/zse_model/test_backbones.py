@@ -213,6 +213,30 @@ def test_arguments_that_timm_does_not_know_or_that_load_weights_are_refused() ->
         Backbone(replace(CNN, args={"checkpoint_path": "x.pth"}), size=SIZE, pooled=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("drop_path_rate", 2, "must be 0 or more and below 1, got 2"),
+        ("drop_rate", -0.1, "must be 0 or more and below 1, got -0.1"),
+        ("init_values", math.nan, "must be a finite number, got nan"),
+        ("img_size", 64, "transforms.size sets it. Leave it out"),
+        ("num_classes", 5, "the method sets it. Leave it out"),
+    ],
+)
+def test_an_argument_that_fails_late_or_in_silence_is_refused(name: str, value: float, said: str) -> None:
+    config = BackboneConfig(name="test_vit", args={name: value})
+    with pytest.raises(ZseError, match=f"^backbone.args.{name}:? {said}"):
+        Backbone(config, size=SIZE, pooled=True)
+    if name == "num_classes":  # a checkpoint that has it still opens
+        Backbone(config, size=SIZE, pooled=True, load_weights=False)
+
+
+@pytest.mark.parametrize("typed", ["Test_ViT", "hf-hub:timm/test_vit.r160_in1k", "Test_ViTT"])
+def test_a_backbone_that_timm_spells_otherwise_is_suggested(typed: str) -> None:
+    with pytest.raises(ZseError, match=f"Unknown backbone '{typed}'. Did you mean test_vit"):
+        Backbone(BackboneConfig(name=typed), size=SIZE, pooled=True)
+
+
 def test_a_checkpoint_of_a_size_that_is_cut_is_still_read() -> None:
     config = BackboneConfig(name="vit_tiny_patch16_224", args={"depth": 1})
     assert Backbone(config, size=72, pooled=True, load_weights=False).pooled_dim
@@ -248,8 +272,9 @@ def test_distillation_needs_an_imagenet_classifier() -> None:
     clip = family("vit_base_patch16_clip_224.openai")
     with pytest.raises(ZseError, match="has no ImageNet-1k classifier to distil from: 1000 units .* it has 512"):
         Backbone(clip, size=SIZE, classifier=True)
-    with pytest.raises(ZseError, match="has no ImageNet-1k classifier to distil from: .* it has 21841"):
-        Backbone(BackboneConfig(name="mixer_s32_224", args={"num_classes": 21841}), size=SIZE, classifier=True)
+    with pytest.raises(ZseError, match="has no ImageNet-1k classifier to distil from: .* it has 21843"):
+        tagged = "vit_tiny_patch16_224.augreg_in21k"
+        Backbone(BackboneConfig(name=tagged, args={"depth": 1}), size=SIZE, classifier=True)
 
 
 # Methods -------------------------------------------------------------------------------------------------------------
@@ -312,6 +337,13 @@ def test_any_choice_of_losses_is_refused_or_reaches_every_parameter(
         dead = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
         assert not dead, (config, dead[:3])
     assert 0 < refused < len(configs) / 4 + 1
+
+
+def test_without_losses_of_pairs_no_pair_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ZseSbirConfig(relation=0, triplet=0, contrast=1, dim=16, heads=2, ffn=16)
+    method = create_method("zse_sbir", config, CNN, size=SIZE, classes=CLASSES)
+    monkeypatch.setattr(method, "relate", None)
+    assert method(batch(2, SIZE)).keys() == {"contrast"}
 
 
 def test_without_a_relation_loss_no_mode_reads_the_relation_network() -> None:

@@ -263,13 +263,8 @@ class ZseSbir(RetrievalMethod):
         if c.negatives == "batch":
             hardest = hardest_negatives(embedding[b : 2 * b], embedding[2 * b :], labels[b : 2 * b], labels[2 * b :])
             photos = torch.cat([photos[:b], photos[hardest]])
-        logits, sketch_ret, photo_ret = self.relate(x[: 2 * b], photos)
-        if c.triplet:
-            losses["triplet"] = c.triplet * triplet(sketch_ret[:b], photo_ret[:b], photo_ret[b:], c.margin)
-        if c.relation:
-            # Filled where it is used: copying it there would be a wait of the host in every step.
-            target = torch.cat([torch.full((b,), value, device=logits.device) for value in (0.99, 0.01)])
-            losses["relation"] = c.relation * (logits.float().sigmoid() - target).square().view(2, b).mean(0)
+        if c.triplet or c.relation:
+            losses |= self._pair_losses(x[: 2 * b], photos)
         losses |= embedding_losses(
             embedding,
             labels,
@@ -283,6 +278,19 @@ class ZseSbir(RetrievalMethod):
             pooled = torch.cat([part.pooled for part in both if part.pooled is not None])
             divergence = self.soft_labels(self.backbone.classifier(pooled), labels)
             losses["distillation"] = c.distillation * divergence.view(4, b).mean(0)
+        return losses
+
+    def _pair_losses(self, sketches: Tensor, photos: Tensor) -> dict[str, Tensor]:
+        """Tokens [2b, 1 + n, dim] of b pairs that belong together, then of b that do not -> losses [b]."""
+        c, b = self.config, len(sketches) // 2
+        logits, sketch_ret, photo_ret = self.relate(sketches, photos)
+        losses: dict[str, Tensor] = {}
+        if c.triplet:
+            losses["triplet"] = c.triplet * triplet(sketch_ret[:b], photo_ret[:b], photo_ret[b:], c.margin)
+        if c.relation:
+            # Filled where it is used: copying it there would be a wait of the host in every step.
+            target = torch.cat([torch.full((b,), value, device=logits.device) for value in (0.99, 0.01)])
+            losses["relation"] = c.relation * (logits.float().sigmoid() - target).square().view(2, b).mean(0)
         return losses
 
     def prepare(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:

@@ -12,13 +12,16 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import typer
+from typer.rich_utils import rich_format_error
 
 from pipelines.cli import datasets, judge, operate, stages, use
 from pipelines.runtime import logs
 from pipelines.runtime.failures import to_mend
 from pipelines.runtime.progress import say
+from pipelines.runtime.redaction import shown
 
 app = typer.Typer(
     name="zse",
@@ -58,15 +61,22 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         logs.capture()
-        app()
+        if (code := app(standalone_mode=False)) == 130:  # typer makes that of Ctrl-C
+            _interrupted()
+        sys.exit(code)
     except KeyboardInterrupt:
         _interrupted()
         sys.exit(130)
     except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt) or end.code == 130:  # typer makes that of Ctrl-C
+        if isinstance(end.__context__, KeyboardInterrupt) or end.code == 130:
             _interrupted()
         raise
     except Exception as error:
+        if hasattr(error, "format_message"):  # click's error of a wrong use: typer has a copy, under no public name
+            wrong: Any = error
+            wrong.message = shown(wrong.message)
+            rich_format_error(wrong)
+            sys.exit(wrong.exit_code)
         meant = to_mend(error)
         if os.environ.get("ZSE_DEBUG") or meant is None:
             say(traceback.format_exc(), logging.ERROR)

@@ -14,6 +14,7 @@ import logging
 import os
 import platform
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -55,12 +56,24 @@ def log(message: str, fields: Mapping[str, Any], level: int = logging.INFO) -> N
 
 
 def capture() -> None:
-    """Have the logs and warnings of libraries as lines, too. Raises ValueError for a ZSE_LOG that means nothing."""
+    """Have the logs of libraries without secrets and, where stderr is for machines, as lines, their warnings too.
+    Raises ZseError for a ZSE_LOG that means nothing."""
     if (mode := os.environ.get("ZSE_LOG", "text")) not in ("text", "json"):
         raise ZseError(f"ZSE_LOG is {mode!r}. Allowed: text, json")
+    logging.setLogRecordFactory(_Shown)  # a library may have handlers of its own
     if as_json():
         logging.getLogger().handlers = _logger().handlers
         logging.captureWarnings(True)
+
+
+class _Shown(logging.LogRecord):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.exc_info and self.exc_info[0]:
+            self.exc_text = shown("".join(traceback.format_exception(*self.exc_info)).rstrip())
+
+    def getMessage(self) -> str:  # noqa: N802, the name is logging's
+        return shown(super().getMessage())
 
 
 class Lines(logging.Formatter):

@@ -41,16 +41,16 @@ class Meter:
         self.bar: Progress | None = None
         if sys.stderr.isatty() and not logs.as_json():
             self.bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=30),
-                TextColumn("{task.completed:.0f}/{task.total} {task.fields[unit]}"),
+                TextColumn("{task.completed:.0f}/{task.total} {task.fields[unit]}", markup=False),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=console,
                 transient=True,
             )
-            self.task = self.bar.add_task(what, total=total, unit=unit, note="")
+            self.task = self.bar.add_task(shown(what), total=total, unit=unit, note="")
 
     def __enter__(self) -> Meter:
         if self.bar:
@@ -70,7 +70,7 @@ class Meter:
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         self.done, self.note, self.total = done, note, total or self.total
         if self.bar:
-            self.bar.update(self.task, completed=done, total=self.total, note=note)
+            self.bar.update(self.task, completed=done, total=self.total, note=shown(note))
         elif time.monotonic() - self.printed > LOG_EVERY:
             self.printed = time.monotonic()
             left = "" if self.left is None else f"({self.left:.0f} s left)"

@@ -225,6 +225,15 @@ def test_unknown_verbs_and_options_are_wrong_use(zse: Zse) -> None:
     assert code == 2 and "Did you mean 'run'?" in text
 
 
+def test_a_wrong_use_shows_no_secret(zse: Zse) -> None:
+    for arguments in (
+        ["http://me:hunter2@h/a"],
+        ["status", "a", "http://me:hunter2@h/a"],
+    ):
+        code, text = zse(*arguments)
+        assert code == 2 and "hunter2" not in text and "***@h/a" in text
+
+
 def test_a_folder_that_may_not_be_written_is_said_before_the_work(
     zse: Zse, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,11 +4,41 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 
 import pytest
+from rich.progress import TextColumn
 
 from pipelines.runtime import logs
 from pipelines.runtime.progress import Meter, say
+
+
+def test_what_a_library_logs_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    before, library = logging.getLogRecordFactory(), logging.getLogger("library")
+    handler = logging.StreamHandler(sys.stderr)
+    library.addHandler(handler)
+    try:
+        logs.capture()
+        library.warning("asked %s", "http://me:hunter2@h/a")
+        try:
+            raise ValueError("http://me:hunter2@h/b")
+        except ValueError:
+            library.exception("failed")
+    finally:
+        logging.setLogRecordFactory(before)
+        library.removeHandler(handler)
+    said = capsys.readouterr().err
+    assert "asked http://***@h/a" in said and "ValueError: http://***@h/b" in said and "hunter2" not in said
+
+
+def test_a_bar_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    meter = Meter("Read [old] a", total=2, unit="[files]")
+    meter.update(1, "[red]cat http://me:hunter2@h/a")
+    assert meter.bar is not None
+    (task,) = meter.bar.tasks
+    texts = [column.render(task) for column in meter.bar.columns if isinstance(column, TextColumn)]
+    assert [text.plain for text in texts] == ["Read [old] a", "1/2 [files]", "[red]cat http://***@h/a"]
 
 
 def test_a_line_says_where_it_is_from_and_no_secret(

@@ -13,97 +13,113 @@ Tables = Mapping[str, Mapping[str, Found]]
 
 INTRODUCTION = """# Results
 
-Made by `make results`; every row is one file of `benchmarks/results/rows/` with its command.
-The pictures are a 128 px subset of Sketchy (25 photos and 25 sketches a class), not comparable with published numbers.
-mAP_all of the plain protocol; intervals are 95 % bootstrap intervals over classes, differences are paired on the same
-queries and resampled by class. With several seeds a query counts with its mean. Budgets are CPU minutes over all
-workers and threads, on two AVX-512 cores. A row's steps are fixed to fit, so that it can be made again: on a busy
-machine (some rows ran two at a time) the same steps take longer, and the column says what they took.
+This page has every measured row of the methods on real pictures, for readers who compare methods or settings.
+`make results DATA=folder WEIGHTS=file` makes the rows; each row is one file of `benchmarks/results/rows/` with its
+command. The words are in the [glossary](glossary.md).
+
+- **Data**: a 128 px subset of Sketchy (25 photos and 25 sketches a class). The results are not comparable with
+  published numbers.
+- **Metric**: mAP_all of the plain protocol, unless the column says otherwise.
+- **Intervals**: 95 % bootstrap intervals over classes. Differences are paired on the same queries and resampled by
+  class.
+- **Seeds**: with several seeds, the value of a query is its mean over the seeds.
+- **Budget**: CPU minutes over all workers and threads, on two AVX-512 cores. The number of steps of a row is fixed to
+  fit the budget, so that the row can be made again. On a busy machine (some rows ran two at a time) the same steps take
+  longer; the column says how long they took.
 
 ## Choosing settings
 
-The 20 unseen classes of `sketchy-selection`, which are seen in every test split, after a budget of 4 CPU minutes on 63
-others. Nothing in this table read a test class. The rows chose their checkpoints by 6 pseudo-unseen classes, as
-`dataset.pseudo_unseen` drew them then; it draws at least 10 now, so that new rows are not made of the same trainings.
+The rows are evaluated on the 20 unseen classes of `sketchy-selection`, which are seen in every test split, after a
+budget of 4 CPU minutes on 63 other classes. No row of this table read a test class. The rows chose their checkpoints by
+6 pseudo-unseen classes, which `dataset.pseudo_unseen` drew at the time. Today it draws at least 10, so new rows come
+from other trainings.
 """
 
 CHOSEN_TEXT = """
-What the table decided, in the order of what it is worth: the losses beside the published ones ({losses} together,
-of which distillation {distillation}), the readout of pooled features instead of the retrieval token ({readout}),
-negative pairs of another class drawn at random instead of the hardest of the batch ({batch}, and {batch_rn} of `rn`)
-or of the same class ({hard}). Their intervals, but for the last two, are apart from 0. Attention variant, layout,
-width, depth, dropout and the other weights make differences that one seed cannot tell from none, the published layout
-and attention included. So `folder+zse_sbir` stays as it is shipped, and the final table runs it so.
+The table decided the following, in the order of the effect:
+
+1. The losses beside the published ones ({losses} together, of which distillation {distillation}).
+2. The readout of pooled features instead of the retrieval token ({readout}).
+3. Negative pairs of another class drawn at random instead of the hardest of the batch ({batch}, and {batch_rn} of `rn`)
+   or of the same class ({hard}).
+
+By `fused`, the intervals of 1 and 2 exclude 0, and those of 3 do not. Attention variant, layout, width, depth, dropout
+and the other weights made no measurable difference with one seed, the published layout and attention included. So
+`folder+zse_sbir` keeps its settings, and the final table runs it with them.
 """
 
 CROSSATNET_TEXT = """
 ## What the parts of CrossATNet are worth
 
-The same classes and budget, every row started from the backbone of `global` above (seed 0), which was tuned on the
-seen classes. Each part off by its weight, other class vectors, another graph. Codes are fitted to the embeddings when a
-training has ended: without them the row `crossatnet` is the same to the bit. `global`, trained on, found no step that
-was better than its start on the classes that choose, so it is that start, whatever the seed.
+An ablation on the same classes and budget: each row turns one part off by its weight, or uses other class vectors or
+another graph. Every row starts from the backbone of `global` above (seed 0), which was tuned on the seen classes. Codes
+are fitted to the embeddings after the training; without codes the row `crossatnet` is the same to the bit. The training
+of the row `global` found no step that was better than its start on the classes that choose. So the row is that start,
+with every seed.
 """
 
 PARTS_TEXT = """
-Classification by learned prototypes carries the model ({classification} less without it), triplets add {triplet},
-hardly apart from 0. **Attention, graph and reconstruction do not help here**: without any of them the difference cannot
-be told from none, and neither can it with other class vectors, random ones included, with a spanning tree, or with
-distillation. They stay as they are because they are what the method is; `attention=0` and `reconstruction=0` make it
-cheaper.
+Classification by learned prototypes matters most ({classification} less without it). Triplets add {triplet}, with an
+interval that hardly excludes 0. **Attention, graph and reconstruction do not help here**: removing any of them made no
+measurable difference. Nor did other class vectors, random ones included, a spanning tree, or distillation. The parts
+stay because they define the method; `attention=0` and `reconstruction=0` make it cheaper.
 """
 
 RATES_TEXT = """
 ## How fast the backbone learns
 
-The same classes, as long as in the final table and from ImageNet's weights: `train.backbone_lr`, the backbone's rate as
-a share of that of the layers on it, which is 5e-4, and 1e-3 for `zse`. `folder+crossatnet` and `folder+global`
-have 0.3, `folder+zse_sbir` has 0.5: one seed does not tell 0.15 from it.
+`train.backbone_lr` is the learning rate of the backbone as a share of the rate of the layers on it, which is 5e-4, and
+1e-3 for `zse`. The rows use the same classes, the training length of the final table, and ImageNet's weights. The last
+column is the share. `folder+crossatnet` and `folder+global` have 0.3. `folder+zse_sbir` has 0.5: with one seed, 0.15
+made no measurable difference.
 """
 
 FINAL_TEXT = """
 ## Final table
 
-The unseen classes of two published splits, a budget of 15 CPU minutes a run on nine tenths of the seen photos:
-{queries_25} and {queries_21} sketches, as many photos. A shortlist has no mAP_all.
+The unseen classes of two published splits, after a budget of 15 CPU minutes a run on nine tenths of the seen photos.
+There are {queries_25} and {queries_21} sketches, and as many photos. A shortlist (`rerank-100`) has no mAP_all.
 """
 
 CODES_TEXT = """
 ## Codes
 
-The same checkpoints by the cosine of their embeddings, by 64 learned bits, by those of the photos and the sketch's
-projection before its signs, and by 64 bits of ITQ: 2,048 (512-d) or 256 (64-d) bytes a photo, and 8. `global-head` has
-512 floats too.
+The same checkpoints, with floats and with codes: `ret` is the cosine of the embeddings, 2,048 (512-d) or 256 (64-d)
+bytes a photo. `hash-64` is 64 learned bits on both sides, `asym-64` learned bits of the photos with the sketch's
+projection before its signs, `itq-64` 64 bits of ITQ; each has 8 bytes a photo. `global-head` has 512 floats too.
 """
 
 GENERALISED_TEXT = """
 ## Generalised
 
-The unseen photos alone, and beside the photos of seen classes that were held back from training (a tenth). mAP_all.
+mAP_all with two galleries: the unseen photos alone, and the unseen photos with the photos of seen classes that were
+held back from training (a tenth).
 """
 
 FINE_TEXT = """
 ## Fine-grained, unseen classes
 
-A sketch's own photo: among the 25 photos of its class, among the drawn photos of all unseen classes, and among all 578
-drawn photos of the data, most of them of classes that were trained on. Resampled by photo.
+A sketch searches for its own photo in three galleries: the 25 photos of its class, the drawn photos of all unseen
+classes, and all 578 drawn photos of the data, most of them of classes that were trained on. Intervals are resampled by
+photo.
 """
 
 CROSS_TEXT = """
 ## Across data sets
 
-The checkpoints of `sketchy-25` on QuickDraw sketches and Caltech-101 photos, of the classes that they have not seen
-under any name.
+The checkpoints of `sketchy-25` on QuickDraw sketches and Caltech-101 photos, of the classes that the checkpoints have
+not seen under any name.
 """
 
 FAITHFUL_TEXT = """
 ## Do explanations point at what the score depends on?
 
 Photo patches of matching pairs (a sketch of an unseen class of `sketchy-selection` with its own photo) are replaced by
-the picture's mean colour and the pair is scored anew by `rn` (docs/explaining.md). "matched" takes the patches first
-that the correspondences point at; the controls are random, over all patches or over the half with the most attention
-first. Differences of logits, paired, 95 % bootstrap intervals over classes. A higher drop, a lower deletion AUC and a
-higher insertion AUC speak for the explanation.
+the picture's mean colour, and `rn` scores the pair again ([explaining.md](explaining.md)). The order "matched" first
+replaces the patches that the correspondences point at. The controls replace random patches: of the whole picture
+(`uniform`), or first of the half with the most attention (`attended`). The values are paired differences of logits with
+95 % bootstrap intervals over classes. A higher drop, a lower deletion AUC and a higher insertion AUC speak for the
+explanation.
 """
 
 

@@ -26,7 +26,7 @@ def by_table(rows: Iterable[Row]) -> dict[str, dict[str, Found]]:
 
 def page(found: prose.Tables) -> str:
     chosen, parted, rates, last = (found[name] for name in NAMES)
-    parts = [prose.INTRODUCTION, *tables.selection(chosen, ("ret", "rn", "fused"), "zse"), prose.CHOSEN_TEXT.rstrip()]
+    parts = [prose.INTRODUCTION, *tables.selection(chosen, ("ret", "rn", "fused"), "zse"), prose.CHOSEN_TEXT]
     parts += [prose.CROSSATNET_TEXT, *tables.selection(parted, ("ret", "hash-64", "itq-64"), "crossatnet")]
     parts += [prose.PARTS_TEXT.rstrip(), prose.RATES_TEXT.rstrip()]
     for name, modes in (("global", ("ret",)), ("crossatnet", ("ret", "hash-64")), ("zse", ("ret", "rn", "fused"))):

@@ -45,8 +45,7 @@ The table decided the following, in the order of the effect:
 
 By `fused`, the intervals of 1 and 2 exclude 0, and those of 3 do not. Attention variant, layout, width, depth, dropout
 and the other weights made no measurable difference with one seed, the published layout and attention included. So
-`folder+zse_sbir` keeps its settings, and the final table runs it with them.
-"""
+`folder+zse_sbir` keeps its settings, and the final table runs it with them."""
 
 CROSSATNET_TEXT = """
 ## What the parts of CrossATNet are worth

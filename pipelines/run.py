@@ -1,14 +1,10 @@
-"""run: all stages of an experiment, each skipped where its output is there. And the table at the end."""
+"""run: all stages of an experiment, each skipped where its output is there."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-
-import torch
-from rich.table import Table
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.encode.embed import embed
@@ -26,11 +22,8 @@ from pipelines.train.stage import train, untrained
 from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.kept import complete
-from pipelines.workspace.queries import Queries, difference, interval, metric_key
 from pipelines.workspace.reports import REPORT
-from zse_model.evaluation import CATEGORY_METRICS, HEADLINES, LEADING, expected_average_precision
 from zse_model.evaluation.leaks import LeakError
-from zse_model.modes import RET
 from zse_model.split import ZeroShotSplit
 
 
@@ -153,75 +146,3 @@ def _reported(stage: str, folder: str) -> str:
         summary = {k: v for k, v in storage.read_json(storage.join(folder, shards.MANIFEST)).items() if k != "shards"}
         storage.write_json(url, {"stage": stage, "output": folder, **summary})
     return folder
-
-
-# The table ----------------------------------------------------------------------------------------------------------
-
-
-def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> dict[str, float]:
-    """By setting, the mAP_all that a random order is expected to have."""
-    report = next(iter(out.reports.values()))
-    told = shards.read_manifest(report, "zse evaluate").get("chance")
-    if told is not None:
-        return told
-    # Of a report that an earlier version wrote: of its first setting, by what was ingested.
-    counts = out.images.counts
-    queries = Queries(report)
-    categories = queries.category[~queries.values(metric_key(rows[0])).isnan().numpy()]
-    photos = {c: counts[c].get("photo", 0) for c in set(categories)}
-    relevant = torch.tensor([photos[c] for c in categories])
-    return {rows[0]["setting"]: float(expected_average_precision(relevant, sum(photos.values())).mean())}
-
-
-def result_tables(out: Outputs) -> list[Table]:
-    """Of the unseen classes, and of the pseudo-unseen ones where they were evaluated, too."""
-    chosen = [result_table(out.selection, "Pseudo-unseen classes, to choose by,")] if out.selection else []
-    return [result_table(out), *chosen]
-
-
-def result_table(out: Outputs, searched: str = "Unseen classes") -> Table:
-    """One line a method and mode: the headlines of a search by class, and the difference to the reference rows."""
-    rows = [row for row in replace(out, selection=None).rows() if row["protocol"] == "plain"]
-    settings = list(dict.fromkeys(row["setting"] for row in rows if row["metric"] == LEADING[0]))
-    references = [name for name in out.reports if name.endswith("-untrained") or name == "raw_pixels"]
-    queries = {name: Queries(report) for name, report in out.reports.items()}
-    by_chance = chance(rows, out)
-    named = [f"{name} (chance mAP_all {by_chance[name]:.3f})" if name in by_chance else name for name in settings]
-    table = Table(title=f"{searched} of {', '.join(named)}")
-    leading, *others = (metric for metric in HEADLINES if metric in CATEGORY_METRICS)
-    columns = ("method", "mode", leading, "95 % interval", *others, "vs untrained", "vs raw_pixels")
-    for column in columns if references else columns[:-2]:
-        table.add_column(column, justify="left" if column in ("method", "mode") else "right")
-    for (setting, method, mode), cells in _grouped(rows).items():
-        best = cells.get(leading)
-        if cells.keys().isdisjoint(CATEGORY_METRICS):
-            continue
-        line = [
-            method,
-            mode,
-            f"{best['value']:.3f}" if best is not None else "-",  # a shortlist has no mAP_all
-            interval(best) if best is not None else "",
-            *(f"{cells[m]['value']:.3f}" if m in cells else "" for m in others),
-        ]
-        for reference in (f"{method}-untrained", "raw_pixels") if references else ():
-            if best is not None and reference in out.reports and method not in references:
-                theirs = {row["mode"] for row in rows if row["method"] == reference}
-                their_mode = mode if mode in theirs else RET.name
-                d = difference(
-                    queries[method],
-                    queries[reference],
-                    f"{setting}/plain/{mode}/{leading}",
-                    f"{setting}/plain/{their_mode}/{leading}",
-                )
-                line.append(d.text())
-            else:
-                line.append("")
-        table.add_row(*line)
-    return table
-
-
-def _grouped(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dict[str, Any]]]:
-    grouped: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        grouped.setdefault((row["setting"], row["method"], row["mode"]), {})[row["metric"]] = row
-    return grouped

@@ -266,7 +266,7 @@ def _evaluate_settings(
 
 
 def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, report: Path | None) -> None:
-    from pipelines.run import result_tables
+    from pipelines.judge.results import result_tables
     from pipelines.store import storage
     from pipelines.tracking import tracking_uri, ui_command
 

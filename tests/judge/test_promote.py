@@ -14,8 +14,9 @@ from pipelines.config.experiment import experiment_of
 from pipelines.config.load import load_experiment
 from pipelines.judge.compare import as_json, compare
 from pipelines.judge.missing import evaluation_command
+from pipelines.judge.results import result_tables
 from pipelines.judge.rules import Cost, Paired, Rules, decide, load_rules
-from pipelines.run import result_tables, run
+from pipelines.run import run
 from pipelines.runtime.errors import ConfigError
 from pipelines.tracking import Store, TrackingError, registry
 from pipelines.workspace import shards

@@ -16,7 +16,8 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import validate
 from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
-from pipelines.run import evaluate_checkpoint, result_table, run
+from pipelines.judge.results import result_table
+from pipelines.run import evaluate_checkpoint, run
 from pipelines.store import storage
 from pipelines.train.items import ItemPlan
 from pipelines.train.shard import shard

@@ -9,6 +9,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -83,7 +84,7 @@ class Section:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     """Of the best model."""
 
-    @property
+    @cached_property
     def first(self) -> str:
         """The metric it is ordered by."""
         names = {key.split("/")[2] for one in self.now for key in one.metrics if key.count("/") == 2}
@@ -126,13 +127,13 @@ class Section:
         cells = [_metric(line.get(metric)) for metric in self._others] + [""] * len(self._costs)
         return Row(line["method"], line["mode"], line.get(self.first), None, cells, source=line["source"])
 
-    @property
+    @cached_property
     def _others(self) -> list[str]:
         """Metrics beside the first one that a line has: the headlines, and what is published."""
         wanted = set(HEADLINES).union(*self._known)
         return [m for m in METRICS if m in wanted and m != self.first and self._has(f"plain/{{}}/{m}")]
 
-    @property
+    @cached_property
     def _costs(self) -> list[str]:
         return [name for name in MEASURES if self._has(f"cost/{{}}/{name}")]
 

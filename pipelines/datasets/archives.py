@@ -1,8 +1,8 @@
-"""Archives as sources of pictures: unpacked once a machine, found again the second time.
+"""Unpack archives that are sources of pictures, once per machine. `tree` and `quickdraw_strokes` call `opened`.
 
-An archive is unpacked by whoever needs it first, into $ZSE_SCRATCH or a folder of the user's in the system's temporary
-one; others on the machine wait. The folder is named by the archive's URL, size and version, and appears whole or not at
-all. Deleting it costs nothing but the next unpacking.
+The first process that needs an archive unpacks it, the others wait. The target is a folder in $ZSE_SCRATCH or in the
+system's temporary folder, named by the archive's URL, size and version. A rename makes it visible only when complete.
+It may be deleted at any time: the archive is then unpacked again.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from pipelines.store import storage
 ENDINGS = storage.ARCHIVES
 UTF8_MARK = 0x800  # bit 11 of a ZIP member's flags
 
-# No data set of this field is as large; what claims to be is a bomb or a mistake.
+# Larger than any known data set: an archive that claims more is a bomb or a mistake.
 MAX_BYTES = 256 * 2**30
 MAX_FILES = 20_000_000
-SPARE_BYTES = 2**30  # left free for whoever else writes to the same disk
+SPARE_BYTES = 2**30  # left free for other writers to the disk
 
 
 class ArchiveError(StorageError):
-    """An archive that cannot or must not be unpacked; the message names it and the reason."""
+    """An archive that cannot or must not be unpacked. The message names the archive and the reason."""
 
 
 @dataclass(frozen=True)
 class Opened:
     folder: str
-    """Where the content is: what was given, or the folder that the archive was unpacked into."""
+    """The given folder, or the folder of the unpacked archive."""
     version: str | None
-    """Of the archive: files that were unpacked have no version of their own. None for a folder."""
+    """Version of the archive, since unpacked files have none. None for a folder."""
 
 
 def is_archive(url: str) -> bool:
@@ -52,7 +52,10 @@ def is_archive(url: str) -> bool:
 
 
 def opened(url: str) -> Opened:
-    """A folder as it is; an archive unpacked. Raises ArchiveError, and StorageError where it does not exist."""
+    """Unpack an archive if necessary; a folder is returned as it is.
+
+    Raises ArchiveError for an archive that cannot be unpacked, StorageError for one that does not exist.
+    """
     info = storage.file_info(url) if is_archive(url) else None
     if info is None:
         return Opened(url, None)
@@ -61,26 +64,26 @@ def opened(url: str) -> Opened:
     folder = scratch() / f"{stem}-{version}"
     if not folder.exists():
         with FileLock(f"{folder}.lock"):
-            if not folder.exists():  # another process may have unpacked it while this one waited
+            if not folder.exists():  # another process may have unpacked it during the wait
                 _publish(url, folder, info.size)
     return Opened(str(folder), version)
 
 
 def scratch() -> Path:
-    """The folder that archives are unpacked into, on this machine."""
+    """The folder that archives are unpacked into on this machine. Raises ArchiveError for a folder of another user."""
     if given := os.environ.get("ZSE_SCRATCH"):
         folder = Path(given).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     folder = Path(tempfile.gettempdir()) / f"zse-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or folder.is_symlink():  # anybody may make a folder in /tmp
-        raise ArchiveError(f"{folder} belongs to somebody else. Set ZSE_SCRATCH to a folder of your own")
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():  # any user may create it in /tmp
+        raise ArchiveError(f"{folder} belongs to another user. Set ZSE_SCRATCH to a folder of your own")
     return folder
 
 
 def _publish(url: str, folder: Path, size: int) -> None:
-    """Unpack beside, then rename. The caller holds the lock, so what lies there is of a process that died."""
+    """Unpack into `<folder>.partial`, then rename. The caller holds the lock: an old partial is of a dead process."""
     partial = Path(f"{folder}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     content = partial / "content"
@@ -98,7 +101,7 @@ def _publish(url: str, folder: Path, size: int) -> None:
         os.rename(content, folder)
     except ArchiveError:
         raise
-    except Exception as error:  # the four readers raise what they like on damaged files
+    except Exception as error:  # the readers raise many types for damaged files
         raise ArchiveError(
             f"{url} cannot be unpacked: {type(error).__name__}: {error}. Fetch it again, or unpack it yourself and "
             "give the folder"
@@ -116,7 +119,7 @@ def _unpacker(url: str) -> Callable[[Path, _Target], None]:
 
 
 class _Target:
-    """The folder that one archive is unpacked into: nothing gets out of it, and not more than fits gets in."""
+    """The folder that an archive is unpacked into. Refuses members outside it, and more bytes or files than allowed."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url, folder
@@ -125,26 +128,29 @@ class _Target:
         self.bytes = self.files = 0
 
     def path(self, name: str, *, ordinary: bool) -> Path:
-        """Where a member goes. Refuses names that lead out, and anything that is neither a file nor a folder."""
+        """The path of a member. Raises ArchiveError for a name that leads outside, and for links and devices."""
         parts = name.replace("\\", "/").split("/")  # archives from Windows may have backslashes
         if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
-            raise ArchiveError(f"{self.url} has the member {name!r}, which would leave the folder. It is not unpacked")
+            raise ArchiveError(
+                f"{self.url} has the member {name!r}, which leads out of the folder, and is not unpacked. Pack it "
+                "again with relative names"
+            )
         if not ordinary:
             raise ArchiveError(
-                f"{self.url} has the member {name!r}, which is a link or a device; files and folders are allowed. If "
-                "you trust it, unpack it yourself and give the folder"
+                f"{self.url} has the member {name!r}, which is a link or a device. Only files and folders are allowed. "
+                "If you trust the archive, unpack it yourself and give the folder"
             )
         return self.folder.joinpath(*(part for part in parts if part not in ("", ".")))
 
     def announce(self, sizes: Sequence[int]) -> None:
-        """What the archive says that it will unpack to."""
+        """Check the declared sizes (bytes) of all files. Raises ArchiveError for too many."""
         self._check(sum(sizes), len(sizes))
 
     def _check(self, size: int, files: int) -> None:
         if size > self.limit or files > MAX_FILES:
             raise ArchiveError(
-                f"{self.url} unpacks to more than {self.limit / 2**30:.1f} GiB or {MAX_FILES:,} files, which is all "
-                f"that {self.folder.parents[1]} may take. Set ZSE_SCRATCH to a folder on a larger disk"
+                f"{self.url} unpacks to more than the {self.limit / 2**30:.1f} GiB or {MAX_FILES:,} files allowed in "
+                f"{self.folder.parents[1]}. Set ZSE_SCRATCH to a folder on a larger disk"
             )
 
     def write(self, name: str, source: IO[bytes]) -> None:
@@ -162,7 +168,7 @@ def _unzip(file: Path, target: _Target) -> None:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = _zip_names(target.url, members)
-        for member, name in zip(members, names, strict=True):  # all of them before the first is written
+        for member, name in zip(members, names, strict=True):  # check all before writing any
             kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the writer kept no Unix mode
             target.path(name, ordinary=kind in (0, stat.S_IFREG, stat.S_IFDIR))
         target.announce([member.file_size for member in members])
@@ -173,18 +179,18 @@ def _unzip(file: Path, target: _Target) -> None:
 
 
 def _zip_names(url: str, members: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """The names of the members. One without the mark of UTF-8 is in code page 437 by the format, but macOS and others
-    write UTF-8 without it: what is UTF-8 in all of them is read as that. Other encodings cannot be told, which is said.
-    """
+    """The names of the members. By the ZIP format a name without the UTF-8 flag is in code page 437, but macOS and
+    others write UTF-8 without the flag. Names without it are read as UTF-8 if all of them are; else a message says
+    so."""
     unmarked = [m for m in members if not m.flag_bits & UTF8_MARK and not m.filename.isascii()]
     try:
         read = {m.filename: m.filename.encode("cp437").decode() for m in unmarked}
     except UnicodeError:
         read = {}
         say(
-            f"{len(unmarked):,} names in {url} are neither marked as UTF-8 nor are UTF-8, such as "
-            f"{printable(unmarked[0].filename)}: they are read as code page 437. If they should be others, pack it "
-            "again with names in UTF-8, or unpack it yourself and give the folder"
+            f"{len(unmarked):,} names in {url} have no UTF-8 flag and are not all UTF-8, such as "
+            f"{printable(unmarked[0].filename)}. They are read as code page 437. If that is wrong, pack it again with "
+            "UTF-8 names, or unpack it yourself and give the folder"
         )
     return [m.filename if m.flag_bits & UTF8_MARK else read.get(m.filename, m.filename) for m in members]
 
@@ -196,21 +202,21 @@ def _untar(file: Path, target: _Target) -> None:
             source = archive.extractfile(member) if member.isreg() else None
             if source is not None:
                 target.write(member.name, source)
-        # tarfile takes a damaged header for the end: a whole archive ends with empty blocks.
+        # tarfile takes a damaged header for the end of the archive; a complete archive ends with zero blocks.
         assert archive.fileobj is not None
         archive.fileobj.seek(archive.offset)
         end = archive.fileobj.read(tarfile.BLOCKSIZE)
     if end != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"it is cut short or damaged after {target.files} files")
+        raise tarfile.ReadError(f"the archive is truncated or damaged after {target.files} files")
 
 
 def _un7z(file: Path, target: _Target) -> None:
-    import py7zr  # here: it is slow to import, and few need it
+    import py7zr  # imported here: slow to import and rarely needed
 
     with py7zr.SevenZipFile(file) as archive:
         for member in archive.files:
             link = member.is_symlink or member.is_junction or member.is_socket
             target.path(member.filename, ordinary=not link)
-        # py7zr writes no more than this, whatever the streams hold.
+        # py7zr writes at most the declared sizes.
         target.announce([member.uncompressed or 0 for member in archive.files])
         archive.extractall(target.folder)

@@ -1,11 +1,11 @@
-"""A catalogue of data sets that arrive: each folder in it is one.
+"""Read a catalogue of delivered data sets, one folder each. `zse reevaluate` calls it.
 
     s3://bucket/datasets/shop-2026-11/{sketch,photo}/<class>/*  pairs.tsv  dataset.yaml
 
-`dataset.yaml` says what is different from a folder whose classes are all unseen: the fields of an experiment's
-`dataset`, and there above all `split` (a list of the unseen classes) and `use: selection`, by which its owner allows
-models to be chosen by it. A file or folder that it names is relative to its own folder and lies there. What lies
-elsewhere is not read, unless the operator allows a prefix: whoever delivers data must not read what the operator may.
+`dataset.yaml` is optional. It sets fields of an experiment's `dataset`, above all `split` (a list of the unseen
+classes; default: all) and `use: selection`, by which the owner allows model selection on the data. Paths in it are
+relative to its folder and must stay inside, unless the operator allows a prefix: a supplier must not read through the
+operator's permissions.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from pipelines.store import storage
 from zse_model.errors import ZseError
 
 DESCRIPTION = "dataset.yaml"
-MOST_BYTES = 2**20  # of a description: its classes, and little more
+MOST_BYTES = 2**20  # of a description: a list of classes needs far less
 
 
 def arrived(catalog: str, allowed: Sequence[str] = ()) -> dict[str, DatasetConfig | ConfigError]:
-    """The data sets of a catalogue by the names of their folders, or why one cannot be read.
+    """Folder name -> configuration of each data set of a catalogue, or the error of one that cannot be read.
 
-    allowed: folders and URLs outside of its own folder that a data set may name, with all that is below.
-    Raises StorageError for a catalogue that is not there, ConfigError for one without folders.
+    allowed: folders and URLs outside its own folder that a data set may read, with everything below them.
+    Raises StorageError for a catalogue that does not exist, ConfigError for one without folders.
     """
     names = storage.folders(catalog)
     if not names:
-        raise ConfigError(f"{catalog} has no folders: each folder of a catalogue is a data set")
+        raise ConfigError(f"Catalogue {catalog} has no folders. Put each data set into a folder of its own")
     return {name: _described(Walls(storage.join(catalog, name), tuple(allowed)), name) for name in names}
 
 
@@ -55,10 +55,10 @@ def _described(walls: Walls, name: str) -> DatasetConfig | ConfigError:
     except (StorageError, OSError) as error:
         return ConfigError(f"{url} cannot be read: {error}")
     if not isinstance(raw, dict):
-        return ConfigError(f"{url} must give fields of a data set, such as `use: selection`; got {type(raw).__name__}")
+        return ConfigError(f"{url} must hold fields of a data set, such as `use: selection`; got {type(raw).__name__}")
     plain = re.sub(r"[^a-z0-9_.-]+", "-", name.casefold()).strip("-") or "dataset"
     described = {"adapter": "folder", "name": plain, "split": "all", "pseudo_unseen": 0.0, **raw}
-    if described["adapter"] not in ("union", "synthetic"):  # the parts of a union have their own
+    if described["adapter"] not in ("union", "synthetic"):  # a union's parts have sources; synthetic has none
         described.setdefault("source", folder)
     try:
         return read_dataset(described).placed(walls.placed)
@@ -68,48 +68,48 @@ def _described(walls: Walls, name: str) -> DatasetConfig | ConfigError:
 
 def _read(url: str) -> Any:
     info = storage.file_info(url)
-    if info is None or (storage.is_local(url) and not os.path.isfile(url)):  # of a pipe the first byte may never come
-        raise ConfigError(f"{url} is no file. Give a file of text, or leave it out")
+    if info is None or (storage.is_local(url) and not os.path.isfile(url)):  # a read from a pipe may never return
+        raise ConfigError(f"{url} is not a file. Give a text file, or remove it")
     if info.size > MOST_BYTES:
-        raise ConfigError(f"{url} has {info.size:,} bytes. A description may have {MOST_BYTES:,}")
+        raise ConfigError(f"{url} has {info.size:,} bytes. At most {MOST_BYTES:,} are allowed")
     data = storage.read_bytes(url)
     raw = read_yaml(data, url)
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(data)):  # few lines of them hold a billion values
-        raise ConfigError(f"{url} has an alias (`*name`). Write the value out")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(data)):  # a few lines can expand to 10^9 values
+        raise ConfigError(f"{url} has a YAML alias (`*name`), which is not allowed. Write the value out")
     return raw
 
 
 @dataclass(frozen=True)
 class Walls:
-    """What a data set may see: its own folder, and what the operator allows."""
+    """The places that a data set may read: its own folder, and those the operator allows."""
 
     folder: str
     allowed: tuple[str, ...] = ()
 
     def placed(self, field: str, given: str) -> str:
-        """A file or folder that a field names, as an absolute path or URL without links. Raises ConfigError for one
-        outside."""
+        """The path or URL of a field, absolute and with links resolved. Raises ConfigError for one outside the
+        walls."""
         place = self._absolute(given)
         if not any(_is_below(place, _absolute(wall)) for wall in (self.folder, *self.allowed)):
             raise ConfigError(
-                f"dataset.{field} {named(given)} lies outside of {self.folder}. A data set that arrives may name what "
-                "is in its own folder; what lies elsewhere the operator allows: --allow-prefix FOLDER_OR_URL"
+                f"dataset.{field} {named(given)} is outside {self.folder}, the only folder that a delivered data set "
+                "may read. To allow another place, pass --allow-prefix FOLDER_OR_URL"
             )
         return place
 
     def _absolute(self, given: str) -> str:
         remote = "://" in given and not given.startswith("file://")
-        if "::" in given or "\0" in given:  # fsspec would take what follows for the URL of another store
-            raise ConfigError(f"{named(given)} is no plain path or URL. Give one without `::`")
+        if "::" in given or "\0" in given:  # fsspec reads a second URL after ::
+            raise ConfigError(f"{named(given)} is not a plain path or URL. Give one without `::`")
         if not remote and (storage.is_local(self.folder) or given.startswith(("/", "file://"))):
             return os.path.realpath(os.path.join(self.folder, given.removeprefix("file://")))
         url = given if remote else f"{self.folder}/{given}"
-        if ".." in re.split(r"[/\\]", unquote(url)):  # a server may read %2e%2e%2f as ../
-            raise ConfigError(f"{named(given)} leads upwards. Give a path or URL without `..`")
+        if ".." in re.split(r"[/\\]", unquote(url)):  # a server may decode %2e%2e%2f to ../
+            raise ConfigError(f"{named(given)} contains `..`. Give a path or URL without it")
         return re.sub(r"(/\.)+(?=/|$)", "", url).rstrip("/")
 
     def refuse_links(self) -> None:
-        """Raises ConfigError for a link to what lies outside: it would be followed."""
+        """Raise ConfigError for a link below the folder that leads outside: listing would follow it."""
         if not storage.is_local(self.folder):
             return
         if os.path.islink(self.folder):
@@ -129,7 +129,7 @@ def _is_below(place: str, wall: str) -> bool:
 
 
 def _links(folder: str) -> Iterator[str]:
-    """Every link below a folder; none is followed."""
+    """Paths of all links below a folder. Links are not followed."""
     left = [folder]
     while left:
         with os.scandir(left.pop()) as found:

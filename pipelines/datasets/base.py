@@ -1,4 +1,7 @@
-"""What a data set is to the rest of the pipeline: a listing of records, their bytes, and a zero-shot split."""
+"""The interface of a data set: a listing of records, the bytes of each picture, and a zero-shot split.
+
+Adapters implement it; `ingest`, `operate` and `judge` call it.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,29 @@ from zse_model.errors import ZseError
 from zse_model.transforms import Modality
 
 Place = Callable[[str, str], str]
-"""(field, path or URL as given) -> where that is; raises an error for what may not be read."""
+"""(field, path or URL as given) -> absolute path or URL. Raises ConfigError for a place that may not be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRecord:
-    """One picture as listed, before anybody has read it."""
+    """One picture as listed. Its bytes have not been read."""
 
     id: str
-    """`modality/category/file`: unique in its data set and the same wherever the data lies."""
+    """`modality/category/file`: unique in its data set, and independent of where the data is stored."""
     modality: Modality
     category: str
     """The class name, as the data set spells it."""
     instance: str | None
-    """The thing that the photo shows and the sketch was drawn from; None where nobody knows."""
+    """The thing that the photo shows and the sketch was drawn from; None if unknown."""
     path: str
-    """What `read` needs to find it."""
+    """Where `DatasetAdapter.read` finds the picture."""
     size: int
+    """Bytes."""
     version: str
-    """Changes when the content does, as far as the store can tell without reading."""
+    """Changes with the content, as far as the store reports changes without a read."""
 
     def values(self) -> list[str | int | None]:
-        """In the order of the fields, for JSON: `of` makes the record again."""
+        """The fields in order, for JSON. `of` is the inverse."""
         return [getattr(self, name) for name in self.__slots__]
 
     @classmethod
@@ -45,56 +49,59 @@ class ImageRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """What every adapter is told. Each adapter adds its own fields in its own file."""
+    """Settings of every data set. Each adapter adds its own fields in its own file."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
     name: str
-    """In outputs and settings: lower case letters, digits and `_.-`."""
+    """Name in outputs and settings: lower case letters, digits and `_.-`."""
     split: str | tuple[str, ...]
-    """A built-in split; several with + between them, whose unseen classes all stay unseen, also by alias; `random-N`
-    for N unseen classes drawn by `split_seed`; a file (or URL) with one unseen class a line; or a list of them. `all`:
-    every class is unseen, the data is for tests only."""
+    """The unseen classes. One of:
+    - a built-in split;
+    - several joined by `+`: the unseen classes of each stay unseen, by name and by alias;
+    - `random-N`: N classes drawn with `split_seed`;
+    - a file or URL with one class per line, or a list of classes;
+    - `all`: every class, for data that is only tested on."""
     use: Literal["report", "selection"] = "report"
-    """What results on its unseen classes may do: be reported, or also decide between models (`zse promote`). Say
-    `selection` before you look, and never of the test classes of a published split."""
+    """What results on the unseen classes are for: `report`, or also deciding between models (`zse promote`). Set
+    `selection` before looking at results. A published split's test classes are refused."""
     pseudo_unseen: float = 0.1
-    """Share of the seen classes that training never touches and everything is chosen on; where 40 or more are seen at
-    least 10 classes, below which nothing is significant; 0 = none."""
+    """Share of the seen classes kept out of training, to choose checkpoints and models on. With 40 or more seen classes
+    at least 10 are drawn: with fewer no difference is significant. 0 = none."""
     held_back: float = 0.1
-    """Share of the instances of seen classes that training never touches."""
+    """Share of the instances of seen classes kept out of training."""
     split_seed: int = 0
-    """Draws the pseudo-unseen classes, and the unseen ones of `random-N`."""
+    """Seed of the draw of pseudo-unseen classes, and of the unseen classes of `random-N`."""
 
     def __post_init__(self) -> None:
         if not self.name.strip(".") or set(self.name) - set("abcdefghijklmnopqrstuvwxyz0123456789_.-"):
-            raise ZseError(f"dataset.name {self.name!r} may hold only lower case letters, digits and _ . -")
+            raise ZseError(f"dataset.name is {self.name!r}. Use lower case letters, digits and _ . - only")
         for field in ("pseudo_unseen", "held_back"):
             if not 0 <= getattr(self, field) < 1:
                 raise ZseError(f"dataset.{field} must be in 0..1 (1 excluded), got {getattr(self, field)}")
 
     def placed(self, place: Place) -> Self:
-        """The same with each file, folder and URL that it names put in its place. Every field that is one belongs here
-        or in an adapter's own `placed`: of data that arrives no other is checked."""
+        """A copy with `place` applied to each field that is a file, folder or URL. An adapter with such fields of its
+        own must override this method: `arrivals` checks no other field of delivered data."""
         if isinstance(self.split, tuple) or is_split_name(self.split):
             return self
         return replace(self, split=place("split", self.split))
 
 
 class DatasetAdapter(Protocol):
-    """Lists and reads one data set. Built from its configuration; cheap to build and to pickle."""
+    """Lists and reads one data set. Built from its configuration. Cheap to build and to pickle."""
 
     def records(self) -> list[ImageRecord]:
-        """All pictures, sorted by id. Reads no picture. Raises a clear error where there are none."""
+        """All pictures, sorted by id. Reads no picture. Raises ZseError if there is none."""
         ...
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
-        """The bytes of each; a picture that cannot be read is its exception."""
+        """The bytes of each record, in order; the exception in place of a picture that cannot be read."""
         ...
 
 
 def listed_members(records: Sequence[ImageRecord]) -> Members:
-    """Listed pictures as columns. Nobody has read them: their hashes and places in shards are not known."""
+    """Listed pictures as columns. Hashes and places in shards are 0: they are unknown before ingest."""
     columns = {
         name: np.array([getattr(record, name) for record in records], dtype=object)
         for name in ("id", "modality", "category", "instance")

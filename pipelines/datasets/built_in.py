@@ -1,4 +1,7 @@
-"""The published splits: lists of classes, each from where it was published, and splits across data sets."""
+"""Built-in splits: published lists of seen and unseen classes (`lists/splits/`), and splits across data sets.
+
+`splits` makes a `ZeroShotSplit` of them; `published` and `diagnose` compare data with them.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,18 @@ CROSS = {
     "sketchy-25-to-quickdraw-11": ("sketchy-25", "quickdraw-30"),
     "tuberlin-30-to-sketchy-8": ("tuberlin-30", "sketchy-25"),
 }
-"""Splits across data sets: trained on the first's, tested on those unseen classes of the second that the first has not
-seen by name. As ZSE-SBIR (CVPR 2023) derives them."""
+"""Splits across data sets, as derived by ZSE-SBIR (CVPR 2023): trained on the first split, tested on the unseen classes
+of the second whose names are not seen in the first."""
 
 
 def split_names() -> list[str]:
-    """The built-in splits."""
+    """Names of the built-in splits, sorted."""
     files = resources.files("pipelines.datasets").joinpath("lists", "splits").iterdir()
     return sorted([f.name.removesuffix(".json") for f in files if f.name.endswith(".json")] + ["synthetic", *CROSS])
 
 
 def is_split_name(split: str) -> bool:
-    """Whether `dataset.split` names classes by itself; else it is a file or a URL."""
+    """Whether `dataset.split` is a built-in name, `all`, `random-N` or names joined by `+`. If not: a file or URL."""
     known = {*split_names(), "all"}
     return split in known or bool(re.fullmatch(r"random-\d+", split)) or {*split.split("+")} <= known
 
@@ -36,7 +39,7 @@ def normalised(categories: Iterable[str]) -> set[str]:
 
 
 def built_in(split: str) -> dict[str, Any]:
-    """The lists of a built-in split that data was published for: name, citation, seen, unseen."""
+    """name, citation, seen and unseen classes of a built-in split; not of `synthetic`, which has no list."""
     if split in CROSS:
         source, target = (built_in(name) for name in CROSS[split])
         known = normalised(source["seen"])

@@ -1,7 +1,8 @@
-"""What a folder, bucket or archive holds: which layout, how much of which data set, and what can be done with it.
+"""Diagnose a folder, bucket or archive: its layout, the data set that it is, its counts and the possible splits.
 
-Layouts are tried in the order of how much they ask for; the first that lists sketches and photos is the one. Where two
-read the same folders (`sketches/`, `images/`), the classes decide. Nothing is written.
+`zse datasets` prints the lines of `report`. Layouts are tried from the most to the least specific; the first that lists
+pictures is taken. For two layouts with the same folders (`sketches/`, `images/`) the class names decide. Nothing is
+written.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from zse_model.errors import ZseError
 from zse_model.split import normalise_name
 from zse_model.transforms import BadPicture, TransformConfig
 
-# What asks for most comes first; those of a group read the same folders.
+# The most specific layout first. The layouts of a group read the same folders.
 TRIED: tuple[tuple[dict[str, object], ...], ...] = (
     ({"adapter": "sketchy"},),
     ({"adapter": "qmul", "split": "shoe-v2"},),
@@ -35,37 +36,37 @@ TRIED: tuple[tuple[dict[str, object], ...], ...] = (
     ({"adapter": "domains"},),
     ({"adapter": "quickdraw_strokes"},),
 )
-ALIKE = 0.9  # share of the classes that have to be a data set's for it to be that one
-PART = 0.2  # share of a data set's classes that have to be there
+ALIKE = 0.9  # least share of the classes that must belong to a known data set
+PART = 0.2  # least share of a known data set's classes that must exist
 SHARED = ("tuberlin", "quickdraw_extended")  # adapters that read the same folders
-SHOWN = 8
+SHOWN = 8  # names in a line
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     config: DatasetConfig
-    """What reads the source."""
+    """The configuration that reads the source."""
     counts: Counts
     paired: int
     """Sketches whose photo is known."""
     known: Known | None
-    """The data set that it is, or a part of."""
+    """The known data set that the source is, or is a part of."""
     tried: int
     """Pictures that were read."""
     bad: Sequence[tuple[str, str]]
-    """(id, reason) of those that cannot be used."""
+    """(id, reason) of read pictures that cannot be used."""
 
     def total(self, modality: str) -> int:
         return sum(counts.get(modality, 0) for counts in self.counts.values())
 
     @property
     def lacking(self) -> str:
-        """The modality of which there is no picture."""
+        """The first modality without pictures; empty if there is none."""
         return next((m for m in MODALITIES if not self.total(m)), "")
 
     @property
     def unfit(self) -> str:
-        """Why no split can be made of its class names; empty where one can."""
+        """Why its class names allow no split; empty if they do."""
         try:
             refuse_names(self.counts)
         except ZseError as error:
@@ -74,9 +75,10 @@ class Diagnosis:
 
 
 def diagnose(sources: Sequence[str], read: int = 50) -> Diagnosis:
-    """List a source and read some of its pictures, evenly over all of them.
+    """List a source and read about `read` of its pictures, evenly spaced.
 
-    Raises LayoutError, which says what is nearest, for a source in no layout; StorageError where it cannot be read.
+    Raises LayoutError, which names the nearest layout, for an unknown layout; StorageError if the source cannot be
+    read.
     """
     config, records = recognise(sources)
     step = max(1, len(records) // read) if read else 0
@@ -89,7 +91,7 @@ def diagnose(sources: Sequence[str], read: int = 50) -> Diagnosis:
 
 
 def recognise(sources: Sequence[str]) -> tuple[DatasetConfig, list[ImageRecord]]:
-    """What reads a source, and its records. Raises LayoutError where nothing does."""
+    """The configuration that reads a source, and its records. Raises LayoutError for an unknown layout."""
     return max(_listings(sources), key=lambda one: _overlap(one[1], _known_by_adapter(one[0])))  # sketches/ and images/
 
 
@@ -101,7 +103,7 @@ def count(records: Iterable[ImageRecord]) -> Counts:
 
 
 def _listings(sources: Sequence[str]) -> list[tuple[DatasetConfig, list[ImageRecord]]]:
-    """By the first layouts that fit. Raises LayoutError where none does."""
+    """(configuration, records) of each layout of the first group that fits. Raises LayoutError if none fits."""
     source = tuple(sources) if len(sources) > 1 else sources[0]
     nearest: LayoutError | None = None
     for group in TRIED:
@@ -116,14 +118,14 @@ def _listings(sources: Sequence[str]) -> list[tuple[DatasetConfig, list[ImageRec
                 nearest = max(nearest or error, error, key=lambda e: len(e.found))
         if found:
             return found
-    there = f"{', '.join(nearest.found)} is there. " if nearest and nearest.found else ""
+    there = f"Found {', '.join(nearest.found)}. " if nearest and nearest.found else ""
     raise LayoutError(
-        f"{', '.join(sources)} is in none of the layouts of docs/datasets.md. {there}The nearest one says: {nearest}"
+        f"{', '.join(sources)} has none of the layouts of docs/datasets.md. {there}The nearest layout: {nearest}"
     )
 
 
 def _read(config: DatasetConfig, records: Sequence[ImageRecord]) -> Iterator[tuple[ImageRecord, str]]:
-    """Each with the reason why it cannot be used, or nothing."""
+    """(record, reason why it cannot be used, or "")."""
     transforms = TransformConfig()
     for record, data in zip(records, create_dataset(config).read(records), strict=True):
         try:
@@ -142,8 +144,8 @@ def _known_by_adapter(config: DatasetConfig) -> Known | None:
 
 
 def _known(config: DatasetConfig, counts: Counts) -> Known | None:
-    """The data set whose layout no other has; else, of those that have nearly all of these classes and at least as many
-    as PART of their own here, the one with the fewest others. A cat and a dog are in most of them."""
+    """The known data set of a layout that no other has. Else the smallest one that at least ALIKE of these classes
+    belong to and that has at least PART of its own classes here: most data sets have a cat and a dog."""
     by_adapter = _known_by_adapter(config)
     if by_adapter and _adapter(config) not in SHARED:
         return by_adapter
@@ -158,11 +160,11 @@ def _overlap(records: Sequence[ImageRecord], known: Known | None) -> float:
     return len(names & classes) / len(names | classes)
 
 
-# What is said of it --------------------------------------------------------------------------------------------------
+# Lines of text -------------------------------------------------------------------------------------------------------
 
 
 def report(found: Diagnosis) -> list[str]:
-    """Lines for people, in the order of what they need to know."""
+    """The diagnosis as lines of text, the most important first."""
     return [
         *_layout(found),
         *_against_published(found),
@@ -174,7 +176,7 @@ def report(found: Diagnosis) -> list[str]:
 
 
 def describe(known: Known) -> list[str]:
-    """Lines about a data set itself."""
+    """A known data set as lines of text: counts, sources, splits and settings with published results."""
     lines = [known.title, f"Adapter   {known.adapter}"]
     lines += [f"Counts    {version.text()}" for version in known.versions]
     lines += [f"From      {part['what']}: {part['from']}" for part in known.parts]
@@ -194,7 +196,7 @@ def describe(known: Known) -> list[str]:
 
 
 def next_command(found: Diagnosis) -> str:
-    """How to go on with it, with its widest possible split."""
+    """The `zse run --dry-run` command for the source, with the first possible split."""
     config = found.config
     settings = {"adapter": _adapter(config), "source": _source(config)}
     if getattr(config, "svg", False):
@@ -211,7 +213,7 @@ def _adapter(config: DatasetConfig) -> str:
 
 
 def _source(config: DatasetConfig) -> str:
-    """As `--set dataset.source=` reads it back."""
+    """The source as `--set dataset.source=` takes it."""
     source = getattr(config, "source", "")
     return source if isinstance(source, str) else json.dumps(source, ensure_ascii=False)
 
@@ -222,11 +224,11 @@ def _layout(found: Diagnosis) -> list[str]:
     lines = [
         f"Layout    {_adapter(found.config)}{what}",
         f"Pictures  {sketches:,} sketches and {photos:,} photos of {len(found.counts)} classes",
-        f"Pairs     {found.paired:,} sketches say which photo they are of",
+        f"Pairs     the photo of {found.paired:,} sketches is known",
     ]
     if found.lacking:
         where = ". Give dataset.photos" if _adapter(found.config) == "quickdraw_strokes" else ""
-        lines.append(f"Missing   there is no {found.lacking}: nothing can be trained or searched without{where}")
+        lines.append(f"Missing   there is no {found.lacking}: training and search need both{where}")
     return lines
 
 
@@ -250,7 +252,7 @@ def _against_published(found: Diagnosis) -> list[str]:
         for c, m, there, n in differences(nearest)
         if there != n
     ]
-    return [f"Counts    nearest to what is published {nearest.name}: {'; '.join(said)}"]
+    return [f"Counts    nearest to those published {nearest.name}: {'; '.join(said)}"]
 
 
 def _classes(found: Diagnosis) -> list[str]:
@@ -263,9 +265,9 @@ def _classes(found: Diagnosis) -> list[str]:
         odd = {c: n.get(modality, 0) for c, n in found.counts.items() if n.get(modality, 0) not in (0, number)}
         if odd and len(odd) < len(found.counts):
             texts = [f"{c} {n}" for c, n in sorted(odd.items())]
-            lines.append(f"Classes   {len(odd)} have not the usual {number} {modality} pictures: {_some(texts)}")
+            lines.append(f"Classes   {len(odd)} do not have the usual {number} {modality} pictures: {_some(texts)}")
     if found.known and (absent := sorted(found.known.classes() - {normalise_name(c) for c in found.counts})):
-        lines.append(f"Classes   {len(absent)} of {found.known.name} are not there: {_some(absent)}")
+        lines.append(f"Classes   {len(absent)} of {found.known.name} are missing: {_some(absent)}")
     return lines
 
 
@@ -273,7 +275,7 @@ def _reading(found: Diagnosis) -> list[str]:
     if not found.tried:
         return []
     listed = found.total("sketch") + found.total("photo")
-    lines = [f"Reading   {found.tried:,} of {listed:,} tried, {len(found.bad)} cannot be used"]
+    lines = [f"Reading   {found.tried:,} of {listed:,} pictures read, {len(found.bad)} cannot be used"]
     return lines + [printable(f"            {name}: {reason}") for name, reason in found.bad[:SHOWN]]
 
 
@@ -283,9 +285,7 @@ def _splits(found: Diagnosis) -> list[str]:
     for name in _candidates(found):
         raw, missing = built_in(name), _missing(name, found.counts)
         if missing:
-            lines.append(
-                f"Split     {name}: not possible, {len(missing)} unseen classes are not there: {_some(missing)}"
-            )
+            lines.append(f"Split     {name}: not possible, {len(missing)} unseen classes are missing: {_some(missing)}")
             continue
         unseen = {normalise_name(c) for c in raw["unseen"]}
         seen = {normalise_name(c) for c in raw["seen"]} & {normalise_name(c) for c in found.counts}
@@ -296,11 +296,13 @@ def _splits(found: Diagnosis) -> list[str]:
             same = published[name] == sizes
             text += ", as published" if same else ", published {:,} x {:,}".format(*published[name])
         lines.append(f"Split     {name}: {text}")
-    return lines or ["Split     no built-in one; give random-N, a list, or a file with one unseen class a line"]
+    return lines or [
+        "Split     no built-in split fits; give random-N, a list, or a file with one unseen class per line"
+    ]
 
 
 def _candidates(found: Diagnosis) -> list[str]:
-    """Built-in splits that are the data set's own, or possible: own ones first."""
+    """The data set's own built-in splits, then the other possible ones."""
     own = [name for name in (found.known.splits if found.known else ())]
     others = [name for name in split_names() if name not in (*own, "synthetic")]
     return own + [name for name in others if not _missing(name, found.counts)]

@@ -1,5 +1,7 @@
-"""What the field knows, as data: its data sets with their published counts (`lists/known.yaml`), and its settings
-with their published numbers (`lists/settings.yaml`)."""
+"""Load published facts: counts of data sets (`lists/known.yaml`) and results in settings (`lists/settings.yaml`).
+
+`diagnose`, `zse datasets` and the standings compare with them.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,15 @@ T = TypeVar("T", "Known", "Setting")
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """One set of published counts."""
+    """Published counts of one version of a data set."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
     name: str
     counts: Counts
-    """Of named classes, or of `all` of them together."""
+    """Per class, or under `all` for all classes together."""
     about: bool = False
-    """Rounded."""
+    """Whether the counts are rounded."""
 
     def text(self) -> str:
         about = "about " * self.about
@@ -45,7 +47,7 @@ class Version:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A data set of the field."""
+    """A published data set."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -53,44 +55,45 @@ class Known:
     title: str
     adapter: str
     splits: tuple[str, ...]
-    """The classes of the first are the data set's."""
+    """Its built-in splits. The first one lists all classes of the data set."""
     versions: tuple[Version, ...]
     each: Mapping[str, int] = field(default_factory=dict)
-    """Pictures that every class has, by modality."""
+    """Modality -> pictures of every class."""
     parts: tuple[Mapping[str, str], ...]
-    """`what` it consists of, and where that legally comes `from`."""
+    """`what`: a part of the data set; `from`: its legal source."""
 
     def classes(self) -> set[str]:
-        """In normalised names; empty where the data set has no list."""
+        """Normalised class names; empty for a data set without a list."""
         raw = built_in(self.splits[0]) if self.splits else {"seen": [], "unseen": []}
         return {normalise_name(c) for c in (*raw["seen"], *raw["unseen"])}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is searched in what, by which formula."""
+    """A setting with its metrics and published results."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
     name: str
     data: str
-    """The data set, as the user's file names it."""
+    """The data set's name, as in the user's file."""
     split: str
-    """Whose unseen classes are searched."""
+    """The split whose unseen classes are searched."""
     form: Literal["", "-generalised", "-fg-class", "-fg-all", "-fg-seen"] = ""
     metrics: tuple[str, ...]
-    """What is published for it, the first one first."""
+    """The published metrics, the headline first."""
     protocol: Literal["plain", "zse_paper"] = "plain"
     use: Literal["report", "selection"] = "report"
     queries: int | None = None
-    """How many the published setting has; None where there is none."""
+    """Sketches of the published setting; None if not published."""
     gallery: int | None = None
+    """Photos of the published setting; None if not published."""
     published: tuple[Mapping[str, Any], ...] = ()
-    """`method`, `mode`, `source`, and values by metric."""
+    """Results: `method`, `mode`, `source`, and a value for each metric."""
 
     @property
     def trained_on(self) -> str:
-        """The split that what was published had been trained on."""
+        """The split that the published methods were trained on."""
         return CROSS[self.split][0] if self.split in CROSS else self.split
 
 
@@ -99,7 +102,7 @@ def known_datasets() -> Mapping[str, Known]:
 
 
 def known_dataset(name: str) -> Known:
-    """By its name. Raises ConfigError for an unknown one."""
+    """The data set of that name. Raises ConfigError for an unknown name."""
     every = known_datasets()
     if name not in every:
         raise ConfigError(f"Unknown data set {name!r}.{did_you_mean(name, every)} Known: {', '.join(every)}")
@@ -107,7 +110,7 @@ def known_dataset(name: str) -> Known:
 
 
 def load_settings(names: Sequence[str] = ("all",)) -> list[Setting]:
-    """The settings of these names, in this order; `all` of them. Raises ConfigError for an unknown one."""
+    """The settings of these names, in order; every setting for `all`. Raises ConfigError for an unknown name."""
     every = _entries(Setting, "settings.yaml")
     if unknown := sorted(set(names) - {"all", *every}):
         near = did_you_mean(unknown[0], every)

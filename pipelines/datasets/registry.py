@@ -1,4 +1,4 @@
-"""Every data set by its configuration: those of `adapters`, and the union of several of them."""
+"""The registry of data sets: configuration class -> adapter, for those of `adapters` and for `union`."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def create_dataset(config: DatasetConfig) -> DatasetAdapter:
 
 
 def read_dataset(raw: Mapping[str, Any]) -> DatasetConfig:
-    """A data set's configuration from what was written or from plain values. Raises ConfigError."""
+    """A data set's configuration from its section of a YAML file. Raises ConfigError with the field's path."""
     return read_section(AnyDataset, dict(raw), f"{raw.get('name')}.")

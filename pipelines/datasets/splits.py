@@ -1,4 +1,7 @@
-"""Which classes of a data set are seen, and which are unseen: by a published split, a list or by chance."""
+"""Make a data set's zero-shot split: from a built-in split, a list or file of unseen classes, or a random draw.
+
+`zse shard` and `zse estimate` split the data; `zse import-checkpoint` reads the split of imported weights.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,18 @@ class MissingClassesError(ZseError):
 
 
 def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSplit:
-    """The split of a data set with these categories, its pseudo-unseen classes drawn.
+    """The split of a data set with these categories, with its pseudo-unseen classes drawn.
 
-    Classes of the data that a built-in split does not name belong to neither side. Raises MissingClassesError for an
-    unseen class that the data does not have, and ValueError for a split that names nothing known.
+    A class that a built-in split does not name is neither seen nor unseen. Raises MissingClassesError for an unseen
+    class that the data does not have, and ZseError for an unknown split or class names that clash.
     """
     categories = sorted(categories)
     refuse_names(categories)
     present = {normalise_name(category): category for category in categories}
     if config.use == "selection" and isinstance(config.split, str) and {*config.split.split("+")} & {*split_names()}:
         raise ZseError(
-            f"dataset.use selection, but dataset.split {config.split!r} is published: its test classes are for "
-            "reports. Choose by pseudo-unseen classes, --set evaluation.classes=pseudo_unseen, or by data of your own"
+            f"dataset.use is selection, but the test classes of the published split {config.split!r} are for reports. "
+            "Select on pseudo-unseen classes (--set evaluation.classes=pseudo_unseen) or on other data"
         )
     seen: Iterable[str] | None = None
     name, citation = config.name, "custom split"
@@ -56,8 +59,8 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     else:
         if not storage.exists(config.split):
             raise ZseError(
-                f"dataset.split {config.split!r} is neither a built-in split {split_names()} nor random-N, all, or a "
-                "file that exists"
+                f"dataset.split {config.split!r} is unknown. Give a built-in split {split_names()}, random-N, all, or "
+                "a file that exists"
             )
         try:
             unseen = _listed(config.split)
@@ -85,45 +88,46 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
 
 
 def refuse_names(categories: Iterable[str]) -> None:
-    """Raise ZseError for class names without a letter, number or symbol, and for two that mean the same class."""
+    """Raise ZseError for a class name without letter, number or symbol, and for two names of one class."""
     by_name: dict[str, list[str]] = {}
     for category in sorted(categories):
         by_name.setdefault(normalise_name(category), []).append(category)
     if nameless := by_name.get(""):
-        raise ZseError(f"Class folders whose names have no letter, number or symbol: {some(nameless)}. Rename them")
+        raise ZseError(f"Class folders have names without letter, number or symbol: {some(nameless)}. Rename them")
     if clashes := sorted(name for group in by_name.values() if len(group) > 1 for name in group):
-        raise ZseError(f"Class folders that mean the same class: {some(clashes)}. Merge them")
+        raise ZseError(f"Several class folders name the same class: {some(clashes)}. Merge them")
 
 
 def _listed(url: str) -> list[str]:
-    """The classes that a file lists, one a line; lines that begin with # are comments. Raises ZseError."""
+    """The classes that a file lists, one per line; # begins a comment line. Raises ZseError for other content."""
     first: dict[str, int] = {}
     listed = [(row, line.strip()) for row, line in rows(url) if not line.startswith("#")]
     for row, name in listed:
         form = normalise_name(name)
         if not form:
-            raise ZseError(f"dataset.split {url!r} row {row} is no class name: {named(name)}. Give one class a line")
+            raise ZseError(f"dataset.split {url!r} row {row} is no class name: {named(name)}. Give one class per line")
         if first.setdefault(form, row) != row:
-            raise ZseError(f"dataset.split {url!r} rows {first[form]} and {row} are the same class, {named(name)}")
+            raise ZseError(
+                f"dataset.split {url!r} rows {first[form]} and {row} name the same class, {named(name)}. Remove one"
+            )
     if not listed:
-        raise ZseError(f"dataset.split {url!r} is empty. Give one unseen class a line")
+        raise ZseError(f"dataset.split {url!r} is empty. Give one unseen class per line")
     return [name for _, name in listed]
 
 
 def _nearest(missing: str, present: Mapping[str, str]) -> str:
-    """What was meant, in brackets: a class that means the same, or else one that is spelled alike."""
+    """A suggestion in brackets: a class with the same meaning, or else the class spelled most alike; or nothing."""
     near = [c for c in present if same_thing(missing, c)] or difflib.get_close_matches(missing, present, 1)
     return f" (did you mean {named(present[near[0]])}?)" if near else ""
 
 
 def _without(config: DatasetConfig, present: dict[str, str]) -> ZeroShotSplit:
-    """`sketchy-25+tuberlin-30`: the unseen classes of all of these stay unseen, and nothing is seen that means the same
-    as one of them. One without pictures stays on the list: what must not be learnt, or distilled, does not depend on
-    what is there."""
+    """The split `sketchy-25+tuberlin-30`: unseen are the unseen classes of each, seen are the others without an alias
+    among the unseen. An unseen class without pictures stays listed: distillation must not learn it either."""
     names = str(config.split).split("+")
     known = [name for name in split_names() if name != "synthetic"]
     if unknown := sorted(set(names) - set(known)):
-        raise ZseError(f"dataset.split {config.split!r}: {unknown} are no built-in splits. Known: {known}")
+        raise ZseError(f"dataset.split {config.split!r} names unknown splits {unknown}. Known: {known}")
     lists = [built_in(name) for name in names]
     unseen = list(dict.fromkeys(normalise_name(c) for raw in lists for c in raw["unseen"]))
     leaking = {a for a, _ in conflicts(present, unseen)}
@@ -138,20 +142,20 @@ def _without(config: DatasetConfig, present: dict[str, str]) -> ZeroShotSplit:
 
 
 def trained_split(split: str) -> ZeroShotSplit:
-    """What weights from elsewhere were trained on: a built-in split, or a JSON file like one (name, citation, seen,
-    unseen). Nothing of it counts as pseudo-unseen or held back.
+    """The split that imported weights were trained on: a built-in split, or a JSON file with name, citation, seen and
+    unseen. No class is pseudo-unseen, and no picture is held back.
 
-    Raises ValueError for a file without both lists: where there are no pictures, the seen classes are not "the others".
+    Raises ZseError for a file without both lists: without pictures, seen cannot be derived from unseen.
     """
     if split == "synthetic":
         seen = [c for c in synthetic.CATEGORIES if c not in synthetic.UNSEEN]
         raw: Any = {"name": split, "citation": "zse_model.synthetic.UNSEEN", "seen": seen, "unseen": synthetic.UNSEEN}
     elif split in CROSS:
-        raise ZseError(f"split {split!r} is what weights of {CROSS[split][0]} are tested on. Give that one instead")
+        raise ZseError(f"split {split!r} is for tests of weights trained on {CROSS[split][0]}. Give the latter instead")
     elif split in split_names():
         raw = built_in(split)
     elif not storage.exists(split):
-        raise ZseError(f"split {split!r} is neither a built-in split {split_names()} nor a file that exists")
+        raise ZseError(f"split {split!r} is unknown. Give a built-in split {split_names()} or a file that exists")
     else:
         try:
             raw = storage.read_json(split)
@@ -160,16 +164,16 @@ def trained_split(split: str) -> ZeroShotSplit:
     fields = ("name", "citation", "seen", "unseen")
     if not isinstance(raw, dict) or not raw.keys() >= set(fields):
         raise ZseError(
-            f"split {split!r} does not say which classes were trained on. Give a built-in split {split_names()}, or a "
-            f"JSON file with the keys {fields}, seen and unseen being lists of class names"
+            f"split {split!r} does not list the trained classes. Give a built-in split {split_names()}, or a JSON file "
+            f"with the keys {fields}, where seen and unseen are lists of class names"
         )
     return ZeroShotSplit.from_json(json.dumps({field: raw[field] for field in fields} | {"held_back": 0.0}))
 
 
 def stands_verbatim(trained: ZeroShotSplit, split: ZeroShotSplit) -> bool:
-    """Whether a published list across data sets is tested by a checkpoint of the training split it is derived for. Then
-    a class is itself only, as on a checkpoint's own split: the alias table knows one pair more that the lists do not
-    (rocket and space shuttle, rooster and chicken)."""
+    """Whether `split` is across data sets and `trained` is the split it was derived from. Leaks are then compared by
+    name only, as on a checkpoint's own split: the published lists ignore aliases (rocket and space shuttle, rooster and
+    chicken)."""
     if split.name not in CROSS:
         return False
     source = CROSS[split.name][0]

@@ -1,7 +1,7 @@
-"""A listed part of a data set, made again from somebody's own copy: numbers on a subset need the same pictures.
+"""Copy a listed subset of a data set from a user's own copy, so that numbers on a subset are of the same pictures.
 
-A list is a TSV with the columns modality, class and file (its name, in any folder below the class). What comes out has
-the layout of the `folder` adapter; pairs.tsv is written last, where the data set knows which photo a sketch is of.
+The list is a TSV with the columns modality, class and file (the file's name, in any folder below the class). The output
+has the layout of the `folder` adapter. For a data set with pairs, pairs.tsv is written last. `zse datasets` calls it.
 """
 
 from __future__ import annotations
@@ -29,28 +29,29 @@ from zse_model.transforms import BadPicture, Modality
 COLUMNS = ("modality", "class", "file")
 BLOCK = 256  # pictures in memory at once
 
-Key = tuple[str, str, str]  # modality, class in one form, file
+Key = tuple[str, str, str]  # modality, normalised class, file name
 
 
 def subset_names() -> list[str]:
-    """The lists that are shipped."""
+    """Names of the shipped lists, sorted."""
     files = resources.files("pipelines.datasets").joinpath("lists", "subsets").iterdir()
     return sorted(f.name.removesuffix(".tsv.gz") for f in files if f.name.endswith(".tsv.gz"))
 
 
 def write_subset(members: str, sources: Sequence[str], out: str, size: int | None = None) -> int:
-    """Write the listed pictures below `out`; gives how many. What is there already is written again, to the same bytes.
+    """Write the listed pictures below `out` and return their number. Existing files are overwritten with equal bytes.
 
-    members: a shipped list, or a file or URL of one. size: the longer side in px; None = the bytes as they are.
-    Raises ValueError for a list that cannot be read or names pictures that the source does not have (nothing is written
-    then), BadPicture for one that cannot be brought to `size`, and what `recognise` raises.
+    members: a shipped list, or the file or URL of a list. size: the longer side in px; None copies the bytes.
+    Raises ZseError for a list that cannot be read or names pictures that the source does not have (before anything is
+    written), StorageError for a picture that cannot be read, BadPicture for one that cannot be resized, and the errors
+    of `recognise`.
     """
     wanted = read_members(members)
     config, records = recognise(sources)
     there = {_key(r.modality, r.category, r.path): r for r in reversed(records)}
     if missing := [f"{k[0]} {k[1]}/{k[2]}" for k in wanted if k not in there]:
         raise ZseError(
-            f"{len(missing)} of {len(wanted)} members of {members} are not in {', '.join(sources)}: {some(missing)}. "
+            f"{', '.join(sources)} lacks {len(missing)} of the {len(wanted)} pictures of {members}: {some(missing)}. "
             "Give a complete copy of the data set"
         )
     chosen = [there[key] for key in wanted]
@@ -68,13 +69,13 @@ def write_subset(members: str, sources: Sequence[str], out: str, size: int | Non
 
 
 def read_members(members: str) -> list[Key]:
-    """The list's pictures, each once. Raises ValueError."""
+    """The pictures of a list. Raises ZseError for an unknown, empty or malformed list, or a picture listed twice."""
     if members in subset_names():
         shipped = resources.files("pipelines.datasets").joinpath("lists", "subsets", f"{members}.tsv.gz")
         with resources.as_file(shipped) as file:
             return _parse(members, str(file))
     if not storage.exists(members):
-        raise ZseError(f"{members!r} is neither a shipped list {subset_names()} nor a file that exists")
+        raise ZseError(f"Subset {members!r} is unknown. Give a shipped list {subset_names()} or a file that exists")
     return _parse(members, members)
 
 
@@ -87,7 +88,7 @@ def _parse(name: str, url: str) -> list[Key]:
             raise ZseError(f"{name} row {row} has the modality {named(modality)}. Allowed: {get_args(Modality)}")
         first = keys.setdefault(_key(modality, category, file), row)
         if first != row:
-            raise ZseError(f"{name} rows {first} and {row} list the same picture. Leave one")
+            raise ZseError(f"{name} rows {first} and {row} list the same picture. Remove one")
     if not keys:
         raise ZseError(f"{name} lists no picture. Expected rows of {', '.join(COLUMNS)} below the header")
     return list(keys)
@@ -102,7 +103,7 @@ def _place(record: ImageRecord) -> str:
 
 
 def resized(record: ImageRecord, data: bytes, size: int) -> bytes:
-    """With `size` as the longer side, in the format that it has."""
+    """The picture in its own format with `size` px as the longer side. Raises BadPicture if it cannot be decoded."""
     try:
         picture = Image.open(io.BytesIO(data))
         kind = picture.format

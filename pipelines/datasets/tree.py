@@ -1,7 +1,7 @@
-"""What the data sets of this field have in common: `<somewhere>/<class>/<picture>`, once for each modality.
+"""Find, list and read data sets of the form `<folder of a modality>/<class>/<picture>`. Most adapters use it.
 
-A data set says what its folders are called (`Branch`), this file finds, lists and reads them: at a source or one folder
-below it, in any capitals and with any of `-_ ` between the words. A source is a folder, a URL or an archive.
+An adapter declares the names of its folders as `Branch`es. They are looked for in each source and one folder below it,
+ignoring case and any of `-_ ` in names. A source is a folder, a URL or an archive.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from zse_model.transforms import ENDINGS, Modality
 
 PICTURES = ENDINGS
 
-# A folder with more folders than this is one of classes: no data set is looked for in each of them.
+# A folder with more subfolders than this holds classes: the subfolders are not searched for data sets.
 MOST_BELOW = 40
-LONGEST_ENDING = 12  # of a file's name, where it is counted by its ending; what is longer is no ending
+LONGEST_ENDING = 12  # characters; a longer text after the dot is not counted as an ending
 
 
 class LayoutError(StorageError):
-    """A source that does not have the folders that a data set has."""
+    """A source without the folders or files that an adapter needs."""
 
     def __init__(self, message: str, found: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.found = tuple(found)
-        """Those of its folders that are there."""
+        """The needed folders that the source does have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileLists:
-    """Lists in the form of the public SAKE and ZSE-SBIR code: files or URLs.
+    """Lists as in the public code of SAKE and ZSE-SBIR. Each field is a file or URL.
 
-    A line of sketches and photos is `<path> <class id>`, one of classes `<class name> <class id>`; names may hold
-    spaces. Ids count from 0 in every `classes` file anew, so the lists of training and test are two `FileLists`.
+    Lines of `sketches` and `photos` are `<path> <class id>`, those of `classes` are `<class name> <class id>`. Names
+    may contain spaces. Ids start at 0 in each `classes` file, so training and test lists are two `FileLists`.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -63,13 +63,12 @@ class FileLists:
 
 @dataclass(frozen=True, kw_only=True)
 class TreeConfig(DatasetConfig):
-    """What the data sets with class folders are told."""
+    """Settings of the data sets with class folders."""
 
     source: str | tuple[str, ...]
-    """A folder, a URL or an archive (.zip .7z .tar .tar.gz .tar.bz2 .tar.xz); several where the data set lies in
-    several."""
+    """A folder, URL or archive (.zip .7z .tar .tar.gz .tar.bz2 .tar.xz), or several that make up the data set."""
     lists: tuple[FileLists, ...] = ()
-    """Which pictures belong to the data set, where lists say so. None = all that there are."""
+    """Lists of the pictures that belong to the data set. Empty = all pictures."""
 
     def placed(self, place: Place) -> Self:
         lists = tuple(group.placed(place) for group in self.lists)
@@ -77,7 +76,7 @@ class TreeConfig(DatasetConfig):
 
 
 def placed_source(source: str | tuple[str, ...], place: Place) -> str | tuple[str, ...]:
-    """One or several sources, each in its place."""
+    """`place` applied to each source."""
     return place("source", source) if isinstance(source, str) else tuple(place("source", one) for one in source)
 
 
@@ -87,21 +86,21 @@ class Branch:
 
     modality: Modality
     folders: tuple[str, ...]
-    """What the folder is called in the copies that circulate; the first that is there counts. `.` = the source."""
+    """Names of the folder in the copies in circulation. The first name that exists is used. `.` = the source."""
     instance: Callable[[str, str], str | None] = lambda category, file: None
-    """(class, file) -> the instance."""
+    """(class, file) -> instance, or None if unknown."""
     category: str | None = None
-    """Of every picture; None = the folder that it lies in."""
+    """The class of every picture; None = the name of its folder."""
     tag: str = ""
-    """Stands before the file in the ids, where two branches may hold the same file names."""
+    """Prefix of the file in ids, to tell apart two branches with the same file names."""
     needed: bool = True
     source: int | None = None
-    """Only in this one; None = in any."""
+    """Index of the only source to look in; None = any."""
     endings: tuple[str, ...] = PICTURES
     names: frozenset[str] | None = None
-    """Only files with these names (without their ending); None = all."""
+    """Names, without ending, of the files to take; None = all."""
     drawn_at: str = ""
-    """What else a picture's bytes depend on, where we draw it ourselves: part of its version."""
+    """Settings of our rendering that the bytes depend on; part of the version."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,9 @@ class Root:
     index: int
     url: str
     version: str | None
-    """Of the archive that it was."""
+    """Version of the archive; None for a folder."""
     mark: str = ""
-    """Before its records' paths, where there are several sources."""
+    """Prefix of its records' paths, if there are several sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +120,20 @@ class _Listed:
     branch: Branch
     root: Root
     folder: str
-    """The branch's, below the root."""
+    """The branch's folder, relative to the root."""
     file: storage.FileInfo
-    """Its path is below that folder."""
+    """Its path is relative to `folder`."""
 
 
 class PassedOver:
-    """Files of a listing that are not read, by the reason: how many, and the first by name."""
+    """Files of a listing that are not read: for each reason their number, and the first by name."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
 
     def add(self, path: str, reason: str = "") -> None:
-        """A file by its ending, or for another reason. What systems leave in folders is not counted."""
+        """Count a file under its ending or another reason. Hidden and system files are not counted."""
         if _is_litter_in(path):
             return
         name, dot, ending = path.rsplit("/", 1)[-1].rpartition(".")
@@ -152,13 +151,13 @@ class PassedOver:
         return f"{self.counts.total():,} files: {', '.join(kinds)}{more}"
 
     def tell(self, where: str, endings: Sequence[str] = PICTURES) -> None:
-        """Say it, if there are any."""
+        """Report them, if there are any."""
         if self.counts:
             say(f"Passed over {self} in {printable(where)}. Endings that are read: {' '.join(endings)}")
 
 
 class Tree:
-    """One or several sources. Cheap to build and to pickle; archives are unpacked when something is listed or read."""
+    """One or several sources. Cheap to build and to pickle: archives are unpacked at the first listing or read."""
 
     def __init__(self, source: str | Sequence[str]) -> None:
         self.sources = tuple(storage.absolute(s) for s in ([source] if isinstance(source, str) else source))
@@ -170,12 +169,12 @@ class Tree:
         return [Root(i, o.folder, o.version, f"{i}//" if len(found) > 1 else "") for i, o in enumerate(found)]
 
     def places(self) -> list[tuple[Root, str]]:
-        """Where a data set may begin: at each source, and at each folder in it."""
+        """(root, folder) of each place where a data set may be: each source, and each folder in it."""
         roots = self.roots()
         return [(root, "") for root in roots] + _one_below(roots, _listing())
 
     def folder_of(self, name: str) -> str | None:
-        """The URL of the folder of that name, at a source or one folder below; None where there is none."""
+        """The URL of the folder of that name, in a source or one folder below; None if there is none."""
         where = _find((name,), self.roots(), _listing())
         return below(where[0].url, where[1]) if where else None
 
@@ -184,10 +183,11 @@ class Tree:
     ) -> list[ImageRecord]:
         """All pictures of the branches, or those that lists name, sorted by id.
 
-        A class that two branches spell differently is spelled as in `spelled` or else in the first branch: `hot air
-        balloon` of the sketches for `hot-air_balloon` of the photos. Two spellings within a branch stay two, for the
-        split to name them. Raises StorageError for a folder that is needed and not there, or holds no picture;
-        ValueError for lists that name what there is not.
+        A class with several spellings is spelled as in `spelled`, or else as in the first branch: `hot air balloon` of
+        the sketches replaces `hot-air_balloon` of the photos. Two spellings within one branch stay two classes, so that
+        `refuse_names` names both. Raises LayoutError for a needed folder that is missing or has no picture,
+        StorageError for a folder that is there twice, ZseError for lists that name missing files and for a picture
+        found twice.
         """
         passed = PassedOver()
         found = self._find_all(branches, passed)
@@ -197,7 +197,7 @@ class Tree:
             spelled = [*spelled]
             known, kept = {meaning(name): name for name in spelled}, {*spelled}
             records = []
-            for _, files in found:  # a branch at a time: what is listed is larger than the records made of it
+            for _, files in found:  # a branch at a time: a listing needs more memory than its records
                 own = sorted({_category(listed) for listed in files})
                 names = {c: c if c in kept else known.get(meaning(c), c) for c in own}
                 kept |= {*names.values()}
@@ -230,45 +230,44 @@ class Tree:
             seen += [where[1] or "."] if where else []
             if where and not files and branch.needed:
                 raise LayoutError(
-                    f"{below(where[0].url, where[1])} holds no {branch.modality} pictures. Expected "
-                    f"{_inside(branch)}, ending in {branch.endings}"
-                    + (f"; there are {passed}" if passed.counts else ""),
+                    f"{below(where[0].url, where[1])} has no {branch.modality} pictures. Expected "
+                    f"{_inside(branch)}, ending in {branch.endings}" + (f"; found {passed}" if passed.counts else ""),
                     seen,
                 )
             if not where and branch.needed:
                 there = {source: folders(root.url)[:20] for source, root in zip(self.sources, roots, strict=True)}
                 raise LayoutError(
                     f"No {branch.modality} folder was found. Expected {' or '.join(branch.folders)} (with "
-                    f"{_inside(branch)} in it) in dataset.source or one folder below. The folders there: {there}. Give "
-                    "the folder that holds it as dataset.source",
+                    f"{_inside(branch)} in it) in dataset.source or one folder below; found {there}. Set "
+                    "dataset.source to the folder that contains it",
                     seen,
                 )
             yield branch, files
 
 
 def in_order(records: Sequence[ImageRecord], source: str) -> list[ImageRecord]:
-    """Sorted by id. Raises ValueError for an id that two have."""
+    """The records sorted by id. Raises ZseError for an id that two records have."""
     ordered = sorted(records, key=lambda r: r.id)
     if doubled := {a.id: f"{a.path} = {b.path}" for a, b in pairwise(ordered) if a.id == b.id}:
         raise ZseError(
-            f"{source} has {len(doubled)} pictures more than once: {some(doubled)}. Take the others out; the first: "
+            f"{source} has {len(doubled)} pictures more than once: {some(doubled)}. Remove the duplicates, such as "
             f"{printable(next(iter(doubled.values())))}"
         )
     return ordered
 
 
 def is_picture(name: str, endings: tuple[str, ...] = PICTURES) -> bool:
-    """By its ending; hidden files and what systems leave in folders are none."""
+    """Whether a file name has one of the endings and is not a hidden or system file."""
     return name.lower().endswith(endings) and not _is_litter_in(name)
 
 
 def own_instance(category: str, file: str) -> str:
-    """An instance for each file, whatever its folder and ending: of photos that are one thing each."""
+    """An instance for each file name: `<class>/<name>` without folder and ending. For photos of one thing each."""
     return f"{category}/{stem(file)}"
 
 
 def drawn_instance(mark: str) -> Callable[[str, str], str | None]:
-    """Of sketches `<photo><mark><number>.png`; None for other names."""
+    """The `Branch.instance` of sketches named `<photo><mark><number>.png`; None for other names."""
 
     def instance(category: str, file: str) -> str | None:
         photo, _, number = stem(file).rpartition(mark)
@@ -295,19 +294,19 @@ def _inside(branch: Branch) -> str:
 
 
 def loose(name: str) -> str:
-    """A folder's name as people spell it from memory: no capitals, no `-_ `."""
+    """A folder's name for comparisons: lower case, without `-_ `."""
     return re.sub(r"[-_ ]", "", name.casefold())
 
 
 def _listing() -> Callable[[str], list[str]]:
-    """Names of the folders in a folder, each listed once."""
+    """A cached function: URL of a folder -> names of its folders."""
     return functools.cache(lambda url: [f for f in storage.folders(url) if not _is_litter(f)])
 
 
 def _find(names: Sequence[str], roots: Sequence[Root], folders: Callable[[str], list[str]]) -> tuple[Root, str] | None:
-    """The root, and the folder below it that has the first of the names that any has.
+    """(root, folder) of the first of the names that exists; None if none does.
 
-    Two folders of one name raise StorageError: nobody can tell which is meant.
+    Raises StorageError for two folders of that name: the choice would be arbitrary.
     """
     deeper = _one_below(roots, folders)
     for wanted in names:
@@ -316,7 +315,7 @@ def _find(names: Sequence[str], roots: Sequence[Root], folders: Callable[[str], 
             found = [(root, path) for root, path in walked if path is not None]
             if len(found) > 1:
                 where = [below(root.url, path) for root, path in found]
-                raise StorageError(f"{wanted} is there more than once: {where}. Give one as dataset.source")
+                raise StorageError(f"Folder {wanted} was found more than once: {where}. Set dataset.source to one")
             if found:
                 return found[0]
     return None
@@ -327,7 +326,7 @@ def _one_below(roots: Sequence[Root], folders: Callable[[str], list[str]]) -> li
 
 
 def _walk(url: str, above: str, wanted: str, folders: Callable[[str], list[str]]) -> str | None:
-    """The folder `wanted` below `above`, as it is spelled there."""
+    """The path of the folder `wanted` below `above`, in its own spelling; None if there is none."""
     path = above
     for part in () if wanted == "." else wanted.split("/"):
         names = folders(below(url, path))
@@ -339,7 +338,7 @@ def _walk(url: str, above: str, wanted: str, folders: Callable[[str], list[str]]
 
 
 def below(folder: str, path: str) -> str:
-    """folder/path, either of which may be empty."""
+    """folder/path. Either may be empty."""
     return storage.join(folder, path) if folder and path else folder or path
 
 
@@ -374,7 +373,7 @@ def _record(listed: _Listed, category: str) -> ImageRecord:
 
 
 def meaning(category: str) -> str:
-    """A class's name in one form, whatever its spelling."""
+    """The normalised name of a class: equal for all spellings. A name without any letter stays as it is."""
     return normalise_name(category) or category
 
 
@@ -382,14 +381,14 @@ T = TypeVar("T")
 
 
 def by_name(named: Iterable[tuple[str, T]]) -> dict[tuple[str, str], T]:
-    """`<class>/<file>` and what it names, for `look_up`."""
+    """The mapping that `look_up` reads, from (`<class>/<file>`, value)."""
     exact = {_key(path): one for path, one in named}
     return {_composed(key): one for key, one in exact.items()} | exact
 
 
 def look_up(there: Mapping[tuple[str, str], T], path: str) -> T | None:
-    """What `<class>/<file>` names: the class in any spelling, the file as it is, or else composed as text is: some
-    systems decompose the accents of file names."""
+    """The value of `<class>/<file>`, or None. The class may have any spelling. The file is compared exactly, then in
+    Unicode form NFC: some systems decompose accents in file names."""
     return there.get(key := _key(path)) or there.get(_composed(key))
 
 
@@ -425,25 +424,25 @@ def _listed_records(found: dict[Branch, list[_Listed]], lists: Sequence[FileList
             if missing:
                 prefixes = [folder for branch in branches for folder in branch.folders]
                 raise ZseError(
-                    f"{url} names {len(missing)} files that the data does not have: {', '.join(missing[:10])}. Looked "
-                    f"for below {prefixes}"
+                    f"{url} names {len(missing)} files that the data does not have: {', '.join(missing[:10])}. Paths "
+                    f"must begin with one of {prefixes}"
                 )
         unused = [names[number] for number in names.keys() - used]
-        tell(group.classes, "name a class of which no picture is listed", sorted(unused))
+        tell(group.classes, "name a class without listed pictures", sorted(unused))
     return records
 
 
 def _class_names(url: str) -> dict[int, tuple[int, str]]:
-    """Class id -> its row and name. Raises ZseError for an id of two classes, and for a class with two ids."""
+    """Class id -> (row, name). Raises ZseError for an id of two classes, and for a class with two ids."""
     names: dict[int, tuple[int, str]] = {}
     ids: dict[str, int] = {}
     for row, name, number in _lines(url):
         if number in names:
             raise ZseError(
-                f"{url} row {row} gives the class id {number} a second time. Each class has an id of its own"
+                f"{url} row {row} gives the class id {number} a second time. Give each class an id of its own"
             )
         if ids.setdefault(meaning(name), number) != number:
-            raise ZseError(f"{url} row {row} gives the class {named(name)} a second id. Leave one row for each class")
+            raise ZseError(f"{url} row {row} gives the class {named(name)} a second id. Keep one row for each class")
         names[number] = row, name
     return names
 
@@ -451,7 +450,8 @@ def _class_names(url: str) -> dict[int, tuple[int, str]]:
 def _look_up(
     path: str, branches: Sequence[Branch], there: dict[Branch, dict[tuple[str, str], _Listed]]
 ) -> _Listed | None:
-    """The listed file that a list means: its folder and its class may be spelled otherwise here than in the list."""
+    """The file at the path of a list, or None. The list may use another name of the branch's folder and another
+    spelling of the class."""
     for branch in branches:
         for folder in branch.folders:
             rest = path.removeprefix(f"{folder}/")
@@ -461,15 +461,15 @@ def _look_up(
 
 
 def _lines(url: str) -> list[tuple[int, str, int]]:
-    """Row, name and number of `<name> <number>` lines. Raises ZseError for others, and for a file without any."""
+    """(row, name, number) of `<name> <number>` lines. Raises ZseError for other lines, and for a file without any."""
     if not storage.exists(url):
-        raise ZseError(f"dataset.lists: {url!r} does not exist. Give a file or URL")
+        raise ZseError(f"dataset.lists {url!r} does not exist. Give a file or URL")
     out = []
     for row, line in rows(url):
         *name, number = line.rsplit(maxsplit=1)
         if not name or not re.fullmatch("[0-9]{1,9}", number):
-            raise ZseError(f"{url} row {row} is not `<path or class name> <class id>`")
+            raise ZseError(f"{url} row {row} must be `<path or class name> <class id>`")
         out.append((row, name[0].strip(), int(number)))
     if not out:
-        raise ZseError(f"{url} is empty, expected lines `<path or class name> <class id>`")
+        raise ZseError(f"{url} is empty. Expected lines `<path or class name> <class id>`")
     return out

@@ -4,10 +4,10 @@
       sketchy: {adapter: sketchy, source: /data/Sketchy}
       strokes: {adapter: quickdraw_strokes, source: /data/quickdraw, photos: /data/photos}
 
-A class that two spell differently is one, spelled as in the first part that has it; names that the alias table alone
-calls the same thing stay two. A part may have sketches or photos only. `split: sketchy-25+tuberlin-30` keeps the unseen
-classes of several settings out at once, by name and by alias. Ids are `modality/class/<part>//<file>`: the part is what
-`shard.weights` goes by, and without it they are the data set's own, so that the same pictures are held back.
+Two spellings of a class are one class, spelled as in the first part that has it; aliases stay two classes. A part may
+have sketches only or photos only. `split: sketchy-25+tuberlin-30` keeps the unseen classes of both splits unseen, by
+name and by alias. Ids are `modality/class/<part>//<file>`. `shard.weights` reads the part; without the part the id is
+that of the data set alone, so that the same pictures are held back.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from zse_model.errors import ZseError
 class UnionConfig(DatasetConfig):
     adapter: Literal["union"] = "union"
     parts: Mapping[str, Mapping[str, Any]]
-    """Name -> what the data set is told, without name and split."""
+    """Name -> settings of the data set, without those of the split."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.parts:
-            raise ZseError("dataset.parts is empty. Give each data set a name, an adapter and what that needs")
+            raise ZseError("dataset.parts is empty. Give each data set a name, an adapter and the adapter's settings")
         for name, part in self.parts.items():
             if wrong := sorted({"name", "split", "pseudo_unseen", "held_back", "split_seed"} & part.keys()):
-                raise ZseError(f"dataset.parts.{name} gives {wrong}, which belong to the union")
+                raise ZseError(f"dataset.parts.{name} sets {wrong}, which a part cannot set. Set them in dataset")
             if part.get("adapter") == "union":
-                raise ZseError(f"dataset.parts.{name} is a union itself: name its parts here")
+                raise ZseError(f"dataset.parts.{name} is a union. List its parts in dataset.parts instead")
         self.configs()
 
     @staticmethod
     def __read_as__() -> dict[str, Any]:
-        """What its parts are, which name and split are not said of: for whoever reads what a user wrote."""
+        """The types that `validate` checks a user's `parts` against: a part has no name and no split."""
         return {"parts": Mapping[str, AnyPartConfig]}
 
     def configs(self) -> dict[str, DatasetConfig]:
-        """Each part's own. Raises ConfigError for one that cannot be used."""
+        """The configuration of each part. Raises ConfigError for a part that cannot be used."""
         split = {"qmul": "shoe-v2"}
         return {
             name: read_section(
@@ -78,7 +78,7 @@ class Union:
         records = []
         for name, part in self.parts.items():
             own = part.records()
-            # Within a part two spellings of one class stay two, for the split to name them.
+            # Two spellings of a class within one part stay two classes, so that `refuse_names` names both.
             names = dict.fromkeys(record.category for record in own)
             spelling = {c: c if c in kept else spelled.get(meaning(c), c) for c in names}
             kept |= {*spelling.values()}

@@ -68,7 +68,7 @@ def test_a_description_names_nothing_outside_of_its_folder(fields: str, tmp_path
     for place in OUTSIDE:
         found = described(tmp_path, f"{{{fields.format(json.dumps(place))}}}", "s3://allowed/photos")
         assert isinstance(found, ConfigError), vars(found)
-        assert any(why in str(found) for why in ("lies outside of", "no plain path or URL", "leads upwards")), found
+        assert any(why in str(found) for why in ("is outside", "not a plain path or URL", "contains `..`")), found
     for place, meant in {"a/b": f"{tmp_path}/shop/a/b", "s3://allowed/photos/x": "s3://allowed/photos/x"}.items():
         found = described(tmp_path, f"{{{fields.format(json.dumps(place))}}}", "s3://allowed/photos/")
         assert not isinstance(found, ConfigError) and meant in str(vars(found)), found
@@ -87,7 +87,7 @@ def test_a_description_that_is_a_pipe_or_a_folder_is_refused(tmp_path: Path) -> 
         (tmp_path / name).mkdir()
         make(tmp_path / name / "dataset.yaml")
     for name, found in arrived(str(tmp_path)).items():
-        assert isinstance(found, ConfigError) and f"{name}/dataset.yaml is no file" in str(found)
+        assert isinstance(found, ConfigError) and f"{name}/dataset.yaml is not a file" in str(found)
 
 
 NO_PLACES = {
@@ -135,7 +135,7 @@ def test_a_link_leads_nowhere_else(tmp_path: Path) -> None:
         link = catalog / "shop" / name
         link.symlink_to(elsewhere / target)
         found = arrived(str(catalog))["shop"]
-        assert isinstance(found, ConfigError) and "lies outside of" in str(found) and link.name in str(found), name
+        assert isinstance(found, ConfigError) and "is outside" in str(found) and link.name in str(found), name
         assert isinstance(arrived(str(catalog), [str(elsewhere)])["shop"], DatasetConfig)
         link.unlink()
     (catalog / "shop" / "photo" / "key" / "2.png").symlink_to(catalog / "shop" / "photo" / "key" / "0.png")
@@ -150,7 +150,7 @@ def test_a_link_named_like_the_description_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(f"{SECRET}: [")
     (tmp_path / "shop" / "dataset.yaml").symlink_to(tmp_path / "secret")
     found = arrived(str(tmp_path))["shop"]
-    assert isinstance(found, ConfigError) and "lies outside of" in str(found) and SECRET not in str(found)
+    assert isinstance(found, ConfigError) and "is outside" in str(found) and SECRET not in str(found)
 
 
 @pytest.mark.parametrize("text", ["a: &a [1]\nb: *a", "#" * 2**20 + "\n", "!!python/object/apply:os.getcwd []"])

@@ -53,9 +53,9 @@ def test_sketchy_beside_its_published_counts(tmp_path: Path) -> None:
     found, text = examined(build(tmp_path, SKETCHY))
     assert (found.config.adapter, found.paired, found.total("photo")) == ("sketchy", 3, 3)  # type: ignore[attr-defined]
     assert "3 sketch pictures, published 75,471; 3 photo pictures, published 12,500" in text
-    assert "sketchy-21: not possible, 21 unseen classes are not there: bat, cabin, cow" in text
-    assert "123 of sketchy are not there" in text and "From      sketches and photos: sketchy.eye.gatech.edu" in text
-    assert "6 of 6 tried, 0 cannot be used" in text
+    assert "sketchy-21: not possible, 21 unseen classes are missing: bat, cabin, cow" in text
+    assert "123 of sketchy are missing" in text and "From      sketches and photos: sketchy.eye.gatech.edu" in text
+    assert "6 of 6 pictures read, 0 cannot be used" in text
     assert next_command(found).endswith(
         f"dataset.source={tmp_path} --set dataset.name=sketchy --set dataset.split=random-1"
     )
@@ -74,7 +74,7 @@ def test_counts_that_are_the_published_ones_say_so(tmp_path: Path, monkeypatch: 
         "sketchy-21: 21 sketches x 21 photos of 21 unseen classes, 104 seen classes, published 12,694 x 12,553" in text
     )
     build(tmp_path, ["photo/bat/2.jpg"])
-    assert "1 have not the usual 1 photo pictures: bat 2" in examined(tmp_path)[1]
+    assert "1 do not have the usual 1 photo pictures: bat 2" in examined(tmp_path)[1]
 
 
 @pytest.mark.parametrize(("name", "split"), [("tuberlin", "tuberlin-30"), ("quickdraw", "quickdraw-30")])
@@ -98,7 +98,7 @@ def test_shoes_domains_svg_and_strokes(tmp_path: Path) -> None:
     found, text = examined(build(tmp_path / "q", [f"ShoeV2/{p}" for p in parts]))
     assert found.known == known_dataset("qmul") and "Split     shoe-v2: 1 sketches x 1 photos" in text
     assert "1 sketch pictures of shoe test, published 666" in text
-    assert "chair-v2: not possible, 1 unseen classes are not there: chair test" in text
+    assert "chair-v2: not possible, 1 unseen classes are missing: chair test" in text
     found, _ = examined(build(tmp_path / "d", ["sketch/dog/1.jpg", "real/dog/1.jpg"]))
     assert found.config.adapter == "domains"  # type: ignore[attr-defined]
     source = Path(build(tmp_path / "s", ["ImageResized/ant/1.jpg"]))
@@ -109,12 +109,12 @@ def test_shoes_domains_svg_and_strokes(tmp_path: Path) -> None:
     (tmp_path / "n").mkdir()
     (tmp_path / "n" / "ant.ndjson").write_text(json.dumps({"key_id": "1", "drawing": [[[0, 9], [0, 9]]]}) + "\n")
     found, text = examined(tmp_path / "n")
-    assert "there is no photo: nothing can be trained or searched without. Give dataset.photos" in text
+    assert "there is no photo: training and search need both. Give dataset.photos" in text
 
 
 def test_what_is_nearest_is_named_where_nothing_fits(tmp_path: Path) -> None:
     source = build(tmp_path, ["png/ant/1.png", "photographs/ant/1.jpg"])
-    with pytest.raises(LayoutError, match=r"in none of the layouts .*png is there.*Expected ImageResized_ready"):
+    with pytest.raises(LayoutError, match=r"has none of the layouts .*Found png.*Expected ImageResized_ready"):
         diagnose([source])
 
 
@@ -122,7 +122,7 @@ def test_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     source = build(tmp_path, ["sketch/ant/1.png", "photo/ant/1.jpg"])
     (tmp_path / "photo" / "ant" / "2.jpg").write_bytes(b"<html>")
     found, text = examined(source)
-    assert [name for name, _ in found.bad] == ["photo/ant/2.jpg"] and "3 of 3 tried, 1 cannot be used" in text
+    assert [name for name, _ in found.bad] == ["photo/ant/2.jpg"] and "3 of 3 pictures read, 1 cannot be used" in text
     assert diagnose([source], read=0).tried == 0
 
 
@@ -154,7 +154,7 @@ def test_a_subset_comes_out_again_from_ones_own_copy(tmp_path: Path) -> None:
     assert {p: p.read_bytes() for p in small.rglob("*.*g")} == before
 
     members.write_bytes(gzip.compress("\n".join(["modality\tclass\tfile", *rows, "photo\tpig\tgone.jpg"]).encode()))
-    with pytest.raises(ValueError, match=r"1 of 4 members of .* are not in .*photo pig/gone.jpg.*complete copy"):
+    with pytest.raises(ValueError, match=r"lacks 1 of the 4 pictures of .*photo pig/gone.jpg.*complete copy"):
         write_subset(str(members), [source], str(tmp_path / "nothing"))
     assert not (tmp_path / "nothing").exists()
     for text, message in (
@@ -164,7 +164,7 @@ def test_a_subset_comes_out_again_from_ones_own_copy(tmp_path: Path) -> None:
         members.write_bytes(gzip.compress(text.encode()))
         with pytest.raises(ValueError, match=message):
             read_members(str(members))
-    with pytest.raises(ValueError, match=r"neither a shipped list \['sketchy125_128'\]"):
+    with pytest.raises(ValueError, match=r"Give a shipped list \['sketchy125_128'\]"):
         read_members("sketchy125")
 
 

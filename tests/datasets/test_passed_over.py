@@ -106,7 +106,7 @@ def test_a_folder_of_other_files_says_what_they_are(checkpoint: str, tmp_path: P
         put(tmp_path, f"photo/ant/{name}")
     put(tmp_path, "sketch/ant/1.png", PNG)
     told = CliRunner().invoke(app, ["datasets", "doctor", str(tmp_path)])
-    assert told.exit_code == 1 and "there are 6 files: 2 .heic (photo/ant/1.heic)" in str(told.exception)
+    assert told.exit_code == 1 and "found 6 files: 2 .heic (photo/ant/1.heic)" in str(told.exception)
     code, _, said = searched(checkpoint, tmp_path, tmp_path / "photo")
     assert code == 1 and "holds no pictures" in said and f"there are 6 files: {SAID}" in said
 
@@ -114,8 +114,8 @@ def test_a_folder_of_other_files_says_what_they_are(checkpoint: str, tmp_path: P
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("Owl", "owl"), "mean the same class: 'Owl', 'owl'. Merge them"),
-        (("-", "owl"), "have no letter, number or symbol: '-'. Rename them"),
+        (("Owl", "owl"), "name the same class: 'Owl', 'owl'. Merge them"),
+        (("-", "owl"), "names without letter, number or symbol: '-'. Rename them"),
     ],
 )
 def test_the_doctor_names_classes_that_no_split_can_hold(names: tuple[str, str], said: str, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_doctor_and_ingest_agree_on_names_that_are_no_text(tmp_path: Path) -
     put(tmp_path, "photo/owl/1.png", PNG)
     put(tmp_path, os.fsdecode(b"photo/owl/\xe9.png"), PNG)
     told = CliRunner().invoke(app, ["datasets", "doctor", str(tmp_path)])
-    assert "3 of 3 tried, 1 cannot be used" in told.stdout and "its name is not UTF-8" in told.stdout
+    assert "3 of 3 pictures read, 1 cannot be used" in told.stdout and "its name is not UTF-8" in told.stdout
 
 
 @pytest.mark.parametrize("name", ["x.rar", "x.tar.zst", "x.webarchive", "x.jpg", "ant.ndjson"])

@@ -23,7 +23,7 @@ AS_DATA = f"data:image/png;base64,{base64.b64encode(BLACK).decode()}"
 def ink(svg: bytes) -> float | None:
     """The share of a drawing that is dark; None where it is refused because a part of it is another file."""
     drawn = rasterise(svg, 64)
-    if isinstance(drawn, BadPicture) and "is another file or URL, which is not read" in str(drawn):
+    if isinstance(drawn, BadPicture) and "refers to another file or URL, which is not read" in str(drawn):
         return None
     assert isinstance(drawn, bytes), drawn
     return float((np.asarray(Image.open(io.BytesIO(drawn)).convert("L")) < 128).mean())

@@ -83,7 +83,7 @@ NOT_UTF8 = f"cat {SECRET}\nKäse 1\n".encode("latin-1")
         (
             "pairs.tsv",
             b"class\tsketch\tphoto\nowl\t1.png\t1.png\n",
-            "none of 1 rows names a sketch that is there",
+            "none of the 1 rows names a sketch of the data",
         ),
         (
             "pairs.tsv",
@@ -91,12 +91,12 @@ NOT_UTF8 = f"cat {SECRET}\nKäse 1\n".encode("latin-1")
             "pairs.tsv row 3 gives the sketch '1.png' a second photo",
         ),
         ("unseen.txt", NOT_UTF8, "unseen.txt row 2 is not UTF-8 text"),
-        ("unseen.txt", b"cat\n\nCat\n", "unseen.txt' rows 1 and 3 are the same class, 'Cat'"),
+        ("unseen.txt", b"cat\n\nCat\n", "unseen.txt' rows 1 and 3 name the same class, 'Cat'"),
         ("unseen.txt", b"cat\n---\n", "unseen.txt' row 2 is no class name: '---'"),
         ("unseen.txt", b"# none\n\n", "unseen.txt' is empty"),
         ("classes.txt", NOT_UTF8, "classes.txt row 2 is not UTF-8 text"),
-        ("classes.txt", f"cat 0\n{SECRET}\n".encode(), "classes.txt row 2 is not `<path or class name> <class id>`"),
-        ("classes.txt", "cat 0\ndog ²\n".encode(), "classes.txt row 2 is not `<path"),
+        ("classes.txt", f"cat 0\n{SECRET}\n".encode(), "classes.txt row 2 must be `<path or class name> <class id>`"),
+        ("classes.txt", "cat 0\ndog ²\n".encode(), "classes.txt row 2 must be `<path"),
         ("classes.txt", b"cat 0\ndog 0\n", "classes.txt row 2 gives the class id 0 a second time"),
         ("classes.txt", b"hot dog 0\nHot-dog 1\n", "classes.txt row 2 gives the class 'Hot-dog' a second id"),
         ("members.tsv", NOT_UTF8, "members.tsv row 2 is not UTF-8 text"),
@@ -132,8 +132,8 @@ def test_rows_of_pairs_that_match_nothing_are_counted_and_named(
     found = instances(tmp_path)
     assert found["sketch/hot dog/1.png"] == "hot dog/2.png" and found["sketch/cat/1.png"] is None
     said = capsys.readouterr().err
-    assert "3 rows name a sketch or a photo that is not there, such as row 3: 'cat/\"1.png'; row 4" in said
-    assert "row 5: 'owl/1.png'" in said and "1 rows are there already, such as row 6" in said
+    assert "3 rows name a sketch or a photo that does not exist, such as row 3: 'cat/\"1.png'; row 4" in said
+    assert "row 5: 'owl/1.png'" in said and "1 rows repeat a sketch, such as row 6" in said
 
 
 def test_files_of_pairs_and_lists_are_found_in_either_composition(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_missing_unseen_class_comes_with_the_nearest_one() -> None:
     said = str(refused.value)
     assert "'bike' (did you mean 'bicycle'?), 'girafe' (did you mean 'Giraffe'?), 'qqqq'. It has 3 classes" in said
     assert "\n" not in said
-    with pytest.raises(ZseError, match=r"no letter, number or symbol: '---'\. Rename"):
+    with pytest.raises(ZseError, match=r"without letter, number or symbol: '---'\. Rename"):
         load_split(config, ["---", "Giraffe"])
 
 

@@ -51,7 +51,7 @@ def test_lists_across_data_sets_are_the_published_ones(name: str, count: int) ->
     assert not set(found.unseen) & set(found.seen)
     assert stands_verbatim(source, found)
     assert not stands_verbatim(split("sketchy-21"), found), "another training split is held to the alias table"
-    with pytest.raises(ValueError, match="tested on. Give that one instead"):
+    with pytest.raises(ValueError, match="Give the latter instead"):
         trained_split(name)
     facts = SHARED / "facts" / "splits.json"
     if facts.exists():

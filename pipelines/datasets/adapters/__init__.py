@@ -1,4 +1,4 @@
-"""The data sets of the field, one adapter a file. Adding one = its file with a configuration and an adapter, and two
+"""The adapters of published data sets, one file each. To add one: a file with a configuration and an adapter, and two
 lines here."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ AnyPartConfig: TypeAlias = (
     | DomainsConfig
     | SyntheticConfig
 )
-"""Of a data set that stands alone, or is a part of a `union`."""
+"""Configuration of a data set that may be a part of a `union`."""
 ADAPTERS: dict[type[DatasetConfig], Any] = {
     FolderConfig: Folder,
     SketchyConfig: Sketchy,

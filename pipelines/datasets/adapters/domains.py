@@ -1,6 +1,6 @@
-"""`domains`: `<domain>/<class>/*` as PACS and DomainNet have it. One domain is the sketches, one or more the photos.
+"""`domains`: PACS and DomainNet, `<domain>/<class>/*`. One domain has the sketches, one or more the photos.
 
-Nobody drew the photos: there are no instances.
+There are no instances: no sketch was drawn from one of the photos.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pipelines.datasets.tree import Branch, Tree, TreeConfig
 class DomainsConfig(TreeConfig):
     adapter: Literal["domains"] = "domains"
     sketch: str = "sketch"
-    """The domain (folder) of the sketches: sketch, or quickdraw of DomainNet."""
+    """Folder of the sketches: sketch, or quickdraw (DomainNet)."""
     photos: tuple[str, ...] = ()
-    """The domains of the photos; none = photo (PACS), or else real (DomainNet)."""
+    """Folders of the photos. Empty = photo (PACS), or else real (DomainNet)."""
 
 
 class Domains:

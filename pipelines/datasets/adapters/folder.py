@@ -1,7 +1,7 @@
 """`folder`: `sketch/<class>/*` and `photo/<class>/*` below any fsspec URL, with an optional `pairs.tsv`.
 
-`pairs.tsv` has the columns class, sketch, photo (file names): which photo a sketch was drawn from. Deeper folders below
-a class belong to the class. Hidden files, and files whose ending no picture has, are passed over.
+`pairs.tsv` names the photo that a sketch was drawn from: columns class, sketch, photo (file names). Folders below a
+class belong to the class. Hidden files and files with other endings than a picture's are passed over.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Folder:
         pairs = self._pairs()
         branches = (
             Branch(modality="sketch", folders=("sketch",)),
-            # Where pairs are known, a photo is an instance of its own even if nobody drew it.
+            # With a pairs.tsv every photo is an instance, also one without a sketch.
             Branch(modality="photo", folders=("photo",), instance=lambda c, file: f"{c}/{file}" if pairs else None),
         )
         records = self.tree.records(branches, self.config.lists)
         return self._paired(records, pairs) if pairs else records
 
     def _pairs(self) -> list[tuple[int, tuple[str, ...]]]:
-        """Row, and class, sketch and photo, from the pairs.tsv beside sketch/."""
+        """(row, (class, sketch, photo)) of the pairs.tsv beside sketch/; empty if there is none."""
         url = self._pairs_url()
         if not url or not storage.exists(url):
             return []
@@ -56,8 +56,8 @@ class Folder:
         return storage.join(above, PAIRS) if above else ""
 
     def _paired(self, records: list[ImageRecord], pairs: Sequence[tuple[int, tuple[str, ...]]]) -> list[ImageRecord]:
-        """The records, each sketch an instance of the photo that it was drawn from. Rows of pictures that are not there
-        are counted and said. Raises ZseError for a sketch of two photos, and where no row names a sketch."""
+        """The records, where each paired sketch has the instance of its photo. Rows that name missing pictures are
+        reported. Raises ZseError for a sketch with two photos, and if no row names a sketch of the data."""
         url = self._pairs_url()
         photos = by_name((_name(r), r) for r in records if r.modality == "photo")
         sketches = by_name((_name(r), r) for r in records if r.modality == "sketch")
@@ -74,16 +74,16 @@ class Folder:
                     twice.append((row, f"{category}/{sketch}"))
                 if drawn.setdefault(by.id, instance) != instance:
                     raise ZseError(
-                        f"{url} row {row} gives the sketch {named(sketch)} a second photo. Leave one row of it"
+                        f"{url} row {row} gives the sketch {named(sketch)} a second photo. Keep one row for each sketch"
                     )
-        if not drawn and not self.config.lists:  # which may list other pictures
+        if not drawn and not self.config.lists:  # lists may leave out the paired pictures
             raise ZseError(
-                f"{url}: none of {len(pairs)} rows names a sketch that is there, such as row {lost[0][0]}: "
-                f"{named(lost[0][1])}. Give the names of class folders and of files, as cat, 1.png and 2.png"
+                f"{url}: none of the {len(pairs)} rows names a sketch of the data, such as row {lost[0][0]}: "
+                f"{named(lost[0][1])}. Give names of class folders and of files, such as cat, 1.png and 2.png"
             )
         if not self.config.lists:
-            tell(url, "name a sketch or a photo that is not there", lost)
-        tell(url, "are there already", twice)
+            tell(url, "name a sketch or a photo that does not exist", lost)
+        tell(url, "repeat a sketch", twice)
         return [replace(r, instance=drawn[r.id]) if r.id in drawn else r for r in records]
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:

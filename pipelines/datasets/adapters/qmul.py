@@ -1,17 +1,17 @@
 """`qmul`: QMUL-Shoe-V2 and QMUL-Chair-V2 (Yu et al.), sketches of single products.
 
     trainA/<id>_<n>.png   trainB/<id>.png   testA/<id>_<n>.png   testB/<id>.png     A sketches, B photos
-    ShoeV2_sketch/*       ShoeV2_photo/*    {sketch,photo}_{train,test}.txt         or so: the parts as lists of names
+    ShoeV2_sketch/*       ShoeV2_photo/*    {sketch,photo}_{train,test}.txt         or the parts as lists of names
 
-The published test is of products, not of classes: some pairs of a class are trained on, others tested. A
-`ZeroShotSplit` keeps classes apart, and what it holds back it draws by itself; so the test part is a class of its own,
-`shoe test` beside `shoe`, and an unseen one: no stage trains on it or chooses by it. The splits `shoe-v2` and
-`chair-v2` say so, each for itself. A list of a user's own that leaves a test part out is refused, as it would be
-trained on. The published numbers are the `-fg-class` rows of the evaluation (acc@k among the test photos of the class);
-rows by class mean little here, and none is a zero-shot result.
+The published test separates products, not classes: some pairs of a class are trained on, others tested. A
+`ZeroShotSplit` separates classes and draws held-back instances itself. So the test part is an unseen class of its own
+(`shoe test` beside `shoe`), which no stage trains on or selects by. The built-in splits `shoe-v2` and `chair-v2` do so
+for one data set each. A user's list without a test part is refused: the test part would be trained on. The published
+numbers are the `-fg-class` rows of the evaluation (acc@k among the test photos of the class). Category-level rows mean
+little here, and no row is a zero-shot result.
 
-One of the two is one class: it is trained on with `shard.hard_negatives: 1`, every negative a photo of another product,
-and chooses its checkpoint by held-back pairs of the training part (`dataset.held_back`).
+Each data set has one training class. Train with `shard.hard_negatives: 1`: every negative is a photo of another
+product. Checkpoints are chosen on held-back pairs of the training part (`dataset.held_back`).
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ MODALITIES: tuple[tuple[Modality, str], ...] = (("sketch", "a"), ("photo", "b"))
 class QmulConfig(DatasetConfig):
     adapter: Literal["qmul"] = "qmul"
     source: str | tuple[str, ...]
-    """A folder, URL or archive of one of the two, or one that has them as folders; or several."""
+    """A folder, URL or archive of one data set or with one folder for each; or several."""
     category: str | None = None
-    """What a single data set shows. None = shoe or chair, read off the folder's name."""
+    """The class of a single data set. None = shoe or chair, from the folder's name."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.split, tuple) and self.split not in SPLITS:
             raise ZseError(
-                f"dataset.split is {self.split!r}. For qmul it is one of {SPLITS}, or lists the test parts, as "
+                f"dataset.split is {self.split!r}. For qmul give one of {SPLITS}, or a list of the test parts, such as "
                 "[shoe test]"
             )
 
@@ -67,7 +67,7 @@ class QmulConfig(DatasetConfig):
 
 
 class Qmul:
-    """Sketch `<id>_<n>.png` is of photo `<id>.png`."""
+    """Sketch `<id>_<n>.png` was drawn from photo `<id>.png`."""
 
     def __init__(self, config: QmulConfig) -> None:
         self.config, self.tree = config, Tree(config.source)
@@ -78,20 +78,20 @@ class Qmul:
             raise LayoutError(
                 f"{self.config.source} is not a QMUL data set. Expected trainA, trainB, testA and testB, or folders "
                 "*sketch and *photo with sketch_train.txt, sketch_test.txt, photo_train.txt and photo_test.txt, in it "
-                f"or one folder below. The folders there: {[storage.folders(r.url)[:20] for r in self.tree.roots()]}"
+                f"or one folder below; found {[storage.folders(r.url)[:20] for r in self.tree.roots()]}"
             )
-        if not isinstance(self.config.split, tuple):  # what a built-in split does not name is on neither side of it
+        if not isinstance(self.config.split, tuple):  # a class that a built-in split does not name is not trained on
             return self.tree.records(branches)
         tests = {branch.category for branch in branches if branch.category and branch.category.endswith(TEST)}
         if missing := sorted(tests - set(self.config.split)):
-            raise ZseError(f"dataset.split {self.config.split} lacks {missing}: they would be trained on. Add them")
+            raise ZseError(f"dataset.split {self.config.split} lacks {missing}, which would be trained on. Add them")
         return self.tree.records(branches)
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
         return self.tree.read(records)
 
     def _branches(self) -> Iterator[Branch]:
-        """Of each data set that is there."""
+        """The branches of each data set in the sources."""
         kinds: set[str] = set()
         for root, above in self.tree.places():
             parts = list(_parts(below(root.url, above)))
@@ -99,7 +99,7 @@ class Qmul:
                 continue
             kind = self._category(root, above)
             if kind in kinds:
-                raise ZseError(f"{self.config.source} has two data sets of the category {kind!r}. Give one of them")
+                raise ZseError(f"{self.config.source} has two data sets of the class {kind!r}. Give one of them")
             kinds.add(kind)
             for modality, part, folder, names in parts:
                 yield Branch(
@@ -116,11 +116,14 @@ class Qmul:
         for name in (above, source.rsplit("/", 1)[-1]):
             if found := self.config.category or next((kind for kind in KINDS if kind in name.lower()), None):
                 return found
-        raise ZseError(f"Neither {above!r} nor {source!r} says what it shows. Give dataset.category, as shoe or chair")
+        raise ZseError(f"Neither {above!r} nor {source!r} names a class. Set dataset.category, such as shoe or chair")
 
 
 def _parts(url: str) -> Iterator[tuple[Modality, str, str, frozenset[str] | None]]:
-    """(modality, train or test, folder, names of its files or None for all) of a data set; nothing where none is."""
+    """(modality, train or test, folder, names of its files or None for all) of each part of a data set at `url`.
+
+    Raises StorageError for a list without its folder; ZseError for names without a file or in both lists.
+    """
     folders = {loose(name): name for name in storage.folders(url)}
     lists = storage.names(url)
     other: dict[Modality, frozenset[str]] = {}
@@ -132,19 +135,19 @@ def _parts(url: str) -> Iterator[tuple[Modality, str, str, frozenset[str] | None
             for modality, _ in MODALITIES:
                 folder = next((name for key, name in folders.items() if key.endswith(modality)), None)
                 if folder is None:
-                    raise StorageError(f"{url} has {modality}_{part}.txt, but no folder *{modality} for it")
+                    raise StorageError(f"{url} has {modality}_{part}.txt, but no folder *{modality}. Add the folder")
                 file = storage.join(url, f"{modality}_{part}.txt")
-                # The lists of sketches name vector files: the ending does not count.
+                # The lists of sketches name vector files, so endings are not compared.
                 there = {stem(name) for name in storage.names(storage.join(url, folder))}
-                listed = [line.strip() for _, line in rows(file)]  # a line is a name, or several without spaces
+                listed = [line.strip() for _, line in rows(file)]  # each line is one name, or several without spaces
                 names = frozenset(
                     stem(name) for line in listed for name in ([line] if stem(line) in there else line.split())
                 )
                 if missing := sorted(names - there):
                     raise ZseError(f"{file} names {len(missing)} files that {folder} does not have: {some(missing)}")
                 if both := sorted(names & other.get(modality, frozenset())):
-                    raise ZseError(f"{file} names {len(both)} files that are in training too: {some(both)}")
+                    raise ZseError(f"{file} names {len(both)} files of the training list: {some(both)}. Remove them")
                 other[modality] = other.get(modality, frozenset()) | names
                 if part == "test" and (left := len(there - other[modality])):
-                    say(f"{storage.join(url, folder)}: {left} pictures are passed over, no list names them")
+                    say(f"{storage.join(url, folder)}: {left} pictures are passed over, since no list names them")
                 yield modality, part, folder, names

@@ -1,9 +1,9 @@
-"""`quickdraw_extended`: QuickDraw-Extended (Dey et al. 2019) as it is unpacked.
+"""`quickdraw_extended`: QuickDraw-Extended (Dey et al. 2019), unpacked.
 
     QuickDraw_sketches_final/<class>/*.png    sketches
     QuickDraw_images_final/<class>/*.jpg      photos
 
-`sketches/` and `images/` are other names of the two. Nobody drew the photos: there are no instances.
+The folders may also be named `sketches/` and `images/`. There are no instances: no sketch was drawn from a photo.
 """
 
 from __future__ import annotations

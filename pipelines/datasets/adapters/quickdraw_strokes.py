@@ -1,10 +1,10 @@
-"""`quickdraw_strokes`: the .ndjson files of Quick, Draw!, one a category, drawn by us; photos from elsewhere, or none.
+"""`quickdraw_strokes`: the .ndjson files of Quick, Draw!, one per class, rendered here; photos are a second source.
 
     <source>/sea turtle.ndjson
     {"key_id": "5201136883597312", "recognized": true, "drawing": [[[x, ...], [y, ...]], ...], ...}
 
-Simplified (whole numbers 0..255) and raw (any extent, with times as a third list) files alike. The category is the
-file's name, without the `full_simplified_` or `full_raw_` that a browser puts before it.
+Both simplified files (integers 0..255) and raw files (any range, times as a third list) are read. The class is the
+file's name without the prefix `full_simplified_` or `full_raw_` of a browser's download.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 
 ENDING = ".ndjson"
-OVERSAMPLING = 4  # drawn so much larger, and averaged: Pillow's own lines have steps
-MARGIN = 1 / 16  # paper on each side, of the picture's
+OVERSAMPLING = 4  # drawn larger and averaged, since Pillow's lines are not antialiased
+MARGIN = 1 / 16  # white border on each side, as a share of the picture's side
 
 _KEY = re.compile(rb'"key_id"\s*:\s*"?([0-9A-Za-z_-]+)')
 _MISSED = re.compile(rb'"recognized"\s*:\s*"?(false|0)\b', re.IGNORECASE)  # some tools write all values as text
@@ -38,27 +38,27 @@ _MISSED = re.compile(rb'"recognized"\s*:\s*"?(false|0)\b', re.IGNORECASE)  # som
 class QuickDrawStrokesConfig(DatasetConfig):
     adapter: Literal["quickdraw_strokes"] = "quickdraw_strokes"
     source: str
-    """The folder, URL or archive with the .ndjson files, at any depth."""
+    """A folder, URL or archive with the .ndjson files, at any depth."""
     photos: str | None = None
-    """Where photos of the same classes are: a folder, URL or archive of `<class>/*`."""
+    """A folder, URL or archive `<class>/*` with photos of the same classes."""
     recognized_only: bool = True
-    """Without the drawings that the game did not recognise."""
+    """Leave out drawings that the game did not recognise."""
     limit: int | None = None
-    """Drawings a category: its first ones, which are in no order. None = all; the 50 million of the whole set are more
-    than a listing holds in memory."""
+    """Drawings per class, from the start of the file, which has no order. None = all. The 50 million drawings of the
+    whole set are more than a listing holds in memory."""
     size: int = 256
     """Side of a drawing, px, 16..1024."""
     line_width: float = 3.0
-    """px."""
+    """px, at most size / 4."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.limit is not None and self.limit < 1:
             raise ZseError(f"dataset.limit must be 1 or more, or null for all; got {self.limit}")
         if not 16 <= self.size <= 1024:
-            raise ZseError(f"dataset.size is {self.size} px, allowed are 16..1024")
+            raise ZseError(f"dataset.size is {self.size} px. Allowed: 16..1024")
         if not 0 < self.line_width <= self.size / 4:
-            raise ZseError(f"dataset.line_width is {self.line_width} px, allowed are up to size / 4 = {self.size / 4}")
+            raise ZseError(f"dataset.line_width is {self.line_width} px. Allowed: up to size / 4 = {self.size / 4}")
 
     def placed(self, place: Place) -> Self:
         photos = place("photos", self.photos) if self.photos else self.photos
@@ -66,7 +66,7 @@ class QuickDrawStrokesConfig(DatasetConfig):
 
 
 class QuickDrawStrokes:
-    """A drawing's path is `<file>#<first byte>+<bytes>`: reading it takes its own line, whatever the file's size."""
+    """A drawing's path is `<file>#<first byte>+<bytes>`, so that a read fetches its line alone, not the file."""
 
     def __init__(self, config: QuickDrawStrokesConfig) -> None:
         self.config = config
@@ -80,15 +80,15 @@ class QuickDrawStrokes:
             files.append(file) if is_picture(file.path, (ENDING,)) else passed.add(file.path)
         categories = [_category(file.path) for file in files]
         if doubled := sorted({c for c in categories if categories.count(c) > 1}):
-            raise ZseError(f"{self.source} has several files for the categories {doubled}. Leave one of each")
+            raise ZseError(f"{self.source} has several files for the classes {doubled}. Keep one file for each")
         records: list[ImageRecord] = []
         for file, category in zip(files, categories, strict=True):
             records += self._of_file(source.folder, file, category, source.version or file.version)
         if not records:
             raise LayoutError(
-                f"{self.source} holds no drawings. Expected <category>{ENDING} files, as "
+                f"{self.source} has no drawings. Expected <class>{ENDING} files, as "
                 "https://github.com/googlecreativelab/quickdraw-dataset describes them"
-                + (f"; there are {passed}" if passed.counts else "")
+                + (f"; found {passed}" if passed.counts else "")
             )
         passed.tell(self.source, (ENDING,))
         if self.photos:
@@ -142,8 +142,9 @@ class QuickDrawStrokes:
 
 
 def draw(strokes: Sequence[Sequence[Sequence[float]]], size: int, line_width: float) -> bytes:
-    """Strokes `[[x, ...], [y, ...], ...]`, y downwards, as a PNG: black on white, round ends, the longer side filling
-    the square up to its margin. Raises ValueError where there is no point, or one that is no number."""
+    """Render strokes `[[x, ...], [y, ...], ...]`, y downwards, as a PNG of `size` px: black on white, round ends, the
+    longer side scaled to the square without its margin. Raises ZseError for no points, or points that are no
+    numbers."""
     lines = [list(zip(stroke[0], stroke[1], strict=True)) for stroke in strokes]
     points = [point for line in lines for point in line]
     if not points or not all(math.isfinite(value) for point in points for value in point):
@@ -170,7 +171,7 @@ def _category(path: str) -> str:
 
 
 def _lines(file: Any) -> Iterator[tuple[int, int, bytes]]:
-    """Number, first byte and bytes of every line that is not empty."""
+    """(number from 0, offset of the first byte, bytes) of every line that is not blank."""
     start = 0
     for number, line in enumerate(io.BufferedReader(cast(io.RawIOBase, file), 2**20)):
         if line.strip():

@@ -1,11 +1,11 @@
-"""`sketchy`: The Sketchy Database, and its extension by Liu et al. (2017), as they are unpacked.
+"""`sketchy`: The Sketchy Database and its extension by Liu et al. (2017), unpacked.
 
-    256x256/sketch/tx_000000000000/<class>/n02395406_3933-2.png    a drawing of
+    256x256/sketch/tx_000000000000/<class>/n02395406_3933-2.png    drawn from the next photo
     256x256/photo/tx_000000000000/<class>/n02395406_3933.jpg
-    EXTEND_image_sketchy_ready/<class>/ext_12.jpg                  nobody drew these
+    EXTEND_image_sketchy_ready/<class>/ext_12.jpg                  no sketch was drawn from these
 
-`256x256/` may be missing, `_ready` may stand behind or not, and `extended_photo` is another name of the extension. Its
-folder also holds the photos of Sketchy itself under their own names: those are copies.
+`256x256/` and `_ready` are optional. The folder of the extension may be named `extended_photo`. It also has copies of
+Sketchy's own photos, under their names.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ VARIANTS = {
 }
 EXTENDED = "extended/"
 
-# By elimination: of the 12,500 copies it is the only one that no original shares its name with, and of the originals
-# this is the only one without a copy.
+# Found by elimination: of the 12,500 copies this is the only one whose name no original has, and this original is the
+# only one without a copy.
 MISNAMED = {"camel/c": "camel/n02437136_5405"}
 
 
@@ -33,24 +33,25 @@ MISNAMED = {"camel/c": "camel/n02437136_5405"}
 class SketchyConfig(TreeConfig):
     adapter: Literal["sketchy"] = "sketchy"
     sketches: str = "tx_000000000000"
-    """Which rendering: as drawn, or centred, scaled, ... (README.txt of the data set)."""
+    """Rendering of the sketches: as drawn, centred, scaled, ... (README.txt of the data set)."""
     photos: str = "tx_000000000000"
-    """tx_000000000000 is the whole photo, tx_000100000000 is cropped to the object."""
+    """Rendering of the photos: tx_000000000000 is the whole photo, tx_000100000000 is cropped to the object."""
     extended: bool | None = None
-    """With the photos of the extension; None = if they are there."""
+    """Include the photos of the extension. None = if they exist."""
     copies: bool = False
-    """With the extension's copies of Sketchy's own photos. The galleries of the published lists (17,101 and 12,553
-    photos) hold each of those twice; without, a gallery holds every photo once."""
+    """Include the extension's copies of Sketchy's own photos. The galleries of the published lists (17,101 and 12,553
+    photos) have each of these photos twice."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for field, modality in (("sketches", "sketch"), ("photos", "photo")):
             if getattr(self, field) not in (allowed := [f"tx_{v}" for v in VARIANTS[modality]]):
-                raise ZseError(f"dataset.{field} {getattr(self, field)!r} is no rendering. Allowed: {allowed}")
+                raise ZseError(f"dataset.{field} is {getattr(self, field)!r}, not a rendering. Allowed: {allowed}")
 
 
 class Sketchy:
-    """Sketch `n02395406_3933-2.png` is of photo `n02395406_3933.jpg`, and of its copy in the extension."""
+    """Sketch `n02395406_3933-2.png` was drawn from photo `n02395406_3933.jpg`; the extension's copy is the same
+    instance."""
 
     def __init__(self, config: SketchyConfig) -> None:
         self.config, self.tree = config, Tree(config.source)

@@ -1,6 +1,6 @@
-"""`synthetic`: the drawn world of `zse_model.synthetic` as a data set. Nothing is downloaded or stored.
+"""`synthetic`: the pictures of `zse_model.synthetic` as a data set, drawn at each read. Nothing is downloaded.
 
-Every instance of a category has one photo and `sketches` drawings of it.
+Every instance of a class has one photo and `sketches` sketches.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from zse_model.transforms import Modality
 class SyntheticConfig(DatasetConfig):
     adapter: Literal["synthetic"] = "synthetic"
     categories: tuple[str, ...] = ()
-    """Of `zse_model.synthetic.CATEGORIES`; none = all."""
+    """Names of `zse_model.synthetic.CATEGORIES`. Empty = all."""
     instances: int = 20
-    """A category."""
+    """Instances per class."""
     sketches: int = 1
-    """An instance."""
+    """Sketches per instance."""
     size: int = 128
     """Side of the drawn pictures, px."""
     seed: int = 0
@@ -37,7 +37,7 @@ class SyntheticConfig(DatasetConfig):
             if getattr(self, field) < 1:
                 raise ZseError(f"dataset.{field} must be 1 or more, got {getattr(self, field)}")
         if unknown := sorted(set(self.categories) - set(synthetic.CATEGORIES)):
-            raise ZseError(f"dataset.categories {unknown} are not drawn. Known: {sorted(synthetic.CATEGORIES)}")
+            raise ZseError(f"dataset.categories {unknown} are unknown. Known: {sorted(synthetic.CATEGORIES)}")
 
 
 class Synthetic:

@@ -1,9 +1,9 @@
-"""`tuberlin`: TU-Berlin (Eitz et al. 2012) and the photos of its extension (Zhang et al. 2016), as they are unpacked.
+"""`tuberlin`: TU-Berlin (Eitz et al. 2012) and the photos of its extension (Zhang et al. 2016), unpacked.
 
     png_ready/<class>/*.png or png/<class>/*.png, svg/<class>/*.svg    sketches
     ImageResized_ready/<class>/*.jpg or ImageResized/<class>/*.jpg     photos
 
-`sketches/` and `images/` are other names of the two. Nobody drew the photos: there are no instances.
+The folders may also be named `sketches/` and `images/`. There are no instances: no sketch was drawn from a photo.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from zse_model.transforms import BadPicture
 class TUBerlinConfig(TreeConfig):
     adapter: Literal["tuberlin"] = "tuberlin"
     svg: bool = False
-    """The sketches of svg/, rasterised by us, instead of the PNGs."""
+    """Rasterise the sketches of svg/ instead of reading the PNGs."""
     svg_size: int = 512
     """Side of a rasterised sketch, px, 16..2048. At 256 the strokes are hairlines."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 16 <= self.svg_size <= 2048:
-            raise ZseError(f"dataset.svg_size is {self.svg_size} px, allowed are 16..2048")
+            raise ZseError(f"dataset.svg_size is {self.svg_size} px. Allowed: 16..2048")
 
 
 class TUBerlin:
@@ -61,15 +61,15 @@ class TUBerlin:
 
 
 def rasterise(svg: bytes | Exception, size: int) -> bytes | Exception:
-    """An SVG drawing as a PNG of that side, on white; BadPicture where it is none, or where a part of it is another
-    file. No other file and no URL is read."""
+    """Render an SVG drawing as a PNG of `size` x `size` px on white. Returns BadPicture for bytes that are not an SVG
+    drawing, and for a drawing that embeds another file or URL: neither is read."""
     if isinstance(svg, Exception):
         return svg
     try:
         return resvg_py.svg_to_bytes(
             svg_string=_by_itself(svg), width=size, height=size, background="white", skip_system_fonts=True
         )
-    except (ValueError, LookupError, ElementTree.ParseError) as error:  # also of bytes that are no text
+    except (ValueError, LookupError, ElementTree.ParseError) as error:  # LookupError: an unknown encoding
         return BadPicture(f"not an SVG drawing: {error}")
 
 
@@ -79,15 +79,16 @@ _ELSEWHERE = re.compile(r"url\(\s*['\"]?\s*(?!['\"#\s])[^)]*\)", re.IGNORECASE)
 
 
 def _by_itself(svg: bytes) -> str:
-    """The drawing without references out of it; BadPicture where the drawing would lack a part without them. The parser
-    expands entities within bounds, and never those of other files; so the renderer sees no DTD."""
+    """The drawing without references to other files. Raises BadPicture for one that a visible part depends on.
+
+    The parser expands entities within bounds, never from other files, and its output has no DTD."""
     root = _parsed(svg)
     for element in root.iter():
         for name, value in list(element.attrib.items()):
             if name.rpartition("}")[2] == "href" and not _OWN.match(value):
                 if (kind := element.tag.rpartition("}")[2]) in _PICTURED:
                     raise BadPicture(
-                        f"its <{kind}> is another file or URL, which is not read: embed it as data:image/png"
+                        f"its <{kind}> refers to another file or URL, which is not read. Embed it as data:image/png"
                     )
                 del element.attrib[name]
             else:
@@ -98,7 +99,7 @@ def _by_itself(svg: bytes) -> str:
 
 
 def _parsed(svg: bytes) -> ElementTree.Element:
-    """In the encoding that the XML declares, or in UTF-8 or Latin-1 where it declares a wrong one or none."""
+    """Parse in the encoding that the XML declares, else (wrong or missing declaration) in UTF-8 or Latin-1."""
     try:
         return ElementTree.fromstring(svg)
     except (ValueError, LookupError, ElementTree.ParseError) as error:

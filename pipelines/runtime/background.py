@@ -1,4 +1,4 @@
-"""Work that is done now and then beside other work."""
+"""Repeat work in a background thread. Leases, gauges and messages about waiting use it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pipelines.runtime.progress import say
 
 @contextmanager
 def repeated(work: Callable[[], object], every: float) -> Iterator[None]:
-    """Call `work` every so many seconds from a thread, the first time after as many; no more once it is left. What it
-    raises is said, and it is called again."""
+    """Call `work` every `every` seconds in a thread until the context ends; first after `every` seconds.
+
+    An error of `work` is printed, and the calls go on.
+    """
     ended = threading.Event()
 
     def repeat() -> None:
@@ -20,7 +22,7 @@ def repeated(work: Callable[[], object], every: float) -> Iterator[None]:
             try:
                 work()
             except Exception as error:
-                say(f"{type(error).__name__}: {error}. It is tried again")
+                say(f"{type(error).__name__}: {error}. Trying again")
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""What a training asks of a cluster."""
+"""The `cluster` section of an experiment: the workers of a training and their resources."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ class ClusterConfig:
     workers: int = 2
     """Training workers (DDP ranks); 0 = train in this process, without Ray."""
     min_workers: int | None = None
-    """Train with as few while there is no room for all, and take in nodes that come; None = wait for all. The batch of
-    a step stays that of all workers."""
+    """Start with this many workers if there is no room for all, and add workers as nodes join. The batch of a step
+    stays that of `workers`. None = wait for all."""
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0
     max_failures: int = 3
-    """How often training is taken up again after a worker or node was lost."""
+    """Restarts of the training after the loss of a worker or node."""
     hang_minutes: float = 30.0
-    """A training process whose step, check included, takes longer prints its stacks and ends; 0 = never."""
+    """Longest step, including a check. A training process that takes longer prints its stacks and ends. 0 = no
+    limit."""
 
     def __post_init__(self) -> None:
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:

@@ -1,4 +1,4 @@
-"""Commands to paste into a shell, as every verb ends with."""
+"""Format shell commands to paste, such as the next command that every verb prints at its end."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 
 def command(verb: str, *words: str) -> str:
-    """`zse VERB ...`, each word quoted where a shell needs it. What the user has to fill in is a word such as FILE."""
+    """`zse VERB ...`, quoted for a shell. A value for the user to fill in is a word in capitals, such as FILE."""
     return shlex.join(["zse", *verb.split(), *words])
 
 
 def repeated(option: str, values: Iterable[str] | None) -> list[str]:
-    """The words of an option that was given several times, or not at all."""
+    """The words of an option given once for each value; none for None."""
     return [word for value in values or () for word in (option, value)]

@@ -1,10 +1,10 @@
-"""What a process says, as JSON lines for machines: ZSE_LOG=json. Who reads it himself leaves that unset.
+"""Write messages as JSON lines with ZSE_LOG=json; without it, `progress` prints plain text.
 
     {"time": "2026-03-01T12:00:00.000+00:00", "level": "info", "node": "gpu-3", "stage": "train",
      "run": "folder+global-0123abcd", "worker": 0, "step": 1200, "message": "training", "train/loss": 0.41, ...}
 
-`run` is the name of what is being made: of a checkpoint in a training, as `zse status` takes it. A worker of a training
-writes lines of its own, where Ray keeps what it says.
+`run` is the name of the output, such as the checkpoint of a training; `zse status` takes it. Each training worker
+writes its own lines, to Ray's log of the worker.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from typing import Any
 from pipelines.runtime.redaction import shown, shown_within
 from zse_model.errors import ZseError
 
-_place: dict[str, Any] = {}  # of this process, which does one thing at a time; its threads speak of the same
+_place: dict[str, Any] = {}  # one for the process, which runs one stage at a time; its threads share it
 
 
 def as_json() -> bool:
-    """Whether stderr is for machines."""
+    """Whether stderr has JSON lines."""
     return os.environ.get("ZSE_LOG") == "json"
 
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """What is logged within is of this stage; also a decorator."""
+    """Lines within the context have this `stage`. Also a decorator."""
     global _place
     before = _place
     _place = {"stage": name}
@@ -45,19 +45,21 @@ def stage(name: str) -> Iterator[None]:
 
 
 def about(**place: Any) -> None:
-    """What is logged from here on, until the stage is left, is of this run, step or worker."""
+    """Add `run`, `step` or `worker` to the lines until the stage ends."""
     _place.update(place)
 
 
 def log(message: str, fields: Mapping[str, Any], level: int = logging.INFO) -> None:
-    """A line where stderr is for machines, nothing elsewhere."""
+    """Write a JSON line; nothing without ZSE_LOG=json."""
     if as_json():
         _logger().log(level, "%s", message, extra={"fields": fields})
 
 
 def capture() -> None:
-    """Have the logs of libraries without secrets and, where stderr is for machines, as lines, their warnings too.
-    Raises ZseError for a ZSE_LOG that means nothing."""
+    """Remove secrets from the logs of libraries. With ZSE_LOG=json, write their logs and warnings as JSON lines.
+
+    Raises ZseError for an unknown ZSE_LOG.
+    """
     if (mode := os.environ.get("ZSE_LOG", "text")) not in ("text", "json"):
         raise ZseError(f"ZSE_LOG is {mode!r}. Allowed: text, json")
     logging.setLogRecordFactory(_Shown)  # a library may have handlers of its own

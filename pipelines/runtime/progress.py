@@ -1,4 +1,7 @@
-"""Progress on long work: a bar on a terminal, a line now and then in a log, for machines if ZSE_LOG is json."""
+"""Print progress and messages to stderr, and results to stdout, with secrets removed.
+
+Progress is a bar on a terminal, a line every 5 s in a log, and a JSON line with ZSE_LOG=json. Every stage calls it.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,17 @@ from pipelines.runtime import logs
 from pipelines.runtime.redaction import shown
 
 T = TypeVar("T")
-LOG_EVERY = 5.0  # seconds between lines where there is no terminal
+LOG_EVERY = 5.0  # s between progress lines without a terminal
 
 
 class _Shown(Console):
-    """Of a table, too, no cell, heading or title shows a secret."""
+    """A console that also removes secrets from the cells, headings and titles of tables."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(shown(text), **options)
 
 
-console = _Shown(stderr=True, highlight=False, markup=False, emoji=False)  # [old] and :cat: are parts of names
+console = _Shown(stderr=True, highlight=False, markup=False, emoji=False)  # names may contain [old] or :cat:
 
 
 class Meter:
@@ -79,7 +82,7 @@ class Meter:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the total, at the speed so far; `before` is what an earlier attempt had done."""
+        """Seconds until the total at the speed so far; None if unknown. `before` was done by an earlier attempt."""
         if not self.total or self.done <= self.before:
             return None
         return (time.monotonic() - self.started) * (self.total - self.done) / (self.done - self.before)
@@ -93,7 +96,7 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
 
 
 def say(message: str, level: int = logging.INFO, **fields: Any) -> None:
-    """A line on stderr, without the secrets that are in it: stdout is for results. `fields` are for machines."""
+    """Print a line to stderr without secrets: stdout is for results. `fields` are added to JSON lines."""
     if logs.as_json():
         logs.log(message, fields, level)
     else:
@@ -101,7 +104,7 @@ def say(message: str, level: int = logging.INFO, **fields: Any) -> None:
 
 
 def show(result: str | Table) -> None:
-    """A result on stdout: text as it is, a table as wide as the terminal or, in a file, as 200 columns."""
+    """Print a result to stdout without secrets. A table is as wide as the terminal, or 200 columns in a file."""
     if isinstance(result, str):
         print(shown(result))
     else:

@@ -1,7 +1,7 @@
-"""Our numbers in the Prometheus endpoint that Ray has on every node, where they are called `ray_zse_...`.
+"""Export metrics to the Prometheus endpoint that Ray has on every node, as `ray_zse_...`.
 
-Each has the tags `run` (the name of what is being made), `stage` and `worker` (the rank in a training, else empty). A
-process that is none of Ray's, such as a training with cluster.workers=0, has no endpoint: there nothing is counted.
+Tags: `run` (the name of the output), `stage`, and `worker` (the rank in a training, else empty). A process outside Ray,
+such as a training with cluster.workers=0, has no endpoint and exports nothing.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from pipelines.runtime.background import repeated
 
 TAGS = ("run", "stage", "worker")
 GAUGES = {
-    "zse_images_per_second": "Pictures that a training takes in a second, over all of its workers",
-    "zse_wait_share": "Share of the time that a worker of a training waits for its batches, 0..1",
+    "zse_images_per_second": "Pictures per second of a training, all workers together",
+    "zse_wait_share": "Share of its time that a training worker waits for batches, 0..1",
 }
 COUNTERS = {  # Ray adds _total
-    "zse_bad_files": "Pictures that an ingest skipped: not those of parts that were there already",
-    "zse_pairs_scored": "Pairs of a sketch and a photo that a pair network scored",
+    "zse_bad_files": "Pictures skipped by an ingest, without those of parts kept from an earlier run",
+    "zse_pairs_scored": "Pairs of a sketch and a photo scored by a pair network",
 }
-EVERY = 5.0  # s; Ray 2.60 sends a gauge once each time it is set, and forgets it two reports (20 s) later
+EVERY = 5.0  # s; Ray 2.60 sends a gauge once per set and drops it two reports (20 s) later
 
 
 def count(name: str, value: int, *, stage: str, run: str) -> None:
-    """Add to one of COUNTERS."""
+    """Add to one of COUNTERS; nothing without Ray."""
     if value and ray.is_initialized():
         _counter(name).inc(value, {"run": run, "stage": stage, "worker": ""})
 
 
 @contextmanager
 def gauges(*, stage: str, run: str, worker: str) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Gives a function that sets some of GAUGES; what it was given last is shown until this is left."""
+    """Yield a function that sets some of GAUGES. The last values are exported until the context ends."""
     last: dict[str, float] = {}
 
     def show() -> None:

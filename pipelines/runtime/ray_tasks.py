@@ -1,4 +1,7 @@
-"""Ray: join the cluster this runs on, or start one on this machine; run planned parts as Ray Data tasks."""
+"""Connect to a Ray cluster, or start Ray on this machine, and run planned parts as Ray Data tasks.
+
+`ingest`, `train`, `encode` and `evaluate` call it.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +29,19 @@ from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.redaction import shown
 from zse_model.errors import ZseError
 
-CONNECTING = 5.0  # s until the head of a cluster has to accept a connection
-WAITING = 30.0  # s between two lines that say what is waited for
-JOINING = 10.0  # s for nodes of a cluster that has just started, and for its autoscaler's first word
+CONNECTING = 5.0  # s until the head of a cluster must accept a connection
+WAITING = 30.0  # s between messages about a wait for resources
+JOINING = 10.0  # s for the nodes of a new cluster to join, and for its autoscaler's first report
 SOCKET = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # bytes below the temporary folder
-SPARE_CPUS = 1  # Ray Data needs CPUs of its own beside training workers and encoding actors, or it waits for ever
+SPARE_CPUS = 1  # for Ray Data, which waits forever if training workers and encoding actors hold all CPUs
 
 
-_expected: ClusterConfig | None = None  # of the training that this process comes to
+_expected: ClusterConfig | None = None  # of the training that follows in this process
 
 
 @contextmanager
 def expecting(cluster: ClusterConfig | None) -> Iterator[None]:
-    """Within, a training of these workers follows: Ray is started with room for it, and a machine that has none is
-    refused with the first work that needs Ray."""
+    """Within the context, the first `connect` starts Ray with room for this training, or raises if there is none."""
     global _expected
     before, _expected = _expected, cluster
     try:
@@ -49,10 +51,10 @@ def expecting(cluster: ClusterConfig | None) -> Iterator[None]:
 
 
 def connect(cluster: ClusterConfig | None = None) -> None:
-    """Join the cluster named by RAY_ADDRESS (a submitted job has it), else start Ray on this machine.
+    """Join the cluster at RAY_ADDRESS (set in a submitted job), else start Ray on this machine.
 
-    cluster: the training that is to run now, which needs room. Logical CPUs may exceed the cores: training workers hold
-    theirs while data tasks run beside them. Raises ZseError where nothing answers, and where there never is room.
+    cluster: the training to make room for. Logical CPUs may exceed the cores, since data tasks run beside training
+    workers. Raises ZseError if no Ray answers at RAY_ADDRESS, and if the cluster cannot hold the training.
     """
     quiet_ray_data()
     cluster = cluster or _expected
@@ -64,8 +66,8 @@ def connect(cluster: ClusterConfig | None = None) -> None:
                 ray.init(log_to_driver=False)
             except OSError as error:
                 raise ZseError(
-                    f"RAY_ADDRESS={shown(address)}: no Ray answers there ({str(error).splitlines()[0]}). Start one, "
-                    "name its address, or unset RAY_ADDRESS to use this machine alone"
+                    f"RAY_ADDRESS={shown(address)}: no Ray answers ({str(error).splitlines()[0]}). Start a cluster, "
+                    "correct the address, or unset RAY_ADDRESS to use this machine alone"
                 ) from error
         else:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -83,15 +85,18 @@ def connect(cluster: ClusterConfig | None = None) -> None:
 
 
 def _answers(address: str) -> None:
-    """Raise OSError within seconds where nothing listens at HOST:PORT: Ray itself asks for minutes."""
+    """Raise OSError within seconds if nothing listens at HOST:PORT: Ray itself retries for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal() and "//" not in address:
         socket.create_connection((host.strip("[]"), int(port)), CONNECTING).close()
 
 
 def require(workers: int, cpus: float, gpus: float) -> None:
-    """Raise ZseError where there never is room for so many workers, each with so much of one node: Ray would wait for
-    ever. Where an autoscaler brings nodes, or where nobody can tell, nothing is refused."""
+    """Raise ZseError if the nodes cannot hold `workers`, each with `cpus` and `gpus` of one node: Ray would wait
+    forever.
+
+    Nothing is raised if an autoscaler may add nodes, or if that is unknown.
+    """
     address = os.environ.get("RAY_ADDRESS")
     end = time.monotonic() + (JOINING if address else 0)
     while (room := _room(cpus, gpus)) < workers:
@@ -101,28 +106,28 @@ def require(workers: int, cpus: float, gpus: float) -> None:
         if time.monotonic() > end:
             if grows is None:
                 return
-            where = f"the cluster at {shown(address)}, which no autoscaler enlarges," if address else "this machine"
+            where = f"the cluster at {shown(address)}, which has no autoscaler," if address else "this machine"
             raise ZseError(
-                f"{workers * cpus:g} CPUs and {workers * gpus:g} GPUs are asked for (workers: {workers}, each with "
-                f"{cpus:g} and {gpus:g} of one node), and Ray on {where} has {_amount(ray.cluster_resources())}, room "
-                f"for {room} of them. Lower --set cluster.workers, cluster.cpus_per_worker or cluster.gpus_per_worker "
-                f"(0 = train on CPUs), or {'add nodes' if address else 'name a cluster that has them by RAY_ADDRESS'}"
+                f"{workers * cpus:g} CPUs and {workers * gpus:g} GPUs are needed (workers: {workers}, each with "
+                f"{cpus:g} and {gpus:g} of one node), but Ray on {where} has {_amount(ray.cluster_resources())}, room "
+                f"for {room} workers. Lower --set cluster.workers, cluster.cpus_per_worker or cluster.gpus_per_worker "
+                f"(0 = train on CPUs), or {'add nodes' if address else 'set RAY_ADDRESS to a larger cluster'}"
             )
         time.sleep(0.5)
 
 
 def _room(cpus: float, gpus: float) -> int:
-    """How many workers the nodes would hold if nothing else ran on them."""
+    """The number of workers that fit on the nodes if nothing else runs on them."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     asked = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
     return sum(int(min(node.get(name, 0) / amount for name, amount in asked.items())) for node in nodes)
 
 
 def _grows() -> bool | None:
-    """Whether the cluster has an autoscaler; None: it does not say so (yet).
+    """Whether the cluster has an autoscaler; None if it does not report that (yet).
 
-    Ray's monitor runs on each cluster. Where it starts nodes, these are of the types of its configuration; where it
-    only looks on, it names a type after each node. (Ray has no public call for this.)
+    Ray has no public call for this. Its monitor runs on every cluster: with an autoscaler, node types are those of the
+    configuration; without, each node has a type named after itself.
     """
     try:
         if is_autoscaler_v2(fetch_from_server=True):
@@ -132,14 +137,14 @@ def _grows() -> bool | None:
         else:
             report = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report") or {}
             types = list(report.get("active_nodes") or {})
-    except Exception as error:  # parts of Ray without a promise: then it is waited, and said for what
-        say(f"Whether the cluster has an autoscaler is not known: {type(error).__name__}")
+    except Exception as error:  # private parts of Ray: if they change, work waits and says for what
+        say(f"Cannot tell whether the cluster has an autoscaler: {type(error).__name__}")
         return None
     return any(not re.fullmatch("node_[0-9a-f]+", one) for one in types) if types else None
 
 
 def waits() -> str:
-    """What the cluster has, and what of it is free, for who waits for some of it."""
+    """The total and the free resources of the cluster, for a message about waiting."""
     return f"the cluster has {_amount(ray.cluster_resources())}; free are {_amount(ray.available_resources())}"
 
 
@@ -148,19 +153,16 @@ def _amount(resources: Mapping[str, float]) -> str:
 
 
 def _short_folder() -> str | None:
-    """Where Ray puts its files instead, if the folder for temporary files has too long a path for its sockets."""
+    """A folder for Ray's files if the path of the temporary folder is too long for its sockets, else None."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     if len(os.fsencode(os.path.abspath(folder))) + SOCKET <= 107:  # bytes of a Unix socket's path
         return None
-    say(
-        f"Ray's files go to /tmp/ray: the path {folder} is too long for its sockets. TMPDIR=/short/path chooses another"
-    )
+    say(f"Ray's files go to /tmp/ray: the path {folder} is too long for sockets. Set TMPDIR=/short/path for another")
     return "/tmp/ray"
 
 
 def quiet_ray_data() -> None:
-    """Our own progress instead of Ray Data's bars, an order of results that does not depend on timing, and a task's
-    error as it was raised."""
+    """Configure Ray Data: no progress bars beside ours, results in the order of tasks, a task's error as raised."""
     context = ray.data.DataContext.get_current()
     context.raise_original_map_exception = True
     context.enable_progress_bars = False
@@ -169,7 +171,7 @@ def quiet_ray_data() -> None:
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
-    # A task's error with some 50 lines of Ray's own stacks, which is raised as it was.
+    # It logs a task's error, which is raised anyway, with some 50 lines of Ray's own stacks.
     logging.getLogger("ray.data._internal.execution.streaming_executor_state").setLevel(logging.CRITICAL)
 
 
@@ -185,12 +187,13 @@ def run_parts(
     gpus: float = 0,
     alone: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """`work(task) -> result` for every task, each a Ray Data block of its own; results in the order of the tasks.
+    """Yield `work(task)` for every task, in the order of the tasks. Each task is a Ray Data block.
 
-    `work` is a function, or a class that is built once in each actor with `constructor` (for a model); `workers` are
-    how many actors there are at first and at most. A result has `rows`, which the progress counts towards `total` in
-    `unit`. What a task raises is raised here; what others have written stays. `alone` runs them in this process, one
-    after the other: for so little work that starting the workers would take longer.
+    work: a function, or a class that each actor builds once with `constructor` (for a model).
+    workers: actors at first and at most.
+    total, unit: of the progress, which counts the `rows` of each result.
+    alone: run the tasks one after the other in this process, for work shorter than the start of workers.
+    Raises the error of a failed task; the output of other tasks stays.
     """
     if not tasks:
         return
@@ -237,16 +240,16 @@ def _there(
             for row in dataset.iter_rows():
                 began = True
                 yield row
-    except RayTaskError as error:  # what the task raised: that says what failed and what to do
+    except RayTaskError as error:  # the task's own error says what failed and what to do
         raise error.cause from error
 
 
 def model_workers(tasks: int, gpus: float = 0) -> tuple[int, int]:
-    """How many actors that hold a model, on so many GPUs each, at first and at most.
+    """(first, most) actors that hold a model, with `gpus` each.
 
-    At first one a CPU, without those that Ray Data keeps for itself, and no more than there are GPUs for: a pool waits
-    until these are there. More on a cluster, whose autoscaler Ray Data asks for nodes while all actors are busy: one
-    that is scaled to zero would else embed everything with a single actor.
+    First: one per CPU without SPARE_CPUS, and at most as many as the GPUs allow, since a pool waits for all of them.
+    Most: one per task on a cluster. While all actors are busy Ray Data asks the autoscaler for nodes; with a limit a
+    cluster scaled to zero would embed everything with a single actor.
     """
     connect()
     there = ray.cluster_resources()

@@ -1,4 +1,7 @@
-"""Configurations from what was written or from plain values. Unknown keys are refused; errors name the field."""
+"""Build configurations from YAML values or plain values. Unknown keys are refused, and errors name the field.
+
+`config` and `datasets` call it.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,30 @@ from pipelines.runtime.written import read
 
 
 def read_section(kind: Any, raw: Any, prefix: str) -> Any:
-    """What was written, or plain values, as a configuration; the prefix stands before a field's name in the error.
-    Raises ConfigError."""
+    """A configuration of type `kind` from `raw`. Raises ConfigError, with `prefix` before each field's name."""
     refuse_passwords(raw, prefix)
     raw = read(kind, raw, prefix.removesuffix("."))
     try:
         return TypeAdapter(kind).validate_python(raw)
     except ValidationError as error:
         lines: dict[str, str] = {}
-        for wrong in error.errors():  # of a union there is one for each member
+        for wrong in error.errors():  # pydantic reports one error for each member of a union
             lines.setdefault(".".join(_place(raw, wrong)), _said(prefix, raw, wrong))
         raise ConfigError("; ".join(lines.values())) from None
 
 
 def _said(prefix: str, raw: Any, wrong: Any) -> str:
     place = (prefix + ".".join(_place(raw, wrong))).rstrip(".: ")
-    if wrong["type"] == "value_error":  # ours, which has the value; pydantic would add the whole section
+    if wrong["type"] == "value_error":  # our own error names the value; pydantic would add the whole section
         said = str(wrong["ctx"]["error"])
         return said if not place or said.startswith((f"{place}.", f"{place}:")) else f"{place}: {said}"
     if wrong["type"] == "tuple_type":
-        return f"{place}: a list is expected, such as [{wrong['input']}], got {wrong['input']!r}"
+        return f"{place}: expected a list, such as [{wrong['input']}], got {wrong['input']!r}"
     return f"{place}: {wrong['msg']}" + ("" if wrong["type"] == "missing" else f", got {wrong['input']!r}")
 
 
 def _place(raw: Any, wrong: Any) -> Iterator[str]:
-    """The path of a field without what pydantic adds: which member of a union it tried."""
+    """The path of a field, without the members of unions that pydantic adds."""
     loc: Sequence[str | int] = wrong["loc"]
     for i, part in enumerate(loc):
         if isinstance(raw, dict) and part in raw:
@@ -51,16 +53,16 @@ def _place(raw: Any, wrong: Any) -> Iterator[str]:
 
 
 def refuse_passwords(raw: Any, path: str) -> None:
-    """What is configured is written into manifests and into MLflow, for all to read."""
+    """Raise ConfigError for a secret: configurations are written to manifests and MLflow, where many can read them."""
     for key, value in raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ():
         refuse_passwords(value, f"{path}{key}.")
     if isinstance(raw, str) and holds_password(raw):
         raise ConfigError(
-            f"{path[:-1]} is a URL with a password. Credentials come from the environment or the machine's role: "
+            f"{path[:-1]} is a URL with a password. Give credentials by the environment or the machine's role: "
             "MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD; AWS_..."
         )
     if isinstance(raw, str) and (secrets := names_of_secrets(raw)):
         raise ConfigError(
-            f"{path[:-1]} holds the value of {' and '.join(secrets)}, which is a secret, and a configuration is kept "
-            "for all to read. Leave it out: whoever needs it reads the environment"
+            f"{path[:-1]} contains the secret value of {' and '.join(secrets)}, but configurations are stored where "
+            "many can read them. Remove it: programs read it from the environment"
         )

@@ -1,8 +1,8 @@
-"""Values as a user wrote them, in YAML or after `--set`, read as the type of their field.
+"""Read values as a user wrote them, in YAML or after `--set`, by the type of their field. `validate` calls it.
 
-A field that takes a string takes its text: `no`, `2024`, `1e3`, `null` and, after `--set`, `pictures #2` and `a: b` are
-names and paths there, not YAML's booleans, numbers, comments and mappings. A field that may be None reads `null`, `~`
-and nothing as None. Only a field without a type, such as an entry of backbone.args, takes YAML's values.
+A field of type string takes the text itself: `no`, `2024`, `1e3`, `null` and, after `--set`, `pictures #2` and `a: b`
+are names and paths, not YAML's booleans, numbers, comments and mappings. A field that may be None reads `null`, `~` and
+the empty text as None. Only a field without a type, such as an entry of backbone.args, takes YAML's values.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from pipelines.runtime.errors import ConfigError
 
 NULL = ("", "~", "null", "Null", "NULL")
 NUMBERS = (int, float, bool)
+TWICE = "a key is there twice"
 Kind = Any
-"""A type as an annotation gives it, or a dict of names and kinds."""
+"""A type annotation, or a dict of names and kinds."""
 
 
 class Written(str):
-    """A value before it is read: an unquoted scalar of a YAML file, or what stands after `--set a.b=`."""
+    """A value not read yet: an unquoted scalar of a YAML file, or the text after `--set a.b=`."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with its unquoted scalars as they are written, and with keys that stand there once."""
+    """A YAML loader that keeps unquoted scalars as written and refuses a key that is there twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value != "<<" and str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(None, None, "a key stands there twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, TWICE, key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
@@ -51,18 +52,18 @@ for _kind in ("null", "bool", "int", "float", "timestamp"):
 
 
 def read_yaml(data: bytes | str, name: str) -> Any:
-    """What a YAML file holds, for `read`. Raises ConfigError, which names the file and quotes nothing of it."""
+    """The content of a YAML file, for `read`. Raises ConfigError, which names the file but does not quote it."""
     try:
         return _Loader(data).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f": line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        twice = ", a key stands there twice" if getattr(error, "problem", "") == "a key stands there twice" else ""
+        twice = f", {TWICE}" if getattr(error, "problem", "") == TWICE else ""
         raise ConfigError(f"{name} is not YAML{where}{twice}") from None
 
 
 def plain(raw: Any, path: str) -> Any:
-    """YAML's values of what was written. Raises ConfigError for what is not YAML after `--set`."""
+    """The written value as YAML reads it. Raises ConfigError for text after `--set` that is not YAML."""
     if isinstance(raw, Written):
         tree = read_yaml(raw, f"{path}: {str(raw)!r}")
         return yaml.safe_load(raw) if isinstance(tree, str) else plain(tree, path)
@@ -72,13 +73,16 @@ def plain(raw: Any, path: str) -> Any:
 
 
 def read(kind: Kind, raw: Any, path: str = "", given: Sequence[str] = ()) -> Any:
-    """Plain values of what was written, for pydantic to check; `path` is the field's name, `given` are those after
-    `--set`. Raises ConfigError for a field that there is not, and for what is not YAML where YAML is read."""
+    """The written value as plain values, for pydantic to check.
+
+    path: the field's name, for errors. given: field names as typed after `--set`, for errors.
+    Raises ConfigError for an unknown field, and for text that is not YAML in a field that takes YAML.
+    """
     return _Reading(kind, raw, path, given)._read(kind, raw, path)
 
 
 def fields(kind: Kind) -> dict[str, Kind] | None:
-    """The fields of a section and their kinds; None for what has no fixed ones."""
+    """Name -> kind of the fields of a section; None for a kind without fixed fields."""
     if isinstance(kind, dict):
         return kind
     if not dataclasses.is_dataclass(kind):
@@ -107,7 +111,7 @@ class _Reading:
             if Any in kinds:
                 return plain(raw, path)
             text, listed = _takes_text(kinds), None
-            if _lists_values(kinds) and not (text and os.path.exists(raw)):  # a folder may be called [old]
+            if _lists_values(kinds) and not (text and os.path.exists(raw)):  # a folder may be named [old]
                 listed = listed_in(raw)
             if listed is not None:
                 raw = listed
@@ -135,7 +139,7 @@ class _Reading:
         return {str(key): self._read(known[str(key)], value, f"{above}{key}") for key, value in raw.items()}
 
     def _unknown(self, path: str) -> ConfigError:
-        """The error for a field that there is not, with the path as it was typed and with the nearest one."""
+        """The error for an unknown field, with the path as typed and the nearest known one."""
         typed = next((one for one in self.given if f"{one}.".startswith(f"{path}.")), path)
         within = typed.removeprefix(self.prefix).removeprefix(".")
         start = typed[: len(typed) - len(within)]
@@ -147,16 +151,16 @@ class _Reading:
 
 
 def _one(raw: Written, path: str, *, text: bool) -> str:
-    """The text of a string or of a number, which pydantic reads."""
+    """The text of a string or of a number, for pydantic to read. Raises ConfigError for no text, nan and inf."""
     if raw == "":
-        raise ConfigError(f"{path}: is empty. Give a value")
+        raise ConfigError(f"{path} is empty. Give a value")
     if not text and raw.lower().strip(" +-.") in ("nan", "inf", "infinity"):
         raise ConfigError(f"{path}: must be a finite number, got {str(raw)!r}")
     return str(raw) if text else raw.strip()
 
 
 def chosen(kinds: Sequence[Kind], raw: Mapping[str, Any], path: str) -> Kind:
-    """Which kind of section it is: of several the one that `adapter` names. Raises ConfigError where it names none."""
+    """The kind of a section; of several kinds, the one that `adapter` names. Raises ConfigError for an unknown name."""
     sections = [kind for kind in kinds if fields(kind) is not None or get_origin(kind) is not None]
     if len(sections) < 2:
         return sections[0] if sections else Any
@@ -170,8 +174,7 @@ def chosen(kinds: Sequence[Kind], raw: Mapping[str, Any], path: str) -> Kind:
 
 
 def nearest(kind: Kind, raw: Any, path: str) -> tuple[str, str, list[str]]:
-    """The field whose path is nearest to this one, empty if none is near; the section that it was looked for in, with a
-    point behind; and the fields of that section."""
+    """(known path nearest to `path` or "", section that was searched and a dot, names of its fields)."""
     root, whole, section = kind, raw, ""
     for part in path.split("."):
         kinds, raw = _alternatives(kind), plain(raw, path)
@@ -193,12 +196,12 @@ def nearest(kind: Kind, raw: Any, path: str) -> tuple[str, str, list[str]]:
 
 
 def _paths(kind: Kind, raw: Any) -> Iterator[str]:
-    """All fields at any depth, of those sections that are there."""
+    """The paths of all fields at any depth, in the sections that `raw` has."""
     raw = raw if isinstance(raw, dict) else {}
     if len(_alternatives(kind)) > 1 and "adapter" not in raw:
         return
     for name, below in (fields(chosen(_alternatives(kind), raw, "")) or {}).items():
-        if isinstance(kind, dict) and name not in raw:  # another method
+        if isinstance(kind, dict) and name not in raw:  # the settings of another method
             continue
         yield name
         if _item(_alternatives(below), 0) is None:
@@ -206,7 +209,7 @@ def _paths(kind: Kind, raw: Any) -> Iterator[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` Did you mean known?`, or nothing where no name is near."""
+    """` Did you mean NAME?` for the nearest known name; empty if none is near."""
     near = difflib.get_close_matches(name, list(known), 1)
     return f" Did you mean {near[0]}?" if near else ""
 
@@ -225,13 +228,13 @@ def _takes_text(kinds: Iterable[Kind]) -> bool:
 
 
 def _lists_values(kinds: Iterable[Kind]) -> bool:
-    """Whether a list of strings or numbers is read."""
+    """Whether one of the kinds is a list of strings or numbers."""
     item = _item(kinds, 0)
     return item is not None and fields(_alternatives(item)[0]) is None
 
 
 def _item(kinds: Iterable[Kind], position: int) -> Kind | None:
-    """The kind of an item, where one of the kinds is a tuple."""
+    """The kind of the item at a position, if one of the kinds is a tuple."""
     for kind in kinds:
         if get_origin(kind) is tuple:
             items = get_args(kind)
@@ -243,14 +246,14 @@ _ITEM = re.compile(r"""\s*(?:("(?:[^"\\]|\\.)*"|'(?:[^']|'')*')\s*|((?:\[[^\[\]]
 
 
 def listed_in(text: str) -> list[Written | str] | None:
-    """The items of `[a, b]`, each as it is written, a quoted one without its quotes; None for another text."""
+    """The items of `[a, b]` as written, quoted ones without their quotes; None for other text."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")) or not _closes_last(text):
         return None
     inside, items, at = text[1:-1].strip(), list[Written | str](), 0
     while at < len(inside):
         found = _ITEM.match(inside, at)
-        assert found is not None  # its second part takes anything
+        assert found is not None  # the second alternative matches any text
         quoted, bare = found.groups()
         items.append(str(yaml.safe_load(quoted)) if quoted else Written(bare.strip()))
         at = found.end()
@@ -258,7 +261,7 @@ def listed_in(text: str) -> list[Written | str] | None:
 
 
 def _closes_last(text: str) -> bool:
-    """Whether the first bracket is closed by the last one."""
+    """Whether the last bracket closes the first one."""
     depth = 0
     for character in re.sub(r""""(?:[^"\\]|\\.)*"|'(?:[^']|'')*'""", lambda m: "q" * len(m[0]), text)[:-1]:
         depth += (character == "[") - (character == "]")

@@ -173,7 +173,7 @@ FOLDER = ("-e", "folder+global")
     ("arguments", "said"),
     [
         (["run", "-e", "bad.yaml"], "bad.yaml is not YAML: line 1"),
-        (["run", "-e", "folder"], "It is a folder, no YAML file"),
+        (["run", "-e", "folder"], "It is a folder, not a YAML file"),
         (["run", "-e", "quickstrat"], "Unknown experiment 'quickstrat'. Did you mean quickstart?"),
         (["run", *FOLDER, "--set", "dataset.splitt=x"], "dataset.splitt: unknown. Did you mean dataset.split?"),
         (["run", *FOLDER, "--set", "backbone.weights=folder"], "backbone.weights: 'folder' is no file"),
@@ -206,7 +206,7 @@ FOLDER = ("-e", "folder+global")
         (["status", "-w", "ws"], "x-1/run.json is not JSON, line 1"),
         (["status", "-w", "file"], "file is a file. Give the folder, or s3://bucket/prefix, that a run wrote to"),
         (["status", "-w", "http://127.0.0.1:9/ws"], "http://127.0.0.1:9/ws cannot be used: ClientConnectorError"),
-        (["status", "y", "-w", "ws"], "begins with 'y'. There are: x-1"),
+        (["status", "y", "-w", "ws"], "begins with 'y'. Trainings: x-1"),
         (["import-checkpoint", "file", "--split", "folder", "-o", "out"], "folder is a folder, expected a file"),
         (["import-checkpoint", "file", "--split", "sketchy-25", "-o", "file"], "--out 'file' is a file"),
         (["datasets", "show", "sketchi"], "Unknown data set 'sketchi'. Did you mean sketchy?"),

@@ -87,7 +87,7 @@ def test_ray_is_started_once_with_room_for_the_training_that_follows(started: li
     connect()
     assert [call["num_cpus"] for call in started] == [7]
     with pytest.raises(
-        ZseError, match="8 CPUs and 0 GPUs are asked for .*, and Ray on this machine has 7 CPUs and 0 GPUs, room for 7"
+        ZseError, match="8 CPUs and 0 GPUs are needed .*, but Ray on this machine has 7 CPUs and 0 GPUs, room for 7"
     ):
         connect(ClusterConfig(workers=8))
     connect(ClusterConfig(workers=8, min_workers=7))
@@ -96,7 +96,7 @@ def test_ray_is_started_once_with_room_for_the_training_that_follows(started: li
 def test_a_gpu_that_is_not_there_is_not_waited_for(started: list[dict[str, Any]]) -> None:
     with expecting(ClusterConfig(workers=1, gpus_per_worker=1)), pytest.raises(ZseError, match="has 5 CPUs and 0 GPUs"):
         connect()
-    with pytest.raises(ZseError, match="1 CPUs and 1 GPUs are asked for.*cluster.gpus_per_worker"):
+    with pytest.raises(ZseError, match="1 CPUs and 1 GPUs are needed.*cluster.gpus_per_worker"):
         next(run_parts([{}], dict, what="", unit="", total=1, gpus=1))
 
 
@@ -106,7 +106,7 @@ def test_a_folder_with_a_long_path_is_none_for_rays_sockets(
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 60)))
     connect()
-    assert started[0]["_temp_dir"] == "/tmp/ray" and "is too long for its sockets" in capsys.readouterr().err
+    assert started[0]["_temp_dir"] == "/tmp/ray" and "is too long for sockets" in capsys.readouterr().err
     started.clear()
     monkeypatch.setenv("TMPDIR", "/tmp")
     connect()
@@ -120,10 +120,10 @@ def test_a_cluster_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest.
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refused)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(ZseError, match=r"RAY_ADDRESS=127.0.0.1:1: no Ray answers there \(.*refused\)\. Start one"):
+    with pytest.raises(ZseError, match=r"RAY_ADDRESS=127.0.0.1:1: no Ray answers \(.*refused\)\. Start a cluster"):
         connect()
     monkeypatch.setattr("pipelines.runtime.ray_tasks._answers", lambda _: None)  # something listens, and it is no Ray
-    with pytest.raises(ZseError, match=r"no Ray answers there \(no connection\)\. Start one"):
+    with pytest.raises(ZseError, match=r"no Ray answers \(no connection\)\. Start a cluster"):
         connect()
 
 
@@ -143,8 +143,8 @@ def test_a_cluster_without_an_autoscaler_refuses_what_can_never_fit(version: str
             timeout=120,
         )
     assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
-    assert "zse: 8 CPUs and 0 GPUs are asked for (workers: 8, each with 1 and 0 of one node)" in done.stderr
-    assert f"the cluster at {head.address}, which no autoscaler enlarges, has 1 CPUs and 0 GPUs" in done.stderr
+    assert "zse: 8 CPUs and 0 GPUs are needed (workers: 8, each with 1 and 0 of one node)" in done.stderr
+    assert f"the cluster at {head.address}, which has no autoscaler, has 1 CPUs and 0 GPUs" in done.stderr
     assert not list(tmp_path.glob("w/images/*/_manifest.json")), "refused before data is read"
 
 
@@ -169,7 +169,5 @@ def test_what_an_autoscaler_may_bring_is_waited_for(types: list[str] | None, mon
 def test_a_worker_needs_its_cpus_on_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_cluster(monkeypatch, [f"node_{'0f' * 28}"], 2, 2, 3)
     connect(ClusterConfig(workers=3, cpus_per_worker=2))
-    with pytest.raises(
-        ZseError, match="each with 3 and 0 of one node.*which no autoscaler enlarges, has 7 CPUs.*for 1"
-    ):
+    with pytest.raises(ZseError, match="each with 3 and 0 of one node.*which has no autoscaler, has 7 CPUs.*for 1"):
         connect(ClusterConfig(workers=2, cpus_per_worker=3))

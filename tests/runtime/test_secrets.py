@@ -116,7 +116,7 @@ def test_a_password_in_a_url_is_told_to_nobody(
 @pytest.mark.parametrize("field", ["tracking.uri", "dataset.source", "backbone.weights"])
 def test_a_configuration_with_a_password_is_refused(field: str) -> None:
     section, key = field.split(".")
-    with pytest.raises(ConfigError, match=f"^{field} is a URL with a password. Credentials come from") as refused:
+    with pytest.raises(ConfigError, match=f"^{field} is a URL with a password. Give credentials by") as refused:
         tiny(**{section: {key: "https://me:hunter2@example.com/a"}})
     assert "hunter2" not in str(refused.value)
 
@@ -204,7 +204,7 @@ def test_no_exit_shows_a_secret(
 def test_a_configuration_with_a_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would stand in run.json, manifests, checkpoints and MLflow."""
     monkeypatch.setenv("SHOP_API_KEY", "7f3a9c-7f3a9c")
-    with pytest.raises(ConfigError, match="^dataset.source holds the value of SHOP_API_KEY, which is a secret") as said:
+    with pytest.raises(ConfigError, match="^dataset.source contains the secret value of SHOP_API_KEY") as said:
         tiny(dataset={"source": "https://h/a?key=7f3a9c-7f3a9c"})
     assert "7f3a9c" not in str(said.value)
 

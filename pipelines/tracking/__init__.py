@@ -1,4 +1,4 @@
-"""MLflow: the only package that knows it."""
+"""Track trainings, evaluations and registered models in MLflow. Only this package and the ranker import mlflow."""
 
 from pipelines.tracking.models import NotEvaluatedError, checkpoint_of, reports_of
 from pipelines.tracking.runs import TrainingRun, deliver_evaluation, deliver_training, settle

@@ -1,4 +1,4 @@
-"""What MLflow knows of evaluations and re-evaluations, and what the latter add."""
+"""Read evaluations from MLflow, and log re-evaluations and drift to it. `judge` calls it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipelines.tracking.once import KEY, beside_others, kept_run, run_once
 from pipelines.tracking.runs import log_metrics
 from pipelines.tracking.store import Store, TrackingError, pages, transfer, translated
 
-REEVALUATIONS = "reevaluations"  # the experiment that summaries are logged in
-NOTE = 7500  # characters: a tag has room for 8,000 on PostgreSQL
+REEVALUATIONS = "reevaluations"  # the experiment of the summaries
+NOTE = 7500  # characters; PostgreSQL stores 8,000 of a tag
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A report that MLflow has, whole."""
+    """A report whose settings are all in MLflow."""
 
     key: str
     """`report_key` and method."""
@@ -30,18 +30,18 @@ class Evaluated:
     checkpoint_hash: str
     use: str
     started: int
-    """ms"""
+    """ms since 1970."""
     runs: Mapping[str, str]
-    """By setting."""
+    """Setting -> run id."""
 
     @property
     def settings(self) -> set[str]:
-        """Without the fingerprint of their data."""
+        """The settings without the fingerprint of their data."""
         return {setting.rpartition(".")[0] for setting in self.runs}
 
 
 def evaluated(store: Store) -> dict[str, Evaluated]:
-    """All reports that MLflow has, by key; of a report of several settings only when each of them is there."""
+    """Key -> report, for the reports whose settings are all in MLflow."""
     runs: dict[str, list[Any]] = {}
     with translated():
         for run in store.runs("tags.`zse.kind` = 'evaluation' and attributes.status = 'FINISHED'"):
@@ -50,7 +50,7 @@ def evaluated(store: Store) -> dict[str, Evaluated]:
     found = {}
     for key, each in runs.items():
         tags, settings = each[0].data.tags, {run.data.tags["zse.setting"] for run in each}
-        if len(each) > len(settings):  # of two processes at once that were killed before one of them gave way
+        if len(each) > len(settings):  # two processes logged it at once and were killed before one deleted its run
             each = [kept_run(store, id, key) for id in sorted({run.info.experiment_id for run in each})]
         if len(settings) == int(tags["zse.settings"]):
             found[key] = Evaluated(
@@ -68,21 +68,21 @@ def evaluated(store: Store) -> dict[str, Evaluated]:
 
 @dataclass(frozen=True)
 class Standing:
-    """A model's evaluation in one setting, as MLflow has it."""
+    """A model's evaluation in one setting, from MLflow."""
 
     setting: str
-    """With the fingerprint of its data."""
+    """Setting with the fingerprint of its data."""
     use: str
     method: str
     model: str
-    """Its training run's name, and what it is registered as."""
+    """Name of the training run, and its registered versions."""
     trained_on: str
-    """The split of its training; empty where that is not tracked."""
+    """The split of its training; empty if the training is not tracked."""
     checkpoint_hash: str
     queries: int
     gallery: int
     started: int
-    """ms"""
+    """ms since 1970."""
     drift: str
     device: str
     metrics: Mapping[str, float]
@@ -91,7 +91,7 @@ class Standing:
 
 
 def standings(store: Store) -> list[Standing]:
-    """Every finished evaluation, the oldest first."""
+    """Every finished evaluation, oldest first."""
     with translated():
         trainings = {run.info.run_id: run for run in store.runs("tags.`zse.kind` = 'training'")}
         names = _registered(store)
@@ -122,7 +122,7 @@ def standings(store: Store) -> list[Standing]:
 
 
 def _registered(store: Store) -> dict[str, list[str]]:
-    """By logged model, its registered versions with their aliases."""
+    """Id of a logged model -> its registered versions with their aliases, as text."""
     found: dict[str, list[str]] = {}
     for registered in pages(store.client.search_registered_models):
         aliases: dict[str, list[str]] = {}
@@ -135,7 +135,7 @@ def _registered(store: Store) -> dict[str, list[str]]:
 
 
 def pictures(store: Store, run: str) -> dict[str, bytes]:
-    """The retrieval sheets and explanations of an evaluation, by file name."""
+    """File name -> bytes of the retrieval sheets and explanations of an evaluation run."""
     found = {}
     with translated(), transfer(0), tempfile.TemporaryDirectory() as temporary:
         for artifact in store.client.list_artifacts(run, "sheets"):
@@ -146,7 +146,7 @@ def pictures(store: Store, run: str) -> dict[str, bytes]:
 
 
 def log_drift(store: Store, of: Evaluated, drift: Mapping[str, float], said: str) -> None:
-    """Beside the results: metrics `drift/...`, and what is beyond its limit as the tag `zse.drift`."""
+    """Log drift to the runs of a report: metrics `drift/...`, and in the tag `zse.drift` what exceeds its limit."""
     for run_id in of.runs.values():
         try:
             with translated():
@@ -155,11 +155,11 @@ def log_drift(store: Store, of: Evaluated, drift: Mapping[str, float], said: str
         except TrackingError:
             with translated():
                 if store.client.get_run(run_id).info.lifecycle_stage != "deleted":
-                    raise  # else another process's run has stayed, and has it of that process, or of the next
+                    raise  # a deleted run gave way to that of another process, which logs the drift there
 
 
 def log_reevaluation(store: Store, key: str, status: str, summary: Mapping[str, Any], text: str) -> None:
-    """The summary as the one run of the experiment `reevaluations` with this key."""
+    """Log a summary as the only run with this key in the experiment `reevaluations`."""
     tags = {
         "zse.kind": "reevaluation",
         "zse.status": status,

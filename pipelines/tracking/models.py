@@ -1,10 +1,10 @@
-"""Checkpoints as MLflow models, and back from a registered name.
+"""Log checkpoints as MLflow models, and resolve registered names to checkpoints and reports.
 
     MLmodel  requirements.txt  ranker.py  code/{zse_model,pipelines}
     artifacts/checkpoint/{manifest.json,checkpoint.json,model.safetensors,seen.safetensors}
 
-A model is made from code: `ranker.py` and the two packages as text, the weights as safetensors. Nothing in it is
-pickled. `mlflow.pyfunc.load_model` ranks photos with it; to `zse` it is the checkpoint that it was logged from.
+A model is logged from code: `ranker.py` and the two packages as text, the weights as safetensors. Nothing is pickled.
+`mlflow.pyfunc.load_model` loads it to rank photos; `zse` reads the checkpoint that it was logged from.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from zse_model.checkpoint import INFO, SEEN, WEIGHTS, load_checkpoint
 
 REGISTERED = "models:/"
 NAMES = re.compile(r"models:/(?:(?P<id>m-[0-9a-f]+)|(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+)))")
-DISTRIBUTIONS = ("zse-retrieval", "zse")  # `zse` until 0.2.0; on PyPI that is another project
-PARTS = (WEIGHTS, SEEN, INFO, shards.MANIFEST)  # the last one written last
+DISTRIBUTIONS = ("zse-retrieval", "zse")  # `zse` before 0.2.0; on PyPI that name is another project
+PARTS = (WEIGHTS, SEEN, INFO, shards.MANIFEST)  # in the order of writing: the manifest last
 
 
 class NotEvaluatedError(TrackingError):
-    """A model that MLflow knows and has no evaluation of."""
+    """A model without a tracked evaluation."""
 
 
 def log_model(store: Store, run_id: str, manifest: dict[str, Any], checkpoint: str, temporary: Path) -> str:
-    """A checkpoint folder as a logged model, linked to its run; gives its id. One that was begun is finished."""
+    """Log a checkpoint folder as a model linked to its run, or finish one that was begun. Returns the model's id."""
     from mlflow.entities import LoggedModelOutput
 
     client, run = store.client, store.client.get_run(run_id)
@@ -68,8 +68,8 @@ def log_model(store: Store, run_id: str, manifest: dict[str, Any], checkpoint: s
 
 
 def _begun(store: Store, run: Any, digest: str) -> Any:
-    """The logged model of a run and checkpoint that an earlier try has made, whole or pending, if any. Further
-    pending ones, which nobody will finish, are deleted."""
+    """The logged model of a run and checkpoint from an earlier try, finished or pending; None if there is none. Other
+    pending models, left by interrupted tries, are deleted."""
     of_run = f"source_run_id = '{run.info.run_id}'"
     search = partial(store.client.search_logged_models, [run.info.experiment_id], filter_string=of_run)
     found = [model for model in pages(search) if model.tags.get("zse.checkpoint_hash") == digest]
@@ -85,7 +85,7 @@ def _save(checkpoint: Path, folder: Path, model_id: str) -> None:
     from mlflow.pyfunc import save_model
     from mlflow.types import ParamSchema, ParamSpec
 
-    with warnings.catch_warnings():  # an example input would be a picture in every model
+    with warnings.catch_warnings():  # no example input: it would put a picture into every model
         warnings.filterwarnings("ignore", message="(?s).*An input example was not provided")
         save_model(
             str(folder),
@@ -94,7 +94,7 @@ def _save(checkpoint: Path, folder: Path, model_id: str) -> None:
             artifacts={"checkpoint": str(checkpoint)},
             code_paths=[str(Path(module.__path__[0])) for module in (pipelines, zse_model)],
             pip_requirements=requirements(),
-            # Of what goes in only the parameters: a sketch is bytes, an array, or text, as ranker.py says.
+            # Parameters only: the input may be bytes, an array or text, see ranker.py.
             signature=ModelSignature(
                 params=ParamSchema([ParamSpec("top", "long", 10), ParamSpec("mode", "string", "")]),
             ),
@@ -103,34 +103,34 @@ def _save(checkpoint: Path, folder: Path, model_id: str) -> None:
 
 
 def installed() -> Distribution:
-    """The distribution that this code is installed as. Raises TrackingError where it is not installed."""
+    """The distribution that this code is installed as. Raises TrackingError if it is not installed."""
     for name in DISTRIBUTIONS:
         for found in distributions(name=name):
             if "pipelines" in (found.read_text("top_level.txt") or "").split():
                 return found
     raise TrackingError(
-        f"{DISTRIBUTIONS[0]} is not installed here, so the packages that a logged model needs are unknown. "
-        "Install it (pip install -c constraints.txt -e .) and run the same command again"
+        f"{DISTRIBUTIONS[0]} is not installed, so the requirements of a logged model are unknown. Install it "
+        "(pip install -c constraints.txt -e .) and run the same command again"
     )
 
 
 def requirements() -> list[str]:
-    """What this code needs, in the versions that are installed."""
+    """The dependencies of this code, pinned to the installed versions."""
     needed = [Requirement(line) for line in installed().requires or ()]
     pinned = []
     for one in needed:
         if one.marker is None:
             extras = f"[{','.join(sorted(one.extras))}]" if one.extras else ""
-            pinned.append(f"{one.name}{extras}=={version(one.name).partition('+')[0]}")  # 2.13.0+cpu is in no index
+            pinned.append(f"{one.name}{extras}=={version(one.name).partition('+')[0]}")  # PyPI has no 2.13.0+cpu
     return pinned
 
 
 def checkpoint_of(name: str, workspace: str, configured: str | None = None) -> str:
-    """The checkpoint that a name means: a folder or URL as it is, or `models:/NAME@ALIAS`, `models:/NAME/VERSION`,
-    `models:/m-ID` of the registry.
+    """The checkpoint folder of a name: a folder or URL, or `models:/NAME@ALIAS`, `models:/NAME/VERSION`,
+    `models:/m-ID`.
 
-    It is the folder that the model was logged from, if that is there with these weights, else the model's own copy, put
-    into the workspace. Raises TrackingError for a name that the registry does not know, or a copy that is not whole.
+    For a model: the folder that it was logged from if it still has the same weights, else the model's own copy, fetched
+    into the workspace. Raises TrackingError for an unknown name, and for an incomplete copy.
     """
     if not name.startswith(REGISTERED):
         return name
@@ -139,15 +139,15 @@ def checkpoint_of(name: str, workspace: str, configured: str | None = None) -> s
         model = logged_model(store, name)
     url, digest = model.tags.get("zse.checkpoint", ""), model.tags.get("zse.checkpoint_hash", "")
     if not digest:
-        raise TrackingError(f"{name} is no model of zse: it has no tag zse.checkpoint_hash")
+        raise TrackingError(f"{name} was not logged by zse: it has no tag zse.checkpoint_hash. Name another model")
     return url if url and _digest(url) == digest else _copied(store, name, model, digest, workspace)
 
 
 def reports_of(name: str, workspace: str, configured: str | None = None) -> list[str]:
-    """The reports that a name means: a report's folder, an evaluation's run id, or all that MLflow knows of a
-    training's run id, a checkpoint's folder or a registered name; the newest first.
+    """The report folders of a name, newest first: a report's folder or an evaluation's run id names one report; a
+    training's run id, a checkpoint's folder or a registered name means all its tracked reports.
 
-    Raises NotEvaluatedError where there is none, TrackingError for a name that means no model.
+    Raises NotEvaluatedError if there is no report, TrackingError for an unknown name.
     """
     if storage.exists(storage.join(name, "report.json")) and storage.exists(storage.join(name, "queries.parquet")):
         return [storage.absolute(name)]
@@ -162,21 +162,21 @@ def reports_of(name: str, workspace: str, configured: str | None = None) -> list
         digest = _digest(checkpoint)
         if digest is None:
             raise TrackingError(
-                f"{name} is no report, no checkpoint and no run. Allowed: the folder of a report or checkpoint, "
+                f"{name} is not a report, checkpoint or run. Give the folder of a report or checkpoint, "
                 "models:/NAME@ALIAS, or the id of an MLflow run"
             )
         found = _evaluations(store, digest)
     tracked = list(dict.fromkeys(run.data.tags["zse.report"] for run in found))
     reports = [report for report in tracked if storage.exists(storage.join(report, shards.MANIFEST))]
     if gone := set(tracked) - set(reports):
-        say(f"{len(gone)} reports of {name} are not where they were tracked, such as {min(gone)}: they are left out")
+        say(f"Left out {len(gone)} tracked reports of {name} that no longer exist, such as {min(gone)}")
     if not reports:
         raise NotEvaluatedError(f"No evaluation of {name} is tracked in {shown(store.uri)}. Run `zse evaluate` first")
     return reports
 
 
 def _evaluations(store: Store, checkpoint_hash: str) -> list[Any]:
-    """The evaluation runs of a checkpoint, the newest first."""
+    """The evaluation runs of a checkpoint, newest first."""
     asked = f"tags.`zse.kind` = 'evaluation' and tags.`zse.checkpoint_hash` = '{checkpoint_hash}'"
     return list(store.runs(asked))
 
@@ -184,24 +184,24 @@ def _evaluations(store: Store, checkpoint_hash: str) -> list[Any]:
 def logged_model(store: Store, name: str) -> Any:
     parts = NAMES.fullmatch(name)
     if not parts:
-        raise TrackingError(f"{name} names no model. Allowed: models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID")
+        raise TrackingError(f"{name} is not a model. Allowed: models:/NAME@ALIAS, models:/NAME/VERSION, models:/m-ID")
     if parts["id"]:
         if model := existing(store.client.get_logged_model, parts["id"]):
             return model
         raise TrackingError(
-            f"{name} is not in {shown(store.uri)}, or was deleted there. Name the checkpoint's folder instead, or "
-            "repeat the `zse run` that trained it: that tracks it again"
+            f"{name} is not in {shown(store.uri)} or was deleted. Name the checkpoint's folder instead, or repeat the "
+            "`zse run` that trained it, to track it again"
         )
     source = named_version(store, name).source
     try:
         return logged_model(store, source)
     except TrackingError as error:
-        raise TrackingError(f"{name}: {error}, then register that: zse promote CHECKPOINT --name NAME") from error
+        raise TrackingError(f"{name}: {error}, then register it: zse promote CHECKPOINT --name NAME") from error
 
 
 def named_version(store: Store, name: str) -> Any:
-    """The registered version of `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Raises TrackingError where the registry
-    has none, with what it has."""
+    """The registered version of `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Raises TrackingError, with the known
+    versions and aliases, if the registry has none."""
     parts, client = NAMES.fullmatch(name), store.client
     assert parts is not None and parts["name"]
     by_alias = partial(client.get_model_version_by_alias, parts["name"])
@@ -222,7 +222,7 @@ def named_version(store: Store, name: str) -> Any:
 
 
 def existing_version(get: Callable[[str], Any], which: str) -> Any:
-    """What `get` gives; None for an alias or a number that no version has, which MLflow calls an invalid parameter."""
+    """`get(which)`; None for an unknown alias or number, for which MLflow raises INVALID_PARAMETER_VALUE."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -234,7 +234,7 @@ def existing_version(get: Callable[[str], Any], which: str) -> Any:
 
 
 def _digest(checkpoint: str) -> str | None:
-    """Of a checkpoint that may be gone, or out of reach."""
+    """The digest of a checkpoint; None if the checkpoint does not exist or cannot be read."""
     try:
         return storage.read_json(storage.join(checkpoint, shards.MANIFEST))["digest"]
     except (StorageError, OSError, ValueError, KeyError):
@@ -242,7 +242,10 @@ def _digest(checkpoint: str) -> str | None:
 
 
 def _copied(store: Store, name: str, model: Any, digest: str, workspace: str) -> str:
-    """The model's own checkpoint, in the workspace, where every worker can read it."""
+    """Copy the model's own checkpoint into the workspace, where every worker can read it; returns the folder.
+
+    Raises TrackingError for a copy that lacks files or has other weights.
+    """
     folder = storage.join(storage.absolute(workspace), "checkpoints", f"registered-{digest[:16]}")
     if _digest(folder) == digest:
         return folder
@@ -253,7 +256,9 @@ def _copied(store: Store, name: str, model: Any, digest: str, workspace: str) ->
             source = f"{model.artifact_location.rstrip('/')}/artifacts/checkpoint"
             copy = Path(download_artifacts(source, dst_path=temporary, tracking_uri=store.uri))
         if not all((copy / part).is_file() for part in PARTS) or load_checkpoint(copy).digest != digest:
-            raise TrackingError(f"{name}: what is stored at {source} is not the checkpoint that was logged")
+            raise TrackingError(
+                f"{name}: the copy at {source} is not the logged checkpoint. Name the checkpoint's folder instead"
+            )
         logged = {"uri": shown(store.uri), "run": model.source_run_id, "model": model.model_id}
         storage.write_json(storage.join(folder, TRACKED), logged)
         for part in PARTS:

@@ -1,4 +1,4 @@
-"""What is logged once, however often and by however many processes at once: a run with the tag `zse.key`."""
+"""Log a run once, even if several processes log it at once or repeatedly. The tag `zse.key` identifies the run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pipelines.workspace.endings import Ending, ending, heeding_sigterm
 
 KEY = "zse.key"
 REASON = "zse.reason"  # why a run FAILED or was KILLED
-TAKEN = ("IntegrityError", "UniqueViolation")  # as SQLite and PostgreSQL say it, also through a tracking server
-STALE = 24 * 3600  # s
-TRIES = 20  # each goes as far as the next row that another process writes in the same moment
+TAKEN = ("IntegrityError", "UniqueViolation")  # errors of SQLite and PostgreSQL, also through a tracking server
+STALE = 24 * 3600  # s until an unfinished duplicate is deleted
+TRIES = 20  # each try gets to the next row that another process writes at the same moment
 
 
 def run_once(
     store: Store, experiment: str, key: str, name: str, tags: Mapping[str, str], log: Callable[[Any], None]
 ) -> tuple[Any, bool]:
-    """The finished run of a key, and whether it was not before.
+    """(the finished run of a key, whether this call finished it).
 
-    `log` writes what is in it: all of it again where another process left it half way, so it must be able to.
+    log: writes the content of the run. It must be repeatable: a run that another process left half-way is logged again.
     """
     run = kept_run(store, experiment, key)
     run = run or store.client.create_run(experiment, run_name=name, tags={KEY: key, **tags})
@@ -35,7 +35,7 @@ def run_once(
                 beside_others(lambda: log(run))
             store.client.set_terminated(run.info.run_id)
         except BaseException as error:
-            with suppress(Exception):  # a server that is away: the next that logs it goes on
+            with suppress(Exception):  # if the server is unreachable, the next process continues the run
                 if store.client.get_run(run.info.run_id).info.status != "FINISHED":  # another process may have
                     terminate(store, run.info.run_id, ending(error))
             raise
@@ -43,7 +43,7 @@ def run_once(
 
 
 def under_way(store: Store, run: Any) -> None:
-    """A run that is gone on with, also where it had ended."""
+    """Set a run to RUNNING, also one that had ended."""
     if run.info.status != "RUNNING":
         store.client.update_run(run.info.run_id, status="RUNNING")
     if run.data.tags.get(REASON):
@@ -51,15 +51,18 @@ def under_way(store: Store, run: Any) -> None:
 
 
 def terminate(store: Store, run_id: str, ended: Ending) -> None:
-    """A run that did not reach its end, with the reason as a tag."""
+    """End a run that did not finish, with the reason as a tag."""
     store.client.set_terminated(run_id, status=ended.state)
     store.client.set_tag(run_id, REASON, ended.reason)
 
 
 def beside_others(log: Callable[[], Any]) -> None:
-    """`log` again where another process wrote the same tag or data set in the same moment: MLflow looks whether it is
-    there, then adds it, and the database takes one of the two (16 of 80 calls by four threads at once). Then it is
-    there, and is written over. For what may be logged twice."""
+    """Call `log`, and again if another process wrote the same tag or data set at the same moment. `log` must be
+    repeatable.
+
+    MLflow first looks for a row and then adds it, so the database refuses one of two (16 of 80 calls by four threads at
+    once). The next call finds the row and overwrites it.
+    """
     from mlflow.exceptions import MlflowException
 
     for left in reversed(range(TRIES)):
@@ -72,9 +75,12 @@ def beside_others(log: Callable[[], Any]) -> None:
 
 
 def kept_run(store: Store, experiment: str, key: str) -> Any:
-    """The run of a key, None where there is none. Of several that processes began at once the finished one with the
-    smallest id stays and other finished ones are deleted; as long as none is, it is the one with the smallest id. A run
-    that is still written to is left alone for a day: then nobody does, and it is deleted beside a finished one."""
+    """The run of a key, or None. Of several runs that processes began at once:
+
+    - the finished one with the smallest id is kept, and other finished ones are deleted;
+    - if none is finished, the one with the smallest id is returned;
+    - an unfinished one beside a finished one is deleted after a day, when no process can be writing to it.
+    """
     found = store.client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=1000)
     found.sort(key=lambda run: (run.info.status != "FINISHED", run.info.run_id))
     old = 1000 * (time.time() - STALE)
@@ -86,7 +92,7 @@ def kept_run(store: Store, experiment: str, key: str) -> Any:
 
 
 def _delete(store: Store, run_id: str) -> None:
-    """Also where another process is quicker."""
+    """Delete a run that another process may be deleting, too."""
     from mlflow.exceptions import MlflowException
 
     try:

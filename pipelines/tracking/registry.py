@@ -1,4 +1,4 @@
-"""The registered versions of a model, and which of them is the champion."""
+"""Register models, set the aliases champion, challenger and former, and log decisions. `zse promote` calls it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipelines.tracking.store import TRACKED, Store, TrackingError, translated
 
 CHAMPION, CHALLENGER, FORMER = "champion", "challenger", "former"
 ALLOWED = re.compile(r"(?!\s)[^/:@'\"`\\\x00-\x1f]{1,256}(?<!\s)")
-"""Names that MLflow takes and `models:/NAME@ALIAS` can say."""
-PROMOTIONS = "promotions"  # the experiment that decisions are logged in
+"""Names that MLflow accepts and that `models:/NAME@ALIAS` can express."""
+PROMOTIONS = "promotions"  # the experiment of the decisions
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,32 @@ class Version:
 
 
 def version_at(store: Store, name: str, alias: str) -> Version | None:
-    """What an alias means now; None for nothing."""
+    """The version that an alias names; None if the alias is not set."""
     with translated():
         found = existing_version(partial(store.client.get_model_version_by_alias, name), alias)
     return Version(name, str(found.version)) if found else None
 
 
 def find_version(store: Store, model: str, name: str | None) -> tuple[str, Version | None]:
-    """The registered name, and the version that a model is there: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or a
-    logged model or checkpoint's folder, that `name` may not have yet (None).
+    """(registered name, version of a model; None if it is not registered under that name yet).
 
-    Raises TrackingError for one that is not tracked, for a version of another name, and for a name that none may have.
+    model: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `models:/m-ID` or a checkpoint's folder.
+    Raises TrackingError for a model that is not tracked, for a version of another name, and for an invalid name.
     """
     if name is not None and not ALLOWED.fullmatch(name):
         raise TrackingError(
-            f"--name {name!r} cannot name a registered model: 1 to 256 characters without / : @ quotes and backslashes "
-            "are allowed, such as zse"
+            f"--name {name!r} is not a name for a registered model. Allowed: 1 to 256 characters without / : @ quotes "
+            "and backslashes, such as zse"
         )
     parts = NAMES.fullmatch(model)
     if parts and parts["name"]:
         if name not in (None, parts["name"]):
-            raise TrackingError(f"{model} is no version of {name}: a version belongs to one registered model")
+            raise TrackingError(f"{model} is not a version of {name}. Leave out --name, or give --name {parts['name']}")
         own = str(parts["name"])
         with translated():
             return own, Version(own, str(named_version(store, model).version))
     if name is None:
-        raise TrackingError(f"{model} is not registered yet: give the name to register it by, --name zse")
+        raise TrackingError(f"{model} is not registered yet. Give a name to register it under, such as --name zse")
     source = _source(model)
     with translated():
         known = [v for v in store.client.search_model_versions(f"name = '{name}'") if v.source == source]
@@ -67,17 +67,17 @@ def find_version(store: Store, model: str, name: str | None) -> tuple[str, Versi
 
 
 def _source(model: str) -> str:
-    """The logged model that a checkpoint's folder is, as the registry names it."""
+    """`models:/m-ID` of the logged model of a checkpoint's folder. Raises TrackingError if it is not tracked."""
     if model.startswith(REGISTERED):
         return model
     url = storage.join(model, TRACKED)
     if not storage.exists(url):
-        raise TrackingError(f"{model} is not tracked: `zse train` logs its checkpoint, and says where MLflow is")
+        raise TrackingError(f"{model} is not tracked. Run `zse train` with tracking.enabled: it logs its checkpoint")
     return f"{REGISTERED}{storage.read_json(url)['model']}"
 
 
 def register(store: Store, model: str, name: str) -> Version:
-    """A new version: of a logged model or a checkpoint's folder."""
+    """Register a logged model or a checkpoint's folder as a new version of `name`."""
     from mlflow.exceptions import MlflowException
 
     source = _source(model)
@@ -94,7 +94,7 @@ def register(store: Store, model: str, name: str) -> Version:
 
 @contextmanager
 def _everywhere(uri: str) -> Iterator[None]:
-    """The registry looks a logged model up where the environment says, not where its own client does."""
+    """Set MLFLOW_TRACKING_URI: the registry looks up a logged model there, not at the URI of its client."""
     before = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = uri
     try:
@@ -111,7 +111,7 @@ def tag(store: Store, version: Version, key: str, value: str) -> None:
 
 
 def set_champion(store: Store, candidate: Version) -> None:
-    """The candidate becomes the champion; who was is `former`, and the challenger's place is free if it was its."""
+    """Make the candidate the champion and the last champion `former`. Unset `challenger` if it was the candidate."""
     before = version_at(store, candidate.name, CHAMPION)
     challenger = version_at(store, candidate.name, CHALLENGER)
     with translated():
@@ -128,8 +128,8 @@ def set_challenger(store: Store, candidate: Version) -> None:
 
 
 def log_decision(store: Store, candidate: Version, champion: Version | None, decision: dict[str, Any]) -> str:
-    """A run of the experiment `promotions` with the decision and its reasons, one however often it is taken, which is
-    also a tag of the version; gives its id."""
+    """Log a decision with its reasons, as a run of the experiment `promotions` and as a tag of the version. An equal
+    decision is logged once. Returns the run's id."""
     key = storage.digest([str(candidate), str(champion), decision], 16)
     outcome = "promoted" if decision["promoted"] else "kept"
     tags = {

@@ -1,8 +1,8 @@
-"""What MLflow holds of trainings and evaluations: one experiment a setting, a training in that of its training setting.
+"""Log trainings and evaluations to MLflow: one experiment per setting; a training is in that of its training setting.
 
-What MLflow is told is always in the workspace first (history.json, report.json), and `deliver_*` compare the two and
-log what is missing. So a training does not stop when the tracking server does: live logging is best effort, and the
-next `zse train`, `evaluate` or `run` on the same experiment delivers the rest.
+Everything logged is in the workspace first (history.json, report.json). `deliver_*` log what MLflow lacks. So a
+training does not stop with the tracking server: live logging is best effort, and the next `zse train`, `evaluate` or
+`run` of the same experiment delivers the rest.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from pipelines.workspace.reports import MEASURES
 from zse_model.split import FEWEST
 
 RUN_ID = "mlflow.json"
-BATCH = 500  # MLflow takes at most 1000 metrics a request
-COMMIT = Path(__file__).parents[1] / "COMMIT"  # of code that is installed without its repository: an image has it
-GIT = 10.0  # s that it may take
+BATCH = 500  # metrics per request; MLflow takes at most 1000
+COMMIT = Path(__file__).parents[1] / "COMMIT"  # in an image, where the code has no repository
+GIT = 10.0  # s, limit for a git command
 
 
 class TrainingRun:
-    """The live side of a training run: takes events at once, logs them in the background, loses none that matter."""
+    """Logs the events of a training in a background thread. `log` never waits; lost events are delivered at the end."""
 
     def __init__(self, config: ExperimentConfig, workspace: str, folder: str, open_run: Callable[[], str]) -> None:
         self.config, self.workspace, self.folder = config, workspace, folder
@@ -74,12 +74,12 @@ class TrainingRun:
         self._events.put(event)
 
     def finish(self, checkpoint: str) -> None:
-        """Everything about the finished training, now complete in its folder."""
+        """Deliver the finished training, which is complete in its folder."""
         self._close()
         deliver_training(self.config, self.workspace, checkpoint)
 
     def _end(self, ended: Ending) -> None:
-        """What is not sent yet gives way: who ends a process leaves it seconds. A resumed training delivers it."""
+        """Drop unsent events for the ending: a process being stopped has seconds. A resumed training delivers them."""
         with suppress(queue.Empty):
             while True:
                 self._events.get_nowait()
@@ -110,20 +110,20 @@ class TrainingRun:
                         settle(store, self.workspace)
                     if isinstance(event, Ending):
                         terminate(store, self.id, event)
-                    elif "step" not in event:  # of a machine, by the seconds since the run began
+                    elif "step" not in event:  # a machine's metrics, with seconds since the start of the run as step
                         at = int(1000 * event.pop("time"))
                         _log_history(store, self.id, [{"step": (at - started) // 1000, **event}], at)
                     elif int(event["step"]) > logged:
                         _log_history(store, self.id, [event])
             except TrackingError as error:
                 if not retry_at:
-                    said = f"MLflow does not answer ({error}); training goes on, the rest is delivered when it ends"
+                    said = f"MLflow does not answer ({error}). Training goes on, and the rest is delivered at its end"
                     say(said, logging.WARNING)
                 retry_at = time.monotonic() + 30
 
 
 def settle(store: Store, workspace: str) -> None:
-    """Let MLflow know how trainings of the workspace ended that it takes for running: a killed one could not say so."""
+    """End the runs of killed trainings of the workspace, which MLflow still has as RUNNING."""
     ours = storage.join(storage.absolute(workspace), "checkpoints") + "/"
     for run in list(store.runs("tags.`zse.kind` = 'training' and attributes.status = 'RUNNING'")):
         folder = run.data.tags.get("zse.checkpoint", "")
@@ -132,7 +132,7 @@ def settle(store: Store, workspace: str) -> None:
 
 
 def deliver_training(config: ExperimentConfig, workspace: str, checkpoint: str) -> None:
-    """Log what MLflow does not have of a finished training: parameters, history, the checkpoint as a logged model."""
+    """Log what MLflow lacks of a finished training: parameters, history, and the checkpoint as a logged model."""
 
     def log(store: Store) -> dict[str, Any]:
         client = store.client
@@ -160,7 +160,7 @@ def deliver_training(config: ExperimentConfig, workspace: str, checkpoint: str) 
 
 
 def deliver_evaluation(config: ExperimentConfig, workspace: str, report: str, checkpoint: str | None) -> None:
-    """Log a report as a run in the experiment of each setting it has rows of, and its summary on the training run."""
+    """Log a report as a run in the experiment of each of its settings, and its summary to the training run."""
 
     def log(store: Store) -> dict[str, Any]:
         rows = storage.read_json(storage.join(report, "report.json"))
@@ -178,7 +178,7 @@ def deliver_evaluation(config: ExperimentConfig, workspace: str, report: str, ch
 
 
 def _trained(store: Store, checkpoint: str) -> dict[str, str]:
-    """Of a checkpoint's `run` and `model` those that are there: not deleted, not in another database alone."""
+    """The `run` and `model` of a tracked checkpoint, each if this MLflow has it and it is not deleted."""
     if not storage.exists(url := storage.join(checkpoint, TRACKED)):
         return {}
     tracked, found = storage.read_json(url), {}
@@ -197,8 +197,8 @@ def _deliver(
     log: Callable[[Store], dict[str, Any]],
     whole: Callable[[Store, dict[str, Any]], bool] | None = None,
 ) -> None:
-    """Log a folder, unless MLflow has it `whole`, as far as is known of where it was tracked. None: `log` asks MLflow
-    itself what it lacks. A server that does not answer is said, and is asked the next time."""
+    """Log a folder unless it was tracked here and is `whole` in MLflow. Without `whole`, `log` itself finds what MLflow
+    lacks. If the server does not answer a warning is printed, and the next run delivers."""
     if not config.tracking.enabled:
         return
     store = Store.of(config, workspace)
@@ -208,7 +208,7 @@ def _deliver(
                 return
             storage.write_json(storage.join(folder, TRACKED), {"uri": shown(store.uri), **log(store)})
     except TrackingError as error:
-        said = f"MLflow did not take all of it ({error}); run the same command again to deliver what is missing"
+        said = f"MLflow lacks some of the results ({error}). Run the same command again to deliver them"
         say(said, logging.WARNING)
 
 
@@ -240,8 +240,7 @@ def _training_run(
     config: ExperimentConfig,
     pairs: dict[str, Any],
 ) -> str:
-    """The id of the training's run, which is under way: the one it already has, or a new one where it has none in this
-    database."""
+    """The id of the training's run in this database, set to RUNNING; a new run if there is none."""
     url = storage.join(folder, RUN_ID)
     if storage.exists(url):
         known = storage.read_json(url)
@@ -282,12 +281,12 @@ def _log_dataset(store: Store, run_id: str, name: str, fingerprint: str, source:
         name=name, digest=fingerprint[:8], source_type="zse", source=json.dumps({"uri": source, "sha256": fingerprint})
     )
     inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])]
-    beside_others(lambda: store.client.log_inputs(run_id, inputs))  # of two trainings of one data set
+    beside_others(lambda: store.client.log_inputs(run_id, inputs))  # another training may log the same data set
 
 
 def _log_history(store: Store, run_id: str, history: list[dict[str, float]], at: int | None = None, **of: str) -> None:
-    """at: time stamp in ms, None = now; of: `model_id`, and `dataset_name` and `dataset_digest`, that the metrics are
-    also found by."""
+    """Log events. at: time stamp in ms, None = now. of: `model_id`, `dataset_name` and `dataset_digest` of the
+    metrics."""
     from mlflow.entities import Metric
 
     at = at or int(time.time() * 1000)
@@ -306,7 +305,7 @@ def log_metrics(store: Store, run_id: str, metrics: dict[str, float], at: int | 
 
 
 def _last_step(store: Store, run_id: str) -> int:
-    """The last step that MLflow has of a training run; -1 for none."""
+    """The last step of a training run in MLflow; -1 if there is none."""
     client = store.client
     metrics = client.get_run(run_id).data.metrics
     steps = [
@@ -322,8 +321,8 @@ def _history(client: Any, run_id: str, key: str) -> list[Any]:
 def _evaluation_run(
     store: Store, setting: str, rows: list[dict[str, Any]], report: str, trained: dict[str, Any]
 ) -> tuple[str, bool]:
-    """The id of a report's run, complete, and whether it was not before. What is logged again has the same time stamp:
-    MLflow keeps it once."""
+    """(id of a report's finished run, whether this call finished it). A repeated metric has the same time stamp, so
+    MLflow stores it once."""
     from mlflow.entities import LoggedModelInput
 
     client, first = store.client, rows[0]
@@ -350,7 +349,7 @@ def _evaluation_run(
     }
     of = {"dataset_name": setting, "dataset_digest": first["dataset_fingerprint"][:8]}
     model = {"model_id": trained["model"]} if "model" in trained else {}
-    # The experiment and the data set say which setting: names without it can be read in the UI's columns.
+    # Names without the setting, which the experiment and the data set give: the UI's columns are narrow.
     short = {name.removeprefix(f"{setting}/"): value for name, value in _summary(rows).items()}
     experiment, is_first = store.experiment(setting), setting == manifest["settings"][0]
 
@@ -368,13 +367,13 @@ def _evaluation_run(
 
     key = f"{manifest['report_key']}-{first['method']}"
     run, made = run_once(store, experiment, key, f"evaluate {report.rsplit('/', 1)[1]}", tags, log)
-    if not made and run.data.tags.get("zse.report") != report:  # where it was is not where it is
+    if not made and run.data.tags.get("zse.report") != report:  # the report was moved
         client.set_tag(run.info.run_id, "zse.report", report)
     return run.info.run_id, made
 
 
 def _log_tables(store: Store, run_id: str, at: int, report: str) -> None:
-    """What a report has of its first setting, the unseen classes by class: tables, curves, costs, pictures."""
+    """Log the tables, curves, costs and pictures of a report; they are of its first setting (category level)."""
     client = store.client
     costs, curves = _table(report, "costs.json"), _table(report, "curves.json") or {}
     for row in costs:
@@ -388,7 +387,7 @@ def _log_tables(store: Store, run_id: str, at: int, report: str) -> None:
     _log_history(store, run_id, steps, at)
     there = {artifact.path for artifact in client.list_artifacts(run_id)}
     for file in ("per_class.json", "confusion.json", "costs.json"):
-        if file not in there and (table := _table(report, file)):  # log_table appends
+        if file not in there and (table := _table(report, file)):  # log_table would append
             client.log_table(run_id, {k: [row[k] for row in table] for k in table[0]}, file)
     with tempfile.TemporaryDirectory() as temporary:
         for folder in ("sheets", "charts"):
@@ -399,7 +398,7 @@ def _log_tables(store: Store, run_id: str, at: int, report: str) -> None:
 
 
 def _table(report: str, name: str) -> Any:
-    """A table of a report, if it has it: reference rows have no costs."""
+    """A table of a report; empty if it has none: reference rows have no costs."""
     url = storage.join(report, name)
     return storage.read_json(url) if storage.exists(url) else []
 
@@ -416,12 +415,12 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @cache
 def _git() -> dict[str, str]:
-    """The commit of the code: of its checkout, or what its image was built from. Nothing where neither is known."""
+    """Tags with the commit of the code, from the image or the repository; empty if unknown."""
     if COMMIT.exists():
         commit = COMMIT.read_text().strip()
         return {"mlflow.source.git.commit": commit} if commit else {}
     here = Path(__file__)
-    # The repository that an environment with this package happens to lie in is another project's.
+    # An installed package may be inside another project's repository, which does not track this file.
     if _asked("ls-files", "--error-unmatch", here.name) is None or not (commit := _asked("rev-parse", "HEAD")):
         return {}
     changed = _asked("status", "--porcelain")
@@ -430,8 +429,8 @@ def _git() -> dict[str, str]:
 
 
 def _asked(*arguments: str) -> str | None:
-    """What git says in the folder of this file; None where it is not installed, refuses, or takes long."""
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook's name its own
+    """The output of git in the folder of this file; None if git is missing, fails or takes longer than GIT."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a git hook sets its own
     try:
         done = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), *arguments],

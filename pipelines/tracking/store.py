@@ -1,4 +1,4 @@
-"""Where runs are tracked: the URI, a client that does not wait for minutes, and one error for what goes wrong there."""
+"""Connect to MLflow: the tracking URI, a client with short timeouts, and `TrackingError` for all of MLflow's errors."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from pipelines.runtime.redaction import shown
 from pipelines.store import storage
 from zse_model.errors import ZseError
 
-TRACKED = "tracked.json"  # beside what was delivered: where to
-PATIENCE = 5.0  # s until a server has to accept a connection where it is asked whether it is there
-PORTS = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of the databases that MLflow writes to
-UPLOAD = 600, 1e6  # s for an upload, and bytes/s on top of it: a proxy answers once its store has all of it
+TRACKED = "tracked.json"  # in a delivered folder: the URI, run and model that it was delivered to
+PATIENCE = 5.0  # s until a server must accept a connection when it is checked
+PORTS = {"sqlite": 0, "postgresql": 5432, "mysql": 3306, "mssql": 1433}  # default ports of MLflow's databases
+UPLOAD = 600, 1e6  # s, plus size / (bytes/s): a proxy answers only when its store has everything
 
 
 class TrackingError(ZseError):
-    """The tracking server did not take something; what it was is still in the workspace."""
+    """MLflow cannot be reached, refused a request, or does not know a name. Results stay in the workspace."""
 
 
 def tracking_uri(workspace: str, configured: str | None = None) -> str:
-    """The configured URI, else MLFLOW_TRACKING_URI, else SQLite in a local workspace (the working folder otherwise)."""
+    """The configured URI, else MLFLOW_TRACKING_URI, else SQLite in a local workspace, else in the working folder."""
     if uri := configured or os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     folder = Path(storage.absolute(workspace)) if storage.is_local(workspace) else _beside_remote_workspace()
@@ -41,26 +41,26 @@ def tracking_uri(workspace: str, configured: str | None = None) -> str:
 
 
 def sqlite_uri(database: Path) -> str:
-    """The URL of a database file. Quoted is only what a URL would read as something else: `?` begins its options, `%41`
-    is a character. So the URLs of other folders stay what they were. MLflow makes the folder of a `sqlite:///` URL
-    without its quotes undone: one with quotes names the driver as well."""
+    """The URL of a database file. Only `?` and `%` before two hex digits are escaped, so that URLs of other paths stay
+    as they were. MLflow creates the folder of a `sqlite:///` URL without unescaping it: an escaped one names the
+    driver."""
     path = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", str(database)).replace("?", "%3F")
     return f"sqlite:///{path}" if path == str(database) else f"sqlite+pysqlite:///{path}"
 
 
 @cache
 def _beside_remote_workspace() -> Path:
-    """The working folder; said once, since a submitted job's is deleted with it."""
+    """The working folder. Prints a warning once: a submitted job's folder is deleted with the job."""
     folder = Path.cwd()
     say(
         f"MLflow runs go to {folder / 'mlflow.db'}: no tracking URI is set and the workspace is not local. A submitted "
-        "job loses that file when it ends; set MLFLOW_TRACKING_URI, or --set tracking.uri=http://HOST:5000"
+        "job loses this file at its end. Set MLFLOW_TRACKING_URI or --set tracking.uri=http://HOST:5000"
     )
     return folder
 
 
 def ui_command(uri: str) -> str:
-    """A command, or advice, that can be pasted into a shell."""
+    """How to open the MLflow UI: a command for a database, advice for a server."""
     if uri.startswith("http"):
         return f"open {shown(uri)} in a browser"
     return f"mlflow ui --backend-store-uri {quote(shown(uri))}"
@@ -68,11 +68,11 @@ def ui_command(uri: str) -> str:
 
 @cache
 def _client(uri: str) -> Any:
-    # A server that is away must cost seconds, not minutes: what could not be logged is delivered later.
+    # An unreachable server must cost seconds, not minutes: what was not logged is delivered later.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # that is for results
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -85,7 +85,7 @@ def _client(uri: str) -> Any:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Settings that MLflow reads with each request."""
+    """Set environment variables that MLflow reads at each request."""
     before = {name: os.environ.get(name) for name in values}
     os.environ |= values
     try:
@@ -100,15 +100,14 @@ def _briefly() -> AbstractContextManager[None]:
 
 
 def transfer(size: int) -> AbstractContextManager[None]:
-    """For sending or fetching artifacts, the largest of so many bytes: the server, which may pass them on to a store,
-    has minutes to answer."""
+    """Raise the request timeout for artifacts of at most `size` bytes: a server may first pass them on to a store."""
     seconds = max(UPLOAD[0] + size / UPLOAD[1], int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", 0)))
     return _environment(MLFLOW_HTTP_REQUEST_TIMEOUT=f"{seconds:.0f}")
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """What MLflow and its transports raise, as one error with the reason."""
+    """Raise errors of MLflow and its transports as TrackingError with the reason."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError
@@ -116,19 +115,19 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError, ImportError) as error:
-        raise TrackingError(_first_line(error)) from error  # an import: of the driver of a database
+        raise TrackingError(_first_line(error)) from error  # ImportError: a database driver is missing
 
 
 def _first_line(error: Exception) -> str:
-    """Why, without the pools of `requests` around it, and without a page that something else answered with."""
+    """The reason, without the connection pool that `requests` adds, and without an HTML page of another server."""
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     said = re.sub(r"failed with exception .*\(Caused by (.*)\)$", r"failed: \1", said)
     return shown(re.sub(r"\s*Response body: '\s*<.*", "", said))[:300]
 
 
 def reachable(config: ExperimentConfig, workspace: str) -> str:
-    """Where an experiment is tracked, and how fast that answers. Raises TrackingError, within seconds, where it does
-    not, with what to do about it. Nothing is made."""
+    """A line with the tracking URI of an experiment and its response time. Creates nothing. Raises TrackingError within
+    seconds if MLflow does not answer."""
     if not config.tracking.enabled:
         return "switched off by tracking.enabled"
     store = Store.of(config, workspace)
@@ -137,17 +136,17 @@ def reachable(config: ExperimentConfig, workspace: str) -> str:
     except TrackingError as error:
         raise TrackingError(
             f"MLflow at {shown(store.uri)} does not answer: {error}. Set MLFLOW_TRACKING_URI or --set tracking.uri=…, "
-            "let its --allowed-hosts name host and port, or go without: --set tracking.enabled=false"
+            "name host and port in its --allowed-hosts, or disable tracking: --set tracking.enabled=false"
         ) from error
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where things are tracked."""
+    """An MLflow tracking store: its URI and where artifacts go."""
 
     uri: str
     artifacts: str | None
-    """Root for artifacts of new experiments; None = the server decides."""
+    """Root of the artifacts of new experiments; None = the server decides."""
 
     @staticmethod
     def of(config: ExperimentConfig, workspace: str) -> Store:
@@ -159,8 +158,7 @@ class Store:
         return Store(uri, None if uri.startswith("http") else storage.join(storage.absolute(workspace), "mlartifacts"))
 
     def location(self, experiment: str) -> str | None:
-        """URL of the artifacts of a new experiment, in which a `?`, `#` or `%` of a name is one; None = the server
-        decides."""
+        """URL of the artifacts of a new experiment, with its name escaped; None = the server decides."""
         if self.artifacts is None:
             return None
         if storage.is_local(self.artifacts):
@@ -173,20 +171,20 @@ class Store:
         return _client(self.uri)
 
     def answers(self) -> str:
-        """Where it is, and how fast it answers; nothing is made. Raises TrackingError, within seconds for a server that
-        is away: MLflow itself asks a database for minutes."""
+        """A line with the URI and its response time. Creates nothing. Raises TrackingError, within seconds for an
+        unreachable server: MLflow itself retries a database for minutes."""
         start = time.monotonic()
         with translated(), _briefly():
             try:
                 if not self._is_there():
-                    return f"{shown(self.uri)} is made by the first run"
+                    return f"{shown(self.uri)} will be created by the first run"
                 self.client.search_experiments(max_results=1)
-            except ValueError as error:  # of the URL's parts: a port that is no number
-                raise TrackingError(f"it is no URL ({error})") from error
+            except ValueError as error:  # such as a port that is not a number
+                raise TrackingError(f"it is not a URL ({error})") from error
         return f"{shown(self.uri)} answers in {time.monotonic() - start:.1f} s"
 
     def _is_there(self) -> bool:
-        """False for a database file that the first run makes. Raises what connecting to a database raises."""
+        """False for a database file that does not exist yet. Raises the errors of connecting to a database."""
         from sqlalchemy import create_engine, inspect
         from sqlalchemy.engine import make_url
 
@@ -199,7 +197,7 @@ class Store:
         if kind == "sqlite" and url.database and not (file := Path(url.database).absolute()).exists():
             there = next(folder for folder in file.parents if folder.exists())
             if not there.is_dir() or not os.access(there, os.W_OK):
-                raise PermissionError(f"{there} is no folder, or cannot be written")
+                raise PermissionError(f"{there} is not a folder, or cannot be written")
             return False
         engine = create_engine(url)
         try:
@@ -209,27 +207,27 @@ class Store:
         return True
 
     def runs(self, asked: str) -> Iterator[Any]:
-        """Those of all experiments, the newest first."""
+        """The runs of all experiments that match a filter, newest first."""
         experiments = [e.experiment_id for e in pages(self.client.search_experiments)]
         if experiments:
             order = ["attributes.start_time DESC"]
             yield from pages(self.client.search_runs, experiment_ids=experiments, filter_string=asked, order_by=order)
 
     def run(self, run_id: str) -> Any:
-        """A run, restored where it, or its experiment, was deleted. None: there is none, as after `mlflow gc`."""
+        """A run, restored if it or its experiment was deleted; None if there is none, such as after `mlflow gc`."""
         client, run = self.client, existing(self.client.get_run, run_id)
         if run is None or run.info.lifecycle_stage == "active":
             return run
         self._restored(client.get_experiment(run.info.experiment_id))
         if client.get_run(run_id).info.lifecycle_stage == "deleted":
             client.restore_run(run_id)
-            say(f"The run {run.info.run_name} had been deleted in MLflow and is restored")
+            say(f"Restored the run {run.info.run_name}, which was deleted in MLflow")
         return client.get_run(run_id)
 
     def experiment(self, name: str) -> str:
-        """The id of an experiment, made if need be, also when another process makes it at the same time.
+        """The id of an experiment, created if necessary, also if another process creates it at the same time.
 
-        One that was deleted is restored: MLflow gives its name to no other.
+        A deleted experiment is restored, since MLflow does not reuse its name.
         """
         from mlflow.exceptions import MlflowException
 
@@ -249,13 +247,13 @@ class Store:
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
             say(
-                f"The experiment {experiment.name} had been deleted in MLflow and is restored, with all of its runs: "
-                "these belong into it. `mlflow gc` removes what is deleted for good"
+                f"Restored the experiment {experiment.name}, which was deleted in MLflow, with all its runs: new runs "
+                "belong to it. `mlflow gc` removes deleted experiments for good"
             )
 
 
 def existing(get: Callable[[str], Any], name: str) -> Any:
-    """What `get` gives; None for what MLflow does not have."""
+    """`get(name)`; None if MLflow does not have it."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -267,7 +265,7 @@ def existing(get: Callable[[str], Any], name: str) -> Any:
 
 
 def pages(search: Callable[..., Any], **asked: Any) -> Iterator[Any]:
-    """All that a search finds, however many pages they are."""
+    """The results of a search, from all its pages."""
     token = None
     while True:
         page = search(**asked, max_results=1000, page_token=token)

@@ -1,7 +1,7 @@
-"""The page that an experiment of MLflow opens on: its evaluations as a table, ordered by the setting's first metric.
+"""Store a shared view with an MLflow experiment: a table of its evaluations, ordered by the setting's first metric.
 
-MLflow keeps a shared view as a tag of the experiment, in the form that its own "share" button writes (3.17; not
-documented). Where another version does not know it, the plain table opens.
+The view is a tag of the experiment, in the undocumented form that MLflow's "share" button writes (3.17). Versions that
+do not know the form open the plain table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LIMIT = 5000  # characters of a tag
 
 
 def share_view(store: Store, experiment: str, rows: Sequence[dict[str, Any]], costs: Iterable[dict[str, Any]]) -> None:
-    """Let the table of an experiment show what these rows measured, beside what it shows already."""
+    """Add the metrics of these rows and costs to the columns of an experiment's table."""
     plain = [row for row in rows if row["protocol"] == "plain" and row["metric"] in HEADLINES]
     ordered = sorted(plain, key=lambda row: HEADLINES.index(row["metric"]))
     names = ["{protocol}/{mode}/{metric}".format(**row) for row in ordered]
@@ -45,7 +45,7 @@ def share_view(store: Store, experiment: str, rows: Sequence[dict[str, Any]], co
         store.client.set_experiment_tag(experiment, "mlflow.experimentKind", "custom_model_development")
         link = f"#/experiments/{experiment}/runs?viewStateShareKey={KEY}"
         note = f"[The models of this setting, best first]({link}): choose one there, then register it from its run."
-        if NOTE not in tags:  # people write theirs there
+        if NOTE not in tags:  # do not overwrite a user's note
             store.client.set_experiment_tag(experiment, NOTE, note)
 
 

@@ -236,9 +236,7 @@ def test_what_is_deleted_in_mlflow_is_restored_or_tracked_anew(
     assert tracked() == first
     client.delete_experiment(place)
     assert tracked() == first
-    assert "had been deleted in MLflow and is restored, with all of its runs" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "which was deleted in MLflow, with all its runs" in " ".join(capsys.readouterr().err.split())
     client.delete_logged_model(first["model"])
     second = tracked()
     assert second["run"] == first["run"] and second["model"] != first["model"]
@@ -283,7 +281,7 @@ def test_pseudo_unseen_classes_are_a_setting_to_choose_by(tmp_path: Path) -> Non
     with pytest.raises(LeakError, match="trained or chosen on"):
         evaluate_checkpoint(everything, str(tmp_path), out.checkpoints["global"])
     published = tiny(dataset={"split": "synthetic", "use": "selection"})
-    with pytest.raises(ValueError, match="'synthetic' is published: its test classes are for reports"):
+    with pytest.raises(ValueError, match="test classes of the published split 'synthetic' are for reports"):
         evaluate_checkpoint(published, str(tmp_path), out.checkpoints["global"])
     with pytest.raises(ValueError, match="at least two classes"):
         run(everything, str(tmp_path))

@@ -59,8 +59,8 @@ def test_a_server_that_does_not_answer_is_said_within_seconds(tmp_path: Path, mo
             ("postgresql+pg8001://zse@/mlflow", "pg8001"),
             (f"sqlite:///{tmp_path}/bad.db", "not a database"),
             (f"sqlite:///{tmp_path}/bad.db/mlflow.db", "bad.db is no folder"),
-            ("http://[::1", "it is no URL"),
-            ("postgresql://h:port/mlflow", "it is no URL"),
+            ("http://[::1", "it is not a URL"),
+            ("postgresql://h:port/mlflow", "it is not a URL"),
         ):
             start = time.monotonic()
             with pytest.raises(TrackingError, match=why) as told:

@@ -1,4 +1,4 @@
-"""What the stages of the data are told: ingest and shard. Imports no torch, as their workers do not."""
+"""Settings of the stages ingest and shard. Imports no torch, so that their workers start fast."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class IngestConfig:
     __pydantic_config__ = {"extra": "forbid"}
 
     on_bad: Literal["skip", "raise"] = "skip"
-    """What a picture that cannot be used does to the job."""
+    """Whether a picture that cannot be used is skipped or fails the job."""
     max_bad_fraction: float = 0.05
-    """With `skip`: more bad pictures than this fail the job, after all of them were named."""
+    """With `skip`: a larger share of bad pictures fails the job, after all of them were read and named."""
     part_size: int = 1000
-    """Pictures a part at most. A part is one Parquet file, of one class and modality; a task makes as many parts as
-    together have no more pictures than this."""
+    """Largest number of pictures in a part, and in all parts of one task. A part is a Parquet file with pictures of one
+    class and modality."""
     row_group: int = 128
-    """Pictures a row group."""
+    """Pictures per row group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,23 +30,25 @@ class ShardConfig:
     __pydantic_config__ = {"extra": "forbid"}
 
     layout: Literal["shards", "memory"] = "shards"
-    """`shards`: items are planned, augmented and written once, and streamed. `memory`: the same items are made on the
-    fly from pictures held in memory, for sets that fit (docs/pipeline.md)."""
+    """`shards`: items are planned, augmented and written once, then streamed. `memory`: the same items are made on the
+    fly from pictures in memory, for data sets that fit (docs/pipeline.md)."""
     items: int = 10_000
-    """Training items a pass; longer trainings pass over them again (`shards`) or go on (`memory`)."""
+    """Training items per pass. Longer trainings repeat the items (`shards`) or draw new ones (`memory`)."""
     part_size: int = 500
     row_group: int = 32
     own_photo: float = 0.5
-    """Where pairs are known: share of items whose photo is the one that the sketch was drawn from."""
+    """With known pairs: share of items whose photo is the one that the sketch was drawn from."""
     hard_negatives: float = 0.0
-    """Share of items whose negative photo is another instance of the sketch's own class. 1 is a fine-grained training:
-    one class is enough, and without pseudo-unseen classes it chooses its checkpoint by held-back pairs."""
+    """Share of items whose negative photo is another instance of the sketch's own class. 1 is fine-grained training:
+    one class is enough, and without pseudo-unseen classes the checkpoint is chosen on held-back pairs."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """Of a `union`: the share of items whose sketch is of each part, relative to one another. None = every class alike,
-    and in it every sketch."""
+    """For a `union`: part -> relative share of the items whose sketch is of that part. Empty = all classes equally, and
+    all sketches within a class."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
         if wrong := {name: weight for name, weight in self.weights.items() if weight <= 0}:
-            raise ZseError(f"shard.weights must be above 0, got {wrong}; leave a part out of dataset.parts instead")
+            raise ZseError(
+                f"shard.weights must be above 0, got {wrong}. To leave a part out, remove it from dataset.parts"
+            )

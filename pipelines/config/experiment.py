@@ -1,4 +1,4 @@
-"""All settings of an experiment, one frozen value. load.py makes it of a YAML file."""
+"""The settings of an experiment: `ExperimentConfig` and its sections. `load` builds it from a YAML file."""
 
 from __future__ import annotations
 
@@ -24,23 +24,22 @@ class EvaluationConfig:
     __pydantic_config__ = {"extra": "forbid"}
 
     classes: Literal["both", "unseen", "pseudo_unseen"] = "both"
-    """What is searched: the unseen classes, to choose by the pseudo-unseen ones (a setting `-selection`), or both, each
-    in a report of its own; of a checkpoint that is named the unseen ones alone."""
+    """Classes to search: unseen (to report), pseudo_unseen (to select by; setting `-selection`), or both, each with its
+    own report. With --checkpoint, `both` means unseen."""
     protocols: tuple[str, ...] = ("plain", "zse_paper")
     references: tuple[Literal["untrained", "raw_pixels"], ...] = ()
-    """Rows to stand beside the methods: their networks before training, and pixels compared as they are."""
+    """Reference rows: the methods' networks before training, and a comparison of raw pixels."""
     modes: tuple[str, ...] = ()
-    """Retrieval modes to evaluate, as `zse methods` lists them; each method is evaluated by those that it has. () = all
-    but rerank-K."""
+    """Retrieval modes, see `zse methods`. Each method is evaluated in those that it has. Empty = all but rerank-K."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """What pair networks compute in; scores are float32 either way."""
+    """Precision of pair networks. Scores are float32 in both cases."""
     instance_level: bool = True
-    """Also find a sketch's own photo (acc_k) where pairs are known."""
+    """Also measure acc_k: finding a sketch's own photo. Needs known pairs."""
     distractors: tuple[Distractors, ...] = ()
-    """Photos of other classes that stand beside the unseen ones, each in a setting more: `held_back` ones of the seen
-    classes (`-generalised`), all those that have a sketch of their own (`-fg-all`)."""
+    """Photos of other classes to add to the gallery, each in a further setting: `held_back` photos of seen classes
+    (`-generalised`), or all photos that have a sketch (`-fg-all`)."""
     seen_classes: bool = False
-    """Also find held-back photos of seen classes by their own sketches (`-fg-seen`), where pairs are known."""
+    """Also search held-back photos of seen classes with their own sketches (`-fg-seen`). Needs known pairs."""
     batch_size: int = 64
     """Pictures encoded at once."""
 
@@ -49,8 +48,8 @@ class EvaluationConfig:
             raise ZseError(f"evaluation.protocols {unknown} are unknown. Known: {sorted(PROTOCOLS)}")
         if unknown := [mode for mode in self.modes if not is_known_mode(mode)]:
             raise ZseError(
-                f"evaluation.modes {unknown} are unknown. Known: {', '.join(known_modes())}, with a number for K and "
-                "the bits of the method's codes for N"
+                f"evaluation.modes {unknown} are unknown. Known: {', '.join(known_modes())}, where K is a number of "
+                "photos and N the bits of the method's codes"
             )
 
 
@@ -62,7 +61,7 @@ class TrackingConfig:
     uri: str | None = None
     """MLflow tracking URI; None = MLFLOW_TRACKING_URI, else SQLite in a local workspace."""
     system_metrics: bool = True
-    """Also how busy each training machine is, every ten seconds."""
+    """Log the load of each training machine every ten seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +71,15 @@ class ExperimentConfig:
     name: str
     dataset: AnyDataset
     methods: Mapping[str, Any]
-    """Name -> its configuration, each trained and evaluated in turn."""
+    """Name of a method -> its configuration. The methods are trained and evaluated in this order."""
     transforms: TransformConfig = field(default_factory=TransformConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     train: TrainConfig
     start: str | None = None
-    """A checkpoint (folder, URL, or models:/NAME@ALIAS of the registry) that training starts from: a second stage. What
-    does not fit of its heads is new; of another method's checkpoint the backbone alone is taken."""
+    """A checkpoint to start training from: a folder, URL or models:/NAME@ALIAS. Heads that do not fit are initialised;
+    from a checkpoint of another method only the backbone is taken."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -88,12 +87,12 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         if self.name in ("", ".", "..") or "/" in self.name or not self.name.isprintable():
             raise ZseError(
-                f"name {self.name!r} is part of the names of folders: it may hold any printable character but /"
+                f"name is {self.name!r}, but becomes part of folder names. Use printable characters without /"
             )
         if self.train.gather and self.cluster.min_workers is not None:
             raise ZseError(
-                "cluster.min_workers must be null with train.gather: what a batch is compared with would change with "
-                "the number of workers"
+                "cluster.min_workers must be null with train.gather: the photos that a batch is compared with would "
+                "depend on the number of workers. Set one of them to null or false"
             )
 
     @staticmethod
@@ -102,18 +101,18 @@ class ExperimentConfig:
 
     @property
     def use(self) -> Literal["report", "selection"]:
-        """What the results of its evaluation may do: stand in a report, or also decide between models."""
+        """Whether results of its evaluation are for reports only, or may also decide between models."""
         return "selection" if self.evaluation.classes == "pseudo_unseen" else self.dataset.use
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain values, for hashes, checkpoints and tracking."""
+    """A configuration as plain values, for hashes, checkpoints and tracking."""
     return dataclasses.asdict(config)
 
 
-SECTIONS = ("dataset", "transforms", "evaluation")  # what an evaluation depends on
+SECTIONS = ("dataset", "transforms", "evaluation")  # those that an evaluation depends on
 
 
 def experiment_of(config: ExperimentConfig) -> Mapping[str, Any]:
-    """What a report's manifest keeps of its experiment."""
+    """The part of an experiment that a report's manifest keeps."""
     return {"name": config.name, **{section: to_dict(getattr(config, section)) for section in SECTIONS}}

@@ -1,7 +1,7 @@
-"""From a YAML to an experiment. A YAML reads on its own: no inheritance, no interpolation.
+"""Load, override and validate the configuration of an experiment. All verbs call it.
 
-`--set a.b=c` is applied to it, then everything is read as its field's type (runtime/written.py) and validated, with
-unknown keys refused and the path of the field in the error.
+An experiment is one YAML without inheritance or interpolation. `--set a.b=c` is applied to it, then every value is read
+by its field's type (runtime/written.py) and validated. Unknown keys are refused, and errors name the field's path.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> ExperimentConfi
     elif Path(name).is_file():
         data = Path(name).read_bytes()
     else:
-        what = "It is a folder, no YAML file" if Path(name).is_dir() else "There is no such file"
+        what = "It is a folder, not a YAML file" if Path(name).is_dir() else "There is no such file"
         near = did_you_mean(name, shipped)
-        raise ConfigError(f"Unknown experiment {name!r}.{near} {what}, and the shipped ones are {shipped}")
+        raise ConfigError(f"Unknown experiment {name!r}.{near} {what}. Shipped experiments: {shipped}")
     raw = read_yaml(data, name)
     if not isinstance(raw, dict):
         raise ConfigError(f"{name} must be a mapping of sections, got {type(raw).__name__}")
@@ -45,13 +45,15 @@ def load_experiment(name: str, overrides: Sequence[str] = ()) -> ExperimentConfi
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set `a.b=c` in place; c is read as its field's type. Setting one of train.steps and train.minutes unsets the
-    other."""
+    """Apply `a.b=c` overrides to `raw` in place. Setting train.steps unsets train.minutes, and the reverse.
+
+    Raises ConfigError for text without `=` or with an empty name, and for a path through a value.
+    """
     for override in overrides:
         path, equals, value = override.partition("=")
         *parents, last = path.split(".")
         if not equals or not all((*parents, last)):
-            raise ConfigError(f"--set takes a.b=c, got {override!r}")
+            raise ConfigError(f"--set is {override!r}. Give a.b=c, such as train.steps=100")
         section = raw
         for i, parent in enumerate(parents):
             below = section.get(parent)
@@ -68,12 +70,12 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def validate(raw: dict[str, Any], overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """The experiment of what was written; `overrides` are those that were applied to it. Raises ConfigError."""
+    """The validated experiment. `overrides`, already applied to `raw`, are quoted in errors. Raises ConfigError."""
     methods = raw.get("methods")
     if isinstance(methods, Written):
         methods = read_yaml(methods, "methods")
     if not isinstance(methods, dict) or not methods:
-        raise ConfigError(f"methods: name at least one of {sorted(METHODS)}, each with its configuration")
+        raise ConfigError(f"methods is empty. Name at least one of {sorted(METHODS)}, each with its configuration")
     for name in map(str, methods):
         if name not in METHODS:
             near = did_you_mean(name, METHODS).replace("mean ", "mean methods.")
@@ -89,16 +91,16 @@ def validate(raw: dict[str, Any], overrides: Sequence[str] = ()) -> ExperimentCo
 
 
 def _absolute_weights(backbone: BackboneConfig) -> BackboneConfig:
-    """A worker on the cluster has another working folder: name the file from the root."""
+    """The backbone with an absolute path to its weights: workers on a cluster have other working folders."""
     if backbone.weights in (None, "hub"):
         return backbone
     if not storage.exists(backbone.weights) or storage.file_info(backbone.weights) is None:
         raise ConfigError(
-            f"backbone.weights: {backbone.weights!r} is no file that exists. Allowed: null, hub, or a file"
+            f"backbone.weights: {backbone.weights!r} is not a file that exists. Allowed: null, hub, or a file"
         )
     return dataclasses.replace(backbone, weights=storage.absolute(backbone.weights))
 
 
 def experiment_text(name: str) -> bytes:
-    """The file of a shipped experiment."""
+    """The bytes of a shipped experiment's file."""
     return resources.files("pipelines").joinpath("experiments", f"{name}.yaml").read_bytes()

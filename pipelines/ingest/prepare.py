@@ -1,4 +1,7 @@
-"""The work of one ingest task: read, decode, bring to size, write a part. Imports no torch: workers start fast."""
+"""Run one ingest task: read, decode and resize pictures, and write parts. `ingest.stage` sends it to workers.
+
+Imports no torch, so that workers start fast.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,11 @@ from zse_model.transforms import BadPicture, TransformConfig
 def write_images(
     task: dict[str, Any], *, folder: str, dataset: DatasetConfig, transforms: TransformConfig, ingest: IngestConfig
 ) -> dict[str, Any]:
-    """The parts of one task: read, prepare, write. A bad picture becomes a line in its part's metadata, or an error."""
+    """Read, prepare and write the parts of one task.
+
+    A bad picture is listed in the metadata of its part. Returns `rows` (pictures read) and `skipped` (JSON of `uri` and
+    `reason`). Raises StorageError and OSError of the store.
+    """
     parts = {
         name: [ImageRecord.of(values) for values in records] for name, records in json.loads(task["parts"]).items()
     }
@@ -41,7 +48,7 @@ def write_images(
 def _prepared(
     records: Sequence[ImageRecord], contents: Sequence[bytes | Exception], transforms: TransformConfig
 ) -> tuple[pa.Table, list[dict[str, str]]]:
-    """The rows of a part, and which of its pictures were skipped and why."""
+    """The table of a part, and `uri` and `reason` of its skipped pictures."""
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     for record, data in zip(records, contents, strict=True):
@@ -50,8 +57,9 @@ def _prepared(
                 raise data
             rows.append(_row(record, data, transforms))
         except (BadPicture, FileNotFoundError) as error:
-            # What belongs to the picture is a bad picture. A store that does not answer is an error of the job, and so
-            # is a missing permission: once it is given, nothing that is listed has changed, so it must be asked for.
+            # Faults of the picture only. A store that does not answer fails the job, and so does a missing permission:
+            # a skipped picture is read again only when its listing changes, and granting the permission changes
+            # nothing.
             reason = str(error) if isinstance(error, BadPicture) else f"{type(error).__name__}: cannot be read"
             skipped.append({"uri": printable(record.path), "reason": reason})
     return pa.Table.from_pylist(rows, schema=Images.SCHEMA), skipped

@@ -1,12 +1,12 @@
-"""ingest: raw pictures -> image shards. Lists, reads, decodes once, brings to the experiment's size, writes Parquet.
+"""ingest: raw pictures -> image shards. Lists, reads and decodes each picture once, resizes it, and writes Parquet.
 
     <workspace>/images/<dataset>-<hash>/part-<hash>.parquet ... manifest.json
 
-The folder's hash is of the listing and of the transforms: a changed picture, or another size, is another folder; an
-interrupted ingest goes on where it was. A part holds pictures of one class and modality, and its name is the hash of
-what it is made from. So what an earlier ingest of the data set has made is copied: a changed class is read, the others
-are not, and each folder stands by itself. The manifest's fingerprint is of the content alone, so the same pictures have
-the same one wherever they lie and however many workers read them.
+The folder's hash covers the listing and the transforms: a changed picture or size gives another folder. An interrupted
+ingest continues. A part has pictures of one class and modality, and its name is the hash of its inputs, so parts of
+earlier ingests of the data set are copied: only changed classes are read, and each folder is complete. The manifest's
+fingerprint covers the content alone: equal pictures have equal fingerprints in any place and with any number of
+workers.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class TooManyBadPicturesError(ZseError):
 
 @dataclass(frozen=True)
 class Planned:
-    """What an ingest makes of a listing."""
+    """The folder and parts that an ingest of a listing will write."""
 
     folder: str
     key: str
     parts: dict[str, list[ImageRecord]]
-    """Which pictures each part holds."""
+    """Name of a part -> its pictures."""
 
     @property
     def records(self) -> list[ImageRecord]:
@@ -53,7 +53,10 @@ class Planned:
 
 @logs.stage("ingest")
 def ingest(config: ExperimentConfig, workspace: str, planned: Planned | None = None) -> Images:
-    """Run the stage, or find it done. planned: by `plan_ingest`, to list once."""
+    """Run the stage, or return its finished output. planned: from `plan_ingest`, to list the data once.
+
+    Raises TooManyBadPicturesError, BadPicture with `on_bad: raise`, and the errors of listing and reading.
+    """
     planned = planned or plan_ingest(config, workspace)
     folder, parts = planned.folder, planned.parts
     logs.about(run=_name(folder))
@@ -67,19 +70,19 @@ def ingest(config: ExperimentConfig, workspace: str, planned: Planned | None = N
     if len(skipped) > config.ingest.max_bad_fraction * listed:
         first = "\n".join(f"  {s['uri']}: {s['reason']}" for s in skipped[:10])
         raise TooManyBadPicturesError(
-            f"{len(skipped)} of {listed} pictures cannot be used, ingest.max_bad_fraction allows "
-            f"{config.ingest.max_bad_fraction:.1%}. The first:\n{first}\nMend them, or raise the limit with "
-            f"--set ingest.max_bad_fraction={len(skipped) / listed + 0.005:.2f}; what was read is kept"
+            f"{len(skipped)} of {listed} pictures cannot be used, but ingest.max_bad_fraction allows "
+            f"{config.ingest.max_bad_fraction:.1%}. The first:\n{first}\nRepair or remove them, or raise the limit: "
+            f"--set ingest.max_bad_fraction={len(skipped) / listed + 0.005:.2f}. Finished work is kept"
         )
     images = Images.write(folder, planned.key, **about)
     if skipped:
         reasons = Counter(s["reason"] for s in skipped).most_common(3)
-        say(f"Skipped {len(skipped)} of {listed} pictures: {reasons}; all are named in {folder}/{MANIFEST}")
+        say(f"Skipped {len(skipped)} of {listed} pictures: {reasons}. {folder}/{MANIFEST} names all of them")
     return images
 
 
 def plan_ingest(config: ExperimentConfig, workspace: str) -> Planned:
-    """List the pictures and plan their parts; nothing is read."""
+    """List the pictures and plan their parts. Reads no picture."""
     dataset = create_dataset(config.dataset)
     say(f"Listing {getattr(config.dataset, 'source', config.dataset.name)} ...")
     made_by = [Images.VERSION, Images.SCHEMA.names, to_dict(config.transforms), config.ingest.row_group]
@@ -93,10 +96,10 @@ def plan_ingest(config: ExperimentConfig, workspace: str) -> Planned:
 
 
 def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[ImageRecord]]) -> None:
-    """Read, prepare and write the parts that are neither there yet nor in another folder of the data set."""
+    """Write the missing parts: copy those of other ingests of the data set, read and prepare the rest."""
     there = storage.names(folder) & parts.keys()
     if there:
-        say(f"{len(there)} of {len(parts)} parts are there already")
+        say(f"{len(there)} of {len(parts)} parts already exist")
     there |= _copy_parts(folder, parts.keys() - there)
     left = {name: records for name, records in parts.items() if name not in there}
     names = list(left)
@@ -122,9 +125,9 @@ def _name(folder: str) -> str:
 
 
 def _copy_parts(folder: str, wanted: set[str]) -> set[str]:
-    """Copy those of the wanted parts that other ingests of the data set have made; their names.
+    """Copy the wanted parts that other ingests of the data set have written; returns their names.
 
-    A part with skipped pictures is made again: what was wrong with them may be over, and nothing else would ask.
+    A part with skipped pictures is not copied: it is made again, in case the pictures can be read now.
     """
     images, _, own = folder.rpartition("/")
     copied: set[str] = set()
@@ -136,7 +139,7 @@ def _copy_parts(folder: str, wanted: set[str]) -> set[str]:
         there = sorted((wanted - copied) & storage.names(source))
         done = list(storage.side_by_side(partial(_copy_part, source, folder), there))
         if any(done):
-            say(f"{sum(done)} parts are copied from {other}")
+            say(f"Copied {sum(done)} parts from {other}")
         copied |= set(compress(there, done))
     return copied
 
@@ -155,7 +158,7 @@ def _raise_if_asked(config: ExperimentConfig, skipped: list[dict[str, str]]) -> 
 
 
 def _about(folder: str, parts: list[str], config: ExperimentConfig, listed: int) -> dict[str, Any]:
-    """What the manifest says, made from the parts alone, so it does not matter who wrote them and when."""
+    """The manifest's content, computed from the parts alone, so that it does not depend on the run that wrote them."""
     written, skipped, content = [], [], []
     counts: dict[str, Counter[str]] = {}
     tables = shards.read_parts(folder, parts, ["modality", "category", "instance", "sha256"])

@@ -75,7 +75,7 @@ def test_the_distribution_of_this_code_is_no_stranger_of_its_old_name(
     monkeypatch.setattr(sys, "path", [stranger, before])
     assert (installed().name, installed().version) == ("zse", "0.1.0")
     monkeypatch.setattr(sys, "path", [stranger])
-    with pytest.raises(TrackingError, match="zse-retrieval is not installed here"):
+    with pytest.raises(TrackingError, match="zse-retrieval is not installed"):
         installed()
 
 

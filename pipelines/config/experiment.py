@@ -92,7 +92,7 @@ class ExperimentConfig:
         if self.train.gather and self.cluster.min_workers is not None:
             raise ZseError(
                 "cluster.min_workers must be null with train.gather: the photos that a batch is compared with would "
-                "depend on the number of workers. Set one of them to null or false"
+                "depend on the number of workers. Set cluster.min_workers=null or train.gather=false"
             )
 
     @staticmethod

@@ -1,6 +1,6 @@
 """The interface of a data set: a listing of records, the bytes of each picture, and a zero-shot split.
 
-Adapters implement it; `ingest`, `operate` and `judge` call it.
+Adapters implement it; `ingest`, `operate` and `zse datasets` call it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""doctor: a cluster, and what a run on it would need, to what there is to mend before."""
+"""doctor: check a cluster, MLflow and optionally an experiment, and list what to fix before a run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, reachable
 from zse_model.errors import ZseError
 
-PATIENCE = 120.0  # s for all nodes: the first task on a node starts a process there
+PATIENCE = 120.0  # s for all nodes; the first task on a node starts a process there
 TASK = ray.remote(num_cpus=0, max_retries=0)(look)
 
 
 def examine(workspace: str, config: ExperimentConfig | None = None) -> list[Finding]:
-    """Ask every node of the cluster, and MLflow; what is wrong comes first.
+    """Check every node of the cluster, and MLflow. Failures come first.
 
-    config: an experiment that is to run there. Writes a probe in the workspace and removes it, nothing else.
+    config: an experiment to check, too. Writes a probe to the workspace and removes it; nothing else is written.
     """
     nodes: list[Node] = []
     try:
@@ -37,11 +37,11 @@ def examine(workspace: str, config: ExperimentConfig | None = None) -> list[Find
         nodes, found = _ask(storage.absolute(workspace), config)
         if nodes:
             found += findings(nodes, since, time.time())
-    except (ZseError, RayError, OSError) as error:  # the rest is looked at all the same
-        found = [Finding("Ray", "fails", str(error), "ray status, on the machine that RAY_ADDRESS names")]
+    except (ZseError, RayError, OSError) as error:  # the other checks go on
+        found = [Finding("Ray", "fails", str(error), "run ray status on the machine of RAY_ADDRESS")]
     if storage.is_local(workspace) and len(nodes) > 1:
-        mend = "--workspace s3://bucket/prefix, unless that folder is one that all nodes share"
-        found.append(Finding("workspace", "fails", f"{workspace} is a folder, and there are {len(nodes)} nodes", mend))
+        mend = "give --workspace s3://bucket/prefix, unless all nodes share that folder"
+        found.append(Finding("workspace", "fails", f"{workspace} is a folder, but there are {len(nodes)} nodes", mend))
     if config is not None:
         found += [*(_room(nodes, config) if nodes else ()), *_experiment(workspace, config)]
     found.append(_tracking(workspace, config))
@@ -49,7 +49,7 @@ def examine(workspace: str, config: ExperimentConfig | None = None) -> list[Find
 
 
 def _ask(workspace: str, config: ExperimentConfig | None) -> tuple[list[Node], list[Finding]]:
-    """The nodes that answer, and a finding for each that does not."""
+    """(nodes that answer, a finding for each node that does not)."""
     source = (
         "" if config is None or config.dataset.adapter == "synthetic" else str(getattr(config.dataset, "source", ""))
     )
@@ -68,7 +68,7 @@ def _ask(workspace: str, config: ExperimentConfig | None) -> tuple[list[Node], l
             nodes.append(ray.get(task))
         except (RayError, TimeoutError) as error:
             reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-            mend = "ship the code with the job (ray job submit --working-dir .), or put it into the image; ray status"
+            mend = "ship the code with the job (ray job submit --working-dir .) or in the image, and check ray status"
             silent.append(Finding("nodes", "fails", f"{name}: {reason}", mend))
     if not silent:
         silent.append(Finding("nodes", "ok", f"{len(nodes)} answer"))
@@ -76,7 +76,7 @@ def _ask(workspace: str, config: ExperimentConfig | None) -> tuple[list[Node], l
 
 
 def _room(nodes: list[Node], config: ExperimentConfig) -> Iterator[Finding]:
-    """Whether the training's workers fit, and leave something for Ray Data."""
+    """Whether the training's workers fit and leave a CPU for Ray Data."""
     cluster = config.cluster
     cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
     wanted = cluster.workers * cluster.cpus_per_worker + SPARE_CPUS
@@ -85,32 +85,32 @@ def _room(nodes: list[Node], config: ExperimentConfig) -> Iterator[Finding]:
         min(n.cpus // cluster.cpus_per_worker, n.gpus // cluster.gpus_per_worker if cluster.gpus_per_worker else 1e9)
         for n in nodes
     ]
-    if not cpus:  # scaled to zero: what the workers will be is not known, and none of them was asked
-        mend = "ray status says what the autoscaler may start; ask again while a run has its workers there"
-        yield Finding("room", "slow", f"no CPU is there: an autoscaler has to bring {asked}, and a CPU for data", mend)
+    if not cpus:  # scaled to zero: the worker nodes do not exist yet and cannot be checked
+        mend = "ray status lists what the autoscaler may start. Run zse doctor again while a run has workers"
+        yield Finding("room", "slow", f"no CPUs yet: an autoscaler must add {asked}, and a CPU for data", mend)
     elif cpus < wanted or sum(fits) < cluster.workers:
-        mend = "fewer --set cluster.workers or cluster.cpus_per_worker, or more nodes; an autoscaler may bring them"
+        mend = "lower --set cluster.workers or cluster.cpus_per_worker, or add nodes; an autoscaler may add them"
         yield Finding("room", "fails", f"{asked} and a CPU for data; there are {cpus:g} CPUs and {gpus:g} GPUs", mend)
     else:
         yield Finding("room", "ok", f"{asked}; there are {cpus:g} CPUs and {gpus:g} GPUs")
     if gpus and not cluster.gpus_per_worker:
-        yield Finding("room", "slow", f"{gpus:g} GPUs are not asked for", "--set cluster.gpus_per_worker=1")
+        yield Finding("room", "slow", f"{gpus:g} GPUs are not used", "--set cluster.gpus_per_worker=1")
 
 
 def _experiment(workspace: str, config: ExperimentConfig) -> Iterator[Finding]:
-    """What would end a run of the experiment before a picture is read."""
+    """What would end a run of the experiment before any picture is read."""
     try:
         planned = plan_ingest(config, storage.absolute(workspace))
         preflight.check(config, workspace, planned.records, fresh=False)
         yield Finding("experiment", "ok", "split, classes, networks and weights are as they have to be")
     except (ZseError, OSError) as error:
         for text in error.found if isinstance(error, PreflightError) else [to_mend(error) or str(error)]:
-            yield Finding("experiment", "fails", text, "as it says; zse run --dry-run looks at the same")
+            yield Finding("experiment", "fails", text, "see the message; zse run --dry-run checks the same")
 
 
 def _tracking(workspace: str, config: ExperimentConfig | None) -> Finding:
     try:
         return Finding("MLflow", "ok", reachable(config, workspace) if config else Store.at(workspace).answers())
     except (TrackingError, OSError) as error:
-        mend = "MLFLOW_TRACKING_URI or --set tracking.uri; its --allowed-hosts must name host and port"
+        mend = "set MLFLOW_TRACKING_URI or --set tracking.uri; its --allowed-hosts must name host and port"
         return Finding("MLflow", "fails", str(error), mend)

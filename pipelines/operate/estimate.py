@@ -1,11 +1,11 @@
-"""What a run would take: an experiment is checked as far as it can be without running it, and its cost is estimated.
+"""Estimate the cost of a run without running it. `zse run --dry-run` prints the table.
 
-The data set is listed, its split resolved and its items planned as the stages do it. Networks are built without memory
-(torch's meta device), and torch counts the FLOP of one real training step, of encoding a picture and of scoring a pair.
-A few pictures are prepared, for their size. Nothing is written and no weights are fetched.
+The data set is listed, its split resolved and its items planned as in the stages. Networks are built without memory
+(torch's meta device), and torch counts the FLOP of a training step, of encoding a picture and of scoring a pair. A few
+pictures are prepared, for their size. Nothing is written, and no weights are fetched.
 
-Counted are matrix products and convolutions, a multiplication and an addition as two; the rest is in `utilisation`.
-Left out: searching the classes that checkpoints are chosen by, the preparation of the data, and waiting for storage.
+FLOP are of matrix products and convolutions; a multiplication and an addition are two. `utilisation` covers all other
+operations. Left out: the searches that choose checkpoints, the preparation of the data, and waiting for storage.
 """
 
 from __future__ import annotations
@@ -40,62 +40,62 @@ from zse_model.split import ZeroShotSplit
 from zse_model.transforms import BadPicture, Modality
 
 TFLOPS = {"fp32": 60.0, "bf16": 400.0}
-"""Of one GPU of the class of an H100: round numbers below what its maker states, to be replaced by what you have."""
+"""TFLOP/s of one GPU of the class of an H100: round numbers below the maker's. `--tflops` replaces them."""
 UTILISATION = 0.35
 _MODALITIES: tuple[Modality, ...] = ("sketch", "photo")
-SAMPLED = 8  # pictures of each modality that are prepared, for their size
+SAMPLED = 8  # pictures of each modality to prepare, for their size
 
 Count = dict[Modality, int]
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the listing says, before any picture was judged: a few may yet be found unusable."""
+    """Counts from the listing. No picture was checked: a few may be unusable."""
 
     split: ZeroShotSplit
     pictures: Count
     training: Count
     tested: Count
     chosen_by: Count
-    """Of the pseudo-unseen classes that an evaluation searches, too."""
+    """Pictures of the pseudo-unseen classes, if the evaluation searches them, too."""
     classes: list[str]
-    """That are trained on."""
+    """Training classes."""
     picture_bytes: dict[Modality, float]
-    """Mean size in a shard, of a few."""
+    """Mean bytes in a shard, of at most SAMPLED pictures."""
 
     @property
     def searches(self) -> tuple[Count, Count]:
-        """What is searched in what, each on its own."""
+        """The queries and photos of the two searches: unseen, and pseudo-unseen classes."""
         return self.tested, self.chosen_by
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one method. FLOP unless another unit is named."""
+    """The cost of one method, in FLOP unless another unit is named."""
 
     parameters: int
     trained: int
     """Parameters that are not frozen."""
     step: int
-    """Forward and backward, all workers."""
+    """A training step, forward and backward, all workers together."""
     encode: Count
-    """A picture."""
+    """Per picture."""
     stored: int
     """Bytes of a picture's encoding."""
     prepare: Count = dataclasses.field(default_factory=lambda: {"sketch": 0, "photo": 0})
-    """What scoring does once a picture; of a sketch once for each tile of photos."""
+    """Preparation for scoring: per photo, and per sketch and tile of photos."""
     pair: int = 0
-    """What a pair network does once a pair; 0 = a score is a product of two vectors."""
+    """The pair network, per pair; 0 = a score is a product of two vectors."""
     tile: int = 1
-    """How many photos are prepared at once."""
+    """Photos prepared at once."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast a GPU is taken to be."""
+    """The assumed speed of a GPU."""
 
     tflops: float | None = None
-    """Of matrix products at the experiment's precision; None = `TFLOPS`."""
+    """TFLOP/s of matrix products at the experiment's precision; None = `TFLOPS`."""
     utilisation: float = UTILISATION
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class Rates:
         return flop / (self._tflops(precision) * 1e12 * self.utilisation) / 3600
 
     def words(self, flop: float, precision: str) -> str:
-        """The hours, and what they were estimated at."""
+        """The GPU hours and the rates that they were estimated at."""
         hours = self.hours(flop, precision)
         shown = f"{hours:,.2f}" if hours >= 0.01 else "under 0.01"
         return f"{shown} GPU hours in {precision} at {self._tflops(precision):g} TFLOP/s x {self.utilisation:g}"
@@ -122,19 +122,19 @@ class Estimate:
     config: ExperimentConfig
     data: Data
     costs: dict[str, Cost]
-    """By method."""
+    """Name of a method -> cost."""
 
     def training(self, method: str) -> int | None:
-        """FLOP of the whole training; None where a budget in minutes says how long it takes."""
+        """FLOP of the whole training; None for a budget in minutes."""
         steps = self.config.train.steps
         return None if steps is None else steps * self.costs[method].step
 
     def encoding(self, method: str) -> int:
-        """FLOP of encoding what is searched."""
+        """FLOP of encoding the queries and photos of the searches."""
         return sum(search[m] * flop for search in self.data.searches for m, flop in self.costs[method].encode.items())
 
     def pairs(self, method: str) -> int:
-        """How many a pair network scores, over all modes: every one, and K a query for rerank-K."""
+        """Pairs that a pair network scores, in all modes: every pair, or K per query for rerank-K."""
         return sum(self._pairs(method, search) for search in self.data.searches)
 
     def _pairs(self, method: str, search: Count) -> int:
@@ -144,11 +144,11 @@ class Estimate:
         asked = self.config.evaluation.modes
         pays = [mode for mode in METHODS[method].MODES if mode.pair_network]
         depths = {rerank_depth(name) for name in asked for mode in pays if mode.number(name) is not None}
-        every = None in depths or not asked  # modes of one pair network share its scores
+        every = None in depths or not asked  # the modes of a pair network share its scores
         return queries * (sum(min(depth, gallery) for depth in depths if depth) + gallery * every)
 
     def scoring(self, method: str) -> int:
-        """FLOP of the pair network, what it prepares included."""
+        """FLOP of the pair network, with its preparation."""
         cost, total = self.costs[method], 0
         for search in self.data.searches:
             if pairs := self._pairs(method, search):
@@ -158,25 +158,26 @@ class Estimate:
         return total
 
     def scoring_reads(self, method: str) -> int:
-        """Bytes: each task of up to `PHOTOS` photos reads the encodings of all sketches."""
+        """Bytes read for scoring: each task of up to `PHOTOS` photos reads the encodings of all sketches."""
         if not self.pairs(method):
             return 0
         return sum(_tasks(search) * search["sketch"] for search in self.data.searches) * self.costs[method].stored
 
     def score_bytes(self) -> int:
-        """Of the scores of every pair, float32."""
+        """Bytes of the float32 scores of all pairs."""
         return sum(4 * search["sketch"] * search["photo"] for search in self.data.searches)
 
     def image_bytes(self) -> float:
         return sum(self.data.pictures[m] * size for m, size in self.data.picture_bytes.items())
 
     def pair_bytes(self) -> float:
-        """Of the pair shards, two sketches and two photos an item, before augmentation; 0 for the layout `memory`."""
+        """Bytes of the pair shards: two sketches and two photos per item, before augmentation. 0 for layout
+        `memory`."""
         stored = self.config.shard.layout == "shards"
         return self.config.shard.items * 2 * sum(self.data.picture_bytes.values()) if stored else 0
 
     def memory_bytes(self) -> int:
-        """That training pictures take in each worker with the layout `memory`."""
+        """Bytes of the training pictures in the memory of each worker; 0 for layout `shards`."""
         per = self.config.transforms.size**2
         in_memory = self.config.shard.layout == "memory"
         return per * (self.data.training["sketch"] + 3 * self.data.training["photo"]) if in_memory else 0
@@ -190,10 +191,10 @@ def _tasks(search: Count) -> int:
 
 
 def estimate(config: ExperimentConfig, records: Sequence[ImageRecord] | None = None) -> Estimate:
-    """Count what an experiment would cost. Raises what the stages would raise of the data set, its split, the items,
-    the class vectors, the network and a start that would leak; `preflight.check` looks at the rest.
+    """Estimate the cost of an experiment. records: the data set's, if already listed.
 
-    records: of the data set, where they are listed already.
+    Raises the errors of the stages for the data set, its split, the items, the class vectors, the network and a start
+    that would leak. `preflight.check` checks the rest.
     """
     data = look_at(config, records)
     if config.start is not None:
@@ -228,8 +229,7 @@ def _count(members: Members) -> Count:
 
 
 def _mean_bytes(config: ExperimentConfig, dataset: DatasetAdapter, records: Sequence[ImageRecord]) -> float:
-    """Of a few usable ones, evenly spread; 0 where there are none of the modality. Raises what is wrong with them if
-    none is usable."""
+    """Mean bytes of a few prepared pictures, evenly spaced; 0 without records. Raises BadPicture if none is usable."""
     chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(SAMPLED, len(records))).astype(int)]
     sizes, error = [], None
     for record, data in zip(chosen, dataset.read(chosen), strict=True):
@@ -238,7 +238,7 @@ def _mean_bytes(config: ExperimentConfig, dataset: DatasetAdapter, records: Sequ
                 raise data
             sizes.append(len(prepared(record.modality, data, config.transforms)[0]))
         except (BadPicture, OSError) as problem:
-            error = BadPicture(f"None of {len(chosen)} pictures can be used; the last, {record.path}: {problem}")
+            error = BadPicture(f"None of {len(chosen)} pictures can be used. The last, {record.path}: {problem}")
     if error is not None and not sizes:
         raise error
     return float(np.mean(sizes)) if sizes else 0.0
@@ -248,7 +248,7 @@ def _mean_bytes(config: ExperimentConfig, dataset: DatasetAdapter, records: Sequ
 
 
 def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost:
-    """Build a method without memory and count. Raises what building it raises."""
+    """Build a method without memory and count its FLOP. Raises the errors of building it."""
     method = _on_meta(config, name, classes)
     size = config.transforms.size
     if config.train.activation_checkpointing:
@@ -314,7 +314,7 @@ def _pair(scorer: Scorer, encoding: Encoding) -> int:
 
 
 def _stored_size(x: torch.Tensor) -> int:
-    """Bytes a number as `embed` writes them: whatever floats a network gives, float32."""
+    """Bytes per number as `embed` writes them: all floats as float32."""
     return 4 if x.is_floating_point() else x.element_size()
 
 
@@ -322,10 +322,10 @@ def _stored_size(x: torch.Tensor) -> int:
 
 
 def table(found: Estimate, rates: Rates) -> Table:
-    """Everything that was found, a line each."""
+    """The estimate as a table of three columns."""
     config, data = found.config, found.data
     split, train, evaluation = data.split, config.train, config.evaluation
-    out = Table(title=f"{config.name}: an estimate, nothing was run", show_header=False, title_justify="left")
+    out = Table(title=f"{config.name}: estimate, nothing was run", show_header=False, title_justify="left")
     for _ in range(3):
         out.add_column()
     classes = f"{len(split.seen)} seen, {len(split.pseudo_unseen)} of them pseudo-unseen, {len(split.unseen)} unseen"
@@ -337,15 +337,15 @@ def table(found: Estimate, rates: Rates) -> Table:
     out.add_row("test", f"classes: {len(split.unseen)}", _pictures_of(data.tested))
     if any(data.chosen_by.values()):
         chosen_by = _pictures_of(data.chosen_by)
-        out.add_row("selection", f"classes: {len(split.pseudo_unseen)}", f"{chosen_by}: searched, too, to choose by")
+        out.add_row("selection", f"classes: {len(split.pseudo_unseen)}", f"{chosen_by}: also searched, to select by")
     out.add_row("backbone", config.backbone.name, _weights(config))
-    sizes = " and ".join(f"{_bytes(size)} a {m}" for m, size in data.picture_bytes.items())
-    out.add_row("image shards", _bytes(found.image_bytes()), f"{sizes}: the mean of {SAMPLED} or fewer")
+    sizes = " and ".join(f"{_bytes(size)} per {m}" for m, size in data.picture_bytes.items())
+    out.add_row("image shards", _bytes(found.image_bytes()), f"{sizes}, the mean of up to {SAMPLED}")
     if config.shard.layout == "shards":
         items = f"{config.shard.items:,} items of two sketches and two photos, before augmentation"
         out.add_row("pair shards", _bytes(found.pair_bytes()), items)
     else:
-        out.add_row("pair shards", "none", f"pictures in memory: {_bytes(found.memory_bytes())} a worker")
+        out.add_row("pair shards", "none", f"pictures in memory: {_bytes(found.memory_bytes())} per worker")
     for name, cost in found.costs.items():
         out.add_section()
         frozen = f", {(cost.parameters - cost.trained) / 1e6:.1f} M frozen" if cost.trained < cost.parameters else ""
@@ -357,16 +357,16 @@ def table(found: Estimate, rates: Rates) -> Table:
         out.add_row("a training step", flops(cost.step), f"{batch}, forward and backward")
         total = found.training(name)
         if total is None or train.steps is None:
-            out.add_row("the training", f"{train.minutes:g} CPU minutes", "its steps are measured when it runs")
+            out.add_row("the training", f"{train.minutes:g} CPU minutes", "the run measures the number of steps")
         else:
             seen = train.steps * train.batch_size * train.accumulate * workers
             hours = rates.words(total, train.precision)
             passes = f"{train.steps:,} steps, {seen:,} items, {seen / config.shard.items:.1f} passes"
             out.add_row("the training", flops(total), f"{hours}; {passes}")
-        encode = " and ".join(f"{flops(flop)} a {m}" for m, flop in cost.encode.items())
+        encode = " and ".join(f"{flops(flop)} per {m}" for m, flop in cost.encode.items())
         total = found.encoding(name)
         out.add_row("encoding the test", flops(total), f"{rates.words(total, 'fp32')}; {encode}")
-        out.add_row("encodings", _bytes(found.encoding_bytes(name)), f"{_bytes(cost.stored)} a picture")
+        out.add_row("encodings", _bytes(found.encoding_bytes(name)), f"{_bytes(cost.stored)} per picture")
         if pairs := found.pairs(name):
             total = found.scoring(name)
             hours = rates.words(total, evaluation.precision)
@@ -389,8 +389,8 @@ def _chosen_by(config: ExperimentConfig, split: ZeroShotSplit) -> str:
 def _weights(config: ExperimentConfig) -> str:
     weights = config.backbone.weights
     if weights is None:
-        return "random weights: give --set backbone.weights=FILE|hub"
-    return "weights that timm names for it, fetched when it runs" if weights == "hub" else f"weights of {weights}"
+        return "random weights; for others --set backbone.weights=FILE|hub"
+    return "timm's weights, fetched by the run" if weights == "hub" else f"weights of {weights}"
 
 
 def _pictures_of(count: Count) -> str:

@@ -1,7 +1,7 @@
-"""The shipped experiments: what each is for, its backbone, and what its training costs.
+"""Describe the shipped experiments: their purpose, backbone and training cost. `zse experiments` prints it.
 
-Read from the experiments' files and counted as the estimate of a run counts, without data: for `CLASSES` classes,
-whatever the split has. Classes change little of what a step costs.
+The purpose is a comment of the YAML file. The cost is computed as in `estimate`, but without data, for `CLASSES`
+classes: the number of classes changes the cost of a step little.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CLASSES = 100
 
 
 def described() -> Iterator[str]:
-    """A paragraph an experiment, and what GPU hours are estimated at."""
+    """A paragraph for each experiment, then the rates of the estimated GPU hours."""
     counted: dict[str, int] = {}
     for name in experiment_names():
         config = load_experiment(name)
@@ -30,7 +30,7 @@ def described() -> Iterator[str]:
 
 
 def purpose(name: str) -> str:
-    """The comment of an experiment's file, up to the first line that begins with a label such as `Needs:`."""
+    """The first comment of an experiment's file, up to a line with a label such as `Needs:`."""
     lines = []
     for line in experiment_text(name).decode().splitlines():
         if not line.startswith("# ") or re.match(r"# [A-Z][a-z]+( [a-z]+){0,2}: ", line):
@@ -40,7 +40,7 @@ def purpose(name: str) -> str:
 
 
 def _costs(config: ExperimentConfig, counted: dict[str, int]) -> Iterator[str]:
-    """Of each method. counted: FLOP of a step, by what it is of: several experiments have it in common."""
+    """The training cost of each method. counted: a cache of the FLOP of a step, which experiments share."""
     train = config.train
     for name, settings in config.methods.items():
         if train.steps is None:
@@ -57,5 +57,5 @@ def _costs(config: ExperimentConfig, counted: dict[str, int]) -> Iterator[str]:
 
 
 def _without_file(settings: Any) -> Any:
-    """Class vectors are a file that need not be there yet; its vectors are as long as the configuration says."""
+    """The settings without a file of class vectors, which need not exist yet; the configuration has their length."""
     return replace(settings, class_vectors="random") if hasattr(settings, "class_vectors") else settings

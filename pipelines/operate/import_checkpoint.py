@@ -1,8 +1,8 @@
-"""import-checkpoint: weights of the public ZSE-SBIR code -> a checkpoint that `zse evaluate` and `zse search` take.
+"""import-checkpoint: weights of the public ZSE-SBIR code -> a checkpoint for `zse evaluate` and `zse search`.
 
     <out>/model.safetensors  checkpoint.json  seen.safetensors  manifest.json
 
-Nothing was trained here, so what belongs to a training (`run.json`, `history.json`) is left out.
+The files of a training (`run.json`, `history.json`) are left out.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ BACKBONE = (
 
 
 def import_checkpoint(file: str, split: str, out: str) -> str:
-    """Write the checkpoint, or find it there; gives its folder.
+    """Write the checkpoint unless it exists, and return its folder.
 
-    `file` and `out` are paths or URLs, `split` is what `trained_split` takes. Raises ValueError for a file that does
-    not hold these weights, whole, and where `out` holds something else.
+    file, out: paths or URLs. split: see `trained_split`. Raises ZseError for a file without all of these weights, and
+    for an `out` with other content.
     """
     classes, out = trained_split(split), storage.absolute(out)
     with storage.local_copy(file) as copy:
         try:
             content = read_published(copy)
             method, translation = released_method(content, len(classes.training))
-        except ZseError as error:  # of a remote file the copy is what was read; its URL is what the user knows
+        except ZseError as error:  # name the URL of a remote file, not its local copy
             said = str(error).replace(str(copy), file)
             raise ZseError(said if file in said else f"{file}: {said}") from error
         with copy.open("rb") as source:
@@ -69,20 +69,20 @@ def import_checkpoint(file: str, split: str, out: str) -> str:
         folder = Path(temporary)
         save_checkpoint(checkpoint, folder)
         if _is_there(checkpoint, folder, out):
-            say(f"{out} holds this checkpoint already")
+            say(f"{out} already has this checkpoint")
             return out
         storage.upload_folder(folder, out, last=INFO)
     manifest = {"name": checkpoint.training["run"], "method": checkpoint.name, "digest": checkpoint.digest}
     shards.write_manifest(out, {**manifest, "training": checkpoint.training})
     say(
-        f"{len(translation.state)} tensors taken over, {len(translation.dropped)} dropped, "
+        f"{len(translation.state)} tensors imported, {len(translation.dropped)} dropped, "
         f"{len(translation.initialised)} initialised; {INFO} names them\n{note}"
     )
     return out
 
 
 def _is_there(checkpoint: Checkpoint, folder: Path, out: str) -> bool:
-    """Whether `out` is this checkpoint. What an interrupted import left of it may stay; anything else is an error."""
+    """Whether `out` is this checkpoint. Raises ZseError for other content, except a part of this checkpoint."""
     if (
         shards.has_manifest(out)
         and shards.read_manifest(out, "zse import-checkpoint").get("digest") == checkpoint.digest
@@ -93,11 +93,9 @@ def _is_there(checkpoint: Checkpoint, folder: Path, out: str) -> bool:
     others = [
         name
         for name in sorted(there)
-        if not name.startswith(".")  # a write that was cut off
+        if not name.startswith(".")  # left by an interrupted write
         and (name not in mine or storage.read_bytes(storage.join(out, name)) != mine[name].read_bytes())
     ]
     if others:
-        raise ZseError(
-            f"{out} holds something else, such as {others[:3]}. Give --out another folder, or delete this one"
-        )
+        raise ZseError(f"{out} has other content, such as {others[:3]}. Give --out another folder, or delete this one")
     return False

@@ -1,4 +1,4 @@
-"""What a node of the cluster has, and what of it would stop a run or slow it down."""
+"""Inspect the nodes of a cluster, and find what would stop a run or slow it down. `doctor` calls it."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from uuid import uuid4
 import ray
 
 PACKAGES = ("ray", "torch", "torchvision", "timm", "pyarrow", "numpy", "fsspec", "s3fs", "mlflow")
-SPILL_ROOM = 0.1  # of a disk that has to be free: Ray stops writing at 5 %
-SKEW = 60.0  # s; stores refuse signatures that are 15 minutes off
+SPILL_ROOM = 0.1  # share of a disk that must be free; Ray stops writing at 5 %
+SKEW = 60.0  # s; stores refuse signatures that are off by 15 minutes
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node as it sees itself."""
+    """The properties of a node, measured on it."""
 
     name: str
     cpus: float
     gpus: float
-    """As Ray has them."""
+    """GPUs that Ray offers."""
     object_store: float
     """Bytes."""
     versions: Mapping[str, str]
-    """Of python, the packages, and `zse`: of the code's text."""
+    """Versions of python and the packages; `zse` is a digest of the code."""
     clock: float
     """Seconds since the epoch."""
     shared_memory: int
     """Bytes of /dev/shm; 0 = none."""
     disk: tuple[int, int]
-    """Bytes free and in all, where objects spill."""
+    """Free and total bytes of the disk that objects spill to."""
     cards: tuple[str, ...]
-    """The GPUs that NVIDIA's library sees."""
+    """Names of the GPUs that NVIDIA's library finds."""
     driver: tuple[int, int]
-    """The CUDA version that the driver can do; (0, 0) = no driver."""
+    """CUDA version that the driver supports; (0, 0) = no driver."""
     cuda: str
-    """The one that torch was built for; empty: built without."""
+    """CUDA version that torch was built for; empty = built without CUDA."""
     nccl: bool
     storage: str
-    """Why the workspace cannot be written, read and cleaned from here; empty: it can."""
+    """Why the workspace cannot be written, read or cleaned from the node; empty if it can."""
     source: str
-    """The same of reading what the experiment reads."""
+    """Why the experiment's data cannot be read from the node; empty if it can."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     state: Literal["ok", "slow", "fails"]
@@ -64,7 +64,8 @@ class Finding:
 
 
 def look(resources: Mapping[str, float], name: str, workspace: str, source: str) -> Node:
-    """Run on a node. workspace: a probe is written there, read and removed; source: is listed; empty = not asked."""
+    """Inspect the node that this runs on. workspace: a probe is written to it, read and removed. source: is listed.
+    Empty = not checked."""
     import torch
     import torch.distributed
 
@@ -89,7 +90,7 @@ def look(resources: Mapping[str, float], name: str, workspace: str, source: str)
 
 
 def code_digest() -> str:
-    """Of every file of the two packages: nodes with other text would compute other things."""
+    """A digest of all files of the two packages, to find nodes with other code."""
     import pipelines
     import zse_model
 
@@ -117,7 +118,7 @@ def _cards() -> tuple[tuple[str, ...], tuple[int, int]]:
 
 
 def written(workspace: str) -> str:
-    """Why a workspace cannot be written, read and cleaned from here; empty: it can."""
+    """Why a workspace cannot be written, read or cleaned from here; empty if it can."""
     from pipelines.runtime.errors import StorageError
     from pipelines.store import storage
 
@@ -128,7 +129,7 @@ def written(workspace: str) -> str:
         storage.remove_folder(folder)
     except (StorageError, OSError) as error:
         return f"{workspace}: {error}"
-    return "" if same else f"{workspace}: what was written is not what was read"
+    return "" if same else f"{workspace}: the bytes read are not those written"
 
 
 def _listed(source: str) -> str:
@@ -136,13 +137,13 @@ def _listed(source: str) -> str:
     from pipelines.store import storage
 
     try:
-        return "" if storage.exists(source) or storage.names(source) else f"{source} is not there, or is empty"
+        return "" if storage.exists(source) or storage.names(source) else f"{source} does not exist or is empty"
     except (StorageError, OSError) as error:
         return f"{source}: {error}"
 
 
 def findings(nodes: Sequence[Node], since: float, until: float) -> list[Finding]:
-    """What is to say of nodes that were asked between two moments of the driver's clock."""
+    """The findings on nodes that were inspected between two times of the driver's clock."""
     return [*_versions(nodes), *_clocks(nodes, since, until), *_gpus(nodes), *_memory(nodes), *_storage(nodes)]
 
 
@@ -150,7 +151,7 @@ def _versions(nodes: Sequence[Node]) -> Iterator[Finding]:
     same = True
     for package in nodes[0].versions:
         by_version: dict[str, list[str]] = {}
-        for node in nodes:  # torch 2.14.1+cpu is 2.14.1, for nodes without a GPU
+        for node in nodes:  # torch 2.14.1+cpu counts as 2.14.1: nodes without a GPU may have it
             by_version.setdefault(node.versions[package].partition("+")[0], []).append(node.name)
         if len(by_version) > 1:
             same = False
@@ -168,18 +169,18 @@ def _versions(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def _clocks(nodes: Sequence[Node], since: float, until: float) -> Iterator[Finding]:
-    """A node answered in between: what its clock says beyond that it is wrong by, at least."""
+    """A node read its clock between `since` and `until`; what lies outside is its least error."""
     off = {node.name: min(node.clock - since, 0) + max(node.clock - until, 0) for node in nodes}
     if wrong := [name for name, seconds in off.items() if abs(seconds) > SKEW]:
         worst = max((off[name] for name in wrong), key=abs)
-        text = f"{_names(wrong)}: {worst:+.0f} s beside the driver's"
+        text = f"{_names(wrong)}: {worst:+.0f} s from the driver's clock"
         yield Finding("clocks", "fails", text, "run a time service (chrony) on every node: stores refuse signatures")
 
 
 def _gpus(nodes: Sequence[Node]) -> Iterator[Finding]:
     with_cards = [n for n in nodes if n.cards or n.gpus]
     if not with_cards:
-        yield Finding("GPUs", "ok", "none, and none asked of Ray: everything runs on processors")
+        yield Finding("GPUs", "ok", "no node has a GPU: everything runs on CPUs")
         return
     good = True
     for node in with_cards:
@@ -193,23 +194,23 @@ def _gpus(nodes: Sequence[Node]) -> Iterator[Finding]:
         )
     if len(kinds) > 1:
         yield Finding(
-            "GPUs", "slow", f"of {len(kinds)} kinds: {', '.join(kinds)}", "all wait for the slowest in a step"
+            "GPUs", "slow", f"{len(kinds)} kinds: {', '.join(kinds)}", "use one kind: each step waits for the slowest"
         )
 
 
 def _wrong_with(node: Node) -> Iterator[tuple[str, str]]:
-    """What keeps the GPUs of a node from being used, all of it, and what mends it."""
+    """(problem, remedy) of everything that keeps the GPUs of a node from being used."""
     install = "install torch from PyPI by constraints.txt"
     if len(node.cards) < node.gpus:
-        yield f"Ray has {node.gpus:g} GPUs, the driver {len(node.cards)}", "look at nvidia-smi on that node"
+        yield f"Ray has {node.gpus:g} GPUs, the driver {len(node.cards)}", "check nvidia-smi on that node"
     elif len(node.cards) > node.gpus:
         text = f"the driver has {len(node.cards)} GPUs, Ray {node.gpus:g}"
         yield text, "start its Ray with --num-gpus, or leave CUDA_VISIBLE_DEVICES unset"
     if not node.cuda:
         yield "torch was built without CUDA", install
     elif node.driver < tuple(int(part) for part in node.cuda.split(".")[:2]):
-        text = f"the driver does CUDA {node.driver[0]}.{node.driver[1]}, torch wants {node.cuda}"
-        yield text, "a newer driver on the node (580 or later for CUDA 13)"
+        text = f"the driver supports CUDA {node.driver[0]}.{node.driver[1]}, torch needs {node.cuda}"
+        yield text, "install a newer driver on the node (580 or later for CUDA 13)"
     if node.cuda and not node.nccl:
         yield "torch has no NCCL", install
 

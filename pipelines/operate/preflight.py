@@ -1,9 +1,8 @@
-"""What can be known before a picture is read: an experiment that would end with an error ends within seconds.
+"""Check an experiment before any picture is read, so that a run that cannot succeed fails within seconds.
 
-`check` looks at the listing alone: the split, the classes, the training items, the networks, their weights and class
-vectors, the checkpoint to start from, the workspace and MLflow. `check_test` does the same for a checkpoint from
-elsewhere. `refuse_repeats` comes after the ingest, when the hash of every picture is known, and before anything is
-trained.
+`check` needs the listing only: it checks the split, the classes, the training items, the networks, their weights and
+class vectors, the checkpoint to start from, the workspace and MLflow. `check_test` does so for an evaluation of an
+existing checkpoint. `refuse_repeats` runs between ingest, which computes the hash of every picture, and training.
 """
 
 from __future__ import annotations
@@ -33,16 +32,15 @@ from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
 
 STAGES = ("ingest", "shard", "train", "embed", "evaluate")
-NAMED = 10  # pictures or classes that an error names
+NAMED = 10  # pictures or classes named in an error
 
 
 def check(
     config: ExperimentConfig, workspace: str, records: Sequence[ImageRecord], until: str = "evaluate", *, fresh: bool
 ) -> None:
-    """Raise one ZseError with everything that would end a run up to the stage `until`.
+    """Raise one ZseError with everything that would end a run before or in the stage `until`.
 
-    fresh: no picture was read yet, so that MLflow must answer too. A run that goes on does without it: what is missing
-    there is delivered later.
+    fresh: a new run, so that MLflow must answer. A continued run goes on without MLflow and delivers later.
     """
     problems = Problems()
     members, last = listed_members(records), STAGES.index(until)
@@ -53,7 +51,7 @@ def check(
         problems.of(lambda: check_searched(members, split, config))
     if last >= 2:
         problems.of(lambda: check_networks(config))
-        if fresh and (writable or config.tracking.uri):  # else MLflow's database lies in the workspace
+        if fresh and (writable or config.tracking.uri):  # by default MLflow's database is in the workspace
             problems.of(lambda: reachable(config, workspace))
     if split is not None and last >= 1:
         plan = problems.of(lambda: ItemPlan(training_members(members, split), config.shard))
@@ -84,13 +82,13 @@ def check_test(config: ExperimentConfig, workspace: str, records: Sequence[Image
 
 
 class Problems:
-    """What is wrong, all of it: whoever mends one thing at a time waits for each."""
+    """Collects all mistakes, so that a user can fix them at once."""
 
     def __init__(self) -> None:
         self.found: list[ZseError] = []
 
     def of(self, look: Callable[[], Any]) -> Any:
-        """What `look` gives; None where it raised what a user can mend."""
+        """`look()`; None if it raised an error that a user can fix."""
         try:
             return look()
         except (ZseError, OSError) as error:
@@ -105,17 +103,17 @@ class Problems:
         if self.found:
             lines = tuple(" ".join(str(error).splitlines()) for error in self.found)
             listed = "".join(f"\n- {line}" for line in lines)
-            several = PreflightError(f"{len(lines)} things have to be mended before this can run:{listed}")
+            several = PreflightError(f"{len(lines)} things must be fixed before this can run:{listed}")
             several.found = lines
             raise several
 
 
 def check_workspace(workspace: str) -> None:
-    """Raise ZseError where nothing can be written. A store is asked by a probe that is removed; of a local folder the
-    permissions say it, and nothing is made."""
+    """Raise ZseError for a workspace that cannot be written: by a probe in a store, by the permissions of a local
+    folder. Nothing stays."""
     if not storage.is_local(workspace):
         if problem := written(workspace):
-            raise ZseError(f"--workspace {problem}. Give a folder or bucket that can be written")
+            raise ZseError(f"--workspace {problem}. Give a folder or bucket with write permission")
         return
     folder = Path(storage.absolute(workspace))
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -126,13 +124,13 @@ def check_workspace(workspace: str) -> None:
 
 
 def searched_split(config: ExperimentConfig, categories: Iterable[str]) -> ZeroShotSplit:
-    """The split whose unseen classes are searched."""
+    """The split whose unseen classes the evaluation searches."""
     split = load_split(config.dataset, categories)
     return split.for_selection() if config.evaluation.classes == "pseudo_unseen" else split
 
 
 def check_searched(members: Members, split: ZeroShotSplit, config: ExperimentConfig) -> None:
-    """Raise ZseError where a class that will be searched for has sketches and no photos, or all lack one of both."""
+    """Raise ZseError if an unseen class has sketches but no photos, or if no unseen class has a sketch."""
     if config.evaluation.classes == "pseudo_unseen":
         split = split.for_selection()
     counts = {c: [0, 0] for c in split.unseen}
@@ -141,25 +139,25 @@ def check_searched(members: Members, split: ZeroShotSplit, config: ExperimentCon
             counts[category][modality == "photo"] += 1
     if without := [c for c, (sketches, photos) in counts.items() if sketches and not photos]:
         raise ZseError(
-            f"{len(without)} of {len(counts)} unseen classes have sketches and no photos, so that their sketches have "
-            f"nothing to find: {_few(without)}. Add photos, or take the classes out of dataset.split"
+            f"{len(without)} of {len(counts)} unseen classes have sketches but no photos to find: {_few(without)}. "
+            "Add photos, or remove the classes from dataset.split"
         )
     if not any(sketches for sketches, _ in counts.values()):
-        raise ZseError(f"No unseen class has a sketch, so that nothing is searched for: {_few(list(counts))}")
+        raise ZseError(f"No unseen class has a sketch to search with: {_few(list(counts))}. Add sketches")
 
 
 def check_start(start: str, split: ZeroShotSplit) -> None:
-    """Raise LeakError where a training on the split must not start from this checkpoint."""
+    """Raise LeakError for a start checkpoint that has seen classes which the split tests."""
     with storage.local_copy(start) as copy:
         refuse_start(load_checkpoint(copy), split)
 
 
 def check_transforms(trained: TransformConfig, asked: TransformConfig) -> None:
-    """Raise ZseError where pictures would be prepared in another way than a checkpoint was trained on."""
+    """Raise ZseError if the experiment prepares pictures differently from a checkpoint's training."""
     if trained != asked:
         raise ZseError(
-            f"The checkpoint was trained on pictures prepared with {vars(trained)}, this experiment prepares them with "
-            f"{vars(asked)}. Give --set transforms.size={trained.size} --set transforms.recipe={trained.recipe}"
+            f"The checkpoint was trained on pictures prepared with {vars(trained)}, but this experiment prepares them "
+            f"with {vars(asked)}. Give --set transforms.size={trained.size} --set transforms.recipe={trained.recipe}"
         )
 
 
@@ -167,8 +165,8 @@ def check_transforms(trained: TransformConfig, asked: TransformConfig) -> None:
 
 
 def refuse_repeats(config: ExperimentConfig, images: Images) -> None:
-    """Raise LeakError where a picture that would be trained on is one that is tested, or chosen by, with the names of
-    both: after the ingest, before the training is paid for."""
+    """Raise LeakError, with both names, for a training picture with the same content as a picture that is tested or
+    that checkpoints are chosen by. Runs after ingest and before the cost of training."""
     split = load_split(config.dataset, images.counts)
     members, asked = images.members(), config.evaluation
     trained = training_members(members, split)
@@ -183,8 +181,8 @@ def refuse_repeats(config: ExperimentConfig, images: Images) -> None:
         if both:
             named = "; ".join(f"{a} = {b}" for a, b in both[:NAMED]) + (" ..." if len(both) > NAMED else "")
             raise LeakError(
-                f"{len(both)} pictures are trained on and {what}, with the same content: {named}. Remove one of each "
-                f"two from {images.source}, or {mend}"
+                f"{len(both)} pictures with the same content are trained on and {what}: {named}. Remove one of each "
+                f"pair from {images.source}, or {mend}"
             )
 
 

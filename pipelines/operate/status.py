@@ -1,4 +1,4 @@
-"""status: how far the trainings of a workspace are. Reads the workspace alone: no cluster, no MLflow, no data."""
+"""status: the progress of a workspace's trainings. Reads the workspace only: no cluster, no MLflow, no data."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ENDINGS: dict[str, State] = {"FAILED": "failed", "KILLED": "killed"}
 
 
 def find(name: str, workspace: str) -> tuple[str, str]:
-    """The workspace and the name of one training: of a folder or URL, of a name or of what only one name begins with.
+    """(workspace, name) of a training, from its folder or URL, its name, or the unique beginning of its name.
 
-    Raises ValueError for what is none, or several.
+    Raises ZseError for an unknown or ambiguous name.
     """
     name = name.rstrip("/")
     if "/" in name:
@@ -30,20 +30,20 @@ def find(name: str, workspace: str) -> tuple[str, str]:
         workspace, parent, own = folder.rsplit("/", 2)
         if parent == CHECKPOINTS and storage.exists(storage.join(folder, RUN)):
             return workspace, own
-        raise ZseError(f"{folder} is no training: it has no {RUN}, or does not lie in WORKSPACE/{CHECKPOINTS}")
+        raise ZseError(f"{folder} is not a training: it has no {RUN}, or is not in WORKSPACE/{CHECKPOINTS}")
     workspace = storage.absolute(workspace)
     known = trainings(workspace)
     found = [name] if name in known else [one for one in known if one.startswith(name)]
     if len(found) == 1:
         return workspace, found[0]
-    which = f"begins with {name!r}" if not found else f"{name!r} alone: {len(found)} begin like that"
+    which = f"begins with {name!r}" if not found else f"is meant by {name!r} alone: {len(found)} begin with it"
     there = found or known
     listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
-    raise ZseError(f"No training in {workspace} {which}. There are: {listed or 'none'}")
+    raise ZseError(f"No training in {workspace} {which}. Trainings: {listed or 'none'}")
 
 
 def trainings(workspace: str) -> list[str]:
-    """Names of the trainings of a workspace. Raises StorageError where there is no workspace."""
+    """Names of the trainings of a workspace. Raises StorageError if the workspace does not exist."""
     if storage.is_local(workspace) and os.path.isfile(storage.absolute(workspace)):
         raise ZseError(
             f"--workspace {workspace} is a file. Give the folder, or s3://bucket/prefix, that a run wrote to"
@@ -57,7 +57,7 @@ def trainings(workspace: str) -> list[str]:
 
 
 def unfinished(workspace: str) -> list[str]:
-    """What was begun before any training and is not complete, such as `images/photos-0123abcd, 12 parts`."""
+    """Incomplete outputs of ingest and shard, such as `images/photos-0123abcd, 12 parts`."""
     found = []
     for kind in sorted({"images", "pairs"} & set(storage.folders(workspace))):
         for name in storage.folders(storage.join(workspace, kind)):
@@ -68,7 +68,7 @@ def unfinished(workspace: str) -> list[str]:
 
 
 def status(workspace: str, name: str) -> Status:
-    """How far a training of a workspace is, and what was made with it."""
+    """The status of a training and of its outputs."""
     folder = storage.join(workspace, CHECKPOINTS, name)
     run, files = storage.read_json(storage.join(folder, RUN)), storage.names(folder)
     done = shards.MANIFEST in files
@@ -106,7 +106,7 @@ def status(workspace: str, name: str) -> Status:
 
 
 def statuses(workspace: str) -> list[Status]:
-    """Of all trainings of a workspace."""
+    """The status of all trainings of a workspace."""
     return list(storage.side_by_side(lambda name: status(workspace, name), trainings(workspace)))
 
 
@@ -115,7 +115,7 @@ def as_json(found: Status) -> str:
 
 
 def _known(state: dict[str, Any] | None, planned: int | None) -> dict[str, Any]:
-    """What a state says of a training: step, total, images_per_second and seconds_left at the speed of then."""
+    """step, total, images_per_second and seconds_left of a training, from a state and at its speed."""
     if state is None:
         return {"step": 0, "total": planned}
     step, total = state["step"], state["total"] or planned
@@ -127,18 +127,18 @@ def _known(state: dict[str, Any] | None, planned: int | None) -> dict[str, Any]:
 
 
 def _last_state(folder: str) -> dict[str, Any] | None:
-    """What is known of the last state that is there whole."""
+    """The content of the last complete state; None if there is none."""
     latest = last_state(folder)
     if latest is None:
         return None
     try:
         return storage.read_json(storage.join(folder, STATES, latest, STATE_FILE))
-    except FileNotFoundError:  # just then another took its place
+    except FileNotFoundError:  # a newer state has just replaced it
         return _last_state(folder)
 
 
 def _finished(folder: str) -> dict[str, Any]:
-    """The same of a checkpoint, whose states are gone."""
+    """The same content for a finished checkpoint, whose states are deleted."""
     training = storage.read_json(storage.join(folder, shards.MANIFEST))["training"]
     return {
         "step": training["steps"],
@@ -151,7 +151,7 @@ def _finished(folder: str) -> dict[str, Any]:
 
 
 def _made_with(workspace: str, kind: str, name: str) -> list[str]:
-    """Folders of what was made with a checkpoint: they begin with its name, which ends with a hash."""
+    """Folders of outputs made with a checkpoint: their names begin with the checkpoint's, which ends with a hash."""
     if kind not in storage.folders(workspace):
         return []
     folder = storage.join(workspace, kind)
@@ -159,7 +159,7 @@ def _made_with(workspace: str, kind: str, name: str) -> list[str]:
 
 
 def _stage(folders: list[str]) -> State:
-    """Of several data sets that were evaluated one is enough."""
+    """The state of a stage from its output folders: done if one of them is, since each may be of another data set."""
     if any(map(shards.has_manifest, folders)):
         return "done"
     return "half done" if any(map(storage.names, folders)) else "missing"

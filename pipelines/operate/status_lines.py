@@ -1,4 +1,4 @@
-"""What a workspace says of a training and of what was made with it, and what to do next."""
+"""Format the status of trainings as lines, as a table and as the next command. `zse status` prints them."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ State = Literal["done", "running", "failed", "killed", "half done", "missing"]
 
 @dataclass(frozen=True)
 class Status:
-    """A training and what belongs to it."""
+    """The status of a training and of the stages before and after it."""
 
     name: str
     folder: str
     method: str
     stages: Mapping[str, State]
-    """By verb: ingest, shard, train, embed, evaluate. Only a training failed, or was killed."""
+    """State of ingest, shard, train, embed and evaluate. Only train can be failed or killed."""
     ended: str | None
-    """Why, of a training that did not reach its end."""
+    """Why the training did not reach its end."""
     step: int
-    """The last that is known: of a training that runs as old as its last sign of life, else of the state kept last."""
+    """The last known step: of the last renewal of the lease while it runs, else of the last state."""
     total: int | None
-    """Steps of the whole training; None until a budget by minutes was measured."""
+    """Steps of the whole training; None until a budget in minutes was measured."""
     state: int | None
-    """The step that it would go on from; None = no state is kept."""
+    """The step that it would resume from; None if no state is kept."""
     best: float | None
-    """Of the checks so far: mAP_all of the classes that it is chosen by."""
+    """Best mAP_all of the checks so far, on the classes that the checkpoint is chosen by."""
     best_step: int | None
     images_per_second: float | None
     seconds_left: float | None
     holder: Mapping[str, Any] | None
-    """Who trains it: host, pid, since, renewed (s since the epoch)."""
+    """The process that trains it: host, pid, since, renewed (s since the epoch)."""
     mlflow: Mapping[str, str] | None
-    """uri and run"""
+    """`uri` and `run`."""
     reports: Sequence[str]
-    """Their folders."""
+    """Folders of its reports."""
     command: str | None
-    """That began it, or took it up."""
+    """The command that started or resumed it."""
 
 
 def next_command(status: Status, workspace: str) -> str:
-    """What goes on, or what to do with the result."""
+    """The command that continues the run, watches it, or uses its result."""
     place = ["--workspace", workspace]
     if status.stages["train"] == "running":
         return command("status", status.name, *place)
@@ -57,13 +57,13 @@ def next_command(status: Status, workspace: str) -> str:
         return command("search", "--sketch", "FILE", "--gallery", "FOLDER", "--checkpoint", status.folder, *place)
     try:
         program, verb, *words = shlex.split(status.command or "")
-    except ValueError:  # too few words, or a quote that is not closed
+    except ValueError:  # too few words, or an unclosed quote
         program, verb, words = "", "", list[str]()
     if program != "zse" or verb not in ("run", "train", "quickstart"):
         return command("run", "--experiment", "NAME", *place)
     if not any(word.startswith(("-w", "--workspace")) for word in words):
         words += place
-    if status.stages["train"] == "done" and verb == "train":  # the same options, one verb further
+    if status.stages["train"] == "done" and verb == "train":  # the next verb with the same options
         verb = "evaluate"
         words = [
             part for word in words for part in (["--set", "train.overfit=true"] if word == "--overfit" else [word])
@@ -72,7 +72,7 @@ def next_command(status: Status, workspace: str) -> str:
 
 
 def report(status: Status, now: float) -> list[str]:
-    """Lines for people. now: s since the epoch."""
+    """The status as lines of text. now: s since the epoch."""
     lines = [
         status.name,
         f"  stages      {', '.join(f'{name} {state}' for name, state in status.stages.items())}",
@@ -94,7 +94,7 @@ def report(status: Status, now: float) -> list[str]:
 
 
 def table(found: Iterable[Status]) -> Table:
-    """One line a training."""
+    """A table with a row for each training."""
     rows = Table(title="Trainings")
     for column in ("run", "method", "training", "step", "best check", "left", "embed", "evaluate"):
         rows.add_column(column, justify="left" if column in ("run", "method", "training") else "right", no_wrap=True)

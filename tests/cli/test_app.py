@@ -55,7 +55,7 @@ def test_errors_are_one_message_with_what_to_do() -> None:
     found = zse("run", "-e", "folder+global", "--set", "train.lr=fast")
     assert found.returncode == 1 and "train.lr" in found.stderr and "Traceback" not in found.stderr
     found = zse("train", "-e", "nothing.yaml")
-    assert found.returncode == 1 and "the shipped ones are" in found.stderr
+    assert found.returncode == 1 and "Shipped experiments" in found.stderr
 
 
 @pytest.mark.ray

@@ -78,7 +78,7 @@ def test_every_name_leads_to_the_reports(two: tuple[Path, Outputs, Outputs], tmp
     training = storage.read_json(storage.join(checkpoint, "tracked.json"))
     for name in (report, checkpoint, training["run"], f"models:/{training['model']}", *tracked.values()):
         assert reports_of(name, str(workspace)) == [report], name
-    with pytest.raises(TrackingError, match="no report, no checkpoint and no run"):
+    with pytest.raises(TrackingError, match="not a report, checkpoint or run"):
         reports_of(str(tmp_path), str(workspace))
     unseen = run(tiny(evaluation={"instance_level": False}), str(tmp_path)).checkpoints["global"]
     with pytest.raises(TrackingError, match="No evaluation of .* is tracked in sqlite.* Run `zse evaluate` first"):

@@ -194,12 +194,12 @@ def test_aliases_say_who_is_the_champion(tmp_path: Path) -> None:
         "of three classes and one"
     )
     client, where = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), ["--workspace", str(tmp_path)]
-    with pytest.raises(TrackingError, match="give the name to register it by"):
+    with pytest.raises(TrackingError, match="Give a name to register it under"):
         invoked("promote", names[0], *where)
 
     for dry in ([], ["--dry-run"]):
         for wrong in ("a/b", "a:b", "a@b", "a'b", "", " "):
-            with pytest.raises(TrackingError, match="cannot name a registered model"):
+            with pytest.raises(TrackingError, match="not a name for a registered model"):
                 invoked("promote", names[0], "--name", wrong, *dry, *where)
     done = invoked("promote", names[0], "--name", "zse", "--dry-run", *where)
     assert done.exit_code == 0 and "not promoted: zse has no champion yet" in done.output, done.output

@@ -50,14 +50,14 @@ def test_a_node_without_a_gpu_may_have_torch_without_cuda() -> None:
     [
         ({"versions": GOOD.versions | {"torch": "2.13.0"}}, "fails", "torch: 2.13.0 on b; 2.14.1 on a"),
         ({"versions": GOOD.versions | {"zse": "f" * 12}}, "fails", "zse: 0123456789ab on a"),
-        ({"clock": 1400.0}, "fails", "b: +399 s beside the driver's"),
-        ({"clock": 100.0}, "fails", "b: -899 s beside the driver's"),
+        ({"clock": 1400.0}, "fails", "b: +399 s from the driver's clock"),
+        ({"clock": 100.0}, "fails", "b: -899 s from the driver's clock"),
         ({"cards": ()}, "fails", "b: Ray has 1 GPUs, the driver 0"),
         ({"gpus": 0}, "fails", "b: the driver has 1 GPUs, Ray 0"),
-        ({"driver": (12, 8)}, "fails", "b: the driver does CUDA 12.8, torch wants 13.0"),
+        ({"driver": (12, 8)}, "fails", "b: the driver supports CUDA 12.8, torch needs 13.0"),
         ({"cuda": ""}, "fails", "torch was built without CUDA"),
         ({"nccl": False}, "fails", "torch has no NCCL"),
-        ({"cards": ("NVIDIA H100",)}, "slow", "of 2 kinds: NVIDIA H100, NVIDIA L4"),
+        ({"cards": ("NVIDIA H100",)}, "slow", "2 kinds: NVIDIA H100, NVIDIA L4"),
         ({"shared_memory": 64 * 2**20}, "slow", "b: /dev/shm has 0.1 GB, the object store takes 4.0 GB"),
         ({"disk": (4 * 10**9, 100 * 10**9)}, "fails", "b: 4.0 GB of 100.0 GB free where objects spill"),
         ({"storage": "s3://x: 403"}, "fails", "b: s3://x: 403"),
@@ -91,7 +91,7 @@ def test_a_real_cluster(store: FaultyStore, tmp_path: Path) -> None:
     config = tiny_folder(str(tmp_path / "pictures"), ["fish"], cluster={"workers": 1}, tracking={"enabled": True})
     found = {one.what: one for one in examine(str(tmp_path / "w"), config)}
     assert {name for name, one in found.items() if one.state == "fails"} == {"experiment"}, "one class is none to train"
-    assert found["nodes"].text == "1 answer" and "made by the first run" in found["MLflow"].text
+    assert found["nodes"].text == "1 answer" and "created by the first run" in found["MLflow"].text
     assert not list((tmp_path / "w").glob("doctor-*")), "the probe is removed"
 
     wrong = tiny(cluster={"workers": 99, "gpus_per_worker": 1}, tracking={"enabled": True, "uri": "http://127.0.0.1:1"})
@@ -116,7 +116,7 @@ def test_all_that_fails_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A cluster that does not answer hides neither what is wrong with the experiment nor with MLflow."""
 
     def away(*_: object) -> None:
-        raise ZseError("RAY_ADDRESS=10.0.0.1:6379: no Ray answers there")
+        raise ZseError("RAY_ADDRESS=10.0.0.1:6379: no Ray answers")
 
     monkeypatch.setattr("pipelines.operate.doctor.connect", away)
     config = tiny(

@@ -183,7 +183,7 @@ def test_what_a_run_takes_follows_from_counts_and_rates() -> None:
     assert memory.pair_bytes() == 0 and memory.memory_bytes() == 32**2 * (
         memory.data.training["sketch"] + 3 * memory.data.training["photo"]
     )
-    assert "measured when it runs" in shown(estimate(tiny(train={"steps": None, "minutes": 1})))
+    assert "measures the number of steps" in shown(estimate(tiny(train={"steps": None, "minutes": 1})))
     with pytest.raises(ValueError, match="--utilisation in 0..1, got None and 1.5"):
         Rates(utilisation=1.5)
 

@@ -94,8 +94,8 @@ def test_an_import_is_there_goes_on_or_is_refused(
     weights = storage.read_bytes(f"{out}/model.safetensors")
     storage.write_json(f"{out}/tracked.json", {})  # what others add to a complete checkpoint
     import_checkpoint(str(file), "sketchy-25", out)
-    assert "holds this checkpoint already" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=f"{out} holds something else.*--out another folder"):
+    assert "already has this checkpoint" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"{out} has other content.*--out another folder"):
         import_checkpoint(str(file), "sketchy-21", out)
     fs, path = storage.filesystem(out)
     for name in ("manifest.json", "model.safetensors", "tracked.json"):  # cut off half way
@@ -125,9 +125,9 @@ def test_what_is_no_such_file_is_refused_by_name(file: Path, weights: dict[str, 
     )
     refused({k: v for k, v in weights.items() if "blocks.5" not in k}, r"missing \['backbone.model.blocks.5.* more")
     refused(weights | {"norm.bias": weights["norm.bias"] * torch.nan}, r"bad.pth: .* NaN or infinity in .*norm.bias")
-    refused(weights, "'sketchy' is neither a built-in split .* nor a file", split="sketchy")
+    refused(weights, "'sketchy' is unknown. Give a built-in split .* or a file", split="sketchy")
     (tmp_path / "unseen.txt").write_text("bat\ncabin\n")
-    refused(weights, "does not say which classes were trained on", split=str(tmp_path / "unseen.txt"))
+    refused(weights, "does not list the trained classes", split=str(tmp_path / "unseen.txt"))
     (tmp_path / "bad.safetensors").write_bytes(file.read_bytes()[:-9])
     with pytest.raises(ValueError, match="bad.safetensors is not a whole file"):
         import_checkpoint(str(tmp_path / "bad.safetensors"), "sketchy-25", str(out))

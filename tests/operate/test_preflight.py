@@ -48,12 +48,12 @@ def test_an_experiment_that_can_run_passes_and_nothing_is_written(tmp_path: Path
 def test_an_unseen_class_without_photos_is_named_and_one_without_pictures_is_suggested(tmp_path: Path) -> None:
     source = world(tmp_path / "in")
     shutil.rmtree(tmp_path / "in" / "photo" / "teapot")
-    with pytest.raises(ZseError, match="1 of 2 unseen classes have sketches and no photos.*: teapot. Add photos"):
+    with pytest.raises(ZseError, match="1 of 2 unseen classes have sketches but no photos.*: teapot. Add photos"):
         look(tiny_folder(source, ["fish", "teapot"]), tmp_path / "w", "ingest")
     with pytest.raises(MissingClassesError, match="girafe"):
         look(tiny_folder(source, ["girafe"]), tmp_path / "w", "ingest")
     shutil.rmtree(tmp_path / "in" / "sketch" / "giraffe")
-    with pytest.raises(ZseError, match="No unseen class has a sketch, so that nothing is searched for: giraffe"):
+    with pytest.raises(ZseError, match="No unseen class has a sketch to search with: giraffe"):
         look(tiny_folder(source, ["giraffe"]), tmp_path / "w", "ingest")
 
 
@@ -69,7 +69,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: p
     with pytest.raises(ZseError) as caught:
         look(config, file / "w")
     first, *lines = str(caught.value).splitlines()
-    assert first == "3 things have to be mended before this can run:" and len(lines) == 3
+    assert first == "3 things must be fixed before this can run:" and len(lines) == 3
     workspace, networks, tracking = lines
     assert f"{file} is a file" in workspace and "backbone.frozen: 1 would keep random weights" in networks
     assert f"MLflow at {nobody} does not answer" in tracking and "tracking.enabled=false" in tracking

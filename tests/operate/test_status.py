@@ -70,11 +70,11 @@ def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monke
     assert "killed or lost: its process is gone" in told(f"{name}2", "-w", WORKSPACE).stdout
     assert "half done: images/other-01234567, 1 parts" in everything.stdout and "2 trainings in" in everything.stderr
     assert sum(line.count(name) for line in everything.stdout.splitlines()) == 2
-    with pytest.raises(ValueError, match=r"No training in .* 'tiny' alone: 2 begin like that. There are: tiny-gl"):
+    with pytest.raises(ValueError, match=r"No training in .* 'tiny' alone: 2 begin with it. Trainings: tiny-gl"):
         job.find("tiny", WORKSPACE)
-    with pytest.raises(ValueError, match=rf"begins with 'other'. There are: {name}, "):
+    with pytest.raises(ValueError, match=rf"begins with 'other'. Trainings: {name}, "):
         job.find("other", WORKSPACE)
-    with pytest.raises(ValueError, match="is no training: it has no run.json"):
+    with pytest.raises(ValueError, match="is not a training: it has no run.json"):
         job.find(f"{WORKSPACE}/images/other-01234567", WORKSPACE)
     with pytest.raises(StorageError, match="does not exist"):
         job.trainings("s3://zse/nowhere")

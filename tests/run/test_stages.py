@@ -156,7 +156,7 @@ def test_a_changed_class_is_read_again_and_the_others_are_copied(
     before, after = rows_of(first), rows_of(second)
     changed = {id for id in after if after[id] != before.get(id)}
     assert changed == {"photo/car/1.png", "sketch/car/1.png", "sketch/owl/1.png"}, "where one was bad, all are read"
-    assert f"5 parts are copied from {first.name}" in capsys.readouterr().err
+    assert f"Copied 5 parts from {first.name}" in capsys.readouterr().err
 
     # Each folder stands by itself, and one without a manifest is good enough to copy from.
     Path(second.url, "manifest.json").unlink()

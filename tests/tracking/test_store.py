@@ -25,7 +25,7 @@ NAMES = ["a?b", "a#b", "a%20b", "a b", "a;b", "ü", "a%3Fb", "a%b", "a&b=c", "'a
 def test_a_workspace_of_any_name_has_its_database_and_artifacts_in_it(tmp_path: Path) -> None:
     workspace = tmp_path / " ".join(NAMES)
     store = Store.at(str(workspace))
-    assert "made by the first run" in store.answers() and not workspace.exists()
+    assert "created by the first run" in store.answers() and not workspace.exists()
     run = store.client.create_run(store.experiment("what?#%41"))
     store.client.log_text(run.info.run_id, "told", "said.txt")
     assert " answers in " in store.answers()
@@ -58,7 +58,7 @@ def test_a_server_that_does_not_answer_is_said_within_seconds(tmp_path: Path, mo
             (f"postgresql+psycopg2://zse@127.0.0.1:{nobody}/mlflow", "Connection refused"),
             ("postgresql+pg8001://zse@/mlflow", "pg8001"),
             (f"sqlite:///{tmp_path}/bad.db", "not a database"),
-            (f"sqlite:///{tmp_path}/bad.db/mlflow.db", "bad.db is no folder"),
+            (f"sqlite:///{tmp_path}/bad.db/mlflow.db", "bad.db is not a folder"),
             ("http://[::1", "it is not a URL"),
             ("postgresql://h:port/mlflow", "it is not a URL"),
         ):

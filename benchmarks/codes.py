@@ -20,10 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks.results.make import DATA, configured
 from benchmarks.results.plan import CROSSATNET
-from pipelines.encode.encodings import read_encodings
 from pipelines.run import run
 from pipelines.train.sources import ShardSource
-from pipelines.workspace import shards
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.metrics import average_precision
 from zse_model.evaluation.search import rank
@@ -47,16 +45,17 @@ def compare(workspace: str) -> None:
     (row,) = (row for row in CROSSATNET if row.name == "crossatnet")
     config = configured(row, 0, workspace)
     out = run(config, workspace, until="embed")
-    checkpoint = load_checkpoint(out.checkpoints["crossatnet"])
+    checkpoint = load_checkpoint(out.checkpoints["crossatnet"].url)
     method = checkpoint.method
     assert isinstance(method, CrossATNet)
-    asked, there = (read_encodings(out.encodings["crossatnet"], side, out.images) for side in ("sketch", "photo"))
+    asked, there = (out.encodings["crossatnet"].read(side, out.images) for side in ("sketch", "photo"))
     sketches, photos = asked.values["embedding"], there.values["embedding"]
     relevant = torch.from_numpy(asked.members.category[:, None] == there.members.category)
 
     heads = {f"{name}-{n}": CodeHead(method.config.dim, n) for n in LENGTHS for name in ("hash", "itq")}
     method.codes = nn.ModuleDict(heads)  # type: ignore[assignment]
-    source = ShardSource(out.pairs, shards.read_manifest(out.pairs, "zse shard"), config.train.batch_size, row.seeds[0])
+    assert out.pairs is not None
+    source = ShardSource(out.pairs, config.train.batch_size, row.seeds[0])
     method.conclude(source.batch(i, 0, config.cluster.workers) for i in itertools.count())
 
     whole = mean_ap(sketches @ photos.T, relevant)

@@ -27,6 +27,7 @@ from pipelines.run import experiment_split
 from pipelines.runtime.ray_tasks import SPARE_CPUS, run_parts
 from pipelines.train.shard import shard
 from pipelines.train.stage import untrained
+from pipelines.workspace.training import Training
 
 T = TypeVar("T")
 PICTURES, SKETCHES = 4_000, 200
@@ -78,7 +79,7 @@ def experiment(source: Path) -> ExperimentConfig:
     )
 
 
-def costs(config: ExperimentConfig, workspace: Path, checkpoint: str) -> dict[str, float]:
+def costs(config: ExperimentConfig, workspace: Path, checkpoint: Training) -> dict[str, float]:
     """CPU seconds per 1,000 pictures: listed and prepared, encoded, and photos scored."""
     found: dict[str, float] = {}
 

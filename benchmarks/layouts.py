@@ -5,23 +5,19 @@ Prints images per second and core, what each costs before the first step, and th
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import ray
 
 from benchmarks.world import originals
 from pipelines.config.load import load_experiment
 from pipelines.ingest.stage import ingest
-from pipelines.store import storage
 from pipelines.train.items import ItemPlan
 from pipelines.train.shard import shard
 from pipelines.train.sources import MemorySource, ShardSource
 from pipelines.workspace.members import training_members
-from zse_model.split import ZeroShotSplit
 
 ITEMS, BATCH = 4_000, 16
 
@@ -40,13 +36,11 @@ def main() -> None:
         start = time.perf_counter()
         pairs = shard(config, str(scratch / "w"), images)
         sharding = time.perf_counter() - start
-        manifest: dict[str, Any] = storage.read_json(storage.join(pairs, "manifest.json"))
-        size = sum(p.stat().st_size for p in Path(pairs).glob("part-*"))
-        streamed = ShardSource(pairs, manifest, BATCH, seed=0)
+        size = sum(p.stat().st_size for p in Path(pairs.url).glob("part-*"))
+        streamed = ShardSource(pairs, BATCH, seed=0)
 
         start = time.perf_counter()
-        split = ZeroShotSplit.from_json(json.dumps(manifest["split"]))
-        members = training_members(images.members(), split)
+        members = training_members(images.members(), pairs.split)
         memory = MemorySource(ItemPlan(members, config.shard), images.data(members), BATCH)
         loading = time.perf_counter() - start
         held = sum(pixels.nbytes for pixels in memory.pixels)

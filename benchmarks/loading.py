@@ -26,7 +26,7 @@ from pipelines.operate.estimate import TFLOPS, UTILISATION, cost_of
 from pipelines.train.items import ROLES
 from pipelines.train.shard import shard
 from pipelines.train.sources import ShardSource
-from pipelines.workspace import shards
+from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.pictures import decode_pixels
 from zse_model.fit import BatchSource, prefetch
 
@@ -36,10 +36,9 @@ CORES = 8  # assumed beside a GPU
 
 
 def main() -> None:
-    with pair_shards() as folder:
-        manifest = shards.read_manifest(folder, "zse shard")
-        size = sum(file.stat().st_size for file in Path(folder).glob("part-*"))
-        source = ShardSource(folder, manifest, BATCH, seed=0)
+    with pair_shards() as pairs:
+        size = sum(file.stat().st_size for file in Path(pairs.url).glob("part-*"))
+        source = ShardSource(pairs, BATCH, seed=0)
         print(f"pair shards at 224 px: {size / source.items / 1024:.1f} KiB an item of four pictures")
         rate = reading(source)
         print(f"reading: {rate:,.0f} images per CPU second, {decoding_share(source):.0%} of it decoding")
@@ -56,7 +55,7 @@ def main() -> None:
 
 
 @contextmanager
-def pair_shards() -> Iterator[str]:
+def pair_shards() -> Iterator[Pairs]:
     """Pair shards of `ITEMS` items at 224 px, made as the stages make them."""
     with tempfile.TemporaryDirectory() as temporary:
         scratch, unseen = Path(temporary), Path(temporary) / "unseen.txt"

@@ -30,7 +30,6 @@ from torch import Tensor
 from benchmarks.results.make import WEIGHTS
 from benchmarks.world import REAL, originals
 from pipelines.config.load import load_experiment
-from pipelines.encode.encodings import read_encodings
 from pipelines.run import run
 from zse_model.checkpoint import load_checkpoint
 from zse_model.code_index import CodeIndex
@@ -119,8 +118,8 @@ def trained(scratch: Path) -> tuple[CrossATNet, Tensor, tuple[Tensor, np.ndarray
     settings += [f"backbone.weights={weights}"] if weights.exists() else ["backbone.weights=null", "backbone.frozen=0"]
     workspace = WORKSPACE or str(scratch / "workspace")
     out = run(load_experiment("folder+crossatnet", settings), workspace, until="embed")
-    sketches, photos = (read_encodings(out.encodings["crossatnet"], m, out.images) for m in ("sketch", "photo"))
-    method = load_checkpoint(out.checkpoints["crossatnet"]).method
+    sketches, photos = (out.encodings["crossatnet"].read(m, out.images) for m in ("sketch", "photo"))
+    method = load_checkpoint(out.checkpoints["crossatnet"].url).method
     assert isinstance(method, CrossATNet)
     return method, sketches.values["embedding"], (photos.values["embedding"], photos.members.category)
 

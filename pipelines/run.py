@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.encode.embed import embed
 from pipelines.evaluate.raw_pixels import raw_pixels
 from pipelines.evaluate.stage import evaluate
-from pipelines.ingest.stage import Planned, ingest, plan_ingest
+from pipelines.ingest.stage import ingest, plan_ingest
 from pipelines.operate import preflight
 from pipelines.operate.preflight import STAGES
 from pipelines.runtime.progress import say
@@ -19,30 +19,34 @@ from pipelines.store import storage
 from pipelines.tracking import deliver_evaluation, deliver_training
 from pipelines.train.shard import shard
 from pipelines.train.stage import train, untrained
-from pipelines.workspace import shards
+from pipelines.workspace.encodings import Encodings
 from pipelines.workspace.images import Images
-from pipelines.workspace.kept import complete
-from pipelines.workspace.reports import REPORT
+from pipelines.workspace.kept import Kept, complete
+from pipelines.workspace.pairs import Pairs
+from pipelines.workspace.reports import Report
+from pipelines.workspace.training import Training
 from zse_model.evaluation.leaks import LeakError
 from zse_model.split import ZeroShotSplit
+
+Made = TypeVar("Made", bound=Kept)
 
 
 @dataclass
 class Outputs:
-    """What an experiment has made so far; all but the images by their folder."""
+    """What an experiment has made so far."""
 
     images: Images
-    pairs: str = ""
-    checkpoints: dict[str, str] = field(default_factory=dict)
+    pairs: Pairs | None = None
+    checkpoints: dict[str, Training] = field(default_factory=dict)
     """By method, `-untrained` for the reference rows."""
-    encodings: dict[str, str] = field(default_factory=dict)
-    reports: dict[str, str] = field(default_factory=dict)
+    encodings: dict[str, Encodings] = field(default_factory=dict)
+    reports: dict[str, Report] = field(default_factory=dict)
     selection: Outputs | None = None
     """The same of the pseudo-unseen classes, where those were evaluated, too."""
 
     def rows(self) -> list[dict[str, Any]]:
         """Of all reports, those to choose by last."""
-        own = [row for report in self.reports.values() for row in storage.read_json(storage.join(report, REPORT))]
+        own = [row for report in self.reports.values() for row in report.rows()]
         return own + (self.selection.rows() if self.selection else [])
 
 
@@ -54,19 +58,13 @@ def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Ou
     fresh = not complete(planned.folder)
     preflight.check(config, workspace, planned.records, until, fresh=fresh)
     with expecting(config.cluster if last >= 2 else None):
-        out = Outputs(_ingested(config, workspace, planned))
+        out = Outputs(_summarised("ingest", ingest(config, workspace, planned)))
         split = experiment_split(config, out.images)
         if last >= 1:
             preflight.refuse_repeats(config, out.images)
-            out.pairs = _reported("shard", shard(config, workspace, out.images))
-        if last >= 2:
-            for method in config.methods:
-                out.checkpoints[method] = train(config, method, workspace, out.images, out.pairs)
-                _reported("train", out.checkpoints[method])
-                deliver_training(config, workspace, out.checkpoints[method])
-                if "untrained" in config.evaluation.references:
-                    folder = untrained(config, method, workspace, out.images, out.pairs)
-                    out.checkpoints[f"{method}-untrained"] = folder
+            pairs = out.pairs = _summarised("shard", shard(config, workspace, out.images))
+            if last >= 2:
+                _train_all(config, workspace, out, pairs)
     if last >= 3:
         _embed_all(config, workspace, out, split)
     if last >= 4:
@@ -76,9 +74,18 @@ def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Ou
     return out
 
 
+def _train_all(config: ExperimentConfig, workspace: str, out: Outputs, pairs: Pairs) -> None:
+    for method in config.methods:
+        training = _summarised("train", train(config, method, workspace, out.images, pairs))
+        out.checkpoints[method] = training
+        deliver_training(config, workspace, training, pairs)
+        if "untrained" in config.evaluation.references:
+            out.checkpoints[f"{method}-untrained"] = untrained(config, method, workspace, out.images, pairs)
+
+
 def _embed_all(config: ExperimentConfig, workspace: str, out: Outputs, split: ZeroShotSplit) -> None:
     for name, checkpoint in out.checkpoints.items():
-        out.encodings[name] = _reported("embed", embed(config, workspace, out.images, checkpoint, split))
+        out.encodings[name] = _summarised("embed", embed(config, workspace, out.images, checkpoint, split))
 
 
 def _evaluate_all(config: ExperimentConfig, workspace: str, out: Outputs, split: ZeroShotSplit) -> None:
@@ -115,15 +122,15 @@ def evaluate_checkpoint(config: ExperimentConfig, workspace: str, checkpoint: st
     workspace = storage.absolute(workspace)
     planned = plan_ingest(config, workspace)
     preflight.check_test(config, workspace, planned.records, storage.absolute(checkpoint))
-    return evaluate_images(config, workspace, _ingested(config, workspace, planned), checkpoint)
+    images = _summarised("ingest", ingest(config, workspace, planned))
+    return evaluate_images(config, workspace, images, Training.open(storage.absolute(checkpoint)))
 
 
-def evaluate_images(config: ExperimentConfig, workspace: str, images: Images, checkpoint: str) -> Outputs:
+def evaluate_images(config: ExperimentConfig, workspace: str, images: Images, training: Training) -> Outputs:
     """`evaluate_checkpoint` of data that is ingested."""
-    checkpoint, split = storage.absolute(checkpoint), experiment_split(config, images)
-    name = shards.read_manifest(checkpoint, "zse train")["method"]
-    encodings = _reported("embed", embed(config, workspace, images, checkpoint, split))
-    out = Outputs(images, "", {name: checkpoint}, {name: encodings})
+    split = experiment_split(config, images)
+    out = Outputs(images, checkpoints={training.method: training})
+    _embed_all(config, workspace, out, split)
     _evaluate_all(config, workspace, out, split)
     return out
 
@@ -133,16 +140,6 @@ def experiment_split(config: ExperimentConfig, images: Images) -> ZeroShotSplit:
     return preflight.searched_split(config, images.counts)
 
 
-def _ingested(config: ExperimentConfig, workspace: str, planned: Planned) -> Images:
-    images = ingest(config, workspace, planned)
-    images.summarise("ingest")
-    return images
-
-
-def _reported(stage: str, folder: str) -> str:
-    """`report.json` beside a stage's output: what it is, for scripts. (That of evaluate is its rows.)"""
-    url = storage.join(folder, REPORT)
-    if not storage.exists(url):
-        summary = {k: v for k, v in storage.read_json(storage.join(folder, shards.MANIFEST)).items() if k != "shards"}
-        storage.write_json(url, {"stage": stage, "output": folder, **summary})
-    return folder
+def _summarised(stage: str, made: Made) -> Made:
+    made.summarise(stage)
+    return made

@@ -20,7 +20,6 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import load_experiment
 from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.run import Outputs, evaluate_checkpoint, run
-from pipelines.workspace import shards
 from pipelines.workspace.members import Members
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.queries import Queries
@@ -40,16 +39,16 @@ def make(row: Row, seed: int, workspace: str) -> None:
     config, start = configured(row, seed, workspace), time.time()
     out = run(config, workspace)
     (name,) = config.methods
-    manifest = shards.read_manifest(out.checkpoints[name], "zse train")
+    training = out.checkpoints[name]
     found = {
         "command": row.command(seed),
-        "cpu_minutes": round(manifest["cpu_seconds"] / 60, 2),
-        "steps": manifest["training"]["steps"],
+        "cpu_minutes": round(training.cpu_seconds / 60, 2),
+        "steps": training.training["steps"],
         "wall_minutes": round((time.time() - start) / 60, 1),
         "test": measured(out, name),
     }
     if row.cross:
-        found["cross"] = measured(*across(config, out.checkpoints[name], workspace))
+        found["cross"] = measured(*across(config, training.url, workspace))
     if row.faithful:
         found["faithfulness"] = faithfulness(out, name)
     record.write(row.file(seed), found)
@@ -60,7 +59,8 @@ def configured(row: Row, seed: int, workspace: str) -> ExperimentConfig:
     start = ""
     if row.start is not None:
         config = configured(row.start, 0, workspace)
-        (start,) = run(config, workspace, until="train").checkpoints.values()
+        (training,) = run(config, workspace, until="train").checkpoints.values()
+        start = training.url
     values = {"$DATA": DATA, "$WEIGHTS": WEIGHTS, "$START": start}
     overrides = row.overrides(seed)
     for name, value in values.items():
@@ -99,7 +99,7 @@ def across(config: ExperimentConfig, checkpoint: str, workspace: str) -> tuple[O
 
 def faithfulness(out: Outputs, name: str) -> dict[str, Any]:
     """`MEASURES` by order of the patches, of sketches of unseen classes with their own photos."""
-    checkpoint = load_checkpoint(out.checkpoints[name])
+    checkpoint = load_checkpoint(out.checkpoints[name].url)
     members = out.images.members().of(categories=checkpoint.split.unseen)
     sketches, photos = pairs(members)
     sides = [

@@ -209,10 +209,10 @@ def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -
     from pipelines import run as stages
 
     out = stages.run(loaded(experiment, set_, workspace), workspace, until=name)
-    made = {"ingest": [out.images.url], "shard": [out.pairs]}.get(name)
-    made = made or list((out.encodings or out.checkpoints).values())
+    made = {"ingest": [out.images], "shard": [out.pairs]}.get(name) or (out.encodings or out.checkpoints).values()
+    folders = [one.url for one in made if one is not None]
     after = stages.STAGES[stages.STAGES.index(name) + 1]
-    last("\n".join(made), command(after, *given(experiment, workspace, set_)))
+    last("\n".join(folders), command(after, *given(experiment, workspace, set_)))
 
 
 def _estimate(config: ExperimentConfig, workspace: str, tflops: float | None, utilisation: float) -> None:
@@ -278,10 +278,10 @@ def _finish_evaluation(config: ExperimentConfig, workspace: str, out: Outputs, r
         show(table)
     for name, folder in out.reports.items():
         if name in config.methods:
-            say(f"{name}: checkpoint {out.checkpoints[name]}, report {folder}")
-    result = str(report) if report else "\n".join(out.reports.values())
+            say(f"{name}: checkpoint {out.checkpoints[name].url}, report {folder.url}")
+    result = str(report) if report else "\n".join(report.url for report in out.reports.values())
     following = [
-        command("search", "--sketch", "FILE", *searched("FOLDER", next(iter(out.checkpoints.values())), workspace))
+        command("search", "--sketch", "FILE", *searched("FOLDER", next(iter(out.checkpoints.values())).url, workspace))
     ]
     if config.tracking.enabled:
         pages = ui_command(tracking_uri(storage.absolute(workspace), config.tracking.uri))

@@ -17,14 +17,15 @@ import pyarrow as pa
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.splits import stands_verbatim
 from pipelines.encode.device import assigned_device
-from pipelines.encode.encodings import COLUMNS
 from pipelines.runtime import logs
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.store import storage
 from pipelines.workspace import shards
+from pipelines.workspace.encodings import COLUMNS, Encodings
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import leakable, tested_members
 from pipelines.workspace.tensors import encode_pictures
+from pipelines.workspace.training import Training
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import refuse_leaks
@@ -34,13 +35,14 @@ ALONE = 1000  # pictures that one process has encoded before another one has loa
 
 
 @logs.stage("embed")
-def embed(config: ExperimentConfig, workspace: str, images: Images, checkpoint: str, split: ZeroShotSplit) -> str:
-    """Encode the unseen classes of `split` and the distractors, or find it done; gives the folder of the encodings.
+def embed(
+    config: ExperimentConfig, workspace: str, images: Images, training: Training, split: ZeroShotSplit
+) -> Encodings:
+    """Encode the unseen classes of `split` and the distractors, or find it done.
 
     Raises LeakError where the checkpoint has seen what it would be tested on.
     """
-    trained = shards.read_manifest(checkpoint, "zse train")
-    with storage.local_copy(checkpoint) as copy:
+    with storage.local_copy(training.url) as copy:
         loaded = load_checkpoint(copy)
     check_transforms(loaded, images)
     distractors, seen_classes = sorted(set(config.evaluation.distractors)), config.evaluation.seen_classes
@@ -50,12 +52,11 @@ def embed(config: ExperimentConfig, workspace: str, images: Images, checkpoint: 
     refuse_leaks(
         loaded, split, tested.names(), verbatim=verbatim, selection=config.evaluation.classes == "pseudo_unseen"
     )
-    key = storage.digest([trained["digest"], images.fingerprint, images.url, storage.digest_lines(members.id)], 8)
-    name = f"{trained['name']}-{key}"
-    folder = storage.join(workspace, "encodings", name)
-    logs.about(run=name)
-    if shards.has_manifest(folder):
-        return folder
+    key = storage.digest([training.digest, images.fingerprint, images.url, storage.digest_lines(members.id)])
+    folder = Encodings.place(workspace, training.run_name, key)
+    logs.about(run=folder.rsplit("/", 1)[1])
+    if (done := Encodings.find(folder, key)) is not None:
+        return done
     of_part = {int(part): members.where(members.part == part) for part in np.unique(members.part)}
     part_names = list(images.parts)
     # As many image shards a part as one with all classes in it would hold: the pair network reads parts over and over.
@@ -71,7 +72,7 @@ def embed(config: ExperimentConfig, workspace: str, images: Images, checkpoint: 
             # As text: lists of unequal length are no Arrow column, and Ray would say so for every task.
             tasks.append({"part": written[-1]["name"], "images": json.dumps(images_of), "rows": len(modality)})
     constructor = {
-        "checkpoint": checkpoint,
+        "checkpoint": training.url,
         "images": images.url,
         "folder": folder,
         "batch_size": config.evaluation.batch_size,
@@ -82,7 +83,7 @@ def embed(config: ExperimentConfig, workspace: str, images: Images, checkpoint: 
     for _ in run_parts(
         tasks,
         EncodePart,
-        what=f"Embed {trained['method']}",
+        what=f"Embed {training.method}",
         unit="pictures",
         total=total,
         workers=workers,
@@ -91,18 +92,16 @@ def embed(config: ExperimentConfig, workspace: str, images: Images, checkpoint: 
         alone=total <= ALONE,
     ):
         pass
-    shards.write_manifest(
+    return Encodings.write(
         folder,
-        {
-            "checkpoint": checkpoint,
-            "checkpoint_hash": trained["digest"],
-            "images": images.url,
-            "fingerprint": images.fingerprint,
-            "pictures": len(members),
-            "shards": written,
-        },
+        key,
+        checkpoint=training.url,
+        checkpoint_hash=training.digest,
+        images=images.url,
+        fingerprint=images.fingerprint,
+        pictures=len(members),
+        shards=written,
     )
-    return folder
 
 
 def check_transforms(checkpoint: Checkpoint, images: Images) -> None:

@@ -15,17 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
 
 from pipelines.datasets.archives import opened
 from pipelines.datasets.tree import PICTURES, PassedOver, is_picture
-from pipelines.encode import encodings
 from pipelines.encode.device import assigned_device
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import Meter, say
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
-from pipelines.workspace import shards
+from pipelines.workspace.encodings import Encodings, GalleryEncodings, note_name, open_photos, write_photos
 from pipelines.workspace.tensors import to_tensor
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
@@ -39,13 +37,9 @@ BATCH, PART = 64, 256  # photos encoded at once, and kept in one file
 class Gallery:
     """Encoded photos that are there."""
 
-    folder: str
-    parts: Sequence[str]
+    encodings: Encodings
     ids: Sequence[str]
     """Of the photos by position: paths below their folder, or ids of a data set's pictures."""
-    checkpoint_hash: str
-    of_test: bool
-    """Made by `zse embed` of an experiment, sketches among them."""
     memory: int
     """Bytes of encodings that are kept after they were read once."""
     indices: dict[str, CodeIndex] = field(default_factory=dict)
@@ -54,19 +48,13 @@ class Gallery:
 
     def tiles(self, names: Sequence[str]) -> Iterator[Encoding]:
         """What is named of the encodings, a part at a time."""
-        for part in self.parts:
+        for part in self.encodings.photo_parts():
             key = part, tuple(names)
-            tile = self._kept.get(key) or self._read(part, names)
+            tile = self._kept.get(key) or self.encodings.photo_values(part, names)
             if key not in self._kept and (size := sum(value.nbytes for value in tile.values())) <= self.memory:
                 self._kept[key] = tile
                 self.memory -= size
             yield tile
-
-    def _read(self, part: str, names: Sequence[str]) -> Encoding:
-        if self.of_test:
-            return encodings.read_values(self.folder, part, "photo", names)
-        files = {name: storage.join(self.folder, f"{name}-{part}.safetensors") for name in names}
-        return {name: load(storage.read_bytes(file))[name] for name, file in files.items()}
 
 
 def open_gallery(folder: str, memory: int = 0) -> Gallery:
@@ -74,12 +62,8 @@ def open_gallery(folder: str, memory: int = 0) -> Gallery:
 
     memory: bytes of encodings to keep for the next search; the rest is read anew.
     """
-    manifest = shards.read_manifest(folder, "zse embed")
-    if "paths" in manifest:
-        return Gallery(folder, manifest["parts"], manifest["paths"], manifest["checkpoint_hash"], False, memory)
-    parts = [part for part, _ in encodings.encoded_parts(manifest, "photo")]
-    ids = encodings.read_ids(folder, parts, "photo")
-    return Gallery(folder, parts, ids, manifest["checkpoint_hash"], True, memory)
+    encodings = open_photos(folder)
+    return Gallery(encodings, encodings.photo_ids(), memory)
 
 
 def index(gallery: str, checkpoint_url: str, workspace: str) -> str:
@@ -94,18 +78,19 @@ def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
     files = _photos(gallery)
     listed = [asdict(f) for f in files]
     digest = checkpoint.digest
-    key = storage.digest([shards.SCHEMA_VERSION, digest, storage.absolute(gallery), listed], 16)
-    folder = storage.join(workspace, "encodings", f"search-{key}")
-    if shards.has_manifest(folder):
+    key = storage.digest([GalleryEncodings.VERSION, digest, storage.absolute(gallery), listed])
+    folder = storage.join(workspace, GalleryEncodings.KIND, f"search-{key[:16]}")
+    if GalleryEncodings.find(folder, key) is not None:
         return folder
     there = storage.names(folder)
     notes: list[dict[str, Any]] = []
     with Meter("Encode the gallery", len(files), "photos") as meter:
         for i in range(0, len(files), PART):
-            url = storage.join(folder, f"part-{i // PART:05d}.json")
-            if url.rsplit("/", 1)[1] not in there:
+            part = f"{i // PART:05d}"
+            url = storage.join(folder, note_name(part))
+            if note_name(part) not in there:
                 chunk = [f.path for f in files[i : i + PART]]
-                storage.write_json(url, _encode_part(checkpoint, gallery, chunk, folder, f"{i // PART:05d}"))
+                storage.write_json(url, _encode_part(checkpoint, gallery, chunk, folder, part))
             notes.append(storage.read_json(url))
             meter.update(min(i + PART, len(files)))
     skipped = [line for note in notes for line in note["skipped"]]
@@ -116,7 +101,7 @@ def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
         raise StorageError(f"None of the {len(files)} files in {gallery} is a usable photo")
     full = [note for note in notes if note["paths"]]
     made = {"parts": [note["part"] for note in full], "names": full[0]["names"], "paths": paths, "skipped": skipped}
-    shards.write_manifest(folder, {"checkpoint_hash": digest, "gallery": storage.absolute(gallery), **made})
+    GalleryEncodings.write(folder, key, checkpoint_hash=digest, gallery=storage.absolute(gallery), **made)
     return folder
 
 
@@ -142,7 +127,7 @@ def read_photos(gallery: str, paths: Sequence[str]) -> list[bytes | Exception]:
 
 
 def _encode_part(checkpoint: Checkpoint, gallery: str, paths: list[str], folder: str, part: str) -> dict[str, Any]:
-    """Encode some photos and write them, each encoding in a file of its own: most searches read one of them."""
+    """Encode some photos and write them."""
     pictures, kept, skipped = [], [], []
     for path, data in zip(paths, read_photos(gallery, paths), strict=True):
         try:
@@ -154,9 +139,7 @@ def _encode_part(checkpoint: Checkpoint, gallery: str, paths: list[str], folder:
             skipped.append(printable(f"{path}: {error}"))
     encoded = [encode_photos(checkpoint.method, pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
     names = sorted(encoded[0]) if encoded else []
-    for name in names:
-        values = torch.cat([batch[name] for batch in encoded]).contiguous()
-        storage.write_bytes(storage.join(folder, f"{name}-{part}.safetensors"), save({name: values}))
+    write_photos(folder, part, {name: torch.cat([batch[name] for batch in encoded]) for name in names})
     return {"part": part, "names": names, "paths": kept, "skipped": skipped}
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.encode.encodings import Encodings
-from pipelines.evaluate.score import score, score_rows
+from pipelines.evaluate.score import score
+from pipelines.workspace.encodings import Encoded, Encodings
 from zse_model.checkpoint import Checkpoint
 from zse_model.scoring import count
 
@@ -24,10 +24,10 @@ class Matrices:
         self,
         config: ExperimentConfig,
         workspace: str,
-        encodings: str,
+        encodings: Encodings,
         checkpoint: Checkpoint,
-        sketches: Encodings,
-        photos: Encodings,
+        sketches: Encoded,
+        photos: Encoded,
     ) -> None:
         self.config, self.workspace, self.encodings, self.method = config, workspace, encodings, checkpoint.method
         self.sketches, self.photos = sketches.values, photos.values
@@ -48,7 +48,7 @@ class Matrices:
             for parts in zip(*map(self._stored, declared.combined), strict=True):
                 yield declared.combine(self.method, *parts)
         elif declared.pair_network:
-            for scores in score_rows(score(self.config, self.workspace, self.encodings, mode, among)):
+            for scores in score(self.config, self.workspace, self.encodings, mode, among).rows():
                 yield from scores.split(EMBEDDING_TILE)
         else:
             for start in range(0, count(self.sketches), EMBEDDING_TILE):

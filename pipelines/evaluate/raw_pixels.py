@@ -6,34 +6,34 @@ import numpy as np
 import torch
 
 from pipelines.config.experiment import ExperimentConfig, experiment_of
-from pipelines.encode.encodings import Encodings
 from pipelines.evaluate.matrices import EMBEDDING_TILE
 from pipelines.evaluate.rankings import evaluate_searches
-from pipelines.evaluate.report import provenance_of, report_folder, report_key, write_report
+from pipelines.evaluate.report import place_of, provenance_of, report_key, write_report
 from pipelines.evaluate.searches import plan_searches, without_repeated
-from pipelines.workspace import shards
+from pipelines.workspace.encodings import Encoded
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import (
     tested_members,
 )
 from pipelines.workspace.pictures import decode_pixels
+from pipelines.workspace.reports import Report
 from zse_model.methods import Encoding
 from zse_model.modes import RET
 from zse_model.split import ZeroShotSplit
 
 
-def raw_pixels(config: ExperimentConfig, workspace: str, images: Images, split: ZeroShotSplit) -> str:
+def raw_pixels(config: ExperimentConfig, workspace: str, images: Images, split: ZeroShotSplit) -> Report:
     """The reference row that anything has to beat: 32x32 grey pixels, centred, compared by cosine."""
-    folder = report_folder(config, workspace, "raw_pixels", {"images": images.url, "split": split.digest})
-    if shards.has_manifest(folder):
-        return folder
+    place = place_of(config, workspace, "raw_pixels", {"images": images.url, "split": split.digest})
+    if (done := Report.find(*place)) is not None:
+        return done
     everyone = images.members()
     asked = config.evaluation
     tested = tested_members(everyone, split, asked.distractors, seen_classes=asked.seen_classes).by_content()
     encodings = []
     for modality in ("sketch", "photo"):
         members = tested.where(tested.modality == modality)
-        encodings.append(Encodings(members, _pixels(images.data(members))))
+        encodings.append(Encoded(members, _pixels(images.data(members))))
     sketches, photos = encodings
     scores = sketches.values["embedding"] @ photos.values["embedding"].T
     searches = plan_searches(config, split, images.fingerprint, sketches.members, photos.members, everyone)
@@ -42,8 +42,8 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: Images, split: 
     provenance = provenance_of(config, split, images.fingerprint, "none")
     key = report_key(config, split, images.fingerprint, "none")
     of = {"report_key": key, "images": images.url, "experiment": experiment_of(config)}
-    write_report(folder, of, images, searches, evaluations, sketches.members, photos.members, "raw_pixels", provenance)
-    return folder
+    members = sketches.members, photos.members
+    return write_report(place, of, images, searches, evaluations, *members, "raw_pixels", provenance)
 
 
 def _pixels(pictures: list[bytes]) -> Encoding:

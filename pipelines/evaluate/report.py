@@ -1,7 +1,4 @@
-"""A report's files: written once, named by what they depend on.
-
-    <workspace>/reports/<checkpoint>-<hash>/report.json  queries.parquet  top.parquet  per_class.json  confusion.json
-                                            curves.json  costs.json  sheets/*.png  charts/*.png  manifest.json
+"""A report's files (`pipelines/workspace/reports.py`): written once, named by what they depend on.
 
 `report.json` is the list of rows (docs/evaluation.md). `queries.parquet` keeps each query's own values, so that
 two reports of the same queries can be compared pair by pair, `top.parquet` the first photos that each found. The other
@@ -12,7 +9,7 @@ precision at eleven recalls; and what a mode costs.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +24,11 @@ from pipelines.workspace.looks import NEAR
 from pipelines.workspace.members import (
     Members,
 )
-from pipelines.workspace.queries import QUERIES, claimed
-from pipelines.workspace.reports import CHARTS, CONFUSION, CURVES, PER_CLASS, REPORT, SHEETS, TOP
+from pipelines.workspace.queries import claimed
+from pipelines.workspace.reports import Report
 from zse_model.evaluation.evaluate import Evaluation, Task
 from zse_model.split import ZeroShotSplit
 
-FORMAT = 3  # of a report: one of another is made again
 SHOWN = 10  # photos of a query that are kept by name, and that the confusion of classes looks at
 
 
@@ -56,15 +52,23 @@ def report_key(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str,
 def _settings(config: ExperimentConfig) -> list[Any]:
     e = config.evaluation
     asked = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors), e.seen_classes]
-    return [asked, config.use, NEAR, FORMAT]
+    return [asked, config.use, NEAR, Report.FORMAT]
 
 
-def report_folder(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> str:
-    return storage.join(workspace, "reports", f"{name}-{storage.digest([depends, *_settings(config)], 8)}")
+class Place(NamedTuple):
+    """Where a report belongs."""
+
+    url: str
+    key: str
+
+
+def place_of(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> Place:
+    key = storage.digest([depends, *_settings(config)])
+    return Place(Report.place(workspace, name, key), key)
 
 
 def write_report(
-    folder: str,
+    place: Place,
     of: dict[str, Any],
     images: Images,
     searches: list[Search],
@@ -73,8 +77,9 @@ def write_report(
     photos: Members,
     method: str,
     provenance: dict[str, Any],
-) -> None:
+) -> Report:
     """of: what the manifest says besides."""
+    folder = place.url
     rows: list[dict[str, Any]] = []
     columns: dict[str, Any] = {"id": sketches.id, "category": sketches.category, "instance": sketches.instance}
     for i, search in enumerate(searches):
@@ -97,10 +102,10 @@ def write_report(
     ]
     default = next(iter(by_class.values()))
     curves = {mode: found.precision_recall().tolist() for mode, found in by_class.items() if _whole(found)}
-    storage.write_json(storage.join(folder, CURVES), curves)
+    storage.write_json(storage.join(folder, Report.CURVES), curves)
     shares = _confusion(default, len(names))
     storage.write_json(
-        storage.join(folder, CONFUSION),
+        storage.join(folder, Report.CONFUSION),
         [
             {"class": names[i], "found": names[j], "share": float(shares[i, j])}
             for i, j in zip(*np.nonzero(shares), strict=True)
@@ -112,21 +117,21 @@ def write_report(
         "confusion.png": charts.confusion(shares[np.ix_(known, known)], [names[i] for i in known], SHOWN),
     }
     for name, png in pictures.items():
-        storage.write_bytes(storage.join(folder, CHARTS, name), png)
+        storage.write_bytes(storage.join(folder, Report.CHARTS, name), png)
     for name, png in sheets.retrieval_sheets(default, images, asked, first).items():
-        storage.write_bytes(storage.join(folder, SHEETS, name), png)
+        storage.write_bytes(storage.join(folder, Report.SHEETS, name), png)
     found_first = {mode: first.id[found.top.indices[:, :SHOWN].numpy()].tolist() for mode, found in by_class.items()}
     top = pa.table({"id": asked.id, **found_first}).sort_by("id")
-    storage.write_bytes(storage.join(folder, TOP), shards.encode_part(top, row_group=4096))
+    storage.write_bytes(storage.join(folder, Report.TOP), shards.encode_part(top, row_group=4096))
     by_id = pa.table(columns).sort_by("id")  # one order for whatever was evaluated on these queries
-    storage.write_bytes(storage.join(folder, QUERIES), shards.encode_part(by_id, row_group=4096))
-    storage.write_json(storage.join(folder, PER_CLASS), [_finite(row) for row in per_class])
-    storage.write_json(storage.join(folder, REPORT), [_finite(claimed(row)) for row in rows])
+    storage.write_bytes(storage.join(folder, Report.QUERIES), shards.encode_part(by_id, row_group=4096))
+    storage.write_json(storage.join(folder, Report.PER_CLASS), [_finite(row) for row in per_class])
+    storage.write_json(storage.join(folder, Report.ROWS), [_finite(claimed(row)) for row in rows])
     settings = list(dict.fromkeys(search.task.setting for search in searches))
     by_class_of = [search.task for search in searches if {*search.task.metrics} & {"mAP_all"}]
     chance = {task.setting: task.chance for task in by_class_of if "plain" in task.protocols}
     about = {"method": method, "dataset": images.dataset, "settings": settings, "chance": chance}
-    shards.write_manifest(folder, {**about, **provenance, **of})
+    return Report.write(*place, **about, **provenance, **of)
 
 
 def _whole(found: Evaluation) -> bool:

@@ -1,14 +1,11 @@
 """score: encodings -> the scores of a pair network, every sketch with every photo, or those that a shortlist wants.
 
-    <workspace>/scores/<encodings>-<mode>/part-00000-of-00007.parquet ... manifest.json
-
 A part holds the columns of up to `PHOTOS` photos, its rows are all sketches in stored order, and each is written whole:
 an interrupted scoring goes on where it was. Neither the gallery's tokens nor the matrix of scores is ever in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,12 +15,13 @@ from torch import Tensor
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.encode.device import assigned_device
-from pipelines.encode.encodings import encoded_parts, read_values
 from pipelines.runtime import logs, prometheus
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.store import storage
 from pipelines.workspace import shards
+from pipelines.workspace.encodings import Encodings
+from pipelines.workspace.scores import Scores
 from zse_model.checkpoint import load_checkpoint
 from zse_model.memory import keep_freed_memory
 from zse_model.scoring import score_all
@@ -34,25 +32,26 @@ ALONE = 100_000  # pairs that one process has scored before others have loaded t
 
 
 @logs.stage("score")
-def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, among: Tensor | None = None) -> str:
-    """Score every pair by `mode`, or find it done; gives the folder of the parts.
+def score(
+    config: ExperimentConfig, workspace: str, encodings: Encodings, mode: str, among: Tensor | None = None
+) -> Scores:
+    """Score every pair by `mode`, or find it done.
 
     among: the photos to score for each sketch, int64 [q, k], both in stored order; the others are -inf. `mode` is then
     only a name for them. None = every photo.
     """
-    manifest = shards.read_manifest(encodings, "zse embed")
     precision = config.evaluation.precision
-    name = f"{encodings.rsplit('/', 1)[1]}-{mode}" + ("" if precision == "fp32" else f"-{precision}")
-    if among is not None:
-        name += f"-{storage.sha256(among.numpy().tobytes())[:8]}"
-    folder = storage.join(workspace, "scores", name)
+    name = f"{encodings.name}-{mode}" + ("" if precision == "fp32" else f"-{precision}")
+    key = "" if among is None else storage.sha256(among.numpy().tobytes())
+    folder = storage.join(workspace, Scores.KIND, name) if among is None else Scores.place(workspace, name, key)
+    name = folder.rsplit("/", 1)[1]
     logs.about(run=name)
-    if shards.has_manifest(folder):
-        return folder
-    photos, sketches = (encoded_parts(manifest, modality) for modality in ("photo", "sketch"))
+    if (done := Scores.find(folder, key)) is not None:
+        return done
+    photos, sketches = (encodings.parts(modality) for modality in ("photo", "sketch"))
     tasks: list[dict[str, Any]] = []
     position = 0
-    for part, count in photos:
+    for part, count in photos.items():
         for start in range(0, count, PHOTOS):
             rows = min(PHOTOS, count - start)
             task = {"photos": part, "start": start, "rows": rows}
@@ -68,17 +67,10 @@ def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, a
     left = [{**task, "part": part} for task, part in zip(tasks, names, strict=True) if part not in there]
     if len(left) < len(tasks):
         say(f"{len(tasks) - len(left)} of {len(tasks)} parts are there already")
-    total = sum(count for _, count in sketches)
+    total = sum(sketches.values())
     alone = total * sum(task["rows"] for task in left) <= ALONE
     gpus = 1 if config.cluster.gpus_per_worker else 0
-    constructor = {
-        "checkpoint": manifest["checkpoint"],
-        "encodings": encodings,
-        "sketches": sketches,
-        "mode": mode,
-        "precision": precision,
-        "folder": folder,
-    }
+    constructor = {"encodings": encodings, "mode": mode, "precision": precision, "folder": folder}
     for part in run_parts(
         left,
         ScorePart,
@@ -91,47 +83,25 @@ def score(config: ExperimentConfig, workspace: str, encodings: str, mode: str, a
         alone=alone,
     ):
         prometheus.count("zse_pairs_scored", part["pairs"], stage="score", run=name)
-    shards.write_manifest(
-        folder,
-        {
-            "encodings": encodings,
-            "mode": mode,
-            "sketches": total,
-            "shards": [{"name": part, "rows": total} for part in names],
-        },
-    )
-    return folder
-
-
-def score_rows(folder: str) -> Iterator[Tensor]:
-    """The score matrix in stored order, float32 [up to `SKETCHES`, g] a time."""
-    manifest = shards.read_manifest(folder, "zse evaluate")
-    parts = [shards.open_part(storage.join(folder, shard["name"])) for shard in manifest["shards"]]
-    for group in range(parts[0].num_row_groups):
-        columns = []
-        for part in parts:
-            rows = part.read_row_group(group, columns=["scores"]).column(0).combine_chunks()
-            columns.append(rows.flatten().to_numpy().reshape(len(rows), -1))
-        yield torch.from_numpy(np.concatenate(columns, axis=1))
+    written = [{"name": part, "rows": total} for part in names]
+    return Scores.write(folder, key, encodings=encodings.url, mode=mode, sketches=total, shards=written)
 
 
 class ScorePart:
     """An actor that holds the network and scores all sketches against some photos a call."""
 
-    def __init__(
-        self, checkpoint: str, encodings: str, sketches: list[tuple[str, int]], mode: str, precision: Any, folder: str
-    ) -> None:
+    def __init__(self, encodings: Encodings, mode: str, precision: Any, folder: str) -> None:
         keep_freed_memory()
         self.device = assigned_device()
-        with storage.local_copy(checkpoint) as copy:
+        with storage.local_copy(encodings.checkpoint) as copy:
             method = load_checkpoint(copy, self.device).method
         self.scorer = method.scorer(method.ranked_by(mode), precision)
-        self.encodings, self.sketches, self.folder = encodings, sketches, folder
+        self.encodings, self.sketches, self.folder = encodings, encodings.parts("sketch"), folder
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
-        photos = read_values(self.encodings, task["photos"], "photo", self.scorer.reads("photo"))
+        photos = self.encodings.values(task["photos"], "photo", self.scorer.reads("photo"))
         photos = {name: value[task["start"] : task["start"] + task["rows"]] for name, value in photos.items()}
-        total = sum(count for _, count in self.sketches)
+        total = sum(self.sketches.values())
         scores = torch.empty(total, task["rows"])
         wanted, pairs = None, scores.numel()
         if "wanted" in task:
@@ -139,9 +109,9 @@ class ScorePart:
             wanted = torch.from_numpy(np.unpackbits(packed, axis=1, count=task["rows"]).astype(bool))
             pairs = int(wanted.sum())
         done = 0
-        for part, count in self.sketches:
+        for part, count in self.sketches.items():
             rows = slice(done, done + count)
-            queries = read_values(self.encodings, part, "sketch", self.scorer.reads("sketch"))
+            queries = self.encodings.values(part, "sketch", self.scorer.reads("sketch"))
             scores[rows] = score_all(self.scorer, queries, photos, None if wanted is None else wanted[rows])
             done += count
         flat = pa.array(scores.numpy().reshape(-1))

@@ -16,22 +16,21 @@ from pipelines.config.experiment import ExperimentConfig, experiment_of
 from pipelines.datasets.splits import stands_verbatim
 from pipelines.drawing import sheets
 from pipelines.drawing.explanations import explanation_sheets
-from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.evaluate.costs import cost
 from pipelines.evaluate.matrices import Matrices
 from pipelines.evaluate.rankings import evaluate_searches, find_shortlists, union_of_shortlists
-from pipelines.evaluate.report import provenance_of, report_folder, report_key, write_report
+from pipelines.evaluate.report import place_of, provenance_of, report_key, write_report
 from pipelines.evaluate.searches import Search, plan_searches, without_repeated
 from pipelines.runtime import logs
 from pipelines.runtime.progress import say
 from pipelines.store import storage
-from pipelines.workspace import shards
+from pipelines.workspace.encodings import Encodings
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import (
     Members,
     leakable,
 )
-from pipelines.workspace.reports import COSTS, SHEETS
+from pipelines.workspace.reports import Report
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation
 from zse_model.evaluation.leaks import distilled_units, refuse_leaks
@@ -44,20 +43,19 @@ from zse_model.split import ZeroShotSplit
 
 @logs.stage("evaluate")
 def evaluate(
-    config: ExperimentConfig, workspace: str, images: Images, encodings: str, method: str, split: ZeroShotSplit
-) -> str:
-    """Run the stage for one checkpoint's encodings, or find it done; gives the folder of the report.
+    config: ExperimentConfig, workspace: str, images: Images, encodings: Encodings, method: str, split: ZeroShotSplit
+) -> Report:
+    """Run the stage for one checkpoint's encodings, or find it done.
 
     Raises LeakError where the checkpoint has seen what it would be tested on.
     """
-    embedded = shards.read_manifest(encodings, "zse embed")
-    with storage.local_copy(embedded["checkpoint"]) as copy:
+    with storage.local_copy(encodings.checkpoint) as copy:
         checkpoint = load_checkpoint(copy)
-    folder = report_folder(config, workspace, encodings.rsplit("/", 1)[1], {**embedded, "split": split.digest})
-    logs.about(run=folder.rsplit("/", 1)[1])
-    if shards.has_manifest(folder):
-        return folder
-    sketches, photos = (read_encodings(encodings, m, images) for m in ("sketch", "photo"))
+    place = place_of(config, workspace, encodings.name, {**encodings.about, "split": split.digest})
+    logs.about(run=place.url.rsplit("/", 1)[1])
+    if (done := Report.find(*place)) is not None:
+        return done
+    sketches, photos = (encodings.read(m, images) for m in ("sketch", "photo"))
     _refuse_leaks(config, checkpoint, split, (sketches.members, photos.members))
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
     gallery = matrices.gallery
@@ -66,7 +64,7 @@ def evaluate(
     searches = without_repeated(searches, images, gallery)
     modes = _modes(config, checkpoint.method, method)
     evaluations = {mode: _evaluated(matrices, searches, mode) for mode in modes}
-    provenance = provenance_of(config, split, images.fingerprint, embedded["checkpoint_hash"])
+    provenance = provenance_of(config, split, images.fingerprint, encodings.checkpoint_hash)
     provenance["checkpoint"] = checkpoint.training["run"]
     provenance["distilled_test_units"] = distilled_units(checkpoint, split)
     if told := provenance["distilled_test_units"]:
@@ -78,14 +76,13 @@ def evaluate(
         queries, first = sketches.members.where(searches[0].queries), gallery.where(searches[0].gallery)
         found = _explanations(checkpoint.method, evaluations[shown][0], images, queries, first)
         for name, png in found.items():
-            storage.write_bytes(storage.join(folder, SHEETS, name), png)
+            storage.write_bytes(storage.join(place.url, Report.SHEETS, name), png)
     storage.write_json(
-        storage.join(folder, COSTS), _costs(checkpoint.method, encodings, modes, config.evaluation.precision)
+        storage.join(place.url, Report.COSTS), _costs(checkpoint.method, encodings, modes, config.evaluation.precision)
     )
-    key = report_key(config, split, images.fingerprint, embedded["checkpoint_hash"])
-    of = {"report_key": key, "images": images.url, "encodings": encodings, "experiment": experiment_of(config)}
-    write_report(folder, of, images, searches, evaluations, sketches.members, gallery, method, provenance)
-    return folder
+    same = report_key(config, split, images.fingerprint, encodings.checkpoint_hash)
+    of = {"report_key": same, "images": images.url, "encodings": encodings.url, "experiment": experiment_of(config)}
+    return write_report(place, of, images, searches, evaluations, sketches.members, gallery, method, provenance)
 
 
 def _refuse_leaks(
@@ -110,10 +107,11 @@ def _evaluated(matrices: Matrices, searches: Sequence[Search], mode: str) -> lis
     return evaluate_searches(matrices.rows(mode, among), searches, mode, best)
 
 
-def _costs(method: RetrievalMethod, encodings: str, modes: Sequence[str], precision: Precision) -> list[dict[str, Any]]:
+def _costs(
+    method: RetrievalMethod, encodings: Encodings, modes: Sequence[str], precision: Precision
+) -> list[dict[str, Any]]:
     """Of the modes that score every pair, by some of the encoded pictures."""
-    manifest = shards.read_manifest(encodings, "zse embed")
-    sketches, photos = (read_values(encodings, encoded_parts(manifest, m)[0][0], m) for m in ("sketch", "photo"))
+    sketches, photos = (encodings.values(next(iter(encodings.parts(m))), m) for m in ("sketch", "photo"))
     return [cost(method, mode, precision, sketches, photos) for mode in modes if mode in method.modes]
 
 

@@ -17,11 +17,10 @@ import numpy as np
 from rich.table import Table
 
 from pipelines.drawing.sheets import Row, decode_all, draw_sheet
-from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.queries import Difference, Queries, difference, key_parts
-from pipelines.workspace.reports import TOP
+from pipelines.workspace.reports import Report
 from zse_model.errors import ZseError
 from zse_model.split import FEWEST
 
@@ -30,12 +29,12 @@ SHOWN = 4  # queries that gain most, and as many that lose most
 
 
 @dataclass(frozen=True)
-class Report:
+class Side:
     """One side of a comparison."""
 
     name: str
     """As it was asked for."""
-    folder: str
+    report: Report
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Compared:
 
 
 def compare(
-    first: Report, second: Report, *, metric: str | None = None, mode: str | None = None, setting: str | None = None
+    first: Side, second: Side, *, metric: str | None = None, mode: str | None = None, setting: str | None = None
 ) -> list[Compared]:
     """Everything that both reports measured on the same queries, or what of it is asked for.
 
@@ -62,7 +61,7 @@ def compare(
     mode in common it is the first mode of each. Raises ValueError for reports of other queries, or with nothing to
     compare.
     """
-    a, b = Queries(first.folder), Queries(second.folder)
+    a, b = Queries(first.report), Queries(second.report)
     mine = [key_parts(key) for key in a.keys]
     theirs = {key_parts(key) for key in b.keys}
     one, _, other = (mode or "").partition(",")
@@ -97,21 +96,21 @@ def compare(
 
 
 def compare_reports(
-    first: Sequence[Report],
-    second: Sequence[Report],
+    first: Sequence[Side],
+    second: Sequence[Side],
     *,
     metric: str | None = None,
     mode: str | None = None,
     setting: str | None = None,
-) -> list[tuple[tuple[Report, Report], Compared]]:
+) -> list[tuple[tuple[Side, Side], Compared]]:
     """`compare` of every two, each with where it was found; of what several pairs measured the first one's, pairs of
     one split before others: the unseen classes of two splits may be the same. Raises ValueError where nothing of all of
     them can be compared."""
-    measured = {report.folder: measured_on(report) for report in (*first, *second)}
-    every = [(a, b, measured[a.folder], measured[b.folder]) for a in first for b in second]
+    measured = {side.report.url: measured_on(side) for side in (*first, *second)}
+    every = [(a, b, measured[a.report.url], measured[b.report.url]) for a in first for b in second]
     pairs = [(a, b) for a, b, x, y in every if x == y]
     pairs += [(a, b) for a, b, x, y in every if x != y and x[1] == y[1] and x[2] & y[2]]
-    found: dict[tuple[str, ...], tuple[tuple[Report, Report], Compared]] = {}
+    found: dict[tuple[str, ...], tuple[tuple[Side, Side], Compared]] = {}
     refused: ValueError | None = None
     for pair in pairs or [(first[0], second[0])]:  # the latter says what they lack
         try:
@@ -124,10 +123,9 @@ def compare_reports(
     return list(found.values())
 
 
-def measured_on(report: Report) -> tuple[str, str, frozenset[str]]:
+def measured_on(side: Side) -> tuple[str, str, frozenset[str]]:
     """What a report was evaluated on: split, data, settings."""
-    manifest = shards.read_manifest(report.folder, "zse evaluate")
-    return manifest["split_hash"], manifest["dataset_fingerprint"], frozenset(manifest["settings"])
+    return side.report.split_hash, side.report.fingerprint, frozenset(side.report.settings)
 
 
 def _compared(a: Queries, b: Queries, x: tuple[str, ...], y: tuple[str, ...]) -> Compared:
@@ -137,8 +135,8 @@ def _compared(a: Queries, b: Queries, x: tuple[str, ...], y: tuple[str, ...]) ->
     photos = a.gallery(key), b.gallery(other)
     if photos[0] != photos[1]:
         raise ZseError(
-            f"{a.report} and {b.report} searched other galleries of {setting}, {photos[0]} and {photos[1]} photos. "
-            "Evaluate both on the same data and split"
+            f"{a.report.url} and {b.report.url} searched other galleries of {setting}, {photos[0]} and {photos[1]} "
+            "photos. Evaluate both on the same data and split"
         )
     ours, theirs = a.values(key), b.values(other)
     signs = np.sign(list(by_class_difference(a.category, (theirs - ours).numpy()).values()))
@@ -160,11 +158,11 @@ def _measured(keys: Iterable[tuple[str, ...]]) -> str:
     return ", ".join(sorted({"/".join(key[:3]) for key in keys})) or "nothing"
 
 
-def difference_sheet(first: Report, second: Report, compared: Compared) -> bytes:
+def difference_sheet(first: Side, second: Side, compared: Compared) -> bytes:
     """A PNG of the queries that gain most from the first report to the second and of those that lose most, two lines
     a query: what the first found, what the second found.
     """
-    sides = [Queries(first.folder), Queries(second.folder)]
+    sides = [Queries(first.report), Queries(second.report)]
     keys = ["/".join((compared.setting, compared.protocol, mode, compared.metric)) for mode in compared.modes]
     values = [queries.values(key).numpy() for queries, key in zip(sides, keys, strict=True)]
     ranked = np.argsort(-np.nan_to_num(values[1] - values[0], nan=0.0), kind="stable")
@@ -176,7 +174,7 @@ def difference_sheet(first: Report, second: Report, compared: Compared) -> bytes
     wanted = list(
         dict.fromkeys(id for query in chosen for id in (ids[query], *(p for top in tops for p in top[ids[query]])))
     )
-    images = Images.open(shards.read_manifest(first.folder, "zse evaluate")["images"])
+    images = Images.open(first.report.images or "")
     everyone = images.members()
     at = {id: i for i, id in enumerate(everyone.id)}
     decoded = decode_all(images, everyone, np.array([at[id] for id in wanted]))
@@ -198,8 +196,8 @@ def difference_sheet(first: Report, second: Report, compared: Compared) -> bytes
     return draw_sheet(rows)
 
 
-def _first_photos(report: Report, mode: str) -> dict[str, list[str]]:
-    table = shards.open_part(storage.join(report.folder, TOP)).read(columns=["id", mode]).to_pydict()
+def _first_photos(side: Side, mode: str) -> dict[str, list[str]]:
+    table = shards.open_part(side.report.file(Report.TOP)).read(columns=["id", mode]).to_pydict()
     return dict(zip(table["id"], table[mode], strict=True))
 
 

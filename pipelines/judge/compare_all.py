@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from pipelines.judge.compare import Compared, Report, as_json, compare_reports, difference_sheet, table
+from pipelines.judge.compare import Compared, Side, as_json, compare_reports, difference_sheet, table
 from pipelines.store import storage
 from pipelines.tracking import reports_of
-from pipelines.workspace import shards
-from pipelines.workspace.reports import TOP
+from pipelines.workspace.reports import Report
 
 
 def compare_all(
@@ -28,9 +27,9 @@ def compare_all(
     Raises ValueError where two have no common queries, TrackingError for a name that means no report.
     """
     tables, rows = [], []
-    left = [Report(first, report) for report in reports_of(first, workspace)]
+    left = [Side(first, report) for report in reports_of(first, workspace)]
     for position, other in enumerate(others, start=1):
-        right = [Report(other, report) for report in reports_of(other, workspace)]
+        right = [Side(other, report) for report in reports_of(other, workspace)]
         compared = compare_reports(left, right, metric=metric, mode=mode, setting=setting)
         found = [one for _, one in compared]
         tables.append(table((first, other), found))
@@ -42,8 +41,7 @@ def compare_all(
     return tables
 
 
-def _drawable(pair: tuple[Report, Report], one: Compared) -> bool:
+def _drawable(pair: tuple[Side, Side], one: Compared) -> bool:
     """Average precision of the first setting, whose first photos reports keep (those of older code do not)."""
-    settings = shards.read_manifest(pair[0].folder, "zse evaluate")["settings"]
-    kept = all(storage.exists(storage.join(side.folder, TOP)) for side in pair)
-    return kept and one.metric == "mAP_all" and one.setting == settings[0]
+    kept = all(side.report.has(Report.TOP) for side in pair)
+    return kept and one.metric == "mAP_all" and one.setting == pair[0].report.settings[0]

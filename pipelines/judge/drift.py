@@ -21,14 +21,13 @@ import torch
 from safetensors.numpy import load, save
 from torch import Tensor
 
-from pipelines.encode.encodings import read_encodings
-from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
-from pipelines.workspace import shards
+from pipelines.workspace.encodings import Encodings
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import Members, training_members
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.tensors import encode_pictures
+from pipelines.workspace.training import Training
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.split import FEWEST
 from zse_model.transforms import Modality
@@ -43,20 +42,16 @@ Reference = Mapping[str, np.ndarray]
 [m], the distances of pseudo-unseen pictures from them; `new_classes` int64 [1], of how many classes those are."""
 
 
-def reference(workspace: str, folder: str) -> Reference:
-    """What stands for the training of the checkpoint in a folder, made once a workspace from the images that it was
-    trained on.
+def reference(workspace: str, training: Training) -> Reference:
+    """What stands for the training of a checkpoint, made once a workspace from the images that it was trained on.
 
     Raises StorageError where they are gone, or not known.
     """
-    url = storage.join(workspace, "drift", f"{shards.read_manifest(folder, 'zse train')['digest'][:16]}.safetensors")
+    url = storage.join(workspace, "drift", f"{training.digest[:16]}.safetensors")
     if storage.exists(url):
         return load(storage.read_bytes(url))
-    run = storage.join(folder, "run.json")
-    if not storage.exists(run):
-        raise StorageError(f"{folder} does not say what it was trained on: it has no run.json")
-    images = Images.open(storage.read_json(run)["images"])
-    with storage.local_copy(folder) as copy:
+    images = Images.open(training.images())
+    with storage.local_copy(training.url) as copy:
         checkpoint = load_checkpoint(copy)
     everyone = images.members()
     trained = training_members(everyone, checkpoint.split)
@@ -115,7 +110,7 @@ def further(own: np.ndarray, new: np.ndarray) -> float:
 
 
 def measure(
-    trained: Reference | None, images: Images, encodings: str, last: Mapping[str, Mapping[str, int]] | None
+    trained: Reference | None, images: Images, encodings: Encodings, last: Mapping[str, Mapping[str, int]] | None
 ) -> dict[str, float]:
     """What of ink, sketches, photos and classes can be said of a data set's encoded pictures.
 
@@ -125,7 +120,7 @@ def measure(
     found: dict[str, float] = {}
     if trained is not None:
         for modality, name in MODALITIES:
-            encoded = read_encodings(encodings, modality, images)
+            encoded = encodings.read(modality, images)
             some = _sample(encoded.members)
             if modality == "sketch":
                 ink = ink_shares(images.data(some))

@@ -9,8 +9,9 @@ from typing import Any
 from pipelines.config.experiment import SECTIONS, to_dict
 from pipelines.config.load import experiment_names, load_experiment
 from pipelines.runtime.commands import command
-from pipelines.store import storage
-from pipelines.workspace import shards
+from pipelines.workspace.encodings import Encodings
+from pipelines.workspace.reports import Report
+from pipelines.workspace.training import has_run, read_run
 
 BASE = "folder+global"  # what an experiment of the user's is said as a change of
 
@@ -18,15 +19,14 @@ Experiment = Mapping[str, Any]
 """Of a configuration as plain values: name, and some of its sections."""
 
 
-def evaluated_by(report: str) -> Experiment | None:
+def evaluated_by(report: Report) -> Experiment | None:
     """The experiment that a report was made by; of a report of older code that of its checkpoint's training."""
-    manifest = shards.read_manifest(report, "zse evaluate")
-    if "experiment" in manifest or "encodings" not in manifest:
-        return manifest.get("experiment")
-    if not shards.has_manifest(manifest["encodings"]):
+    if report.experiment is not None or report.encodings is None:
+        return report.experiment
+    if (encodings := Encodings.find(report.encodings)) is None:
         return None
-    selection = manifest["settings"][0].rpartition(".")[0].endswith("-selection")
-    trained = trained_by(shards.read_manifest(manifest["encodings"], "zse embed")["checkpoint"])
+    selection = report.settings[0].rpartition(".")[0].endswith("-selection")
+    trained = trained_by(encodings.checkpoint)
     return searching(trained, "pseudo_unseen" if selection else "unseen")
 
 
@@ -37,8 +37,7 @@ def searching(experiment: Experiment | None, classes: str) -> Experiment | None:
 
 def trained_by(checkpoint: str) -> Experiment | None:
     """The experiment that a checkpoint's folder says it was trained by; None where it does not."""
-    url = storage.join(checkpoint, "run.json")
-    return storage.read_json(url)["experiment"] if storage.exists(url) else None
+    return read_run(checkpoint)["experiment"] if has_run(checkpoint) else None
 
 
 def evaluation_command(checkpoint: str, experiment: Experiment | None, workspace: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from pipelines.judge.compare import Report
+from pipelines.judge.compare import Side
 from pipelines.judge.missing import evaluated_by, evaluation_command, searching, trained_by
 from pipelines.judge.rules import Decision, Reason, Rules, decide
 from pipelines.runtime.progress import say
 from pipelines.tracking import NotEvaluatedError, Store, TrackingError, checkpoint_of, history, registry, reports_of
-from pipelines.workspace import shards
+from pipelines.workspace.reports import Report
 
 
 def promote(
@@ -61,27 +61,28 @@ def promote(
     return decision
 
 
-def _reports(model: str, workspace: str, tracking: str | None) -> list[Report]:
+def _reports(model: str, workspace: str, tracking: str | None) -> list[Side]:
     """Of a model, the newest first; none where it was never evaluated."""
     try:
-        return [Report(model, url) for url in reports_of(model, workspace, tracking)]
+        return [Side(model, report) for report in reports_of(model, workspace, tracking)]
     except NotEvaluatedError:
         return []
 
 
-def _weights(report: Report) -> str:
-    return shards.read_manifest(report.folder, "zse evaluate")["checkpoint_hash"]
+def _weights(side: Side) -> str:
+    return side.report.checkpoint_hash
 
 
-def _references(store: Store) -> list[Report]:
+def _references(store: Store) -> list[Side]:
     """What anything has to beat, as far as it was evaluated: raw pixels, and networks before their training."""
     known = sorted(history.evaluated(store).values(), key=lambda one: -one.started)
     named = [one for one in known if one.key.endswith(("-raw_pixels", "-untrained"))]
-    return [Report(one.key, one.report) for one in named if shards.has_manifest(one.report)]
+    found = [(one.key, Report.find(one.report)) for one in named]
+    return [Side(key, report) for key, report in found if report is not None]
 
 
-def _not_evaluated(model: str, others: list[Report], workspace: str, tracking: str | None) -> Reason:
+def _not_evaluated(model: str, others: list[Side], workspace: str, tracking: str | None) -> Reason:
     """That a model has no evaluation, and the command that makes one: by the other one's experiment, or its own."""
-    experiment = evaluated_by(others[0].folder) if others else trained_by(checkpoint_of(model, workspace, tracking))
+    experiment = evaluated_by(others[0].report) if others else trained_by(checkpoint_of(model, workspace, tracking))
     command = evaluation_command(model, searching(experiment, "pseudo_unseen"), workspace)
     return Reason(False, f"{model} has no evaluation. Run:\n    {command}")

@@ -30,14 +30,16 @@ from pipelines.runtime.progress import say
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry, settle, translated
 from pipelines.tracking.models import NAMES, REGISTERED
-from pipelines.workspace import shards
+from pipelines.workspace.encodings import Encodings
 from pipelines.workspace.images import Images
-from pipelines.workspace.reports import REPORT
+from pipelines.workspace.reports import Report
+from pipelines.workspace.training import Training
 from zse_model.checkpoint import INFO, from_dict
 from zse_model.evaluation.leaks import LeakError
 from zse_model.transforms import BadPicture, TransformConfig
 
 SUMMARY, TEXT = "summary.json", "summary.md"
+DRIFT = "drift.json"  # beside a report's own files
 BROKEN = (StorageError, TooManyBadPicturesError, MissingClassesError, BadPicture, ValueError, OSError)
 SECTIONS = ("evaluation", "ingest", "cluster", "tracking")
 
@@ -52,9 +54,7 @@ class Model:
     """As every verb takes it: models:/zse@champion, or a checkpoint."""
     version: str
     """What that is now."""
-    checkpoint: str
-    digest: str
-    method: str
+    training: Training
     transforms: TransformConfig
 
 
@@ -109,18 +109,19 @@ def reevaluate(
     models = _models(names, workspace, config, store)
     wanted, broken = _plan(arrived(catalog, allowed), models, workspace, config)
     known = history.evaluated(store)
-    missing = [one for one in wanted if one.key not in known or not _there(known[one.key])]
+    there = {one.key: _there(known, one) for one in wanted}
+    missing = [one for one in wanted if there[one.key] is None]
     say(f"{len(wanted)} reports are wanted, {len(missing)} are missing; {len(broken)} data sets cannot be used")
     summary = Summary(catalog, {m.name: m.version for m in models}, tolerance, broken=broken)
     for one in wanted:
-        summary.lines.append(_line(one, workspace, known, evaluate=one in missing))
+        summary.lines.append(_line(one, workspace, there))
     known = history.evaluated(store) if missing else known
-    _compare(summary, wanted, known)
-    _drift(summary, wanted, known, workspace, store)
+    _compare(summary, wanted, known, there)
+    _drift(summary, wanted, known, there, workspace, store)
     if rules is not None:
         summary.promotion = _promoted(models, rules, workspace, config.tracking.uri)
     came = [(line.refused, line.broken) for line in summary.lines]
-    asked = [[(m.name, m.digest) for m in models], [one.key for one in wanted], tolerance]
+    asked = [[(m.name, m.training.digest) for m in models], [one.key for one in wanted], tolerance]
     key = storage.digest([asked, broken, came, summary.promotion], 12)
     folder = storage.join(workspace, "reevaluations", key)
     new = not storage.exists(storage.join(folder, SUMMARY))
@@ -146,10 +147,9 @@ def _models(names: Sequence[str], workspace: str, config: ExperimentConfig, stor
                 continue
             version = f"{there}, "
         checkpoint = storage.absolute(checkpoint_of(asked, workspace, config.tracking.uri))
-        manifest = shards.read_manifest(checkpoint, "zse train")
+        training = Training.open(checkpoint)
         transforms = from_dict(TransformConfig, storage.read_json(storage.join(checkpoint, INFO))["transforms"])
-        of = manifest["digest"], manifest["method"]
-        found.append(Model(name, asked, f"{version}{checkpoint}", checkpoint, *of, transforms))
+        found.append(Model(name, asked, f"{version}{checkpoint}", training, transforms))
     if not found:
         raise TrackingError(f"None of {', '.join(names)} is there. Register one: zse promote CHECKPOINT --name zse")
     return found
@@ -188,20 +188,22 @@ def _wanted(
         if model.transforms not in ingested:
             ingested[model.transforms] = ingest(own, workspace)
         images = ingested[model.transforms]
-        key = report_key(own, experiment_split(own, images), images.fingerprint, model.digest)
-        found.append(Wanted(model, name, own, images, f"{key}-{model.method}"))
+        key = report_key(own, experiment_split(own, images), images.fingerprint, model.training.digest)
+        found.append(Wanted(model, name, own, images, f"{key}-{model.training.method}"))
     return found
 
 
-def _line(one: Wanted, workspace: str, known: dict[str, history.Evaluated], *, evaluate: bool) -> Line:
+def _line(one: Wanted, workspace: str, reports: dict[str, Report | None]) -> Line:
+    """What a report says. reports: by key; one that is missing is made, and comes to them."""
     line = Line(one.model.name, one.dataset)
     try:
-        if evaluate:
-            out = evaluate_images(one.config, workspace, one.images, one.model.checkpoint)
-            line.report, line.evaluated = out.reports[one.model.method], True
-        else:
-            line.report = known[one.key].report
-        line.values = headlines(storage.read_json(storage.join(line.report, REPORT)))
+        report = reports[one.key]
+        if report is None:
+            out = evaluate_images(one.config, workspace, one.images, one.model.training)
+            report = reports[one.key] = out.reports[one.model.training.method]
+            line.evaluated = True
+        line.report = report.url
+        line.values = headlines(report.rows())
     except LeakError as error:
         line.refused = f"{error}. `split` in {one.dataset}/{DESCRIPTION} says which are searched"
         say(f"{one.model.name} is refused on {one.dataset}: {error}")
@@ -211,12 +213,12 @@ def _line(one: Wanted, workspace: str, known: dict[str, history.Evaluated], *, e
     return line
 
 
-def _there(report: history.Evaluated) -> bool:
-    return shards.has_manifest(report.report)
+def _there(known: dict[str, history.Evaluated], one: Wanted) -> Report | None:
+    return Report.find(known[one.key].report) if one.key in known else None
 
 
-def _last(one: Wanted, known: dict[str, history.Evaluated]) -> history.Evaluated | None:
-    """The report of the same model on the data set as it was before, the newest one."""
+def _last(one: Wanted, known: dict[str, history.Evaluated]) -> Report | None:
+    """The report of the same model on the data set as it was before, the newest one, if it is where it was tracked."""
     if (own := known.get(one.key)) is None:
         return None
     others = [
@@ -227,34 +229,46 @@ def _last(one: Wanted, known: dict[str, history.Evaluated]) -> history.Evaluated
         and e.fingerprint != own.fingerprint
         and e.started < own.started
     ]
-    return max(others, key=lambda e: e.started, default=None)
+    last = max(others, key=lambda e: e.started, default=None)
+    return Report.find(last.report) if last else None
 
 
-def _compare(summary: Summary, wanted: Sequence[Wanted], known: dict[str, history.Evaluated]) -> None:
+def _compare(
+    summary: Summary,
+    wanted: Sequence[Wanted],
+    known: dict[str, history.Evaluated],
+    reports: dict[str, Report | None],
+) -> None:
     """With the last report of the same model, and with the first model."""
-    firsts = {line.dataset: line for line in summary.lines if line.model == wanted[0].model.name} if wanted else {}
+    firsts: dict[str, Report] = {}
     for one, line in zip(wanted, summary.lines, strict=True):
-        if not line.values:
+        report = reports[one.key]
+        if report is None or not line.values:
             continue
         last = _last(one, known)
-        if last is not None and _there(last):
-            line.changes = changed(line.report, last.report)
-        first = firsts.get(line.dataset)
-        if first is not None and first is not line and first.values:
-            line.first = against(line.report, first.report)
+        if last is not None:
+            line.changes = changed(report, last)
+        if one.model.name == wanted[0].model.name:
+            firsts[line.dataset] = report
+        elif line.dataset in firsts:
+            line.first = against(report, firsts[line.dataset])
 
 
 def _drift(
-    summary: Summary, wanted: Sequence[Wanted], known: dict[str, history.Evaluated], workspace: str, store: Store
+    summary: Summary,
+    wanted: Sequence[Wanted],
+    known: dict[str, history.Evaluated],
+    reports: dict[str, Report | None],
+    workspace: str,
+    store: Store,
 ) -> None:
     for one, line in zip(wanted, summary.lines, strict=True):
-        if not line.values:
+        report = reports[one.key]
+        if report is None or not line.values:
             continue
-        url = storage.join(line.report, "drift.json")
-        if not storage.exists(url):
-            last = _last(one, known)
-            storage.write_json(url, _measured(one, line, last, workspace))
-        found = storage.read_json(url)
+        if not report.has(DRIFT):
+            storage.write_json(report.file(DRIFT), _measured(one, report, _last(one, known), workspace))
+        found = report.table(DRIFT)
         line.drift, line.no_drift = found["drift"], found["unknown"]
         line.drift_classes = found.get("classes", {})  # older ones do not say
         if one.key in known:
@@ -262,20 +276,17 @@ def _drift(
             history.log_drift(store, known[one.key], line.drift, said)
 
 
-def _measured(one: Wanted, line: Line, last: history.Evaluated | None, workspace: str) -> dict[str, Any]:
+def _measured(one: Wanted, report: Report, last: Report | None, workspace: str) -> dict[str, Any]:
     """Drift of a data set as a model sees it, and why some of it is not known."""
     trained, unknown = None, ""
     try:
-        trained = drift.reference(workspace, one.model.checkpoint)
+        trained = drift.reference(workspace, one.model.training)
     except StorageError:
         unknown = "distance not known: what the model was trained on is not there"
-    before = None
-    if last is not None and _there(last):
-        images = Images.find(shards.read_manifest(last.report, "zse evaluate")["images"])
-        before = images.counts if images else None
-    about = shards.read_manifest(line.report, "zse evaluate")
-    found = drift.measure(trained, Images.open(about["images"]), about["encodings"], before)
-    own = storage.read_json(storage.join(line.report, REPORT))[0]["classes"]
+    before = Images.find(last.images) if last and last.images else None
+    encodings = Encodings.open(report.encodings or "")
+    found = drift.measure(trained, Images.open(report.images or ""), encodings, before.counts if before else None)
+    own = report.rows()[0]["classes"]
     return {"drift": found, "unknown": unknown, "classes": drift.classes_behind(own, trained)}
 
 

@@ -10,7 +10,6 @@ import torch
 from rich.table import Table
 
 from pipelines.run import Outputs
-from pipelines.workspace import shards
 from pipelines.workspace.queries import Queries, difference, interval, metric_key
 from zse_model.evaluation import CATEGORY_METRICS, HEADLINES, LEADING, expected_average_precision
 from zse_model.modes import RET
@@ -19,9 +18,8 @@ from zse_model.modes import RET
 def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> dict[str, float]:
     """By setting, the mAP_all that a random order is expected to have."""
     report = next(iter(out.reports.values()))
-    told = shards.read_manifest(report, "zse evaluate").get("chance")
-    if told is not None:
-        return told
+    if report.chance is not None:
+        return dict(report.chance)
     # Of a report that an earlier version wrote: of its first setting, by what was ingested.
     counts = out.images.counts
     queries = Queries(report)

@@ -23,16 +23,15 @@ from typing import Any
 
 import torch
 
-from pipelines.judge.compare import Compared, Report, compare_reports, measured_on
+from pipelines.judge.compare import Compared, Side, compare_reports, measured_on
 from pipelines.judge.missing import evaluated_by, evaluation_command, searching
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.validate import read_section
 from pipelines.runtime.written import read_yaml
 from pipelines.store import storage
-from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.queries import Queries, interval
-from pipelines.workspace.reports import COSTS, MEASURES, REPORT
+from pipelines.workspace.reports import MEASURES, Report
 from zse_model.errors import ZseError
 from zse_model.evaluation import expected_average_precision
 from zse_model.modes import RET
@@ -129,10 +128,10 @@ def load_rules(url: str | None) -> Rules:
 
 def decide(
     rules: Rules,
-    champion: Sequence[Report],
-    candidate: Sequence[Report],
+    champion: Sequence[Side],
+    candidate: Sequence[Side],
     *,
-    references: Sequence[Report] = (),
+    references: Sequence[Side] = (),
     few_classes: bool = False,
     workspace: str = "workspace",
 ) -> Decision:
@@ -182,10 +181,9 @@ class _Verdict:
         return Reason(False, f"{self.text}; so few decide nothing: raise dataset.pseudo_unseen, or give --few-classes")
 
 
-def _refuse_reports(better: Sequence[Paired], reports: Sequence[Report]) -> None:
-    for report in reports:
-        manifest = shards.read_manifest(report.folder, "zse evaluate")
-        for setting in manifest["settings"] if manifest.get("use") != "selection" else ():
+def _refuse_reports(better: Sequence[Paired], sides: Sequence[Side]) -> None:
+    for report in (side.report for side in sides):
+        for setting in report.settings if report.use != "selection" else ():
             if rule := next((rule for rule in better if rule.names(setting)), None):
                 raise ConfigError(
                     f"better: {rule.setting!r} names {setting}, whose results are for reports: nothing may be chosen "
@@ -196,8 +194,8 @@ def _refuse_reports(better: Sequence[Paired], reports: Sequence[Report]) -> None
 
 def _paired(
     rule: Paired,
-    champion: Sequence[Report],
-    candidate: Sequence[Report],
+    champion: Sequence[Side],
+    candidate: Sequence[Side],
     above: float,
     asked: str,
     workspace: str,
@@ -213,7 +211,7 @@ def _paired(
         why = ""
     except ZseError as error:
         compared, why = [], str(error)
-    newest: dict[str, tuple[Report, Compared]] = {}  # older versions of a data set decide nothing
+    newest: dict[str, tuple[Side, Compared]] = {}  # older versions of a data set decide nothing
     for (report, _), one in compared:
         if rule.names(one.setting) and one.protocol == rule.protocol:
             newest.setdefault(one.setting.rpartition(".")[0], (report, one))
@@ -229,9 +227,7 @@ def _paired(
         )
 
 
-def _first(
-    rule: Paired, references: Sequence[Report], candidate: Sequence[Report], workspace: str
-) -> Iterator[_Verdict]:
+def _first(rule: Paired, references: Sequence[Side], candidate: Sequence[Side], workspace: str) -> Iterator[_Verdict]:
     """Of a candidate without a champion: above the rule's floor, or above each reference, or above chance."""
     mode = rule.mode.rpartition(",")[2]
     found = _rows(rule, candidate, mode)
@@ -259,21 +255,17 @@ def _first(
         )
 
 
-def _against(
-    references: Sequence[Report], report: Report, rule: Paired, row: dict[str, Any]
-) -> list[tuple[str, Compared]]:
+def _against(references: Sequence[Side], side: Side, rule: Paired, row: dict[str, Any]) -> list[tuple[str, Compared]]:
     """The candidate's report minus raw pixels, and minus the same method before its training, as far as they were
     measured on the same queries."""
     own = row["method"]
     found: dict[str, Compared] = {}
     for reference in references:
-        name = _about(reference)["method"]
-        if name in ("raw_pixels", f"{own}-untrained") and measured_on(reference) == measured_on(report):
+        name = reference.report.method
+        if name in ("raw_pixels", f"{own}-untrained") and measured_on(reference) == measured_on(side):
             modes = f"{RET.name},{row['mode']}"
             try:
-                compared = compare_reports(
-                    [reference], [report], metric=rule.metric, mode=modes, setting=row["setting"]
-                )
+                compared = compare_reports([reference], [side], metric=rule.metric, mode=modes, setting=row["setting"])
             except ZseError:  # another metric, or other queries
                 continue
             for _, one in compared:
@@ -282,11 +274,11 @@ def _against(
     return list(found.items())
 
 
-def _rows(rule: Paired, candidate: Sequence[Report], mode: str) -> list[tuple[Report, dict[str, Any]]]:
+def _rows(rule: Paired, candidate: Sequence[Side], mode: str) -> list[tuple[Side, dict[str, Any]]]:
     """What the rule reads of the candidate, each setting on its newest data."""
-    newest: dict[str, tuple[Report, dict[str, Any]]] = {}
+    newest: dict[str, tuple[Side, dict[str, Any]]] = {}
     for report in candidate:
-        for row in storage.read_json(storage.join(report.folder, REPORT)):
+        for row in report.report.rows():
             if rule.names(row["setting"]) and (row["protocol"], row["metric"], row["mode"]) == (
                 rule.protocol,
                 rule.metric,
@@ -296,51 +288,47 @@ def _rows(rule: Paired, candidate: Sequence[Report], mode: str) -> list[tuple[Re
     return list(newest.values())
 
 
-def _chance(report: Report, row: dict[str, Any]) -> float | None:
+def _chance(side: Side, row: dict[str, Any]) -> float | None:
     """The expected mAP_all of a random order; None for another metric, or where nobody knows it any more."""
-    about = _about(report)
+    report = side.report
     if row["metric"] != "mAP_all":
         return None
-    if row["setting"] in (told := about.get("chance", {})):
+    if row["setting"] in (told := report.chance or {}):
         return told[row["setting"]]
-    if "images" not in about or (images := Images.find(about["images"])) is None:
+    if report.images is None or (images := Images.find(report.images)) is None:
         return None
     # Of a report that an earlier version wrote, by what was ingested.
-    photos = [images.counts[category].get("photo", 0) for category in Queries(report.folder).category]
+    photos = [images.counts[category].get("photo", 0) for category in Queries(side.report).category]
     relevant = torch.tensor([n for n in photos if n])
     return float(expected_average_precision(relevant, row["gallery"]).mean())
 
 
-def _missing(rule: Paired, sides: Sequence[Sequence[Report]], workspace: str) -> str:
+def _missing(rule: Paired, sides: Sequence[Sequence[Side]], workspace: str) -> str:
     """The commands that make what the rule wants to read, of the sides that lack it: by the experiment of the side that
     has it, the last one first."""
-    has = [next((r for r in side if any(map(rule.names, _about(r)["settings"]))), None) for side in sides]
+    has = [next((r for r in side if any(map(rule.names, r.report.settings))), None) for side in sides]
     model = next(filter(None, reversed(has)), None)
     if model is None:
         classes = "pseudo_unseen" if "selection" in rule.setting else "unseen"
-        experiment = searching(evaluated_by(sides[-1][0].folder), classes)
+        experiment = searching(evaluated_by(sides[-1][0].report), classes)
     else:
-        experiment = evaluated_by(model.folder)
+        experiment = evaluated_by(model.report)
     lacking = [side[0].name for side in sides if model is None or not any(_same(r, model) for r in side)]
     return "".join(f" Run:\n    {evaluation_command(name, experiment, workspace)}" for name in lacking)
 
 
-def _same(one: Report, other: Report) -> bool:
+def _same(one: Side, other: Side) -> bool:
     return measured_on(one) == measured_on(other)
 
 
-def _where(rule: Paired, report: Report, setting: str) -> str:
+def _where(rule: Paired, side: Side, setting: str) -> str:
     mode = rule.mode
-    return f"{setting} ({_about(report).get('use', 'report')}) {rule.protocol} {mode} {rule.metric}"
+    return f"{setting} ({side.report.use}) {rule.protocol} {mode} {rule.metric}"
 
 
-def _about(report: Report) -> dict[str, Any]:
-    return shards.read_manifest(report.folder, "zse evaluate")
-
-
-def _within(limit: Cost, candidate: Sequence[Report]) -> Iterator[Reason]:
+def _within(limit: Cost, candidate: Sequence[Side]) -> Iterator[Reason]:
     """The candidate's newest costs of the mode; they are of the device that evaluated it."""
-    tables = (storage.read_json(url) for r in candidate if storage.exists(url := storage.join(r.folder, COSTS)))
+    tables = (side.report.table(Report.COSTS) for side in candidate)
     row = next((row for table in tables for row in table if row["mode"] == limit.mode), None)
     for name in MEASURES:
         allowed = getattr(limit, name)

@@ -12,6 +12,7 @@ import torch
 from pipelines.judge.drift import beyond
 from pipelines.runtime.redaction import shown, shown_within
 from pipelines.workspace.queries import FEW, Difference, Queries, difference, key_parts, metric_key
+from pipelines.workspace.reports import Report
 from zse_model.evaluation.metrics import difference_of_means
 from zse_model.split import FEWEST
 
@@ -89,7 +90,7 @@ class Summary:
         return shown_within(_plain({"status": self.status, **asdict(self), "regressions": worse}))
 
 
-def changed(now: str, before: str) -> dict[str, Change]:
+def changed(now: Report, before: Report) -> dict[str, Change]:
     """Of two reports of one model on two versions of a data set: mAP_all by mode."""
     a, b = Queries(now), Queries(before)
     names = np.unique([*a.category, *b.category], return_inverse=True)[1]
@@ -105,7 +106,7 @@ def changed(now: str, before: str) -> dict[str, Change]:
     return found
 
 
-def against(now: str, first: str) -> dict[str, Difference]:
+def against(now: Report, first: Report) -> dict[str, Difference]:
     """Of two models' reports on the same queries: mAP_all by mode, the first one's subtracted."""
     ours, theirs = Queries(now), Queries(first)
     keys, others = _headlines(ours.keys), _headlines(theirs.keys)

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipelines.datasets.splits import trained_split
 from pipelines.runtime.progress import say
 from pipelines.store import storage
-from pipelines.workspace import shards
+from pipelines.workspace.training import Training
 from zse_model.checkpoint import INFO, Checkpoint, save_checkpoint, seen_keys
 from zse_model.errors import ZseError
 from zse_model.published import RELEASED_SIZE, read_published, released_method
@@ -72,8 +72,8 @@ def import_checkpoint(file: str, split: str, out: str) -> str:
             say(f"{out} already has this checkpoint")
             return out
         storage.upload_folder(folder, out, last=INFO)
-    manifest = {"name": checkpoint.training["run"], "method": checkpoint.name, "digest": checkpoint.digest}
-    shards.write_manifest(out, {**manifest, "training": checkpoint.training})
+    about = {"name": checkpoint.training["run"], "method": checkpoint.name, "digest": checkpoint.digest}
+    Training.write(out, **about, training=checkpoint.training)
     say(
         f"{len(translation.state)} tensors imported, {len(translation.dropped)} dropped, "
         f"{len(translation.initialised)} initialised; {INFO} names them\n{note}"
@@ -83,10 +83,7 @@ def import_checkpoint(file: str, split: str, out: str) -> str:
 
 def _is_there(checkpoint: Checkpoint, folder: Path, out: str) -> bool:
     """Whether `out` is this checkpoint. Raises ZseError for other content, except a part of this checkpoint."""
-    if (
-        shards.has_manifest(out)
-        and shards.read_manifest(out, "zse import-checkpoint").get("digest") == checkpoint.digest
-    ):
+    if (done := Training.find(out)) is not None and done.digest == checkpoint.digest:
         return True
     there = [file.path for file in storage.list_files(out)] if storage.exists(out) else []
     mine = {file.name: file for file in folder.iterdir()}

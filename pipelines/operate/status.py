@@ -10,12 +10,17 @@ from typing import Any
 from pipelines.operate.status_lines import State, Status
 from pipelines.store import storage
 from pipelines.store.lease import holder
-from pipelines.workspace import shards
-from pipelines.workspace.endings import RUN, ended
+from pipelines.workspace.endings import ended
+from pipelines.workspace.images import Images
+from pipelines.workspace.kept import MANIFEST, complete
+from pipelines.workspace.pairs import Pairs
+from pipelines.workspace.reports import Report
+from pipelines.workspace.shards import is_part
 from pipelines.workspace.states import STATE_FILE, STATES, last_state
+from pipelines.workspace.training import RUN, Training, has_run, read_run
 from zse_model.errors import ZseError
 
-CHECKPOINTS, HISTORY, TRACKED = "checkpoints", "history.json", "mlflow.json"
+TRACKED = "mlflow.json"
 ENDINGS: dict[str, State] = {"FAILED": "failed", "KILLED": "killed"}
 
 
@@ -28,9 +33,9 @@ def find(name: str, workspace: str) -> tuple[str, str]:
     if "/" in name:
         folder = storage.absolute(name)
         workspace, parent, own = folder.rsplit("/", 2)
-        if parent == CHECKPOINTS and storage.exists(storage.join(folder, RUN)):
+        if parent == Training.KIND and has_run(folder):
             return workspace, own
-        raise ZseError(f"{folder} is not a training: it has no {RUN}, or is not in WORKSPACE/{CHECKPOINTS}")
+        raise ZseError(f"{folder} is not a training: it has no {RUN}, or is not in WORKSPACE/{Training.KIND}")
     workspace = storage.absolute(workspace)
     known = trainings(workspace)
     found = [name] if name in known else [one for one in known if one.startswith(name)]
@@ -48,37 +53,37 @@ def trainings(workspace: str) -> list[str]:
         raise ZseError(
             f"--workspace {workspace} is a file. Give the folder, or s3://bucket/prefix, that a run wrote to"
         )
-    if CHECKPOINTS not in storage.folders(workspace):
+    if Training.KIND not in storage.folders(workspace):
         return []
-    folder = storage.join(workspace, CHECKPOINTS)
+    folder = storage.join(workspace, Training.KIND)
     names = storage.folders(folder)
-    there = storage.side_by_side(lambda name: storage.exists(storage.join(folder, name, RUN)), names)
+    there = storage.side_by_side(lambda name: has_run(storage.join(folder, name)), names)
     return [name for name, one in zip(names, there, strict=True) if one]
 
 
 def unfinished(workspace: str) -> list[str]:
     """Incomplete outputs of ingest and shard, such as `images/photos-0123abcd, 12 parts`."""
     found = []
-    for kind in sorted({"images", "pairs"} & set(storage.folders(workspace))):
+    for kind in sorted({Images.KIND, Pairs.KIND} & set(storage.folders(workspace))):
         for name in storage.folders(storage.join(workspace, kind)):
             files = storage.names(storage.join(workspace, kind, name))
-            if shards.MANIFEST not in files:
-                found.append(f"{kind}/{name}, {sum(file.startswith('part-') for file in files)} parts")
+            if MANIFEST not in files:
+                found.append(f"{kind}/{name}, {sum(map(is_part, files))} parts")
     return found
 
 
 def status(workspace: str, name: str) -> Status:
     """The status of a training and of its outputs."""
-    folder = storage.join(workspace, CHECKPOINTS, name)
-    run, files = storage.read_json(storage.join(folder, RUN)), storage.names(folder)
-    done = shards.MANIFEST in files
-    state = _finished(folder) if done else _last_state(folder)
+    folder = storage.join(workspace, Training.KIND, name)
+    run, files = read_run(folder), storage.names(folder)
+    done = MANIFEST in files
+    state = _finished(Training.open(folder)) if done else _last_state(folder)
     how = None if done else ended(folder, run)
     trained: State = "done" if done else "running" if how is None else ENDINGS[how.state]
     held = None if done else holder(folder)
     planned = run.get("steps") or run["experiment"]["train"]["steps"]
     known = _known(state, planned) | (held["note"] if held and not how and "step" in held.get("note", {}) else {})
-    encodings, reports = (_made_with(workspace, kind, name) for kind in ("encodings", "reports"))
+    encodings, reports = (_made_with(workspace, kind, name) for kind in ("encodings", Report.KIND))
     return Status(
         name=name,
         folder=folder,
@@ -100,7 +105,7 @@ def status(workspace: str, name: str) -> Status:
         seconds_left=None if done else known.get("seconds_left"),
         holder={key: held[key] for key in ("host", "pid", "since", "renewed")} if held else None,
         mlflow=storage.read_json(storage.join(folder, TRACKED)) if TRACKED in files else None,
-        reports=[report for report in reports if shards.has_manifest(report)],
+        reports=[report for report in reports if complete(report)],
         command=run.get("command"),
     )
 
@@ -137,16 +142,16 @@ def _last_state(folder: str) -> dict[str, Any] | None:
         return _last_state(folder)
 
 
-def _finished(folder: str) -> dict[str, Any]:
+def _finished(training: Training) -> dict[str, Any]:
     """The same content for a finished checkpoint, whose states are deleted."""
-    training = storage.read_json(storage.join(folder, shards.MANIFEST))["training"]
+    done = training.training
     return {
-        "step": training["steps"],
-        "total": training["steps"],
-        "best": training["selection_mAP_all"],
-        "best_step": training["best_step"],
-        "images": training["images"],
-        "history": storage.read_json(storage.join(folder, HISTORY)),
+        "step": done["steps"],
+        "total": done["steps"],
+        "best": done["selection_mAP_all"],
+        "best_step": done["best_step"],
+        "images": done["images"],
+        "history": training.history(),
     }
 
 
@@ -160,6 +165,6 @@ def _made_with(workspace: str, kind: str, name: str) -> list[str]:
 
 def _stage(folders: list[str]) -> State:
     """The state of a stage from its output folders: done if one of them is, since each may be of another data set."""
-    if any(map(shards.has_manifest, folders)):
+    if any(map(complete, folders)):
         return "done"
     return "half done" if any(map(storage.names, folders)) else "missing"

@@ -82,10 +82,10 @@ class Ranker(PythonModel):
                     "`zse embed --gallery FOLDER --checkpoint CHECKPOINT` ends with one"
                 )
             photos = open_gallery(self._index, MEMORY)
-            digest = self._checkpoint.digest
-            if photos.checkpoint_hash != digest:
+            encoded_by, digest = photos.encodings.checkpoint_hash, self._checkpoint.digest
+            if encoded_by != digest:
                 raise ZseError(
-                    f"The index {self._index} was encoded by checkpoint {photos.checkpoint_hash[:16]}, this model is "
+                    f"The index {self._index} was encoded by checkpoint {encoded_by[:16]}, this model is "
                     f"{digest[:16]}. Encode the photos with it: zse embed --gallery"
                 )
             self._photos = photos

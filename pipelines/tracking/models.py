@@ -27,43 +27,45 @@ from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
 from pipelines.tracking.store import TRACKED, Store, TrackingError, existing, pages, transfer, translated
-from pipelines.workspace import shards
+from pipelines.workspace.kept import MANIFEST
+from pipelines.workspace.reports import Report
+from pipelines.workspace.training import Training
 from zse_model.checkpoint import INFO, SEEN, WEIGHTS, load_checkpoint
 
 REGISTERED = "models:/"
 NAMES = re.compile(r"models:/(?:(?P<id>m-[0-9a-f]+)|(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+)))")
 DISTRIBUTIONS = ("zse-retrieval", "zse")  # `zse` before 0.2.0; on PyPI that name is another project
-PARTS = (WEIGHTS, SEEN, INFO, shards.MANIFEST)  # in the order of writing: the manifest last
+PARTS = (WEIGHTS, SEEN, INFO, MANIFEST)  # in the order of writing: the manifest last
 
 
 class NotEvaluatedError(TrackingError):
     """A model without a tracked evaluation."""
 
 
-def log_model(store: Store, run_id: str, manifest: dict[str, Any], checkpoint: str, temporary: Path) -> str:
+def log_model(store: Store, run_id: str, training: Training, temporary: Path) -> str:
     """Log a checkpoint folder as a model linked to its run, or finish one that was begun. Returns the model's id."""
     from mlflow.entities import LoggedModelOutput
 
     client, run = store.client, store.client.get_run(run_id)
-    model = _begun(store, run, manifest["digest"]) or client.create_logged_model(
+    model = _begun(store, run, training.digest) or client.create_logged_model(
         run.info.experiment_id,
-        name=manifest["name"].replace("+", "-").replace(".", "-"),
+        name=training.run_name.replace("+", "-").replace(".", "-"),
         source_run_id=run_id,
-        model_type=f"zse.{manifest['method']}",
-        tags={"zse.checkpoint_hash": manifest["digest"], "zse.checkpoint": checkpoint},
-        params={k: str(v) for k, v in manifest["training"].items()},
+        model_type=f"zse.{training.method}",
+        tags={"zse.checkpoint_hash": training.digest, "zse.checkpoint": training.url},
+        params={k: str(v) for k, v in training.training.items()},
     )
     if model.status != "READY":
         weights = temporary / "checkpoint"
         weights.mkdir()
         for name in PARTS:
-            (weights / name).write_bytes(storage.read_bytes(storage.join(checkpoint, name)))
+            (weights / name).write_bytes(storage.read_bytes(storage.join(training.url, name)))
         _save(weights, temporary / "model", model.model_id)
         with transfer(max(file.stat().st_size for file in weights.iterdir())):
             client.log_model_artifacts(model.model_id, str(temporary / "model"))
         client.finalize_logged_model(model.model_id, "READY")
     if model.model_id not in {output.model_id for output in run.outputs.model_outputs}:
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, int(manifest["training"].get("steps") or 0))])
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, int(training.training.get("steps") or 0))])
     return model.model_id
 
 
@@ -143,20 +145,20 @@ def checkpoint_of(name: str, workspace: str, configured: str | None = None) -> s
     return url if url and _digest(url) == digest else _copied(store, name, model, digest, workspace)
 
 
-def reports_of(name: str, workspace: str, configured: str | None = None) -> list[str]:
-    """The report folders of a name, newest first: a report's folder or an evaluation's run id names one report; a
-    training's run id, a checkpoint's folder or a registered name means all its tracked reports.
+def reports_of(name: str, workspace: str, configured: str | None = None) -> list[Report]:
+    """The reports of a name, newest first: a report's folder or an evaluation's run id names one report; a training's
+    run id, a checkpoint's folder or a registered name means all its tracked reports.
 
     Raises NotEvaluatedError if there is no report, TrackingError for an unknown name.
     """
-    if storage.exists(storage.join(name, "report.json")) and storage.exists(storage.join(name, "queries.parquet")):
-        return [storage.absolute(name)]
+    if (report := Report.find(storage.absolute(name))) is not None and report.has(report.QUERIES):
+        return [report]
     store = Store.at(workspace, configured)
     with translated():
         if re.fullmatch(r"[0-9a-f]{32}", name):
             tags = store.client.get_run(name).data.tags
-            if report := tags.get("zse.report"):
-                return [report]
+            if url := tags.get("zse.report"):
+                return [Report.open(url)]
             name = tags.get("zse.checkpoint", name)
         checkpoint = checkpoint_of(name, workspace, configured)
         digest = _digest(checkpoint)
@@ -167,8 +169,8 @@ def reports_of(name: str, workspace: str, configured: str | None = None) -> list
             )
         found = _evaluations(store, digest)
     tracked = list(dict.fromkeys(run.data.tags["zse.report"] for run in found))
-    reports = [report for report in tracked if storage.exists(storage.join(report, shards.MANIFEST))]
-    if gone := set(tracked) - set(reports):
+    reports = [report for report in map(Report.find, tracked) if report is not None]
+    if gone := set(tracked) - {report.url for report in reports}:
         say(f"Left out {len(gone)} tracked reports of {name} that no longer exist, such as {min(gone)}")
     if not reports:
         raise NotEvaluatedError(f"No evaluation of {name} is tracked in {shown(store.uri)}. Run `zse evaluate` first")
@@ -236,7 +238,7 @@ def existing_version(get: Callable[[str], Any], which: str) -> Any:
 def _digest(checkpoint: str) -> str | None:
     """The digest of a checkpoint; None if the checkpoint does not exist or cannot be read."""
     try:
-        return storage.read_json(storage.join(checkpoint, shards.MANIFEST))["digest"]
+        return Training.open(checkpoint).digest
     except (StorageError, OSError, ValueError, KeyError):
         return None
 
@@ -246,7 +248,7 @@ def _copied(store: Store, name: str, model: Any, digest: str, workspace: str) ->
 
     Raises TrackingError for a copy that lacks files or has other weights.
     """
-    folder = storage.join(storage.absolute(workspace), "checkpoints", f"registered-{digest[:16]}")
+    folder = storage.join(storage.absolute(workspace), Training.KIND, f"registered-{digest[:16]}")
     if _digest(folder) == digest:
         return folder
     from mlflow.artifacts import download_artifacts

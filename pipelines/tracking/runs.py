@@ -31,8 +31,10 @@ from pipelines.tracking.once import beside_others, run_once, terminate, under_wa
 from pipelines.tracking.store import TRACKED, Store, TrackingError, existing, translated
 from pipelines.tracking.view import share_view
 from pipelines.workspace.endings import Ending, ended, ending
+from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.queries import metric_key
-from pipelines.workspace.reports import MEASURES
+from pipelines.workspace.reports import MEASURES, Report
+from pipelines.workspace.training import Training
 from zse_model.split import FEWEST
 
 RUN_ID = "mlflow.json"
@@ -44,8 +46,8 @@ GIT = 10.0  # s, limit for a git command
 class TrainingRun:
     """Logs the events of a training in a background thread. `log` never waits; lost events are delivered at the end."""
 
-    def __init__(self, config: ExperimentConfig, workspace: str, folder: str, open_run: Callable[[], str]) -> None:
-        self.config, self.workspace, self.folder = config, workspace, folder
+    def __init__(self, config: ExperimentConfig, workspace: str, pairs: Pairs, open_run: Callable[[], str]) -> None:
+        self.config, self.workspace, self.pairs = config, workspace, pairs
         self.id: str | None = None
         self._events: queue.Queue[dict[str, float] | Ending | None] = queue.Queue()
         self._open_run = open_run
@@ -54,13 +56,13 @@ class TrainingRun:
     @staticmethod
     @contextmanager
     def open(
-        config: ExperimentConfig, workspace: str, name: str, folder: str, method: str, pairs: dict[str, Any]
+        config: ExperimentConfig, workspace: str, name: str, folder: str, method: str, pairs: Pairs
     ) -> Iterator[TrainingRun]:
         def open_run() -> str:
             store = Store.of(config, workspace)
             return _training_run(store, name, folder, _setting(pairs), method, config, pairs)
 
-        run = TrainingRun(config, workspace, folder, open_run)
+        run = TrainingRun(config, workspace, pairs, open_run)
         run._thread.start()
         try:
             yield run
@@ -73,10 +75,10 @@ class TrainingRun:
     def log(self, event: dict[str, float]) -> None:
         self._events.put(event)
 
-    def finish(self, checkpoint: str) -> None:
+    def finish(self, training: Training) -> None:
         """Deliver the finished training, which is complete in its folder."""
         self._close()
-        deliver_training(self.config, self.workspace, checkpoint)
+        deliver_training(self.config, self.workspace, training, self.pairs)
 
     def _end(self, ended: Ending) -> None:
         """Drop unsent events for the ending: a process being stopped has seconds. A resumed training delivers them."""
@@ -124,30 +126,27 @@ class TrainingRun:
 
 def settle(store: Store, workspace: str) -> None:
     """End the runs of killed trainings of the workspace, which MLflow still has as RUNNING."""
-    ours = storage.join(storage.absolute(workspace), "checkpoints") + "/"
+    ours = storage.join(storage.absolute(workspace), Training.KIND) + "/"
     for run in list(store.runs("tags.`zse.kind` = 'training' and attributes.status = 'RUNNING'")):
         folder = run.data.tags.get("zse.checkpoint", "")
         if folder.startswith(ours) and (how := ended(folder)):
             terminate(store, run.info.run_id, how)
 
 
-def deliver_training(config: ExperimentConfig, workspace: str, checkpoint: str) -> None:
+def deliver_training(config: ExperimentConfig, workspace: str, training: Training, pairs: Pairs) -> None:
     """Log what MLflow lacks of a finished training: parameters, history, and the checkpoint as a logged model."""
 
     def log(store: Store) -> dict[str, Any]:
         client = store.client
-        manifest = storage.read_json(storage.join(checkpoint, "manifest.json"))
-        run = storage.read_json(storage.join(checkpoint, "run.json"))
-        pairs = storage.read_json(storage.join(run["pairs"], "manifest.json"))
-        run_id = _training_run(store, manifest["name"], checkpoint, _setting(pairs), manifest["method"], config, pairs)
-        history = storage.read_json(storage.join(checkpoint, "history.json"))
+        url = training.url
+        run_id = _training_run(store, training.run_name, url, _setting(pairs), training.method, config, pairs)
         last = _last_step(store, run_id)
-        _log_history(store, run_id, [event for event in history if int(event["step"]) > last])
+        _log_history(store, run_id, [event for event in training.history() if int(event["step"]) > last])
         with tempfile.TemporaryDirectory() as temporary:
-            model = log_model(store, run_id, manifest, checkpoint, Path(temporary))
+            model = log_model(store, run_id, training, Path(temporary))
         for key in ("digest", "last_weights_sha256"):
-            client.set_tag(run_id, f"zse.checkpoint.{key}", manifest[key])
-        client.log_metric(run_id, "train/cpu_minutes", manifest["cpu_seconds"] / 60)
+            client.set_tag(run_id, f"zse.checkpoint.{key}", getattr(training, key))
+        client.log_metric(run_id, "train/cpu_minutes", training.cpu_seconds / 60)
         client.set_terminated(run_id)
         return {"run": run_id, "model": model}
 
@@ -156,15 +155,15 @@ def deliver_training(config: ExperimentConfig, workspace: str, checkpoint: str) 
         there = run and run.info.lifecycle_stage == "active" and run.info.status == "FINISHED"
         return bool(there and existing(store.client.get_logged_model, tracked["model"]))
 
-    _deliver(config, workspace, checkpoint, log, whole)
+    _deliver(config, workspace, training.url, log, whole)
 
 
-def deliver_evaluation(config: ExperimentConfig, workspace: str, report: str, checkpoint: str | None) -> None:
+def deliver_evaluation(config: ExperimentConfig, workspace: str, report: Report, training: Training | None) -> None:
     """Log a report as a run in the experiment of each of its settings, and its summary to the training run."""
 
     def log(store: Store) -> dict[str, Any]:
-        rows = storage.read_json(storage.join(report, "report.json"))
-        trained = _trained(store, checkpoint) if checkpoint else {}
+        rows = report.rows()
+        trained = _trained(store, training.url) if training else {}
         runs, new = {}, False
         for setting in sorted({row["setting"] for row in rows}):
             mine = [row for row in rows if row["setting"] == setting]
@@ -174,7 +173,7 @@ def deliver_evaluation(config: ExperimentConfig, workspace: str, report: str, ch
             log_metrics(store, trained["run"], _summary(rows))
         return {"runs": runs}
 
-    _deliver(config, workspace, report, log)
+    _deliver(config, workspace, report.url, log)
 
 
 def _trained(store: Store, checkpoint: str) -> dict[str, str]:
@@ -222,8 +221,8 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     return metrics
 
 
-def _setting(pairs: dict[str, Any]) -> str:
-    return f"{pairs['split']['name']}.{pairs['fingerprint'][:8]}"
+def _setting(pairs: Pairs) -> str:
+    return f"{pairs.split.name}.{pairs.fingerprint[:8]}"
 
 
 def _tracked(folder: str, uri: str) -> bool:
@@ -238,7 +237,7 @@ def _training_run(
     setting: str,
     method: str,
     config: ExperimentConfig,
-    pairs: dict[str, Any],
+    pairs: Pairs,
 ) -> str:
     """The id of the training's run in this database, set to RUNNING; a new run if there is none."""
     url = storage.join(folder, RUN_ID)
@@ -254,8 +253,8 @@ def _training_run(
         "zse.kind": "training",
         "zse.method": method,
         "zse.setting": setting,
-        "zse.split_hash": pairs["split_hash"],
-        "zse.dataset_fingerprint": pairs["fingerprint"],
+        "zse.split_hash": pairs.split_hash,
+        "zse.dataset_fingerprint": pairs.fingerprint,
         "zse.checkpoint": folder,
         "zse.command": shown(" ".join(sys.argv)),
         "mlflow.source.name": "zse train",
@@ -267,9 +266,9 @@ def _training_run(
     client.log_batch(
         run.info.run_id,
         params=[Param(k, shown(str(v))[:500]) for k, v in flat.items()],
-        tags=[RunTag("zse.training_pictures", str(pairs["pictures"]))],
+        tags=[RunTag("zse.training_pictures", str(pairs.pictures))],
     )
-    _log_dataset(store, run.info.run_id, pairs["dataset"], pairs["fingerprint"], pairs["images"], "training")
+    _log_dataset(store, run.info.run_id, pairs.dataset, pairs.fingerprint, pairs.images, "training")
     storage.write_json(url, {"uri": shown(store.uri), "run": run.info.run_id})
     return run.info.run_id
 
@@ -319,24 +318,23 @@ def _history(client: Any, run_id: str, key: str) -> list[Any]:
 
 
 def _evaluation_run(
-    store: Store, setting: str, rows: list[dict[str, Any]], report: str, trained: dict[str, Any]
+    store: Store, setting: str, rows: list[dict[str, Any]], report: Report, trained: dict[str, Any]
 ) -> tuple[str, bool]:
     """(id of a report's finished run, whether this call finished it). A repeated metric has the same time stamp, so
     MLflow stores it once."""
     from mlflow.entities import LoggedModelInput
 
     client, first = store.client, rows[0]
-    manifest = storage.read_json(storage.join(report, "manifest.json"))
     tags = {
         "zse.kind": "evaluation",
-        "zse.settings": str(len(manifest["settings"])),
-        "zse.dataset": manifest["dataset"],
+        "zse.settings": str(len(report.settings)),
+        "zse.dataset": report.dataset,
         "zse.queries": str(first["queries"]),
         "zse.gallery": str(first["gallery"]),
         "zse.use": first["use"],
         "zse.method": first["method"],
         "zse.setting": setting,
-        "zse.report": report,
+        "zse.report": report.url,
         "zse.split_hash": first["split_hash"],
         "zse.dataset_fingerprint": first["dataset_fingerprint"],
         "zse.checkpoint_hash": first["checkpoint_hash"],
@@ -351,31 +349,31 @@ def _evaluation_run(
     model = {"model_id": trained["model"]} if "model" in trained else {}
     # Names without the setting, which the experiment and the data set give: the UI's columns are narrow.
     short = {name.removeprefix(f"{setting}/"): value for name, value in _summary(rows).items()}
-    experiment, is_first = store.experiment(setting), setting == manifest["settings"][0]
+    experiment, is_first = store.experiment(setting), setting == report.settings[0]
 
     def log(run: Any) -> None:
         run_id, at = run.info.run_id, run.info.start_time
-        _log_dataset(store, run_id, setting, first["dataset_fingerprint"], report, "evaluation")
+        _log_dataset(store, run_id, setting, first["dataset_fingerprint"], report.url, "evaluation")
         if model:
             client.log_inputs(run_id, models=[LoggedModelInput(trained["model"])])
         log_metrics(store, run_id, short, at, **of, **model)
-        client.log_dict(run_id, {"rows": rows}, "report.json")
+        client.log_dict(run_id, {"rows": rows}, report.ROWS)
         client.log_text(run_id, "\n".join(requirements()) + "\n", "requirements.txt")
         if is_first:
             _log_tables(store, run_id, at, report)
-        share_view(store, experiment, rows, _table(report, "costs.json") if is_first else [])
+        share_view(store, experiment, rows, report.table(report.COSTS) if is_first else [])
 
-    key = f"{manifest['report_key']}-{first['method']}"
-    run, made = run_once(store, experiment, key, f"evaluate {report.rsplit('/', 1)[1]}", tags, log)
-    if not made and run.data.tags.get("zse.report") != report:  # the report was moved
-        client.set_tag(run.info.run_id, "zse.report", report)
+    key = f"{report.report_key}-{first['method']}"
+    run, made = run_once(store, experiment, key, f"evaluate {report.name}", tags, log)
+    if not made and run.data.tags.get("zse.report") != report.url:  # the report was moved
+        client.set_tag(run.info.run_id, "zse.report", report.url)
     return run.info.run_id, made
 
 
-def _log_tables(store: Store, run_id: str, at: int, report: str) -> None:
+def _log_tables(store: Store, run_id: str, at: int, report: Report) -> None:
     """Log the tables, curves, costs and pictures of a report; they are of its first setting (category level)."""
     client = store.client
-    costs, curves = _table(report, "costs.json"), _table(report, "curves.json") or {}
+    costs, curves = report.table(report.COSTS), report.table(report.CURVES) or {}
     for row in costs:
         client.set_tag(run_id, "zse.device", row["device"])
     log_metrics(store, run_id, {f"cost/{row['mode']}/{key}": row[key] for row in costs for key in MEASURES}, at)
@@ -386,21 +384,15 @@ def _log_tables(store: Store, run_id: str, at: int, report: str) -> None:
     ]
     _log_history(store, run_id, steps, at)
     there = {artifact.path for artifact in client.list_artifacts(run_id)}
-    for file in ("per_class.json", "confusion.json", "costs.json"):
-        if file not in there and (table := _table(report, file)):  # log_table would append
+    for file in (report.PER_CLASS, report.CONFUSION, report.COSTS):
+        if file not in there and (table := report.table(file)):  # log_table would append
             client.log_table(run_id, {k: [row[k] for row in table] for k in table[0]}, file)
     with tempfile.TemporaryDirectory() as temporary:
-        for folder in ("sheets", "charts"):
-            for name in sorted(storage.names(storage.join(report, folder))):
+        for folder in (report.SHEETS, report.CHARTS):
+            for name in sorted(storage.names(report.file(folder))):
                 path = Path(temporary) / name
-                path.write_bytes(storage.read_bytes(storage.join(report, folder, name)))
+                path.write_bytes(storage.read_bytes(report.file(folder, name)))
                 client.log_artifact(run_id, str(path), folder)
-
-
-def _table(report: str, name: str) -> Any:
-    """A table of a report; empty if it has none: reference rows have no costs."""
-    url = storage.join(report, name)
-    return storage.read_json(url) if storage.exists(url) else []
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

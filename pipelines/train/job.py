@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -16,8 +15,9 @@ from pipelines.config.experiment import ExperimentConfig, to_dict
 from pipelines.store import storage
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.networks import weights_at_hand, weights_hash
-from pipelines.workspace import shards
 from pipelines.workspace.images import Images
+from pipelines.workspace.pairs import Pairs
+from pipelines.workspace.training import Training
 from zse_model.checkpoint import (
     load_checkpoint,
     start_from,
@@ -37,24 +37,19 @@ class Job:
     method: str
     config: ExperimentConfig
     images: Images
-    pairs: str
+    pairs: Pairs
     folder: str
+    key: str
     class_vectors: Tensor | None = None
     """Of the training classes, in the order of their labels, where the method's configuration names a file of them."""
     weights: str | None = None
     """`weights_hash` of the backbone's, which each worker compares what it reads with."""
 
-    def split(self) -> ZeroShotSplit:
-        return ZeroShotSplit.from_json(json.dumps(self.pairs_manifest()["split"]))
-
-    def pairs_manifest(self) -> dict[str, Any]:
-        return shards.read_manifest(self.pairs, "zse shard")
-
     def create_method(self, *, load_weights: bool = True) -> RetrievalMethod:
         """The network as training starts from it, the same in every process."""
         config = self.config.methods[self.method]
         if getattr(config, "distillation", 0) and not config.dropped_units:
-            config = dataclasses.replace(config, dropped_units=units_to_drop(self.split(), self.images.counts))
+            config = dataclasses.replace(config, dropped_units=units_to_drop(self.pairs.split, self.images.counts))
         if self.class_vectors is not None:
             config = dataclasses.replace(config, vector_dim=self.class_vectors.shape[1])
         torch.manual_seed(self.config.train.seed)
@@ -67,7 +62,7 @@ class Job:
                 config,
                 backbone,
                 size=self.config.transforms.size,
-                classes=len(self.pairs_manifest()["classes"]),
+                classes=len(self.pairs.classes),
                 load_weights=load_weights,
             )
             if self.class_vectors is not None:
@@ -86,33 +81,33 @@ def units_to_drop(split: ZeroShotSplit, categories: Iterable[str]) -> tuple[int,
 
 
 def make_job(
-    config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: str, *, untrained: bool = False
+    config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: Pairs, *, untrained: bool = False
 ) -> Job:
-    manifest = shards.read_manifest(pairs, "zse shard")
     weights = weights_hash(config.backbone.weights)
     depends: dict[str, Any] = {
         "method": [method, _method_named(config.methods[method])],
         "backbone": {**to_dict(config.backbone), "weights": weights},
         "transforms": to_dict(config.transforms),
-        "split": manifest["split_hash"],
-        "fingerprint": manifest["fingerprint"],
+        "split": pairs.split_hash,
+        "fingerprint": pairs.fingerprint,
         "seed": config.train.seed,
     }
     if not untrained:
         depends |= {
-            "pairs": manifest["shard"],
+            "pairs": pairs.settings,
             "train": _named(config.train),
             "workers": config.cluster.workers,
             "cpus": config.cluster.cpus_per_worker,
         }
     if config.start is not None:
-        depends["start"] = shards.read_manifest(config.start, "zse train")["digest"]
-    vectors = class_vectors_of(config.methods[method], manifest["classes"])
+        depends["start"] = Training.open(config.start).digest
+    vectors = class_vectors_of(config.methods[method], pairs.classes)
     if vectors is not None:  # their values, not their URL: what a file says of other classes changes no name
         depends["class_vectors"] = storage.sha256(vectors.numpy().tobytes())
         depends["method"][1].pop("class_vectors")
-    name = f"{config.name}-{method}{'-untrained' if untrained else ''}-{storage.digest(depends, 8)}"
-    return Job(name, method, config, images, pairs, storage.join(workspace, "checkpoints", name), vectors, weights)
+    key = storage.digest(depends)
+    folder = Training.place(workspace, f"{config.name}-{method}{'-untrained' if untrained else ''}", key)
+    return Job(folder.rsplit("/", 1)[1], method, config, images, pairs, folder, key, vectors, weights)
 
 
 def _method_named(method: Any) -> dict[str, Any]:

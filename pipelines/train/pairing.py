@@ -12,6 +12,7 @@ from pipelines.config.data import ShardConfig
 from pipelines.store import storage
 from pipelines.train.items import ROLES, ItemPlan
 from pipelines.workspace import shards
+from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.pictures import decode_pixels, encode_photo, encode_sketch
 
 
@@ -36,6 +37,6 @@ def write_pairs(
             for role, picture in zip(ROLES, rendered, strict=True)
         }
         rows.append({"item": i, "label": item.label, "negative_label": item.negative_label, **encoded})
-    table = pa.Table.from_pylist(rows, schema=shards.PAIRS)
+    table = pa.Table.from_pylist(rows, schema=Pairs.SCHEMA)
     shards.write_part(storage.join(folder, task["part"]), table, row_group=settings.row_group)
     return {"part": task["part"], "rows": task["rows"]}

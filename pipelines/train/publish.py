@@ -14,9 +14,9 @@ import torch.distributed
 from pipelines.store import storage
 from pipelines.train.contexts import Event
 from pipelines.train.job import Job
-from pipelines.workspace import shards
 from pipelines.workspace.members import training_members
 from pipelines.workspace.states import STATES
+from pipelines.workspace.training import HISTORY, Training
 from zse_model.checkpoint import (
     INFO,
     Checkpoint,
@@ -36,7 +36,7 @@ from zse_model.methods import RetrievalMethod
 from zse_model.transforms import TransformConfig
 
 
-def publish(job: Job, state_folder: Path, run_id: str | None) -> str:
+def publish(job: Job, state_folder: Path, run_id: str | None) -> Training:
     """The best weights of a finished training as a checkpoint; the manifest last."""
     state = FitState(**json.loads((state_folder / STATE_FILE).read_text()))
     method = job.create_method(load_weights=False)
@@ -50,9 +50,9 @@ def publish(job: Job, state_folder: Path, run_id: str | None) -> str:
     }
     last = hashlib.sha256((state_folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     extra = {"last_weights_sha256": last, "cpu_seconds": state.cpu_seconds, "mlflow_run": run_id}
-    write_checkpoint(job, method, training, extra, state.history)
+    made = write_checkpoint(job, method, training, extra, state.history)
     storage.remove_folder(storage.join(job.folder, STATES))
-    return job.folder
+    return made
 
 
 def write_checkpoint(
@@ -61,26 +61,24 @@ def write_checkpoint(
     training: dict[str, Any],
     extra: dict[str, Any],
     history: list[Event] | None = None,
-) -> None:
-    pairs, split = job.pairs_manifest(), job.split()
-    seen = seen_keys(training_members(job.images.members(), split).sha256)
+) -> Training:
+    pairs = job.pairs
+    seen = seen_keys(training_members(job.images.members(), pairs.split).sha256)
     if job.config.start is not None:
         with storage.local_copy(job.config.start) as copy:
             seen = torch.cat([seen, read_seen(copy)]).unique()
     checkpoint = Checkpoint(
         name=job.method,
         method=method,
-        transforms=TransformConfig(**pairs["transforms"]),
-        split=split,
+        transforms=TransformConfig(**pairs.transforms),
+        split=pairs.split,
         seen_pictures=seen,
-        training={"run": job.name, "fingerprint": job.images.fingerprint, "classes": pairs["classes"], **training},
+        training={"run": job.name, "fingerprint": job.images.fingerprint, "classes": pairs.classes, **training},
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_checkpoint(checkpoint, folder)
-        (folder / "history.json").write_text(json.dumps(history or []))
+        (folder / HISTORY).write_text(json.dumps(history or []))
         storage.upload_folder(folder, job.folder, last=INFO)
-    shards.write_manifest(
-        job.folder,
-        {"name": job.name, "method": job.method, "digest": checkpoint.digest, "training": training, **extra},
-    )
+    about = {"name": job.name, "method": job.method, "digest": checkpoint.digest, "training": training}
+    return Training.write(job.folder, job.key, **about, **extra)

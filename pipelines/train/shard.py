@@ -27,28 +27,27 @@ from pipelines.train.pairing import training_rows, write_pairs
 from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import Members, training_members
+from pipelines.workspace.pairs import Pairs
 
 
 @logs.stage("shard")
-def shard(config: ExperimentConfig, workspace: str, images: Images) -> str:
-    """Run the stage, or find it done; gives the folder of the pair shards."""
+def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
+    """Run the stage, or find it done."""
     split = load_split(config.dataset, images.counts)
     settings = config.shard
     key = storage.digest(
         {
-            "schema": shards.SCHEMA_VERSION,
+            "schema": Pairs.VERSION,
             "fingerprint": images.fingerprint,
             "transforms": images.transforms,
             "split": split.digest,
             "shard": to_dict(settings),
-        },
-        8,
+        }
     )
-    name = f"{config.dataset.name}-{key}"
-    folder = storage.join(workspace, "pairs", name)
-    logs.about(run=name)
-    if shards.has_manifest(folder):
-        return folder
+    folder = Pairs.place(workspace, config.dataset.name, key)
+    logs.about(run=folder.rsplit("/", 1)[1])
+    if (done := Pairs.find(folder, key)) is not None:
+        return done
     members = training_members(images.members(), split)
     plan = ItemPlan(members, settings)
     if plan.incomplete:
@@ -61,24 +60,22 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> str:
             for i, start in enumerate(starts)
         ]
         _write(folder, written, images, members, settings, config.ingest.part_size)
-    shards.write_manifest(
+    return Pairs.write(
         folder,
-        {
-            "dataset": config.dataset.name,
-            "images": images.url,
-            "fingerprint": images.fingerprint,
-            "transforms": images.transforms,
-            "split": json.loads(split.to_json()),
-            "split_hash": split.digest,
-            "classes": plan.classes,
-            "left_out": plan.incomplete,
-            "pictures": len(members),
-            "shard": to_dict(settings),
-            "row_group": settings.row_group,
-            "shards": written,
-        },
+        key,
+        dataset=config.dataset.name,
+        images=images.url,
+        fingerprint=images.fingerprint,
+        transforms=images.transforms,
+        split=json.loads(split.to_json()),
+        split_hash=split.digest,
+        classes=plan.classes,
+        left_out=plan.incomplete,
+        pictures=len(members),
+        shard=to_dict(settings),
+        row_group=settings.row_group,
+        shards=written,
     )
-    return folder
 
 
 def _write(

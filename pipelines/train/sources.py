@@ -18,6 +18,7 @@ import torch
 from pipelines.store import storage
 from pipelines.train.items import ROLES, ItemPlan
 from pipelines.workspace import shards
+from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.tensors import to_tensor
 from zse_model.methods import TrainBatch
@@ -28,11 +29,11 @@ OPEN_PARTS = 8
 class ShardSource:
     """Pair shards, read by row group."""
 
-    def __init__(self, folder: str, manifest: dict[str, Any], batch_size: int, seed: int) -> None:
-        self.folder, self.batch_size, self.seed = folder, batch_size, seed
-        self.parts: list[dict[str, Any]] = manifest["shards"]
-        self.items = sum(part["rows"] for part in self.parts)
-        self.row_group: int = manifest["row_group"]
+    def __init__(self, pairs: Pairs, batch_size: int, seed: int) -> None:
+        self.folder, self.batch_size, self.seed = pairs.url, batch_size, seed
+        self.parts = list(pairs.parts.items())
+        self.items = sum(pairs.parts.values())
+        self.row_group = pairs.row_group
         self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._orders: dict[int, tuple[list[tuple[int, int]], np.ndarray]] = {}
         self._group: tuple[tuple[int, int], dict[str, Any]] | None = None
@@ -47,7 +48,7 @@ class ShardSource:
             rng = np.random.default_rng([self.seed, epoch])
             order, sizes = [], []
             for part in rng.permutation(len(self.parts)):
-                rows = self.parts[part]["rows"]
+                _, rows = self.parts[part]
                 for group in rng.permutation(-(-rows // self.row_group)):
                     order.append((int(part), int(group)))
                     sizes.append(min(self.row_group, rows - group * self.row_group))
@@ -70,7 +71,7 @@ class ShardSource:
         if self._group is None or self._group[0] != key:
             part, group = key
             if part not in self._open:
-                url = storage.join(self.folder, self.parts[part]["name"])
+                url = storage.join(self.folder, self.parts[part][0])
                 self._open[part] = shards.open_part(url)
                 if len(self._open) > OPEN_PARTS:
                     self._open.popitem(last=False)[1].close()

@@ -1,11 +1,7 @@
 """train: pair shards -> checkpoint. Ray Train runs `zse_model.fit` as DDP workers; workers: 0 runs it in this process.
 
-    <workspace>/checkpoints/<experiment>-<method>-<hash>/
-        run.json             what is trained and by which command, written first; a budget's steps once they are known
-        state/               what an interrupted training resumes from; removed when the checkpoint is complete
-        model.safetensors ... manifest.json
-
-The name is the hash of everything that the weights depend on, so the same command resumes, or finds it done.
+`pipelines/workspace/training.py` says what is written. The folder's name is the hash of everything that the weights
+depend on, so the same command resumes, or finds it done.
 """
 
 from __future__ import annotations
@@ -29,9 +25,10 @@ from pipelines.train.contexts import Event
 from pipelines.train.job import Job, make_job
 from pipelines.train.publish import publish, write_checkpoint
 from pipelines.train.workers import locally, on_ray
-from pipelines.workspace import shards
-from pipelines.workspace.endings import ENDED, RUN, ending, heeding_sigterm
+from pipelines.workspace.endings import ENDED, ending, heeding_sigterm
 from pipelines.workspace.images import Images
+from pipelines.workspace.pairs import Pairs
+from pipelines.workspace.training import Training, read_run, write_run
 from zse_model.checkpoint import (
     load_checkpoint,
     start_from,
@@ -43,48 +40,48 @@ from zse_model.fit import (
 
 
 @logs.stage("train")
-def train(config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: str) -> str:
-    """Run the stage, or find it done; gives the folder of the checkpoint.
+def train(config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: Pairs) -> Training:
+    """Run the stage, or find it done.
 
     Raises HeldError where another process is training the same.
     """
     job = make_job(config, method, workspace, images, pairs)
     logs.about(run=job.name)
-    if shards.has_manifest(job.folder):
-        return job.folder
+    if (done := Training.find(job.folder, job.key)) is not None:
+        return done
     with held(job.folder, job.name) as note:
-        return job.folder if shards.has_manifest(job.folder) else _train(job, workspace, note)
+        return Training.find(job.folder, job.key) or _train(job, workspace, note)
 
 
-def _train(job: Job, workspace: str, note: dict[str, Any]) -> str:
+def _train(job: Job, workspace: str, note: dict[str, Any]) -> Training:
     """note: what others may know of it while it runs: from (the first step), step, total, images_per_second,
     seconds_left."""
     config = job.config
     if config.start is not None:
         _check_start(job)
-    storage.write_json(
-        storage.join(job.folder, RUN),
+    write_run(
+        job.folder,
         {
             "name": job.name,
             "experiment": {k: v for k, v in to_dict(config).items() if k != "tracking"},  # a URI may hold a password
             "method": job.method,
             "images": job.images.url,
-            "pairs": job.pairs,
+            "pairs": job.pairs.url,
             "command": shown(" ".join(["zse", *map(quote, sys.argv[1:])])),
         },
     )
-    trained, manifest = locally if config.cluster.workers == 0 else on_ray, job.pairs_manifest()
+    trained = locally if config.cluster.workers == 0 else on_ray
     with (
         heeding_sigterm(),
-        TrainingRun.open(config, workspace, job.name, job.folder, job.method, manifest) as run,
+        TrainingRun.open(config, workspace, job.name, job.folder, job.method, job.pairs) as run,
         _endings(job),
         ExitStack() as stack,
     ):
         with _progress(config.train, job, run, note) as on_event:
             state = stack.enter_context(trained(job, on_event))
-        folder = publish(job, state, run.id)
-        run.finish(folder)
-    return folder
+        training = publish(job, state, run.id)
+        run.finish(training)
+    return training
 
 
 @contextmanager
@@ -94,17 +91,15 @@ def _endings(job: Job) -> Iterator[None]:
         yield
     except BaseException as error:
         with suppress(StorageError, OSError):  # the store itself may be why
-            run = storage.read_json(storage.join(job.folder, RUN))
-            storage.write_json(storage.join(job.folder, RUN), {**run, ENDED: dataclasses.asdict(ending(error))})
+            write_run(job.folder, {**read_run(job.folder), ENDED: dataclasses.asdict(ending(error))})
         raise
 
 
-def untrained(config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: str) -> str:
+def untrained(config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: Pairs) -> Training:
     """A checkpoint of the network before its training: the reference row that a training has to beat."""
     job = make_job(config, method, workspace, images, pairs, untrained=True)
-    if not shards.has_manifest(job.folder):
-        write_checkpoint(job, job.create_method(), {"untrained": True}, {})
-    return job.folder
+    done = Training.find(job.folder, job.key)
+    return done or write_checkpoint(job, job.create_method(), {"untrained": True}, {})
 
 
 def _check_start(job: Job) -> None:
@@ -112,7 +107,7 @@ def _check_start(job: Job) -> None:
     assert job.config.start is not None
     with storage.local_copy(job.config.start) as copy:
         start = load_checkpoint(copy)
-    refuse_start(start, job.split())
+    refuse_start(start, job.pairs.split)
     new = start_from(job.create_method(load_weights=False), start)
     say(f"Starting from {start.training.get('run')}" + (f"; new: {', '.join(new)}" if new else ""))
 
@@ -134,8 +129,7 @@ def _progress(
             meter.before = note.setdefault("from", step)
             if total := int(event.get("total", 0)):
                 if meter.total is None:
-                    raw = storage.read_json(storage.join(job.folder, RUN))
-                    storage.write_json(storage.join(job.folder, RUN), {**raw, "steps": total})
+                    write_run(job.folder, {**read_run(job.folder), "steps": total})
                 meter.total = total
             if "train/loss" in event:
                 note["images_per_second"] = event["train/images_per_second"]

@@ -54,14 +54,13 @@ from zse_model.memory import keep_freed_memory
 def run_worker(job: Job, context: WorkerContext) -> FitState:
     """One worker of a training: build, then fit."""
     keep_freed_memory()
-    config, manifest = job.config, job.pairs_manifest()
-    split = job.split()
-    if manifest["shard"]["layout"] == "memory":
+    config, split = job.config, job.pairs.split
+    if job.pairs.settings["layout"] == "memory":
         members = training_members(job.images.members(), split)
         plan, pictures = ItemPlan(members, config.shard), job.images.data(members)
         source: BatchSource = MemorySource(plan, pictures, config.train.batch_size)
     else:
-        source = ShardSource(job.pairs, manifest, config.train.batch_size, config.train.seed)
+        source = ShardSource(job.pairs, config.train.batch_size, config.train.seed)
     validate = calibrate = None
     # A fine-grained training has no other class to choose by, and need not: its held-back pairs are what it is for.
     pairs = not split.pseudo_unseen and config.shard.hard_negatives == 1

@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from pipelines.runtime.failures import to_mend, unwrapped
 from pipelines.runtime.redaction import shown
-from pipelines.store import storage
 from pipelines.store.lease import EVERY, STALE, holder
-from pipelines.workspace import shards
+from pipelines.workspace.kept import complete
+from pipelines.workspace.training import read_run
 
-RUN = "run.json"  # of a training
-ENDED = "ended"  # in it
+ENDED = "ended"  # in the run.json of a training
 LONGEST = 500  # characters of a reason
 
 
@@ -50,12 +49,12 @@ def ended(training: str, run: Mapping[str, Any] | None = None) -> Ending | None:
     run: its run.json, where that is read already. One that was killed without notice cannot say so: its lease is not
     renewed any more.
     """
-    if shards.has_manifest(training):
+    if complete(training):
         return None
     held = holder(training)
     if held is not None and alive(training, held):
         return None
-    said = (storage.read_json(storage.join(training, RUN)) if run is None else run).get(ENDED)
+    said = (read_run(training) if run is None else run).get(ENDED)
     if said is not None:
         return Ending(**said)
     seen = f"no sign of life for {time.time() - held['renewed']:.0f} s" if held else "its process is gone"

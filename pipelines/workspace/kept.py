@@ -76,18 +76,23 @@ class Kept:
     @property
     def name(self) -> str:
         """The folder's."""
-        return self.url.rsplit("/", 1)[1]
+        return self.url.rstrip("/").rsplit("/", 1)[1]
 
     @property
     def key(self) -> str:
         """All 64 digits; empty where older code wrote the manifest."""
         return self.manifest.get("key", "")
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """The manifest without the key: what is hashed of it is the same whoever wrote it."""
+        return {name: value for name, value in self.manifest.items() if name != "key"}
+
     def summarise(self, stage: str) -> None:
         """Write what the folder is beside its manifest, for scripts, unless it is there."""
         url = storage.join(self.url, SUMMARY)
         if not storage.exists(url):
-            said = {name: value for name, value in self.manifest.items() if name not in ("shards", "key")}
+            said = {name: value for name, value in self.about.items() if name != "shards"}
             storage.write_json(url, {"stage": stage, "output": self.url, **said})
 
     @classmethod

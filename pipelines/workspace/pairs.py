@@ -66,6 +66,11 @@ class Pairs(Kept):
         return self.manifest["classes"]
 
     @property
+    def left_out(self) -> Sequence[str]:
+        """Training classes without a sketch or without a photo."""
+        return self.manifest["left_out"]
+
+    @property
     def pictures(self) -> int:
         """That training may touch."""
         return self.manifest["pictures"]
@@ -80,6 +85,6 @@ class Pairs(Kept):
         return self.manifest["row_group"]
 
     @property
-    def parts(self) -> Sequence[Mapping[str, Any]]:
-        """name and rows of each; none with the layout `memory`."""
-        return self.manifest["shards"]
+    def parts(self) -> Mapping[str, int]:
+        """Name of each part -> its items; none with the layout `memory`."""
+        return {shard["name"]: shard["rows"] for shard in self.manifest["shards"]}

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from pipelines.runtime.errors import StorageError
-from pipelines.store import storage
 from pipelines.workspace import shards
+from pipelines.workspace.reports import Report
 from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import PairedDifference, paired_difference
 from zse_model.split import FEWEST
 
-QUERIES = "queries.parquet"
 FEW = f"too few classes (n < {FEWEST})"  # in the place of an interval
 
 
@@ -67,12 +66,13 @@ def interval(row: Mapping[str, Any], between: str = "-") -> str:
 class Queries:
     """The queries of a report, in the order of their ids; a column is read when it is asked for."""
 
-    def __init__(self, report: str) -> None:
+    def __init__(self, report: Report) -> None:
         """Raises StorageError for a folder that is no report."""
-        if not storage.exists(storage.join(report, QUERIES)):
-            raise StorageError(f"{report} is no report: it has no {QUERIES}. `zse evaluate` ends by naming one")
+        if not report.has(report.QUERIES):
+            said = f"{report.url} is no report: it has no {report.QUERIES}. `zse evaluate` ends by naming one"
+            raise StorageError(said)
         self.report = report
-        self._file = shards.open_part(storage.join(report, QUERIES))
+        self._file = shards.open_part(report.file(report.QUERIES))
 
     @property
     def keys(self) -> list[str]:
@@ -107,8 +107,7 @@ class Queries:
 
     @cached_property
     def _galleries(self) -> dict[str, int]:
-        url = storage.join(self.report, "report.json")
-        return {metric_key(row): row["gallery"] for row in storage.read_json(url)} if storage.exists(url) else {}
+        return {metric_key(row): row["gallery"] for row in self.report.table(Report.ROWS)}
 
     def _text(self, column: str) -> np.ndarray:
         return np.asarray(self._file.read(columns=[column]).column(0).to_pylist(), dtype=object)
@@ -129,14 +128,14 @@ def difference(ours: Queries, theirs: Queries, key: str, their_key: str) -> Diff
     """Ours minus theirs, resampled as the intervals of a report are. Raises ValueError for other queries."""
     if not np.array_equal(ours.id, theirs.id):
         raise ZseError(
-            f"{ours.report} and {theirs.report} are of different queries, {len(ours.id)} and {len(theirs.id)}: only "
-            "the same ones can be paired. Evaluate both on the same data"
+            f"{ours.report.url} and {theirs.report.url} are of different queries, {len(ours.id)} and {len(theirs.id)}: "
+            "only the same ones can be paired. Evaluate both on the same data"
         )
     values, others, groups = ours.values(key), theirs.values(their_key), ours.groups(key)
     if bool((values.isnan() != others.isnan()).any()) or bool(values.isnan().all()):
         raise ZseError(
-            f"{ours.report} and {theirs.report} have no answers to the same queries of {key.partition('/')[0]}: their "
-            "galleries differ. Evaluate both on the same data"
+            f"{ours.report.url} and {theirs.report.url} have no answers to the same queries of "
+            f"{key.partition('/')[0]}: their galleries differ. Evaluate both on the same data"
         )
     found = paired_difference(values, others, groups)
     return Difference.of(found, len(groups[~values.isnan()].unique()))

@@ -1,4 +1,4 @@
-"""What is written: Parquet schemas, part files, manifests. A manifest is written last: it means that all is there.
+"""Part files: Parquet, of which a kept form (`kept.py`) has as many as its manifest names.
 
 Every stage works the same way. It plans parts with fixed names; each part is one task that writes one Parquet file; a
 part that is there is not made again, because the folder's name is the hash of everything that its parts depend on.
@@ -19,23 +19,15 @@ from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 
 SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-
-PAIRS = pa.schema(
-    [
-        ("item", pa.int64()),
-        ("label", pa.int32()),
-        ("negative_label", pa.int32()),
-        ("sketch", pa.binary()),
-        ("photo", pa.binary()),
-        ("sketch2", pa.binary()),
-        ("negative", pa.binary()),
-    ]
-)
 
 
 def part_name(index: int, total: int) -> str:
     return f"part-{index:05d}-of-{total:05d}.parquet"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of an image or pair folder is a part."""
+    return name.startswith("part-")
 
 
 def batches(sizes: Sequence[int], most: int) -> list[range]:
@@ -104,27 +96,3 @@ def read_rows(folder: str, wanted: Sequence[tuple[str, np.ndarray]], columns: Se
         return open_part(storage.join(folder, part)).read(columns=list(columns)).take(pa.array(rows))
 
     yield from storage.side_by_side(read, wanted)
-
-
-def write_manifest(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
-    manifest = {"schema_version": SCHEMA_VERSION, **manifest}
-    storage.write_json(storage.join(folder, MANIFEST), manifest)
-    return manifest
-
-
-def read_manifest(folder: str, command: str) -> dict[str, Any]:
-    """The manifest of a complete stage; `command` is what makes it, for the error where it is missing."""
-    url = storage.join(folder, MANIFEST)
-    if not storage.exists(url):
-        raise StorageError(f"{folder} is not complete: it has no {MANIFEST}. Run `{command}` first")
-    manifest = storage.read_json(url)
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise StorageError(
-            f"{url} has schema version {manifest.get('schema_version')}, this code reads {SCHEMA_VERSION}. "
-            f"Delete {folder} and run `{command}` again"
-        )
-    return manifest
-
-
-def has_manifest(folder: str) -> bool:
-    return storage.exists(storage.join(folder, MANIFEST))

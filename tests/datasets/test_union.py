@@ -97,7 +97,7 @@ def test_one_network_for_all_settings(tmp_path: Path) -> None:
     config = validate(TINY | {"dataset": dataset | {"pseudo_unseen": 0.2, "held_back": 0.3}, "shard": shard})
     workspace = str(tmp_path / "w")
     out = run(config, workspace, until="train")
-    checkpoint = load_checkpoint(out.checkpoints["global"])
+    checkpoint = load_checkpoint(out.checkpoints["global"].url)
     assert set(checkpoint.split.seen) == {"tiger", "car", "rabbit", "camera", "church"}
 
     members = training_members(out.images.members(), checkpoint.split)
@@ -115,7 +115,7 @@ def test_one_network_for_all_settings(tmp_path: Path) -> None:
         there = {path.name for path in (tmp_path / data / "sketch").iterdir()}
         world(tmp_path / data, [], [c for c in built_in(split)["unseen"] if c not in there])
     settings = load_settings(["sketchy-25", "tuberlin-30", "sketchy-25-generalised"])
-    results = evaluate_settings(config, workspace, out.checkpoints["global"], settings, places)
+    results = evaluate_settings(config, workspace, out.checkpoints["global"].url, settings, places)
     assert [(bool(r.rows), r.refused, r.broken) for r in results] == [(True, "", "")] * 3, "the same ones are held back"
     assert results[2].rows[0]["gallery"] > results[0].rows[0]["gallery"]
     assert results[0].difference == "trained on all, published on sketchy-25"

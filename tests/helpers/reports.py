@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.judge.compare import Report
+from pipelines.judge.compare import Side
 from pipelines.store import storage
 from pipelines.workspace import shards
+from pipelines.workspace.reports import Report
 
 SELECTION, TEST = "shop-selection.01234567", "shop.01234567"
 
@@ -25,7 +26,7 @@ def measured(
     classes: int = 10,
     gallery: int = 50,
     **about: Any,
-) -> list[Report]:
+) -> list[Side]:
     """The reports of a model whose queries score about this, on classes to choose by and on others.
 
     classes: of the former. about: what their manifests say besides."""
@@ -47,6 +48,6 @@ def measured(
         storage.write_json(f"{url}/report.json", [{**names, **row, "method": "global", "gallery": gallery}])
         storage.write_json(f"{url}/costs.json", [{"mode": "ret", "ms_query_1000": ms, "device": "an abacus"}])
         of = {"settings": [setting], "use": use, "split_hash": setting, "dataset_fingerprint": "0123"}
-        shards.write_manifest(url, {"method": "global", "checkpoint_hash": name, **of, **about})
-        reports.append(Report(name, url))
+        said = {"method": "global", "checkpoint_hash": name, **of, **about}
+        reports.append(Side(name, Report.write(url, **said)))
     return reports

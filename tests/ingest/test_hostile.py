@@ -26,6 +26,7 @@ from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.workspace import shards
 from pipelines.workspace.images import Images
+from pipelines.workspace.kept import complete
 from pipelines.workspace.pictures import decode_pixels
 from tests.conftest import tiny_folder
 from tests.helpers.faulty_store import FaultyStore
@@ -268,10 +269,6 @@ def images(source: Path, workspace: str, ray_cluster: None) -> Images:
     return ingest(config_of(str(source)), workspace)
 
 
-def manifest(folder: str) -> dict[str, Any]:
-    return storage.read_json(storage.join(folder, "manifest.json"))
-
-
 def parts(folder: str) -> dict[str, bytes]:
     return {name: storage.read_bytes(storage.join(folder, name)) for name in storage.names(folder) if "part-" in name}
 
@@ -330,7 +327,7 @@ def test_a_store_with_faults_gives_the_same_bytes_and_loses_nothing(
         ingest(config, workspace)
     kept = parts(folder)
     assert 0 < len(kept) < len(expected) and set(kept.values()) <= set(expected.values())
-    assert not shards.has_manifest(folder)
+    assert not complete(folder)
 
     store.clear()
     for kind, times, uri in zip(("expired", "truncated", "reset", "late"), (1, 2, 2, 1), uris, strict=False):
@@ -355,9 +352,9 @@ def test_classes_of_one_picture_are_trained_and_tested_and_empty_ones_left_out(
 ) -> None:
     out = run(config_of(str(source)), workspace)
     assert out.images == images
-    planned = manifest(out.pairs)
-    assert planned["left_out"] == ["bad", "photos only", "sketches only"]
-    assert planned["classes"] == sorted(["odd", "another one", "50% #1? [été]*", "c" * 255])
+    assert out.pairs is not None
+    assert out.pairs.left_out == ["bad", "photos only", "sketches only"]
+    assert out.pairs.classes == sorted(["odd", "another one", "50% #1? [été]*", "c" * 255])
     values = {(r["method"], r["metric"], r["queries"], r["gallery"]): r["value"] for r in out.rows()}
     for method in METHODS:
         (value,) = (v for (m, metric, q, g), v in values.items() if (m, metric, q, g) == (method, "mAP_all", 2, 2))

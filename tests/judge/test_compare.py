@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.judge.compare import Report, by_class_difference, compare, compare_reports
+from pipelines.judge.compare import Side, by_class_difference, compare, compare_reports
 from pipelines.run import Outputs, run
 from pipelines.store import storage
 from pipelines.tracking import TrackingError, reports_of
@@ -37,13 +37,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Output
 
 def test_a_comparison_is_of_the_same_queries_by_class(two: tuple[Path, Outputs, Outputs], tmp_path: Path) -> None:
     workspace, one, other = two
-    names = [out.checkpoints["global"] for out in (one, other)]
+    names = [out.checkpoints["global"].url for out in (one, other)]
     done = invoked("compare", *names, "--workspace", str(workspace), "--metric", "mAP_all", "--out", str(tmp_path))
     assert done.exit_code == 0, done.output
     (row,) = [r for r in json.loads((tmp_path / "compare.json").read_text()) if r["protocol"] == "plain"]
     values = {}
     for name, out in (("first", one), ("second", other)):
-        table = shards.open_part(storage.join(out.reports["global"], "queries.parquet")).read().to_pydict()
+        table = shards.open_part(storage.join(out.reports["global"].url, "queries.parquet")).read().to_pydict()
         values[name] = np.array(table[f"{row['setting']}/plain/ret/mAP_all"])
     assert row["means"] == pytest.approx([values["first"].mean(), values["second"].mean()])
     assert row["value"] == pytest.approx((values["second"] - values["first"]).mean())
@@ -56,7 +56,7 @@ def test_a_comparison_is_of_the_same_queries_by_class(two: tuple[Path, Outputs, 
 
 def test_a_model_is_as_good_as_itself(two: tuple[Path, Outputs, Outputs]) -> None:
     _, one, _ = two
-    report = Report("a", one.reports["global"])
+    report = Side("a", one.reports["global"])
     assert compare(report, report, mode="ret,ret") == compare(report, report, mode="ret")
     with pytest.raises(ValueError, match="a and a measured nothing in common: .*/plain/ret"):
         compare(report, report, mode="ret,fused")
@@ -73,26 +73,26 @@ def test_a_difference_has_a_side() -> None:
 
 def test_every_name_leads_to_the_reports(two: tuple[Path, Outputs, Outputs], tmp_path: Path) -> None:
     workspace, one, _ = two
-    report, checkpoint = one.reports["global"], one.checkpoints["global"]
-    tracked = storage.read_json(storage.join(report, "tracked.json"))["runs"]
+    report, checkpoint = one.reports["global"], one.checkpoints["global"].url
+    tracked = storage.read_json(storage.join(report.url, "tracked.json"))["runs"]
     training = storage.read_json(storage.join(checkpoint, "tracked.json"))
-    for name in (report, checkpoint, training["run"], f"models:/{training['model']}", *tracked.values()):
+    for name in (report.url, checkpoint, training["run"], f"models:/{training['model']}", *tracked.values()):
         assert reports_of(name, str(workspace)) == [report], name
     with pytest.raises(TrackingError, match="not a report, checkpoint or run"):
         reports_of(str(tmp_path), str(workspace))
-    unseen = run(tiny(evaluation={"instance_level": False}), str(tmp_path)).checkpoints["global"]
+    unseen = run(tiny(evaluation={"instance_level": False}), str(tmp_path)).checkpoints["global"].url
     with pytest.raises(TrackingError, match="No evaluation of .* is tracked in sqlite.* Run `zse evaluate` first"):
         reports_of(unseen, str(workspace))
 
 
 def test_what_cannot_be_compared_says_why(two: tuple[Path, Outputs, Outputs], tmp_path: Path) -> None:
     workspace, one, other = two
-    a, b = Report("a", one.reports["global"]), Report("b", other.reports["global"])
+    a, b = Side("a", one.reports["global"]), Side("b", other.reports["global"])
     with pytest.raises(ValueError, match="Nothing of both is .* metric mAP_7. Of both there is"):
         compare(a, b, metric="mAP_7")
     elsewhere = run(tiny(dataset={"split": ["airplane", "car"]}), str(tmp_path)).reports["global"]
     with pytest.raises(ValueError, match="are of different queries, 8 and 12: only the same ones"):
-        compare(a, Report("c", elsewhere))
+        compare(a, Side("c", elsewhere))
 
 
 def test_other_galleries_are_not_compared(tmp_path: Path) -> None:

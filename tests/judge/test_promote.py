@@ -19,7 +19,7 @@ from pipelines.judge.rules import Cost, Paired, Rules, decide, load_rules
 from pipelines.run import run
 from pipelines.runtime.errors import ConfigError
 from pipelines.tracking import Store, TrackingError, registry
-from pipelines.workspace import shards
+from pipelines.workspace.images import Images
 from tests.conftest import tiny, tiny_folder
 from tests.helpers.command import invoked
 from tests.helpers.reports import SELECTION, TEST, measured
@@ -117,7 +117,7 @@ def test_the_first_candidate_does_not_win_unchecked(tmp_path: Path) -> None:
 def test_without_a_reference_the_first_candidate_must_beat_chance(tmp_path: Path) -> None:
     """Of one photo in 40 a random order has an expected mAP_all of 0.107."""
     images = str(tmp_path / "images")
-    shards.write_manifest(images, {"counts": {f"class {i}": {"photo": 1, "sketch": 8} for i in range(10)}})
+    Images.write(images, counts={f"class {i}": {"photo": 1, "sketch": 8} for i in range(10)})
     for mean, holds in ((0.13, False), (0.14, True)):  # the interval begins at 0.03 less
         candidate = measured(tmp_path / str(mean), "bb", mean, 0.6, gallery=40, images=images)
         decision = decide(RULES, [], candidate)
@@ -182,7 +182,7 @@ def test_rules_that_cannot_be_used_say_why(tmp_path: Path, text: str, says: str)
 def test_aliases_say_who_is_the_champion(tmp_path: Path) -> None:
     tracked = {"tracking": {"enabled": True}, "evaluation": {"classes": "both"}}
     outs = [run(tiny(**tracked, train={"seed": s}), str(tmp_path)) for s in (0, 1)]
-    names = [out.checkpoints["global"] for out in outs]
+    names = [out.checkpoints["global"].url for out in outs]
     of = {(row["setting"].partition(".")[0], row["use"]) for row in outs[0].rows()}
     assert of == {("synthetic", "report"), ("synthetic-fg", "report"), ("synthetic-fg-class", "report")} | {
         ("synthetic-selection", "selection"),

@@ -78,7 +78,7 @@ def test_one_checkpoint_on_all_settings(tmp_path: Path) -> None:
     )
     config = tiny_folder(data, [], dataset={"split": "sketchy-25", "held_back": 0.4}, train={"steps": 1, "checks": 1})
     workspace = str(tmp_path / "w")
-    checkpoint = run(config, workspace, until="train").checkpoints["global"]
+    checkpoint = run(config, workspace, until="train").checkpoints["global"].url
     names = ["sketchy-25", "sketchy-25-generalised", "sketchy-21", "sketchy-25-to-tuberlin-21", "quickdraw-30"]
     datasets = load_datasets(str(tmp_path / "data.yaml"))
     results = evaluate_settings(config, workspace, checkpoint, load_settings(names), datasets)

@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, li
         for out in outs:
             done = CliRunner().invoke(
                 app,
-                ["promote", out.checkpoints["global"], "--name", "zse", "-w", str(workspace)],
+                ["promote", out.checkpoints["global"].url, "--name", "zse", "-w", str(workspace)],
                 catch_exceptions=False,
             )
             assert done.exit_code == 0, done.output

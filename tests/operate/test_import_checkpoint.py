@@ -19,7 +19,8 @@ from pipelines.operate.import_checkpoint import import_checkpoint
 from pipelines.run import evaluate_checkpoint
 from pipelines.search.search import search
 from pipelines.store import storage
-from pipelines.workspace import shards
+from pipelines.workspace.kept import complete
+from pipelines.workspace.training import Training
 from tests.conftest import tiny
 from tests.golden import recipe_state, reference
 from tests.helpers.pictures import picture
@@ -45,9 +46,9 @@ def test_a_published_checkpoint_scores_as_published(tmp_path: Path) -> None:
     assert loaded.transforms == TransformConfig(size=224, recipe="published") and len(loaded.seen_pictures) == 0
     split = loaded.split
     assert (split.name, len(split.training), len(split.unseen), split.held_back) == ("sketchy-25", 100, 25, 0)
-    manifest = shards.read_manifest(str(out), "")
-    assert (manifest["method"], manifest["digest"]) == ("zse_sbir", loaded.digest)
-    assert manifest["training"] == loaded.training and manifest["name"] == loaded.training["run"]
+    written = Training.open(str(out))
+    assert (written.method, written.digest) == ("zse_sbir", loaded.digest)
+    assert written.training == loaded.training and written.run_name == loaded.training["run"]
     assert loaded.training["stored_map_all"] == 0.7 and loaded.training["imported_from"] == "best_checkpoint.pth"
 
 
@@ -101,7 +102,7 @@ def test_an_import_is_there_goes_on_or_is_refused(
     for name in ("manifest.json", "model.safetensors", "tracked.json"):  # cut off half way
         fs.rm(f"{path}/{name}")
     import_checkpoint(str(file), "sketchy-25", out)
-    assert storage.read_bytes(f"{out}/model.safetensors") == weights and shards.has_manifest(out)
+    assert storage.read_bytes(f"{out}/model.safetensors") == weights and complete(str(out))
     with storage.local_copy(out) as copy:
         assert load_checkpoint(copy).split.name == "sketchy-25"
 

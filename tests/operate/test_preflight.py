@@ -153,7 +153,7 @@ def look_split(config: ExperimentConfig) -> Any:
 
 @pytest.mark.ray
 def test_a_checkpoint_that_may_not_be_tested_is_refused_before_the_ingest(tmp_path: Path, ray_cluster: None) -> None:
-    trained = run(tiny(), str(tmp_path / "w"), until="train").checkpoints["global"]
+    trained = run(tiny(), str(tmp_path / "w"), until="train").checkpoints["global"].url
     taken = tiny(dataset={"split": ["airplane", "car"]})
     for config, why in ((taken, "was trained or chosen on"), (tiny(transforms={"size": 48}), "transforms.size=32")):
         with pytest.raises(ZseError, match=why):

@@ -59,7 +59,7 @@ def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monke
     assert "zse evaluate -e 'my tiny.yaml' --set train.steps=6" in told(name[:-3], "-w", WORKSPACE).stderr
     out = run(config, WORKSPACE)
     found = json.loads(told(name, "-w", WORKSPACE, "--json").stdout)
-    assert set(found["stages"].values()) == {"done"} and found["reports"] == [out.reports["global"]]
+    assert set(found["stages"].values()) == {"done"} and found["reports"] == [out.reports["global"].url]
     assert (found["step"], found["total"], found["state"], found["seconds_left"]) == (6, 6, None, None)
     assert "zse search --sketch FILE" in told(name, "-w", WORKSPACE).stderr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import torch
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import validate
-from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
 from pipelines.judge.results import result_table
 from pipelines.run import evaluate_checkpoint, run
@@ -25,6 +23,7 @@ from pipelines.train.sources import MemorySource, ShardSource
 from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import training_members
+from pipelines.workspace.pairs import Pairs
 from tests.conftest import TINY, tiny, tiny_folder
 from tests.helpers.pictures import picture
 from zse_model.checkpoint import load_checkpoint
@@ -37,10 +36,6 @@ from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import BadPicture
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
-
-
-def manifest(folder: str) -> dict[str, Any]:
-    return storage.read_json(storage.join(folder, "manifest.json"))
 
 
 def contents(folder: str) -> dict[str, bytes]:
@@ -170,34 +165,32 @@ def test_a_changed_class_is_read_again_and_the_others_are_copied(
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[str, Images, str]:
+def prepared(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[str, Images, Pairs]:
     workspace = str(tmp_path_factory.mktemp("workspace"))
     images = ingest(tiny(), workspace)
     return workspace, images, shard(tiny(), workspace, images)
 
 
-def test_pair_shards_hold_the_plan_and_only_training_classes(prepared: tuple[str, Images, str]) -> None:
+def test_pair_shards_hold_the_plan_and_only_training_classes(prepared: tuple[str, Images, Pairs]) -> None:
     workspace, images, pairs = prepared
-    found = manifest(pairs)
-    split = ZeroShotSplit.from_json(json.dumps(found["split"]))
-    assert set(found["classes"]) == set(split.training) and len(split.pseudo_unseen) == 1
-    assert not set(found["classes"]) & (set(split.unseen) | set(split.pseudo_unseen))
-    tables = list(shards.read_parts(pairs, [s["name"] for s in found["shards"]], ["item", "label"]))
+    split, parts = pairs.split, list(pairs.parts)
+    assert set(pairs.classes) == set(split.training) and len(split.pseudo_unseen) == 1
+    assert not set(pairs.classes) & (set(split.unseen) | set(split.pseudo_unseen))
+    tables = list(shards.read_parts(pairs.url, parts, ["item", "label"]))
     assert [i for t in tables for i in t["item"].to_pylist()] == list(range(48))
-    assert shards.open_part(storage.join(pairs, found["shards"][0]["name"])).metadata.num_row_groups == 4
+    assert shards.open_part(storage.join(pairs.url, parts[0])).metadata.num_row_groups == 4
 
-    whole = contents(pairs)
-    (Path(pairs) / "manifest.json").unlink()
-    (Path(pairs) / found["shards"][2]["name"]).unlink()
-    assert shard(tiny(), workspace, images) == pairs and contents(pairs) == whole
+    whole = contents(pairs.url)
+    for name in ("manifest.json", parts[2]):
+        Path(pairs.url, name).unlink()
+    assert shard(tiny(), workspace, images) == pairs and contents(pairs.url) == whole
 
 
-def test_both_layouts_give_the_same_items(prepared: tuple[str, Images, str]) -> None:
+def test_both_layouts_give_the_same_items(prepared: tuple[str, Images, Pairs]) -> None:
     _, images, pairs = prepared
-    found = manifest(pairs)
-    members = training_members(images.members(), ZeroShotSplit.from_json(json.dumps(found["split"])))
+    members = training_members(images.members(), pairs.split)
     memory = MemorySource(ItemPlan(members, tiny().shard), images.data(members), 48)
-    streamed = ShardSource(pairs, found, 48, seed=0).batch(0, 0, 1)
+    streamed = ShardSource(pairs, 48, seed=0).batch(0, 0, 1)
     direct = memory.batch(0, 0, 1)
 
     # The order differs (parts and groups are shuffled), the items do not; photos went through JPEG once more.
@@ -212,10 +205,9 @@ def test_both_layouts_give_the_same_items(prepared: tuple[str, Images, str]) -> 
     assert difference < 1
 
 
-def test_readers_split_a_batch_and_pass_over_every_item_once(prepared: tuple[str, Images, str]) -> None:
+def test_readers_split_a_batch_and_pass_over_every_item_once(prepared: tuple[str, Images, Pairs]) -> None:
     _, _, pairs = prepared
-    found = manifest(pairs)
-    one, two = ShardSource(pairs, found, 8, seed=0), ShardSource(pairs, found, 4, seed=0)
+    one, two = ShardSource(pairs, 8, seed=0), ShardSource(pairs, 4, seed=0)
     for step in (0, 3, 5, 6, 11):  # 48 items: step 6 begins the second pass
         halves = [two.batch(step, rank, 2) for rank in (0, 1)]
         assert torch.equal(one.batch(step, 0, 1).photo, torch.cat([half.photo for half in halves]))
@@ -228,7 +220,7 @@ def test_readers_split_a_batch_and_pass_over_every_item_once(prepared: tuple[str
 ROW = {"setting", "protocol", "method", "mode", "metric", "value", "ci_low", "ci_high", "queries", "gallery", "classes"}
 
 
-def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str, Images, str]) -> None:
+def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str, Images, Pairs]) -> None:
     workspace, _, _ = prepared
     config = tiny(
         methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}},
@@ -254,15 +246,15 @@ def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str
     }
     assert {r["metric"] for r in rows if "-fg." in r["setting"]} == {"acc_1", "acc_5", "acc_10"}
     explained = {f"explained-{which}.png" for which in ("best", "typical", "worst")}
-    assert explained < {p.name for p in Path(out.reports["zse_sbir"], "sheets").iterdir()}
-    assert not explained & {p.name for p in Path(out.reports["global"], "sheets").iterdir()}
+    assert explained < {p.name for p in Path(out.reports["zse_sbir"].url, "sheets").iterdir()}
+    assert not explained & {p.name for p in Path(out.reports["global"].url, "sheets").iterdir()}
     stamps = {p: p.stat().st_mtime_ns for p in Path(workspace).rglob("*") if p.is_file()}
     assert run(config, workspace).rows() == rows
     assert {p: p.stat().st_mtime_ns for p in Path(workspace).rglob("*") if p.is_file()} == stamps
 
 
 def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
-    prepared: tuple[str, Images, str], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[str, Images, Pairs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every mode, streamed part by part by actors, against the whole matrix of a process; and taken up again."""
     from pipelines.evaluate import score as stage
@@ -273,16 +265,16 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     config = tiny(methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}, ingest={"part_size": 60})
     config = replace(config, name="spread", methods={"zse_sbir": config.methods["zse_sbir"]})
     out = run(config, workspace, until="embed")
-    images, folder = out.images, out.encodings["zse_sbir"]
-    sketches, photos = (read_encodings(folder, m, images) for m in ("sketch", "photo"))
-    checkpoint = load_checkpoint(out.checkpoints["zse_sbir"])
+    encodings = out.encodings["zse_sbir"]
+    sketches, photos = (encodings.read(m, out.images) for m in ("sketch", "photo"))
+    checkpoint = load_checkpoint(out.checkpoints["zse_sbir"].url)
     monkeypatch.setattr(stage, "ALONE", 0)
     monkeypatch.setattr(stage, "PHOTOS", 5)
-    matrices = Matrices(config, workspace, folder, checkpoint, sketches, photos)
+    matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
     assert list(matrices.gallery.sha256) == sorted(matrices.gallery.sha256), "a gallery stands in content order"
     encoded = {}
     for modality in ("sketch", "photo"):
-        parts = [read_values(folder, part, modality) for part, _ in encoded_parts(manifest(folder), modality)]
+        parts = [encodings.values(part, modality) for part in encodings.parts(modality)]
         encoded[modality] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     gallery = {name: value[matrices.columns] for name, value in encoded["photo"].items()}
     for mode in ("ret", "rn", "fused", "rerank-4"):
@@ -298,18 +290,18 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
         there = torch.cat(list(matrices.rows(mode, among)))
         torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
         assert (here.isfinite().sum(1) == (4 if mode == "rerank-4" else 12)).all()
-    scores = stage.score(config, workspace, folder, "rn")
-    parts = {p: p.read_bytes() for p in Path(scores).glob("part-*")}
+    scores = stage.score(config, workspace, encodings, "rn")
+    parts = {p: p.read_bytes() for p in Path(scores.url).glob("part-*")}
     assert len(parts) > 2
-    (Path(scores) / "manifest.json").unlink()
+    Path(scores.url, "manifest.json").unlink()
     sorted(parts)[1].unlink()
     left = sorted(parts)[0].stat().st_mtime_ns
-    assert stage.score(config, workspace, folder, "rn") == scores
-    assert {p: p.read_bytes() for p in Path(scores).glob("part-*")} == parts
+    assert stage.score(config, workspace, encodings, "rn") == scores
+    assert {p: p.read_bytes() for p in Path(scores.url).glob("part-*")} == parts
     assert sorted(parts)[0].stat().st_mtime_ns == left, "what was there is not made again"
 
 
-def test_a_sketch_is_searched_among_the_photos_of_its_class(prepared: tuple[str, Images, str]) -> None:
+def test_a_sketch_is_searched_among_the_photos_of_its_class(prepared: tuple[str, Images, Pairs]) -> None:
     """With every photo of a class drawn, 4 of them: the own photo is always among the first 5, by chance the first in
     a quarter. Scores that find nothing but the class find it no better."""
     workspace, _, _ = prepared
@@ -317,15 +309,15 @@ def test_a_sketch_is_searched_among_the_photos_of_its_class(prepared: tuple[str,
     out = run(config, workspace)
     rows = {r["metric"]: r for r in out.rows() if r["setting"].startswith("synthetic-fg-class") and r["mode"] == "ret"}
     assert rows["acc_5"]["value"] == 1.0 and rows["acc_1"]["queries"] == 12
-    images, folder = out.images, out.encodings["global"]
-    sketches, photos = (read_encodings(folder, m, images) for m in ("sketch", "photo"))
+    encodings = out.encodings["global"]
+    sketches, photos = (encodings.read(m, out.images) for m in ("sketch", "photo"))
     scores = sketches.values["embedding"] @ photos.values["embedding"].T
     same = sketches.members.category[:, None] == photos.members.category
     best = scores.masked_fill(~torch.from_numpy(same), -9).argmax(1).numpy()
     assert rows["acc_1"]["value"] == (photos.members.instance[best] == sketches.members.instance).mean()
 
 
-def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, Images, str]) -> None:
+def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, Images, Pairs]) -> None:
     workspace, _, _ = prepared
     methods = {"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}
     evaluation = {"modes": ["ret", "rn", "rerank-5"], "references": ["untrained"]}
@@ -345,7 +337,7 @@ def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, Im
     assert rows["synthetic-fg-class", "acc_1", "rerank-5"] == rows["synthetic-fg-class", "acc_1", "rn"]
 
 
-def test_distractors_make_harder_galleries(prepared: tuple[str, Images, str]) -> None:
+def test_distractors_make_harder_galleries(prepared: tuple[str, Images, Pairs]) -> None:
     """Held-back photos of seen classes beside the unseen ones, and every photo that has a sketch, trained on or not."""
     workspace, _, _ = prepared
     asked = tiny(
@@ -353,7 +345,7 @@ def test_distractors_make_harder_galleries(prepared: tuple[str, Images, str]) ->
     )
     out = run(replace(asked, name="crowded"), workspace)
     sizes = {r["setting"].rsplit(".", 1)[0]: r["gallery"] for r in out.rows()}
-    split = load_checkpoint(out.checkpoints["global"]).split
+    split = load_checkpoint(out.checkpoints["global"].url).split
     members = out.images.members()
     photos = members.where(members.modality == "photo")
     back = sum(c in split.seen and split.is_held_back(i) for c, i in zip(photos.category, photos.instance, strict=True))
@@ -367,7 +359,7 @@ def test_distractors_make_harder_galleries(prepared: tuple[str, Images, str]) ->
         assert value["synthetic-fg-all", method, "acc_5"] <= value["synthetic-fg", method, "acc_5"]
 
 
-def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tuple[str, Images, str]) -> None:
+def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tuple[str, Images, Pairs]) -> None:
     """Beside the other held-back ones of their class; what is asked of the unseen classes stays as it was."""
     workspace, _, _ = prepared
     methods = {"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}
@@ -375,7 +367,7 @@ def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tupl
     fewer = replace(tiny(dataset={"held_back": 0.4}, evaluation=asked, methods=methods), name="seen")
     more = replace(fewer, evaluation=replace(fewer.evaluation, seen_classes=True))
     without, out = run(fewer, workspace), run(more, workspace)
-    split = load_checkpoint(out.checkpoints["zse_sbir"]).split
+    split = load_checkpoint(out.checkpoints["zse_sbir"].url).split
     members = out.images.members()
     back = [c for c, i in zip(members.category, members.instance, strict=True) if split.is_held_back(i)]
     back = [c for c in back if c in split.seen]
@@ -409,8 +401,8 @@ def test_one_set_of_products_is_trained_on_alone_and_chosen_by_held_back_pairs(t
     config = validate(TINY | {"dataset": dataset | {"pseudo_unseen": 0, "held_back": 0.3}, "shard": fine})
     config = replace(config, methods={"zse_sbir": ZseSbirConfig(dim=16, depth=1, heads=2, ffn=16)})
     out = run(config, str(tmp_path / "w"))
-    checkpoint = load_checkpoint(out.checkpoints["zse_sbir"])
-    history = storage.read_json(storage.join(out.checkpoints["zse_sbir"], "history.json"))
+    checkpoint = load_checkpoint(out.checkpoints["zse_sbir"].url)
+    history = out.checkpoints["zse_sbir"].history()
     checks = [event["selection/mAP_all"] for event in history if "selection/mAP_all" in event]
     assert len(checks) == 4 and all(0 < value < 1 for value in checks)
     assert checkpoint.training["selection_mAP_all"] == max(checks) and "fused" in checkpoint.method.modes
@@ -424,10 +416,10 @@ def test_one_set_of_products_is_trained_on_alone_and_chosen_by_held_back_pairs(t
 
 
 def test_another_data_set_is_evaluated_by_its_own_split_or_refused(
-    prepared: tuple[str, Images, str], tmp_path: Path
+    prepared: tuple[str, Images, Pairs], tmp_path: Path
 ) -> None:
     workspace, _, _ = prepared
-    checkpoint = run(tiny(), workspace, until="train").checkpoints["global"]
+    checkpoint = run(tiny(), workspace, until="train").checkpoints["global"].url
     other = {"name": "other", "seed": 5, "categories": ["fish", "church", "sofa", "car"], "pseudo_unseen": 0}
     fine = tiny(dataset=other | {"split": ["fish", "sofa"]})
     rows = evaluate_checkpoint(fine, str(tmp_path), checkpoint).rows()
@@ -438,10 +430,10 @@ def test_another_data_set_is_evaluated_by_its_own_split_or_refused(
         evaluate_checkpoint(tiny(dataset=other | {"split": ["fish", "car"]}), str(tmp_path), checkpoint)
 
 
-def test_a_leak_is_refused(prepared: tuple[str, Images, str]) -> None:
+def test_a_leak_is_refused(prepared: tuple[str, Images, Pairs]) -> None:
     workspace, images, _ = prepared
     out = run(tiny(), workspace, until="train")
-    checkpoint = load_checkpoint(out.checkpoints["global"])
+    checkpoint = load_checkpoint(out.checkpoints["global"].url)
     refuse_leaks(checkpoint, checkpoint.split, {"00" * 32: "nobody's"})
     taken = checkpoint.split.training[0]
     other = ZeroShotSplit(name="other", citation="c", seen=("fish",), unseen=(taken.upper(), "church"))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.encode.encodings import encoded_parts
 from pipelines.run import run
 from pipelines.runtime import prometheus
 from pipelines.runtime.background import repeated
@@ -52,15 +51,15 @@ def test_a_run_is_seen_in_rays_endpoint(tmp_path: Path, metrics_url: str, monkey
     workspace = str(tmp_path / "w")
     with repeated(scrape, 0.5):
         out = run(config, workspace)
-        images, name = out.images.name, out.checkpoints["zse_sbir"].rsplit("/", 1)[1]
+        images, name = out.images.name, out.checkpoints["zse_sbir"].name
         with prometheus.gauges(stage="train", run="kept", worker="7") as put:
             put({"zse_wait_share": 0.25})
             threading.Event().wait(8)
     assert seen["zse_bad_files_total", images][-1] == 1
     assert all(0 <= value <= 1 for value in seen["zse_wait_share", name])
     assert all(value > 0 for value in seen["zse_images_per_second", name])
-    embedded = storage.read_json(storage.join(out.encodings["zse_sbir"], "manifest.json"))
-    sketches, photos = (sum(n for _, n in encoded_parts(embedded, m)) for m in ("sketch", "photo"))
+    encodings = out.encodings["zse_sbir"]
+    sketches, photos = (sum(encodings.parts(m).values()) for m in ("sketch", "photo"))
     scored = {folder: f"{workspace}/scores/{folder}" for folder in storage.folders(f"{workspace}/scores")}
     assert scored, "a pair network scored"
     for folder in scored:

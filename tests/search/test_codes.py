@@ -10,12 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.encode.encodings import encoded_parts, read_values
 from pipelines.encode.gallery import Gallery, encode_gallery, open_gallery
 from pipelines.run import run
 from pipelines.runtime.errors import ConfigError
 from pipelines.search.search import find, ranked, ranked_anew, search
-from pipelines.store import storage
 from pipelines.workspace.tensors import to_tensor
 from tests.conftest import tiny
 from tests.helpers.pictures import picture
@@ -42,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> t
     workspace = str(tmp_path_factory.mktemp("codes"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 64)
-        return workspace, run(experiment(), workspace, until="train").checkpoints["crossatnet"]
+        return workspace, run(experiment(), workspace, until="train").checkpoints["crossatnet"].url
 
 
 def test_codes_are_evaluated_beside_the_embedding_they_are_read_off(checkpoint: tuple[str, str]) -> None:
@@ -51,11 +49,10 @@ def test_codes_are_evaluated_beside_the_embedding_they_are_read_off(checkpoint: 
     out = run(experiment(evaluation={"modes": modes}), workspace)
     found = {(r["mode"], r["metric"]): r["value"] for r in out.rows() if r["setting"].split(".")[0] == "synthetic"}
     assert {mode for mode, _ in found} == set(modes)
-    folder = out.encodings["crossatnet"]
+    encodings = out.encodings["crossatnet"]
     encoded = {}
     for modality in ("sketch", "photo"):
-        manifest = storage.read_json(f"{folder}/manifest.json")
-        parts = [read_values(folder, part, modality) for part, _ in encoded_parts(manifest, modality)]
+        parts = [encodings.values(part, modality) for part in encodings.parts(modality)]
         encoded[modality] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     assert set(encoded["photo"]) == {"embedding", "hash-32", "itq-32"}, "asym-32 reads what is there"
     for mode in ("hash-32", "itq-32"):

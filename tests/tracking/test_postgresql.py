@@ -45,8 +45,8 @@ def test_training_promotion_and_reevaluation(
     settings = {"tracking": {"enabled": True}, "evaluation": {"classes": "pseudo_unseen"}}
     outs = [run(tiny(**settings, train={"seed": seed}), workspace) for seed in (0, 1)]
     rules = Rules(better=(Paired(setting="*-selection", metric="mAP_all", floor=0.5),))
-    assert promote(outs[0].checkpoints["global"], "zse", rules, workspace, few_classes=True).promoted
-    second = promote(outs[1].checkpoints["global"], "zse", rules, workspace, few_classes=True)
+    assert promote(outs[0].checkpoints["global"].url, "zse", rules, workspace, few_classes=True).promoted
+    second = promote(outs[1].checkpoints["global"].url, "zse", rules, workspace, few_classes=True)
     names = ["zse@champion", "zse@former" if second.promoted else "zse@challenger"]
 
     write(tmp_path / "datasets" / "shop")
@@ -61,7 +61,7 @@ def test_training_promotion_and_reevaluation(
     assert {
         e.artifact_location.startswith(f"{workspace}/mlartifacts/") for e in experiments if e.name != "Default"
     } == {True}
-    storage.remove_folder(outs[0].checkpoints["global"])  # the registry's own copy is in the bucket
+    storage.remove_folder(outs[0].checkpoints["global"].url)  # the registry's own copy is in the bucket
     copy = checkpoint_of("models:/zse/1", workspace)
     assert copy.startswith(f"{workspace}/checkpoints/registered-")
     with pytest.raises(TrackingError, match="nobody"):

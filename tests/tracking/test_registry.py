@@ -72,7 +72,7 @@ def test_a_registered_model_ranks_a_catalogue_as_search_does(home: tuple[Path, O
     made = index(str(photos), checkpoint_of(CHAMPION, str(workspace)), str(workspace))
     model = mlflow.pyfunc.load_model(CHAMPION, model_config={"index": made})
     found = model.predict([sketch], params={"top": 3})
-    checkpoint = load_checkpoint(out.checkpoints["global"])
+    checkpoint = load_checkpoint(out.checkpoints["global"].url)
     expected = find(
         prepare_sketch(sketch, checkpoint.transforms), str(photos), checkpoint, str(workspace), top=3, mode=None
     )
@@ -115,11 +115,11 @@ def test_what_cannot_be_ranked_says_why(home: tuple[Path, Outputs], photos: Path
 
 def test_the_encodings_of_a_test_are_an_index_too(home: tuple[Path, Outputs]) -> None:
     _, out = home
-    gallery = open_gallery(out.encodings["global"], memory=10**6)
+    gallery = open_gallery(out.encodings["global"].url, memory=10**6)
     first, again = ([tile["embedding"] for tile in gallery.tiles(["embedding"])] for _ in range(2))
     assert all(a is b for a, b in zip(first, again, strict=True)), "what fits stays in memory"
     assert len(gallery.ids) == out.rows()[0]["gallery"] and all(id.startswith("photo/") for id in gallery.ids)
-    model = mlflow.pyfunc.load_model(CHAMPION, model_config={"index": out.encodings["global"]})
+    model = mlflow.pyfunc.load_model(CHAMPION, model_config={"index": out.encodings["global"].url})
     found = model.predict([picture(draw_sketch("teapot", 5))], params={"top": 4})
     assert set(found["id"]) <= set(gallery.ids) and found["score"].is_monotonic_decreasing
 
@@ -157,7 +157,7 @@ def test_a_model_is_text_and_safetensors(home: tuple[Path, Outputs], tmp_path: P
 
 def test_a_registered_name_is_its_checkpoint(home: tuple[Path, Outputs], tmp_path: Path) -> None:
     workspace, out = home
-    checkpoint = out.checkpoints["global"]
+    checkpoint = out.checkpoints["global"].url
     (version,) = MlflowClient().search_model_versions("name='zse'")
     assert checkpoint_of(CHAMPION, str(workspace)) == checkpoint
     assert checkpoint_of(f"models:/zse/{version.version}", str(workspace)) == checkpoint
@@ -176,7 +176,7 @@ def test_a_registered_name_is_its_checkpoint(home: tuple[Path, Outputs], tmp_pat
         assert load_checkpoint(copy).digest == load_checkpoint(kept).digest
         again = evaluate_checkpoint(CONFIG, str(tmp_path), copy)
         assert [row["value"] for row in again.rows()] == [row["value"] for row in out.rows()]
-        runs = storage.read_json(storage.join(again.reports["global"], "tracked.json"))["runs"]
+        runs = storage.read_json(storage.join(again.reports["global"].url, "tracked.json"))["runs"]
         tags = MlflowClient().get_run(next(iter(runs.values()))).data.tags
         assert tags["zse.model"] == version.source.removeprefix("models:/")
     finally:

@@ -88,7 +88,7 @@ def test_system_metrics_stand_beside_the_curves(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("pipelines.train.machine.EVERY", 0.05)
     out = run(tiny(tracking={"enabled": True}), str(tmp_path), until="train")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    training = client.get_run(storage.read_json(f"{out.checkpoints['global']}/tracked.json")["run"])
+    training = client.get_run(storage.read_json(f"{out.checkpoints['global'].url}/tracked.json")["run"])
     assert training.data.metrics["system/system_memory_usage_megabytes"] > 100
     assert 0 <= training.data.metrics["system/cpu_utilization_percentage"] <= 100
 
@@ -216,7 +216,7 @@ def test_what_is_deleted_in_mlflow_is_restored_or_tracked_anew(
 ) -> None:
     config = tiny(tracking={"enabled": True, "system_metrics": False})
     out = run(config, str(tmp_path))
-    client, folder = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), out.checkpoints["global"]
+    client, folder = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db"), out.checkpoints["global"].url
     first = storage.read_json(f"{folder}/tracked.json")
     place = client.get_run(first["run"]).info.experiment_id
 
@@ -257,7 +257,7 @@ def test_what_is_deleted_in_mlflow_is_restored_or_tracked_anew(
     report = out.reports["global"]
     (evaluation,) = client.search_runs([place], "tags.`zse.kind` = 'evaluation'")
     client.delete_run(evaluation.info.run_id)
-    deliver_evaluation(config, str(tmp_path), report, folder)
+    deliver_evaluation(config, str(tmp_path), report, out.checkpoints["global"])
     (again,) = client.search_runs([place], "tags.`zse.kind` = 'evaluation'")
     assert (again.data.tags["zse.training_run"], again.data.tags["zse.model"]) == ("", second["model"])
     run(config, str(tmp_path))
@@ -267,7 +267,7 @@ def test_what_is_deleted_in_mlflow_is_restored_or_tracked_anew(
 def test_pseudo_unseen_classes_are_a_setting_to_choose_by(tmp_path: Path) -> None:
     config = tiny(tracking={"enabled": True}, evaluation={"classes": "pseudo_unseen"})
     out = run(config, str(tmp_path))
-    split = load_checkpoint(out.checkpoints["global"]).split
+    split = load_checkpoint(out.checkpoints["global"].url).split
     rows = out.rows()
     assert {row["split"] for row in rows} == {"synthetic-selection"} and {row["use"] for row in rows} == {"selection"}
     assert set(Queries(out.reports["global"]).category) == set(split.pseudo_unseen)
@@ -276,13 +276,13 @@ def test_pseudo_unseen_classes_are_a_setting_to_choose_by(tmp_path: Path) -> Non
     assert evaluation.data.tags["zse.use"] == "selection"
     other = tiny(dataset={"split_seed": 1}, evaluation={"classes": "pseudo_unseen"})
     with pytest.raises(LeakError, match="trained or chosen on"):  # its pseudo-unseen classes were trained on here
-        evaluate_checkpoint(other, str(tmp_path), out.checkpoints["global"])
+        evaluate_checkpoint(other, str(tmp_path), out.checkpoints["global"].url)
     everything = tiny(dataset={"split": "all", "use": "selection"})
     with pytest.raises(LeakError, match="trained or chosen on"):
-        evaluate_checkpoint(everything, str(tmp_path), out.checkpoints["global"])
+        evaluate_checkpoint(everything, str(tmp_path), out.checkpoints["global"].url)
     published = tiny(dataset={"split": "synthetic", "use": "selection"})
     with pytest.raises(ValueError, match="test classes of the published split 'synthetic' are for reports"):
-        evaluate_checkpoint(published, str(tmp_path), out.checkpoints["global"])
+        evaluate_checkpoint(published, str(tmp_path), out.checkpoints["global"].url)
     with pytest.raises(ValueError, match="at least two classes"):
         run(everything, str(tmp_path))
     with pytest.raises(ValueError, match="no pseudo-unseen classes. Raise dataset.pseudo_unseen"):
@@ -301,7 +301,7 @@ def test_training_survives_a_tracking_server_that_is_away_and_delivers_later(
     config = tiny(tracking={"enabled": True})
     out = run(config, str(tmp_path))
     assert "MLflow does not answer" in " ".join(capsys.readouterr().err.split())
-    assert not storage.exists(storage.join(out.checkpoints["global"], "tracked.json"))
+    assert not storage.exists(storage.join(out.checkpoints["global"].url, "tracked.json"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/later.db")
     assert run(config, str(tmp_path)).rows() == out.rows()
     client = MlflowClient(f"sqlite:///{tmp_path}/later.db")

@@ -50,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Mlfl
             config = tiny(tracking={"enabled": True, "uri": url}, train={"seed": seed}, evaluation=quick)
             out = run(config, str(workspace))
         store = Store.at(str(workspace), url)
-        registry.set_champion(store, registry.register(store, out.checkpoints["global"], "zse"))
+        registry.set_champion(store, registry.register(store, out.checkpoints["global"].url, "zse"))
         yield url, store.client
     finally:
         os.killpg(process.pid, signal.SIGTERM)

@@ -24,6 +24,7 @@ from pipelines.store import storage
 from pipelines.train.job import make_job
 from pipelines.train.shard import shard
 from pipelines.train.stage import train
+from pipelines.workspace.training import Training
 from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError
@@ -37,17 +38,17 @@ def quick_failure_detection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
 
-def trained(config: Any, workspace: str, method: str = "global") -> dict[str, Any]:
+def trained(config: Any, workspace: str, method: str = "global") -> Training:
     images = ingest(config, workspace)
-    folder = train(config, method, workspace, images, shard(config, workspace, images))
-    assert not storage.exists(storage.join(folder, "state")), "the state of a finished training is removed"
-    return storage.read_json(storage.join(folder, "manifest.json"))
+    done = train(config, method, workspace, images, shard(config, workspace, images))
+    assert not storage.exists(storage.join(done.url, "state")), "the state of a finished training is removed"
+    return done
 
 
 def test_one_ray_worker_equals_one_plain_process(tmp_path: Path) -> None:
     plain = trained(tiny(), str(tmp_path / "plain"))
     ray = trained(tiny(cluster={"workers": 1}), str(tmp_path / "ray"))
-    assert ray["last_weights_sha256"] == plain["last_weights_sha256"]
+    assert ray.last_weights_sha256 == plain.last_weights_sha256
 
 
 def test_settings_name_a_checkpoint_by_what_they_change(tmp_path: Path) -> None:
@@ -99,17 +100,17 @@ def test_nothing_of_an_unseen_class_vector_reaches_a_training(tmp_path: Path) ->
     config = tiny(methods={"crossatnet": settings}, train={"steps": 2, "checks": 1})
     config = replace(config, methods={"crossatnet": config.methods["crossatnet"]})
     pairs = shard(config, str(tmp_path), ingest(config, str(tmp_path)))
-    training = storage.read_json(f"{pairs}/manifest.json")["classes"]
+    training = pairs.classes
     vectors = {name: np.random.default_rng(i).normal(size=8) for i, name in enumerate(training)}
     others = {name: np.full(8, np.nan) for name in TINY["dataset"]["categories"]}
     moved = vectors | {training[0]: vectors[training[0]] + 1}
-    manifests = []
+    made = []
     for content in (vectors, others | vectors, others | moved):
         np.savez(file, names=list(content), vectors=np.stack(list(content.values())))
-        manifests.append(trained(config, str(tmp_path), "crossatnet"))
+        made.append(trained(config, str(tmp_path), "crossatnet"))
         shutil.rmtree(tmp_path / "checkpoints")
-    assert manifests[0]["digest"] == manifests[1]["digest"] != manifests[2]["digest"]
-    assert manifests[0]["name"] == manifests[1]["name"] != manifests[2]["name"]
+    assert made[0].digest == made[1].digest != made[2].digest
+    assert made[0].name == made[1].name != made[2].name
 
 
 def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:
         return replace(config, methods={"zse_sbir": ZseSbirConfig(heads=2, ffn=16, keep_rates=keep_rates)})
 
     first = stage()
-    start = run(first, workspace, until="train").checkpoints["zse_sbir"]
+    start = run(first, workspace, until="train").checkpoints["zse_sbir"].url
     second = stage(keep_rates=(0.5,), start=start)
     images = ingest(second, workspace)
     job = make_job(second, "zse_sbir", workspace, images, shard(second, workspace, images))
@@ -130,7 +131,7 @@ def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:
     same = [n for n in after if not n.startswith(("relation.", "fusion"))]
     assert same and all(torch.equal(after[n], before[n]) for n in same)
     out = run(second, workspace)
-    checkpoint = load_checkpoint(out.checkpoints["zse_sbir"])
+    checkpoint = load_checkpoint(out.checkpoints["zse_sbir"].url)
     assert "positions" in checkpoint.method.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "photo")
     assert {row["mode"] for row in out.rows() if row["method"] == "zse_sbir"} == {"ret", "rn", "fused"}
 
@@ -143,7 +144,7 @@ def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:
 
 def test_a_training_starts_from_the_backbone_of_another_method(tmp_path: Path) -> None:
     workspace = str(tmp_path)
-    start = run(tiny(train={"steps": 2, "checks": 1}), workspace, until="train").checkpoints["global"]
+    start = run(tiny(train={"steps": 2, "checks": 1}), workspace, until="train").checkpoints["global"].url
 
     def stage(backbone: str = "test_resnet", **changes: Any) -> ExperimentConfig:
         config = tiny(train={"steps": 1, "checks": 1}, start=start, backbone={"name": backbone}, **changes)

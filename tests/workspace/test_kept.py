@@ -24,18 +24,18 @@ from typer.testing import CliRunner
 
 from pipelines.cli.app import app
 from pipelines.config.load import load_experiment
-from pipelines.encode.encodings import encoded_parts, read_encodings, read_values
 from pipelines.encode.gallery import open_gallery
-from pipelines.judge.compare import Report, compare
+from pipelines.judge.compare import Side, compare
 from pipelines.run import run
-from pipelines.store import storage
 from pipelines.tracking import Store, checkpoint_of, reports_of
 from pipelines.tracking.history import evaluated, standings
 from pipelines.train.sources import ShardSource
-from pipelines.workspace import shards
+from pipelines.workspace.encodings import Encodings
 from pipelines.workspace.images import Images
+from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.queries import Queries
+from pipelines.workspace.reports import Report
 from pipelines.workspace.tensors import encode_pictures
 from zse_model.checkpoint import load_checkpoint
 from zse_model.methods import Encoding, RetrievalMethod
@@ -85,10 +85,10 @@ def test_images_open(expected: dict[str, Any]) -> None:
 
 
 def test_pairs_open(expected: dict[str, Any]) -> None:
-    manifest = shards.read_manifest(expected["pairs"], "zse shard")
-    batch = ShardSource(expected["pairs"], manifest, 4, 0).batch(0, 0, 1)
+    pairs = Pairs.open(expected["pairs"])
+    batch = ShardSource(pairs, 4, 0).batch(0, 0, 1)
     assert {name: sha(value.numpy()) for name, value in vars(batch).items()} == expected["batch"]
-    assert manifest["split_hash"] == expected["split_hash"] and len(manifest["classes"]) == 5
+    assert pairs.split_hash == expected["split_hash"] and len(pairs.classes) == 5
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -110,13 +110,13 @@ def test_a_checkpoint_gives_the_scores_that_it_gave(expected: dict[str, Any], na
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_encodings_open(expected: dict[str, Any], name: str) -> None:
-    folder, images = expected["encodings"][name], Images.open(expected["images"])
-    method, written = load_checkpoint(expected["checkpoints"][name]).method, shards.read_manifest(folder, "zse embed")
+    encodings, images = Encodings.open(expected["encodings"][name]), Images.open(expected["images"])
+    method = load_checkpoint(expected["checkpoints"][name]).method
     values = []
     for modality in ("sketch", "photo"):
-        found = read_encodings(folder, modality, images)
+        found = encodings.read(modality, images)
         assert found.members.id.tolist() == expected["ids"][modality]
-        parts = [read_values(folder, part, modality) for part, _ in encoded_parts(written, modality)]
+        parts = [encodings.values(part, modality) for part in encodings.parts(modality)]
         values.append({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
         assert torch.equal(found.values["embedding"], values[-1]["embedding"])
     check_scores(method, *values, expected["scores"][name])
@@ -124,14 +124,14 @@ def test_encodings_open(expected: dict[str, Any], name: str) -> None:
 
 def test_reports_open_and_are_compared(expected: dict[str, Any]) -> None:
     for name, folder in expected["reports"].items():
-        rows = storage.read_json(storage.join(folder, "report.json"))
-        queries = Queries(folder)
+        report = Report.open(folder)
+        rows, queries = report.rows(), Queries(report)
         whole = [row for row in rows if row["metric"] == "mAP_all" and row["protocol"] == "plain"]
         assert whole and queries.id.tolist() == sorted(expected["ids"]["sketch"]), name
         for row in whole:
             key = "/".join(row[part] for part in ("setting", "protocol", "mode", "metric"))
             assert queries.values(key).nanmean().item() == pytest.approx(row["value"]), (name, key)
-    first, second = (Report(name, expected["reports"][name]) for name in ("maps/global", "maps/zse_sbir"))
+    first, second = (Side(name, Report.open(expected["reports"][name])) for name in ("maps/global", "maps/zse_sbir"))
     found = [[c.setting, c.protocol, c.metric, *c.modes, *c.means, c.difference.value] for c in compare(first, second)]
     kept = {tuple(row[:5]): pytest.approx(row[5:], nan_ok=True) for row in expected["compared"]}
     assert kept.items() <= {tuple(row[:5]): row[5:] for row in found}.items()
@@ -140,7 +140,7 @@ def test_reports_open_and_are_compared(expected: dict[str, Any]) -> None:
 def test_a_gallery_opens(expected: dict[str, Any]) -> None:
     gallery = open_gallery(expected["gallery"])
     assert gallery.ids == ["church.png", "fish.png", "teapot.png"]
-    assert gallery.checkpoint_hash == expected["digests"]["maps/crossatnet"]
+    assert gallery.encodings.checkpoint_hash == expected["digests"]["maps/crossatnet"]
     (tile,) = gallery.tiles(["embedding"])
     assert tile["embedding"].shape == (3, 16)
 
@@ -155,12 +155,13 @@ def files() -> dict[Path, int]:
 def test_a_run_finds_every_stage_done(expected: dict[str, Any], experiment: str) -> None:
     """Nothing is read, trained or encoded again; what newer code evaluates besides may come to it."""
     before = files()
-    rows = {name: storage.read_json(storage.join(r, "report.json")) for name, r in expected["reports"].items()}
+    rows = {name: Report.open(url).rows() for name, url in expected["reports"].items()}
     out = run(load_experiment(str(ROOT / f"{experiment}.yaml")), WORKSPACE)
-    assert (out.images.url, out.pairs) == (expected["images"], expected["pairs"])
+    assert out.pairs is not None
+    assert (out.images.url, out.pairs.url) == (expected["images"], expected["pairs"])
     for kind, found in (("checkpoints", out.checkpoints), ("encodings", out.encodings)):
         kept = {name.partition("/")[2]: url for name, url in expected[kind].items() if name.startswith(experiment)}
-        assert kept.items() <= found.items()
+        assert kept.items() <= {name: made.url for name, made in found.items()}.items()
     assert before.items() <= files().items()
     kept_rows = [row for name, of in rows.items() if name.startswith(experiment) for row in of]
     values = {result(row): row["value"] for row in out.rows()}
@@ -189,7 +190,7 @@ def test_mlflow_opens(expected: dict[str, Any], tmp_path: Path) -> None:
     found = {one.report: one for one in evaluated(store).values()}
     assert set(expected["reports"].values()) <= set(found)
     assert {one.checkpoint_hash for one in found.values()} >= set(expected["digests"].values())
-    rows = storage.read_json(storage.join(expected["reports"]["maps/global"], "report.json"))
+    rows = Report.open(expected["reports"]["maps/global"]).rows()
     standing = {
         (s.checkpoint_hash, s.setting): s.metrics for s in standings(store) if s.method == "global" and s.queries
     }
@@ -199,7 +200,7 @@ def test_mlflow_opens(expected: dict[str, Any], tmp_path: Path) -> None:
 
     checkpoint = expected["checkpoints"]["maps/global"]
     assert checkpoint_of(CHAMPION, WORKSPACE) == checkpoint
-    assert expected["reports"]["maps/global"] in reports_of(CHAMPION, WORKSPACE)
+    assert expected["reports"]["maps/global"] in [report.url for report in reports_of(CHAMPION, WORKSPACE)]
     shutil.move(checkpoint, tmp_path / "moved")  # as on a machine that does not see it: the model has its own copy
     try:
         copy = checkpoint_of(CHAMPION, WORKSPACE)

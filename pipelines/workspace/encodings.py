@@ -1,0 +1,154 @@
+"""Encodings: what a checkpoint makes of the pictures of a test, or of a folder of photos.
+
+    <workspace>/encodings/<checkpoint>-<key>/part-00000-of-00007.parquet ... manifest.json
+    <workspace>/encodings/search-<key>/part-00000.json embedding-00000.safetensors tokens-00000.safetensors ...
+
+Vectors are read at once, tokens part by part: they are large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pipelines.runtime.errors import StorageError
+from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.images import Images
+from pipelines.workspace.kept import Kept
+from pipelines.workspace.members import Members
+from zse_model.methods import Encoding
+
+COLUMNS = ("id", "modality", "category", "instance", "sha256")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded pictures of one modality, in stored order."""
+
+    members: Members
+    """`part` and `row` are those of the image shards."""
+    values: Encoding
+    """What is one vector a picture: embedding and codes."""
+
+
+class Encodings(Kept):
+    """Of the sketches and photos that a test looks at."""
+
+    KIND, MADE_BY = "encodings", "zse embed"
+
+    @property
+    def checkpoint(self) -> str:
+        """The URL of the training."""
+        return self.manifest["checkpoint"]
+
+    @property
+    def checkpoint_hash(self) -> str:
+        return self.manifest["checkpoint_hash"]
+
+    @property
+    def images(self) -> str:
+        """The URL of the image shards."""
+        return self.manifest["images"]
+
+    def parts(self, modality: str) -> Mapping[str, int]:
+        """Name of each part that holds pictures of a modality -> how many."""
+        return {shard["name"]: shard[modality] for shard in self.manifest["shards"] if shard[modality]}
+
+    def ids(self, modality: str) -> list[str]:
+        """Of the pictures of a modality, in stored order."""
+        tables = shards.read_parts(self.url, list(self.parts(modality)), ["id", "modality"])
+        return [id for table in tables for id in table.filter(pc.field("modality") == modality)["id"].to_pylist()]
+
+    def values(self, part: str, modality: str, names: Sequence[str] | None = None) -> Encoding:
+        """What was encoded of the pictures of a modality in one part, in stored order; None = everything."""
+        file = shards.open_part(storage.join(self.url, part))
+        stored = shards.part_extra(file.schema_arrow)["shapes"]
+        shapes = {name: stored[name] for name in names or stored}
+        table = file.read(columns=["modality", *shapes]).filter(pc.field("modality") == modality)
+        return {name: _tensor(table[name], shape) for name, shape in shapes.items()}
+
+    def read(self, modality: str, images: Images) -> Encoded:
+        """Who was encoded of one modality, and their vectors. Raises StorageError where there is nobody."""
+        index = {name: i for i, name in enumerate(images.parts)}
+        tables, shapes = [], {}
+        for name in self.parts(modality):
+            file = shards.open_part(storage.join(self.url, name))
+            stored = shards.part_extra(file.schema_arrow)["shapes"]
+            shapes = {name: shape for name, shape in stored.items() if len(shape) == 1}
+            columns = [*COLUMNS, "images", "row", *shapes]
+            tables.append(file.read(columns=columns).filter(pc.field("modality") == modality))
+        if not tables:
+            raise StorageError(f"{self.url} holds no {modality} of the unseen classes: there is nothing to search")
+        table = pa.concat_tables(tables)
+        columns = {c: np.asarray(table[c].to_pylist(), dtype=object) for c in COLUMNS}
+        part = np.array([index[name] for name in table["images"].to_pylist()])
+        members = Members(**columns, part=part, row=table["row"].to_numpy())
+        return Encoded(members, {name: _tensor(table[name], shape) for name, shape in shapes.items()})
+
+    @property
+    def of_test(self) -> bool:
+        """Whether sketches are among them."""
+        return True
+
+    def photo_parts(self) -> Sequence[str]:
+        return list(self.parts("photo"))
+
+    def photo_ids(self) -> Sequence[str]:
+        """By their position in the parts, one part after the other."""
+        return self.ids("photo")
+
+    def photo_values(self, part: str, names: Sequence[str]) -> Encoding:
+        return self.values(part, "photo", names)
+
+
+class GalleryEncodings(Encodings):
+    """Of the photos of a folder alone, each encoding in a file of its own: most searches read one of them."""
+
+    @property
+    def of_test(self) -> bool:
+        return False
+
+    def photo_parts(self) -> Sequence[str]:
+        return self.manifest["parts"]
+
+    def photo_ids(self) -> Sequence[str]:
+        """Paths below the folder."""
+        return self.manifest["paths"]
+
+    def photo_values(self, part: str, names: Sequence[str]) -> Encoding:
+        files = {name: storage.join(self.url, _file(name, part)) for name in names}
+        return {name: load(storage.read_bytes(file))[name] for name, file in files.items()}
+
+
+def open_photos(url: str) -> Encodings:
+    """Encodings of a test or of a gallery, whose photos are to be searched."""
+    found = Encodings.open(url)
+    return GalleryEncodings(found.url, found.manifest) if "paths" in found.manifest else found
+
+
+def write_photos(folder: str, part: str, encoded: Encoding) -> None:
+    """One part of a gallery's encodings."""
+    for name, values in encoded.items():
+        storage.write_bytes(storage.join(folder, _file(name, part)), save({name: values.contiguous()}))
+
+
+def note_name(part: str) -> str:
+    """The file that says which photos a part of a gallery has, written last of the part."""
+    return f"part-{part}.json"
+
+
+def _file(name: str, part: str) -> str:
+    return f"{name}-{part}.safetensors"
+
+
+def _tensor(column: pa.ChunkedArray, shape: list[int]) -> Tensor:
+    flat = column.combine_chunks().flatten().to_numpy()
+    return torch.from_numpy(np.array(flat)).view(-1, *shape)

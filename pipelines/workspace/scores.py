@@ -1,0 +1,32 @@
+"""Scores of a pair network: of every sketch with every photo of a test's encodings, or of those of a shortlist.
+
+    <workspace>/scores/<encodings>-<mode>/part-00000-of-00007.parquet ... manifest.json
+
+A part holds the columns of some photos; its rows are all sketches in stored order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.store import storage
+from pipelines.workspace import shards
+from pipelines.workspace.kept import Kept
+
+
+class Scores(Kept):
+    KIND, MADE_BY = "scores", "zse evaluate"
+
+    def rows(self) -> Iterator[Tensor]:
+        """The score matrix in stored order, float32 [rows of a row group, g] a time."""
+        parts = [shards.open_part(storage.join(self.url, shard["name"])) for shard in self.manifest["shards"]]
+        for group in range(parts[0].num_row_groups):
+            columns = []
+            for part in parts:
+                rows = part.read_row_group(group, columns=["scores"]).column(0).combine_chunks()
+                columns.append(rows.flatten().to_numpy().reshape(len(rows), -1))
+            yield torch.from_numpy(np.concatenate(columns, axis=1))

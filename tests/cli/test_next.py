@@ -15,6 +15,9 @@ from pipelines.operate.status_lines import Status, next_command
 from pipelines.run import STAGES, Outputs
 from pipelines.runtime.progress import say, show
 from pipelines.store import storage
+from pipelines.workspace.images import Images
+from pipelines.workspace.pairs import Pairs
+from pipelines.workspace.training import Training
 
 AWKWARD = "my #1 'q' $HOME [x] :cat: é"
 SETTINGS = ["dataset.source=/data/pics #2", "dataset.split=[bee, it's, $x]", "backbone.weights=null"]
@@ -25,7 +28,8 @@ GIVEN = [word for setting in SETTINGS for word in ("--set", setting)]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder whose outputs have awkward names; no stage does any work."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipelines.run.run", lambda *_, **__: Outputs("i", "p", {"global": AWKWARD}, {}, {}))
+    made = Outputs(Images("i", {}), Pairs("p", {}), {"global": Training(AWKWARD, {})})
+    monkeypatch.setattr("pipelines.run.run", lambda *_, **__: made)
     folder = tmp_path / AWKWARD
     folder.mkdir()
     storage.write_json(str(folder / "checkpoint.json"), {"method": "zse_sbir"})

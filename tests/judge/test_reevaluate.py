@@ -30,7 +30,6 @@ from pipelines.judge.summary import Line, Summary, changed, headlines, markdown
 from pipelines.operate.watch import seconds
 from pipelines.run import Outputs, run
 from pipelines.runtime.errors import ConfigError, StorageError
-from pipelines.store import storage
 from tests.conftest import tiny
 from tests.helpers.pictures import CLASSES, picture, write
 from tests.helpers.reports import measured
@@ -158,11 +157,11 @@ def test_a_week(place: Path) -> None:
 
 def test_worse_than_before_is_a_regression(tmp_path: Path) -> None:
     """Other queries of the same classes, by as much as the tolerance and more."""
-    before = measured(tmp_path, "before", 0.5, 0.5)[0].folder
+    before = measured(tmp_path, "before", 0.5, 0.5)[0].report
     for mean, worse in ((0.45, True), (0.493, False), (0.55, False)):
-        now = measured(tmp_path, f"now {mean}", mean, mean)[0].folder
+        now = measured(tmp_path, f"now {mean}", mean, mean)[0].report
         (change,) = changed(now, before).values()
-        line = Line("zse@champion", "shop", now, True, {"ret": (mean, None, None)}, {"ret": change})
+        line = Line("zse@champion", "shop", now.url, True, {"ret": (mean, None, None)}, {"ret": change})
         summary = Summary("c", {}, 0.01, [line], {"other": "truncated"})
         assert change.regression(0.01) == worse and summary.status == ("regression" if worse else "partial")
         assert ("**regression** -0.05" in markdown(summary)) == worse
@@ -171,10 +170,10 @@ def test_worse_than_before_is_a_regression(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", [1, 2, 9])
 def test_few_classes_are_no_regression_and_have_no_interval(tmp_path: Path, classes: int) -> None:
-    before = measured(tmp_path, "before", 0.9, 0.5, classes=classes)[0].folder
-    now = measured(tmp_path, "now", 0.3, 0.5, classes=classes)[0].folder
-    values = headlines(storage.read_json(f"{now}/report.json"))
-    line = Line("zse@champion", "shop", now, True, values, changed(now, before))
+    before = measured(tmp_path, "before", 0.9, 0.5, classes=classes)[0].report
+    now = measured(tmp_path, "now", 0.3, 0.5, classes=classes)[0].report
+    values = headlines(now.rows())
+    line = Line("zse@champion", "shop", now.url, True, values, changed(now, before))
     summary = Summary("c", {}, 0.01, [line])
     text = markdown(summary)
     assert summary.status == "fine" and f", too few classes ({classes} < 10)" in text

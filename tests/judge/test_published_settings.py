@@ -119,5 +119,5 @@ def test_one_checkpoint_on_all_settings(tmp_path: Path) -> None:
     datasets["quickdraw"] = {"adapter": "folder", "source": str(tmp_path / "empty")}
     names = ["quickdraw-30", "sketchy-21"]
     bad, again = evaluate_settings(config, workspace, checkpoint, load_settings(names), datasets)
-    assert "holds no sketch pictures" in bad.broken and not bad.refused and not bad.rows
+    assert "has no sketch pictures" in bad.broken and not bad.refused and not bad.rows
     assert "was trained or chosen on" in again.refused and "door (seen) = door (unseen)" in again.refused

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 
@@ -52,6 +52,8 @@ class DatasetConfig:
     """Settings of every data set. Each adapter adds its own fields in its own file."""
 
     __pydantic_config__ = {"extra": "forbid"}
+    if TYPE_CHECKING:  # a literal of each adapter, in its own file
+        adapter: str
 
     name: str
     """Name in outputs and settings: lower case letters, digits and `_.-`."""

@@ -1,18 +1,36 @@
-"""Charts of a report, as PNG: precision over recall, and which classes are taken for which."""
+"""Drawing of charts as PNG: precision over recall, and which classes are taken for which."""
 
 from __future__ import annotations
 
 import io
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from pipelines.runtime.redaction import printable
+from zse_model.evaluation import Evaluation
 
 LONGEST = 32  # characters of a class name
 RECALLS = np.linspace(0, 1, 11)
+
+
+@dataclass(frozen=True, eq=False)
+class Charted:
+    """What the charts of a report are drawn from: its first search, by class."""
+
+    by_mode: Mapping[str, Evaluation]
+    """The first mode is the default one."""
+    names: Sequence[str]
+    """Of the classes, by label."""
+    curves: Mapping[str, Sequence[float]]
+    """Of each mode that ranks whole galleries: mean interpolated precision at recall 0, 0.1, ..., 1."""
+    shares: np.ndarray
+    """float64 [classes, classes]: of the `first` photos for sketches of a class (row) those of each class (column), by
+    the default mode."""
+    first: int
 
 
 def precision_recall(curves: Mapping[str, Sequence[float]]) -> bytes:
@@ -24,7 +42,7 @@ def precision_recall(curves: Mapping[str, Sequence[float]]) -> bytes:
     axes.set(xlabel="recall", ylabel="interpolated precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def confusion(shares: np.ndarray, names: Sequence[str], first: int) -> bytes:
@@ -39,10 +57,10 @@ def confusion(shares: np.ndarray, names: Sequence[str], first: int) -> bytes:
     axes.set_yticks(range(len(names)), told, fontsize=7, parse_math=False)
     axes.set(xlabel=f"of the first {first} photos", ylabel="sketch")
     figure.colorbar(picture, ax=axes, shrink=0.8)
-    return _png(figure)
+    return to_png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it draws a box instead

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.drawing import charts, sheets
+from pipelines.drawing import report_charts, sheets
+from pipelines.drawing.charts import Charted
 from pipelines.evaluate.searches import Search
 from pipelines.store import storage
 from pipelines.workspace import shards
@@ -111,13 +112,10 @@ def write_report(
             for i, j in zip(*np.nonzero(shares), strict=True)
         ],
     )
-    known = np.flatnonzero(shares.any(0) | shares.any(1))
-    pictures = {
-        **({"precision-recall.png": charts.precision_recall(curves)} if curves else {}),
-        "confusion.png": charts.confusion(shares[np.ix_(known, known)], [names[i] for i in known], SHOWN),
-    }
-    for name, png in pictures.items():
-        storage.write_bytes(storage.join(folder, Report.CHARTS, name), png)
+    charted = Charted(by_class, names, curves, shares, SHOWN)
+    for name, draw in report_charts.CHARTS.items():
+        if png := draw(charted):
+            storage.write_bytes(storage.join(folder, Report.CHARTS, name), png)
     for name, png in sheets.retrieval_sheets(default, images, asked, first).items():
         storage.write_bytes(storage.join(folder, Report.SHEETS, name), png)
     found_first = {mode: first.id[found.top.indices[:, :SHOWN].numpy()].tolist() for mode, found in by_class.items()}

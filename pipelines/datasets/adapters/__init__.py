@@ -1,9 +1,11 @@
-"""The adapters of published data sets, one file each. To add one: a file with a configuration and an adapter, and two
-lines here."""
+"""The adapters of published data sets, one file each. To add one: a file with a configuration and an adapter, an import
+and a line in `ADAPTERS`."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipelines.datasets.adapters.domains import Domains, DomainsConfig
 from pipelines.datasets.adapters.folder import Folder, FolderConfig
@@ -15,17 +17,6 @@ from pipelines.datasets.adapters.synthetic import Synthetic, SyntheticConfig
 from pipelines.datasets.adapters.tuberlin import TUBerlin, TUBerlinConfig
 from pipelines.datasets.base import DatasetConfig
 
-AnyPartConfig: TypeAlias = (
-    FolderConfig
-    | SketchyConfig
-    | TUBerlinConfig
-    | QuickDrawExtendedConfig
-    | QuickDrawStrokesConfig
-    | QmulConfig
-    | DomainsConfig
-    | SyntheticConfig
-)
-"""Configuration of a data set that may be a part of a `union`."""
 ADAPTERS: dict[type[DatasetConfig], Any] = {
     FolderConfig: Folder,
     SketchyConfig: Sketchy,
@@ -36,3 +27,8 @@ ADAPTERS: dict[type[DatasetConfig], Any] = {
     DomainsConfig: Domains,
     SyntheticConfig: Synthetic,
 }
+if TYPE_CHECKING:
+    AnyPartConfig: TypeAlias = DatasetConfig
+else:
+    AnyPartConfig = reduce(or_, ADAPTERS)
+"""Configuration of a data set that may be a part of a `union`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.store.urls import ARCHIVES
 from zse_model.methods import METHODS
+from zse_model.transforms import ENDINGS
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -19,6 +21,11 @@ def table(document: str, first: str) -> list[str]:
             break
         rows.append(line)
     return rows[1:]
+
+
+def test_the_endings_of_pictures_and_archives_are_those_that_are_read() -> None:
+    text = " ".join((DOCS / "datasets.md").read_text().replace("`", " ").replace(")", " ").split())
+    assert [ending for ending in (*ENDINGS, *ARCHIVES) if f" {ending} " not in f" {text} "] == []
 
 
 def test_the_retrieval_modes_are_those_that_methods_declare() -> None:

@@ -99,6 +99,8 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
     "zse_sbir, figure": ("zse_sbir", ZseSbirConfig(heads=4, ffn=32, cross_attention="figure"), VIT),
 }
 
+VARIANTS |= {name: (name, method.Config(), CNN) for name, method in METHODS.items() if name not in VARIANTS}
+
 
 @pytest.fixture(params=sorted(VARIANTS))
 def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RetrievalMethod:

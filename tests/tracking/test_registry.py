@@ -130,7 +130,8 @@ def test_a_model_is_text_and_safetensors(home: tuple[Path, Outputs], tmp_path: P
     folder = stored(f"sqlite:///{workspace}/mlflow.db")
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     kinds = {Path(name).suffix for name in files}
-    assert kinds <= {"", ".py", ".yaml", ".json", ".txt", ".safetensors", ".gz"} and "MLmodel" in files, kinds
+    text = {"", ".py", ".yaml", ".json", ".txt", ".html", ".css"}
+    assert kinds <= text | {".safetensors", ".gz"} and "MLmodel" in files, kinds
     assert not [p for p in folder.rglob("*") if p.is_file() and p.read_bytes()[:2] in (b"\x80\x04", b"\x80\x05", b"PK")]
     assert (folder / "requirements.txt").read_text().split() == requirements()
     assert all("==" in line for line in requirements()) and any(line.startswith("torch==") for line in requirements())

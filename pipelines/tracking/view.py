@@ -25,7 +25,9 @@ def share_view(store: Store, experiment: str, rows: Sequence[dict[str, Any]], co
     plain = [row for row in rows if row["protocol"] == "plain" and row["metric"] in HEADLINES]
     ordered = sorted(plain, key=lambda row: HEADLINES.index(row["metric"]))
     names = ["{protocol}/{mode}/{metric}".format(**row) for row in ordered]
-    metrics = [_column("metrics", name) for name in (*names, *(f"cost/{cost['mode']}/ms_query_1000" for cost in costs))]
+    costs_of = [f"cost/{cost['mode']}/ms_query_1000" for cost in costs]
+    # The first metric and the cost decide, and MLflow draws only the columns that fit a window.
+    metrics = [_column("metrics", name) for name in (*names[:1], *costs_of, *names[1:])]
     tags = store.client.get_experiment(experiment).tags
     before = json.loads(tags[TAG]) if TAG in tags else {"selectedColumns": [_column("tags", "zse.method")]}
     columns = list(dict.fromkeys([*before["selectedColumns"], *metrics, *(_column("tags", tag) for tag in TAGS)]))

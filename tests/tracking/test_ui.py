@@ -62,7 +62,7 @@ def seen(url: str, *texts: str, folder: Path) -> None:
     for _ in range(3):  # a cold server may need longer than the browser's patience
         page = subprocess.run(
             [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}"]
-            + ["--window-size=1600,1000", "--virtual-time-budget=40000", "--dump-dom", url],
+            + ["--window-size=2400,1000", "--virtual-time-budget=40000", "--dump-dom", url],
             capture_output=True,
             text=True,
             check=False,

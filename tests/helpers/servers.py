@@ -127,11 +127,23 @@ class Head:
         return [str(BIN / "ray"), "job", "submit", "--address", self.dashboard, *options, *of_code, "--"]
 
 
+HEAD_PORTS = (
+    "--port",
+    "--dashboard-port",
+    "--ray-client-server-port",
+    "--dashboard-agent-listen-port",
+    "--metrics-export-port",
+    "--runtime-env-agent-port",
+)
+
+
 @contextmanager
 def ray_head(*arguments: str, port: int | None = None, environment: Mapping[str, str] | None = None) -> Iterator[Head]:
-    """`ray start --head` with these arguments, this environment beside that of the tests, on a port of choice."""
-    flags = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port")
-    ports = dict(zip(flags, free_ports(len(flags)), strict=True))
+    """`ray start --head` with these arguments, this environment beside that of the tests, on a port of choice.
+
+    Raises RuntimeError with the end of Ray's output if the head ends before the test does.
+    """
+    ports = dict(zip(HEAD_PORTS, free_ports(len(HEAD_PORTS)), strict=True))
     ports["--port"] = port or ports["--port"]
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     # Ray gives its workers the lowest priority but one: whatever else the machine does would starve them.
@@ -140,15 +152,35 @@ def ray_head(*arguments: str, port: int | None = None, environment: Mapping[str,
     folder = Path(tempfile.mkdtemp(prefix="zr"))  # short: the path of a socket has at most 107 bytes
     listening = [f"{flag}={port}" for flag, port in ports.items()]
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--temp-dir={folder}", *listening, *arguments]
-    head = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    output = folder / "head.log"
+    with output.open("wb") as log:
+        head = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:
         dashboard = f"http://127.0.0.1:{ports['--dashboard-port']}"
         wait_for(f"{dashboard}/api/version", head)
+        _wait_for_head(dashboard, head)
         yield Head(f"127.0.0.1:{ports['--port']}", dashboard, folder, env)
     finally:
+        ended = head.poll()
         kill_all(head.pid)
         head.wait()
+        said = output.read_text(errors="replace")[-2000:]
         shutil.rmtree(folder, ignore_errors=True)
+        if ended is not None:
+            raise RuntimeError(f"The Ray head ended with {ended} during the test:\n{said}")
+
+
+def _wait_for_head(dashboard: str, head: subprocess.Popen[bytes]) -> None:
+    """Until the head's own node has joined: the dashboard answers before, and a raylet that fails ends the head."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and head.poll() is None:
+        with suppress(OSError, TypeError, KeyError):  # the answer has no result yet
+            with urllib.request.urlopen(f"{dashboard}/api/v0/nodes?detail=1", timeout=30) as answer:
+                nodes = json.load(answer)["data"]["result"]["result"]
+            if any(node["state"] == "ALIVE" and node["is_head_node"] for node in nodes):
+                return
+        time.sleep(0.5)
+    raise TimeoutError(f"The node of the Ray head at {dashboard} did not join")
 
 
 def kill_all(pid: int) -> None:

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.encode.gallery import Gallery, encode_gallery, open_gallery
+from pipelines.encode.gallery import encode_gallery, open_gallery
 from pipelines.run import run
 from pipelines.runtime.errors import ConfigError
 from pipelines.search.search import find, ranked, ranked_anew, search
+from pipelines.workspace.encodings import GalleryEncodings
 from pipelines.workspace.tensors import to_tensor
 from tests.conftest import tiny
 from tests.helpers.pictures import picture
@@ -62,9 +63,7 @@ def test_codes_are_evaluated_beside_the_embedding_they_are_read_off(checkpoint: 
     # Codes find, embeddings rank: on a shortlist of everything as by embedding alone.
     assert found["rerank-12", "P_1"] == found["ret", "P_1"] and found["rerank-12", "recall_12"] == 1
     assert 0 < found["rerank-4", "recall_4"] < 1
-    with pytest.raises(
-        ConfigError, match=r"\['hash-33'\] are unknown. Known: ret, hash-N, .*rn, fused, with a number for K"
-    ):
+    with pytest.raises(ConfigError, match=r"\['hash-33'\] are unknown. Known: ret, hash-N, .*rn, fused, where K is a"):
         experiment(evaluation={"modes": ["hash-33"]})
 
 
@@ -129,8 +128,9 @@ def test_codes_of_an_open_gallery_are_read_and_indexed_once(
     loaded = load_checkpoint(url)
     photos = open_gallery(encode_gallery(str(tmp_path), loaded, workspace))
     read: list[str] = []
+    values = GalleryEncodings.photo_values
     monkeypatch.setattr(
-        Gallery, "_read", lambda self, part, names, real=Gallery._read: read.extend(names) or real(self, part, names)
+        GalleryEncodings, "photo_values", lambda self, part, names: read.extend(names) or values(self, part, names)
     )
     for seed in range(3):
         drawn = prepare_sketch(picture(draw_sketch("car", seed, size=64)), loaded.transforms)

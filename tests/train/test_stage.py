@@ -88,8 +88,8 @@ def test_a_killed_worker_costs_steps_but_changes_nothing(tmp_path: Path) -> None
     killer.start()
     again = trained(config, str(tmp_path / "killed"))
     assert killed, "the training ended before a worker could be killed"
-    assert again["last_weights_sha256"] == whole["last_weights_sha256"]
-    assert again["digest"] == whole["digest"]
+    assert again.last_weights_sha256 == whole.last_weights_sha256
+    assert again.digest == whole.digest
 
 
 def test_nothing_of_an_unseen_class_vector_reaches_a_training(tmp_path: Path) -> None:

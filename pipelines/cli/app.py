@@ -1,6 +1,6 @@
-"""The command line: its verbs in groups, and how it ends. Flags choose what to run, the YAML says how.
+"""The `zse` command: its verbs in groups, its errors and its exit codes.
 
-What a verb does is imported when it runs: `--help` answers at once.
+Options choose what to run; the experiment's YAML says how. A verb imports its code when it runs, so `--help` is fast.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Find photos by drawings, of things the model was never trained on.\n\n"
-    "Start with `zse quickstart`: it draws a small world, trains two methods and searches classes they never saw. "
-    "Then point `zse run --experiment folder+global` at a folder with `sketch/<class>/*` and `photo/<class>/*`.",
+    help="Search photos with a sketch, in classes that the model was never trained on.\n\n"
+    "Start with `zse quickstart`: it draws a small data set, trains two methods and searches unseen classes. "
+    "Then give `zse run --experiment folder+global` a folder with `sketch/<class>/*` and `photo/<class>/*`.",
 )
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (stages.quickstart, stages.run, stages.experiments, stages.methods),
@@ -46,22 +46,24 @@ for group, verbs in VERBS.items():
         app.command(rich_help_panel=group)(verb)
 app.command(
     rich_help_panel="Choose and watch",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},  # those of `zse reevaluate`
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},  # options of `zse reevaluate`
 )(judge.watch)
 app.add_typer(datasets.app, name="datasets", rich_help_panel="Data")
 
 
 def main() -> None:
-    """The `zse` command. What a user can mend ends with one clear line, everything else with a traceback, and neither
-    shows a secret. Ends with 1 for an error, 2 for a wrong use of the command line, 130 where it was interrupted."""
+    """Run the `zse` command. Exit codes: 1 for an error, 2 for wrong use of the command line, 130 for an interruption.
+
+    An error that the user can fix prints one line, any other error a traceback. Neither shows a secret.
+    """
     warnings.filterwarnings("ignore", module=r"(ray|mlflow|timm|torch)\b.*")
     logging.getLogger("timm").setLevel(logging.ERROR)
-    for stream in (sys.stdout, sys.stderr):  # a terminal may lack letters that names have
+    for stream in (sys.stdout, sys.stderr):  # names may have characters that the terminal's encoding lacks
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         logs.capture()
-        if (code := app(standalone_mode=False)) == 130:  # typer makes that of Ctrl-C
+        if (code := app(standalone_mode=False)) == 130:  # typer's exit code for Ctrl-C
             _interrupted()
         sys.exit(code)
     except KeyboardInterrupt:
@@ -72,7 +74,7 @@ def main() -> None:
             _interrupted()
         raise
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's error of a wrong use: typer has a copy, under no public name
+        if hasattr(error, "format_message"):  # a UsageError; typer's copy of click has no public name
             wrong: Any = error
             wrong.message = shown(wrong.message)
             rich_format_error(wrong)
@@ -81,9 +83,9 @@ def main() -> None:
         if os.environ.get("ZSE_DEBUG") or meant is None:
             say(traceback.format_exc(), logging.ERROR)
         if meant is not None:
-            say(f"zse: {meant}\n(ZSE_DEBUG=1 shows where)", logging.ERROR)
+            say(f"zse: {meant}\n(ZSE_DEBUG=1 shows the traceback)", logging.ERROR)
         sys.exit(1)
 
 
 def _interrupted() -> None:
-    say("zse: interrupted. Finished work is kept: the same command goes on from there", logging.ERROR)
+    say("zse: interrupted. Finished work is kept: run the same command again to continue", logging.ERROR)

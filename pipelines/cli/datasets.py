@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="The data sets of the field: which there are, what a folder of yours holds, subsets that others can rebuild.",
+    help="List the published data sets, check your own folder, and write subsets that others can rebuild.",
 )
 
 
 @app.command("list")
 def datasets_list() -> None:
-    """The data sets that are known, with their published counts and their splits.
+    """List the known data sets with their published counts and splits.
 
     Example: `zse datasets list`
     """
@@ -35,12 +35,12 @@ def datasets_list() -> None:
         if known.splits:
             show(f"{'':12s}splits: {', '.join(known.splits)}")
     show_one, look = command("datasets show", "NAME"), command("datasets doctor", "FOLDER")
-    last("docs/datasets.md says how each is laid out", show_one, look)
+    last("docs/datasets.md has the layout of each", show_one, look)
 
 
 @app.command("show")
-def datasets_show(name: Annotated[str, typer.Argument(help="As `zse datasets list` names it.")]) -> None:
-    """One data set: where it legally comes from, its splits and their citations, its settings and published numbers.
+def datasets_show(name: Annotated[str, typer.Argument(help="A data set of `zse datasets list`.")]) -> None:
+    """Show one data set: its legal source, its splits with citations, its settings and published numbers.
 
     Example: `zse datasets show sketchy`
     """
@@ -49,17 +49,15 @@ def datasets_show(name: Annotated[str, typer.Argument(help="As `zse datasets lis
 
     known = known_dataset(name)
     show("\n".join(describe(known)))
-    last("docs/datasets.md says how it is laid out", command("datasets doctor", "FOLDER"))
+    last("docs/datasets.md has its layout", command("datasets doctor", "FOLDER"))
 
 
 @app.command("doctor")
 def datasets_doctor(
-    source: Annotated[
-        list[str], typer.Argument(help="A folder, URL or archive; several where the data lies in several.")
-    ],
-    read: Annotated[int, typer.Option("--read", min=0, help="How many pictures to read, evenly over all.")] = 50,
+    source: Annotated[list[str], typer.Argument(help="The folder, URL or archive of the data. Repeatable.")],
+    read: Annotated[int, typer.Option("--read", min=0, help="Number of pictures to read, evenly over all.")] = 50,
 ) -> None:
-    """What a source holds: its layout, its counts beside the published ones, what is missing, the possible splits.
+    """Check a source: layout, counts beside the published ones, missing pictures, broken files, possible splits.
 
     Example: `zse datasets doctor s3://bucket/Sketchy`
     """
@@ -75,14 +73,16 @@ def datasets_doctor(
 
 @app.command("subset")
 def datasets_subset(
-    members: Annotated[str, typer.Argument(help="A shipped list (sketchy125_128), or a TSV file or URL of members.")],
-    source: Annotated[list[str], typer.Option("--source", help="Your copy of the data set; may be given again.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="Where the subset goes: a folder or s3://bucket/prefix.")],
+    members: Annotated[
+        str, typer.Argument(help="The list of pictures: a shipped one (sketchy125_128), or a TSV file or URL.")
+    ],
+    source: Annotated[list[str], typer.Option("--source", help="Your copy of the data set. Repeatable.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The subset to write: a folder or s3://bucket/prefix.")],
     size: Annotated[
-        int | None, typer.Option("--size", min=16, max=1024, help="Side in px; none = as they are.")
+        int | None, typer.Option("--size", min=16, max=1024, help="Side of the pictures in px. Default: unchanged.")
     ] = None,
 ) -> None:
-    """A listed part of a data set, from your own copy, as `sketch/<class>/*`, `photo/<class>/*` and pairs.tsv.
+    """Write the listed pictures of your copy as `sketch/<class>/*`, `photo/<class>/*` and pairs.tsv.
 
     Example: `zse datasets subset sketchy125_128 --source /data/Sketchy --size 128 --out /data/sketchy125_128`
     """

@@ -1,4 +1,4 @@
-"""The verbs that say which model is better, and whether it is still good."""
+"""The verbs that compare, promote, re-evaluate and report models."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ def compare(
     first: Annotated[
         str, typer.Argument(help="A report, a checkpoint, models:/NAME@ALIAS, or the id of an MLflow run.")
     ],
-    others: Annotated[list[str], typer.Argument(help="What is compared with it; may be several.")],
+    others: Annotated[list[str], typer.Argument(help="The models to compare with it; one or more, in the same forms.")],
     workspace: Workspace = WORKSPACE,
-    metric: Annotated[str | None, typer.Option("--metric", help="Only this one, such as mAP_all.")] = None,
-    mode: Annotated[
-        str | None, typer.Option("--mode", help="Only this one; ret,fused: the first's ret, the others' fused.")
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="Only this metric, such as mAP_all. Default: all.")
     ] = None,
-    setting: Annotated[str | None, typer.Option("--setting", help="Only settings that begin like this.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", help="Only this retrieval mode. ret,fused: ret of the first, fused of the others."),
+    ] = None,
+    setting: Annotated[str | None, typer.Option("--setting", help="Only settings whose name begins with this.")] = None,
     out: Annotated[
-        str, typer.Option("--out", "-o", help="The folder or URL for compare.json and pictures.")
+        str, typer.Option("--out", "-o", help="The output folder or URL for compare.json and pictures.")
     ] = "compared",
 ) -> None:
-    """Is one model better than another? Paired on the same queries: difference, interval, p, classes won and lost.
+    """Compare models on the same queries: paired difference, interval, p, and classes better and worse.
 
-    Reads the reports of `zse evaluate`; of a checkpoint those that MLflow knows. Draws the queries that differ most.
+    Reads reports of `zse evaluate`; for a checkpoint, its reports in MLflow. Draws the queries that differ most.
 
     Example: `zse compare models:/zse@champion models:/zse@challenger --metric mAP_all`
     """
@@ -47,7 +50,7 @@ def compare(
 
 
 def _explained(name: str) -> str:
-    """What was compared, as `zse explain` takes it: of a report or a run of MLflow the user knows the checkpoint."""
+    """The name for `zse explain --checkpoint`; for a report or an MLflow run the user fills in the checkpoint."""
     from pipelines.store.storage import exists, join
     from zse_model.checkpoint import INFO
 
@@ -56,14 +59,13 @@ def _explained(name: str) -> str:
 
 def promote(
     candidate: Annotated[
-        str, typer.Argument(help="models:/NAME@challenger, models:/NAME/VERSION, or with --name a tracked checkpoint.")
+        str,
+        typer.Argument(help="models:/NAME@challenger, models:/NAME/VERSION, or a tracked checkpoint (with --name)."),
     ],
-    name: Annotated[
-        str | None, typer.Option("--name", help="The registered model that a checkpoint belongs to.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The registered model of the checkpoint.")] = None,
     rules: Annotated[
         str | None,
-        typer.Option("--rules", metavar="FILE", help="YAML: better, no_worse, faster. None = the shipped ones."),
+        typer.Option("--rules", metavar="FILE", help="YAML with better, no_worse, faster. Default: the shipped rules."),
     ] = None,
     workspace: Workspace = WORKSPACE,
     dry_run: Annotated[
@@ -72,15 +74,16 @@ def promote(
     few_classes: Annotated[
         bool,
         typer.Option(
-            "--few-classes", help="Let fewer than 10 classes decide, by the difference alone; tags the version."
+            "--few-classes",
+            help="Decide on fewer than 10 classes by the difference without its interval; tag the version.",
         ),
     ] = False,
 ) -> None:
     """Promote a model if rules find it significantly better on selection data and no worse anywhere else.
 
-    Every rule must hold; else the candidate is the challenger. Reads what both were evaluated on: `zse run` evaluates
-    the pseudo-unseen classes that the shipped rules choose by. Where something is missing the reason has the command
-    that makes it. Without a champion the candidate must beat the reference rows, or chance.
+    If a rule fails, the candidate becomes the challenger. The rules read the evaluations of both models: the shipped
+    rules choose by pseudo-unseen classes, which `zse run` evaluates. If an evaluation is missing, the reason has the
+    command that makes it. Without a champion the candidate must beat the reference rows, or chance.
 
     Example: `zse promote workspace/checkpoints/... --name zse --dry-run`
     """
@@ -106,44 +109,49 @@ def promote(
 
 def reevaluate(
     catalog: Annotated[
-        str, typer.Option("--catalog", help="Each folder in it is a data set, with dataset.yaml if it needs one.")
+        str,
+        typer.Option("--catalog", help="A folder or URL of data sets: one folder each, with an optional dataset.yaml."),
     ],
     models: Annotated[
-        str, typer.Option("--models", help="With commas between: zse@champion, models:/zse/3, or a checkpoint.")
+        str, typer.Option("--models", help="Comma-separated: zse@champion, models:/zse/3, or a checkpoint.")
     ] = "zse@champion,zse@challenger",
     workspace: Workspace = WORKSPACE,
     set_: Set = None,
     promote: Annotated[
-        bool, typer.Option("--promote", help="Let rules decide about every model but the first, as `zse promote`.")
+        bool, typer.Option("--promote", help="Apply the rules of `zse promote` to every model but the first.")
     ] = False,
-    rules: Annotated[str | None, typer.Option("--rules", metavar="FILE", help="With --promote: the rules.")] = None,
+    rules: Annotated[
+        str | None,
+        typer.Option("--rules", metavar="FILE", help="With --promote: YAML with rules. Default: the shipped rules."),
+    ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="How much mAP_all may fall before that is a regression.")
+        float, typer.Option("--tolerance", min=0, help="Largest fall of mAP_all that is not a regression.")
     ] = 0.01,
     allow_prefix: Annotated[
         list[str] | None,
         typer.Option(
             "--allow-prefix",
             metavar="FOLDER_OR_URL",
-            help="A dataset.yaml may also name what is below this. Else only what is in its own folder.",
+            help="A dataset.yaml may also name files below this prefix. Default: only its own folder. Repeatable.",
             show_default=False,
         ),
     ] = None,
     webhook: Annotated[
         str | None,
         typer.Option(
-            "--webhook", envvar="ZSE_WEBHOOK", help="POST the summary here. Env: ZSE_WEBHOOK.", show_default=False
+            "--webhook", envvar="ZSE_WEBHOOK", help="POST the summary as JSON to this URL.", show_default=False
         ),
     ] = None,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="End with 3 for a regression, 4 where something was broken or refused.")
+        bool,
+        typer.Option("--exit-code", help="Exit with 3 for a regression, 4 if a data set is broken or a model refused."),
     ] = False,
 ) -> None:
-    """Evaluate models on the data sets that are new or changed, and say what became worse. For a schedule.
+    """Evaluate models on new and changed data sets, and report regressions and drift. Made for a schedule.
 
-    Compares with the last report of the same model and with the first model, measures the drift of the data, and ends
-    with a summary. What is known is not done again: give the same command as often as you like, also twice at once.
-    Exit code 0 means that all work is done, regression or not.
+    Compares each model with its last report and with the first model, measures the drift of the data, and writes a
+    summary. Existing reports are not made again. Two runs at once are safe. Exit code 0: all work is done, with or
+    without a regression.
 
     Example: `zse reevaluate --catalog s3://bucket/datasets --models zse@champion,zse@challenger --promote`
     """
@@ -175,13 +183,13 @@ def reevaluate(
 
 def watch(
     context: typer.Context,
-    every: Annotated[str, typer.Option("--every", help="How often: 90s, 15m, 6h, 1d.")] = "15m",
-    times: Annotated[int, typer.Option("--times", min=0, help="End after so many; 0 = never.")] = 0,
+    every: Annotated[str, typer.Option("--every", help="Time between two starts: 90s, 15m, 6h, 1d.")] = "15m",
+    times: Annotated[int, typer.Option("--times", min=0, help="Stop after this many runs; 0 = never.")] = 0,
 ) -> None:
-    """`zse reevaluate` again and again, each time as a process of its own; all other options are its.
+    """Run `zse reevaluate` on a schedule, each time in a fresh process. Other options are passed to it.
 
-    One that fails is said and tried again the next time. SIGTERM ends the watch after the step that is running was
-    told to end too; what it has made is kept.
+    A failed run is logged, and the next one starts as planned. SIGTERM ends the watch and the current run; finished
+    work is kept.
 
     Example: `zse watch --every 1h --catalog s3://bucket/datasets --models zse@champion`
     """
@@ -193,14 +201,16 @@ def watch(
 
 def report(
     workspace: Workspace = WORKSPACE,
-    out: Annotated[str, typer.Option("--out", "-o", help="The page: a file or URL.")] = "report.html",
-    setting: Annotated[str | None, typer.Option("--setting", help="Only settings that begin like this.")] = None,
+    out: Annotated[str, typer.Option("--out", "-o", help="The page to write: a file or URL.")] = "report.html",
+    setting: Annotated[str | None, typer.Option("--setting", help="Only settings whose name begins with this.")] = None,
     pictures: Annotated[
-        bool, typer.Option(help="With the sheets and explanations of each setting's best model.")
+        bool, typer.Option(help="Show retrieval sheets and explanations of each setting's best model.")
     ] = True,
 ) -> None:
-    """One self-contained HTML page of what MLflow has: who leads in each setting, with intervals, costs, published
-    numbers where they may be compared, how it went as data changed, and what it looks like.
+    """Write one self-contained HTML page from MLflow: for each setting the models, best first.
+
+    Shows intervals, costs, published numbers if they are comparable, the history over versions of the data, and
+    pictures.
 
     Example: `MLFLOW_TRACKING_URI=http://mlflow:5000 zse report --out s3://bucket/report.html`
     """

@@ -1,4 +1,4 @@
-"""The verbs that help before, during and after a run."""
+"""The verbs `doctor`, `status` and `import-checkpoint`: before, during and beside a run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 def doctor(
     workspace: Workspace = WORKSPACE,
     experiment: Annotated[
-        str | None, typer.Option("--experiment", "-e", help="Also: does this one fit, and can its data be read?")
+        str | None,
+        typer.Option("--experiment", "-e", help="Also check that this experiment fits and its data can be read."),
     ] = None,
     set_: Set = None,
 ) -> None:
-    """Is the cluster fit for a run? Asks MLflow, and every node: versions, clock, GPUs and NCCL, memory, disk, storage.
+    """Check MLflow and every node of the cluster before a run: versions, clock, GPUs, NCCL, memory, disk, storage.
 
-    Says what to mend, and ends with 1 if a run would fail. It asks the cluster that it runs on: `ray job submit ... --
-    zse doctor ...`.
+    Lists problems with their fixes. Exit code 1: a run would fail. To check another cluster, submit the command to it:
+    `ray job submit ... -- zse doctor ...`.
 
     Example: `zse doctor --workspace s3://bucket/zse --experiment folder+zse_sbir --set dataset.source=s3://bucket/images`
     """
@@ -37,16 +38,20 @@ def doctor(
     config, unread = None, list[Finding]()
     try:
         config = loaded(experiment, set_, workspace) if experiment else None
-    except (ZseError, OSError) as error:  # the cluster is looked at all the same
+    except (ZseError, OSError) as error:  # the cluster is still checked
         if (said := to_mend(error)) is None:
             raise
-        unread = [Finding("experiment", "fails", said, "as it says")]
+        unread = [Finding("experiment", "fails", said, "see the message")]
     found = [*unread, *examine(workspace, config)]
     for one in found:
-        show(f"{one.state:5s}  {one.what}: {one.text}" + (f"\n       mend: {one.mend}" if one.mend else ""))
+        show(f"{one.state:5s}  {one.what}: {one.text}" + (f"\n       fix: {one.fix}" if one.fix else ""))
     failing = sum(one.state == "fails" for one in found)
     slow = sum(one.state == "slow" for one in found)
-    verdict = f"{failing} things to mend" if failing else "ready" + (f", {slow} things make it slow" if slow else "")
+    verdict = (
+        f"problems to fix: {failing}"
+        if failing
+        else "ready" + (f"; findings that make it slow: {slow}" if slow else "")
+    )
     words = ["--experiment", experiment, *repeated("--set", set_)] if experiment else []
     following = ("doctor", *words) if failing else ("run", *(words or ["--experiment", "quickstart"]))
     last(verdict, command(*following, "--workspace", workspace))
@@ -56,14 +61,15 @@ def doctor(
 
 def status(
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A training's name, how it begins, or its folder; none = all.")
+        str | None,
+        typer.Argument(metavar="RUN", help="A training's name, the beginning of it, or a folder. Default: all."),
     ] = None,
     workspace: Workspace = WORKSPACE,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object a training and line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for each training.")] = False,
 ) -> None:
-    """How far a training is: stages done, step, last state kept, best check, who is at it, speed and time left.
+    """Show the progress of a training: finished stages, step, last state, best check, process, speed and time left.
 
-    Reads the workspace alone: no cluster and no MLflow is asked, and it works from any machine that reaches it.
+    Reads the workspace only, not the cluster or MLflow. Works on any machine that can read the workspace.
 
     Example: `zse status folder+zse_sbir --workspace s3://bucket/zse`
     """
@@ -94,12 +100,13 @@ def import_checkpoint(
     split: Annotated[
         str,
         typer.Option(
-            "--split", help="What it was trained on: a built-in split, or JSON with name, citation, seen, unseen."
+            "--split",
+            help="The split of its training: a built-in name, or a JSON file with name, citation, seen, unseen.",
         ),
     ],
-    out: Annotated[str, typer.Option("--out", "-o", help="Where the checkpoint goes: a folder or s3://bucket/prefix.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The checkpoint to write: a folder or s3://bucket/prefix.")],
 ) -> None:
-    """Weights of the public ZSE-SBIR code, or its backbone alone -> checkpoint, for `evaluate` and `search`.
+    """Convert weights of the public ZSE-SBIR code, or of its backbone alone, to a checkpoint of `zse`.
 
     Example: `zse import-checkpoint best_checkpoint.pth --split sketchy-25 --out workspace/checkpoints/published`
     """
@@ -108,7 +115,7 @@ def import_checkpoint(
 
     check_output("--out", out, folder=True)
     folder = import_(file, split, out)
-    tested = split if split in split_names() else "FILE"  # an experiment's file names the unseen classes alone
+    tested = split if split in split_names() else "FILE"  # a split file of an experiment has only unseen classes
     settings = [
         "dataset.source=FOLDER",
         f"dataset.split={tested}",

@@ -1,4 +1,4 @@
-"""What the verbs have in common: options, and the last lines that each of them ends with."""
+"""Options that several verbs share, and the last lines that every verb prints."""
 
 from __future__ import annotations
 
@@ -22,24 +22,29 @@ Experiment = Annotated[
     str, typer.Option("--experiment", "-e", help="A shipped experiment or a YAML file. `zse experiments` lists them.")
 ]
 Workspace = Annotated[
-    str, typer.Option("--workspace", "-w", help="Where outputs go: a folder or s3://bucket/prefix. Env: ZSE_WORKSPACE.")
+    str,
+    typer.Option(
+        "--workspace", "-w", help="Where outputs are kept: a folder or s3://bucket/prefix. Env: ZSE_WORKSPACE."
+    ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="a.b=c", help="Override a field of the experiment; may be given again."),
+    typer.Option("--set", "-s", metavar="a.b=c", help="Override a field of the experiment. Repeatable."),
 ]
-CHECKPOINT = "a folder or URL that `zse train` ended with, or models:/NAME@ALIAS of the registry."
-Report = Annotated[Path | None, typer.Option("--report", help="Also write all result rows to this JSON file.")]
+CHECKPOINT = "a checkpoint folder or URL, or models:/NAME@ALIAS."
+Report = Annotated[Path | None, typer.Option("--report", help="Also write all result rows as JSON to this file.")]
 
 
 def searched(gallery: str, checkpoint: str, workspace: str) -> list[str]:
-    """Options that find a gallery's encodings again."""
+    """The options by which `zse search` finds the encodings of a gallery."""
     return ["--gallery", gallery, "--checkpoint", checkpoint, "--workspace", workspace]
 
 
 def check_output(option: str, path: str | Path | None, *, folder: bool = False) -> None:
-    """Raise ZseError where a file, or a folder with files, cannot be written to `path`, which `option` gave: before the
-    work is done. Folders above it may be missing: they are made later. A store is not asked."""
+    """Raise ZseError if `path`, the value of `option`, cannot be written. Verbs call it before they do any work.
+
+    folder: the path is a folder for files. Missing folders are allowed: they are made later. URLs are not checked.
+    """
     from pipelines.store import storage
 
     if path is None or not storage.is_local(str(path)):
@@ -49,7 +54,7 @@ def check_output(option: str, path: str | Path | None, *, folder: bool = False) 
     if not folder and target.is_dir():
         raise ZseError(f"{option} {path!r} is a folder. Give the name of a file in it")
     if folder and target.exists() and not target.is_dir():
-        raise ZseError(f"{option} {path!r} is a file. Give a folder, which is made if it is missing")
+        raise ZseError(f"{option} {path!r} is a file. Give a folder; a missing one is made")
     above = target if folder else target.parent
     while not above.exists():
         above = above.parent
@@ -66,7 +71,7 @@ def absolute(url: str) -> str:
 
 
 def given(experiment: str, workspace: str, set_: list[str] | None) -> list[str]:
-    """The options that name an experiment, as they were given."""
+    """The options of an experiment, as the user gave them."""
     return ["--experiment", experiment, "--workspace", workspace, *repeated("--set", set_)]
 
 
@@ -78,7 +83,7 @@ def loaded(name: str, overrides: list[str] | None, workspace: str) -> Experiment
 
 
 def checkpoint_folder(name: str, workspace: str, tracking: str | None = None) -> str:
-    """The folder of a checkpoint that may be named as the registry does."""
+    """The folder or URL of a checkpoint; `name` may be models:/NAME@ALIAS."""
     if not name.startswith("models:/"):
         return name
     from pipelines.tracking import checkpoint_of
@@ -87,5 +92,5 @@ def checkpoint_folder(name: str, workspace: str, tracking: str | None = None) ->
 
 
 def last(result: str, *following: str) -> None:
-    """The last lines of every verb: where the result is, and which commands may follow, to be pasted."""
+    """Print the last lines of a verb: the place of its result, and the next commands to paste."""
     say(f"Result: {result}\nNext: {f'{chr(10)}      '.join(following)}")

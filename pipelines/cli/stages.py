@@ -1,4 +1,4 @@
-"""The verbs that run an experiment: its stages one by one, or all of them."""
+"""The verbs that run an experiment: one stage or all stages; and the lists of experiments and methods."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def ingest(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPACE, set_: Set = None) -> None:
-    """Raw pictures -> image shards (Parquet). Bad files are skipped, counted and named.
+    """Read raw pictures into image shards (Parquet). Bad files are skipped, counted and listed.
 
     Example: `zse ingest -e folder+global --set dataset.source=s3://bucket/pictures --set dataset.split=sketchy-25`
     """
@@ -42,7 +42,7 @@ def ingest(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPA
 
 
 def shard(experiment: Experiment = "quickstart", workspace: Workspace = WORKSPACE, set_: Set = None) -> None:
-    """Image shards -> pair shards: training items planned from the seen classes, augmented, written once.
+    """Write pair shards from image shards: planned and augmented training items of the seen classes.
 
     Example: `zse shard -e folder+global --set dataset.source=/data/pictures --set dataset.split=random-10`
     """
@@ -54,12 +54,12 @@ def train(
     workspace: Workspace = WORKSPACE,
     set_: Set = None,
     overfit: Annotated[
-        bool, typer.Option("--overfit", help="Every step on the first batch: the loss must go to almost 0.")
+        bool, typer.Option("--overfit", help="Train every step on the first batch: the loss must fall to almost 0.")
     ] = False,
 ) -> None:
-    """Pair shards -> checkpoint. DDP by Ray Train, or one plain process with --set cluster.workers=0.
+    """Train a checkpoint on pair shards: with DDP by Ray Train, or in one process with --set cluster.workers=0.
 
-    An interrupted training goes on where its last checkpoint was: give the same command again. Set a budget by
+    An interrupted training resumes from its last saved state: run the same command again. Set the budget with
     --set train.steps=2000 or --set train.minutes=15 (CPU minutes over all workers).
 
     Example: `zse train -e quickstart --set train.steps=200`
@@ -72,13 +72,14 @@ def embed(
     workspace: Workspace = WORKSPACE,
     set_: Set = None,
     gallery: Annotated[
-        str | None, typer.Option("--gallery", help="Encode this folder of photos instead, to be searched; any URL.")
+        str | None, typer.Option("--gallery", help="Encode the photos of this folder or URL instead.")
     ] = None,
     checkpoint: Annotated[str | None, typer.Option("--checkpoint", "-c", help=f"With --gallery: {CHECKPOINT}")] = None,
 ) -> None:
-    """Checkpoint -> encodings of the sketches and photos of the unseen classes, each encoded once.
+    """Encode the sketches and photos of the tested classes with the experiment's checkpoint, each once.
 
-    Or of a gallery of yours: with --gallery and --checkpoint it ends with an index for the registered model.
+    With --gallery and --checkpoint: encode your own photos. The output is an index for `zse search` and the registered
+    model.
 
     Example: `zse embed --gallery s3://bucket/photos --checkpoint models:/zse@champion`
     """
@@ -86,7 +87,7 @@ def embed(
         _stage("embed", experiment, workspace, set_)
         return
     if gallery is None or checkpoint is None:
-        raise ZseError("--gallery and --checkpoint go together: the photos, and what encodes them")
+        raise ZseError("--gallery and --checkpoint go together: give the photos and the model that encodes them")
     from pipelines.encode.gallery import index
 
     folder = index(gallery, checkpoint_folder(checkpoint, workspace), workspace)
@@ -99,21 +100,23 @@ def evaluate(
     set_: Set = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", "-c", help=f"Evaluate this one instead of the experiment's own: {CHECKPOINT}"),
+        typer.Option("--checkpoint", "-c", help=f"Evaluate this model instead of the experiment's own: {CHECKPOINT}"),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--settings", help="Of the checkpoint: all, or a setting's name; may be given again."),
+        typer.Option("--settings", help="With --checkpoint: a published setting's name, or all. Repeatable."),
     ] = None,
     datasets: Annotated[
         str | None,
-        typer.Option("--datasets", metavar="FILE", help="YAML that says where each setting's data set lies."),
+        typer.Option(
+            "--datasets", metavar="FILE", help="With --settings: YAML with the folder or URL of each data set."
+        ),
     ] = None,
     report: Report = None,
 ) -> None:
-    """Encodings -> report: every metric of every protocol with intervals, per class and per query, and pictures.
+    """Write a report from encodings: all metrics of all protocols with intervals, per class and query, and pictures.
 
-    A checkpoint that has seen a test class or a test picture is refused.
+    A checkpoint that has seen a tested class or picture is refused.
 
     Example: `zse evaluate -e folder+global --checkpoint workspace/checkpoints/... --settings all --datasets data.yaml`
     """
@@ -127,7 +130,7 @@ def evaluate(
     if settings or datasets:
         if not settings or checkpoint is None or datasets is None:
             raise ConfigError(
-                "--settings, --checkpoint and --datasets go together: give all three, or none of the first and the last"
+                "--settings, --datasets and --checkpoint go together: give all three, or neither of the first two"
             )
         _evaluate_settings(config, workspace, checkpoint, settings, datasets, report)
         return
@@ -144,21 +147,21 @@ def run(
     set_: Set = None,
     report: Report = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the experiment and estimate bytes and GPU hours; writes nothing.")
+        bool, typer.Option("--dry-run", help="Check the experiment and estimate bytes and GPU hours; write nothing.")
     ] = False,
     tflops: Annotated[
         float | None,
-        typer.Option("--tflops", help="With --dry-run: matrix rate of one GPU. Else 60 in fp32, 400 in bf16."),
+        typer.Option("--tflops", help="With --dry-run: matrix TFLOP/s of one GPU. Default: 60 in fp32, 400 in bf16."),
     ] = None,
     utilisation: Annotated[
-        float, typer.Option("--utilisation", help="With --dry-run: the share of it that a run reaches, 0..1.")
+        float, typer.Option("--utilisation", help="With --dry-run: share of --tflops that a run reaches, 0 to 1.")
     ] = 0.35,
 ) -> None:
-    """All stages of an experiment, skipping what is done: ingest, shard, train, embed, evaluate.
+    """Run the stages ingest, shard, train, embed and evaluate of an experiment; skip finished stages.
 
     Example: `zse run -e folder+zse_sbir -w s3://bucket/zse --set dataset.source=s3://bucket/pictures`
 
-    `--dry-run` lists the data, resolves the split, builds the networks without memory and says what a run would take.
+    `--dry-run` lists the data, resolves the split, builds the networks without memory and estimates the run's cost.
     """
     check_output("--report", report)
     config = loaded(experiment, set_, workspace)
@@ -172,7 +175,7 @@ def run(
 
 
 def quickstart(workspace: Workspace = WORKSPACE, set_: Set = None, report: Report = None) -> None:
-    """The whole path on built-in data: `zse run --experiment quickstart`. A few minutes on two cores.
+    """Run an experiment on built-in data, in 5 to 8 minutes on two cores: `zse run -e quickstart`.
 
     Example: `zse quickstart --workspace workspace --report report.json`
     """
@@ -180,7 +183,7 @@ def quickstart(workspace: Workspace = WORKSPACE, set_: Set = None, report: Repor
 
 
 def experiments() -> None:
-    """List the shipped experiments: what each is for, its backbone, and what its training costs. Takes seconds.
+    """List the shipped experiments: the purpose, the backbone and the training cost of each. Takes seconds.
 
     Example: `zse experiments`
     """
@@ -188,11 +191,11 @@ def experiments() -> None:
 
     for paragraph in described():
         show(paragraph)
-    last("docs/experiments.md says what is published and what is ours", command("run", "--dry-run", "-e", "NAME"))
+    last("docs/experiments.md has the published recipes and ours", command("run", "--dry-run", "-e", "NAME"))
 
 
 def methods() -> None:
-    """List the methods and their retrieval modes: what each scores, and what that costs.
+    """List the methods and their retrieval modes, with the score and the cost of each mode.
 
     Example: `zse methods`
     """
@@ -202,7 +205,7 @@ def methods() -> None:
         show(name)
         for mode in method.MODES:
             show(f"    {mode.name:10s}{mode.score} Cost: {mode.cost}.")
-    last("N is the bits of the method's codes, K the photos of a shortlist", command("experiments"))
+    last("N: bits of a code; K: photos of the shortlist", command("experiments"))
 
 
 def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -> None:
@@ -216,7 +219,7 @@ def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -
 
 
 def _estimate(config: ExperimentConfig, workspace: str, tflops: float | None, utilisation: float) -> None:
-    """The table of what a run would take, as far as it can be counted; then everything that would end the run."""
+    """Print the cost of a run as far as it is known, then raise every error that would end the run."""
     from pipelines.datasets.registry import create_dataset
     from pipelines.operate import estimate, preflight
 

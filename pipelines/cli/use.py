@@ -1,4 +1,4 @@
-"""The verbs that search with one sketch, and show why."""
+"""The verbs `search` and `explain`: rank photos by a sketch, and explain a result."""
 
 from __future__ import annotations
 
@@ -15,29 +15,27 @@ from zse_model.errors import ZseError
 
 
 def search(
-    sketch: Annotated[str, typer.Option("--sketch", help="A drawing: any picture file or URL.")],
-    gallery: Annotated[str, typer.Option("--gallery", help="A folder or URL with photos, at any depth.")],
+    sketch: Annotated[str, typer.Option("--sketch", help="The query: a picture file or URL.")],
+    gallery: Annotated[str, typer.Option("--gallery", help="The photos to search: a folder or URL, at any depth.")],
     checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help=f"The model to search with: {CHECKPOINT}")],
     workspace: Workspace = WORKSPACE,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos.")] = 10,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of photos to find.")] = 10,
     mode: Annotated[
         str | None,
-        typer.Option("--mode", help="A retrieval mode of the model; `zse methods` lists them. Default: its first."),
+        typer.Option("--mode", help="A retrieval mode of the model; `zse methods` lists all. Default: its first."),
     ] = None,
     rerank_by: Annotated[
         str | None,
         typer.Option("--rerank-by", metavar="CHECKPOINT", help="Re-rank the results with a second checkpoint."),
     ] = None,
-    depth: Annotated[int, typer.Option("--depth", min=1, help="How many of them it re-ranks.")] = 100,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the picture of the result goes.")] = Path(
-        "search.png"
-    ),
+    depth: Annotated[int, typer.Option("--depth", min=1, help="Number of results that --rerank-by re-ranks.")] = 100,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture file of the results.")] = Path("search.png"),
 ) -> None:
-    """Find the photos that a sketch means. Prints the best of the gallery and draws them.
+    """Rank the photos of a gallery by a sketch. Prints and draws the best ones.
 
     Example: `zse search --sketch cat.png --gallery ~/photos --checkpoint workspace/checkpoints/...`
 
-    Search by codes and re-rank with another checkpoint: `--mode asym-64 --rerank-by CHECKPOINT --depth 200`
+    To search by codes and re-rank with a second checkpoint: `--mode asym-64 --rerank-by CHECKPOINT --depth 200`
     """
     from pipelines.search.search import search as find
     from zse_model.modes import rerank_depth
@@ -53,30 +51,43 @@ def search(
         words += ["--mode", mode if rerank_depth(mode) is None else f"rerank-{more}"]
     if rerank_by:
         words += ["--rerank-by", rerank_by, "--depth", str(max(depth, more))]
-    last(f"Drawn in {out}", command("search", *words, "--out", str(out)))
+    last(str(out), command("search", *words, "--out", str(out)))
 
 
 def explain(
-    sketch: Annotated[str, typer.Option("--sketch", help="A drawing: any picture file or URL.")],
-    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help="A zse_sbir or crossatnet checkpoint.")],
-    photo: Annotated[str | None, typer.Option("--photo", help="Explain the sketch with this photo; or")] = None,
-    gallery: Annotated[str | None, typer.Option("--gallery", help="with the best of this folder or URL.")] = None,
+    sketch: Annotated[str, typer.Option("--sketch", help="The query: a picture file or URL.")],
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint", "-c", help="The model: a zse_sbir or crossatnet checkpoint, or models:/NAME@ALIAS."
+        ),
+    ],
+    photo: Annotated[
+        str | None, typer.Option("--photo", help="The photo to explain, a file or URL. Give this or --gallery.")
+    ] = None,
+    gallery: Annotated[
+        str | None, typer.Option("--gallery", help="Explain the best photos of this folder or URL.")
+    ] = None,
     workspace: Workspace = WORKSPACE,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many photos of the gallery.")] = 5,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="With --gallery: number of photos.")] = 5,
     mode: Annotated[
         str | None,
-        typer.Option("--mode", help="As of `zse search`. Default: the mode that the pictures explain."),
+        typer.Option(
+            "--mode", help="A retrieval mode, as in `zse search`. Default: the mode that the pictures explain."
+        ),
     ] = None,
     patch: Annotated[
         list[str] | None,
-        typer.Option("--patch", metavar="row,column", help="A sketch patch to follow, from 0; may be given again."),
+        typer.Option("--patch", metavar="row,column", help="A sketch patch to follow, counted from 0. Repeatable."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for explain.html and its PNGs.")] = Path(
-        "explained"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The output folder for explain.html and its PNG files.")
+    ] = Path("explained"),
 ) -> None:
-    """Show what the network saw in a sketch and a photo: of zse_sbir which patches correspond, what is attended and a
-    synthesis; of crossatnet the photo's own mask and the one that the sketch guides.
+    """Draw what a model saw in a sketch and a photo.
+
+    For zse_sbir: the corresponding patches, the attention and a synthesis. For crossatnet: the photo's own mask and the
+    mask that the sketch guides.
 
     Example: `zse explain --sketch cat.png --photo cat.jpg --mode rn --patch 2,3 --checkpoint workspace/checkpoints/...`
     """
@@ -94,7 +105,9 @@ def explain(
     one = ["--photo", str(photo), "--checkpoint", checkpoint, "--workspace", workspace]
     words = one if photo is not None else [*searched(str(gallery), checkpoint, workspace), "--top", str(top)]
     words += ["--mode", mode] if mode else []
-    if read_json(join(used, INFO))["method"] == "crossatnet":  # it has masks: another sketch, another mask
+    if (
+        read_json(join(used, INFO))["method"] == "crossatnet"
+    ):  # crossatnet draws no patches; another sketch gives another mask
         following = command("explain", "--sketch", "ANOTHER", *words, "--out", str(out))
     else:
         following = command("explain", "--sketch", sketch, *words, "--patch", "ROW,COLUMN", "--out", str(out))
@@ -104,5 +117,5 @@ def explain(
 def _patch(text: str) -> tuple[int, int]:
     row, comma, column = text.partition(",")
     if not (comma and row.strip().isdigit() and column.strip().isdigit()):
-        raise ZseError(f"--patch takes row,column, counted from 0 as in --patch 2,3; got {text!r}")
+        raise ZseError(f"--patch {text!r} is not row,column. Give two numbers, counted from 0, such as --patch 2,3")
     return int(row), int(column)

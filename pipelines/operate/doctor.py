@@ -40,8 +40,8 @@ def examine(workspace: str, config: ExperimentConfig | None = None) -> list[Find
     except (ZseError, RayError, OSError) as error:  # the other checks go on
         found = [Finding("Ray", "fails", str(error), "run ray status on the machine of RAY_ADDRESS")]
     if storage.is_local(workspace) and len(nodes) > 1:
-        mend = "give --workspace s3://bucket/prefix, unless all nodes share that folder"
-        found.append(Finding("workspace", "fails", f"{workspace} is a folder, but there are {len(nodes)} nodes", mend))
+        fix = "give --workspace s3://bucket/prefix, unless all nodes share that folder"
+        found.append(Finding("workspace", "fails", f"{workspace} is a folder, but there are {len(nodes)} nodes", fix))
     if config is not None:
         found += [*(_room(nodes, config) if nodes else ()), *_experiment(workspace, config)]
     found.append(_tracking(workspace, config))
@@ -68,8 +68,8 @@ def _ask(workspace: str, config: ExperimentConfig | None) -> tuple[list[Node], l
             nodes.append(ray.get(task))
         except (RayError, TimeoutError) as error:
             reason = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-            mend = "ship the code with the job (ray job submit --working-dir .) or in the image, and check ray status"
-            silent.append(Finding("nodes", "fails", f"{name}: {reason}", mend))
+            fix = "ship the code with the job (ray job submit --working-dir .) or in the image, and check ray status"
+            silent.append(Finding("nodes", "fails", f"{name}: {reason}", fix))
     if not silent:
         silent.append(Finding("nodes", "ok", f"{len(nodes)} answer"))
     return nodes, silent
@@ -86,11 +86,11 @@ def _room(nodes: list[Node], config: ExperimentConfig) -> Iterator[Finding]:
         for n in nodes
     ]
     if not cpus:  # scaled to zero: the worker nodes do not exist yet and cannot be checked
-        mend = "ray status lists what the autoscaler may start. Run zse doctor again while a run has workers"
-        yield Finding("room", "slow", f"no CPUs yet: an autoscaler must add {asked}, and a CPU for data", mend)
+        fix = "ray status lists what the autoscaler may start. Run zse doctor again while a run has workers"
+        yield Finding("room", "slow", f"no CPUs yet: an autoscaler must add {asked}, and a CPU for data", fix)
     elif cpus < wanted or sum(fits) < cluster.workers:
-        mend = "lower --set cluster.workers or cluster.cpus_per_worker, or add nodes; an autoscaler may add them"
-        yield Finding("room", "fails", f"{asked} and a CPU for data; there are {cpus:g} CPUs and {gpus:g} GPUs", mend)
+        fix = "lower --set cluster.workers or cluster.cpus_per_worker, or add nodes; an autoscaler may add them"
+        yield Finding("room", "fails", f"{asked} and a CPU for data; there are {cpus:g} CPUs and {gpus:g} GPUs", fix)
     else:
         yield Finding("room", "ok", f"{asked}; there are {cpus:g} CPUs and {gpus:g} GPUs")
     if gpus and not cluster.gpus_per_worker:
@@ -112,5 +112,5 @@ def _tracking(workspace: str, config: ExperimentConfig | None) -> Finding:
     try:
         return Finding("MLflow", "ok", reachable(config, workspace) if config else Store.at(workspace).answers())
     except (TrackingError, OSError) as error:
-        mend = "set MLFLOW_TRACKING_URI or --set tracking.uri; its --allowed-hosts must name host and port"
-        return Finding("MLflow", "fails", str(error), mend)
+        fix = "set MLFLOW_TRACKING_URI or --set tracking.uri; its --allowed-hosts must name host and port"
+        return Finding("MLflow", "fails", str(error), fix)

@@ -59,7 +59,7 @@ class Finding:
     what: str
     state: Literal["ok", "slow", "fails"]
     text: str
-    mend: str = ""
+    fix: str = ""
     """What to do about it."""
 
 
@@ -156,12 +156,12 @@ def _versions(nodes: Sequence[Node]) -> Iterator[Finding]:
         if len(by_version) > 1:
             same = False
             said = "; ".join(f"{v} on {_names(names)}" for v, names in sorted(by_version.items()))
-            mend = (
+            fix = (
                 "ship the code with the job: ray job submit --working-dir ., or build all images from one commit"
                 if package == "zse"
                 else "install all nodes from constraints.txt: build all images from one commit"
             )
-            yield Finding("versions", "fails", f"{package}: {said}", mend)
+            yield Finding("versions", "fails", f"{package}: {said}", fix)
     if same:
         known = nodes[0].versions
         said = ", ".join(f"{name} {known[name]}" for name in ("python", "ray", "torch", "zse"))
@@ -184,9 +184,9 @@ def _gpus(nodes: Sequence[Node]) -> Iterator[Finding]:
         return
     good = True
     for node in with_cards:
-        for text, mend in _wrong_with(node):
+        for text, fix in _wrong_with(node):
             good = False
-            yield Finding("GPUs", "fails", f"{node.name}: {text}", mend)
+            yield Finding("GPUs", "fails", f"{node.name}: {text}", fix)
     kinds = sorted({card for n in with_cards for card in n.cards})
     if good:
         yield Finding(
@@ -249,8 +249,8 @@ def _storage(nodes: Sequence[Node]) -> Iterator[Finding]:
             by_reason.setdefault(reason, []).append(name)
         for reason, names in by_reason.items():
             if reason:
-                mend = "give every node the same role or credentials, and AWS_ENDPOINT_URL where the store is not AWS"
-                yield Finding(what, "fails", f"{_names(names)}: {reason}", mend)
+                fix = "give every node the same role or credentials, and AWS_ENDPOINT_URL where the store is not AWS"
+                yield Finding(what, "fails", f"{_names(names)}: {reason}", fix)
         if set(problem.values()) == {""}:
             yield Finding(what, "ok", f"{good} from {len(nodes)} nodes")
 

@@ -68,7 +68,7 @@ def test_a_node_without_a_gpu_may_have_torch_without_cuda() -> None:
 def test_one_node_that_is_not(changed: dict[str, object], state: str, says: str) -> None:
     found = findings([GOOD, dataclasses.replace(GOOD, name="b", **changed)], 999.0, 1001.0)  # type: ignore[arg-type]
     (wrong,) = [one for one in found if one.state != "ok"]
-    assert wrong.state == state and says in wrong.text and wrong.mend, wrong
+    assert wrong.state == state and says in wrong.text and wrong.fix, wrong
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def one_line(said: str) -> str:
     """The line of an error, which is all that is said of it."""
     assert "Traceback" not in said, said
     (line,) = [line for line in said.splitlines() if line.startswith("zse: ")]
-    assert said.rstrip().splitlines()[-2:] == [line, "(ZSE_DEBUG=1 shows where)"], said
+    assert said.rstrip().splitlines()[-2:] == [line, "(ZSE_DEBUG=1 shows the traceback)"], said
     return line
 
 

@@ -125,7 +125,7 @@ def test_a_photo_is_explained_for_the_patches_asked_for(world: Path, tmp_path: P
     assert zse_explain(world, tmp_path / "default", "--gallery", gallery, "--top", "3") == ranked
     with pytest.raises(ValueError, match="no patch 4,0: the grid is 4x4"):
         zse_explain(world, tmp_path, "--photo", photo, "--patch", "4,0")
-    with pytest.raises(ValueError, match="--patch takes row,column"):
+    with pytest.raises(ValueError, match="is not row,column"):
         zse_explain(world, tmp_path, "--photo", photo, "--patch", "4x0")
 
 

@@ -20,10 +20,10 @@ from pipelines.encode.device import assigned_device
 from pipelines.runtime import logs
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.store import storage
-from pipelines.workspace import shards
 from pipelines.workspace.encodings import COLUMNS, Encodings
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import leakable, tested_members
+from pipelines.workspace.parts import batched_parts, part_name, read_rows, write_part
 from pipelines.workspace.tensors import encode_pictures
 from pipelines.workspace.training import Training
 from zse_model.checkpoint import Checkpoint, load_checkpoint
@@ -60,13 +60,13 @@ def embed(
     of_part = {int(part): members.where(members.part == part) for part in np.unique(members.part)}
     part_names = list(images.parts)
     # As many image shards a part as one with all classes in it would hold: the pair network reads parts over and over.
-    batches = shards.batches([len(kept) for kept in of_part.values()], config.ingest.part_size)
+    batches = batched_parts([len(kept) for kept in of_part.values()], config.ingest.part_size)
     there, tasks, written = storage.names(folder), [], []
     for i, batch in enumerate(batches):
         kept = list(of_part.items())[batch.start : batch.stop]
         modality = np.concatenate([m.modality for _, m in kept])
         counts = {name: int((modality == name).sum()) for name in ("sketch", "photo")}
-        written.append({"name": shards.part_name(i, len(batches)), "rows": len(modality), **counts})
+        written.append({"name": part_name(i, len(batches)), "rows": len(modality), **counts})
         if written[-1]["name"] not in there:
             images_of = [(part_names[part], m.row.tolist()) for part, m in kept]
             # As text: lists of unequal length are no Arrow column, and Ray would say so for every task.
@@ -126,7 +126,7 @@ class EncodePart:
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         wanted = [(name, np.array(rows, dtype=np.int64)) for name, rows in json.loads(task["images"])]
         names, rows_of = zip(*wanted, strict=True)
-        table = pa.concat_tables(shards.read_rows(self.images, wanted, [*COLUMNS, "data"])).combine_chunks()
+        table = pa.concat_tables(read_rows(self.images, wanted, [*COLUMNS, "data"])).combine_chunks()
         modalities = np.asarray(table["modality"].to_pylist())
         encoded: dict[str, np.ndarray] = {}
         for modality in ("sketch", "photo"):
@@ -148,5 +148,5 @@ class EncodePart:
             flat = pa.array(array.reshape(-1))
             out = out.append_column(name, pa.FixedSizeListArray.from_arrays(flat, int(np.prod(array.shape[1:]))))
         shapes = {name: list(array.shape[1:]) for name, array in encoded.items()}
-        shards.write_part(storage.join(self.folder, task["part"]), out, row_group=256, extra={"shapes": shapes})
+        write_part(storage.join(self.folder, task["part"]), out, row_group=256, extra={"shapes": shapes})
         return {"part": task["part"], "rows": table.num_rows}

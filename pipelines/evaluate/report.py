@@ -19,12 +19,12 @@ from pipelines.drawing import report_charts, sheets
 from pipelines.drawing.charts import Charted
 from pipelines.evaluate.searches import Search
 from pipelines.store import storage
-from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.looks import NEAR
 from pipelines.workspace.members import (
     Members,
 )
+from pipelines.workspace.parts import encode_part
 from pipelines.workspace.queries import claimed
 from pipelines.workspace.reports import Report
 from zse_model.evaluation.evaluate import Evaluation, Task
@@ -120,9 +120,9 @@ def write_report(
         storage.write_bytes(storage.join(folder, Report.SHEETS, name), png)
     found_first = {mode: first.id[found.top.indices[:, :SHOWN].numpy()].tolist() for mode, found in by_class.items()}
     top = pa.table({"id": asked.id, **found_first}).sort_by("id")
-    storage.write_bytes(storage.join(folder, Report.TOP), shards.encode_part(top, row_group=4096))
+    storage.write_bytes(storage.join(folder, Report.TOP), encode_part(top, row_group=4096))
     by_id = pa.table(columns).sort_by("id")  # one order for whatever was evaluated on these queries
-    storage.write_bytes(storage.join(folder, Report.QUERIES), shards.encode_part(by_id, row_group=4096))
+    storage.write_bytes(storage.join(folder, Report.QUERIES), encode_part(by_id, row_group=4096))
     storage.write_json(storage.join(folder, Report.PER_CLASS), [_finite(row) for row in per_class])
     storage.write_json(storage.join(folder, Report.ROWS), [_finite(claimed(row)) for row in rows])
     settings = list(dict.fromkeys(search.task.setting for search in searches))

@@ -19,8 +19,8 @@ from pipelines.runtime import logs, prometheus
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.store import storage
-from pipelines.workspace import shards
 from pipelines.workspace.encodings import Encodings
+from pipelines.workspace.parts import part_name, write_part
 from pipelines.workspace.scores import Scores
 from zse_model.checkpoint import load_checkpoint
 from zse_model.memory import keep_freed_memory
@@ -62,7 +62,7 @@ def score(
                 task["wanted"] = np.packbits(wanted, axis=1).tobytes()
             tasks.append(task)
             position += rows
-    names = [shards.part_name(i, len(tasks)) for i in range(len(tasks))]
+    names = [part_name(i, len(tasks)) for i in range(len(tasks))]
     there = storage.names(folder)
     left = [{**task, "part": part} for task, part in zip(tasks, names, strict=True) if part not in there]
     if len(left) < len(tasks):
@@ -116,5 +116,5 @@ class ScorePart:
             done += count
         flat = pa.array(scores.numpy().reshape(-1))
         table = pa.table({"scores": pa.FixedSizeListArray.from_arrays(flat, task["rows"])})
-        shards.write_part(storage.join(self.folder, task["part"]), table, row_group=SKETCHES)
+        write_part(storage.join(self.folder, task["part"]), table, row_group=SKETCHES)
         return {"part": task["part"], "rows": task["rows"], "pairs": pairs}

@@ -17,9 +17,9 @@ from pipelines.datasets.base import DatasetConfig, ImageRecord
 from pipelines.datasets.registry import create_dataset
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
-from pipelines.workspace import shards
 from pipelines.workspace.ids import refuse_name
 from pipelines.workspace.images import Images
+from pipelines.workspace.parts import write_part
 from pipelines.workspace.pictures import prepared
 from zse_model.transforms import BadPicture, TransformConfig
 
@@ -40,7 +40,7 @@ def write_images(
     skipped: list[dict[str, str]] = []
     for name, records in parts.items():
         table, bad = _prepared(records, list(islice(contents, len(records))), transforms)
-        shards.write_part(storage.join(folder, name), table, row_group=ingest.row_group, extra={"skipped": bad})
+        write_part(storage.join(folder, name), table, row_group=ingest.row_group, extra={"skipped": bad})
         skipped += bad
     return {"rows": len(everything), "skipped": json.dumps(skipped)}
 

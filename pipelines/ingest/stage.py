@@ -26,9 +26,9 @@ from pipelines.runtime import logs, prometheus
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import run_parts
 from pipelines.store import storage
-from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.kept import MANIFEST
+from pipelines.workspace.parts import batched_parts, open_part, part_extra, read_parts
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 
@@ -109,7 +109,7 @@ def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[Ima
                 {name: [record.values() for record in left[name]] for name in names[batch.start : batch.stop]}
             )
         }
-        for batch in shards.batches([len(records) for records in left.values()], config.ingest.part_size)
+        for batch in batched_parts([len(records) for records in left.values()], config.ingest.part_size)
     ]
     work = partial(
         write_images, folder=folder, dataset=config.dataset, transforms=config.transforms, ingest=config.ingest
@@ -146,7 +146,7 @@ def _copy_parts(folder: str, wanted: set[str]) -> set[str]:
 
 def _copy_part(source: str, folder: str, name: str) -> bool:
     url = storage.join(source, name)
-    if shards.part_extra(shards.open_part(url).schema_arrow)["skipped"]:
+    if part_extra(open_part(url).schema_arrow)["skipped"]:
         return False
     storage.copy_file(url, storage.join(folder, name))
     return True
@@ -161,9 +161,9 @@ def _about(folder: str, parts: list[str], config: ExperimentConfig, listed: int)
     """The manifest's content, computed from the parts alone, so that it does not depend on the run that wrote them."""
     written, skipped, content = [], [], []
     counts: dict[str, Counter[str]] = {}
-    tables = shards.read_parts(folder, parts, ["modality", "category", "instance", "sha256"])
+    tables = read_parts(folder, parts, ["modality", "category", "instance", "sha256"])
     for name, table in zip(parts, tables, strict=True):
-        skipped.extend(shards.part_extra(table.schema)["skipped"])
+        skipped.extend(part_extra(table.schema)["skipped"])
         written.append({"name": name, "rows": table.num_rows})
         for row in table.to_pylist():
             counts.setdefault(row["category"], Counter())[row["modality"]] += 1

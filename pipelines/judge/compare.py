@@ -17,8 +17,8 @@ import numpy as np
 from rich.table import Table
 
 from pipelines.drawing.sheets import Row, decode_all, draw_sheet
-from pipelines.workspace import shards
 from pipelines.workspace.images import Images
+from pipelines.workspace.parts import open_part
 from pipelines.workspace.queries import Difference, Queries, difference, key_parts
 from pipelines.workspace.reports import Report
 from zse_model.errors import ZseError
@@ -197,7 +197,7 @@ def difference_sheet(first: Side, second: Side, compared: Compared) -> bytes:
 
 
 def _first_photos(side: Side, mode: str) -> dict[str, list[str]]:
-    table = shards.open_part(side.report.file(Report.TOP)).read(columns=["id", mode]).to_pydict()
+    table = open_part(side.report.file(Report.TOP)).read(columns=["id", mode]).to_pydict()
     return dict(zip(table["id"], table[mode], strict=True))
 
 

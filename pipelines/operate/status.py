@@ -14,8 +14,8 @@ from pipelines.workspace.endings import ended
 from pipelines.workspace.images import Images
 from pipelines.workspace.kept import MANIFEST, complete
 from pipelines.workspace.pairs import Pairs
+from pipelines.workspace.parts import is_part
 from pipelines.workspace.reports import Report
-from pipelines.workspace.shards import is_part
 from pipelines.workspace.states import STATE_FILE, STATES, last_state
 from pipelines.workspace.training import RUN, Training, has_run, read_run
 from zse_model.errors import ZseError

@@ -11,14 +11,14 @@ import ray
 from pipelines.config.data import ShardConfig
 from pipelines.store import storage
 from pipelines.train.items import ROLES, ItemPlan
-from pipelines.workspace import shards
 from pipelines.workspace.pairs import Pairs
+from pipelines.workspace.parts import read_rows, write_part
 from pipelines.workspace.pictures import decode_pixels, encode_photo, encode_sketch
 
 
 def training_rows(folder: str, wanted: list[tuple[str, np.ndarray]]) -> pa.Table:
     """The pictures of some image shards: (part, rows) each, one after the other."""
-    return pa.concat_tables(shards.read_rows(folder, wanted, ["data"])).combine_chunks()
+    return pa.concat_tables(read_rows(folder, wanted, ["data"])).combine_chunks()
 
 
 def write_pairs(
@@ -38,5 +38,5 @@ def write_pairs(
         }
         rows.append({"item": i, "label": item.label, "negative_label": item.negative_label, **encoded})
     table = pa.Table.from_pylist(rows, schema=Pairs.SCHEMA)
-    shards.write_part(storage.join(folder, task["part"]), table, row_group=settings.row_group)
+    write_part(storage.join(folder, task["part"]), table, row_group=settings.row_group)
     return {"part": task["part"], "rows": task["rows"]}

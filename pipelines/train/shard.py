@@ -24,10 +24,10 @@ from pipelines.runtime.ray_tasks import connect, run_parts
 from pipelines.store import storage
 from pipelines.train.items import ItemPlan
 from pipelines.train.pairing import training_rows, write_pairs
-from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import Members, training_members
 from pipelines.workspace.pairs import Pairs
+from pipelines.workspace.parts import batched_parts, part_name
 
 
 @logs.stage("shard")
@@ -56,7 +56,7 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
     if settings.layout == "shards":
         starts = range(0, settings.items, settings.part_size)
         written = [
-            {"name": shards.part_name(i, len(starts)), "rows": min(settings.part_size, settings.items - start)}
+            {"name": part_name(i, len(starts)), "rows": min(settings.part_size, settings.items - start)}
             for i, start in enumerate(starts)
         ]
         _write(folder, written, images, members, settings, config.ingest.part_size)
@@ -99,7 +99,7 @@ def _write(
     # process and spills what does not fit; any item may need any picture. A table is of several image shards.
     load = ray.remote(training_rows)
     wanted = images.rows(members)
-    batches = shards.batches([len(rows) for _, rows in wanted], table_rows)
+    batches = batched_parts([len(rows) for _, rows in wanted], table_rows)
     tables = [load.remote(images.url, wanted[batch.start : batch.stop]) for batch in batches]
     where = _positions(members.part, batches)
     work = partial(

@@ -17,8 +17,8 @@ import torch
 
 from pipelines.store import storage
 from pipelines.train.items import ROLES, ItemPlan
-from pipelines.workspace import shards
 from pipelines.workspace.pairs import Pairs
+from pipelines.workspace.parts import open_part
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.tensors import to_tensor
 from zse_model.methods import TrainBatch
@@ -72,7 +72,7 @@ class ShardSource:
             part, group = key
             if part not in self._open:
                 url = storage.join(self.folder, self.parts[part][0])
-                self._open[part] = shards.open_part(url)
+                self._open[part] = open_part(url)
                 if len(self._open) > OPEN_PARTS:
                     self._open.popitem(last=False)[1].close()
             self._open.move_to_end(part)

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
-from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.kept import Kept
 from pipelines.workspace.members import Members
+from pipelines.workspace.parts import open_part, part_extra, read_parts
 from zse_model.methods import Encoding
 
 COLUMNS = ("id", "modality", "category", "instance", "sha256")
@@ -64,13 +64,13 @@ class Encodings(Kept):
 
     def ids(self, modality: str) -> list[str]:
         """Of the pictures of a modality, in stored order."""
-        tables = shards.read_parts(self.url, list(self.parts(modality)), ["id", "modality"])
+        tables = read_parts(self.url, list(self.parts(modality)), ["id", "modality"])
         return [id for table in tables for id in table.filter(pc.field("modality") == modality)["id"].to_pylist()]
 
     def values(self, part: str, modality: str, names: Sequence[str] | None = None) -> Encoding:
         """What was encoded of the pictures of a modality in one part, in stored order; None = everything."""
-        file = shards.open_part(storage.join(self.url, part))
-        stored = shards.part_extra(file.schema_arrow)["shapes"]
+        file = open_part(storage.join(self.url, part))
+        stored = part_extra(file.schema_arrow)["shapes"]
         shapes = {name: stored[name] for name in names or stored}
         table = file.read(columns=["modality", *shapes]).filter(pc.field("modality") == modality)
         return {name: _tensor(table[name], shape) for name, shape in shapes.items()}
@@ -80,8 +80,8 @@ class Encodings(Kept):
         index = {name: i for i, name in enumerate(images.parts)}
         tables, shapes = [], {}
         for name in self.parts(modality):
-            file = shards.open_part(storage.join(self.url, name))
-            stored = shards.part_extra(file.schema_arrow)["shapes"]
+            file = open_part(storage.join(self.url, name))
+            stored = part_extra(file.schema_arrow)["shapes"]
             shapes = {name: shape for name, shape in stored.items() if len(shape) == 1}
             columns = [*COLUMNS, "images", "row", *shapes]
             tables.append(file.read(columns=columns).filter(pc.field("modality") == modality))

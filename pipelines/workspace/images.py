@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.workspace import shards
 from pipelines.workspace.kept import Kept
 from pipelines.workspace.members import Members
+from pipelines.workspace.parts import read_parts, read_rows
 
 _MEMBERS = ["id", "modality", "category", "instance", "sha256"]
 
@@ -79,7 +79,7 @@ class Images(Kept):
 
     def members(self) -> Members:
         """All pictures, in stored order."""
-        tables = list(shards.read_parts(self.url, list(self.parts), _MEMBERS))
+        tables = list(read_parts(self.url, list(self.parts), _MEMBERS))
         table = pa.concat_tables(tables)
         part = np.repeat(np.arange(len(tables)), [t.num_rows for t in tables])
         row = np.concatenate([np.arange(t.num_rows) for t in tables])
@@ -107,7 +107,7 @@ class Images(Kept):
         return data
 
     def _tables(self, members: Members, column: str) -> Iterator[pa.Table]:
-        return shards.read_rows(self.url, self.rows(members), [column])
+        return read_rows(self.url, self.rows(members), [column])
 
 
 def _places(members: Members) -> list[np.ndarray]:

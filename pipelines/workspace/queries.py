@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pipelines.runtime.errors import StorageError
-from pipelines.workspace import shards
+from pipelines.workspace.parts import open_part
 from pipelines.workspace.reports import Report
 from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import PairedDifference, paired_difference
@@ -72,7 +72,7 @@ class Queries:
             said = f"{report.url} is no report: it has no {report.QUERIES}. `zse evaluate` ends by naming one"
             raise StorageError(said)
         self.report = report
-        self._file = shards.open_part(report.file(report.QUERIES))
+        self._file = open_part(report.file(report.QUERIES))
 
     @property
     def keys(self) -> list[str]:

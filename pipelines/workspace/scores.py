@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipelines.store import storage
-from pipelines.workspace import shards
 from pipelines.workspace.kept import Kept
+from pipelines.workspace.parts import open_part
 
 
 class Scores(Kept):
@@ -23,7 +23,7 @@ class Scores(Kept):
 
     def rows(self) -> Iterator[Tensor]:
         """The score matrix in stored order, float32 [rows of a row group, g] a time."""
-        parts = [shards.open_part(storage.join(self.url, shard["name"])) for shard in self.manifest["shards"]]
+        parts = [open_part(storage.join(self.url, shard["name"])) for shard in self.manifest["shards"]]
         for group in range(parts[0].num_row_groups):
             columns = []
             for part in parts:

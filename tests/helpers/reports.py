@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.judge.compare import Side
 from pipelines.store import storage
-from pipelines.workspace import shards
+from pipelines.workspace.parts import encode_part
 from pipelines.workspace.reports import Report
 
 SELECTION, TEST = "shop-selection.01234567", "shop.01234567"
@@ -42,7 +42,7 @@ def measured(
             "instance": [None] * 8 * count,
             key: values,
         }
-        storage.write_bytes(f"{url}/queries.parquet", shards.encode_part(pa.table(columns), row_group=80))
+        storage.write_bytes(f"{url}/queries.parquet", encode_part(pa.table(columns), row_group=80))
         names = dict(zip(("setting", "protocol", "mode", "metric"), key.split("/"), strict=True))
         row = {"value": values.mean(), "ci_low": mean - 0.03, "ci_high": mean + 0.03, "classes": count}
         storage.write_json(f"{url}/report.json", [{**names, **row, "method": "global", "gallery": gallery}])

@@ -24,9 +24,9 @@ from pipelines.ingest.stage import ingest, plan_ingest
 from pipelines.run import run
 from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
-from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.kept import complete
+from pipelines.workspace.parts import batched_parts, open_part, read_parts
 from pipelines.workspace.pictures import decode_pixels
 from tests.conftest import tiny_folder
 from tests.helpers.faulty_store import FaultyStore
@@ -144,7 +144,7 @@ def test_a_name_that_is_no_text_and_a_link_to_nothing_are_skipped_and_named(tmp_
     put(tmp_path, os.fsdecode(b"sketch/cat/\xe9t\xe9.png"))
     records = create_dataset(config.dataset).records()
     done = write_part(config, records, tmp_path / "w")
-    kept = shards.open_part(str(tmp_path / "w" / PART)).read(columns=["id"])["id"].to_pylist()
+    kept = open_part(str(tmp_path / "w" / PART)).read(columns=["id"])["id"].to_pylist()
     assert kept == ["photo/cat/1.jpg", "sketch/cat/1.png", "sketch/cat/two\nlines\t.png"]
     assert {line["uri"]: line["reason"] for line in json.loads(done["skipped"])} == {
         "sketch/cat/gone.png": "FileNotFoundError: cannot be read",
@@ -294,7 +294,7 @@ def test_every_file_has_its_outcome(images: Images) -> None:
     }
     rows = [
         row
-        for part in shards.read_parts(images.url, sorted(images.parts), ["id", "modality", "data"])
+        for part in read_parts(images.url, sorted(images.parts), ["id", "modality", "data"])
         for row in part.to_pylist()
     ]
     assert {row["id"] for row in rows} >= {f"photo/odd/{name}" for name in PHOTOS}
@@ -319,7 +319,7 @@ def test_a_store_with_faults_gives_the_same_bytes_and_loses_nothing(
 
     plan = plan_ingest(config, workspace)
     folder, planned = plan.folder, plan.parts
-    tasks = shards.batches([len(records) for records in planned.values()], config.ingest.part_size)
+    tasks = batched_parts([len(records) for records in planned.values()], config.ingest.part_size)
     assert len(tasks) > 4, "more than this Ray has CPUs: some are written before the last begins"
     hit, uris = list(planned)[-1], [record.path for record in list(planned.values())[-1]]
     store.fail("truncated", f"/{re.escape(uris[-1])}$")

@@ -14,7 +14,7 @@ from pipelines.judge.compare import Side, by_class_difference, compare, compare_
 from pipelines.run import Outputs, run
 from pipelines.store import storage
 from pipelines.tracking import TrackingError, reports_of
-from pipelines.workspace import shards
+from pipelines.workspace.parts import open_part
 from tests.conftest import tiny
 from tests.helpers.command import invoked
 from tests.helpers.reports import measured
@@ -43,7 +43,7 @@ def test_a_comparison_is_of_the_same_queries_by_class(two: tuple[Path, Outputs, 
     (row,) = [r for r in json.loads((tmp_path / "compare.json").read_text()) if r["protocol"] == "plain"]
     values = {}
     for name, out in (("first", one), ("second", other)):
-        table = shards.open_part(storage.join(out.reports["global"].url, "queries.parquet")).read().to_pydict()
+        table = open_part(storage.join(out.reports["global"].url, "queries.parquet")).read().to_pydict()
         values[name] = np.array(table[f"{row['setting']}/plain/ret/mAP_all"])
     assert row["means"] == pytest.approx([values["first"].mean(), values["second"].mean()])
     assert row["value"] == pytest.approx((values["second"] - values["first"]).mean())

@@ -20,10 +20,10 @@ from pipelines.store import storage
 from pipelines.train.items import ItemPlan
 from pipelines.train.shard import shard
 from pipelines.train.sources import MemorySource, ShardSource
-from pipelines.workspace import shards
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import training_members
 from pipelines.workspace.pairs import Pairs
+from pipelines.workspace.parts import open_part, read_parts
 from tests.conftest import TINY, tiny, tiny_folder
 from tests.helpers.pictures import picture
 from zse_model.checkpoint import load_checkpoint
@@ -44,7 +44,7 @@ def contents(folder: str) -> dict[str, bytes]:
 
 def rows_of(images: Images) -> dict[str, dict[str, Any]]:
     """Rows by id."""
-    tables = shards.read_parts(images.url, list(images.parts), ["id", "sha256", "data"])
+    tables = read_parts(images.url, list(images.parts), ["id", "sha256", "data"])
     return {row["id"]: row for table in tables for row in table.to_pylist()}
 
 
@@ -176,9 +176,9 @@ def test_pair_shards_hold_the_plan_and_only_training_classes(prepared: tuple[str
     split, parts = pairs.split, list(pairs.parts)
     assert set(pairs.classes) == set(split.training) and len(split.pseudo_unseen) == 1
     assert not set(pairs.classes) & (set(split.unseen) | set(split.pseudo_unseen))
-    tables = list(shards.read_parts(pairs.url, parts, ["item", "label"]))
+    tables = list(read_parts(pairs.url, parts, ["item", "label"]))
     assert [i for t in tables for i in t["item"].to_pylist()] == list(range(48))
-    assert shards.open_part(storage.join(pairs.url, parts[0])).metadata.num_row_groups == 4
+    assert open_part(storage.join(pairs.url, parts[0])).metadata.num_row_groups == 4
 
     whole = contents(pairs.url)
     for name in ("manifest.json", parts[2]):

@@ -14,7 +14,7 @@ import pytest
 from pipelines.datasets.adapters.folder import Folder, FolderConfig
 from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
-from pipelines.workspace import shards
+from pipelines.workspace.parts import open_part, write_part
 from tests.helpers.faulty_store import LATE, FaultyStore
 
 NAMES = ["a b.png", "50%#1?.png", "ünï.png", "[1]*.png"]
@@ -194,13 +194,13 @@ def test_many_reads_outlast_a_burst_of_slow_down(
 
 def test_a_part_is_never_read_from_half_an_answer(bucket: str, store: FaultyStore) -> None:
     url, table = storage.join(bucket, "part.parquet"), pa.table({"data": [bytes([i]) * 9999 for i in range(20)]})
-    shards.write_part(url, table, row_group=5)
+    write_part(url, table, row_group=5)
     store.fail("truncated", "GET .*part.parquet", times=1)
-    file = shards.open_part(url)
+    file = open_part(url)
     store.fail("truncated", "GET .*part.parquet", times=1)
     assert file.read().equals(table.replace_schema_metadata(file.schema_arrow.metadata))
     store.fail("truncated", "GET .*part.parquet")
-    for broken in (file.read, lambda: shards.open_part(url)):
+    for broken in (file.read, lambda: open_part(url)):
         with pytest.raises(StorageError, match="part.parquet cannot be used: ClientPayloadError"):
             broken()
 

@@ -30,7 +30,7 @@ def is_part(name: str) -> bool:
     return name.startswith("part-")
 
 
-def batches(sizes: Sequence[int], most: int) -> list[range]:
+def batched_parts(sizes: Sequence[int], most: int) -> list[range]:
     """Consecutive parts that together have at most `most` rows; a larger one stands alone. They cover all parts."""
     out: list[range] = []
     held = 0

@@ -1,6 +1,6 @@
-"""Files at URLs, read and written.
+"""Read and write files at URLs. Other rooms call it as `store.storage`.
 
-Writes appear whole or not at all: locally through a temporary name and a rename, on an object store because a PUT is
+A write appears whole or not at all: a local one is renamed from a temporary file, and a PUT to an object store is
 atomic.
 """
 
@@ -31,9 +31,9 @@ from pipelines.store.urls import absolute, in_url, is_local, join
 A = TypeVar("A")
 B = TypeVar("B")
 
-WAIT_AT_ONCE = 16  # threads that wait for a store: in a bucket a part is three answers
-PARTS_AT_ONCE = 8  # of one large file, 50 MB each, that are sent side by side
-BLOCK = 16 * 2**20  # bytes of a file in a store that are asked for at once where it is read through
+WAIT_AT_ONCE = 16  # threads that wait for a store: a part in a bucket takes three requests
+PARTS_AT_ONCE = 8  # parts of a large file, 50 MB each, that are uploaded at once
+BLOCK = 16 * 2**20  # bytes a request, where a file in a store is read from start to end
 
 
 def read_bytes(url: str) -> bytes:
@@ -41,7 +41,8 @@ def read_bytes(url: str) -> bytes:
 
 
 class RangeFile(io.RawIOBase):
-    """A file in a store, for who reads it here and there or in blocks; each read is one request."""
+    """A file in a store with random access; each read is one request. Raises StorageError for a missing file and for a
+    folder."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -84,7 +85,7 @@ class RangeFile(io.RawIOBase):
 
 @contextmanager
 def open_read(url: str) -> Iterator[IO[bytes]]:
-    """A file to read through from its start; .gz, .bz2 and .xz are unpacked on the way. Raises StorageError."""
+    """A file as a stream from its start; .gz, .bz2 and .xz are decompressed. Raises StorageError for a missing file."""
     fs, path = filesystem(url)
     try:
         if not fs.async_impl:
@@ -99,11 +100,12 @@ def open_read(url: str) -> Iterator[IO[bytes]]:
 
 
 def read_many(url: str, paths: Sequence[str]) -> list[bytes | Exception]:
-    """Files below `url`, fetched side by side where the store allows it; a failed one is its exception."""
+    """The contents of files below `url`, requested in parallel where the store allows it. A failed file is its
+    exception."""
     fs, root = filesystem(url)
     full = [f"{root.rstrip('/')}/{in_url(url, path)}" for path in paths]
-    if not fs.async_impl:  # one after the other, and no pattern is read into a name with * or [ in it
-        read = _read_local if is_local(url) else fs.cat_file  # fsspec's own way to a local file costs 0.1 ms more
+    if not fs.async_impl:  # file by file: `fs.cat` reads * and [ in a name as a pattern
+        read = _read_local if is_local(url) else fs.cat_file  # for a local file fsspec takes 0.1 ms more
         return [_try(read, path) for path in full]
     return _fetch_all(fs, [(path, None, None) for path in full])
 
@@ -117,8 +119,8 @@ def _fetch_all(fs: Any, wanted: Sequence[tuple[str, int | None, int | None]]) ->
 
 
 async def _fetch(fs: Any, wanted: Sequence[tuple[str, int | None, int | None]]) -> Sequence[bytes | Exception]:
-    """One GET for each (path, start, end), side by side: `fs.cat` reads * and [ in a name as a pattern,
-    `fs.cat_ranges` asks twice."""
+    """One GET for each (path, start, end), in parallel. `fs.cat` reads * and [ in a name as a pattern, and
+    `fs.cat_ranges` sends two requests."""
     return await asyncio.gather(*(_get(fs, *one) for one in wanted))
 
 
@@ -132,7 +134,8 @@ async def _get(fs: Any, path: str, start: int | None, end: int | None) -> bytes 
 
 
 def read_ranges(url: str, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes | Exception]:
-    """Byte ranges (start, length) of a file below `url`; a failed one is its exception. Never the whole file."""
+    """Byte ranges (start, length) of a file below `url`, without reading the whole file. A failed range is its
+    exception."""
     fs, root = filesystem(url)
     full = f"{root.rstrip('/')}/{in_url(url, path)}"
     if is_local(url):
@@ -147,7 +150,7 @@ def read_ranges(url: str, path: str, ranges: Sequence[tuple[int, int]]) -> list[
 
 
 def download_file(url: str, target: Path) -> None:
-    """Copy one file to a local path, without holding it in memory."""
+    """Copy a file to a local path without holding it in memory. Raises StorageError for a missing file."""
     with RangeFile(url) as source, target.open("wb") as file:
         shutil.copyfileobj(source, file, BLOCK)
 
@@ -170,9 +173,9 @@ def _read_local(path: str) -> bytes:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Whole or not at all."""
+    """Write a file whole or not at all. Raises StorageError for a full disk and for a failure of the store."""
     if not is_local(url):
-        # s3fs sends the parts of a large file one after the other, but for this.
+        # Without this s3fs uploads the parts of a large file one after the other.
         ask(url, "pipe_file", data, **({"max_concurrency": PARTS_AT_ONCE} if url.startswith("s3") else {}))
         return
     with _replacing(Path(filesystem(url)[1])) as temporary:
@@ -180,8 +183,11 @@ def write_bytes(url: str, data: bytes) -> None:
 
 
 def create(url: str, data: bytes) -> bool:
-    """`write_bytes` for one of several processes at once: False where the file is there already. A store that cannot
-    tell (no conditional writes, no links) is asked first, and two in the same moment may both be told True."""
+    """Write a file if it does not exist; False if it does. Of several processes at once, one gets True.
+
+    A store without conditional writes, or a disk without links, is only checked first: two processes in the same moment
+    may both get True.
+    """
     try:
         if not is_local(url):
             ask(url, "pipe_file", data, mode="create")
@@ -197,7 +203,7 @@ def create(url: str, data: bytes) -> bool:
         return _holds(url, data)
     except StorageError as error:
         code = answer_of(error.__cause__).get("Code") if error.__cause__ else None
-        if code in ("PreconditionFailed", "412"):  # as stores other than S3 say FileExistsError
+        if code in ("PreconditionFailed", "412"):  # s3fs raises FileExistsError for S3's form of this answer only
             return _holds(url, data)
         if code != "NotImplemented":
             raise
@@ -211,15 +217,16 @@ def create(url: str, data: bytes) -> bool:
 
 
 def _holds(url: str, data: bytes) -> bool:
-    """Whether the file that is there already was written by us: an answer that broke off was asked for again."""
+    """Whether the existing file has this content: an earlier attempt wrote it and its answer was lost."""
     try:
         return read_bytes(url) == data
-    except FileNotFoundError:  # it was somebody's, and is gone
+    except FileNotFoundError:  # another process wrote and deleted it
         return False
 
 
 def copy_file(source: str, target: str) -> None:
-    """Whole or not at all, both in one store: a bucket copies by itself. Raises StorageError where there is none."""
+    """Copy a file within one store, whole or not at all; a bucket copies without a download. Raises StorageError for a
+    missing source."""
     to = filesystem(target)[1]
     try:
         if not is_local(target):
@@ -233,8 +240,8 @@ def copy_file(source: str, target: str) -> None:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A name beside the target, which becomes it on leaving; gone after an error. Raises StorageError where the disk is
-    full."""
+    """A temporary path beside the target: renamed to the target at the end, deleted after an error. Raises StorageError
+    for a full disk."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -244,20 +251,22 @@ def _replacing(target: Path) -> Iterator[Path]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise StorageError(
-            f"{target} cannot be written: {error.strerror}. Make room there; what is written is kept: the same command "
-            "goes on from there"
+            f"{target} cannot be written: {error.strerror}. Finished work is kept; free disk space there and run the "
+            "same command again to continue"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def read_json(url: str) -> Any:
-    """Raises StorageError for a file that is not JSON, such as one that was cut."""
+    """Read a JSON file. Raises FileNotFoundError, and StorageError for a file that is not JSON, such as a cut one."""
     try:
         return json.loads(read_bytes(url))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise StorageError(f"{url} is not JSON{line}. Restore it, or delete its folder and make it again") from None
+        raise StorageError(
+            f"{url} is not JSON{line}. Restore it, or delete its folder and run the stage again"
+        ) from None
 
 
 def write_json(url: str, value: Any) -> None:
@@ -269,7 +278,7 @@ def as_json(value: Any) -> bytes:
 
 
 def upload_folder(folder: Path, url: str, last: str) -> None:
-    """Copy the files of a flat folder; `last` goes last, so that its presence means all of it."""
+    """Upload the files of a flat folder; `last` is written last, so its presence means a complete copy."""
     *others, final = sorted(folder.iterdir(), key=lambda f: f.name == last)
     for file in (others, [final]):
         for _ in side_by_side(lambda one: write_bytes(join(url, one.name), one.read_bytes()), file):
@@ -277,7 +286,7 @@ def upload_folder(folder: Path, url: str, last: str) -> None:
 
 
 def download_folder(url: str, folder: Path) -> Path:
-    """Copy the files directly in a folder to a local one."""
+    """Copy the files directly in a folder to a local folder, which is made; returns the local one."""
     folder.mkdir(parents=True, exist_ok=True)
     for _ in side_by_side(lambda name: (folder / name).write_bytes(read_bytes(join(url, name))), names(url)):
         pass
@@ -285,14 +294,17 @@ def download_folder(url: str, folder: Path) -> Path:
 
 
 def side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """`work` of each item in threads, results in order: for what waits for a store."""
+    """The result of `work` for each item, in order, from `WAIT_AT_ONCE` threads: for work that waits for a store."""
     with ThreadPoolExecutor(WAIT_AT_ONCE) as pool:
         yield from pool.map(work, items)
 
 
 @contextmanager
 def local_copy(url: str) -> Iterator[Path]:
-    """A local path with the content of a file or a flat folder: itself, or a copy that is deleted on leaving."""
+    """A local path with the content of a file or a flat folder: `url` itself, or a copy that is deleted at the end.
+
+    Raises StorageError for a missing local path, FileNotFoundError for a missing file in a store.
+    """
     if is_local(url):
         local = Path(absolute(url))
         if not local.exists():
@@ -310,12 +322,12 @@ def local_copy(url: str) -> Iterator[Path]:
 
 
 def remove(url: str) -> None:
-    """Delete a file; nothing if it is not there."""
+    """Delete a file, if it exists."""
     with suppress(FileNotFoundError):
         ask(url, "rm_file")
 
 
 def remove_folder(url: str) -> None:
-    """Delete a folder and what is in it; nothing if it is not there."""
+    """Delete a folder with its content, if it exists."""
     if exists(url):
         ask(url, "rm", recursive=True)

@@ -1,4 +1,4 @@
-"""sha256 of bytes, of values and of lines: how outputs are named by what made them."""
+"""sha256 of bytes, JSON values and lines. Outputs are named by the hash of what made them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def sha256(data: bytes) -> str:
 
 
 def digest(value: Any, length: int = 64) -> str:
-    """sha256 of the canonical JSON of a value, hex: how outputs are named by what made them."""
+    """The first `length` hex digits of the sha256 of a value's canonical JSON; other types count as their `str`."""
     return sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode())[:length]
 
 
 def digest_lines(lines: Iterable[str]) -> str:
-    """sha256 of lines, order counts, without holding them."""
+    """sha256 of lines in their order, hex. The lines are not held in memory."""
     sha = hashlib.sha256()
     for line in lines:
         sha.update(line.encode())

@@ -1,11 +1,11 @@
-"""One at a time: a second process on the same folder is told, before it touches anything.
+"""A lease on a folder. A second process on the folder fails before it writes anything; `zse train` holds one.
 
-    <folder>/lease/<n>.json    who holds it; the highest n does
+    <folder>/lease/<n>.json    a holder; the highest n counts
 
-A lease is renewed while it is held, with a note of how far its holder is, and deleted afterwards. One that is not
-renewed any more belongs to a process that was killed: whoever comes takes the next number, which only one of several at
-once can create. Clocks of two machines may differ by any time: whoever comes reads the lease until it changes, and
-measures by a clock of its own how long it did not. Our design.
+The holder renews its lease with a note of its progress, and deletes it at the end. A lease without renewals belongs to
+a killed process. The next process creates the next number, which only one of several processes can. The clocks of two
+machines may differ by any time: the next process reads the lease until it changes, and measures the time by its own
+clock. Our design.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from pipelines.runtime.progress import say
 from pipelines.store import storage
 from zse_model.errors import ZseError
 
-EVERY, STALE = 5.0, 20.0  # s: how often it is renewed, and after how long without it is nobody's
-LOOK = 1.0  # s: how often whoever waits reads it
+EVERY, STALE = 5.0, 20.0  # s between renewals, and s without a renewal after which the lease is free
+LOOK = 1.0  # s between reads of a waiting process
 
 
 class HeldError(ZseError):
-    """Another process is at work on the same."""
+    """Another process works in the folder."""
 
 
 @contextmanager
 def held(folder: str, what: str) -> Iterator[dict[str, Any]]:
-    """Hold the lease of a folder; gives a note that each renewal takes along. Raises HeldError where another process
-    does, and shows that it lives.
+    """Hold the lease of a folder. Gives a note, a dict that each renewal writes. Raises HeldError if another process
+    holds and renews the lease.
 
-    Where there is a lease this waits for its next renewal, up to `STALE` seconds; not where its process is known to be
-    gone from this machine. `what` says what it is.
+    If there is a lease, this waits up to `STALE` seconds for its renewal, unless its process ran on this machine and is
+    gone. `what` is the name of the work in the error.
     """
     note: dict[str, Any] = {}
     me = {
@@ -66,13 +66,13 @@ def held(folder: str, what: str) -> Iterator[dict[str, Any]]:
         with repeated(lambda: _renew(mine, me | {"note": dict(note)}), EVERY):
             yield note
     finally:
-        with suppress(StorageError):  # a store that is away: it is nobody's after a while, too
+        with suppress(StorageError):  # without a store the lease expires by itself
             storage.remove(mine)
 
 
 def holder(folder: str) -> dict[str, Any] | None:
-    """Who held the lease of a folder last: host, pid, since, renewed (s since the epoch of its clock), note. None =
-    nobody, as far as that is seen from here: a lease of a process that was killed elsewhere stays as it is."""
+    """The last holder of a folder's lease: host, pid, since, renewed (s since the epoch by its clock), note. None if
+    there is none, or if its process ran on this machine and is gone. A process killed elsewhere is still the holder."""
     numbers = _numbers(folder)
     return _known(_url(folder, numbers[-1])) if numbers else None
 
@@ -94,15 +94,15 @@ def _renew(url: str, me: dict[str, Any]) -> None:
     try:
         storage.write_bytes(url, _signed(me))
     except (StorageError, OSError) as error:
-        say(f"The lease {url} could not be renewed ({error}); it is tried again", logging.WARNING)
+        say(f"Could not renew the lease {url} ({error}). Retrying every {EVERY:.0f} s", logging.WARNING)
 
 
 def _alive(url: str) -> dict[str, Any] | None:
-    """Who holds it, if that is seen to live. Raises StorageError where the store does not answer: then nobody knows."""
+    """The holder, if it renews the lease. Raises StorageError if the store does not answer: the holder may live."""
     first = _known(url)
     if first is None:
         return None
-    say(f"{first['host']} holds {url}; waiting up to {STALE:.0f} s for its next sign of life")
+    say(f"{first['host']} holds the lease {url}. Waiting up to {STALE:.0f} s for its renewal")
     end = time.monotonic() + STALE
     while time.monotonic() < end:
         time.sleep(LOOK)
@@ -113,7 +113,7 @@ def _alive(url: str) -> dict[str, Any] | None:
 
 
 def _known(url: str) -> dict[str, Any] | None:
-    """Who wrote it, unless that is a process of this machine which is gone."""
+    """The holder that a lease names, unless its process ran on this machine and is gone."""
     found = _read(url)
     if found and found.get("processes") == _processes() and not psutil.pid_exists(found["pid"]):
         return None
@@ -122,8 +122,8 @@ def _known(url: str) -> dict[str, Any] | None:
 
 @cache
 def _processes() -> str:
-    """Whose process ids these are: of this start of this machine, or of a container on it. Containers may share a host
-    name, and each counts its processes from 1."""
+    """The scope of process ids: this boot of the machine and its container. Containers may share a host name, and each
+    counts its processes from 1."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
@@ -141,5 +141,5 @@ def _said(what: str, other: dict[str, Any]) -> str:
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(other.get("since", time.time())))
     return (
         f"{what} is being made by process {other.get('pid', '?')} on {other.get('host', 'another machine')}, since "
-        f"{began}. Wait for it, or stop it and give the same command again"
+        f"{began}. Wait for it, or stop it and run the same command again"
     )

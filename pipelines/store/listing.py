@@ -1,4 +1,4 @@
-"""What is in a folder, and what a store says of a file."""
+"""List folders, and get the size and version of files. Other rooms call it as `store.storage`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipelines.store.retry import FETCH_AT_ONCE, NO_FAILURE, ask, failure, files
 from pipelines.store.urls import ARCHIVES, absolute, below, is_local, is_web
 from pipelines.store.walk import entries, walk
 
-PAGE = 1000  # keys of a bucket listed at once
+PAGE = 1000  # keys a request for a bucket's listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class FileInfo:
     """Relative to the listed folder, `/` between parts."""
     size: int
     version: str
-    """A hash or ETag, or the modification time: it or the size changes when the content does. Empty for a link that
-    leads nowhere."""
+    """A hash, an ETag or the modification time. It or the size changes when the content does. Empty for a broken
+    link."""
 
 
 def list_files(url: str) -> Iterator[FileInfo]:
-    """Every file below a folder, in no particular order. Raises StorageError for a folder that is not there, for a
-    store that does not say when a file changes, and for a key that no path leads to."""
+    """Yield every file below a folder, in any order. Raises StorageError for a missing folder, for a file without a
+    version, and for a key that is not a path."""
     if is_local(url):
         root = absolute(url)
         if not os.path.exists(root):
@@ -65,16 +65,16 @@ def list_files(url: str) -> Iterator[FileInfo]:
 
 
 def missing(url: str) -> StorageError:
-    return StorageError(f"{url} does not exist, or holds nothing that these credentials may list")
+    return StorageError(f"{url} does not exist, or these credentials may not list it. Check both")
 
 
 def no_folder(url: str) -> str:
-    return f"{url} is a file. Give a folder, or for pictures one of {' '.join(ARCHIVES)}"
+    return f"{url} is a file. Give a folder, or an archive of pictures: {' '.join(ARCHIVES)}"
 
 
 def _listed(url: str) -> Iterator[dict[str, Any]]:
-    """What a store says of each file: a page of S3 at a time, a folder of others. `fs.find` would hold all, and s3fs
-    would go on holding them."""
+    """What a store says of each file. S3 is listed by page, other stores by folder: `fs.find` holds the whole listing,
+    and s3fs keeps it."""
     fs: Any
     fs, root = filesystem(url)
     fs.invalidate_cache()
@@ -88,16 +88,16 @@ def _listed(url: str) -> Iterator[dict[str, Any]]:
                 yield info if _version(info) else info | {"modified": _modified(fs, info["name"])}
     except NO_FAILURE:
         raise
-    except Exception as error:  # of web servers aiohttp's, which are no OSError
+    except Exception as error:  # errors of aiohttp are no OSError
         raise failure(url, error) from error
 
 
 def _walked(fs: AbstractFileSystem, root: str) -> Iterator[dict[str, Any]]:
-    """Every file below a folder. `fs.walk` passes over a folder that may not be listed; here its error is raised."""
+    """Every file below a folder. `fs.walk` skips a folder that may not be listed; this raises its error."""
     left = [root]
     while left:
         folder = left.pop()
-        with suppress(FileNotFoundError):  # it is gone, or was never there
+        with suppress(FileNotFoundError):  # the folder is missing or was deleted
             for info in cast(list[dict[str, Any]], fs.ls(folder, detail=True)):
                 if info["type"] != "directory":
                     yield info
@@ -117,8 +117,8 @@ def _objects(fs: Any, root: str) -> Iterator[dict[str, Any]]:
 
 
 def _web_files(fs: Any, root: str) -> Iterator[dict[str, Any]]:
-    """What a web server says of each file that its pages of folders link to. The pages have no version: each file is
-    asked for its header."""
+    """What a web server says of each file that its folder pages link to. The pages give no version, so each file takes
+    a HEAD request."""
     left, seen = [root], {root.rstrip("/")}
     while left:
         new = [(link, folder) for link, folder in _web_links(fs, left.pop()) if link not in seen]
@@ -130,8 +130,8 @@ def _web_files(fs: Any, root: str) -> Iterator[dict[str, Any]]:
 
 
 def _web_links(fs: Any, folder: str) -> list[tuple[str, bool]]:
-    """URLs of the files and folders that the page of a folder links to, and whether it is a folder. Links that sort the
-    page or lead out of the folder are none."""
+    """(URL, whether it is a folder) of each link on a folder's page, without links that sort the page or lead out of
+    the folder."""
     page: Any = asyn.sync(fs.loop, persist, fs, "ls", f"{folder.rstrip('/')}/", detail=True)
     inside = f"{folder.rstrip('/')}/"
     links = sorted({html.unescape(info["name"]).replace("/./", "/") for info in page})
@@ -148,19 +148,19 @@ async def _heads(fs: Any, urls: Sequence[str]) -> list[dict[str, Any]]:
 
 
 async def _head(fs: Any, url: str) -> dict[str, Any]:
-    """The headers of a file on a web server; `gone` for a link that leads nowhere."""
+    """The headers of a file on a web server; `gone` for a broken link."""
     session = await fs.set_session()
     plain = {"headers": {"Accept-Encoding": "identity"}, "allow_redirects": True}
     async with session.head(fs.encode_url(url), **plain) as answer:
         if answer.status in (404, 410):
             return {"name": url, "gone": True}
-        if answer.status not in (405, 501):  # it does not know HEAD, and so tells no version
+        if answer.status not in (405, 501):  # a server without HEAD gives no version
             answer.raise_for_status()
         return {**answer.headers, "name": url, "size": answer.headers.get("Content-Length")}
 
 
-# What changes with a file's content, and what tells when it was written, in the spellings of fsspec's stores: without
-# capitals and marks.
+# The names that fsspec's stores give to a hash of the content and to the modification time, in lower case and without
+# punctuation.
 _HASHES = (
     *("etag", "md5", "md5hash", "md5checksum", "contentmd5", "crc32c", "crc", "checksum", "contenthash"),
     *("sha256", "sha1", "sha", "blobid", "generation", "digest"),
@@ -169,25 +169,25 @@ _TIMES = ("mtime", "lastmodified", "modified", "modifiedtime", "timemodified", "
 
 
 def _version(info: dict[str, Any]) -> str:
-    """Empty where a store tells neither a hash nor both a time and a size: a size alone may stay."""
+    """A file's version; empty without a hash and without time and size. Other content may have the same size."""
     told = {re.sub("[^a-z0-9]", "", key.lower()): value for key, value in info.items()}
     keys = (*_HASHES, *_TIMES) if told.get("size") is not None else _HASHES
     return str(next((told[key] for key in keys if told.get(key)), "")).strip('"')
 
 
 def sure_version(url: str, path: str, info: dict[str, Any]) -> str:
-    """Raises StorageError where there is none."""
+    """A file's version. Raises StorageError if the store gives none."""
     if version := _version(info):
         return version
     raise StorageError(
-        f"{url} tells neither an ETag nor a time of change with a size for {printable(path)!r}, so a changed file "
-        "would be taken for the old one. Copy the files into a folder or a bucket and give that, or have the server "
-        "send ETag or Last-Modified"
+        f"{url} gives neither an ETag nor a modification time and size for {printable(path)!r}, so a change of the "
+        "file could not be noticed. Copy the files to a folder or a bucket and give its URL, or have the server send "
+        "ETag or Last-Modified"
     )
 
 
 def _modified(fs: AbstractFileSystem, path: str) -> Any:
-    """When a file was written, of stores that tell it when asked; None of others."""
+    """A file's modification time, from a store that answers a request for it; else None."""
     try:
         return fs.modified(path)
     except NotImplementedError:
@@ -199,7 +199,7 @@ def exists(url: str) -> bool:
 
 
 def names(url: str) -> set[str]:
-    """Names of the files directly in a folder; empty if it is not there."""
+    """Names of the files directly in a folder; empty for a missing folder."""
     try:
         inside = _inside(url)
     except FileNotFoundError:
@@ -208,7 +208,7 @@ def names(url: str) -> set[str]:
 
 
 def folders(url: str) -> list[str]:
-    """Names of the folders directly in a folder, sorted. A folder that is not there raises StorageError."""
+    """Sorted names of the folders directly in a folder. Raises StorageError for a missing folder and for a file."""
     try:
         found = sorted({name for name, folder in _inside(url) if folder})
         if not found and not is_local(url) and ask(url, "isfile"):
@@ -221,7 +221,7 @@ def folders(url: str) -> list[str]:
 
 
 def _inside(url: str) -> list[tuple[str, bool]]:
-    """Name, and whether it is a folder, of the files and folders directly in a folder."""
+    """(name, whether it is a folder) of the files and folders directly in a folder."""
     if is_local(url):
         modes = [(entry.name, status.st_mode) for entry, status in entries(absolute(url)) if status]
         return [(name, stat.S_ISDIR(mode)) for name, mode in modes if stat.S_ISDIR(mode) or stat.S_ISREG(mode)]
@@ -238,17 +238,17 @@ def _inside(url: str) -> list[tuple[str, bool]]:
     found = [(str(entry["name"]), entry["type"] == "directory") for entry in ask(url, "ls", detail=True)]
     if any(folder and name.endswith("/") and name.strip("/") == root for name, folder in found):
         below(url, "/")
-    # As above: not the empty object named like the folder itself.
+    # As in `list_files`, without the empty object that is named like the folder.
     real = [(name.rstrip("/"), folder) for name, folder in found if folder or not name.endswith("/")]
     return [(name.rsplit("/", 1)[-1], folder) for name, folder in real if name.strip("/") != root]
 
 
 def file_info(url: str) -> FileInfo | None:
-    """What the store says of one file; None for a folder. Raises StorageError where there is neither."""
+    """Size and version of a file; None for a folder. Raises StorageError if there is neither."""
     try:
         info = ask(url, "info")
     except FileNotFoundError as error:
-        raise StorageError(f"{url} is not there: no file and no folder has this name") from error
+        raise StorageError(f"{url} does not exist: no file and no folder has this name. Check it") from error
     if info["type"] == "directory":
         return None
     name = url.rsplit("/", 1)[-1]

@@ -1,6 +1,8 @@
-"""Requests to a store: asked again while it is away, and errors that say what it answered.
+"""Send requests to a store, retry while the store is unavailable, and raise errors with the store's answer.
 
-Credentials and endpoints come from the environment or the machine's role (AWS_ENDPOINT_URL for other stores)."""
+`files` and `listing` call it. Credentials and endpoints come from the environment or the machine's role
+(AWS_ENDPOINT_URL for other stores).
+"""
 
 from __future__ import annotations
 
@@ -23,22 +25,22 @@ from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store.urls import OF_URLS, is_local, is_web
 
-ATTEMPTS = 8
-FETCH_AT_ONCE = 32
-LONG = 4.0  # s; whoever waits longer for a store is told
-TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # s, of an attempt: until connected, and for the next byte
+ATTEMPTS = 8  # unless AWS_MAX_ATTEMPTS is set
+FETCH_AT_ONCE = 32  # parallel requests
+LONG = 4.0  # s; longer waits are logged
+TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # s an attempt: for the connection, and for the next byte
 
 
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
-    """The fsspec file system of a URL, and the path on it."""
-    if is_local(url):  # fsspec would take a name with :: in it for a chain of URLs
+    """The fsspec file system of a URL, and the path on it. Raises StorageError for an unknown protocol."""
+    if is_local(url):  # fsspec reads a name with :: as a chain of URLs
         return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(url.removeprefix("file://")))
     if is_web(url):
         url = quote(url, safe=OF_URLS)
     s3 = url.startswith(("s3://", "s3a://"))
     options = _s3_options() if s3 else {}
     try:
-        if s3 and "::" in url:  # a key: no chain of URLs begins with s3
+        if s3 and "::" in url:  # part of a key: a chain of URLs does not begin with s3
             fs: Any = fsspec.filesystem("s3", **options)
             path = fs._strip_protocol(url)
         else:
@@ -47,33 +49,33 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
         raise StorageError(
             f"Cannot use {url!r}: {error}. Allowed: a folder, s3://bucket/prefix, any fsspec URL"
         ) from error
-    except OSError as error:  # FTP connects at once
+    except OSError as error:  # FTP connects here
         raise failure(url, error) from error
     if s3:
-        fs.retries = 1  # s3fs would begin botocore's attempts again, five times and for reads 25 times, without jitter
+        fs.retries = 1  # s3fs would repeat botocore's attempts without jitter, 5 times and for reads 25 times
     return fs, path
 
 
 def patience() -> float:
-    """Seconds for which a store that fails is asked again: what AWS_MAX_ATTEMPTS, which every client of AWS knows,
-    comes to at most where the waits double from one second on."""
+    """Seconds for which a failed request is retried: at most the waits between AWS_MAX_ATTEMPTS attempts, which double
+    from 1 s. Every client of AWS reads this variable."""
     return 2.0 ** (int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS) - 1)
 
 
 def _s3_options() -> dict[str, Any]:
-    """Botocore asks again after 500, 502, 503 SlowDown, a reset or a time-out, and waits longer each time, with jitter:
-    here within a few seconds; `persist` goes on where that was not enough.
+    """Botocore retries after 500, 502, 503 SlowDown, a reset or a time-out, with growing waits and jitter, for a few
+    seconds. Then `persist` retries.
 
-    `legacy` is its mode without a quota: `standard` gives up on everything after 100 failed attempts of a process,
-    which 32 reads at once make in a few seconds of SlowDown. Concurrency within a file would ask for its size first.
+    `legacy` is the retry mode without a quota. `standard` fails every request after 100 failed attempts of a process,
+    which 32 parallel reads reach in a few seconds of SlowDown. Concurrency within a file would request its size first.
     """
     retries = {"mode": "legacy", "total_max_attempts": 3}
     return {"max_concurrency": 1, "config_kwargs": {"retries": retries, **TIMEOUTS}}
 
 
 def ask(url: str, method: str, *args: Any, **options: Any) -> Any:
-    """A method of the store of a URL, on its path. What is not there raises FileNotFoundError, as everywhere; a store
-    is asked again, and what it fails for good raises StorageError."""
+    """Call a method of the store of a URL on its path, with retries. Raises FileNotFoundError for a missing file,
+    OSError for a local failure, and StorageError for a store that still fails."""
     fs: Any
     fs, path = filesystem(url)
     fs.invalidate_cache()
@@ -84,15 +86,15 @@ def ask(url: str, method: str, *args: Any, **options: Any) -> Any:
     except NO_FAILURE:
         raise
     except Exception as error:
-        if is_local(url):  # the system's errors name the path and the reason
+        if is_local(url):  # an OSError names the path and the reason
             raise
         raise failure(url, error) from error
 
 
 async def persist(fs: Any, method: str | Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """A method of a file system, or what takes one. Asks again until `patience` is over: where a store is away for
-    longer than botocore waits, where an answer broke off on its way, which botocore does not notice, and where
-    credentials expired: they are then read anew from where they come from."""
+    """Call a method of a file system, or a function of one, and retry for `patience` seconds. Retried are a store that
+    is unavailable for longer than botocore waits, an answer that broke off, which botocore does not notice, and expired
+    credentials, which are read again from their source."""
     ask = getattr(fs, f"_{method}") if isinstance(method, str) else partial(method, fs)
     end, wait = 0.0, 1.0
     while True:
@@ -100,16 +102,16 @@ async def persist(fs: Any, method: str | Callable[..., Any], *args: Any, **optio
         try:
             return await ask(*args, **options)
         except Exception as error:
-            end = end or time.monotonic() + patience()  # from the first failure on: what is large takes its time
+            end = end or time.monotonic() + patience()  # from the first failure on: a large file takes long
             left = end - time.monotonic()
             expired = answer_of(error).get("Code") in _EXPIRED
             if left <= 0 or not (expired or _broke_off(error) or _away(error)):
                 raise
             if wait > LONG:
-                _tell(f"The store is waited for, {left:.0f} s more: {_reason(error)}")
+                _tell(f"Waiting for the store, up to {left:.0f} s more: {_reason(error)}")
         await asyncio.sleep(min(random.uniform(wait / 2, wait), left))
         wait = min(2 * wait, 2 * LONG)
-        if expired and fs._s3 is session:  # of many reads that it failed, the first renews it
+        if expired and fs._s3 is session:  # the first of many failed reads renews the session
             await fs.set_session(refresh=True)
 
 
@@ -117,7 +119,7 @@ _told = -math.inf
 
 
 def _tell(what: str) -> None:
-    """Of many that wait at once, one tells."""
+    """Log a wait, once for all requests that wait in parallel."""
     global _told
     if time.monotonic() - _told > 2 * LONG:
         _told = time.monotonic()
@@ -126,12 +128,12 @@ def _tell(what: str) -> None:
 
 NO_FAILURE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _BUSY = (429, 500, 502, 503, 504)
-_CROSSED = ("ConditionalRequestConflict", "OperationAborted")  # 409: another write was under way; nobody has it yet
+_CROSSED = ("ConditionalRequestConflict", "OperationAborted")  # 409: another write was in progress, undecided
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
 
 
 def answer_of(error: BaseException) -> dict[str, str]:
-    """The Code and Message of an error that S3 answered with; empty where it did not answer."""
+    """Code and Message of S3's error answer; empty if S3 did not answer."""
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {})
 
@@ -142,7 +144,7 @@ def _reason(error: Exception) -> str:
 
 
 def _away(error: Exception) -> bool:
-    """Whether a store answered that it is itself to blame, or not at all."""
+    """Whether a store did not answer, or answered that the fault is its own."""
     from aiohttp import ClientResponseError
     from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
@@ -156,7 +158,7 @@ def _away(error: Exception) -> bool:
 
 
 def _broke_off(error: Exception) -> bool:
-    from aiobotocore.response import AioReadTimeoutError  # s3fs brings them; slow to import, and rarely needed
+    from aiobotocore.response import AioReadTimeoutError  # slow to import, and rarely needed
     from aiohttp import ClientPayloadError
     from botocore.exceptions import ResponseStreamingError
 
@@ -164,13 +166,14 @@ def _broke_off(error: Exception) -> bool:
 
 
 def failure(url: str, error: Exception) -> StorageError:
-    mend = f"It was asked for {patience():.0f} s" if _away(error) or _broke_off(error) else "It is not asked again"
+    """The error of a failed request: the URL, the reason, whether it was retried, and what to do."""
+    mend = f"Retried for {patience():.0f} s" if _away(error) or _broke_off(error) else "Not retried"
     if isinstance(error, PermissionError):
         mend = "Check that the credentials are valid and allow it"
-    # Raised in a task it is in Ray's logs, too, and a URL may hold a password.
+    # Ray logs the errors of tasks, and a URL may hold a password.
     reason, user = _reason(error), re.match(r"[\w+.-]+://([^/]+)@", url)
-    reason = reason.replace(user[1], "***") if user else reason  # a client may repeat them without what is before
-    said = f"{url} cannot be used: {reason}. {mend}. What is written is kept: the same command goes on from there"
+    reason = reason.replace(user[1], "***") if user else reason  # a client may repeat the user without the protocol
+    said = f"{url} cannot be used: {reason}. {mend}. Finished work is kept; run the same command again to continue"
     failure = StorageError(shown(said))
     failure.passes = _away(error) or _broke_off(error)
     return failure

@@ -1,5 +1,7 @@
-"""Bytes at URLs: a local folder or any fsspec store (s3://bucket/prefix). What other rooms use of this one, under one
-name; nobody else touches paths."""
+"""Read and write bytes at URLs: a local folder or any fsspec store (s3://bucket/prefix).
+
+Other rooms call these functions and import no fsspec.
+"""
 
 from __future__ import annotations
 

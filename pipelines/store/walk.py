@@ -1,4 +1,4 @@
-"""What lies below a folder of this machine, as its user sees it: links are followed, and the walk ends."""
+"""Walk a local folder: links are followed, and the walk always ends. `listing` calls it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 
 def walk(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Every file below a folder, with what the system says of it; None for a link that leads nowhere.
+    """Yield the path of every file below a folder with its `os.stat`; None for a broken link.
 
-    A link to a folder counts as a folder, unless it leads up, to one that it lies in; and below such a link no further
-    one is followed, so links cannot make a tree endless. Pipes, sockets and devices are no files: reading one may never
-    end. A folder that may not be listed raises PermissionError: what is in it must not be missed in silence.
+    A link to a folder is followed, unless it leads to a folder that contains the link. Below a followed link no link to
+    a folder is followed: links cannot make the walk endless. Pipes, sockets and devices are skipped: reading one may
+    never end. Raises PermissionError for a folder that may not be listed: its files must not be missed silently.
     """
     left = [(root, False)]
     while left:
@@ -27,12 +27,12 @@ def walk(root: str) -> Iterator[tuple[str, os.stat_result | None]]:
 
 
 def entries(folder: str) -> Iterator[tuple[os.DirEntry[str], os.stat_result | None]]:
-    """What is directly in a folder; of a link, what it leads to."""
+    """Yield what is directly in a folder with its `os.stat`; for a link that of its target, None for a broken one."""
     with os.scandir(folder) as found:
         for entry in found:
             try:
                 yield entry, entry.stat()
-            except OSError:  # nothing there, or a link to itself
+            except OSError:  # a link without a target, or to itself
                 yield entry, None
 
 

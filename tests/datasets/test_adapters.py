@@ -504,7 +504,7 @@ def test_sketches_and_photos_in_two_archives_on_s3(tmp_path: Path, scratch: Path
     urls = (f"{s3}/sketches_png.zip", f"{s3}/photos.tgz")
     records = listed("tuberlin", urls)
     assert [r.path for r in records] == ["1//ImageResized/ufo/1.jpg", "0//png/ufo/1.png"]
-    with pytest.raises(StorageError, match="gone.zip is not there: no file and no folder"):
+    with pytest.raises(StorageError, match="gone.zip does not exist: no file and no folder"):
         listed("tuberlin", f"{s3}/gone.zip")
 
 

@@ -146,7 +146,7 @@ def test_a_file_as_a_source_or_gallery_is_refused_as_one(
 
         url = f"{request.getfixturevalue('s3')}/{tmp_path.name}/{name}"
         storage.write_bytes(url, JPEG)
-    expected = f"{url} is a file. Give a folder, or for pictures one of .zip .7z .tar "
+    expected = f"{url} is a file. Give a folder, or an archive of pictures: .zip .7z .tar "
     assert expected in str(CliRunner().invoke(app, ["datasets", "doctor", url]).exception)
     assert expected in searched(checkpoint, tmp_path, Path(url) if place == "disk" else url)[2]  # type: ignore[arg-type]
 

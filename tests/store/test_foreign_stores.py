@@ -1,4 +1,4 @@
-"""Stores that are neither a disk nor a bucket of AWS: what tells that a file changed, and names as they spell them."""
+"""Stores other than disks and AWS buckets: versions of files, and the spelling of names."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Web(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
-    """The URL of a server of `tmp_path`."""
+    """The URL of a web server for `tmp_path`."""
     Web.hidden, Web.etag, Web.failures = set(), "", 0
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Web, directory=str(tmp_path))) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -142,18 +142,18 @@ def test_a_changed_file_on_a_web_server_has_another_version(web: str, tmp_path: 
 
 
 @pytest.mark.parametrize("hidden", [{"Last-Modified"}, {"Last-Modified", "Content-Length"}, {"Content-Length"}])
-def test_a_web_server_that_tells_no_version_is_refused(web: str, tmp_path: Path, hidden: set[str]) -> None:
+def test_a_web_server_without_versions_is_refused(web: str, tmp_path: Path, hidden: set[str]) -> None:
     put(tmp_path, "cat/a.png", b"12345")
     put(tmp_path, "x.zip")
     Web.hidden = hidden
-    with pytest.raises(StorageError, match=rf"{web}/cat tells neither an ETag nor .*'a.png'.* Copy the"):
+    with pytest.raises(StorageError, match=rf"{web}/cat gives neither an ETag nor .*'a.png'.* Copy the"):
         list(storage.list_files(f"{web}/cat"))
-    with pytest.raises(StorageError, match=r"x.zip tells neither an ETag"):
+    with pytest.raises(StorageError, match=r"x.zip gives neither an ETag"):
         opened(f"{web}/x.zip")
 
 
 class Cloud(fsspec.AbstractFileSystem):
-    """A store with one file, which says what the test tells it to."""
+    """A store with one file, whose information the test sets."""
 
     protocol = "cloud"
     cachable = False
@@ -202,7 +202,7 @@ def test_a_version_under_any_spelling(cloud: str, key: str, monkeypatch: pytest.
 def test_a_size_alone_is_refused(cloud: str, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Another picture may have as many bytes."""
     monkeypatch.setattr(Cloud, "told", told)
-    with pytest.raises(StorageError, match="cloud://root tells neither an ETag nor a time of change with a size"):
+    with pytest.raises(StorageError, match="cloud://root gives neither an ETag nor a modification time and size"):
         list(storage.list_files(cloud))
 
 

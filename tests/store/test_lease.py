@@ -1,4 +1,4 @@
-"""One at a time, whatever the clocks of two machines say."""
+"""One process at a time holds a lease, whatever the clocks of two machines show."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def taken(folder: Path) -> float:
 
 
 @pytest.mark.parametrize("clock", [-3600, -30, 0, 30, 3600])
-def test_a_holder_that_lives_is_told_by_what_changes_and_not_by_its_clock(tmp_path: Path, clock: float) -> None:
+def test_a_live_holder_is_recognised_by_renewals_and_not_by_its_clock(tmp_path: Path, clock: float) -> None:
     write(tmp_path, ELSEWHERE, clock)
     with (
         repeated(lambda: write(tmp_path, ELSEWHERE, clock), 0.3),
@@ -57,7 +57,7 @@ def test_a_holder_that_lives_is_told_by_what_changes_and_not_by_its_clock(tmp_pa
 
 
 @pytest.mark.parametrize("clock", [-3600, 0, 3600])
-def test_a_holder_that_is_not_heard_of_loses_it_after_the_same_time(tmp_path: Path, clock: float) -> None:
+def test_a_holder_without_renewals_loses_the_lease_after_the_same_time(tmp_path: Path, clock: float) -> None:
     write(tmp_path, ELSEWHERE, clock)
     assert 0.8 <= taken(tmp_path) < 5
 
@@ -72,15 +72,15 @@ def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(tmp_path: Path
 
 @pytest.mark.parametrize("other", [{"processes": "4f6 pid:[1]"}, {}])
 def test_a_container_with_the_same_host_name_is_waited_for(tmp_path: Path, other: dict[str, str]) -> None:
-    """Its processes have numbers of their own; leases of earlier versions do not say whose theirs are."""
+    """Each container numbers its own processes; leases of earlier versions do not name the machine."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     write(tmp_path, {"host": lease.platform.node(), "pid": gone.pid, "id": "1", "since": 0.0, **other})
     assert holder(str(tmp_path)) is not None and taken(tmp_path) >= 0.8
 
 
-def test_a_store_that_is_away_makes_no_lease_anybodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the holder lives is not known then: it is not robbed."""
+def test_an_unavailable_store_frees_no_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder may live."""
     with held(str(tmp_path), "a training"):
 
         def away(url: str) -> None:

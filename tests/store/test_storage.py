@@ -1,4 +1,4 @@
-"""Bytes at URLs: whole or not at all, and the same on a disk and in a bucket."""
+"""Files at URLs are written whole or not at all, with the same behaviour on a disk and in a bucket."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ FAULTS = ("slow down", "reset", "truncated", "expired")
 
 @pytest.fixture
 def bucket(s3: str, store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder with one file a fault and a good one, in a store that is asked twice."""
+    """A folder with one file for each fault and a good one, in a store with two attempts a request."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     url = f"{s3}/{tmp_path.name}"
     for name in (*FAULTS, "late", "good"):
@@ -121,7 +121,7 @@ def test_a_picture_is_one_request(bucket: str, store: FaultyStore) -> None:
     assert sorted(request.split("/")[-1] for request in store.asked) == ["good", "late"]
 
 
-def test_what_a_store_fails_once_is_asked_for_again(bucket: str, store: FaultyStore) -> None:
+def test_a_request_that_fails_once_is_retried(bucket: str, store: FaultyStore) -> None:
     for name in (*FAULTS, "late"):
         store.fail(name, f"GET .*/{name}$", times=1)
     names = [*FAULTS, "late", "good"]
@@ -137,7 +137,7 @@ def test_what_a_store_fails_once_is_asked_for_again(bucket: str, store: FaultySt
     assert not any(fault.times for fault in store.faults)
 
 
-def test_what_a_store_fails_for_good_is_named_with_the_reason(
+def test_a_request_that_keeps_failing_raises_an_error_with_the_reason(
     bucket: str, store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for fault in FAULTS:
@@ -221,7 +221,7 @@ def test_one_of_several_creates(place: str, s3: str, tmp_path: Path, monkeypatch
     assert not storage.exists(url)
 
 
-def test_a_conflict_is_asked_again_and_a_condition_that_fails_is_an_answer(
+def test_a_write_conflict_is_retried_and_a_failed_condition_is_an_answer(
     s3: str, store: FaultyStore, tmp_path: Path
 ) -> None:
     url = f"{s3}/{tmp_path.name}/lease.json"
@@ -229,7 +229,7 @@ def test_a_conflict_is_asked_again_and_a_condition_that_fails_is_an_answer(
     assert storage.create(url, b"mine") and storage.read_bytes(url) == b"mine"
     assert sum(request.startswith("PUT") for request in store.asked) == 2
     store.fail("taken", "PUT")
-    assert storage.create(url, b"mine"), "an answer that broke off was asked for again"
+    assert storage.create(url, b"mine"), "a request whose answer broke off is retried"
     assert not storage.create(url, b"theirs")
     assert not storage.create(f"{url}.2", b"theirs"), "whose it was has removed it since"
 

@@ -52,7 +52,7 @@ def test_a_full_disk_is_said_and_more_room_is_enough(tmp_path: Path, small_disk:
     command = [str(BIN / "zse"), "shard", "-e", experiment(tmp_path, **changes), "-w"]
     done = subprocess.run([*command, str(small_disk)], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "No space left on device. Make room there" in done.stderr, done.stderr
+    assert "No space left on device. Finished work is kept; free disk space" in done.stderr, done.stderr
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
     subprocess.run([*command, str(small_disk)], check=True, capture_output=True)
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
@@ -76,7 +76,7 @@ def test_a_store_that_is_away_for_a_minute_is_waited_for(
     store.fail("slow down", ".")
     time.sleep(60)
     store.clear()
-    assert "is waited for" in ended(process)
+    assert "Waiting for the store" in ended(process)
     subprocess.run([str(BIN / "zse"), "train", "-e", file, "-w", str(tmp_path)], check=True, capture_output=True)
     (name,) = storage.folders("s3://zse/minute/checkpoints")
     there, here = (storage.read_json(f"{w}/checkpoints/{name}/manifest.json") for w in ("s3://zse/minute", tmp_path))

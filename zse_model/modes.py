@@ -1,7 +1,8 @@
-"""A retrieval mode as its method declares it. Configuration, help, estimate, explanation page and docs read it there.
+"""Declare a retrieval mode. Methods declare their modes; configuration, help, estimate, explanation page and docs read
+them.
 
-A mode is one of three kinds: a `scorer` of every pair; two modes combined; or a shortlist, which one mode finds and
-another one ranks.
+A mode is of one of three kinds: a `scorer` of every pair; two combined modes; or a shortlist, which one mode finds and
+another mode ranks.
 """
 
 from __future__ import annotations
@@ -22,43 +23,43 @@ def cosine(method: Any, asked: str, precision: Precision) -> Scorer:
 
 @dataclass(frozen=True, kw_only=True)
 class Mode:
-    """Functions take the method first: what a mode needs of its networks is read when it is asked for."""
+    """A mode of a method. Its functions take the method first, so that they read its networks when they are called."""
 
     name: str
-    """As it is asked for. A last N or K stands for a number: `hash-N` is asked for as `hash-64`."""
+    """The name in configurations. A last N or K stands for a number: `hash-N` is used as `hash-64`."""
     score: str
     """One sentence of help: what the score is."""
     explanation: str = ""
-    """What a reader of an explained pair has to know: what the pictures have to do with this score."""
+    """What the explanation page says: how its pictures relate to this score."""
     bits: tuple[int, ...] = ()
     """Allowed for N, the bits of a photo's code; () = the mode compares no codes."""
     pair_network: bool = False
     """Whether a network runs on every pair that is ranked, and not once a picture."""
     ready: Callable[[Any], bool] = lambda method: True
-    """Whether a method with these weights has it."""
+    """Whether a method with these weights has the mode."""
     lacking: str = ""
-    """Why a method may not have it, as a sentence."""
+    """One sentence of an error: why a method may lack the mode."""
     scorer: Callable[[Any, str, Precision], Scorer] = cosine
-    """(method, mode as asked for, precision) -> how pairs are scored."""
+    """(method, name of the mode with its number, precision) -> the scorer of pairs."""
     combined: tuple[str, str] | None = None
-    """Two modes whose scores, float32 [q, g] each, `combine` makes one of."""
+    """Two modes whose scores, float32 [q, g] each, `combine` combines."""
     combine: Callable[[Any, Tensor, Tensor], Tensor] | None = None
     shortlist: tuple[str, str] | None = None
-    """The mode that finds the K best, and the one that ranks them."""
+    """The mode that finds the K best photos, and the mode that ranks them."""
 
     def number(self, asked: str) -> int | None:
-        """The N or K of a mode that is asked for; 0 where this one has none, None for a mode of another name."""
+        """The N or K of the name `asked`: 0 if this mode has no number, None if the name is of another mode."""
         match = re.fullmatch(re.sub("[NK]$", "([1-9][0-9]*)", self.name), asked)
         number = int((*match.groups(), 0)[0]) if match else None
         return None if self.bits and number not in self.bits else number
 
     def called(self, bits: int) -> str:
-        """As it is asked for of a method whose codes have so many bits."""
+        """The name of the mode for codes of `bits` bits."""
         return re.sub("N$", str(bits), self.name)
 
     @property
     def cost(self) -> str:
-        """What a gallery of G photos costs, in words."""
+        """The cost of a search, in words."""
         if self.shortlist:
             return "a network on K pairs a query" if self.pair_network else "K dot products a query"
         if self.pair_network:
@@ -67,9 +68,9 @@ class Mode:
 
 
 RET = Mode(name="ret", score="Cosine of two embeddings.")
-"""The mode that every method has. It comes first: the default, and what checkpoints are selected by."""
+"""The mode that every method has. It is the first: the default, and the mode that selects checkpoints."""
 
 
 def rerank_depth(asked: str) -> int | None:
-    """K of `rerank-K`, None for another mode."""
+    """The K of `rerank-K`; None for another mode."""
     return Mode(name="rerank-K", score="").number(asked)

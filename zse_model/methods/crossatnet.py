@@ -70,10 +70,10 @@ class CrossATNetConfig:
 
 
 EXPLAINED_CODES = (
-    "The score is the bits on which two codes agree less those on which they differ. The masks are what the embedding "
-    "was made with that a code is read off."
+    "The score is the number of equal bits minus the number of different bits of two codes. A code is made from an "
+    "embedding. The masks show the weight of each place in the photo's embedding."
 )
-UNFITTED = "Codes are fitted when a training ends, of as many bits as its configuration says."
+UNFITTED = "A training fits its codes at its end, with the bits of its configuration (bits above 0)."
 
 
 def fitted(kind: str) -> Callable[[CrossATNet], bool]:
@@ -82,7 +82,7 @@ def fitted(kind: str) -> Callable[[CrossATNet], bool]:
 
 CODES = Mode(
     name="hash-N",
-    score="Bits on which two learned codes agree, less those on which they differ.",
+    score="Equal minus different bits of two learned codes.",
     explanation=EXPLAINED_CODES,
     bits=BITS,
     ready=fitted("hash"),
@@ -97,13 +97,16 @@ class CrossATNet(RetrievalMethod):
         RET,
         CODES,
         replace(
-            CODES, name="itq-N", score="The same of the baseline: ITQ codes of the embeddings.", ready=fitted("itq")
+            CODES,
+            name="itq-N",
+            score="Equal minus different bits of two ITQ codes of the embeddings: the baseline.",
+            ready=fitted("itq"),
         ),
         replace(
             CODES,
             name="asym-N",
-            score="Bits of a photo's hash-N that agree with the sketch, less those that differ, each weighted by how "
-            "sure the sketch is of it.",
+            score="Equal minus different bits of a photo's hash-N and a sketch, weighted by the magnitudes of the "
+            "sketch's projection.",
             scorer=lambda method, asked, _: Asymmetric(
                 method.device, CODES.called(method.bits), method.codes[CODES.called(method.bits)]
             ),

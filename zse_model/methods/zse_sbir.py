@@ -93,18 +93,18 @@ MODES = (
     replace(
         RET,
         score="Cosine of the retrieval tokens before cross-attention, or of pooled features (`readout`).",
-        explanation="ret compares one vector of each picture, made before cross-attention (a cosine, at most 1): the "
-        "correspondences and the synthesis below are not what this score was computed from.",
+        explanation="ret is the cosine of one vector of each picture, at most 1. The vectors are made before "
+        "cross-attention, so the correspondences and the synthesis below are not part of this score.",
     ),
     Mode(
         name="rn",
         score="Logit of the relation network, which reads both pictures after cross-attention.",
-        explanation="rn is the relation network's verdict on the pair (a logit without bounds: compare it between "
-        "photos of one sketch only). It reads the similarities of all patches at once; the few drawn below do not sum "
-        "up to it.",
+        explanation="rn is the relation network's logit for the pair. A logit has no bounds: compare it only between "
+        "photos of one sketch. rn reads the similarities of all patches at once; the few that are drawn below do not "
+        "sum up to it.",
         pair_network=True,
         ready=lambda method: method.config.relation > 0,
-        lacking="rn needs a network that was trained with relation above 0.",
+        lacking="rn needs a network trained with relation above 0.",
         scorer=lambda method, _, precision: PairScorer(
             method.sketch_attends, method.photo_attends, method.relation, precision=precision
         ),
@@ -112,12 +112,12 @@ MODES = (
     Mode(
         name="fused",
         score="Weighted sum of ret and rn; the weights were chosen on pseudo-unseen classes.",
-        explanation="fused adds the scores of ret and rn, each with the weight that pseudo-unseen classes gave it. "
-        "Only the part of rn has to do with the correspondences drawn below.",
+        explanation="fused is the weighted sum of ret and rn, with weights chosen on pseudo-unseen classes. Only its "
+        "rn part depends on the correspondences below.",
         pair_network=True,
         ready=lambda method: method.calibrated,
-        lacking="This checkpoint has no weights for mode fused: a training with pseudo-unseen classes chooses them at "
-        "its end (dataset.pseudo_unseen above 0, relation above 0).",
+        lacking="This checkpoint has no weights for mode fused. A training with pseudo-unseen classes chooses them at "
+        "its end (dataset.pseudo_unseen and relation above 0).",
         combined=("ret", "rn"),
         combine=lambda method, ret, rn: method.fuse(ret, rn),
     ),

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from benchmarks.workers import Pictures
+from tests.helpers.batches import Pictures
 from zse_model.backbones import BackboneConfig
 from zse_model.methods import GlobalConfig, RetrievalMethod, TrainBatch, create_method
 

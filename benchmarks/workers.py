@@ -18,11 +18,12 @@ import torch.multiprocessing
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.helpers.batches import CLASSES, SIZE, Pictures
 from zse_model.backbones import BackboneConfig
 from zse_model.fit import LocalContext, TrainConfig, fit
-from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
+from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
 
-SIZE, CLASSES, GLOBAL, STEPS = 32, 6, 8, 20
+GLOBAL, STEPS = 8, 20
 METHODS: dict[str, Any] = {
     "global": GlobalConfig(dim=16, readout="head"),
     "zse_sbir": ZseSbirConfig(heads=2, ffn=32, contrast=1.0, classification=1.0, dropout=0.0),
@@ -121,29 +122,6 @@ class Gloo(LocalContext):
         if self.world_size > 1:
             dist.all_reduce(value)
         return value
-
-
-class Pictures:
-    """Random items by position: the same global batch for any number of workers."""
-
-    def __init__(self, items: int, size: int = SIZE, classes: int = CLASSES) -> None:
-        self.items, self.size, self.classes = items, size, classes
-
-    def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
-        first = (step * world_size + rank) * self.items
-        drawn = [self._item(i) for i in range(first, first + self.items)]
-        columns = {name: torch.stack([item[name] for item in drawn]) for name in drawn[0]}
-        return TrainBatch(**columns)
-
-    def _item(self, i: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(i)
-        label, step = (int(torch.randint(low, self.classes, (1,), generator=generator)) for low in (0, 1))
-        pictures = {
-            role: torch.randint(0, 256, (channels, self.size, self.size), generator=generator, dtype=torch.uint8)
-            for role, channels in (("sketch", 1), ("photo", 3), ("sketch2", 1), ("negative", 3))
-        }
-        labels = {"label": label, "negative_label": (label + step) % self.classes}
-        return pictures | {name: torch.tensor(value) for name, value in labels.items()}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks import loading, scale, scaling
-from benchmarks.workers import Pictures
+from tests.helpers.batches import Pictures
 from zse_model.methods import TrainBatch
 
 

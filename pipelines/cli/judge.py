@@ -39,7 +39,7 @@ def compare(
 
     Example: `zse compare models:/zse@champion models:/zse@challenger --metric mAP_all`
     """
-    from pipelines.judge.compare_all import compare_all
+    from pipelines.judge.compare import compare_all
 
     check_output("--out", out, folder=True)
     found = compare_all(first, others, workspace, out, metric=metric, mode=mode, setting=setting)

@@ -1,14 +1,180 @@
-"""report: what MLflow has of all settings, as one HTML page."""
+"""report: one HTML page of the tracked evaluations: order of models in each setting, history, cost and pictures.
+
+The page has no script and loads no other file, so it can be sent, printed and read on a phone.
+"""
 
 from __future__ import annotations
 
-from pipelines.datasets.published import load_settings
-from pipelines.judge.standings_page import page, sections
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from pipelines.datasets.published import Setting, load_settings
+from pipelines.drawing import pages
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
 from pipelines.tracking import Store, history
+from pipelines.tracking.history import Standing
+from pipelines.workspace.queries import FEW
+from pipelines.workspace.reports import MEASURES
 from zse_model.errors import ZseError
+from zse_model.evaluation import HEADLINES, LEADING, METRICS
+
+WIDE = 900  # px of a picture at most
+MINUTE = "%Y-%m-%d %H:%M"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a section's table."""
+
+    model: str
+    mode: str
+    value: float | None
+    """Of the section's first metric."""
+    interval: tuple[float, float] | None
+    cells: list[str]
+    """The other metrics, then the costs."""
+    drift: str = ""
+    source: str = ""
+    """Where it was published; empty for a tracked one."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """One model and mode on the versions of its data."""
+
+    model: str
+    mode: str
+    points: list[tuple[int, float]]
+    """When, in ms, and the value of the section's first metric."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A chart of 640 x 240 units."""
+
+    courses: list[Course]
+
+    @property
+    def start(self) -> int:
+        return min(course.points[0][0] for course in self.courses)
+
+    @property
+    def end(self) -> int:
+        return max(course.points[-1][0] for course in self.courses)
+
+    def x(self, at: int) -> float:
+        return 44 + 576 * (at - self.start) / max(self.end - self.start, 1)
+
+    def y(self, value: float) -> float:
+        return 212 - 200 * value
+
+
+@dataclass
+class Section:
+    """One setting: the newest evaluation of each model on its newest data, and older ones for the trend."""
+
+    name: str
+    """Without the fingerprint."""
+    now: list[Standing]
+    history: list[Standing]
+    published: Setting | None = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    """Of the best model."""
+
+    @cached_property
+    def first(self) -> str:
+        """The metric it is ordered by."""
+        names = {key.split("/")[2] for one in self.now for key in one.metrics if key.count("/") == 2}
+        return next((metric for metric in LEADING if metric in names), LEADING[0])
+
+    def lines(self) -> list[tuple[Standing, str]]:
+        """Models and their modes, the best first."""
+        key = f"plain/{{}}/{self.first}".format
+        found = [(one, mode) for one in self.now for mode in modes(one) if key(mode) in one.metrics]
+        return sorted(found, key=lambda line: -line[0].metrics[key(line[1])])
+
+    @property
+    def anchor(self) -> str:
+        return self.name.replace(" ", "-")
+
+    def titles(self) -> list[str]:
+        """Of the columns: names, the first metric as a number and as a bar, and what `cells` has."""
+        return ["model and mode", self.first, "", *self._others, *(MEASURES[name] for name in self._costs)]
+
+    def rows(self) -> list[Row]:
+        """Of the table: the models, the best first, then what was published of the same data and training."""
+        rows = [self._row(one, mode) for one, mode in self.lines()]
+        if any(not self.difference(one) for one, _ in self.lines()):
+            rows += map(self._published, self._known)
+        return rows
+
+    @property
+    def _known(self) -> Sequence[Mapping[str, Any]]:
+        return self.published.published if self.published else ()
+
+    def _row(self, one: Standing, mode: str) -> Row:
+        key = f"plain/{mode}/{self.first}"
+        low, high = (one.metrics.get(f"{key}.{end}") for end in ("ci_low", "ci_high"))
+        cells = [_metric(one.metrics.get(f"plain/{mode}/{metric}")) for metric in self._others]
+        cells += [_cost(one.metrics.get(f"cost/{mode}/{name}")) for name in self._costs]
+        interval = None if low is None or high is None else (low, high)
+        return Row(one.model, mode, one.metrics[key], interval, cells, drift=one.drift)
+
+    def _published(self, line: Mapping[str, Any]) -> Row:
+        cells = [_metric(line.get(metric)) for metric in self._others] + [""] * len(self._costs)
+        return Row(line["method"], line["mode"], line.get(self.first), None, cells, source=line["source"])
+
+    @cached_property
+    def _others(self) -> list[str]:
+        """Metrics beside the first one that a line has: the headlines, and what is published."""
+        wanted = set(HEADLINES).union(*self._known)
+        return [m for m in METRICS if m in wanted and m != self.first and self._has(f"plain/{{}}/{m}")]
+
+    @cached_property
+    def _costs(self) -> list[str]:
+        return [name for name in MEASURES if self._has(f"cost/{{}}/{name}")]
+
+    def _has(self, key: str) -> bool:
+        return any(key.format(mode) in one.metrics for one, mode in self.lines())
+
+    def devices(self) -> list[str]:
+        """What the costs were measured on."""
+        return sorted({one.device for one, _ in self.lines()} - {""}) if self._costs else []
+
+    def incomparable(self) -> list[str]:
+        """Why lines do not compare with what was published."""
+        return sorted({self.difference(one) for one, _ in self.lines()} - {""}) if self._known else []
+
+    def trend(self) -> Trend | None:
+        """The first metric over the versions of the data, where there are several."""
+        courses: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        for one in self.history:
+            for mode in modes(one):
+                if (value := one.metrics.get(f"plain/{mode}/{self.first}")) is not None:
+                    courses.setdefault((one.model, mode), []).append((one.started, value))
+        found = [Course(*name, points) for name, points in courses.items() if len(points) > 1]
+        return Trend(found) if found else None
+
+    def difference(self, one: Standing) -> str:
+        """What its data or training has not in common with what was published; empty where they may be compared."""
+        known = self.published
+        if known is None or not known.published:
+            return "nothing is published for it"
+        if one.trained_on != known.trained_on:
+            return f"trained on {one.trained_on or 'another split'}, published on {known.trained_on}"
+        if known.queries is None:
+            return "the published counts are not known"
+        if (one.queries, one.gallery) != (known.queries, known.gallery):
+            return f"{one.queries:,} x {one.gallery:,}, published {known.queries:,} x {known.gallery:,}"
+        return ""
 
 
 def report(workspace: str, out: str, *, setting: str | None = None, pictures: bool = True) -> tuple[int, int]:
@@ -31,3 +197,52 @@ def report(workspace: str, out: str, *, setting: str | None = None, pictures: bo
     storage.write_bytes(out, text.encode())
     say(f"{len(kept)} evaluations in {len(found)} settings, {len(text) / 1e6:.1f} MB")
     return len(found), len(kept)
+
+
+def modes(one: Standing) -> list[str]:
+    return list(dict.fromkeys(key.split("/")[1] for key in one.metrics if key.startswith("plain/")))
+
+
+def sections(everything: Sequence[Standing], known: Sequence[Setting]) -> list[Section]:
+    """By setting; of several versions of its data the newest one stands, the others are history."""
+    by_name: dict[str, list[Standing]] = {}
+    for one in everything:
+        by_name.setdefault(one.setting.rpartition(".")[0], []).append(one)
+    published = {setting.split + setting.form: setting for setting in known}
+    found = []
+    for name, each in sorted(by_name.items()):
+        newest = max(each, key=lambda one: one.started).setting
+        now = {one.checkpoint_hash + one.method: one for one in each if one.setting == newest}
+        found.append(Section(name, list(now.values()), each, published.get(name)))
+    return found
+
+
+def page(found: Sequence[Section], source: str, made: datetime | None = None) -> str:
+    return pages.page(
+        "standings",
+        sections=found,
+        source=source,
+        models=len({one.checkpoint_hash for section in found for one in section.history}),
+        when=(made or datetime.now(UTC)).strftime(f"{MINUTE} UTC"),
+        few=FEW,
+        day=lambda at: datetime.fromtimestamp(at / 1000, UTC).strftime(MINUTE),
+        thumbnail=_thumbnail,
+    )
+
+
+def _metric(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _cost(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _thumbnail(data: bytes) -> bytes:
+    """A picture as JPEG, no wider than the page shows it."""
+    with Image.open(io.BytesIO(data)) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((WIDE, 10 * WIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

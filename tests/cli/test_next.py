@@ -79,7 +79,7 @@ def test_what_follows_a_search_an_explanation_and_an_index(place: Path, monkeypa
 
 
 def test_what_follows_a_comparison_and_a_promotion(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.judge.compare_all.compare_all", lambda *_, **__: [])
+    monkeypatch.setattr("pipelines.judge.compare.compare_all", lambda *_, **__: [])
     monkeypatch.setattr("pipelines.judge.reevaluate.how_to_evaluate", lambda _: None)
     summary = (SimpleNamespace(status="fine"), "folder", True)
     monkeypatch.setattr("pipelines.judge.reevaluate.reevaluate", lambda *_, **__: summary)

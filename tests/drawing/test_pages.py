@@ -22,7 +22,7 @@ from pipelines.datasets.published import Setting
 from pipelines.drawing import explanations, pages
 from pipelines.drawing.charts import confusion
 from pipelines.drawing.sheets import Row, draw_sheet
-from pipelines.judge import standings_page
+from pipelines.judge import standings
 from pipelines.search import explanation_page
 from pipelines.tracking.history import Standing
 
@@ -70,8 +70,8 @@ def report(name: str) -> str:
     now, before = (Standing(*of, at, name, name, metrics, "r") for at in (1000, 0))
     line = {"method": name, "mode": name, "source": name, "mAP_all": 0.5}
     known = cast(Setting, SimpleNamespace(published=[line], trained_on=name, queries=1, gallery=1))
-    section = standings_page.Section(name, [now], [before, now], known, {f"{name}.png": buffer.getvalue()})
-    return standings_page.page([section], name)
+    section = standings.Section(name, [now], [before, now], known, {f"{name}.png": buffer.getvalue()})
+    return standings.page([section], name)
 
 
 def explanation(name: str) -> str:

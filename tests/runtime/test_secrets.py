@@ -20,7 +20,7 @@ import pipelines
 import zse_model
 from pipelines.cli.app import main
 from pipelines.drawing import explanations
-from pipelines.judge import standings_page
+from pipelines.judge import standings
 from pipelines.judge.summary import Line, Summary, markdown
 from pipelines.operate import preflight
 from pipelines.run import run
@@ -193,7 +193,7 @@ def test_no_exit_shows_a_secret(
 
     one = Standing("s.1", "report", "m", told, "", "c", 1, 1, 0, told, told, {"plain/ret/mAP_all": 0.5}, "r")
     seen = SimpleNamespace(mode="ret", grid=(2, 2), about=told, no_attention=told, scores={"ret": 1.0})
-    pages = standings_page.page([standings_page.Section("s", [one], [one])], told)
+    pages = standings.page([standings.Section("s", [one], [one])], told)
     pages += explanation_page.page(told, told, [explanations.Explained(told, cast(Any, seen), {})])
     failed = failure("s3://me:hunter2@bucket/a", ValueError('Invalid bucket name "me:hunter2@bucket"'))
     assert "s3://***@bucket/a cannot be used" in str(failed)

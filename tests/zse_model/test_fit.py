@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.workers import CLASSES, Pictures
+from tests.helpers.batches import CLASSES, Pictures
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.fit import (

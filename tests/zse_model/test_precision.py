@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.workers import CLASSES, Pictures
+from tests.helpers.batches import CLASSES, Pictures
 from zse_model.backbones import BackboneConfig, class_attention
 from zse_model.graph import GraphEncoder, class_graph
 from zse_model.hashing import CodeHead

@@ -1,4 +1,4 @@
-# Every target makes its own .venv from pyproject.toml and constraints.txt; nothing else has to be installed before.
+# Every target first makes .venv from pyproject.toml and constraints.txt. Only Python, pip and make must be installed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,22 +7,22 @@ WORKSPACE ?= workspace
 .PHONY: help quickstart test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation local-cluster chaos clean
 
 help:
-	@echo "make quickstart   the whole path on built-in data, end to end"
+	@echo "make quickstart   run all stages on built-in data"
 	@echo "make test         lint, types, import rules, tests"
 	@echo "make test-cluster the tests that take minutes: submitted jobs, killed processes, PostgreSQL, a browser"
-	@echo "make check        lint, types, import rules, installed packages that fit together"
-	@echo "make audit        known vulnerabilities of the pinned packages; needs the internet"
-	@echo "make bench        measurements, each beside its baseline"
-	@echo "make bench-scale  the same at the size of the largest data sets: a quarter of an hour"
-	@echo "make bench-gpu    is a GPU right, and how fast: eight minutes on one, gpu.json; torch and timm are enough"
-	@echo "make demo-reevaluation  a week of data that arrives, models that are promoted or kept: six minutes"
-	@echo "make local-cluster  a head, three nodes, MLflow on PostgreSQL and an S3 store on this machine, until Ctrl-C"
-	@echo "make chaos        20 random faults over a training and a re-evaluation: what comes out must not change"
-	@echo "make results      the rows of docs/results.md that are missing; DATA=folder WEIGHTS=file"
+	@echo "make check        lint, types, import rules, compatible packages"
+	@echo "make audit        list known vulnerabilities of the pinned packages; needs the internet"
+	@echo "make bench        run the benchmarks, each with its baseline"
+	@echo "make bench-scale  run them at the size of the largest data sets: 15 minutes"
+	@echo "make bench-gpu    check and time a GPU: 8 minutes, writes gpu.json, needs only torch and timm"
+	@echo "make demo-reevaluation  a week of arriving data and promoted models: 6 minutes"
+	@echo "make local-cluster  run a head, 3 nodes, MLflow on PostgreSQL and an S3 store on this machine, until Ctrl-C"
+	@echo "make chaos        20 random faults during a training and a re-evaluation: the results must not change"
+	@echo "make results      measure the missing rows of docs/results.md; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	@# Until 0.2.0 the distribution was called zse: uninstalled later, it would take the command with it.
+	@# Before 0.2.0 the distribution was called zse. Uninstalling it later would also remove the command.
 	@$(BIN)/pip uninstall --quiet --yes --disable-pip-version-check zse 2> /dev/null || true
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@
@@ -37,14 +37,14 @@ check: $(VENV)/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pip check --disable-pip-version-check
 
-# In an environment of its own: what it needs is nothing that the project runs with.
+# A separate environment, because pip-audit's packages are no packages of the project.
 audit: $(VENV)/installed
 	$(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --disable-pip --no-deps
 
-# Two processes, a Ray each, whole files each: half the time of one, which mostly waits for Ray's workers to start. Files
-# in their order, because the long ones come first; one thread each, because two do not make two cores faster.
+# Two processes, each with its own Ray and whole files, take half the time: tests mostly wait for Ray's workers to start.
+# Files keep their order, because long ones come first. One thread each: more threads are no faster on two cores.
 TESTED := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: check
 	$(TESTED) -m "not cluster"

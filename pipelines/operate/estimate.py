@@ -29,7 +29,7 @@ from pipelines.evaluate.score import PHOTOS
 from pipelines.operate.preflight import check_start
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.items import ItemPlan
-from pipelines.train.networks import decided
+from pipelines.train.networks import buildable
 from pipelines.workspace.members import Members, tested_members, training_members
 from pipelines.workspace.pictures import prepared
 from zse_model.errors import ZseError
@@ -274,7 +274,7 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
 
 
 def _on_meta(config: ExperimentConfig, name: str, classes: Sequence[str]) -> RetrievalMethod:
-    settings = decided(config.methods[name])
+    settings = buildable(config.methods[name])
     vectors = class_vectors_of(settings, classes)
     if vectors is not None:
         settings = dataclasses.replace(settings, vector_dim=vectors.shape[1])

@@ -1,4 +1,7 @@
-"""What a worker of a training is to `zse_model.fit`: a plain process, or a worker of Ray Train."""
+"""Implement the WorkerContext of `zse_model.fit`: for a plain process, and for a worker of Ray Train.
+
+`workers` creates the contexts.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,11 @@ Event = dict[str, float]
 
 
 class ProcessContext(LocalContext):
-    """One plain process. States are kept in the training's folder, wherever that is."""
+    """One plain process. States are kept in the training's folder, which may be a URL."""
 
     def __init__(self, training: str, on_event: Callable[[Event], None]) -> None:
         super().__init__(None, on_event, assigned_device())
-        self.training, self.told = training, False
+        self.training, self.terminated = training, False
 
     @contextmanager
     def restore(self) -> Iterator[Path | None]:
@@ -47,41 +50,41 @@ class ProcessContext(LocalContext):
 
     @contextmanager
     def heeding_sigterm(self) -> Iterator[None]:
-        """On SIGTERM the training keeps its state and returns."""
+        """On SIGTERM, let the training keep its state and return. Other threads than the main one change nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def tell(*_: Any) -> None:
-            self.told = True
+        def terminate(*_: Any) -> None:
+            self.terminated = True
 
-        before = signal.signal(signal.SIGTERM, tell)
+        before = signal.signal(signal.SIGTERM, terminate)
         try:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
 
     def leaving(self) -> bool:
-        return self.told
+        return self.terminated
 
 
-NOTICED_EVERY = 5.0  # s; a machine that is taken away says so half a minute or more before
+PREEMPTION_CHECK = 5.0  # s between checks; clouds announce a preemption at least half a minute before
 
 
 class RayContext(ProcessContext):
     """A worker of Ray Train."""
 
     def __init__(self, training: str, journal: Any, put: Callable[[Event], None]) -> None:
-        """put: sets gauges."""
+        """journal: the actor `workers.Journal`. put: sets gauges."""
         super().__init__(training, journal.put.remote)
         place = ray.train.get_context()
         self.rank, self.world_size = place.get_world_rank(), place.get_world_size()
         self.device = get_device()
-        self.put, self.asked = put, time.monotonic()
+        self.put, self.checked = put, time.monotonic()
 
     @contextmanager
     def restore(self) -> Iterator[Path | None]:
-        """The same on every worker, whatever is written meanwhile."""
+        """A copy of the last state. Rank 0 chooses it, so that all workers restore the same one."""
         latest = last_state(self.training) if self.rank == 0 else None
         with state_copy(self.training, ray.train.collective.broadcast_from_rank_zero(latest)) as folder:
             yield folder
@@ -95,16 +98,16 @@ class RayContext(ProcessContext):
         return value
 
     def due(self) -> bool:
-        """Asking Ray is a barrier of 10 ms: not done in every step."""
-        return time.monotonic() - self.asked > NOTICED_EVERY
+        """Not in every step: `leaving` is a barrier of 10 ms."""
+        return time.monotonic() - self.checked > PREEMPTION_CHECK
 
     def leaving(self) -> bool:
-        """Whether a node of the workers is about to go."""
-        self.asked = time.monotonic()
+        """Whether a node of the workers will be preempted."""
+        self.checked = time.monotonic()
         return ray.train.get_preemption_info() is not None
 
     def log(self, event: Event) -> None:
-        """Every worker shows how long it waits; of the training the first one speaks."""
+        """Every worker sets its gauge of waiting time. Rank 0 alone reports the training's metrics."""
         if "step" in event:
             logs.about(step=event["step"])
             logs.log("training", event)

@@ -1,4 +1,7 @@
-"""Everything that a training depends on: its network, its name, and the folder that carries the name."""
+"""Name a training and build its network. `train` makes a Job; its workers and `publish` read it.
+
+The name ends in a hash of everything that the weights depend on.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from zse_model.split import ZeroShotSplit, imagenet_units_naming
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Everything that a worker needs, picklable."""
+    """One training, picklable: everything that a worker needs."""
 
     name: str
     method: str
@@ -41,12 +44,15 @@ class Job:
     folder: str
     key: str
     class_vectors: Tensor | None = None
-    """Of the training classes, in the order of their labels, where the method's configuration names a file of them."""
+    """float32 [classes, v] in the order of the labels; None if the method's configuration names no file of vectors."""
     weights: str | None = None
-    """`weights_hash` of the backbone's, which each worker compares what it reads with."""
+    """`weights_hash` of the backbone's weights. Each worker checks the file that it reads against this hash."""
 
     def create_method(self, *, load_weights: bool = True) -> RetrievalMethod:
-        """The network as training starts from it, the same in every process."""
+        """The network before its first step, equal in every process.
+
+        load_weights: False leaves out pretrained weights and `start`, for a network that `publish` fills.
+        """
         config = self.config.methods[self.method]
         if getattr(config, "distillation", 0) and not config.dropped_units:
             config = dataclasses.replace(config, dropped_units=units_to_drop(self.pairs.split, self.images.counts))
@@ -67,15 +73,15 @@ class Job:
             )
             if self.class_vectors is not None:
                 method.set_class_vectors(self.class_vectors)
-            if start is not None:  # over the pretrained weights: of a classifier to distil the start may have none
+            if start is not None:  # after the pretrained weights: the start may lack the classifier to distil from
                 start_from(method, load_checkpoint(stack.enter_context(storage.local_copy(start))))
         method.backbone_config = self.config.backbone
         return method
 
 
 def units_to_drop(split: ZeroShotSplit, categories: Iterable[str]) -> tuple[int, ...]:
-    """Of an ImageNet classifier: those that name a class which training must not know about, such as every category of
-    the data that is not trained on, also where the split does not name it."""
+    """Units of an ImageNet classifier that distillation must not use: those that name an unseen or pseudo-unseen class,
+    or a category of the data that is not a training class."""
     others = {*categories, *split.unseen, *split.pseudo_unseen} - set(split.training)
     return tuple(imagenet_units_naming(sorted(others)))
 
@@ -83,9 +89,14 @@ def units_to_drop(split: ZeroShotSplit, categories: Iterable[str]) -> tuple[int,
 def make_job(
     config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: Pairs, *, untrained: bool = False
 ) -> Job:
+    """The job of a training. Its key is the digest of everything that the weights depend on.
+
+    untrained: the network before training, which depends on neither pair shards nor the training's settings.
+    Raises ZseError for weights, a start or class vectors that cannot be read.
+    """
     weights = weights_hash(config.backbone.weights)
     depends: dict[str, Any] = {
-        "method": [method, _method_named(config.methods[method])],
+        "method": [method, _method_identity(config.methods[method])],
         "backbone": {**to_dict(config.backbone), "weights": weights},
         "transforms": to_dict(config.transforms),
         "split": pairs.split_hash,
@@ -95,14 +106,14 @@ def make_job(
     if not untrained:
         depends |= {
             "pairs": pairs.settings,
-            "train": _named(config.train),
+            "train": _train_identity(config.train),
             "workers": config.cluster.workers,
             "cpus": config.cluster.cpus_per_worker,
         }
     if config.start is not None:
         depends["start"] = Training.open(config.start).digest
     vectors = class_vectors_of(config.methods[method], pairs.classes)
-    if vectors is not None:  # their values, not their URL: what a file says of other classes changes no name
+    if vectors is not None:  # the values, not the URL: vectors of other classes in the file must not change the name
         depends["class_vectors"] = storage.sha256(vectors.numpy().tobytes())
         depends["method"][1].pop("class_vectors")
     key = storage.digest(depends)
@@ -110,17 +121,17 @@ def make_job(
     return Job(folder.rsplit("/", 1)[1], method, config, images, pairs, folder, key, vectors, weights)
 
 
-def _method_named(method: Any) -> dict[str, Any]:
-    """What of a method's configuration names a checkpoint. Units that are not decided yet were once written as none."""
+def _method_identity(method: Any) -> dict[str, Any]:
+    """The part of a method's configuration in the key. Undecided `dropped_units` are () there, as in older keys."""
     settings = to_dict(method)
     return (
         {**settings, "dropped_units": settings.get("dropped_units") or ()} if "dropped_units" in settings else settings
     )
 
 
-def _named(train: TrainConfig) -> dict[str, Any]:
-    """What of the settings names a checkpoint: not what leaves the weights as they are, and settings that came later
-    only where they are not what all trainings had before, which so keep their names."""
+def _train_identity(train: TrainConfig) -> dict[str, Any]:
+    """The part of the training's settings in the key. Settings that leave the weights equal are left out. Newer
+    settings count only if they differ from the fixed value that older trainings had, so that those keep their names."""
     before = {"accumulate": 1, "gather": False, "compile": False}
     settings = to_dict(train)
     del settings["activation_checkpointing"]

@@ -1,5 +1,7 @@
-"""How busy a machine is while it trains: processors, memory, network, GPUs, under the names that MLflow's page of
-system metrics shows."""
+"""Sample the load of a training machine: CPU, memory, network and GPUs, under the names of MLflow's system metrics.
+
+The first worker of each machine calls `sampled`; `tracking` writes the samples to the training's run.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,14 @@ MB = 1e6
 
 @contextmanager
 def sampled(node: str, send: Callable[[dict[str, float]], None]) -> Iterator[None]:
-    """Send a sample of this machine now and then until left, from a thread.
+    """Within the context, a thread sends a sample of this machine every EVERY seconds.
 
-    node: stands in the names where a training has several machines; "" = it has one. A sample has `time` (s since the
-    epoch) and values as `system/<node>/cpu_utilization_percentage`.
+    node: the machine's name in the metrics of a training on several machines, else "". A sample has `time` (s since the
+    epoch) and values such as `system/<node>/cpu_utilization_percentage`.
     """
     before = psutil.net_io_counters()
     prefix = f"{PREFIX}{node}/" if node else PREFIX
-    psutil.cpu_percent()  # it counts from the call before
+    psutil.cpu_percent()  # the next call measures from here
 
     def sample() -> None:
         nonlocal before
@@ -48,10 +50,10 @@ def sampled(node: str, send: Callable[[dict[str, float]], None]) -> Iterator[Non
 
 
 def _gpus() -> dict[str, float]:
-    """Of the GPUs of this machine that the training may use; asked of NVIDIA's library, which opens nothing on them."""
+    """Utilisation and memory of the GPUs that the training may use, read by NVML, which allocates nothing on a GPU."""
     found: dict[str, float] = {}
     for i in range(torch.cuda.device_count()):
-        with suppress(Exception):  # a slice of a GPU has no utilisation, and a sample is not worth a training
+        with suppress(Exception):  # a MIG slice reports no utilisation; a failed sample must not end the training
             used, total = torch.cuda.device_memory_used(i), torch.cuda.get_device_properties(i).total_memory
             found[f"gpu_{i}_memory_usage_percentage"] = 100 * used / total
             found[f"gpu_{i}_memory_usage_megabytes"] = used / MB

@@ -1,4 +1,7 @@
-"""The networks of an experiment, built without data: what they refuse is said before a picture is read."""
+"""Build the networks of an experiment without data, and hash and fetch their pretrained weights.
+
+The check before a run builds them to report a bad configuration early; `job` uses the weights.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.methods import create_method
 
-CLASSES = 16  # stands for the number of training classes, which the data alone knows, where nothing asks for more
+CLASSES = 16  # training classes of a network that is only checked; more if `neighbours` needs more
 
 
 def check_networks(config: ExperimentConfig) -> None:
-    """Build every method as its training will, pretrained weights included: seconds, no data.
+    """Build the network of every method with its pretrained weights. Takes seconds.
 
     Raises ZseError for weights that are broken, do not fit or cannot be fetched, for a picture size that the backbone
     does not take, and for a configuration that its method refuses.
@@ -29,17 +32,19 @@ def check_networks(config: ExperimentConfig) -> None:
     with weights_at_hand(config.backbone) as backbone, torch.random.fork_rng(devices=[]):
         for name, method in config.methods.items():
             classes = max(CLASSES, getattr(method, "neighbours", 0) + 2)
-            create_method(name, decided(method), backbone, size=config.transforms.size, classes=classes)
+            create_method(name, buildable(method), backbone, size=config.transforms.size, classes=classes)
 
 
-def decided(method: Any) -> Any:
-    """The configuration of a method that distils, with no units dropped: which ones are, the split decides."""
+def buildable(method: Any) -> Any:
+    """A method's configuration that can be built without data: `dropped_units`, which depends on the split, is () if
+    undecided."""
     distils = getattr(method, "distillation", 0) and method.dropped_units is None
     return dataclasses.replace(method, dropped_units=()) if distils else method
 
 
 def weights_hash(weights: str | None) -> str | None:
-    """What names the weights of a backbone: of a file the first 16 hex digits of its sha256."""
+    """The identity of a backbone's weights in checkpoint names: the first 16 hex digits of the file's sha256, `hub`, or
+    None."""
     if weights in (None, "hub"):
         return weights
     with storage.local_copy(str(weights)) as copy:
@@ -53,9 +58,9 @@ def _hashed(file: Path) -> str:
 
 @contextmanager
 def weights_at_hand(backbone: BackboneConfig, expected: str | None = None) -> Iterator[BackboneConfig]:
-    """The same backbone with its weights in a local file.
+    """The backbone with its weights as a local file.
 
-    expected: `weights_hash` of before. Raises ZseError where the file holds something else by now.
+    expected: a former `weights_hash`. Raises ZseError if the file has another hash now.
     """
     if backbone.weights in (None, "hub"):
         yield backbone
@@ -65,7 +70,7 @@ def weights_at_hand(backbone: BackboneConfig, expected: str | None = None) -> It
         if expected is not None and (found := _hashed(copy)) != expected:
             raise ZseError(
                 f"backbone.weights: {url} was {expected} when this training was named and is {found} now (sha256). "
-                "Leave the file as it is while a training runs, or begin again with the new one"
+                "Restore the file, or run the command again to train with the new file"
             )
         try:
             yield dataclasses.replace(backbone, weights=str(copy))

@@ -1,4 +1,7 @@
-"""The work of one shard task: plan items, augment, encode, write a part. Imports no torch: workers start fast."""
+"""The tasks of `zse shard`: read training pictures; plan, augment and encode items, and write a part.
+
+Imports no torch, so that Ray's workers start fast.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,18 @@ from pipelines.workspace.pictures import decode_pixels, encode_photo, encode_ske
 
 
 def training_rows(folder: str, wanted: list[tuple[str, np.ndarray]]) -> pa.Table:
-    """The pictures of some image shards: (part, rows) each, one after the other."""
+    """The column `data` of rows of image shards, in the order of `wanted`: (part, rows) each."""
     return pa.concat_tables(read_rows(folder, wanted, ["data"])).combine_chunks()
 
 
 def write_pairs(
     task: dict[str, Any], *, folder: str, tables: list[Any], where: Any, members: Any, settings: ShardConfig
 ) -> dict[str, Any]:
-    """One part: items [start, start + rows), augmented, encoded, written."""
+    """Write items [start, start + rows) as one part. Returns its name and rows.
+
+    task: part, start, rows. tables: object references to `training_rows`. where: a reference to int64 [n, 2], table and
+    row of each member. members: a reference to the training members.
+    """
     pictures = [table["data"] for table in ray.get(tables)]
     positions, plan = ray.get(where), ItemPlan(ray.get(members), settings)
     rows = []

@@ -1,4 +1,4 @@
-"""A complete training becomes a checkpoint."""
+"""Publish a finished training as a checkpoint in its folder. The stage `train` calls this module."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ from zse_model.transforms import TransformConfig
 
 
 def publish(job: Job, state_folder: Path, run_id: str | None) -> Training:
-    """The best weights of a finished training as a checkpoint; the manifest last."""
+    """Write the weights of the best check as a checkpoint, and remove the training's states.
+
+    state_folder: a local copy of the last state. Raises ZseError for a state that is cut or does not fit.
+    """
     state = FitState(**json.loads((state_folder / STATE_FILE).read_text()))
     method = job.create_method(load_weights=False)
     fill(method, read_tensors(state_folder / BEST_FILE), state_folder / BEST_FILE)
@@ -62,6 +65,11 @@ def write_checkpoint(
     extra: dict[str, Any],
     history: list[Event] | None = None,
 ) -> Training:
+    """Write a checkpoint; its manifest is written last.
+
+    training: kept in the checkpoint and the manifest; extra: in the manifest only. The checkpoint's seen pictures are
+    those of this training and of its start.
+    """
     pairs = job.pairs
     seen = seen_keys(training_members(job.images.members(), pairs.split).sha256)
     if job.config.start is not None:

@@ -1,4 +1,7 @@
-"""How a training chooses its checkpoint without looking at a test class: by searching what it does not train on."""
+"""Evaluate a network during training, to choose its checkpoint without any test class.
+
+Rank 0 of a training calls Selection at every check. It searches pictures that are not trained on.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,17 @@ from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import Modality
 
-PER_CLASS = 50  # pictures of each modality: enough to rank checkpoints by, cheap enough to do it often
+PER_CLASS = 50  # pictures of each modality: enough to rank checkpoints, and cheap enough for every check
 
-CALIBRATION_QUERIES = 5  # a class: every one of them is scored with every photo by every mode
+CALIBRATION_QUERIES = 5  # per class; each is scored with every photo by every mode
 
 
 class Selection:
-    """Sketches and photos that training never touches, searched by a method's first mode: those of the pseudo-unseen
-    classes, by class.
+    """Search sketches and photos of the pseudo-unseen classes with a method's first mode. Photos of a sketch's class
+    are relevant.
 
-    pairs: the held-back ones of the seen classes instead, by instance, for a fine-grained training without other
-    classes; a sketch's own photo is then the only right one, and mAP_all the mean reciprocal of its rank.
+    pairs: search held-back pictures of the seen classes instead, for a fine-grained training without pseudo-unseen
+    classes. Only photos of the sketch's instance are relevant; with one such photo mAP_all is the mean reciprocal rank.
     """
 
     def __init__(self, images: Images, split: ZeroShotSplit, batch_size: int, *, pairs: bool = False) -> None:
@@ -37,7 +40,7 @@ class Selection:
 
     @property
     def usable(self) -> bool:
-        """Whether any of the sketches has a right answer."""
+        """Whether any sketch has a relevant photo."""
         return bool(torch.isin(self.query_labels, self.gallery_labels).any())
 
     def _load(
@@ -50,13 +53,13 @@ class Selection:
         return images.data(members.where(kept)), labels
 
     def __call__(self, method: RetrievalMethod) -> dict[str, float]:
-        """mAP_all and P_25 of the plain protocol, keys as tracked."""
+        """mAP_all and P_25 of the protocol `plain`, 0..1, under their MLflow keys `selection/<metric>`."""
         queries, gallery = self._encode(method)
         found = self._evaluate(method.score(queries, gallery, method.modes[0]), self.query_labels)
         return {f"selection/{m}": float(found.values("plain", m).nanmean()) for m in found.task.metrics}
 
     def calibrate(self, method: RetrievalMethod) -> None:
-        """Let a method choose how it combines its scores, by mAP_all of a few queries a class."""
+        """Let a method choose the weights of its combined modes, by mAP_all of CALIBRATION_QUERIES a class."""
         queries, gallery = self._encode(method)
         few = torch.cat(
             [torch.nonzero(self.query_labels == c).flatten()[:CALIBRATION_QUERIES] for c in self.query_labels.unique()]
@@ -89,7 +92,8 @@ class Selection:
 
 
 def _held_back_pairs(members: Members, split: ZeroShotSplit) -> Members:
-    """Held-back sketches and photos of instances that have both; none of a single one, which any order would find."""
+    """Held-back sketches and photos of instances that have both. Empty for a single instance, which any ranking
+    finds."""
     kept = members.where(held_back(members, split))
     sketched, shown = ({*kept.instance[kept.modality == m]} - {None} for m in ("sketch", "photo"))
     both = sketched & shown

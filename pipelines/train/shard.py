@@ -1,9 +1,9 @@
-"""shard: image shards and a split -> pair shards. Plans training items, augments them, writes them as Parquet.
+"""The stage `zse shard`: plan training items of a split, augment them and write them as Parquet.
 
     <workspace>/pairs/<dataset>-<hash>/part-00000-of-00020.parquet ... manifest.json
 
-Each planned part is one task with a fixed file name. With `shard.layout: memory` only the manifest is written: the
-trainer makes the same items on the fly.
+Each part is one task and has a fixed file name, so a repeated command writes the missing parts only. With
+`shard.layout: memory` only the manifest is written, and the training makes the same items from pictures in memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from pipelines.workspace.parts import batched_parts, part_name
 
 @logs.stage("shard")
 def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
-    """Run the stage, or find it done."""
+    """The pair shards; written unless they are complete. Raises ZseError if the split or the items cannot be
+    planned."""
     split = load_split(config.dataset, images.counts)
     settings = config.shard
     key = storage.digest(
@@ -51,7 +52,7 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
     members = training_members(images.members(), split)
     plan = ItemPlan(members, settings)
     if plan.incomplete:
-        say(f"Left out of training, no sketch or no photo: {', '.join(plan.incomplete[:20])}")
+        say(f"Classes without sketches or without photos are not trained on: {', '.join(plan.incomplete[:20])}")
     written: list[dict[str, Any]] = []
     if settings.layout == "shards":
         starts = range(0, settings.items, settings.part_size)
@@ -95,8 +96,8 @@ def _write(
     if not tasks:
         return
     connect()
-    # Training pictures are read once and shared by all tasks through the object store, which maps them into each
-    # process and spills what does not fit; any item may need any picture. A table is of several image shards.
+    # Any item may need any picture. So the training pictures are read once into Ray's object store, which maps them
+    # into every process and spills to disk. One table holds the rows of several image shards.
     load = ray.remote(training_rows)
     wanted = images.rows(members)
     batches = batched_parts([len(rows) for _, rows in wanted], table_rows)
@@ -110,7 +111,7 @@ def _write(
 
 
 def _positions(parts: np.ndarray, batches: list[range]) -> np.ndarray:
-    """int64 [n, 2]: table and row in it of every member, as `training_rows` leaves them; parts never fall along [n]."""
+    """int64 [n, 2]: table, and row in the table, of every member. parts [n]: image shard of each member, ascending."""
     of_part = np.concatenate([np.full(len(batch), table) for table, batch in enumerate(batches)])
     table = of_part[np.unique(parts, return_inverse=True)[1]]
     row = np.arange(len(parts)) - np.searchsorted(table, table)

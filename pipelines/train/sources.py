@@ -1,8 +1,9 @@
-"""From what is stored to training batches. Two layouts behind one interface: `batch(step, rank, world_size)`.
+"""Training batches from the two layouts, behind one interface: `batch(step, rank, world_size)`. `workers` makes the
+source, and `zse_model.fit` reads from it.
 
-Batch k of a training is items [k*B, (k+1)*B) of an order that is a function of the seed alone, B = the batches of all
-workers together; a worker takes its slice. So a resumed worker only needs its step, and the same global batch is seen
-by any number of workers.
+The batch of step k is items [k*B, (k+1)*B) of an order that depends on the seed alone; B is the items of all workers,
+and each worker takes its slice. So a resumed worker needs only its step, and B items in one or several workers are the
+same items.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OPEN_PARTS = 8
 
 
 class ShardSource:
-    """Pair shards, read by row group."""
+    """Batches of pair shards, read by row group. The items repeat after each epoch, in another order."""
 
     def __init__(self, pairs: Pairs, batch_size: int, seed: int) -> None:
         self.folder, self.batch_size, self.seed = pairs.url, batch_size, seed
@@ -39,10 +40,10 @@ class ShardSource:
         self._group: tuple[tuple[int, int], dict[str, Any]] | None = None
 
     def _order(self, epoch: int) -> tuple[list[tuple[int, int]], np.ndarray]:
-        """Row groups (part, group) of a pass in reading order, and how many items come before each.
+        """Row groups (part, group) of an epoch in reading order, and int64 [groups + 1], the items before each.
 
-        Parts are shuffled, then the groups within a part: a reader has few files open at a time. The items themselves
-        were planned at random.
+        Parts are shuffled, then the groups within a part, so that few files are open at a time. Items need no shuffle:
+        they were planned at random.
         """
         if epoch not in self._orders:
             rng = np.random.default_rng([self.seed, epoch])
@@ -56,6 +57,7 @@ class ShardSource:
         return self._orders[epoch]
 
     def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
+        """The `batch_size` items of a worker in a step."""
         start = (step * world_size + rank) * self.batch_size
         rows = [self._row(position) for position in range(start, start + self.batch_size)]
         return collate([[decode_pixels(row[role]) for role in ROLES] for row in rows], rows)
@@ -81,13 +83,17 @@ class ShardSource:
 
 
 class MemorySource:
-    """Pictures in memory, items planned and augmented when they are asked for."""
+    """Batches from pictures in memory. Items are planned and augmented on demand, and never repeat.
+
+    pictures: encoded, of the plan's members in their order.
+    """
 
     def __init__(self, plan: ItemPlan, pictures: Sequence[bytes], batch_size: int) -> None:
         self.plan, self.batch_size = plan, batch_size
         self.pixels = [decode_pixels(picture) for picture in pictures]
 
     def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
+        """The `batch_size` items of a worker in a step."""
         start = (step * world_size + rank) * self.batch_size
         items = [self.plan[i] for i in range(start, start + self.batch_size)]
         rendered = []
@@ -98,7 +104,8 @@ class MemorySource:
 
 
 def collate(pictures: Sequence[Sequence[np.ndarray]], rows: Sequence[dict[str, Any]]) -> TrainBatch:
-    """Pictures in the order of ROLES, and rows with `label` and `negative_label`."""
+    """A batch of items. pictures: uint8, of each item in the order of ROLES; rows: `label` and `negative_label` of each
+    item."""
     columns = [to_tensor([item[i] for item in pictures]) for i in range(4)]
     return TrainBatch(
         **dict(zip(ROLES, columns, strict=True)),

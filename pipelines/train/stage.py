@@ -1,7 +1,8 @@
-"""train: pair shards -> checkpoint. Ray Train runs `zse_model.fit` as DDP workers; workers: 0 runs it in this process.
+"""The stage `zse train`: train a method on pair shards and publish a checkpoint.
 
-`pipelines/workspace/training.py` says what is written. The folder's name is the hash of everything that the weights
-depend on, so the same command resumes, or finds it done.
+Ray Train runs `zse_model.fit` as DDP workers; with `cluster.workers: 0` it runs in this process. The folder's name ends
+in a hash of everything that the weights depend on, so the same command resumes the training or finds it complete. Its
+files are listed in `pipelines/workspace/training.py`.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from zse_model.fit import (
 
 @logs.stage("train")
 def train(config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: Pairs) -> Training:
-    """Run the stage, or find it done.
+    """The checkpoint; trained or resumed unless it is complete.
 
-    Raises HeldError where another process is training the same.
+    Raises HeldError if another process runs the same training.
     """
     job = make_job(config, method, workspace, images, pairs)
     logs.about(run=job.name)
@@ -54,7 +55,7 @@ def train(config: ExperimentConfig, method: str, workspace: str, images: Images,
 
 
 def _train(job: Job, workspace: str, note: dict[str, Any]) -> Training:
-    """note: what others may know of it while it runs: from (the first step), step, total, images_per_second,
+    """note: progress for `zse status`, kept in the lease: from (the first step), step, total, images_per_second,
     seconds_left."""
     config = job.config
     if config.start is not None:
@@ -86,41 +87,42 @@ def _train(job: Job, workspace: str, note: dict[str, Any]) -> Training:
 
 @contextmanager
 def _endings(job: Job) -> Iterator[None]:
-    """Where the training does not reach its end, its run.json says how and why, until it is taken up."""
+    """If the training ends early, write how and why to run.json. The next attempt overwrites it."""
     try:
         yield
     except BaseException as error:
-        with suppress(StorageError, OSError):  # the store itself may be why
+        with suppress(StorageError, OSError):  # the store itself may be the cause
             write_run(job.folder, {**read_run(job.folder), ENDED: dataclasses.asdict(ending(error))})
         raise
 
 
 def untrained(config: ExperimentConfig, method: str, workspace: str, images: Images, pairs: Pairs) -> Training:
-    """A checkpoint of the network before its training: the reference row that a training has to beat."""
+    """A checkpoint of the network before training, for the reference row `untrained`."""
     job = make_job(config, method, workspace, images, pairs, untrained=True)
     done = Training.find(job.folder, job.key)
     return done or write_checkpoint(job, job.create_method(), {"untrained": True}, {})
 
 
 def _check_start(job: Job) -> None:
-    """Refuse a start that would leak, and say what of it is new: before a cluster is asked for workers."""
+    """Refuse a start that would leak, and print which weights are new. Done before any worker starts."""
     assert job.config.start is not None
     with storage.local_copy(job.config.start) as copy:
         start = load_checkpoint(copy)
     refuse_start(start, job.pairs.split)
     new = start_from(job.create_method(load_weights=False), start)
-    say(f"Starting from {start.training.get('run')}" + (f"; new: {', '.join(new)}" if new else ""))
+    say(f"Starting from {start.training.get('run')}" + (f"; new weights: {', '.join(new)}" if new else ""))
 
 
 @contextmanager
 def _progress(
     config: TrainConfig, job: Job, run: TrainingRun, note: dict[str, Any]
 ) -> Iterator[Callable[[Event], None]]:
+    """A function that takes the training's events: to the progress bar, the log, `note` and MLflow."""
     with Meter(f"Train {job.method}", config.steps, "steps") as meter:
         said: dict[str, str] = {}
 
         def on_event(event: Event) -> None:
-            if "step" not in event:  # a sample of a machine
+            if "step" not in event:  # a sample of a machine's load
                 run.log(event)
                 return
             step = int(event["step"])

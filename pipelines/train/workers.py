@@ -1,4 +1,4 @@
-"""The workers of a training: one process, or several under Ray Train."""
+"""Run the workers of a training: in this process, or several under Ray Train. The stage `train` calls this module."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from zse_model.memory import keep_freed_memory
 
 
 def run_worker(job: Job, context: WorkerContext) -> FitState:
-    """One worker of a training: build, then fit."""
+    """Build the network, the batches and the selection of one worker, and fit. Returns the last state."""
     keep_freed_memory()
     config, split = job.config, job.pairs.split
     if job.pairs.settings["layout"] == "memory":
@@ -62,7 +62,7 @@ def run_worker(job: Job, context: WorkerContext) -> FitState:
     else:
         source = ShardSource(job.pairs, config.train.batch_size, config.train.seed)
     validate = calibrate = None
-    # A fine-grained training has no other class to choose by, and need not: its held-back pairs are what it is for.
+    # A fine-grained training without pseudo-unseen classes chooses by held-back pairs, which are its task.
     pairs = not split.pseudo_unseen and config.shard.hard_negatives == 1
     if context.rank == 0 and (split.pseudo_unseen or pairs):
         selection = Selection(job.images, split, config.evaluation.batch_size, pairs=pairs)
@@ -81,14 +81,14 @@ def run_worker(job: Job, context: WorkerContext) -> FitState:
 
 @ray.remote(num_cpus=0)
 class Journal:
-    """Carries progress from the workers to the driver, the only process that prints and tracks."""
+    """An actor that carries events from the workers to the driver, the only process that prints and tracks."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.reason: ZseError | None = None
 
     def give_up(self, reason: ZseError) -> None:
-        """What every attempt would end with: it is not taken up again."""
+        """Record an error that every attempt would end with: the training is not retried."""
         self.reason = self.reason or reason
 
     def given_up(self) -> ZseError | None:
@@ -102,9 +102,9 @@ class Journal:
         return events
 
 
-def what_lasts(error: Exception) -> ZseError | None:
-    """What the user has to mend before another attempt can succeed; None for a defect, a worker or node that was lost,
-    and a store that may be back soon."""
+def permanent_error(error: Exception) -> ZseError | None:
+    """An error that the user must fix before another attempt can succeed. None for a defect, a lost worker or node, and
+    a store that may be back soon."""
     passes = error.passes if isinstance(error, StorageError) else isinstance(error, RayError)
     reason = None if passes else to_mend(error)
     return error if reason and isinstance(error, ZseError) else ZseError(reason) if reason else None
@@ -112,9 +112,11 @@ def what_lasts(error: Exception) -> ZseError | None:
 
 @contextmanager
 def locally(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
+    """Train in this process; a local folder with the last state. On SIGTERM the state is kept and the process exits."""
     context = ProcessContext(job.folder, on_event)
     threads = torch.get_num_threads()
-    torch.set_num_threads(job.config.cluster.cpus_per_worker)  # sums depend on it: as a worker of the cluster has it
+    # As many threads as a cluster's worker has: the order of sums, and so the weights, depend on their number.
+    torch.set_num_threads(job.config.cluster.cpus_per_worker)
     try:
         metrics = sampled("", on_event) if job.config.tracking.system_metrics else nullcontext()
         with metrics, context.heeding_sigterm():
@@ -122,7 +124,7 @@ def locally(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     finally:
         torch.set_num_threads(threads)
     if state.step != state.total:
-        say(f"SIGTERM: step {state.step} is kept; the same command goes on from there")
+        say(f"SIGTERM: step {state.step} is kept. Run the same command again to continue")
         sys.exit(128 + signal.SIGTERM)
     with context.restore() as folder:
         assert folder is not None
@@ -131,10 +133,14 @@ def locally(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
 
 @contextmanager
 def on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
+    """Train under Ray Train; a local folder with the last state. The workers are restarted when a node is preempted.
+
+    Raises the error of a worker without Ray's wrappers, and StorageError if the workers left no state.
+    """
     cluster = job.config.cluster
     connect(cluster)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    # Beside the driver, as Ray Train's controller is: on a node that dies it would take the run with it.
+    # On the driver's node, as Ray Train's controller: on another node that dies, the journal would end the run.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     journal: Any = Journal.options(scheduling_strategy=here).remote()
 
@@ -150,16 +156,16 @@ def on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
             context = RayContext(settings["job"].folder, settings["journal"], put)
             if first:
                 stack.enter_context(sampled(node, context.log))
-            if ray.get(settings["journal"].given_up.remote()) is not None:  # another attempt would end with the same
+            if ray.get(settings["journal"].given_up.remote()) is not None:  # a retry would end with the same error
                 return
             try:
                 run_worker(settings["job"], context)
-            except TrainingError as error:  # every worker ends here, and in every attempt; one of them knows why
+            except TrainingError as error:  # all workers end here in every attempt; one has the cause as a subclass
                 if type(error) is not TrainingError:
                     ray.get(settings["journal"].give_up.remote(error))
             except Exception as error:
-                if (last := what_lasts(error)) is not None:
-                    ray.get(settings["journal"].give_up.remote(last))
+                if (permanent := permanent_error(error)) is not None:
+                    ray.get(settings["journal"].give_up.remote(permanent))
                 raise
 
     trainer = TorchTrainer(
@@ -181,7 +187,7 @@ def on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     )
     while True:
         try:
-            with _polled(journal, on_event), _telling_what_waits(cluster), _interruptible():
+            with _polled(journal, on_event), _reporting_waits(cluster), _interruptible():
                 trainer.fit()
         except TrainingFailedError as error:
             reason: ZseError | None = ray.get(journal.given_up.remote())
@@ -191,33 +197,33 @@ def on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
             raise reason
         latest = last_state(job.folder)
         if latest is None:
-            raise StorageError(f"Training left no state in {job.folder}/{STATES}")
+            raise StorageError(f"Training left no state in {job.folder}/{STATES}. Run the same command again")
         state = storage.read_json(storage.join(job.folder, STATES, latest, STATE_FILE))
         if state["step"] == state["total"]:
             with state_copy(job.folder, latest) as folder:
                 assert folder is not None
                 yield folder
             return
-        say(f"A node of the training is about to go: step {state['step']} is kept, the others go on from there")
+        say(f"A node will be preempted: step {state['step']} is kept, and the training continues on other nodes")
 
 
 @contextmanager
-def _telling_what_waits(cluster: ClusterConfig) -> Iterator[None]:
-    """Say, every half a minute, that there is no room for the workers: an autoscaler may bring it, a job may end."""
+def _reporting_waits(cluster: ClusterConfig) -> Iterator[None]:
+    """Print every WAITING seconds that the workers wait for room, which an autoscaler or the end of a job may bring."""
 
-    def tell() -> None:
+    def report() -> None:
         if any(group["state"] == "PENDING" for group in ray.util.placement_group_table().values()):
             each = f"{cluster.cpus_per_worker} CPUs and {cluster.gpus_per_worker:g} GPUs"
             say(f"Waiting for {each} for each of {cluster.workers} training workers: {waits()}")
 
-    with repeated(tell, WAITING):
+    with repeated(report, WAITING):
         yield
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends a training of Ray Train as one in this process. Ray's own handler leaves with exit code 0, and stays
-    behind."""
+    """Ctrl-C raises KeyboardInterrupt, as without Ray. Ray Train's own handler exits with code 0 and stays installed:
+    the exit is converted here, and the former handler restored."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -232,7 +238,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _polled(journal: Any, on_event: Callable[[Event], None]) -> Iterator[None]:
-    """Hand the journal's events on, about twice a second, and all of them at the end."""
+    """Pass the journal's events to `on_event` about twice a second, and the remaining events at the end."""
 
     def drain() -> None:
         for event in ray.get(journal.drain.remote()):

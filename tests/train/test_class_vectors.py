@@ -71,19 +71,19 @@ def test_npz_by_array_and_an_object_store(s3: str, tmp_path: Path) -> None:
     storage.write_bytes(f"{s3}/v.npz", (tmp_path / "v.npz").read_bytes())
     assert read_class_vectors(f"{s3}/v.npz#a", ["tea_pot", "fish"]).tolist() == [[0, 1, 0], [1, 0, 0]]
     assert read_class_vectors(f"{tmp_path}/v.npz#b", ["fish"]).shape == (1, 4)
-    with pytest.raises(ValueError, match=r"several arrays of vectors; say which: .*v.npz#a\|b"):
+    with pytest.raises(ValueError, match=r"several arrays of vectors. Name one: .*v.npz#a\|b"):
         read_class_vectors(f"{tmp_path}/v.npz", ["fish"])
 
 
-def test_all_unknown_names_stand_in_one_error(tmp_path: Path) -> None:
+def test_one_error_lists_all_unknown_names(tmp_path: Path) -> None:
     (tmp_path / "w.txt").write_bytes(lines(header=False))
     with pytest.raises(UnknownNamesError, match=r"no vector of 2 of 3 classes: 'hot_dog', 'tv'\. Add them"):
         read_class_vectors(f"{tmp_path}/w.txt", ["fish", "hot_dog", "tv"])
     (tmp_path / "page.txt").write_bytes(b"<!doctype html> <p>not found</p>\n")
-    with pytest.raises(ValueError, match=r"page.txt is no file of word vectors: .*Known: .npz, word2vec .bin"):
+    with pytest.raises(ValueError, match=r"page.txt is not a file of word vectors: .*Give .npz, word2vec .bin"):
         read_class_vectors(f"{tmp_path}/page.txt", ["fish"])
     (tmp_path / "cut.bin").write_bytes(binary(b"")[:-5])
-    with pytest.raises(ValueError, match="ends before the 10 words that it announces"):
+    with pytest.raises(ValueError, match="ends before the 10 words that its first line promises"):
         read_class_vectors(f"{tmp_path}/cut.bin", NAMES)
 
 
@@ -101,13 +101,13 @@ def test_a_word_may_hold_spaces_signs_and_accents_in_either_composition(tmp_path
         ("w.txt", b"fish 1 2\ncat nan 2\n", "row 2: the vector of 'cat' is not finite"),
         ("w.txt", b"2 2\nfish 1 2\ncat inf 2\n", "row 3: the vector of 'cat' is not finite"),
         ("w.bin", b"2 1\nfish \x00\x00\x80\x3fcat \x00\x00\xc0\x7f", "row 2: the vector of 'cat' is not finite"),
-        ("w.txt", b"fish 1 2\ndog 1\ncat 1 2\n", "row 2 has not the 2 numbers"),
-        ("w.txt", b"fish 1 2\ncat 1 hunter2\n", "row 2 has something else than 2 numbers"),
-        ("w.txt.gz", gzip.compress(b"fish 1 2\ncat 1 2\n", mtime=0)[:-9], "no file of word vectors"),
-        ("w.npz", b"version https://git-lfs.github.com/spec/v1\n", "no file of word vectors"),
+        ("w.txt", b"fish 1 2\ndog 1\ncat 1 2\n", "row 2 must be a word and 2 numbers"),
+        ("w.txt", b"fish 1 2\ncat 1 hunter2\n", "row 2 must have 2 numbers after the word"),
+        ("w.txt.gz", gzip.compress(b"fish 1 2\ncat 1 2\n", mtime=0)[:-9], "not a file of word vectors"),
+        ("w.npz", b"version https://git-lfs.github.com/spec/v1\n", "not a file of word vectors"),
     ],
 )
-def test_what_is_no_vector_is_refused_with_its_row_and_not_quoted(
+def test_a_bad_vector_is_refused_with_its_row_and_not_quoted(
     name: str, content: bytes, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -116,7 +116,7 @@ def test_what_is_no_vector_is_refused_with_its_row_and_not_quoted(
     assert name in str(refused.value) and "hunter2" not in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_mark_in_a_path_is_no_array(tmp_path: Path) -> None:
+def test_a_number_sign_in_a_path_does_not_name_an_array(tmp_path: Path) -> None:
     (tmp_path / "v#2").mkdir()
     for name, array in (("w.txt", ""), ("a#b.txt", ""), ("v.npz", "#a")):
         path = tmp_path / "v#2" / name

@@ -115,7 +115,7 @@ def test_a_plain_process_that_is_told_to_go_keeps_its_step(tmp_path: Path) -> No
     process = subprocess.Popen([*command, *told], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     until(lambda: states(tmp_path / "told"), process)
     process.terminate()
-    assert "is kept; the same command goes on from there" in ended(process, 128 + signal.SIGTERM)
+    assert "is kept. Run the same command again to continue" in ended(process, 128 + signal.SIGTERM)
     assert any(0 < step < 1000 for step in states(tmp_path / "told"))
     subprocess.run([*command, *told], check=True, capture_output=True)
     first, second = (json.loads(p.read_text()) for p in tmp_path.glob("*/checkpoints/*/manifest.json"))

@@ -87,7 +87,7 @@ def test_a_node_that_is_about_to_go_has_its_step_kept(nodes: Nodes, tmp_path: Pa
     nodes.drain(next(number for number, workers in nodes.workers().items() if workers), 60)
     kept = training.until(lambda: [step for step in states(training.workspace) if 0 < step < STEPS])
     said = ended(training.process)
-    assert f"A node of the training is about to go: step {kept[-1]} is kept" in said
+    assert f"A node will be preempted: step {kept[-1]} is kept" in said
     assert digests(training.workspace)[0] == digests(whole)[0]
     for number in list(nodes.nodes):
         nodes.kill(number)  # one of them is draining

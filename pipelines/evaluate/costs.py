@@ -1,4 +1,7 @@
-"""What a way of scoring costs: FLOP a pair, bytes a photo, time a query. Measured on what was encoded."""
+"""Measure the cost of a retrieval mode on encoded pictures: FLOP per pair, bytes per photo, time per query.
+
+`evaluate` writes the costs to the report; `operate/estimate` counts FLOP with `count_flop`.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.scoring import Precision, count
 
-FLOP = 2e10  # that the clock runs for: a third of a second on two cores
-PAIRS = 2**20
+FLOP = 2e10  # of one timed round: a third of a second on two cores
+PAIRS = 2**20  # at most, of one timed round
 SKETCHES = 8
 
 
@@ -22,11 +25,12 @@ SKETCHES = 8
 def cost(
     method: RetrievalMethod, mode: str, precision: Precision, sketches: Encoding, photos: Encoding
 ) -> dict[str, Any]:
-    """Of one of `method.modes`, on the device that the method is on, with some pictures encoded by it.
+    """The cost of one of `method.modes`, with pictures that the method has encoded, on the method's device.
 
-    gflop_pair: of matrix products and attention, pictures prepared; bytes_photo: what is stored and read of a photo;
-    ms_query_1000: wall time of one sketch of eight against 1,000 photos, pictures prepared, every pair scored, of codes
-    too, which an index finds faster; device: where.
+    gflop_pair: GFLOP per pair of matrix products and attention, without preparing the pictures. bytes_photo: bytes of a
+    photo's encodings that the mode reads. ms_query_1000: wall time, in ms, of one sketch in a batch of SKETCHES against
+    1,000 photos, without preparation; every pair is scored, for codes too, which an index searches faster. device: name
+    of the GPU, or processor and threads.
     """
     scorer = method.scorer(mode, precision)
     sketch, photo = scorer.prepare(_first(sketches, 1), "sketch"), scorer.prepare(_first(photos, 1), "photo")
@@ -54,7 +58,7 @@ def cost(
 
 
 def count_flop(work: Callable[[], Any]) -> int:
-    """Of what a call computes, on any device."""
+    """The FLOP of one call, on any device."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()

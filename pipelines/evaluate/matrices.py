@@ -1,4 +1,4 @@
-"""The score matrix of every mode, a block of rows at a time."""
+"""Score matrices of one checkpoint's encodings, in blocks of rows. The stage `evaluate` reads them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from pipelines.workspace.encodings import Encoded, Encodings
 from zse_model.checkpoint import Checkpoint
 from zse_model.scoring import count
 
-EMBEDDING_TILE = 512  # rows of a score matrix that are held at once
+EMBEDDING_TILE = 512  # rows of a block
 
 
 class Matrices:
-    """The score matrix of every mode, a block of rows at a time: rows are the sketches in stored order, columns the
-    photos in the order of their content hash (evaluation rule 3). Pair networks run on the cluster, once."""
+    """The score matrix of every mode, in blocks of rows.
+
+    Rows are the sketches in stored order. Columns are the photos in the order of their content hash, so that ties do
+    not favour a class. A pair network runs on the cluster, once for each matrix.
+    """
 
     def __init__(
         self,
@@ -36,12 +39,15 @@ class Matrices:
         self.gallery = members.by_content()
 
     def rows(self, mode: str, among: Tensor | None = None) -> Iterator[Tensor]:
-        """among: int64 [q, k], the columns that `rerank-K` is about; the others are -inf."""
+        """Blocks float32 [at most EMBEDDING_TILE, photos] of a mode's matrix.
+
+        among: int64 [sketches, k], the columns that `rerank-K` ranks; all others are -inf. None = all columns.
+        """
         for scores in self._stored(mode, None if among is None else self.columns[among]):
             yield scores[:, self.columns]
 
     def _stored(self, mode: str, among: Tensor | None = None) -> Iterator[Tensor]:
-        """Rows and columns in stored order."""
+        """`rows` with columns, and `among`, in stored order."""
         scored_by = self.method.ranked_by(mode)
         declared = self.method.mode(scored_by)
         if declared.combined and declared.combine:

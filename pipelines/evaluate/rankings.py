@@ -1,4 +1,4 @@
-"""Blocks of scores to evaluations, of a whole gallery or of a shortlist."""
+"""Evaluate searches from blocks of scores, over whole galleries or shortlists. `evaluate` calls this module."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def evaluate_searches(
     mode: str,
     shortlists: Sequence[Tensor] | None = None,
 ) -> list[Evaluation]:
-    """Every search in one pass over the blocks of a whole score matrix.
+    """The evaluation of every search, in one pass over the blocks of a score matrix.
 
-    shortlists: by search, int64 [q, k], the positions in its gallery that `rerank-K` looks at.
+    blocks: float32 [rows, photos], together all encoded sketches. shortlists: for each search int64 [q, k], the gallery
+    positions that `rerank-K` ranks.
     """
     evaluators = [Evaluator(_ranked_by(mode, search.task)) for search in searches]
     start = 0
@@ -39,7 +40,7 @@ def evaluate_searches(
 
 
 def _ranked_by(mode: str, task: Task) -> Task:
-    """A shortlist claims what it can tell, and says what it lost."""
+    """The task with the metrics that a shortlist of depth K determines, and recall_K."""
     depth = rerank_depth(mode)
     if depth is None:
         return task
@@ -47,7 +48,7 @@ def _ranked_by(mode: str, task: Task) -> Task:
 
 
 def find_shortlists(blocks: Iterable[Tensor], searches: Sequence[Search], depth: int) -> list[Tensor]:
-    """By search, int64 [q, depth or fewer]: the positions in its gallery that score best."""
+    """For each search int64 [q, min(depth, g)]: the gallery positions with the highest scores."""
     found: list[list[Tensor]] = [[] for _ in searches]
     start = 0
     for block in blocks:
@@ -58,7 +59,8 @@ def find_shortlists(blocks: Iterable[Tensor], searches: Sequence[Search], depth:
 
 
 def union_of_shortlists(searches: Sequence[Search], shortlists: Sequence[Tensor], sketches: int) -> Tensor:
-    """int64 [sketches, k], the columns that any search has on a sketch's shortlist; 0 where it does not ask for it."""
+    """int64 [sketches, k]: the columns on a sketch's shortlists of all searches. Column 0 fills the shortlist of a
+    search without the sketch."""
     parts = []
     for search, chosen in zip(searches, shortlists, strict=True):
         columns = torch.zeros(sketches, chosen.shape[1], dtype=torch.int64)
@@ -68,7 +70,7 @@ def union_of_shortlists(searches: Sequence[Search], shortlists: Sequence[Tensor]
 
 
 def _picked(block: Tensor, start: int, search: Search) -> Tensor:
-    """A setting's rows and columns of a block whose first row is sketch `start`."""
+    """The scores of a search in a block whose first row is sketch `start`; -inf for photos outside `within`."""
     rows = search.queries[(search.queries >= start) & (search.queries < start + len(block))]
     scores = block[rows - start][:, search.gallery]
     if search.within is not None:

@@ -1,4 +1,4 @@
-"""The reference row of raw pixels."""
+"""Evaluate the reference row `raw_pixels`. `run.py` calls this module; no checkpoint is needed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from zse_model.split import ZeroShotSplit
 
 
 def raw_pixels(config: ExperimentConfig, workspace: str, images: Images, split: ZeroShotSplit) -> Report:
-    """The reference row that anything has to beat: 32x32 grey pixels, centred, compared by cosine."""
+    """The report of 32x32 grey pixels, centred and compared by cosine: a method that is no better has learned
+    nothing."""
     place = place_of(config, workspace, "raw_pixels", {"images": images.url, "split": split.digest})
     if (done := Report.find(*place)) is not None:
         return done
@@ -41,12 +42,13 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: Images, split: 
     evaluations = {RET.name: evaluate_searches(scores.split(EMBEDDING_TILE), searches, RET.name)}
     provenance = provenance_of(config, split, images.fingerprint, "none")
     key = report_key(config, split, images.fingerprint, "none")
-    of = {"report_key": key, "images": images.url, "experiment": experiment_of(config)}
+    extra = {"report_key": key, "images": images.url, "experiment": experiment_of(config)}
     members = sketches.members, photos.members
-    return write_report(place, of, images, searches, evaluations, *members, "raw_pixels", provenance)
+    return write_report(place, extra, images, searches, evaluations, *members, "raw_pixels", provenance)
 
 
 def _pixels(pictures: list[bytes]) -> Encoding:
+    """embedding: float32 [n, 1024], of length 1."""
     rows = []
     for picture in pictures:
         pixels = torch.from_numpy(decode_pixels(picture).astype(np.float32))

@@ -1,9 +1,8 @@
-"""A report's files (`pipelines/workspace/reports.py`): written once, named by what they depend on.
+"""Write a report's files (`pipelines/workspace/reports.py`) and their manifest. `evaluate` and `raw_pixels` call it.
 
-`report.json` is the list of rows (docs/evaluation.md). `queries.parquet` keeps each query's own values, so that
-two reports of the same queries can be compared pair by pair, `top.parquet` the first photos that each found. The other
-tables are of the unseen classes, by class: average precision, whose photos stand among the first ten, interpolated
-precision at eleven recalls; and what a mode costs.
+`report.json` has the result rows (docs/evaluation.md), `queries.parquet` the values of each query, for comparisons
+paired by query, `top.parquet` the first photos of each query. The other tables are of the first setting:
+average precision by class, classes of the first ten photos, and interpolated precision at eleven recalls.
 """
 
 from __future__ import annotations
@@ -30,10 +29,12 @@ from pipelines.workspace.reports import Report
 from zse_model.evaluation.evaluate import Evaluation, Task
 from zse_model.split import ZeroShotSplit
 
-SHOWN = 10  # photos of a query that are kept by name, and that the confusion of classes looks at
+SHOWN = 10  # photos of a query in top.parquet and in the confusion of classes
 
 
 def provenance_of(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str, checkpoint: str) -> dict[str, Any]:
+    """The provenance columns of every result row. checkpoint: its hash, or `none`. `evaluate` then sets the name of the
+    training and the number of distilled test units."""
     return {
         "split": split.name,
         "split_hash": split.digest,
@@ -46,7 +47,8 @@ def provenance_of(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: s
 
 
 def report_key(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str, checkpoint_hash: str) -> str:
-    """What a report is of: two with one key have the same rows, whatever folder the pictures came from."""
+    """A digest of checkpoint, data, split and settings. Reports with the same key have the same rows, even if their
+    pictures come from different folders."""
     return storage.digest([checkpoint_hash, fingerprint, split.digest, *_settings(config)], 16)
 
 
@@ -57,20 +59,21 @@ def _settings(config: ExperimentConfig) -> list[Any]:
 
 
 class Place(NamedTuple):
-    """Where a report belongs."""
+    """The folder of a report, and its full key."""
 
     url: str
     key: str
 
 
 def place_of(config: ExperimentConfig, workspace: str, name: str, depends: dict[str, Any]) -> Place:
+    """The place of a report. depends: what the report depends on besides the settings of the evaluation."""
     key = storage.digest([depends, *_settings(config)])
     return Place(Report.place(workspace, name, key), key)
 
 
 def write_report(
     place: Place,
-    of: dict[str, Any],
+    extra: dict[str, Any],
     images: Images,
     searches: list[Search],
     evaluations: dict[str, list[Evaluation]],
@@ -79,7 +82,12 @@ def write_report(
     method: str,
     provenance: dict[str, Any],
 ) -> Report:
-    """of: what the manifest says besides."""
+    """Write tables, charts and sheets, and the manifest last.
+
+    evaluations: mode -> one evaluation per search; the first mode is the one of confusion and sheets. sketches, photos:
+    the encoded pictures that the searches index. extra: further fields of the manifest. provenance: columns of every
+    row.
+    """
     folder = place.url
     rows: list[dict[str, Any]] = []
     columns: dict[str, Any] = {"id": sketches.id, "category": sketches.category, "instance": sketches.instance}
@@ -121,7 +129,7 @@ def write_report(
     found_first = {mode: first.id[found.top.indices[:, :SHOWN].numpy()].tolist() for mode, found in by_class.items()}
     top = pa.table({"id": asked.id, **found_first}).sort_by("id")
     storage.write_bytes(storage.join(folder, Report.TOP), encode_part(top, row_group=4096))
-    by_id = pa.table(columns).sort_by("id")  # one order for whatever was evaluated on these queries
+    by_id = pa.table(columns).sort_by("id")  # all reports on these queries have the same order
     storage.write_bytes(storage.join(folder, Report.QUERIES), encode_part(by_id, row_group=4096))
     storage.write_json(storage.join(folder, Report.PER_CLASS), [_finite(row) for row in per_class])
     storage.write_json(storage.join(folder, Report.ROWS), [_finite(claimed(row)) for row in rows])
@@ -129,16 +137,16 @@ def write_report(
     by_class_of = [search.task for search in searches if {*search.task.metrics} & {"mAP_all"}]
     chance = {task.setting: task.chance for task in by_class_of if "plain" in task.protocols}
     about = {"method": method, "dataset": images.dataset, "settings": settings, "chance": chance}
-    return Report.write(*place, **about, **provenance, **of)
+    return Report.write(*place, **about, **provenance, **extra)
 
 
 def _whole(found: Evaluation) -> bool:
-    """Not a shortlist."""
+    """Whether the whole gallery was ranked, and not a shortlist."""
     return "mAP_all" in found.task.metrics
 
 
 def _confusion(found: Evaluation, classes: int) -> np.ndarray:
-    """float64 [classes, classes]: of the first photos for a sketch of a class (row), the share of each class."""
+    """float64 [classes, classes]: share of each class (column) in the first SHOWN photos of a class (row)."""
     top = found.task.gallery_labels[found.top.indices[:, :SHOWN]]
     counts = np.zeros((classes, classes))
     np.add.at(counts, (found.task.query_labels[:, None].expand_as(top).numpy(), top.numpy()), 1)
@@ -146,12 +154,12 @@ def _confusion(found: Evaluation, classes: int) -> np.ndarray:
 
 
 def _names(task: Task, sketches: Members, photos: Members) -> list[str]:
-    """Names of the classes by their label."""
+    """Names of the classes, indexed by label."""
     named = dict(zip(task.gallery_labels.tolist(), photos.category, strict=True))
     named |= dict(zip(task.query_labels.tolist(), sketches.category, strict=True))
     return [str(named.get(label, "")) for label in range(max(named) + 1)]
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: an interval that cannot be had is null."""
+    """The row with None for NaN, which JSON lacks: the bounds of an interval that cannot be computed."""
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

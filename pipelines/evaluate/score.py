@@ -1,7 +1,8 @@
-"""score: encodings -> the scores of a pair network, every sketch with every photo, or those that a shortlist wants.
+"""Score pairs of sketches and photos with a pair network on the cluster: all pairs, or those of shortlists.
 
-A part holds the columns of up to `PHOTOS` photos, its rows are all sketches in stored order, and each is written whole:
-an interrupted scoring goes on where it was. Neither the gallery's tokens nor the matrix of scores is ever in memory.
+`matrices` calls this step. A part has the scores of up to PHOTOS photos with all sketches, in stored order, and is one
+task, so an interrupted scoring continues with the missing parts. Neither the tokens of the whole gallery nor the whole
+score matrix is in memory at once.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from zse_model.checkpoint import load_checkpoint
 from zse_model.memory import keep_freed_memory
 from zse_model.scoring import score_all
 
-PHOTOS = 256  # a part: about what a scorer prepares at once
-SKETCHES = 1024  # a row group of the parts, and what a worker reads of the sketches at once
-ALONE = 100_000  # pairs that one process has scored before others have loaded their networks
+PHOTOS = 256  # of a part: about as many as a scorer prepares at once
+SKETCHES = 1024  # of a row group of a part
+ALONE = 100_000  # pairs that one process scores before further processes have loaded their networks
 
 
 @logs.stage("score")
 def score(
     config: ExperimentConfig, workspace: str, encodings: Encodings, mode: str, among: Tensor | None = None
 ) -> Scores:
-    """Score every pair by `mode`, or find it done.
+    """The scores of a mode; computed unless they are complete.
 
-    among: the photos to score for each sketch, int64 [q, k], both in stored order; the others are -inf. `mode` is then
-    only a name for them. None = every photo.
+    among: int64 [sketches, k], the photos to score for each sketch, in stored order; all other scores are -inf. None =
+    every photo.
     """
     precision = config.evaluation.precision
     name = f"{encodings.name}-{mode}" + ("" if precision == "fp32" else f"-{precision}")
@@ -66,7 +67,7 @@ def score(
     there = storage.names(folder)
     left = [{**task, "part": part} for task, part in zip(tasks, names, strict=True) if part not in there]
     if len(left) < len(tasks):
-        say(f"{len(tasks) - len(left)} of {len(tasks)} parts are there already")
+        say(f"{len(tasks) - len(left)} of {len(tasks)} parts are already written")
     total = sum(sketches.values())
     alone = total * sum(task["rows"] for task in left) <= ALONE
     gpus = 1 if config.cluster.gpus_per_worker else 0
@@ -88,7 +89,7 @@ def score(
 
 
 class ScorePart:
-    """An actor that holds the network and scores all sketches against some photos a call."""
+    """An actor with the network. A call scores all sketches with the photos of one part."""
 
     def __init__(self, encodings: Encodings, mode: str, precision: Any, folder: str) -> None:
         keep_freed_memory()

@@ -1,4 +1,5 @@
-"""What is searched in what: the settings of an experiment, as queries and galleries."""
+"""Plan the settings of an evaluation: the queries, the gallery and the relevant photos of each. `evaluate` and
+`raw_pixels` call this module."""
 
 from __future__ import annotations
 
@@ -25,19 +26,20 @@ from zse_model.split import ZeroShotSplit
 
 @dataclass(frozen=True)
 class Search:
-    """A task with the pictures behind it: which of the encoded sketches and photos take part."""
+    """A task with the rows of its pictures among the encoded sketches and photos."""
 
     task: Task
     queries: np.ndarray
-    """int64, rows of the encoded sketches"""
+    """int64 [q], rows of the encoded sketches"""
     gallery: np.ndarray
-    """int64, rows of the encoded photos"""
+    """int64 [g], rows of the encoded photos"""
     within: tuple[Tensor, Tensor] | None = None
-    """int64 [sketches], [g]: a sketch is searched only among the photos with its number; None = among all"""
+    """int64 [sketches] and [g]: the class of every encoded sketch and gallery photo, if a sketch is searched among the
+    photos of its class; None = in the whole gallery"""
 
 
 def setting_name(split: ZeroShotSplit, fingerprint: str, form: str = "") -> str:
-    """The setting with what it was run on: members other than the published ones never carry the bare name."""
+    """`<split><form>.<fingerprint>`. The fingerprint keeps results on other pictures from sharing a name."""
     return f"{split.name}{form}.{fingerprint[:8]}"
 
 
@@ -49,11 +51,15 @@ def plan_searches(
     photos: Members,
     everyone: Members | None,
 ) -> list[Search]:
-    """By class among the unseen photos; where pairs are known also by instance: among the drawn ones of them (`-fg`)
-    and among those of the sketch's class (`-fg-class`), of a seen class among the held-back ones (`-fg-seen`).
-    Distractors make one more each: `-generalised`, `-fg-all`.
+    """The searches of an evaluation, the one by class among unseen photos first.
 
-    everyone: all pictures of the data set, to know which photos of seen classes are drawn; needed for `drawn` alone.
+    With known pairs a sketch's own photo is also searched: among the unseen photos that have a sketch (`-fg`), among
+    the unseen photos of the sketch's class (`-fg-class`), and with `seen_classes` a held-back sketch of a seen class
+    among the held-back photos of its class (`-fg-seen`). Distractors add settings: held-back photos `-generalised`,
+    photos of seen classes that have a sketch `-fg-all`. A setting with fewer than two instances is left out.
+
+    sketches, photos: the encoded pictures; Search holds their rows. everyone: all pictures of the data set, which
+    `-fg-all` needs to find the photos that have a sketch.
     """
     labels = {category: i for i, category in enumerate(split.unseen)}
     classes, others = (torch.tensor([labels.get(c, -1) for c in m.category]) for m in (sketches, photos))
@@ -98,8 +104,9 @@ def plan_searches(
 
 
 def without_repeated(searches: Sequence[Search], images: Images, photos: Members) -> list[Search]:
-    """The searches with galleries as their protocols want them: one that leaves repeated photos out becomes a search of
-    its own where there are any. By instance only photos of the same one are repeated: each is somebody's right answer.
+    """The searches, split by protocols that keep and that drop repeated photos of the gallery, if it has any. Photos of
+    different classes are never repeated; nor, at instance level, are photos of different instances, because each is
+    relevant to another query.
     """
     if all(PROTOCOLS[name].repeated for search in searches for name in search.task.protocols):
         return list(searches)
@@ -117,7 +124,7 @@ def without_repeated(searches: Sequence[Search], images: Images, photos: Members
 
 
 def _of_gallery(search: Search, protocols: tuple[str, ...], kept: np.ndarray | slice) -> Search:
-    """The search by some of its protocols, in some of its gallery."""
+    """The search with some of its protocols and some photos of its gallery."""
     labels = search.task.gallery_labels[kept]
     within = search.within and (search.within[0], search.within[1][kept])
     task = dataclasses.replace(search.task, protocols=protocols, gallery_labels=labels)

@@ -1,7 +1,6 @@
-"""evaluate: encodings -> report. Scores every sketch against every photo of the unseen classes, by named protocols.
+"""The stage `zse evaluate`: score every query against its gallery, evaluate the rankings and write a report.
 
-What is searched in what is in searches.py, who scores it in matrices.py, what becomes of the scores in rankings.py, and
-what is written in report.py.
+`searches` plans the settings, `matrices` scores, `rankings` evaluates, `report` writes.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ from zse_model.split import ZeroShotSplit
 def evaluate(
     config: ExperimentConfig, workspace: str, images: Images, encodings: Encodings, method: str, split: ZeroShotSplit
 ) -> Report:
-    """Run the stage for one checkpoint's encodings, or find it done.
+    """The report of one checkpoint's encodings; made unless it is complete.
 
-    Raises LeakError where the checkpoint has seen what it would be tested on.
+    method: the name in the result rows. Raises LeakError if the checkpoint has seen tested classes or pictures.
     """
     with storage.local_copy(encodings.checkpoint) as copy:
         checkpoint = load_checkpoint(copy)
@@ -69,7 +68,8 @@ def evaluate(
     provenance["distilled_test_units"] = distilled_units(checkpoint, split)
     if told := provenance["distilled_test_units"]:
         say(
-            f"{method} was distilled from {told} ImageNet units that name test classes of {split.name}; the rows say so"
+            f"{method} was distilled from {told} ImageNet units that name tested classes of {split.name}. "
+            "distilled_test_units in its rows has the number"
         )
     shown = explained_mode(checkpoint.method)
     if shown in modes and (checkpoint.method.pair_mode or has_masks(checkpoint.method)):
@@ -81,8 +81,8 @@ def evaluate(
         storage.join(place.url, Report.COSTS), _costs(checkpoint.method, encodings, modes, config.evaluation.precision)
     )
     same = report_key(config, split, images.fingerprint, encodings.checkpoint_hash)
-    of = {"report_key": same, "images": images.url, "encodings": encodings.url, "experiment": experiment_of(config)}
-    return write_report(place, of, images, searches, evaluations, sketches.members, gallery, method, provenance)
+    extra = {"report_key": same, "images": images.url, "encodings": encodings.url, "experiment": experiment_of(config)}
+    return write_report(place, extra, images, searches, evaluations, sketches.members, gallery, method, provenance)
 
 
 def _refuse_leaks(
@@ -97,7 +97,8 @@ def _refuse_leaks(
 
 
 def _evaluated(matrices: Matrices, searches: Sequence[Search], mode: str) -> list[Evaluation]:
-    """Every search by one mode; `rerank-K` by its pair network among what its first mode finds."""
+    """The evaluations of all searches by one mode. For `rerank-K` the first mode finds the shortlists, and only their
+    pairs are scored."""
     depth = rerank_depth(mode)
     if depth is None:
         return evaluate_searches(matrices.rows(mode), searches, mode)
@@ -110,18 +111,18 @@ def _evaluated(matrices: Matrices, searches: Sequence[Search], mode: str) -> lis
 def _costs(
     method: RetrievalMethod, encodings: Encodings, modes: Sequence[str], precision: Precision
 ) -> list[dict[str, Any]]:
-    """Of the modes that score every pair, by some of the encoded pictures."""
+    """The costs of all modes but `rerank-K`, measured on one part of the encodings."""
     sketches, photos = (encodings.values(next(iter(encodings.parts(m))), m) for m in ("sketch", "photo"))
     return [cost(method, mode, precision, sketches, photos) for mode in modes if mode in method.modes]
 
 
 def _modes(config: ExperimentConfig, method: RetrievalMethod, name: str) -> list[str]:
-    """The asked modes that this method has, or all of its own. Says which it has not: an experiment may ask several
-    methods for what only one of them can."""
+    """The modes of `evaluation.modes` that the method has, else its first mode; without `evaluation.modes` all of its
+    modes. Prints the modes that are left out: an experiment may list modes that only one of its methods has."""
     asked = config.evaluation.modes or method.modes
     known = [mode for mode in asked if method.has(mode)]
     if left_out := [m for m in asked if m not in known]:
-        say(f"{name} has no mode {', '.join(left_out)}: evaluated by {', '.join(known or method.modes[:1])}")
+        say(f"{name} has no mode {', '.join(left_out)}. It is evaluated by {', '.join(known or method.modes[:1])}")
     return known or [method.modes[0]]
 
 
@@ -132,7 +133,8 @@ def _explanations(
     sketches: Members,
     photos: Members,
 ) -> dict[str, bytes]:
-    """The best, a typical and the worst query by average precision, each with the first photo it found."""
+    """Explanation sheets of the best, the median and the worst query by average precision, each with its first
+    photo."""
     chosen = sheets.by_precision(found)
     queries = np.array([chosen[0], chosen[len(chosen) // 2], chosen[-1]])
     first = found.top.indices[torch.from_numpy(queries), 0].numpy()

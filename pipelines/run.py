@@ -1,4 +1,7 @@
-"""run: all stages of an experiment, each skipped where its output is there."""
+"""The route of an experiment: all stages in order. A stage whose output is complete is skipped.
+
+`zse run` and the verbs of single stages call `run`; `zse evaluate --checkpoint` calls `evaluate_checkpoint`.
+"""
 
 from __future__ import annotations
 
@@ -33,25 +36,29 @@ Made = TypeVar("Made", bound=Kept)
 
 @dataclass
 class Outputs:
-    """What an experiment has made so far."""
+    """The outputs of the stages that have run."""
 
     images: Images
     pairs: Pairs | None = None
     checkpoints: dict[str, Training] = field(default_factory=dict)
-    """By method, `-untrained` for the reference rows."""
+    """Name of the method -> checkpoint; `<method>-untrained` for the reference row."""
     encodings: dict[str, Encodings] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     selection: Outputs | None = None
-    """The same of the pseudo-unseen classes, where those were evaluated, too."""
+    """The outputs of the evaluation on pseudo-unseen classes, if there was one."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """Of all reports, those to choose by last."""
+        """The result rows of all reports, those of the pseudo-unseen classes last."""
         own = [row for report in self.reports.values() for row in report.rows()]
         return own + (self.selection.rows() if self.selection else [])
 
 
 def run(config: ExperimentConfig, workspace: str, until: str = "evaluate") -> Outputs:
-    """Every stage up to `until`, in order."""
+    """Run the stages up to `until`, one of STAGES.
+
+    Raises PreflightError or ZseError for errors that can be found before any picture is read, LeakError if a checkpoint
+    has seen tested classes, HeldError if another process trains the same.
+    """
     last = STAGES.index(until)
     workspace = storage.absolute(workspace)
     planned = plan_ingest(config, workspace)
@@ -98,12 +105,15 @@ def _evaluate_all(config: ExperimentConfig, workspace: str, out: Outputs, split:
 
 
 def _selection(config: ExperimentConfig, workspace: str, trained: Outputs, split: ZeroShotSplit) -> Outputs | None:
-    """The pseudo-unseen classes, evaluated as the unseen ones are but without distractors, to compare and promote by.
-    None, with a word, where they cannot be searched."""
+    """Evaluate the pseudo-unseen classes without distractors, to compare and promote models. None, with a message, if
+    they cannot be searched."""
     counts = trained.images.counts
     searched = [c for c in split.pseudo_unseen if counts[c].get("sketch") and counts[c].get("photo")]
     if not searched:
-        say("No pseudo-unseen class has sketches and photos (dataset.pseudo_unseen): nothing is evaluated to choose by")
+        say(
+            "No pseudo-unseen class has sketches and photos (dataset.pseudo_unseen), so there is no evaluation to "
+            "choose models by"
+        )
         return None
     asked = replace(config.evaluation, classes="pseudo_unseen", distractors=(), seen_classes=False)
     chosen = replace(config, evaluation=asked)
@@ -112,13 +122,14 @@ def _selection(config: ExperimentConfig, workspace: str, trained: Outputs, split
         _embed_all(chosen, workspace, out, split.for_selection())
         _evaluate_all(chosen, workspace, out, split.for_selection())
     except LeakError as error:  # the result on unseen classes stands
-        say(f"The pseudo-unseen classes are not evaluated: {error}", logging.WARNING)
+        say(f"The pseudo-unseen classes were not evaluated: {error}", logging.WARNING)
         return None
     return out
 
 
 def evaluate_checkpoint(config: ExperimentConfig, workspace: str, checkpoint: str) -> Outputs:
-    """A checkpoint from anywhere on this experiment's data and split; refused where it has seen what is tested."""
+    """Evaluate a checkpoint, given as folder or URL, on this experiment's data and split. Raises LeakError if it has
+    seen tested classes or pictures."""
     workspace = storage.absolute(workspace)
     planned = plan_ingest(config, workspace)
     preflight.check_test(config, workspace, planned.records, storage.absolute(checkpoint))
@@ -127,7 +138,7 @@ def evaluate_checkpoint(config: ExperimentConfig, workspace: str, checkpoint: st
 
 
 def evaluate_images(config: ExperimentConfig, workspace: str, images: Images, training: Training) -> Outputs:
-    """`evaluate_checkpoint` of data that is ingested."""
+    """`evaluate_checkpoint` on ingested data."""
     split = experiment_split(config, images)
     out = Outputs(images, checkpoints={training.method: training})
     _embed_all(config, workspace, out, split)
@@ -136,7 +147,7 @@ def evaluate_images(config: ExperimentConfig, workspace: str, images: Images, tr
 
 
 def experiment_split(config: ExperimentConfig, images: Images) -> ZeroShotSplit:
-    """The split whose unseen classes are searched."""
+    """The experiment's split; for an evaluation of the pseudo-unseen classes these are its unseen classes."""
     return preflight.searched_split(config, images.counts)
 
 

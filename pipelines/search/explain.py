@@ -1,4 +1,4 @@
-"""explain: what a checkpoint sees in a sketch and a photo, or in the first photos of a gallery. Pictures and one page.
+"""Explain the scores of a sketch with a photo, or with the first photos of a gallery; `zse explain` calls `explain`.
 
 <out>/explain.html    <out>/1-correspondences.png  1-similarity.png  1-attention-*.png  1-synthesis.png  2-...
 """
@@ -20,7 +20,7 @@ from zse_model.explain import explainable, explained_mode, has_masks
 from zse_model.transforms import prepare_photo, prepare_sketch
 
 PAGE = "explain.html"
-SHORTLIST = 100  # photos that a pair network ranks, where no mode is asked for
+SHORTLIST = 100  # photos that a pair network ranks if no mode is given
 
 
 def explain(
@@ -35,21 +35,20 @@ def explain(
     mode: str | None,
     patches: Sequence[tuple[int, int]],
 ) -> list[Match]:
-    """Explain one photo, or the `top` photos of a gallery's ranking; gives them with their scores, best first.
+    """Explain one photo, or the `top` photos of a gallery. Returns them with their scores, best first.
 
-    mode: None = the one that the pictures are about (`explained_mode`); of a gallery it then ranks the SHORTLIST that
-    the first mode finds.
-
-    Raises ValueError unless exactly one of photo and gallery is given, UnexplainableError for a method without patches,
-    BadPicture for an unusable picture, by name.
+    mode: None = the mode that the pictures explain (`explained_mode`); in a gallery it then re-ranks the SHORTLIST of
+    the first mode. patches: (row, column) of sketch patches to follow, from 0.
+    Raises ZseError unless exactly one of photo and gallery is given, UnexplainableError for a method with neither
+    patches nor masks, BadPicture with the name of an unusable picture.
     """
     if (photo is None) == (gallery is None):
-        raise ZseError("Give either --photo FILE or --gallery FOLDER: what the sketch is to be explained with")
+        raise ZseError("Give either --photo FILE or --gallery FOLDER, to explain the sketch with")
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
     method, transforms = checkpoint.method, checkpoint.transforms
     if not has_masks(method):
-        explainable(method)  # before a gallery is encoded for it
+        explainable(method)  # raises before a gallery is encoded
     shown = mode or explained_mode(method)
     method.mode(shown)
     drawn = prepared(prepare_sketch, sketch, storage.read_bytes(sketch), transforms)
@@ -69,7 +68,7 @@ def explain(
         pixels = prepared(prepare_photo, name, data, transforms)
         found.append(explained(method, drawn, pixels, printable(name), shown, patches))
     for one in found[1:]:
-        one.pictures.pop("attention-sketch", None)  # the same for every photo: the sketch is encoded alone
+        one.pictures.pop("attention-sketch", None)  # equal for every photo, because the sketch is encoded alone
     out.mkdir(parents=True, exist_ok=True)
     for i, one in enumerate(found):
         for key, picture in one.pictures.items():

@@ -1,4 +1,4 @@
-"""The page of `zse explain`: how a pair was scored, and what the network saw, each picture with how to read it."""
+"""Render the page of `zse explain`: each pair's scores, and pictures of what the network saw with how to read them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zse_model.explain import MaskExplanation
 
 
 def page(sketch: str, checkpoint: str, found: Sequence[Explained]) -> str:
-    """The HTML. found: pairs of one sketch, all scored by one mode."""
+    """The HTML of explained pairs. found: at least one pair; all of one sketch and one mode."""
     first = found[0].explanation
     return pages.page(
         "explanation",

@@ -1,10 +1,10 @@
-"""The registered model: sketches in, photos out. MLflow runs this file to make it (a model from code).
+"""The registered model: from sketches to ranked photos. MLflow runs this file as a model from code.
 
     model = mlflow.pyfunc.load_model("models:/zse@champion", model_config={"index": "s3://bucket/zse/encodings/..."})
     model.predict([Path("cat.png").read_bytes()], params={"top": 10})
 
-The index is what `zse embed --gallery FOLDER --checkpoint models:/zse@champion` ends with; without `model_config` it is
-ZSE_INDEX of the environment.
+`zse embed --gallery FOLDER --checkpoint models:/zse@champion` prints the index at its end. Without `model_config` the
+environment variable ZSE_INDEX names it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture, prepare_sketch
 
-MEMORY = 4 * 2**30  # bytes of the index that stay in memory: two million photos by vectors of 512
+MEMORY = 4 * 2**30  # bytes of the index to keep in memory: two million photos with vectors of 512 numbers
 
 
 class Ranker(PythonModel):
@@ -41,13 +41,13 @@ class Ranker(PythonModel):
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """The best photos of each sketch: columns query (its position), rank (from 1), id, score (float32).
+        """The best photos of each sketch: columns query (position of the sketch), rank (from 1), id, score (float32).
 
-        model_input: sketches, each the bytes of a picture file, the same as base64 text, or an array uint8 [h, w],
-            [h, w, 3] or [h, w, 4]: one of them, a list, or a data frame with the column `sketch`.
-        params: `top`, how many photos (10); `mode`, of the method's retrieval modes (its first).
-        Raises ValueError for no index or that of another checkpoint, another input, an unknown mode; BadPicture for an
-            unusable sketch.
+        model_input: one sketch, a list of sketches, or a data frame with the column `sketch`. A sketch is the bytes of
+            a picture file, the same bytes as base64 text, or an array uint8 [h, w], [h, w, 3] or [h, w, 4].
+        params: `top`, photos per sketch (default 10); `mode`, a retrieval mode (default: the method's first).
+        Raises ZseError for a missing index, the index of another checkpoint, other input, or an unknown mode;
+            BadPicture for an unusable sketch.
         """
         params = params or {}
         method = self._checkpoint.method
@@ -55,7 +55,7 @@ class Ranker(PythonModel):
         mode, top = params.get("mode") or method.modes[0], int(10 if params.get("top") is None else params["top"])
         method.mode(mode)
         if top < 1:
-            raise ZseError(f"top must be at least 1, got {top}")
+            raise ZseError(f"params: top must be at least 1, got {top}")
         drawn = [self._prepared(i, data) for i, data in enumerate(_files(model_input))]
         ranking = ranked(method, drawn, photos, mode, top)
         queries, depth = ranking.indices.shape
@@ -78,22 +78,22 @@ class Ranker(PythonModel):
         if self._photos is None:
             if not self._index:
                 raise ZseError(
-                    "There is no index to search in. Give load_model model_config={'index': URL}, or set ZSE_INDEX: "
-                    "`zse embed --gallery FOLDER --checkpoint CHECKPOINT` ends with one"
+                    "There is no index to search in. Give load_model model_config={'index': URL}, or set ZSE_INDEX. "
+                    "`zse embed --gallery FOLDER --checkpoint CHECKPOINT` makes an index and prints its URL"
                 )
             photos = open_gallery(self._index, MEMORY)
             encoded_by, digest = photos.encodings.checkpoint_hash, self._checkpoint.digest
             if encoded_by != digest:
                 raise ZseError(
                     f"The index {self._index} was encoded by checkpoint {encoded_by[:16]}, this model is "
-                    f"{digest[:16]}. Encode the photos with it: zse embed --gallery"
+                    f"{digest[:16]}. Encode the photos with this model: zse embed --gallery FOLDER --checkpoint ..."
                 )
             self._photos = photos
         return self._photos
 
 
 def _files(given: Any) -> list[bytes]:
-    """Sketches as the bytes of picture files."""
+    """The sketches of `predict`'s input as bytes of picture files."""
     if isinstance(given, pd.DataFrame):
         if "sketch" not in given:
             raise ZseError(f"A data frame needs the column `sketch`, got {list(given.columns)}")
@@ -102,7 +102,7 @@ def _files(given: Any) -> list[bytes]:
         given = [given]
     if not isinstance(given, Sequence | np.ndarray) or len(given) == 0:
         kind = f"an empty {type(given).__name__}" if isinstance(given, Sequence) else type(given).__name__
-        raise ZseError(f"Sketches are bytes, base64 text or uint8 arrays, or a list of them; got {kind}")
+        raise ZseError(f"Give sketches as bytes, base64 text or uint8 arrays, or a list of such sketches; got {kind}")
     return [_file(one) for one in given]
 
 

@@ -1,6 +1,7 @@
-"""search: one sketch against a folder of photos, with a checkpoint. No experiment, no cluster.
+"""Search a folder of photos with one sketch and a checkpoint; `zse search` calls `search`. Needs no experiment and no
+cluster.
 
-The gallery's encodings are kept (gallery.py), so the second sketch is answered at once.
+The photos' encodings are kept (`encode/gallery.py`), so further searches of the folder encode the sketch alone.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Match:
     path: str
-    """Below the gallery."""
+    """Relative to the gallery."""
     score: float
 
 
@@ -49,12 +50,13 @@ def search(
     rerank_by: str | None = None,
     depth: int = 100,
 ) -> list[Match]:
-    """The best photos, best first; draws them to `picture`. Raises BadPicture for an unusable sketch.
+    """The `top` photos, best first. Writes a PNG of the sketch and the photos to `picture`.
 
-    rerank_by: another checkpoint, which ranks the first `depth` anew. Raises ValueError for a `top` beyond them.
+    mode: None = the method's first mode. rerank_by: a second checkpoint, which re-ranks the first `depth` photos.
+    Raises BadPicture for an unusable sketch, ZseError for an unknown mode, and for a `top` above `depth`.
     """
     if rerank_by is not None and top > depth:
-        raise ZseError(f"--top {top} asks for more photos than --depth {depth} ranks anew. Give --depth {top} or more")
+        raise ZseError(f"--top {top} is more than the {depth} photos that are re-ranked. Give --depth {top} or more")
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
     data = storage.read_bytes(sketch)
@@ -62,7 +64,7 @@ def search(
     found = find(drawn, gallery, checkpoint, workspace, top=depth if rerank_by else top, mode=mode)
     if rerank_by is not None:
         with storage.local_copy(rerank_by) as copy:
-            found = ranked_anew(sketch, data, gallery, found, load_checkpoint(copy))[:top]
+            found = reranked(sketch, data, gallery, found, load_checkpoint(copy))[:top]
     photos = [_shown(data, checkpoint) for data in read_photos(gallery, [match.path for match in found])]
     captions = [f"{m.score:.3f} {printable(m.path.rsplit('/', 1)[-1])}" for m in found]
     rows = [
@@ -81,7 +83,7 @@ def search(
 
 
 def prepared(prepare: Callable[[bytes, TransformConfig], T], name: str, data: bytes, transforms: TransformConfig) -> T:
-    """What `prepare` makes of a picture. Raises BadPicture, by the picture's name."""
+    """`prepare` of a picture's bytes. Raises BadPicture with the picture's name."""
     try:
         return prepare(data, transforms)
     except BadPicture as error:
@@ -89,7 +91,7 @@ def prepared(prepare: Callable[[bytes, TransformConfig], T], name: str, data: by
 
 
 def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:
-    """A photo of a sheet; a grey one in the place of what is gone or was damaged since it was encoded."""
+    """uint8 [s, s, 3]: a photo to draw; grey if it was removed or damaged after its encoding."""
     try:
         if isinstance(data, Exception):
             raise data
@@ -101,10 +103,10 @@ def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:
 def find(
     drawn: np.ndarray, gallery: str, checkpoint: Checkpoint, workspace: str, *, top: int, mode: str | None
 ) -> list[Match]:
-    """The best photos below a folder for a prepared sketch, best first."""
+    """The `top` photos of a gallery for a prepared sketch, best first. Encodes the gallery if it is new."""
     method = checkpoint.method.to(assigned_device())
     mode = mode or method.modes[0]
-    method.mode(mode)  # an unknown one ends here, before the gallery is encoded
+    method.mode(mode)  # raises for an unknown mode before the gallery is encoded
     photos = open_gallery(encode_gallery(gallery, checkpoint, workspace))
     ranking = ranked(method, [drawn], photos, mode, top)
     return [Match(photos.ids[int(i)], float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]
@@ -112,21 +114,26 @@ def find(
 
 @torch.inference_mode()
 def ranked(method: RetrievalMethod, drawn: list[np.ndarray], photos: Gallery, mode: str, top: int) -> Ranking:
-    """The first `top` photos of each prepared sketch, [q, min(top, photos)]."""
+    """The ranking of each prepared sketch, [q, min(top, photos)]."""
     finds_and_ranks = (method.rerank or ()) if method.mode(mode).shortlist else (mode,)
     names = sorted({name for part in finds_and_ranks for name in method.scorer(part).reads("photo")})
     queries = method.encode(to_tensor(drawn).to(method.device), "sketch")
     return method.search(queries, lambda: photos.tiles(names), mode, min(top, len(photos.ids)), photos.indices)
 
 
-def ranked_anew(name: str, sketch: bytes, gallery: str, found: list[Match], checkpoint: Checkpoint) -> list[Match]:
-    """Photos that another checkpoint found, in the order of this one: by its pair network, if it has one."""
+def reranked(name: str, sketch: bytes, gallery: str, found: list[Match], checkpoint: Checkpoint) -> list[Match]:
+    """The found photos, re-ranked by a second checkpoint: by its pair network, if it has one.
+
+    name: of the sketch, for errors. Raises StorageError for a photo that was removed meanwhile.
+    """
     method = checkpoint.method.to(assigned_device())
     drawn = prepared(prepare_sketch, name, sketch, checkpoint.transforms)
     photos = []
     for match, data in zip(found, read_photos(gallery, [match.path for match in found]), strict=True):
         if isinstance(data, Exception):
-            raise StorageError(f"{printable(match.path)} was found, and is gone from {gallery}") from data
+            raise StorageError(
+                f"{printable(match.path)} was removed from {gallery} during the search. Run the same command again"
+            ) from data
         photos.append(prepared(prepare_photo, match.path, data, checkpoint.transforms))
     encoded = [encode_photos(method, photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.encode.gallery import encode_gallery, open_gallery
 from pipelines.run import run
 from pipelines.runtime.errors import ConfigError
-from pipelines.search.search import find, ranked, ranked_anew, search
+from pipelines.search.search import find, ranked, reranked, search
 from pipelines.workspace.encodings import GalleryEncodings
 from pipelines.workspace.tensors import to_tensor
 from tests.conftest import tiny
@@ -67,7 +67,7 @@ def test_codes_are_evaluated_beside_the_embedding_they_are_read_off(checkpoint: 
         experiment(evaluation={"modes": ["hash-33"]})
 
 
-def test_a_folder_is_searched_by_codes_and_ranked_anew(checkpoint: tuple[str, str], tmp_path: Path) -> None:
+def test_a_folder_is_searched_by_codes_and_reranked(checkpoint: tuple[str, str], tmp_path: Path) -> None:
     workspace, url = checkpoint
     (tmp_path / "gallery").mkdir()
     for i in range(6):
@@ -98,19 +98,19 @@ def test_a_folder_is_searched_by_codes_and_ranked_anew(checkpoint: tuple[str, st
     assert len(list(Path(workspace, "encodings").glob("search-*/asym-*"))) == 0
     first = {m.path for m in found[:3]}
     assert searched(3, "rerank-3") == [path for path in by_embedding if path in first]
-    # By another checkpoint, here the same one: what ranks anew is its first mode.
+    # The second checkpoint is the same one here: its first mode re-ranks.
     assert searched(2, "hash-32", rerank_by=url, depth=3) == [path for path in by_embedding if path in first][:2]
     # By a network of pairs: each photo that the codes found is scored with the sketch.
     torch.manual_seed(1)
     network = create_method(
         "zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32), BackboneConfig(name="test_resnet"), size=32, classes=4
     ).eval()
-    anew = replace(loaded, name="zse_sbir", method=network, transforms=TransformConfig(size=32))
+    second = replace(loaded, name="zse_sbir", method=network, transforms=TransformConfig(size=32))
     sketch, folder = (tmp_path / "sketch.png").read_bytes(), tmp_path / "gallery"
-    order = ranked_anew("sketch.png", sketch, str(folder), found[:3], anew)
+    order = reranked("sketch.png", sketch, str(folder), found[:3], second)
     with torch.no_grad():
-        query = network.encode(torch.from_numpy(prepare_sketch(sketch, anew.transforms))[None, None], "sketch")
-        photos = [prepare_photo((folder / m.path).read_bytes(), anew.transforms) for m in found[:3]]
+        query = network.encode(torch.from_numpy(prepare_sketch(sketch, second.transforms))[None, None], "sketch")
+        photos = [prepare_photo((folder / m.path).read_bytes(), second.transforms) for m in found[:3]]
         encoded = network.encode(to_tensor(photos), "photo")
         by_pairs = rank(network.score(query, encoded, "rn"))
     assert [m.path for m in order] == [found[i].path for i in by_pairs.indices[0].tolist()]

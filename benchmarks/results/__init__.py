@@ -1,2 +1,2 @@
-"""The rows of docs/results.md: declared (`plan`), run (`make`), kept (`record`), read (`columns`), drawn (`tables`,
-`prose`, `page`). `python -m benchmarks.results --help` says how."""
+"""The rows of docs/results.md. `plan` declares them, `make` runs them, `record` writes them, `columns` reads them, and
+`tables`, `prose` and `page` draw the page. `python -m benchmarks.results --help` has the commands."""

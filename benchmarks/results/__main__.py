@@ -1,12 +1,12 @@
-"""Make the rows of docs/results.md that are missing, then draw the page from the rows that are there.
+"""Make the missing rows of docs/results.md, then draw the page from the finished rows.
 
 A row is one experiment with one seed. A finished row is one file, benchmarks/results/rows/<row>.json. The page and the
-table of the README are drawn from these files alone: a row that was not run says so. An interrupted row continues where
-it stopped, because its stages do.
+table of the README are drawn from these files alone, and mark rows that were not run. Run the same command again to
+continue an interrupted row.
 
-    python -m benchmarks.results                       every row that is missing, then the page
-    python -m benchmarks.results --only selection      those whose name begins so
-    python -m benchmarks.results --page                the page alone
+    python -m benchmarks.results                       make all missing rows, then the page
+    python -m benchmarks.results --only selection      make missing rows whose name begins with "selection"
+    python -m benchmarks.results --page                draw the page only
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pipelines.runtime.progress import say
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="rows whose table.name begins so")
-    parser.add_argument("--page", action="store_true", help="draw the page from the rows that are there")
-    parser.add_argument("--workspace", default="workspace/results")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="only rows whose table.name begins with PREFIX")
+    parser.add_argument("--page", action="store_true", help="draw the page from the finished rows, and make no row")
+    parser.add_argument("--workspace", default="workspace/results", help="folder or URL for outputs of the runs")
     options = parser.parse_args()
     if not options.page:
         make_missing(options.only, options.workspace)
@@ -39,7 +39,8 @@ def make_missing(only: str, workspace: str) -> None:
     left = missing(only)
     if left and not (Path(DATA).exists() and Path(WEIGHTS).exists()):
         sys.exit(
-            f"Nothing to measure on: DATA is {DATA}, WEIGHTS is {WEIGHTS}. Give both: make results DATA=... WEIGHTS=..."
+            f"The rows need DATA, now {DATA}, and WEIGHTS, now {WEIGHTS}; one does not exist. Give both: make results "
+            "DATA=folder WEIGHTS=file"
         )
     for i, (row, seed) in enumerate(left):
         say(f"Row {i + 1} of {len(left)}: {row.table}.{row.name}, seed {seed}")
@@ -48,7 +49,7 @@ def make_missing(only: str, workspace: str) -> None:
 
 
 def missing(only: str) -> list[tuple[Row, int]]:
-    """One seed of every row first: a page with few seeds is better than a page with few rows."""
+    """The missing rows, seed 0 of all rows first: a page with few seeds is better than a page with few rows."""
     return [
         (row, seed)
         for seed in range(3)

@@ -1,4 +1,4 @@
-"""Rows that were made, read: a metric's values by query, the mean over the seeds, with intervals and differences."""
+"""Read finished rows: a metric's values by query, averaged over the seeds, with intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from zse_model.evaluation.metrics import PairedDifference, bootstrap_interval, p
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of one row. Each query stands with the mean of its group, which is all that is kept of it: means over
-    queries and the bootstrap over groups are the same as with the query's own value."""
+    """One metric of one row. A query has the mean value of its group, because rows keep sums of groups only. Means over
+    queries and the bootstrap over groups are equal to those of the queries' own values."""
 
     values: Tensor
     """float64 [queries]."""
     groups: Tensor
-    """int64 [queries], what a query is resampled with: its class, or its photo."""
+    """int64 [queries], the unit of the bootstrap: the query's class, or its photo."""
     queries: str
     """Digest of the queries."""
 
@@ -33,9 +33,12 @@ class Column:
         return float(self.values.mean())
 
     def minus(self, other: Column) -> PairedDifference:
-        """Raises ValueError for other queries."""
+        """The paired difference to another column. Raises ValueError for a column of other queries."""
         if self.queries != other.queries:
-            raise ValueError(f"Rows of different queries cannot be paired: {self.queries} and {other.queries}.")
+            raise ValueError(
+                f"Rows of different queries cannot be paired: digests {self.queries} and {other.queries}. Make both on "
+                "the same data."
+            )
         return paired_difference(self.values, other.values, self.groups)
 
     def __str__(self) -> str:
@@ -45,15 +48,15 @@ class Column:
 
 @dataclass
 class Found:
-    """All seeds of a row that are there."""
+    """All finished seeds of a row."""
 
     row: Row
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def column(self, key: str, part: str = "test") -> Column | None:
-        """A metric as `record` names it, the mean over the seeds; None where no seed has it.
+        """A metric, averaged over the seeds; None if no seed has it.
 
-        part: "test", "cross" for the other data set, or "faithfulness".
+        key: as in `record`, such as `ret/mAP_all`. part: "test", "cross" for the other data set, or "faithfulness".
         """
         forms = [form for r in self.records if has(form := r.get(part, {}), key)]
         if not forms:
@@ -69,7 +72,7 @@ def has(form: Mapping[str, Any], key: str) -> bool:
 
 
 def sums_of(form: Mapping[str, Any], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Queries int64 and sum float64 of each group."""
+    """(queries int64 [groups], sums float64 [groups])."""
     if is_by_photo(key):
         counts, sums = of_digits(form["by_photo"]["queries"]), of_digits(form["by_photo"]["sums"][key])
     else:

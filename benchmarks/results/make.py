@@ -1,4 +1,4 @@
-"""Run one row and keep what it gave."""
+"""Run one row and write its results. `python -m benchmarks.results` calls `make`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def make(row: Row, seed: int, workspace: str) -> None:
 
 
 def configured(row: Row, seed: int, workspace: str) -> ExperimentConfig:
-    """The experiment of a row; the training that it starts from is run first."""
+    """The experiment of a row. Runs the training that it starts from, if any."""
     start = ""
     if row.start is not None:
         config = configured(row.start, 0, workspace)
@@ -69,8 +69,8 @@ def configured(row: Row, seed: int, workspace: str) -> ExperimentConfig:
 
 
 def measured(out: Outputs, name: str) -> dict[str, Any]:
-    """The metrics that the page draws: `ret/mAP_all` by class, `fg:ret/acc_1` by photo, `generalised:ret/mAP_all`
-    beside held-back photos."""
+    """The metrics of the page: `ret/mAP_all` by class, `fg:ret/acc_1` by photo, `generalised:ret/mAP_all` with
+    held-back photos in the gallery."""
     queries = Queries(out.reports[name])
     columns = {key: queries.values(column).tolist() for column in queries.keys if (key := kept_as(column))}
     return record.kept(queries.category.tolist(), [str(x) for x in queries.instance], columns)
@@ -87,7 +87,8 @@ def kept_as(column: str) -> str | None:
 
 
 def across(config: ExperimentConfig, checkpoint: str, workspace: str) -> tuple[Outputs, str]:
-    """The checkpoint on QuickDraw sketches and Caltech-101 photos, of the classes that it has not seen by any name."""
+    """Evaluate the checkpoint on QuickDraw sketches and Caltech-101 photos of classes that it has not seen under any
+    name."""
     source = f"{DATA}/quickdraw_x_caltech101"
     seen = load_checkpoint(checkpoint).split.seen
     unseen = [c for c in sorted(p.name for p in Path(source, "sketch").iterdir()) if not conflicts(seen, [c])]
@@ -98,7 +99,7 @@ def across(config: ExperimentConfig, checkpoint: str, workspace: str) -> tuple[O
 
 
 def faithfulness(out: Outputs, name: str) -> dict[str, Any]:
-    """`MEASURES` by order of the patches, of sketches of unseen classes with their own photos."""
+    """MEASURES for each order of the patches, on sketches of unseen classes with their own photos."""
     checkpoint = load_checkpoint(out.checkpoints[name].url)
     members = out.images.members().of(categories=checkpoint.split.unseen)
     sketches, photos = pairs(members)
@@ -111,7 +112,7 @@ def faithfulness(out: Outputs, name: str) -> dict[str, Any]:
 
 
 def pairs(members: Members) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of sketches and of their photos, int64 [PAIRS] each, evenly over the classes."""
+    """Rows of sketches and of their photos, int64 [at most PAIRS] each, spread evenly over the classes."""
     photo_of = {members.instance[i]: i for i in np.flatnonzero(members.modality == "photo")}
     sketches = [i for i in np.flatnonzero(members.modality == "sketch") if members.instance[i] in photo_of]
     sketches = sketches[:: max(1, len(sketches) // PAIRS)][:PAIRS]
@@ -121,7 +122,7 @@ def pairs(members: Members) -> tuple[np.ndarray, np.ndarray]:
 def patches_removed(
     method: RetrievalMethod, sketches: Sequence[torch.Tensor], photos: Sequence[torch.Tensor]
 ) -> dict[str, list[float]]:
-    """By order and measure, what each pair's score does when photo patches go."""
+    """`<order>/<measure>` -> value of each pair: how its score changes when photo patches are replaced."""
     generator = torch.Generator().manual_seed(0)
     columns: dict[str, list[float]] = {}
     for drawn, pixels in zip(sketches, photos, strict=True):

@@ -1,4 +1,4 @@
-"""docs/results.md, the table of the README, and whether other pages quote the rows as they are."""
+"""Draw docs/results.md and the table of the README, and find outdated quotes of the rows on other pages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def page(found: prose.Tables) -> str:
     parts += [prose.FINAL_TEXT, *tables.final(last), prose.CODES_TEXT, *tables.codes(last)]
     parts += [prose.GENERALISED_TEXT, *tables.generalised(last), prose.FINE_TEXT, *tables.fine_grained(last)]
     parts += [prose.CROSS_TEXT, *tables.across(last), prose.FAITHFUL_TEXT, *tables.faithful(chosen), ""]
-    # Sentences alone have braces; replacing leaves those of a table, if it ever has some, as they are.
+    # Replaced one by one, not with str.format, so that other braces, such as those of a table, stay.
     text = "\n".join(parts)
     for name, number in prose.numbers(found).items():
         text = text.replace(f"{{{name}}}", number)
@@ -42,7 +42,7 @@ def page(found: prose.Tables) -> str:
 
 
 def with_table(text: str, table: Sequence[str]) -> str:
-    """The text with the table that has the same head replaced. Raises ValueError where there is none."""
+    """The text with `table` in place of the table with the same head. Raises ValueError if there is none."""
     lines = text.split("\n")
     start = lines.index(table[0])
     end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
@@ -50,7 +50,7 @@ def with_table(text: str, table: Sequence[str]) -> str:
 
 
 def stale_quotes() -> list[str]:
-    """Sentences on other pages whose numbers are not those of the rows: page and the words that it should have."""
+    """For each outdated number on another page: the page and the words that it should have."""
     return [
         f"{name} should say: {quote}"
         for name, quotes in prose.quotes(by_table(ALL_ROWS)).items()

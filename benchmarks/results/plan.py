@@ -1,4 +1,4 @@
-"""The rows that there are: each an experiment with its settings and seeds. Nothing runs here."""
+"""Declare the rows of docs/results.md: each is an experiment with its settings and seeds. `make` runs them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 ROWS = Path(__file__).parent / "rows"
 MEASURES = ("drop 10 %", "drop 20 %", "drop 30 %", "deletion AUC", "insertion AUC")
-"""Of what the score does when patches of the photo go (`Row.faithful`)."""
+"""How the score changes when patches of the photo are replaced (`Row.faithful`)."""
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,18 @@ class Row:
     name: str
     experiment: str
     settings: tuple[str, ...] = ()
-    """a.b=c, with $DATA and $WEIGHTS standing for themselves."""
+    """a.b=c; `make` replaces $DATA and $WEIGHTS."""
     seeds: tuple[int, ...] = (0,)
     note: str = ""
     split: str = "sketchy-selection"
     steps: int = 110
-    """Fixed, so that a row can be made again whatever else the machine does; chosen to fit the table's CPU minutes."""
+    """Fixed, so that a row can be made again on a busy machine; chosen to fit the table's CPU minutes."""
     cross: bool = False
-    """Also evaluate on the other data set."""
+    """Evaluate on QuickDraw sketches and Caltech-101 photos, too."""
     faithful: bool = False
-    """Also take patches away from photos that match."""
+    """Measure MEASURES, too."""
     start: Row | None = None
-    """Whose checkpoint of seed 0 the training starts from."""
+    """The row whose checkpoint of seed 0 the training starts from."""
 
     def file(self, seed: int) -> Path:
         return ROWS / f"{self.table}.{self.name}.{seed}.json"
@@ -47,7 +47,7 @@ class Row:
         ]
 
     def command(self, seed: int) -> str:
-        """`$START` stands for the checkpoint of the row that is named."""
+        """The command of the row. A comment has the command that makes the checkpoint `$START`."""
         text = f"zse run -e {self.experiment} " + " ".join(f"--set {s}" for s in self.overrides(seed))
         return text + (f"  # START: {self.start.command(0)}" if self.start else "")
 
@@ -60,10 +60,10 @@ def zse(name: str, *settings: str, note: str = "", **options: Any) -> Row:
 PUBLISHED = ("classification=0", "contrast=0", "distillation=0")
 OLD_RATE = "train.backbone_lr=1"
 SELECTION = [
-    # At the rate from before `RATES`: what the ablation of CrossATNet starts from stays as it was.
+    # The former learning rate, not the one of `RATES`: every row of CROSSATNET starts from this checkpoint.
     Row("selection", "global", "folder+global", (OLD_RATE,), note="one vector a picture", steps=150),
-    zse("zse", note="as `folder+zse_sbir` has it", faithful=True),
-    zse("zse-published-losses", *PUBLISHED, note="triplet and relation alone", faithful=True),
+    zse("zse", note="settings of `folder+zse_sbir`", faithful=True),
+    zse("zse-published-losses", *PUBLISHED, note="triplet and relation losses only", faithful=True),
     zse("zse-token-readout", "readout=token"),
     zse("zse-d64", "dim=64", "ffn=64"),
     zse("zse-d256", "dim=256", "ffn=256", steps=90),
@@ -83,9 +83,9 @@ SELECTION = [
         "zse-hard-negatives",
         "folder+zse_sbir",
         ("shard.hard_negatives=0.25",),
-        note="a quarter of the negatives are other photos of the class",
+        note="a quarter of the negative photos are of the sketch's class",
     ),
-    # The published layout is about the strided convolution, which needs 14x14 tokens: 224 px, a third of the steps.
+    # The published layout concerns the strided convolution, which needs 14x14 tokens: 224 px, a third of the steps.
     *(
         Row(
             "selection",
@@ -116,14 +116,14 @@ def crossatnet(name: str, *settings: str, note: str = "", **options: Any) -> Row
 
 VECTORS = "$DATA/class_vectors/class_vectors_sketchy125.npz#{}"
 CROSSATNET = [
-    Row("crossatnet", "global", "folder+global", (), (0, 1, 2), "trained on", steps=150, start=WARM),
-    crossatnet("crossatnet", note="as `folder+crossatnet` has it, with word2vec"),
+    Row("crossatnet", "global", "folder+global", (), (0, 1, 2), "trained further", steps=150, start=WARM),
+    crossatnet("crossatnet", note="settings of `folder+crossatnet`, word2vec vectors"),
     *(crossatnet(f"crossatnet-no-{part}", f"{part}=0") for part in ("triplet", "attention", "graph", "classification")),
     crossatnet("crossatnet-no-reconstruction", "reconstruction=0"),
     *(crossatnet(f"crossatnet-{v}", f"class_vectors={VECTORS.format(v)}") for v in ("glove", "fasttext")),
-    crossatnet("crossatnet-random-vectors", "class_vectors=random", note="a graph without meaning"),
+    crossatnet("crossatnet-random-vectors", "class_vectors=random", note="random class vectors and graph"),
     crossatnet("crossatnet-mst", "edges=mst", note="minimum spanning tree"),
-    crossatnet("crossatnet-distillation", "distillation=1", note="not of the reconstruction"),
+    crossatnet("crossatnet-distillation", "distillation=1", note="an addition to the method"),
 ]
 
 
@@ -173,12 +173,12 @@ def final(name: str, experiment: str, *settings: str, note: str) -> list[Row]:
 
 FINAL = [
     *final("global", "folder+global", note="one vector a picture"),
-    *final("zse", "folder+zse_sbir", *BEST, note="with the auxiliary losses that `global` has"),
+    *final("zse", "folder+zse_sbir", *BEST, note="with the auxiliary losses of `global`"),
     *final(
         "zse-published-losses",
         "folder+zse_sbir",
         *(f"methods.zse_sbir.{s}" for s in PUBLISHED),
-        note="triplet and relation alone",
+        note="triplet and relation losses only",
     ),
     *final(
         "global-head",
@@ -187,14 +187,14 @@ FINAL = [
         "methods.global.readout=head",
         note="ranks by its 512-d head",
     ),
-    *final("crossatnet", "folder+crossatnet", WORD2VEC, note="the reconstruction, 512-d"),
+    *final("crossatnet", "folder+crossatnet", WORD2VEC, note="CrossATNet as reconstructed, 512-d"),
     *final("crossatnet-d64", "folder+crossatnet", WORD2VEC, "methods.crossatnet.dim=64", note="64-d"),
     *final(
         "crossatnet-distillation",
         "folder+crossatnet",
         WORD2VEC,
         "methods.crossatnet.distillation=1",
-        note="with the auxiliary loss that `global` has",
+        note="with distillation, as `global`",
     ),
 ]
 ALL_ROWS = [*SELECTION, *CROSSATNET, *RATES, *FINAL]

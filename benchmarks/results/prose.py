@@ -1,4 +1,4 @@
-"""The sentences of docs/results.md, and every number in a sentence, here or on another page, that the rows give."""
+"""The sentences of docs/results.md, and the numbers that sentences here and on other pages take from the rows."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ explanation.
 
 
 def numbers(tables: Tables) -> dict[str, str]:
-    """What stands between the braces of a sentence; "-" for a number of a row that was not run."""
+    """Name in braces -> number; "-" if its row was not run."""
     chosen, parts = tables["selection"], tables["crossatnet"]
     return {
         "losses": lost(chosen, "zse-published-losses", "zse", "fused"),
@@ -140,7 +140,7 @@ def numbers(tables: Tables) -> dict[str, str]:
 
 
 def lost(table: Mapping[str, Found], name: str, reference: str, mode: str) -> str:
-    """How much mAP_all the row has less than the reference."""
+    """The reference's mAP_all minus the row's."""
     d = minus(table, name, reference, mode)
     return "-" if d is None else f"{-d.value:.3f}"
 
@@ -156,7 +156,7 @@ def queries(table: Mapping[str, Found], name: str) -> str:
 
 
 def quotes(tables: Tables) -> dict[str, list[str]]:
-    """By page, what it says of rows in its own sentences; lines may break anywhere."""
+    """Page -> words in its sentences that have numbers of the rows, with single spaces for line breaks."""
     slow = minus(tables["rates"], "zse-slow-backbone", "zse", "fused")
     assert slow is not None
     floats, codes = mean(tables["rates"]["crossatnet"], "ret"), mean(tables["rates"]["crossatnet"], "hash-64")

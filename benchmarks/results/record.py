@@ -1,9 +1,8 @@
-"""The kept form of a row: what its queries scored, summed over groups of queries.
+"""Write the file of a row: the values of its queries, summed over groups of queries.
 
 The page prints means over queries, paired differences of such means, and bootstrap intervals that draw whole groups: a
-class, or for fine-grained retrieval a photo. All of them read the number of queries of each group and the sum of the
-group's values, and nothing else of a query. So the sums are kept, exact to the digit that a query's value is rounded
-to, and queries are not: 2 to 14 kB a row.
+class, or for fine-grained retrieval a photo. These need only the number of queries and the sum of the values of each
+group. So a file has the sums, exact to the digit that a query's value is rounded to, and takes 2 to 14 kB.
 
     {"queries": "1f0c2a9b",                               digest of the queries in their order
      "by_class": {"queries": {"axe": 25, ...},            groups by name
@@ -25,13 +24,13 @@ from typing import Any
 import numpy as np
 
 DIGITS = 5
-"""Decimals that the value of a query is rounded to before it is summed."""
+"""Decimals of a query's value before it is summed."""
 
 
 def kept(
     classes: Sequence[str], photos: Sequence[str], columns: Mapping[str, Sequence[float]], digits: int = DIGITS
 ) -> dict[str, Any]:
-    """The kept form of values by query.
+    """The sums of values by query.
 
     Args: classes, photos: names [queries]; columns: [queries] each; acc_k, which are 0 or 1, are summed by photo.
     Raises: ValueError for a value that is NaN, or for a photo with over 35 sketches.
@@ -51,18 +50,18 @@ def is_by_photo(key: str) -> bool:
 
 
 def digest(classes: Sequence[str], photos: Sequence[str]) -> str:
-    """Equal where two rows asked the same queries in the same order, so that their values may be paired."""
+    """A hash of the queries in their order. Values of two rows may be paired if their digests are equal."""
     text = "\n".join(f"{c}\t{p}" for c, p in zip(classes, photos, strict=True))
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def grouped(names: Sequence[str], columns: Mapping[str, Sequence[float]], digits: int) -> dict[str, dict[str, Any]]:
-    """{"queries": queries of each group, "sums": sums of each column by group}, groups in the order of their names."""
+    """{"queries": number of queries by group, "sums": sums of each column by group}, groups sorted by name."""
     groups, index, counts = np.unique(np.asarray(names, dtype=str), return_inverse=True, return_counts=True)
     sums = {}
     for key, values in columns.items():
         if any(math.isnan(v) for v in values):
-            raise ValueError(f"{key} has queries without a value: only values of all queries can be kept as sums.")
+            raise ValueError(f"{key} has queries without a value. Sums need the values of all queries.")
         total = np.bincount(index, weights=np.round(values, digits))
         sums[key] = [short(round(float(x), digits)) for x in total]
     return {"queries": dict(zip(groups.tolist(), counts.tolist(), strict=True)), "sums": sums}
@@ -73,9 +72,9 @@ def short(value: float) -> float | int:
 
 
 def as_digits(values: Sequence[int]) -> str:
-    """One digit of base 36 a value."""
+    """One base-36 digit for each value."""
     if max(values) >= 36:
-        raise ValueError(f"A photo has {max(values)} sketches; the kept form counts 35 at most. Widen its digits.")
+        raise ValueError(f"A photo has {max(values)} sketches, but a base-36 digit counts at most 35. Widen the form.")
     return "".join(np.base_repr(v, 36).lower() for v in values)
 
 
@@ -84,7 +83,7 @@ def of_digits(text: str) -> list[int]:
 
 
 def write(file: Path, record: Mapping[str, Any]) -> None:
-    """Whole or not at all; a line for each column."""
+    """Write the file atomically, with a line for each column."""
     text = re.sub(r"\[[^\[\]]*\]", lambda found: "".join(found[0].split()), json.dumps(record, indent=1))
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(".part")

@@ -1,4 +1,4 @@
-"""Each table of docs/results.md and that of the README, as lines of Markdown."""
+"""The tables of docs/results.md and of the README, as lines of Markdown."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def cell(column: Column | None) -> str:
 
 
 def difference(one: Found, other: Found, mode: str, their_mode: str) -> str:
-    """Of one row's mAP_all in a mode to the other's, empty where either has none."""
+    """The mAP_all of a row minus the other row's, each in its mode; empty if either has none."""
     ours, theirs = one.column(f"{mode}/mAP_all"), other.column(f"{their_mode}/mAP_all")
     return "" if ours is None or theirs is None else f"{mode} {text(ours.minus(theirs))}"
 
 
 def selection(found: Rows, modes: Sequence[str], reference: str) -> list[str]:
-    names = ("row", "seeds", *modes, f"best mode minus the same of `{reference}`", "steps", "CPU minutes", "")
+    names = ("row", "seeds", *modes, f"best mode minus `{reference}` in that mode", "steps", "CPU minutes", "")
     rows = (
         selection_row(one, modes, found[reference]) if one.records else not_run(one, len(names))
         for one in found.values()
@@ -57,7 +57,7 @@ def selection_row(one: Found, modes: Sequence[str], reference: Found) -> str:
 
 
 def by_mode(found: Rows, metrics: Mapping[str, str], part: str = "test") -> list[str]:
-    """A line for each row and mode; metrics: head and key, in which {} stands for the mode."""
+    """A line for each row and mode. metrics: head of the column -> key, in which {} stands for the mode."""
     lines = head("row", "seeds", "mode", *metrics)
     for name, one in found.items():
         if not one.records:
@@ -109,7 +109,7 @@ def codes_row(one: Found, reference: Found) -> str:
 
 
 def generalised(found: Rows) -> list[str]:
-    lines = head("row", "seeds", "mode", "unseen alone", "beside seen ones", "the difference")
+    lines = head("row", "seeds", "mode", "unseen photos", "with held-back photos", "difference")
     for name, one in found.items():
         if not one.records:
             lines.append(not_run(one, 6))

@@ -1,1 +1,1 @@
-"""Measurements, each beside its baseline in one run. `make bench`, or `python -m benchmarks ingest layouts`."""
+"""Benchmarks. Each measures its baseline in the same run. `make bench`, or `python -m benchmarks ingest layouts`."""

@@ -1,4 +1,4 @@
-"""Run the named benchmarks, or all that take minutes. What begins with - and follows goes to the benchmark."""
+"""Run the named benchmarks, by default those of ALL. Options after a single benchmark of WITH_OPTIONS go to it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ def main(arguments: Sequence[str]) -> None:
     named = list(takewhile(lambda argument: not argument.startswith("-"), arguments))
     options, names = arguments[len(named) :], named or ALL
     if unknown := sorted(set(names) - {*ALL, *LONG}):
-        sys.exit(f"Unknown benchmarks {unknown}. Known: {(*ALL, *LONG)}")
+        sys.exit(f"Unknown benchmarks {unknown}. Known: {', '.join((*ALL, *LONG))}")
     if options and not (len(names) == 1 and names[0] in WITH_OPTIONS):
-        sys.exit(f"Options {list(options)} follow one of {WITH_OPTIONS}, named alone")
+        sys.exit(
+            f"{' '.join(options)}: only {', '.join(WITH_OPTIONS)} takes options, named alone. Usage: python -m "
+            f"benchmarks [NAME ...]. Run by default: {', '.join(ALL)}. Others: {', '.join(LONG)}"
+        )
     for name in names:
         print(f"\n== {name}", flush=True)
         run = import_module(f"benchmarks.{name}").main

@@ -1,11 +1,11 @@
-"""alarms: how often nothing is called something, by the number of classes.
+"""Measure the rate of false alarms by the number of classes. The baseline is an interval that resamples queries and
+ignores classes.
 
-worse: a data set that has not changed is called a regression. Two draws of the same queries' average precision: classes
-differ (standard deviation 0.15), and queries within a class (0.2), 10 a class. The baseline is an interval that
-resamples queries and knows nothing of classes.
-better: a model as good as another is called significantly better, as `zse promote` asks. Over all classes they are
-equal; in a class one is better by a draw of standard deviation 0.07, in a query of it by one of 0.2 (two methods on
-sketchy-25 differ so: intervals of +-0.03).
+worse: an unchanged data set is called a regression. Average precision is drawn twice for the same queries, with a
+standard deviation of 0.15 between classes and 0.2 within a class of 10 queries.
+better: an equal model is called significantly better, by the rule of `zse promote`. The models are equal over all
+classes; their difference has a standard deviation of 0.07 between classes and 0.2 within a class, as between two
+methods on sketchy-25 (intervals of +-0.03).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLASSES, QUERIES, DRAWS, TOLERANCE = (2, 3, 5, 10, 25), 10, 400, 0.01
 
 
 def alarms(classes: int, *, by_class: bool, seed: int = 0) -> float:
-    """The share of draws that are called worse, were there no least number of classes."""
+    """The share of draws that are called worse, without the rule of a least number of classes."""
     generator = torch.Generator().manual_seed(seed)
     groups = torch.arange(classes).repeat_interleave(QUERIES)
     called = 0
@@ -40,7 +40,7 @@ def alarms(classes: int, *, by_class: bool, seed: int = 0) -> float:
 
 
 def promotions(classes: int, *, by_class: bool, seed: int = 0) -> float:
-    """The share of draws in which an equal model is called better, were there no least number of classes."""
+    """The share of draws in which an equal model is called better, without the rule of a least number of classes."""
     generator = torch.Generator().manual_seed(seed)
     groups = torch.arange(classes).repeat_interleave(QUERIES)
     called = 0
@@ -53,12 +53,12 @@ def promotions(classes: int, *, by_class: bool, seed: int = 0) -> float:
 
 
 def _enough(found: PairedDifference) -> Difference:
-    """With its interval, however few its classes are."""
+    """The difference as if it had enough classes for its interval to count."""
     return Difference(found.value, found.low, found.high, found.p, FEWEST)
 
 
 def main() -> None:
-    print(f"{DRAWS} draws of {QUERIES} queries a class without any change, or of a model as good as another:")
+    print(f"False alarms in {DRAWS} draws of {QUERIES} queries a class: unchanged data, or equal models")
     print("classes  worse: by class  by query  better: by class  by query")
     for classes in CLASSES:
         worse = [alarms(classes, by_class=by_class) for by_class in (True, False)]

@@ -1,9 +1,9 @@
-"""What codes keep of the floats they are read off, and where the rest is lost.
+"""Measure the share of mAP_all that codes keep of their floats, and which step loses the rest.
 
-The row `crossatnet` of the ablation in docs/results.md, on its 20 classes, none of which is in a test. Codes of every
-length are fitted as at the end of a training; the same projections are also ranked before their signs are taken. What
-is lost between the embedding and the projection is lost by its few dimensions, the rest by the signs: of both sides, or
-of the photos alone where a sketch is compared before its signs are taken.
+Uses the row `crossatnet` of the ablation in docs/results.md, on its 20 classes, none of which is in a test. Codes of
+every length are fitted as at the end of a training, and the projections are also ranked before their signs are taken.
+The loss from the embedding to the projection comes from its few dimensions. The rest comes from the signs: of both
+sides, or of the photos alone if the sketch's projection is compared with codes.
 
     DATA=... WEIGHTS=... ZSE_BENCH_WORKSPACE=workspace/results python -m benchmarks codes
 """
@@ -35,7 +35,7 @@ LENGTHS = (32, 64, 128, 256)
 
 def main() -> None:
     if not Path(DATA).exists():
-        print(f"Nothing to measure on: DATA is {DATA}. Give DATA=... WEIGHTS=...")
+        print(f"Skipped: the data {DATA} does not exist. Set DATA=folder WEIGHTS=file")
         return
     with tempfile.TemporaryDirectory() as scratch:
         compare(os.environ.get("ZSE_BENCH_WORKSPACE") or scratch)
@@ -59,7 +59,7 @@ def compare(workspace: str) -> None:
     method.conclude(source.batch(i, 0, config.cluster.workers) for i in itertools.count())
 
     whole = mean_ap(sketches @ photos.T, relevant)
-    print(f"{len(sketches)} sketches, {len(photos)} photos; mAP_all, and its share of that of the floats")
+    print(f"{len(sketches)} sketches, {len(photos)} photos; mAP_all, and its share of the floats' mAP_all")
     print(f"{f'floats, {sketches.shape[1]}-d':20s} {whole:.3f}")
     print(f"{'':20s} projected floats   signs of photos   of both sides")
     for name, head in heads.items():

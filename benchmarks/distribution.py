@@ -1,8 +1,8 @@
-"""What distribution costs: CPU seconds per 1,000 pictures of ingest, embed and score by 1 and 2 workers, against the
-same parts one after the other in this process.
+"""Measure the overhead of distribution: CPU seconds per 1,000 pictures of ingest, embed and score with 1 and 2 workers.
+The baseline runs the same parts one after the other in this process.
 
-CPU time is that of all processes, Ray's own included, after each Ray was warmed; it says nothing of how fast more
-machines would be. A score is of 1,000 photos against `SKETCHES` sketches by a small pair network.
+CPU time is of all processes, Ray's own included, after a warm-up; it does not predict the speed of more machines.
+`score` is of 1,000 photos with SKETCHES sketches by a small pair network.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def experiment(source: Path) -> ExperimentConfig:
 
 
 def costs(config: ExperimentConfig, workspace: Path, checkpoint: Training) -> dict[str, float]:
-    """CPU seconds per 1,000 pictures: listed and prepared, encoded, and photos scored."""
+    """CPU seconds per 1,000 pictures of each stage."""
     found: dict[str, float] = {}
 
     def measured(stage: str, work: Callable[[], T], pictures: int) -> T:
@@ -104,7 +104,7 @@ def show(name: str, found: dict[str, float], alone: dict[str, float]) -> None:
 
 @contextmanager
 def here() -> Iterator[None]:
-    """The parts of the stages run in this process, however many there are."""
+    """Within the context, all parts of the stages run in this process."""
 
     def alone(*arguments: Any, **options: Any) -> Any:
         return run_parts(*arguments, **(options | {"alone": True}))
@@ -119,7 +119,7 @@ def here() -> Iterator[None]:
 
 @contextmanager
 def started(workers: int) -> Iterator[None]:
-    """A Ray for so many actors with a network; ingest, which has none, runs on the spare CPU too."""
+    """A Ray with room for `workers` actors with a network. Ingest, which has no actors, uses the spare CPU, too."""
     ray.init(
         address="local",
         num_cpus=workers + SPARE_CPUS,

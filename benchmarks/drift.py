@@ -1,6 +1,6 @@
-"""What drift is seen: the unseen classes of a real data set as they are, and spoilt in ways that happen.
+"""Measure the drift that `zse reevaluate` reports for unseen classes of a real data set, unchanged and distorted.
 
-DATA=folder CHECKPOINT=folder python -m benchmarks drift     # the data of `make results`, a checkpoint of its own
+DATA=folder CHECKPOINT=folder python -m benchmarks drift     # the data of `make results`, a checkpoint of sketchy-25
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WAYS: dict[str, tuple[Spoil, Spoil]] = {
 def main() -> None:
     checkpoint, source = os.environ.get("CHECKPOINT", ""), Path(DATA) / "sketchy125_128"
     if not checkpoint or not source.exists():
-        sys.exit(f"CHECKPOINT must name a checkpoint trained on sketchy-25, and {source} must be there (DATA)")
+        sys.exit(f"Set CHECKPOINT to a checkpoint of sketchy-25 (now {checkpoint!r}), and DATA so that {source} exists")
     with tempfile.TemporaryDirectory() as folder:
         for name, ways in WAYS.items():
             for modality, spoil in zip(("sketch", "photo"), ways, strict=True):

@@ -1,5 +1,5 @@
-"""How far photos lie from themselves stored again, and from the others of their class: what
-`pipelines.workspace.looks` can tell apart. Of the data sets beside the repository, else of drawn photos."""
+"""Measure distances of photos to their re-encoded copies, and to other photos of their class: they bound the limit of
+`pipelines.workspace.looks`. Uses the real data sets beside the repository, else drawn photos."""
 
 from __future__ import annotations
 

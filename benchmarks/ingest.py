@@ -1,9 +1,10 @@
-"""Ingest of 50,000 pictures against a plain Pillow loop with one process a core, and its memory at 5,000 and 50,000.
+"""Measure ingest of 50,000 pictures against a plain Pillow loop with one process a core, and its memory at 5,000 and
+50,000 pictures.
 
-The plain loop decodes, resizes to the same size and encodes to the same formats; it neither crops sketches to their ink
-nor hashes nor writes. Ray is up and its workers are warm before the clock starts, as on a cluster; the cold time of the
-first 6,250 pictures is printed beside it. Each ingest runs between two plain loops and is compared with their mean:
-machines drift.
+The plain loop decodes, resizes to the same size and encodes to the same formats. It does not crop sketches to their
+ink, hash or write. Ray and its workers are warm before the clock starts, as on a cluster; the cold time of the first
+6,250 pictures is printed, too. Each ingest runs between two plain loops and is compared with their mean, because the
+speed of machines drifts.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main() -> None:
         start = time.perf_counter()
         ingest(experiment(source), str(scratch / "cold"))
         print(
-            f"cold, {len(list(source.rglob('*.*')))} files, Ray's start included: {time.perf_counter() - start:.1f} s"
+            f"cold, start of Ray included, {len(list(source.rglob('*.*')))} files: {time.perf_counter() - start:.1f} s"
         )
         small = repeated(source, scratch / "5k", 5_000)
         large = repeated(source, scratch / "50k", PICTURES)
@@ -75,7 +76,7 @@ def timed(source: Path, workspace: Path, look_every: float = 3) -> tuple[float, 
     peak, stop = [0.0], threading.Event()
 
     def watch() -> None:
-        while not stop.wait(look_every):  # reading it costs CPU time that the workers would miss
+        while not stop.wait(look_every):  # seldom: reading the memory takes CPU time from the workers
             peak[0] = max(peak[0], worker_memory())
 
     watcher = threading.Thread(target=watch)
@@ -113,7 +114,7 @@ def plain_loop(source: Path, cores: int) -> float:
 
 
 def convert(path: str) -> int:
-    """What anybody would write first."""
+    """Prepare one picture of the plain loop."""
     image = Image.open(path)
     if "/sketch/" in path:
         return len(

@@ -1,6 +1,6 @@
-"""The two layouts of training items, read by one process: pair shards against pictures in memory.
+"""Compare the two layouts of training items, pair shards and pictures in memory, read by one process.
 
-Prints images per second and core, what each costs before the first step, and the bytes of the shards.
+Prints images per CPU second, the cost of each before the first step, and bytes per item and worker.
 """
 
 from __future__ import annotations

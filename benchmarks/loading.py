@@ -1,10 +1,10 @@
-"""What a training waits for: pictures a second and core of a reader of pair shards at 224 px, the cores that a GPU
-needs of them, and the share of its time that a step waits.
+"""Measure data loading: images per second and core of a reader of pair shards at 224 px, the reader cores that a GPU
+needs, and the share of time that a training waits for its batches.
 
-A GPU's step is a sleep: while it computes, the processor is free for the thread that reads ahead. Its length is torch's
-count of FLOP over an assumed rate (`pipelines.operate.estimate`; no GPU was measured), and a GPU with `CORES` cores
-beside it is scaled to this machine's: the same step, `CORES` / cores times as long. Reading is measured in CPU seconds;
-waiting is wall time, and other work on the machine makes it longer.
+A sleep stands for a GPU's step, during which the processor is free for the reading thread. Its length is torch's count
+of FLOP divided by an assumed rate (`pipelines.operate.estimate`; no GPU was measured), times CORES / cores of this
+machine, because a GPU is assumed to have CORES cores. Reading is measured in CPU seconds. Waiting is wall time, which
+other work on the machine makes longer.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
 
 @contextmanager
 def pair_shards() -> Iterator[Pairs]:
-    """Pair shards of `ITEMS` items at 224 px, made as the stages make them."""
+    """Pair shards of ITEMS items at 224 px, made by the stages."""
     with tempfile.TemporaryDirectory() as temporary:
         scratch, unseen = Path(temporary), Path(temporary) / "unseen.txt"
         source = originals(scratch)
@@ -72,7 +72,7 @@ def pair_shards() -> Iterator[Pairs]:
 
 
 def reading(source: ShardSource) -> float:
-    """Images a CPU second, Parquet, decoding and collation."""
+    """Images per CPU second: reading Parquet, decoding and collation."""
     source.batch(0, 0, 1)
     start, steps = time.process_time(), ITEMS // BATCH
     for step in range(steps):
@@ -81,7 +81,7 @@ def reading(source: ShardSource) -> float:
 
 
 def decoding_share(source: ShardSource) -> float:
-    """Of the CPU time of a batch."""
+    """The share of decoding in the CPU time of a batch."""
     start = time.process_time()
     source.batch(0, 0, 1)
     whole = time.process_time() - start
@@ -94,7 +94,7 @@ def decoding_share(source: ShardSource) -> float:
 
 
 def images_a_second() -> float:
-    """That one GPU is taken to train on."""
+    """The images per second that one GPU is assumed to train on."""
     config = load_experiment(RECIPE)
     cost = cost_of(config, "zse_sbir", [str(i) for i in range(CLASSES)])
     items = config.train.batch_size * config.train.accumulate * max(config.cluster.workers, 1)
@@ -102,7 +102,7 @@ def images_a_second() -> float:
 
 
 def waiting(source: BatchSource, step: float, steps: int) -> float:
-    """Share of wall time that a loop of such steps waits for its next batch, the first one left out."""
+    """The share of wall time that a loop waits for batches, without the first. step: seconds of a step."""
     batches, waited = prefetch(source, ((step, 0) for step in itertools.count()), 1), 0.0
     next(batches)
     start = time.perf_counter()

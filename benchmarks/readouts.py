@@ -1,8 +1,8 @@
-"""Which readout of a trained `global` ranks better on its pseudo-unseen classes: the pooled feature or the head.
+"""Compare the readouts of a trained `global`, pooled feature and head, on its pseudo-unseen classes.
 
     python -m benchmarks.readouts CHECKPOINT [CHECKPOINT ...]
 
-Both are read from the same weights; no test class is touched.
+Both use the same weights. No test class is read.
 """
 
 from __future__ import annotations

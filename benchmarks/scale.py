@@ -1,10 +1,9 @@
-"""What grows with the data, at the size of the largest sets: ingest, a changed class, listing, metrics.
+"""Measure ingest, a changed class, listing and metrics at the size of the largest data sets.
 
-The pictures are 500 drawn ones (128 px; JPEG photos, PNG sketches) under as many names as asked for, by hard links:
-each is read, decoded and encoded anew, but from the page cache. Ray's workers are warm before the first clock starts.
-CPU time is that of all processes, Ray's own included, and so is the peak of memory (PSS, so that shared pages count
-once). What needs no Ray runs in a process of its own each, with as many threads as torch takes by itself, and its peak
-is that of the process, libraries included.
+The pictures are 500 drawn ones (128 px; JPEG photos, PNG sketches), hard-linked under many names: each name is read,
+decoded and encoded, but from the page cache. Ray's workers are warm before the first measurement. CPU time and peak
+memory are of all processes, Ray's own included; memory is PSS, which counts shared pages once. Each measurement without
+Ray runs in its own process, with torch's default threads; its peak is of that process, libraries included.
 """
 
 from __future__ import annotations
@@ -50,12 +49,12 @@ DIM = 512  # of the embeddings
 class Size:
     pictures: tuple[int, ...]
     changed: int
-    """Pictures of the set of which one class changes; one of `pictures`."""
+    """The size of the set in which one class changes; one of `pictures`."""
     keys: int
     matrix: tuple[int, int]
     """Queries and gallery of a score matrix in memory: Sketchy's 25 unseen classes."""
     embedded: tuple[int, int]
-    """The same of scores made tile by tile: QuickDraw-Extended's 30 unseen classes."""
+    """Queries and gallery of scores made tile by tile: QuickDraw-Extended's 30 unseen classes."""
 
 
 FULL = Size((2_000, 20_000, 200_000), 20_000, 1_000_000, (15_229, 17_101), (92_291, 54_151))
@@ -73,7 +72,9 @@ def main(size: Size = FULL) -> None:
 
 def ingests(size: Size, scratch: Path) -> None:
     drawn = draw(scratch / "drawn")
-    ingest(experiment(spread(drawn, scratch / "warm", 2 * size.pictures[0])), str(scratch / "w"))  # a task a worker
+    ingest(
+        experiment(spread(drawn, scratch / "warm", 2 * size.pictures[0])), str(scratch / "w")
+    )  # one task for each worker
     print("ingest      CPU s / 1,000   CPU s      s   peak GB")
     for pictures in size.pictures:
         source = spread(drawn, scratch / str(pictures), pictures)
@@ -88,7 +89,7 @@ def ingests(size: Size, scratch: Path) -> None:
 
 
 def draw(folder: Path) -> list[Path]:
-    """250 sketches and 250 photos."""
+    """Draw 250 sketches and 250 photos."""
     folder.mkdir()
     for i in range(CLASSES):
         category = CATEGORIES[i % len(CATEGORIES)]
@@ -98,7 +99,7 @@ def draw(folder: Path) -> list[Path]:
 
 
 def spread(drawn: list[Path], source: Path, pictures: int) -> Path:
-    """A folder of 250 classes, a tenth of each sketches, as in TU-Berlin-Extended."""
+    """A folder of 250 classes. A tenth of each class is sketches, as in TU-Berlin-Extended."""
     for i in range(pictures):
         sketch = i // CLASSES % 10 == 0
         file = drawn[i * 7 % CLASSES + (0 if sketch else CLASSES)]
@@ -121,11 +122,11 @@ def experiment(source: Path) -> ExperimentConfig:
 
 
 def change_a_class(source: Path, before: Images) -> None:
-    """Writes the pictures of one class anew and ingests into the same workspace."""
+    """Change the pictures of one class, and ingest into the same workspace."""
     workspace = before.url.rsplit("/", 2)[0]
     for file in source.glob("*/class 007/*"):
         content = file.read_bytes()
-        file.unlink()  # a name of its own: the links of other classes stay as they are
+        file.unlink()  # breaks the hard link, so that the pictures of other classes stay unchanged
         file.write_bytes(content + b"\0")
     with watched() as cost:
         after = ingest(experiment(source), workspace)
@@ -147,8 +148,8 @@ class Cost:
 
 @contextmanager
 def watched(look_every: float = 0.5) -> Iterator[Cost]:
-    """What happens inside costs this process and all below it, those included that end meanwhile: nobody waits for the
-    workers that Ray ends, so that their time is in no parent's."""
+    """The cost of the context in this process and its descendants, including those that end meanwhile: they are sampled
+    one by one, because the CPU time of ended Ray workers is added to no parent."""
     cost, stop, before, after = Cost(), threading.Event(), _cpu_times(), dict[Any, float]()
 
     def look() -> None:
@@ -168,7 +169,7 @@ def watched(look_every: float = 0.5) -> Iterator[Cost]:
 
 
 def _cpu_times() -> dict[Any, float]:
-    """By process, without its children."""
+    """(pid, time of creation) -> CPU seconds of the process, without its children."""
     return dict(_each(lambda process: ((process.pid, process.create_time()), sum(process.cpu_times()[:2]))))
 
 
@@ -196,7 +197,8 @@ def _cost_of(work: Callable[..., None], arguments: tuple[int, ...]) -> tuple[flo
 
 
 class Keys(AbstractFileSystem):
-    """A listing without files: sketch/<class>/* and photo/<class>/*, each entry as large as a bucket's."""
+    """A file system with a listing and no files: sketch/<class>/* and photo/<class>/*, with the fields of a bucket's
+    entries."""
 
     protocol = "keys"
     total = 0
@@ -231,7 +233,7 @@ def list_keys(keys: int) -> None:
 
 
 def task(queries: int, gallery: int, classes: int) -> Task:
-    """Classes of unequal size, a gallery in no order."""
+    """A task with classes of unequal size and a gallery in random order."""
     generator = torch.Generator().manual_seed(0)
     sizes = torch.rand(classes, generator=generator) + 0.5
     of_query, of_item = (torch.multinomial(sizes, n, True, generator=generator) for n in (queries, gallery))
@@ -245,7 +247,7 @@ def task(queries: int, gallery: int, classes: int) -> Task:
 
 
 def matrix(queries: int, gallery: int) -> None:
-    """Both protocols and the intervals, from the whole matrix in memory."""
+    """Evaluate both protocols and their intervals from a score matrix in memory."""
     asked = task(queries, gallery, 25)
     generator = torch.Generator().manual_seed(1)
     scores = torch.randn(queries, gallery, generator=generator)
@@ -253,11 +255,11 @@ def matrix(queries: int, gallery: int) -> None:
         row += asked.gallery_labels == label
     wall, cpu = time.perf_counter(), time.process_time()
     evaluate(asked, scores.split(EMBEDDING_TILE))
-    print(f"  of it the evaluation: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
+    print(f"  evaluation alone: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} CPU s")
 
 
 def embedded(queries: int, gallery: int) -> None:
-    """The scores are made tile by tile from float32 vectors, and never stored."""
+    """Evaluate scores that are computed tile by tile from float32 vectors, and never stored."""
     asked = task(queries, gallery, 30)
     generator = torch.Generator().manual_seed(1)
     centres = torch.randn(30, DIM, generator=generator)

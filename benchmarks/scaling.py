@@ -1,6 +1,7 @@
-"""The paper plan to 64 GPUs, docs/scaling.md: computed from what was measured on processors and is assumed of GPUs.
+"""Compute the plan for up to 64 GPUs of docs/scaling.md from measurements on processors and assumptions about GPUs.
 
-Nothing here was run on several machines. Change a constant, run `python -m benchmarks scaling`, and the table follows.
+Nothing was run on several machines. Change a constant and run `python -m benchmarks scaling` to compute the table
+again.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ GPUS = (1, 8, 16, 64)
 
 @dataclass(frozen=True)
 class Measured:
-    """By `python -m benchmarks loading`, on one core."""
+    """Measured by `python -m benchmarks loading`, on one core."""
 
     images_core: float
-    """Images a CPU second that a reader of pair shards delivers, at 224 px."""
+    """Images per CPU second of a reader of pair shards, at 224 px."""
     item_bytes: float
-    """Of a pair shard, four pictures at 224 px."""
+    """Bytes of an item of a pair shard: four pictures at 224 px."""
 
 
 @dataclass(frozen=True)
 class Assumed:
-    """Of the machines; none was measured."""
+    """Assumed of the machines; none was measured."""
 
     tflops: float = TFLOPS["bf16"]
     utilisation: float = UTILISATION
     network: float = 12.5e9
-    """Bytes a second that a GPU sends in an all-reduce: 100 Gbit/s a GPU."""
+    """Bytes per second that a GPU sends in an all-reduce: 100 Gbit/s."""
     store: float = 0.5e9
-    """Bytes a second that one worker writes to the object store."""
+    """Bytes per second that one worker writes to the object store."""
     price: float = 4.0
-    """Of a GPU hour with its share of the machine, in dollars."""
+    """Dollars of a GPU hour with its share of the machine."""
 
 
 @dataclass(frozen=True)
@@ -44,44 +45,47 @@ class Network:
 
     parameters: int
     step_flop: float
-    """A GPU."""
+    """FLOP of a step, per GPU."""
     items_step: int
-    """A GPU."""
+    """Items of a step, per GPU."""
     items: int
     checks: int
     dim: int
-    """Of an embedding."""
+    """Numbers of an embedding."""
 
 
 @dataclass(frozen=True)
 class Row:
     gpus: int
     images: float
-    """A second, all GPUs."""
+    """Images per second of all GPUs."""
     cores: float
-    """Of readers, a GPU."""
+    """Reader cores per GPU."""
     read: float
-    """Bytes a second, all GPUs."""
+    """Bytes per second that all GPUs read."""
     step: float
+    """Seconds of computing in a step."""
     reduced: float
-    """Bytes that a GPU sends a step."""
+    """Bytes that a GPU sends in the all-reduce of a step."""
     gathered: float
-    """Bytes of embeddings that a GPU receives a step."""
+    """Bytes of embeddings that a GPU receives in a step."""
     reduce: float
-    """Seconds."""
+    """Seconds of both transfers in a step."""
     steps: int
     uploads: float
-    """Seconds of the whole training."""
+    """Seconds of writing states in the whole training."""
     hours: float
-    """From the first step to the last, each transfer waited for."""
+    """From the first step to the last. No transfer overlaps with computing."""
     cost: float
+    """Dollars."""
 
 
 def row(gpus: int, network: Network, measured: Measured, assumed: Assumed) -> Row:
-    """Every GPU has the recipe's batch, so the global batch grows with them and the steps become fewer."""
+    """The plan for a number of GPUs. Every GPU has the recipe's batch: with more GPUs the global batch is larger, and
+    the steps are fewer."""
     step = network.step_flop / (assumed.tflops * 1e12 * assumed.utilisation)
     reduced = 4 * network.parameters * 2 * (gpus - 1) / gpus  # gradients are float32 in bf16 trainings too
-    # The others' embeddings forward; backward an all-reduce of what all of them are told, twice as much.
+    # Forward: the embeddings of the other GPUs. Backward: an all-reduce of their gradients, twice the bytes.
     gathered = 3 * (gpus - 1) * 4 * network.items_step * 4 * network.dim
     transfer = (reduced + gathered) / assumed.network
     steps = -(-network.items // (network.items_step * gpus))
@@ -105,7 +109,7 @@ def row(gpus: int, network: Network, measured: Measured, assumed: Assumed) -> Ro
 
 
 def state_bytes(network: Network) -> int:
-    """What a check uploads: the weights, the best weights, and two moments of AdamW, float32."""
+    """Bytes that a check uploads: weights, best weights and two moments of AdamW, float32."""
     return 16 * network.parameters
 
 
@@ -115,7 +119,7 @@ def of_recipe() -> Network:
     items_step, steps = config.train.batch_size * config.train.accumulate, config.train.steps
     assert steps is not None
     workers = max(config.cluster.workers, 1)
-    width = 768  # of ViT-B, whose class token is the embedding
+    width = 768  # of ViT-B: the embedding is its class token
     return Network(
         cost.parameters, cost.step / workers, items_step, steps * items_step * workers, config.train.checks, width
     )

@@ -1,11 +1,11 @@
-"""Scoring every sketch with every photo by the relation network at ViT-B dimensions, ours against the plain way.
+"""Measure the relation network on every pair at ViT-B dimensions: ours against a plain implementation.
 
-The plain way is what the equations say: tokens repeated for each pair, every projection computed per pair, attention
-weights as a matrix. It runs in 20x20 blocks, as published, and at the batch that turns out fastest on this machine;
-beside it stands the same with torch's fused attention, at its fastest batch. The weights are the golden recipe's, whose
-logits spread; those of a fresh network rank nothing. Each slice of photos is scored by all in turn, so a machine that
-drifts drifts for all. The plain ways run in a process as it comes, ours in one that keeps freed memory, as whatever
-scores for us does; how fast the plain way is with that alone stands beside it.
+The plain implementation follows the equations: tokens are repeated for each pair, every projection is computed per
+pair, and attention weights are a matrix. It runs in 20x20 blocks, as published, at the fastest batch of this machine,
+and with torch's fused attention at its fastest batch. The weights are the golden recipe's, whose logits spread; a fresh
+network ranks nothing. All implementations score each slice of photos in turn, so that drift of the machine affects all.
+The plain ones run in an ordinary process. Ours runs in a process that keeps freed memory, as in the product; the plain
+implementation is also timed with kept memory.
 
     python -m benchmarks scoring            # about half an hour on two cores
     ZSE_BENCH_PHOTOS=200 python -m benchmarks scoring
@@ -40,8 +40,8 @@ from zse_model.transforms import Modality, TransformConfig, prepare_photo, prepa
 
 PHOTOS, SKETCHES, SLICE = int(os.environ.get("ZSE_BENCH_PHOTOS", "1000")), 8, 100
 TOP, RESCORED = 200, 400
-BATCHES = ((1, 1), (1, 2), (1, 4), (2, 4), (1, 8), (4, 4), (8, 8))  # sketches x photos, tried by the plain way
-GFLOP = {"plain": 3.65, "hoisted": 2.25}  # a pair; counted in zse_model/pair_scorer.py
+BATCHES = ((1, 1), (1, 2), (1, 4), (2, 4), (1, 8), (4, 4), (8, 8))  # sketches x photos of the plain implementation
+GFLOP = {"plain": 3.65, "hoisted": 2.25}  # per pair; counted in zse_model/pair_scorer.py
 SKETCHY_25 = (15_229, 17_101)
 
 
@@ -74,7 +74,7 @@ def released(device: torch.device) -> ZseSbir:
 
 
 def encoded(method: ZseSbir, source: Path) -> tuple[Encoding, Encoding, float]:
-    """The first sketches and photos, evenly over the classes, and the seconds that encoding one takes."""
+    """Sketches and photos, evenly over the classes, and the seconds of encoding one picture."""
     transforms, out, seconds = TransformConfig(size=RELEASED_SIZE, recipe="published"), [], 0.0
     kinds: tuple[tuple[Modality, Callable[..., np.ndarray], int], ...] = (
         ("sketch", prepare_sketch, 20),
@@ -98,7 +98,7 @@ Relate: TypeAlias = Callable[[ZseSbir, Tensor, Tensor], Tensor]
 
 
 def written_out(method: ZseSbir, sketch: Tensor, photo: Tensor) -> Tensor:
-    """Tokens of pairs, row by row -> logits, as the equations say."""
+    """Tokens of pairs, row by row -> logits, following the equations."""
 
     def attend(layer: CrossAttention, own: Tensor, other: Tensor) -> Tensor:
         parts = layer.project(own, "own") | layer.project(other, "other")
@@ -115,7 +115,7 @@ def with_fused_attention(method: ZseSbir, sketch: Tensor, photo: Tensor) -> Tens
 
 
 def plain(method: ZseSbir, s: Tensor, p: Tensor, block: tuple[int, int], relate: Relate) -> Tensor:
-    """Every pair of tokens [q, n, d] and [g, n, d], block by block, tokens repeated."""
+    """Scores [q, g] of tokens [q, n, d] and [g, n, d], block by block, with repeated tokens."""
     rows, columns = block
     scores = torch.empty(len(s), len(p))
     for i in range(0, len(s), rows):
@@ -127,7 +127,7 @@ def plain(method: ZseSbir, s: Tensor, p: Tensor, block: tuple[int, int], relate:
 
 
 class Plain:
-    """The plain ways in a process of their own, which waits while others are timed."""
+    """The plain implementations in another process, which waits while others are timed."""
 
     def __init__(self, device: torch.device, sketches: Encoding, photos: Encoding, *, keep: bool) -> None:
         context = multiprocessing.get_context("spawn")
@@ -136,7 +136,7 @@ class Plain:
         context.Process(target=serve, args=(theirs, str(device), tokens, keep), daemon=True).start()
 
     def __call__(self, sketches: int, photos: slice, block: tuple[int, int], relate: Relate) -> tuple[float, Tensor]:
-        """The first sketches with some photos: seconds and scores."""
+        """(seconds, scores) of the first sketches with some photos."""
         self.pipe.send((sketches, photos, block, relate))
         seconds, scores = self.pipe.recv()
         return seconds, torch.from_numpy(scores)
@@ -221,12 +221,12 @@ def compare(
 
 
 def shortlist(scores: Tensor, k: int) -> Tensor:
-    """bool [q, g]: the k best of each row, ties to the lower position."""
+    """bool [q, g]: the k best of each row. Of equal scores the lower position is better."""
     return torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, rank(scores, k).indices, True)
 
 
 def agreement(ours: Tensor, reference: Tensor) -> str:
-    """How much of the reference's first items is among ours, and whether the rest is a tie within rounding."""
+    """The share of the reference's first items among ours, and how many differences are no ties within rounding."""
     k = min(TOP, reference.shape[1] // 2)
     mine, theirs = shortlist(ours, k), shortlist(reference, k)
     last = reference.masked_fill(~theirs, torch.inf).min(1, keepdim=True).values
@@ -236,7 +236,7 @@ def agreement(ours: Tensor, reference: Tensor) -> str:
 
 
 def whole_evaluation(method: ZseSbir, plain: Plain, encoding: float, sketches: Encoding, photos: Encoding) -> None:
-    """Encoding and scoring together, and what they come to at the size of a published gallery."""
+    """Print the time of encoding and scoring together, and extrapolate it to a published gallery."""
     scorer = method.scorer("rn")
     print(f"encoding: {encoding * 1e3:.0f} ms a picture")
     print("20 sketches against g photos, encoding included:")
@@ -249,7 +249,7 @@ def whole_evaluation(method: ZseSbir, plain: Plain, encoding: float, sketches: E
         both = [x + (20 + size) * encoding for x in (ours, theirs)]
         print(f"  g = {size:3d}: ours {both[0]:6.1f} s, plain {both[1]:6.1f} s, {both[1] / both[0]:.2f}x")
     q, g = SKETCHY_25
-    blocks = -(-q // 20)  # the plain way encodes the gallery anew for every 20 sketches
+    blocks = -(-q // 20)  # the plain implementation encodes the gallery again for every 20 sketches
     ours, theirs = (q + g) * encoding + q * g * ours_pair, (q + blocks * g) * encoding + q * g * plain_pair
     print(
         f"EXTRAPOLATED, not run: Sketchy-25 ({q} x {g}) on this machine, ours {ours / 86400:.1f} days, plain "
@@ -274,8 +274,8 @@ def now(device: torch.device) -> float:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """GFLOP/s of a matrix product of the feed-forward's shape, the best of three seconds (a processor's first second is
-    slower): what a pair cannot be faster than."""
+    """GFLOP/s of a matrix product of the feed-forward's shape, an upper bound for scoring. The best of three seconds,
+    because a processor's first second is slower."""
     rows = 2048 if device.type == "cpu" else 65_536
     a, b = torch.randn(rows, 768, device=device, dtype=dtype), torch.randn(768, 1024, device=device, dtype=dtype)
     best, end = float("inf"), now(device) + 3

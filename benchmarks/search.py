@@ -1,16 +1,16 @@
-"""A million photos searched by codes and by floats: time a query, bytes a photo, and what the codes find.
+"""Measure search in a million photos by codes and by floats: time per query, bytes per photo and recall of the codes.
 
 `hash` compares codes, `asym` the sketch's projection before its signs with the codes of the photos.
 
-The photos are drawn from real embeddings: a `crossatnet` is trained on the seen classes of the real pictures (or drawn
-ones), its photo embeddings are multiplied with noise of each class's own covariance, so that neighbourhoods are like
-the real ones and recall means something. Queries are the embeddings of real sketches. One thread, everything in turns
-on the same machine.
+The photos are sampled from real embeddings: a `crossatnet` is trained on the seen classes of the real pictures (or
+drawn ones), and noise with the covariance of each class is added to its photo embeddings, so that neighbourhoods, and
+with them recall, are realistic. Queries are the embeddings of real sketches. One thread; all ways run in turns on the
+same machine.
 
-Recall is of the float top 100 among the first 100, 1,000 and 10,000 by codes; with many photos at the same distance the
-lower position comes first, as everywhere.
+Recall is the share of the float top 100 in the first 100, 1,000 and 10,000 by codes. Of photos at the same distance the
+lower position comes first.
 
-    ZSE_BENCH_MILLIONS=0.1 python -m benchmarks search      a tenth of it
+    ZSE_BENCH_MILLIONS=0.1 python -m benchmarks search      a tenth of the photos
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from zse_model.methods.crossatnet import CrossATNet
 PHOTOS = int(float(os.environ.get("ZSE_BENCH_MILLIONS", "1")) * 1e6)
 WORKSPACE = os.environ.get("ZSE_BENCH_WORKSPACE", "")
 SINGLE, BATCH, BATCHES, K = 500, 256, 3, 100
-NOISE = 0.7  # of a class's own spread: a made photo is nearer to its own origin than to most others of the class
+NOISE = 0.7  # share of a class's spread: a sampled photo is nearer to its origin than to most photos of the class
 DEPTHS = (100, 1000, 10_000)
 
 
@@ -108,7 +108,8 @@ def main() -> None:
 
 
 def trained(scratch: Path) -> tuple[CrossATNet, Tensor, tuple[Tensor, np.ndarray]]:
-    """A network, embeddings of sketches, and of photos with their classes: of classes that it was not trained on."""
+    """A network, sketch embeddings, and photo embeddings with their classes. The network did not train on the
+    classes."""
     source, weights = originals(scratch), Path(WEIGHTS)
     settings = [f"dataset.source={source}", "train.minutes=null", "train.steps=150", "tracking.enabled=false"]
     if source == REAL:
@@ -125,7 +126,7 @@ def trained(scratch: Path) -> tuple[CrossATNet, Tensor, tuple[Tensor, np.ndarray
 
 
 def multiplied(embeddings: Tensor, categories: np.ndarray, count: int) -> Tensor:
-    """float32 [count, d], L2-normalised: each a real photo moved by noise with the covariance of its class."""
+    """float32 [count, d], L2-normalised: embeddings of real photos with added noise of their class's covariance."""
     generator = torch.Generator().manual_seed(0)
     made = torch.empty(count, embeddings.shape[1])
     groups = [torch.from_numpy(np.flatnonzero(categories == c)) for c in np.unique(categories)]
@@ -140,7 +141,7 @@ def multiplied(embeddings: Tensor, categories: np.ndarray, count: int) -> Tensor
 
 
 def times(way: Callable[[int, int], object], size: int, rounds: int) -> list[float]:
-    """Seconds of each call, on other queries each."""
+    """Seconds of each call. Each call has other queries."""
     way(0, size)
     found = []
     for i in range(rounds):
@@ -151,7 +152,7 @@ def times(way: Callable[[int, int], object], size: int, rounds: int) -> list[flo
 
 
 def recall(found: Tensor, truth: Tensor) -> float:
-    """The share of truth [q, k] that stands in found [q, n]."""
+    """The share of truth [q, k] in found [q, n], row by row."""
     shares = [np.isin(t, f).mean() for t, f in zip(truth.numpy(), found.numpy(), strict=True)]
     return float(np.mean(shares))
 

@@ -1,9 +1,9 @@
-"""Training items per second: `zse_model.fit` against a plain loop, in turns, one process.
+"""Measure training items per second: `zse_model.fit` against a plain loop, in turns, in one process.
 
 The plain loop opens and prepares the original files for every item, encodes the four pictures of an item kind by kind,
-relates positive and negative pairs one after the other, and steps AdamW as torch has it by default. `fit` reads
-pictures that were prepared once, decodes the next batch while it trains, encodes all pictures in one forward pass and
-all pairs in another. Augmentation is left out of both: ours happens before training, in `zse shard`.
+relates positive and negative pairs one after the other, and uses torch's default AdamW. `fit` reads pictures that were
+prepared once, decodes the next batch while it trains, encodes all pictures in one forward pass, and relates all pairs
+in another. Neither augments pictures, which `zse shard` does before training.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def compare(case: Case, items: Items, device: torch.device) -> None:
 
 
 class Timed(LocalContext):
-    """Times the steps: the states written before the first and after the last would drown a few of them."""
+    """Times the steps alone. Writing the states before and after would outweigh a few steps."""
 
     started = ended = 0.0
 
@@ -100,12 +100,12 @@ class Timed(LocalContext):
         return module
 
     def log(self, event: dict[str, float]) -> None:
-        if "train/loss" in event:  # a check tells of itself when its state is written
+        if "train/loss" in event:  # not the event of a check, which comes after its state is written
             self.ended = time.perf_counter()
 
 
 class Items:
-    """Random items of four files, as published: classes uniform, the negative of another class."""
+    """Random items of four files, as published: classes are uniform, the negative is of another class."""
 
     def __init__(self, source: Path) -> None:
         self.classes = sorted(p.name for p in (source / "sketch").iterdir())
@@ -139,7 +139,7 @@ def to_batch(pictures: dict[str, list[np.ndarray]], labels: list[tuple[int, int]
 
 
 class Stored:
-    """Items prepared once and kept as PNG and JPEG, decoded when asked for: what a reader of pair shards does."""
+    """Items prepared once and kept as PNG and JPEG. A batch decodes them, as a reader of pair shards does."""
 
     def __init__(self, items: Items, transforms: TransformConfig, batch: int, batches: int) -> None:
         self.batches = []

@@ -1,7 +1,8 @@
-"""How far 2 and 4 workers are from one that sees the same global batch: losses of 20 steps, and the weights after them.
+"""Measure differences of 2 and 4 workers to one worker with the same global batch: losses of 20 steps, and the weights
+after them.
 
-Real processes that talk by gloo, random pictures of 32 px, tiny networks of timm without dropout: one with layer norms
-and one with batch norms. A global batch is 8 items. Differences are to a process alone, which is the baseline.
+The workers are processes with gloo. Pictures are random, 32 px; networks are tiny, of timm, without dropout, one with
+layer norms and one with batch norms. A global batch is 8 items.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Case:
     backbone: str = "test_vit"
     gather: bool = True
     planned: int | None = None
-    """Workers that the batch is of, by default as many as there are."""
+    """Number of workers that the batch is divided by; None = the real number."""
 
 
 CASES = [
@@ -52,8 +53,8 @@ class Outcome:
     losses: Tensor
     """float64 [20], means over the workers."""
     weights: Tensor
-    """float32, without the biases of attention's keys: they change nothing, their gradient is rounding alone, and Adam
-    makes steps of full size of it."""
+    """float32, without the biases of attention's keys, which change nothing: their gradient is rounding error, which
+    Adam turns into full steps."""
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def outcomes(workers: int, cases: Sequence[Case]) -> list[Outcome]:
-    """Of each case, trained by so many processes; one is this one."""
+    """The outcome of each case, trained by `workers` processes. One worker is this process."""
     if workers == 1:
         return [_train(case, Gloo(0, 1)) for case in cases]
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +110,7 @@ def _without_key_biases(method: nn.Module) -> Iterator[Tensor]:
 
 
 class Gloo(LocalContext):
-    """One of several processes on a machine; nothing is kept."""
+    """One of several processes on a machine. No state is written."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         super().__init__(device=torch.device("cpu"))

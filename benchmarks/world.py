@@ -1,4 +1,4 @@
-"""Pictures to measure on: real ones where they lie beside the repository, drawn ones elsewhere."""
+"""Pictures for benchmarks: real ones if they are beside the repository, else drawn ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def originals(scratch: Path) -> Path:
     """A folder with sketch/<class>/* and photo/<class>/*: 6,250 real pictures, or 6,240 drawn ones."""
     if REAL.exists():
         return REAL
-    print(f"{REAL} is not there: measuring on drawn pictures")
+    print(f"{REAL} does not exist: using drawn pictures")
     from zse_model.synthetic import CATEGORIES, draw_photo, draw_sketch
 
     root = scratch / "drawn"
@@ -29,7 +29,7 @@ def originals(scratch: Path) -> Path:
 
 
 def repeated(source: Path, target: Path, pictures: int) -> Path:
-    """A folder with `pictures` files, copies of the source's under other names."""
+    """A folder with `pictures` files: copies of the source's files under other names."""
     files = [p for p in sorted(source.rglob("*")) if p.is_file() and p.parts[-3] in ("sketch", "photo")]
     for i in range(pictures):
         file = files[i % len(files)]

@@ -1,4 +1,4 @@
-"""Image shards: the pictures of a data set, prepared once, as `zse ingest` keeps them.
+"""Read image shards: the prepared pictures of a data set, written by `zse ingest`.
 
 <workspace>/images/<dataset>-<key>/part-<hash>.parquet ... manifest.json
 """
@@ -26,17 +26,17 @@ class Images(Kept):
             ("id", pa.string()),  # modality/class/path: unique, stable
             ("modality", pa.string()),
             ("category", pa.string()),
-            ("instance", pa.string()),  # the thing that was photographed and drawn; null where nobody knows
+            ("instance", pa.string()),  # the thing that was photographed and drawn; null if unknown
             ("uri", pa.string()),
             ("sha256", pa.string()),  # of the source bytes
-            ("data", pa.binary()),  # encoded at the experiment's size
+            ("data", pa.binary()),  # PNG or JPEG at the experiment's size
             ("look", pa.binary()),  # a photo's thumbnail, uint8 [192], to find repeated photos; null for sketches
         ]
     )
 
     @staticmethod
     def part_name(made_from: str) -> str:
-        """made_from: the hash of what the part is made from."""
+        """made_from: the hash of the part's sources."""
         return f"part-{made_from}.parquet"
 
     @property
@@ -45,12 +45,12 @@ class Images(Kept):
 
     @property
     def source(self) -> str | None:
-        """Where the pictures were read; None for a data set that is not read from a folder."""
+        """The folder of the pictures; None for a data set without one."""
         return self.manifest["source"]
 
     @property
     def transforms(self) -> Mapping[str, Any]:
-        """How the pictures were prepared: the settings of a `TransformConfig`."""
+        """The settings of the `TransformConfig` that prepared the pictures."""
         return self.manifest["transforms"]
 
     @property
@@ -60,7 +60,7 @@ class Images(Kept):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the content: the same pictures have the same one wherever they lie."""
+        """sha256 of the content: the same pictures have the same fingerprint in every place."""
         return self.manifest["fingerprint"]
 
     @property
@@ -74,7 +74,7 @@ class Images(Kept):
 
     @property
     def parts(self) -> Mapping[str, int]:
-        """Name of each part -> its pictures; `Members.part` counts them in this order."""
+        """Name of each part -> number of its pictures. `Members.part` is an index in this order."""
         return {shard["name"]: shard["rows"] for shard in self.manifest["shards"]}
 
     def members(self) -> Members:
@@ -87,16 +87,16 @@ class Images(Kept):
         return Members(**values, part=part, row=row)
 
     def rows(self, members: Members) -> list[tuple[str, np.ndarray]]:
-        """Where members lie: (part, int64 rows of it in their order), by part."""
+        """(part, int64 rows of the members in it), by part."""
         names = list(self.parts)
         return [(names[part], members.row[members.part == part]) for part in np.unique(members.part)]
 
     def data(self, members: Members) -> list[bytes]:
-        """The encoded pictures of members, in their order; some image shards in memory at a time."""
+        """The PNG or JPEG of each member, in order. Reads a few image shards at a time."""
         return self._column(members, "data")
 
     def looks(self, photos: Members) -> np.ndarray:
-        """uint8 [n, 192], the thumbnails of photos, in their order."""
+        """uint8 [n, 192], the thumbnails of photos in order."""
         return np.frombuffer(b"".join(self._column(photos, "look")), np.uint8).reshape(len(photos), -1)
 
     def _column(self, members: Members, column: str) -> list[bytes]:
@@ -111,5 +111,5 @@ class Images(Kept):
 
 
 def _places(members: Members) -> list[np.ndarray]:
-    """int64: which of the members lie in each part, by part."""
+    """int64 indices of the members in each part, by part."""
     return [np.flatnonzero(members.part == part) for part in np.unique(members.part)]

@@ -1,9 +1,9 @@
-"""A kept form: a folder that its manifest, written last, makes complete. One class each says what is in the folder.
+"""The base class of artefacts. An artefact is a folder; its manifest is written last and makes it complete.
 
     <workspace>/<KIND>/<name>-<short key>/manifest.json ...
 
-The key is the hash of everything that the folder depends on. The folder's name has its first digits, the manifest all
-of them, so that two folders that share the short one are told apart.
+The key is the hash of everything that the artefact depends on. The folder's name has the first digits of the key, the
+manifest all: so folders with the same first digits are told apart.
 """
 
 from __future__ import annotations
@@ -19,47 +19,47 @@ from pipelines.store import storage
 from zse_model.errors import ZseError
 
 MANIFEST = "manifest.json"
-SUMMARY = "report.json"  # of a stage's output, for scripts
-SHORT = 8  # digits of the key in a folder's name
+SUMMARY = "report.json"  # a stage's output, for scripts
+SHORT = 8  # digits of the key in the name of a folder
 _NAMED = re.compile(rf".*-([0-9a-f]{{{SHORT}}})")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A complete folder. The manifest is read once, when the folder is opened; the rest when it is asked for.
+    """A complete artefact. The manifest is read when the artefact is opened, other files when they are needed.
 
-    A subclass names its folder in the workspace, the verb that makes it, and the properties that its manifest has. One
-    that changes what its manifest means raises VERSION and adds to OLDER.
+    A subclass declares its folder in the workspace, the command that makes it, and the properties of its manifest. If
+    the meaning of the manifest changes, raise VERSION and add to OLDER.
     """
 
     url: str
     manifest: Mapping[str, Any] = field(repr=False)
 
     KIND: ClassVar[str]
-    """The folder of a workspace that holds it."""
+    """The folder of the workspace with all artefacts of this class."""
     MADE_BY: ClassVar[str]
-    """The command that makes it."""
+    """The command that makes the artefact."""
     VERSION: ClassVar[int] = 1
-    """Of the schema: what `write` writes."""
+    """The schema version that `write` writes."""
     OLDER: ClassVar[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
-    """What an older version is read as: version -> the manifest as the next version would have it."""
+    """Older schema version -> a function from its manifest to the manifest of the next version."""
 
     @classmethod
     def place(cls, workspace: str, name: str, key: str) -> str:
-        """The folder of what has this key."""
+        """The folder of the artefact with this key."""
         return storage.join(workspace, cls.KIND, f"{name}-{key[:SHORT]}")
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Raises StorageError for a folder that is not complete or of an unknown version, ZseError for one whose name
-        is not that of its key."""
+        """Open an artefact. Raises StorageError for an incomplete folder and an unknown schema version, and ZseError
+        for a folder whose name does not fit the key of its manifest."""
         if (found := cls.find(url)) is None:
             raise StorageError(f"{url} is not complete: it has no {MANIFEST}. Run `{cls.MADE_BY}` first")
         return found
 
     @classmethod
     def find(cls, url: str, key: str = "") -> Self | None:
-        """The same; None for a folder that is not complete. key: what it has to be made from, where that is known."""
+        """Open an artefact as `open` does; None for an incomplete folder. key: the key that it must have, if known."""
         if not complete(url):
             return None
         found = cls(url, cls._current(url, storage.read_json(storage.join(url, MANIFEST))))
@@ -68,28 +68,29 @@ class Kept:
 
     @classmethod
     def write(cls, url: str, key: str = "", **about: Any) -> Self:
-        """Make a folder complete. key: empty for what no key was made of, such as an imported checkpoint."""
+        """Write the manifest, which makes the folder complete. key: empty for an artefact without one, such as an
+        imported checkpoint."""
         manifest = storage.as_json({"schema_version": cls.VERSION, **({"key": key} if key else {}), **about})
         storage.write_bytes(storage.join(url, MANIFEST), manifest)
         return cls(url, json.loads(manifest))
 
     @property
     def name(self) -> str:
-        """The folder's."""
+        """The name of the folder."""
         return self.url.rstrip("/").rsplit("/", 1)[1]
 
     @property
     def key(self) -> str:
-        """All 64 digits; empty where older code wrote the manifest."""
+        """All 64 hex digits; empty in a manifest of older code."""
         return self.manifest.get("key", "")
 
     @property
     def about(self) -> dict[str, Any]:
-        """The manifest without the key: what is hashed of it is the same whoever wrote it."""
+        """The manifest without the key, which older code did not write: the same content has the same hash."""
         return {name: value for name, value in self.manifest.items() if name != "key"}
 
     def summarise(self, stage: str) -> None:
-        """Write what the folder is beside its manifest, for scripts, unless it is there."""
+        """Write SUMMARY beside the manifest, for scripts, unless it exists."""
         url = storage.join(self.url, SUMMARY)
         if not storage.exists(url):
             said = {name: value for name, value in self.about.items() if name != "shards"}
@@ -97,7 +98,7 @@ class Kept:
 
     @classmethod
     def _current(cls, url: str, manifest: dict[str, Any]) -> dict[str, Any]:
-        """A manifest as this version has it."""
+        """A manifest in the current schema version."""
         version, known = manifest.get("schema_version"), sorted({*cls.OLDER, cls.VERSION})
         if version not in known:
             raise StorageError(
@@ -109,16 +110,16 @@ class Kept:
         return manifest
 
     def _check_key(self, asked: str) -> None:
-        """Raise ZseError for a folder that holds what belongs into another one."""
+        """Raise ZseError for a folder with the artefact of another key."""
         named = _NAMED.fullmatch(self.name)
         other = asked or (named[1] if named else "")
         if self.key and other and not self.key.startswith(other):
             raise ZseError(
-                f"{self.url} holds something else: its {MANIFEST} has the key {self.key}, the folder belongs to "
+                f"{self.url} holds another artefact: its {MANIFEST} has the key {self.key}, but the folder belongs to "
                 f"{other}. Move or delete the folder, and run `{self.MADE_BY}` again"
             )
 
 
 def complete(url: str) -> bool:
-    """Whether the manifest of a folder is there."""
+    """Whether a folder has a manifest."""
     return storage.exists(storage.join(url, MANIFEST))

@@ -1,8 +1,8 @@
-"""Photos that a gallery holds twice: the same file under two names, or the same picture stored another way.
+"""Find repeated photos of a gallery: the same file under two names, or the same picture stored in another way.
 
-Compared are 8x8 colour thumbnails, which ingest keeps beside each photo. Of real photos stored again (other JPEG
-qualities, twice or half the size) they stay within 1 to 3 grey levels (3.4 the worst) of the original's; of different
-photos of a class those of Sketchy lie 13 and more apart, those of Caltech-101, which does hold photos twice, 5 and more
+`zse ingest` keeps an 8x8 colour thumbnail of each photo, and the evaluation compares thumbnails. If a real photo is
+stored again (other JPEG quality, twice or half the size), the thumbnails differ by 1 to 3 grey levels, at most 3.4.
+Different photos of a class differ by 13 or more in Sketchy, and by 5 or more in Caltech-101, which has repeated photos
 (`python -m benchmarks duplicates`). Our design.
 """
 
@@ -14,20 +14,20 @@ import numpy as np
 from PIL import Image
 
 SIDE = 8
-NEAR = 3.0  # grey levels, root mean square
+NEAR = 3.0  # grey levels, root mean square: less is a repeated photo
 BLOCK = 1024  # photos compared with the rest of their class at once
 
 
 def look(photo: Image.Image) -> bytes:
     """uint8 [192]: the thumbnail of an RGB photo."""
-    # Not of a JPEG that reduces itself on decoding (`draft`): faster, and tens of grey levels off.
+    # Decode a JPEG in full: `draft` decodes a smaller one faster, and is off by tens of grey levels.
     return photo.resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
 
 
 def repeated(looks: np.ndarray, groups: Iterable[object]) -> np.ndarray:
-    """bool [n]: those that look like an earlier one of the same group that is not itself left out; None = in no group.
+    """bool [n]: the photos that repeat an earlier photo of the same group which is not itself repeated.
 
-    looks: uint8 [n, 192], in the order of the gallery.
+    looks: uint8 [n, 192], in the order of the gallery. groups: None = in no group.
     """
     members: dict[object, list[int]] = {}
     for i, group in enumerate(groups):
@@ -41,7 +41,7 @@ def repeated(looks: np.ndarray, groups: Iterable[object]) -> np.ndarray:
 
 
 def _near(looks: np.ndarray) -> np.ndarray:
-    """int64 [m, 2]: pairs (earlier, later), by the later one."""
+    """int64 [m, 2]: pairs (earlier, later) of near thumbnails, sorted by the later one."""
     looks = looks.astype(np.float32)
     squares = (looks**2).sum(1)
     limit = NEAR**2 * looks.shape[1]

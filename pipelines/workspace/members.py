@@ -1,7 +1,7 @@
-"""The pictures of a complete ingest, as columns, and which of them a stage may touch.
+"""The pictures of image shards as columns, and the selection of those that a stage may use.
 
-The only way from image shards to a training set leads through a `ZeroShotSplit`: `training_members` has no argument
-that would let an unseen, pseudo-unseen or held-back picture in.
+Training sets are made by `training_members` only. It needs a `ZeroShotSplit`, and none of its arguments admits an
+unseen, pseudo-unseen or held-back picture.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Distractors: TypeAlias = Literal["held_back", "drawn"]
 
 @dataclass(frozen=True)
 class Members:
-    """Columns of n pictures; row i of all of them is one picture."""
+    """Columns of n pictures, each [n]; row i of all columns is one picture."""
 
     id: np.ndarray
     modality: np.ndarray
     category: np.ndarray
     instance: np.ndarray
-    """None where unknown"""
+    """None if unknown."""
     sha256: np.ndarray
     part: np.ndarray
-    """int64, index of its image shard"""
+    """int64, index of the picture's image shard."""
     row: np.ndarray
-    """int64, its row there"""
+    """int64, row in that shard."""
 
     def __len__(self) -> int:
         return len(self.id)
@@ -41,7 +41,7 @@ class Members:
         return Members(*(column[mask] for column in vars(self).values()))
 
     def names(self) -> dict[str, str]:
-        """sha256 -> the id of a picture with that content."""
+        """sha256 -> the id of a picture with this content."""
         return dict(zip(self.sha256, self.id, strict=True))
 
     def of(self, *, categories: Iterable[str], modality: Modality | None = None) -> Members:
@@ -49,16 +49,17 @@ class Members:
         return self.where(mask & (self.modality == modality) if modality else mask)
 
     def by_content(self) -> Members:
-        """In the order of their content hash: no order of classes can help a scorer (evaluation rule 3)."""
+        """The pictures in the order of their content hash, so that no order of classes helps a scorer (evaluation
+        rule 3)."""
         return self.where(self.content_order())
 
     def content_order(self) -> np.ndarray:
-        """int64, the rows in that order."""
+        """int64 [n], the rows in the order of content hash, then id."""
         return np.lexsort((self.id, self.sha256))
 
 
 def training_members(members: Members, split: ZeroShotSplit) -> Members:
-    """What training may touch: training classes, without held-back instances."""
+    """The pictures that training may use: those of training classes without held-back instances."""
     inside = members.of(categories=split.training)
     return inside.where(~held_back(inside, split))
 
@@ -66,8 +67,10 @@ def training_members(members: Members, split: ZeroShotSplit) -> Members:
 def tested_members(
     members: Members, split: ZeroShotSplit, distractors: Iterable[Distractors] = (), *, seen_classes: bool = False
 ) -> Members:
-    """What a test looks at: the unseen classes, and the photos of others that stand beside them. `seen_classes`: also
-    what is held back of the seen ones, their sketches too."""
+    """The pictures of a test: the unseen classes and the distractors.
+
+    seen_classes: add held-back pictures of seen classes, sketches and photos.
+    """
     wanted = np.isin(members.category, list(split.unseen))
     if seen_classes:
         wanted |= held_back(members, split)
@@ -80,26 +83,26 @@ def tested_members(
 def leakable(
     members: Members, split: ZeroShotSplit, distractors: Iterable[Distractors], *, seen_classes: bool
 ) -> Members:
-    """Those of `tested_members` that a checkpoint may not have seen; drawn ones of seen classes it may."""
+    """The `tested_members` that a checkpoint must not have seen. It may have seen drawn distractors of seen classes."""
     unknown: list[Distractors] = [d for d in distractors if d == "held_back"]
     return tested_members(members, split, unknown, seen_classes=seen_classes)
 
 
 def held_back(members: Members, split: ZeroShotSplit) -> np.ndarray:
-    """bool [n], those of seen classes that no training touches: in a union the same ones as in its parts alone."""
+    """bool [n], the pictures of seen classes that no training uses; in a union the same as in each part alone."""
     keys = [own_name(instance or id) for instance, id in zip(members.instance, members.id, strict=True)]
     kept = np.array([split.is_held_back(key) for key in keys], dtype=bool)
     return kept & np.isin(members.category, list(split.seen))
 
 
 def drawn(members: Members) -> np.ndarray:
-    """bool [n], those whose instance somebody has drawn."""
+    """bool [n], the pictures whose instance has a sketch."""
     instances = set(members.instance[members.modality == "sketch"]) - {None}
     return np.array([instance in instances for instance in members.instance], dtype=bool)
 
 
 def counts(members: Members, categories: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Pictures per category and modality."""
+    """Number of pictures by category and modality."""
     table = {c: {"sketch": 0, "photo": 0} for c in categories}
     for category, modality in zip(members.category, members.modality, strict=True):
         if category in table:

@@ -1,8 +1,8 @@
-"""Pair shards: the training items of a split, planned and augmented, as `zse shard` keeps them.
+"""Read pair shards: the planned and augmented training items of a split, written by `zse shard`.
 
     <workspace>/pairs/<dataset>-<key>/part-00000-of-00020.parquet ... manifest.json
 
-With the layout `memory` there is only the manifest: a training makes the same items from the image shards.
+With the layout `memory` there is only a manifest, and the training makes the same items from the image shards.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Pairs(Kept):
 
     @property
     def classes(self) -> Sequence[str]:
-        """That are trained on, in the order of their labels."""
+        """The trained classes, in the order of their labels."""
         return self.manifest["classes"]
 
     @property
@@ -72,12 +72,12 @@ class Pairs(Kept):
 
     @property
     def pictures(self) -> int:
-        """That training may touch."""
+        """Number of pictures that training may use."""
         return self.manifest["pictures"]
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Of a `ShardConfig`."""
+        """The settings of the `ShardConfig`."""
         return self.manifest["shard"]
 
     @property
@@ -86,5 +86,5 @@ class Pairs(Kept):
 
     @property
     def parts(self) -> Mapping[str, int]:
-        """Name of each part -> its items; none with the layout `memory`."""
+        """Name of each part -> number of its items; empty with the layout `memory`."""
         return {shard["name"]: shard["rows"] for shard in self.manifest["shards"]}

@@ -1,7 +1,7 @@
-"""Part files: Parquet, of which a kept form (`kept.py`) has as many as its manifest names.
+"""Read and write part files: the Parquet files of an artefact (`kept.py`), which its manifest names.
 
-Every stage works the same way. It plans parts with fixed names; each part is one task that writes one Parquet file; a
-part that is there is not made again, because the folder's name is the hash of everything that its parts depend on.
+Every stage plans parts with fixed names, and one task writes each part. An existing part is not made again: the name of
+its folder is the hash of everything that the part depends on.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ def part_name(index: int, total: int) -> str:
 
 
 def is_part(name: str) -> bool:
-    """Whether a file of an image or pair folder is a part."""
+    """Whether a file of image or pair shards is a part, by its name."""
     return name.startswith("part-")
 
 
 def batched_parts(sizes: Sequence[int], most: int) -> list[range]:
-    """Consecutive parts that together have at most `most` rows; a larger one stands alone. They cover all parts."""
+    """All parts in consecutive batches of at most `most` rows; a larger part is a batch of its own.
+
+    sizes: rows of each part.
+    """
     out: list[range] = []
     held = 0
     for i, size in enumerate(sizes):
@@ -44,7 +47,7 @@ def batched_parts(sizes: Sequence[int], most: int) -> list[range]:
 
 
 def encode_part(table: pa.Table, *, row_group: int, extra: dict[str, Any] | None = None) -> bytes:
-    """A Parquet file: the same table gives the same bytes. Pictures are compressed already, so only text is again."""
+    """The bytes of a Parquet file; equal for equal tables. Only text is compressed: pictures are compressed already."""
     table = table.replace_schema_metadata({"zse": json.dumps({"schema_version": SCHEMA_VERSION, **(extra or {})})})
     sink = io.BytesIO()
     text = [field.name for field in table.schema if pa.types.is_string(field.type)]
@@ -64,11 +67,11 @@ def write_part(url: str, table: pa.Table, *, row_group: int, extra: dict[str, An
 
 
 def open_part(url: str) -> pq.ParquetFile:
-    """A part for reading by row group. A file that is not Parquet raises StorageError naming it."""
+    """Open a part to read by row group. Raises StorageError for a missing file and for one that is not Parquet."""
     try:
         if storage.is_local(url):
             return pq.ParquetFile(storage.absolute(url), memory_map=True)
-        # Exact ranges, joined where columns lie side by side: a row group is one request.
+        # Reads exact ranges and joins those of adjacent columns: a row group is one request.
         return pq.ParquetFile(storage.RangeFile(url), pre_buffer=True)
     except FileNotFoundError:
         raise StorageError(f"{url} does not exist. Delete its folder and run the stage again") from None
@@ -77,7 +80,7 @@ def open_part(url: str) -> pq.ParquetFile:
 
 
 def part_extra(schema: pa.Schema) -> dict[str, Any]:
-    """What `write_part` was given as extra, of a part's schema or that of a table read from it."""
+    """The `extra` of `write_part`, from the schema of a part or of a table read from it."""
     return json.loads((schema.metadata or {}).get(b"zse", b"{}"))
 
 
@@ -89,7 +92,10 @@ def read_parts(folder: str, parts: Sequence[str], columns: Sequence[str]) -> Ite
 
 
 def read_rows(folder: str, wanted: Sequence[tuple[str, np.ndarray]], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Of each (part, rows) a table with these rows, in their order."""
+    """Yield a table for each (part, rows) with these rows in their order.
+
+    wanted: name of a part, and int64 rows of it.
+    """
 
     def read(one: tuple[str, np.ndarray]) -> pa.Table:
         part, rows = one

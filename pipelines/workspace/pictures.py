@@ -1,4 +1,4 @@
-"""How shards hold prepared pictures: sketches as grey PNG, photos as JPEG, both read back as uint8 arrays."""
+"""Encode and decode the pictures of shards: sketches as grey PNG, photos as JPEG, uint8 arrays in memory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ JPEG_QUALITY = 92
 def encode_sketch(array: np.ndarray) -> bytes:
     """uint8 [h, w] → a grey PNG, lossless.
 
-    Written here and not by Pillow, which tries every PNG row filter: line drawings compress as well without any, and
-    without any they are read a quarter faster in training. At 128 pixels 0.06 ms, with zlib 0.14, by Pillow 0.35.
+    Pillow tries every PNG row filter. Line drawings compress as well without filters, and are then read a quarter
+    faster in training. At 128 pixels this takes 0.06 ms, with zlib 0.14 ms, Pillow 0.35 ms.
     """
     height, width = array.shape
     rows = np.zeros((height, width + 1), dtype=np.uint8)  # each row begins with its filter: 0, none
@@ -33,21 +33,21 @@ def encode_sketch(array: np.ndarray) -> bytes:
 
 
 def encode_photo(photo: np.ndarray | Image.Image) -> bytes:
-    """uint8 [h, w, 3] or an RGB picture → a JPEG at full colour resolution: at 128 pixels halved colour is visible."""
+    """uint8 [h, w, 3] or an RGB picture → a JPEG without chroma subsampling, which is visible at 128 pixels."""
     picture = Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
     buffer = io.BytesIO()
-    # comment: else Pillow carries over the one of the file that the picture was opened from
+    # Without `comment` Pillow copies the comment of the file that the picture was opened from.
     picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, comment=b"")
     return buffer.getvalue()
 
 
 def decode_pixels(data: bytes) -> np.ndarray:
-    """What `encode_sketch` or `encode_photo` wrote → uint8 [h, w] or [h, w, 3]; errors are Pillow's own."""
+    """The output of `encode_sketch` or `encode_photo` → uint8 [h, w] or [h, w, 3]. Raises Pillow's errors."""
     return pixels_of(Image.open(io.BytesIO(data), formats=("PNG", "JPEG")))
 
 
 def prepared(modality: Modality, data: bytes, transforms: TransformConfig) -> tuple[bytes, bytes | None]:
-    """A picture's bytes as an image shard holds them, and a photo's look. Raises BadPicture."""
+    """The bytes of a picture for an image shard, and a photo's thumbnail. Raises BadPicture."""
     if modality == "sketch":
         return encode_sketch(prepare_sketch(data, transforms)), None
     square = photo_square(data, transforms)

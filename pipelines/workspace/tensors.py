@@ -1,4 +1,4 @@
-"""Stored pictures as tensors, and encoded in batches."""
+"""Convert stored pictures to tensors, and encode them in batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def to_tensor(pictures: Sequence[np.ndarray]) -> torch.Tensor:
 def encode_pictures(
     encode: Callable[[torch.Tensor], dict[str, torch.Tensor]], pictures: Sequence[bytes], batch_size: int
 ) -> dict[str, torch.Tensor]:
-    """Encode stored pictures of one modality in batches; the encodings come back on the CPU, in order."""
+    """Encode stored pictures of one modality in batches.
+
+    encode: uint8 [b, 1 or 3, s, s] → encodings, [b, ...] each. Returns encodings [n, ...] on the CPU, in order.
+    """
     out: dict[str, list[torch.Tensor]] = {}
     with torch.inference_mode():
         for i in range(0, len(pictures), batch_size):

@@ -47,13 +47,13 @@ def test_a_folder_of_another_key_is_refused(tmp_path: Path) -> None:
     url = Sample.place(str(tmp_path), "a", KEY)
     Sample.write(url, OTHER)
     assert Sample.open(url).key == OTHER, "of the folder alone nothing is wrong"
-    with pytest.raises(ZseError, match=f"a-0123abcd holds something else: .* key {OTHER}, .* to {KEY}. Move or delete"):
+    with pytest.raises(ZseError, match=f"a-0123abcd holds another artefact: .* key {OTHER}, .* to {KEY}. Move or delete"):
         Sample.find(url, KEY)
 
 
 def test_a_folder_that_was_renamed_to_another_key_is_refused(tmp_path: Path) -> None:
     Sample.write(f"{tmp_path}/a-ffffffff", KEY)
-    with pytest.raises(ZseError, match=f"has the key {KEY}, the folder belongs to ffffffff. Move or delete"):
+    with pytest.raises(ZseError, match=f"has the key {KEY}, but the folder belongs to ffffffff. Move or delete"):
         Sample.open(f"{tmp_path}/a-ffffffff")
     for name in ("checkpoint", "a-0123abcd", "a-ffffffff-copy"):  # the first: where a model keeps its own copy
         Sample.write(f"{tmp_path}/{name}", KEY)

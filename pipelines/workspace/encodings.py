@@ -1,9 +1,9 @@
-"""Encodings: what a checkpoint makes of the pictures of a test, or of a folder of photos.
+"""Read encodings of the pictures of a test or of a folder of photos, written by `zse embed` and by searches.
 
     <workspace>/encodings/<checkpoint>-<key>/part-00000-of-00007.parquet ... manifest.json
     <workspace>/encodings/search-<key>/part-00000.json embedding-00000.safetensors tokens-00000.safetensors ...
 
-Vectors are read at once, tokens part by part: they are large.
+Vectors are read all at once. Tokens are large, and are read by part.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Encoded:
     """Encoded pictures of one modality, in stored order."""
 
     members: Members
-    """`part` and `row` are those of the image shards."""
+    """`part` and `row` refer to the image shards."""
     values: Encoding
-    """What is one vector a picture: embedding and codes."""
+    """Embedding and codes, [n, d] each; no tokens."""
 
 
 class Encodings(Kept):
-    """Of the sketches and photos that a test looks at."""
+    """Encodings of the sketches and photos of a test."""
 
     KIND, MADE_BY = "encodings", "zse embed"
 
@@ -59,16 +59,16 @@ class Encodings(Kept):
         return self.manifest["images"]
 
     def parts(self, modality: str) -> Mapping[str, int]:
-        """Name of each part that holds pictures of a modality -> how many."""
+        """Name of each part with pictures of a modality -> their number."""
         return {shard["name"]: shard[modality] for shard in self.manifest["shards"] if shard[modality]}
 
     def ids(self, modality: str) -> list[str]:
-        """Of the pictures of a modality, in stored order."""
+        """Ids of the pictures of a modality, in stored order."""
         tables = read_parts(self.url, list(self.parts(modality)), ["id", "modality"])
         return [id for table in tables for id in table.filter(pc.field("modality") == modality)["id"].to_pylist()]
 
     def values(self, part: str, modality: str, names: Sequence[str] | None = None) -> Encoding:
-        """What was encoded of the pictures of a modality in one part, in stored order; None = everything."""
+        """Encodings of the pictures of a modality in one part, in stored order: [n, ...] each. names: None = all."""
         file = open_part(storage.join(self.url, part))
         stored = part_extra(file.schema_arrow)["shapes"]
         shapes = {name: stored[name] for name in names or stored}
@@ -76,7 +76,7 @@ class Encodings(Kept):
         return {name: _tensor(table[name], shape) for name, shape in shapes.items()}
 
     def read(self, modality: str, images: Images) -> Encoded:
-        """Who was encoded of one modality, and their vectors. Raises StorageError where there is nobody."""
+        """The encoded pictures of a modality and their vectors. Raises StorageError if there are none."""
         index = {name: i for i, name in enumerate(images.parts)}
         tables, shapes = [], {}
         for name in self.parts(modality):
@@ -86,7 +86,10 @@ class Encodings(Kept):
             columns = [*COLUMNS, "images", "row", *shapes]
             tables.append(file.read(columns=columns).filter(pc.field("modality") == modality))
         if not tables:
-            raise StorageError(f"{self.url} holds no {modality} of the unseen classes: there is nothing to search")
+            raise StorageError(
+                f"{self.url} has no {modality} of the unseen classes. Choose a dataset.split whose unseen classes have "
+                "sketches and photos"
+            )
         table = pa.concat_tables(tables)
         columns = {c: np.asarray(table[c].to_pylist(), dtype=object) for c in COLUMNS}
         part = np.array([index[name] for name in table["images"].to_pylist()])
@@ -95,14 +98,14 @@ class Encodings(Kept):
 
     @property
     def of_test(self) -> bool:
-        """Whether sketches are among them."""
+        """Whether these are encodings of a test, with sketches."""
         return True
 
     def photo_parts(self) -> Sequence[str]:
         return list(self.parts("photo"))
 
     def photo_ids(self) -> Sequence[str]:
-        """By their position in the parts, one part after the other."""
+        """Ids of the photos in the order of the parts."""
         return self.ids("photo")
 
     def photo_values(self, part: str, names: Sequence[str]) -> Encoding:
@@ -110,7 +113,7 @@ class Encodings(Kept):
 
 
 class GalleryEncodings(Encodings):
-    """Of the photos of a folder alone, each encoding in a file of its own: most searches read one of them."""
+    """Encodings of the photos of a folder. Each encoding has its own file, since most searches read only one."""
 
     @property
     def of_test(self) -> bool:
@@ -120,7 +123,7 @@ class GalleryEncodings(Encodings):
         return self.manifest["parts"]
 
     def photo_ids(self) -> Sequence[str]:
-        """Paths below the folder."""
+        """Paths of the photos below the folder."""
         return self.manifest["paths"]
 
     def photo_values(self, part: str, names: Sequence[str]) -> Encoding:
@@ -129,19 +132,20 @@ class GalleryEncodings(Encodings):
 
 
 def open_photos(url: str) -> Encodings:
-    """Encodings of a test or of a gallery, whose photos are to be searched."""
+    """Open the encodings of a test or of a gallery to search their photos. Raises StorageError for an incomplete
+    folder."""
     found = Encodings.open(url)
     return GalleryEncodings(found.url, found.manifest) if "paths" in found.manifest else found
 
 
 def write_photos(folder: str, part: str, encoded: Encoding) -> None:
-    """One part of a gallery's encodings."""
+    """Write one part of a gallery's encodings. encoded: [photos, ...] each."""
     for name, values in encoded.items():
         storage.write_bytes(storage.join(folder, _file(name, part)), save({name: values.contiguous()}))
 
 
 def note_name(part: str) -> str:
-    """The file that says which photos a part of a gallery has, written last of the part."""
+    """The file that lists the photos of a gallery's part. It is the last file of the part."""
     return f"part-{part}.json"
 
 

@@ -1,4 +1,4 @@
-"""How work ended that did not reach its end, and why."""
+"""Find out how a training or an evaluation ended early, and why. `zse status`, `zse train` and `tracking` call it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from pipelines.store.lease import EVERY, STALE, holder
 from pipelines.workspace.kept import complete
 from pipelines.workspace.training import read_run
 
-ENDED = "ended"  # in the run.json of a training
+ENDED = "ended"  # a key of a training's run.json
 LONGEST = 500  # characters of a reason
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Of a training or an evaluation."""
+    """The early end of a training or an evaluation."""
 
     state: Literal["FAILED", "KILLED"]
-    """As MLflow names it: KILLED = told to stop, or lost."""
+    """The status in MLflow. KILLED = stopped or lost."""
     reason: str
     """One line, without secrets."""
 
 
 def ending(error: BaseException) -> Ending:
-    """What an exception that leaves the work means for it."""
+    """The ending for an exception that ends the work."""
     if isinstance(error, KeyboardInterrupt):
         return Ending("KILLED", "Ctrl-C (SIGINT)")
     if isinstance(error, SystemExit):
-        return Ending("KILLED", "Ctrl-C (SIGINT)" if error.code == 128 + signal.SIGINT else "told to end (SIGTERM)")
+        return Ending("KILLED", "Ctrl-C (SIGINT)" if error.code == 128 + signal.SIGINT else "stopped (SIGTERM)")
     if (said := to_mend(error)) is None:
         cause = unwrapped(error)
         said = f"{type(cause).__name__}: {(str(cause).strip() or 'no reason given').splitlines()[0]}"
@@ -44,10 +44,10 @@ def ending(error: BaseException) -> Ending:
 
 
 def ended(training: str, run: Mapping[str, Any] | None = None) -> Ending | None:
-    """How a training ended that is not complete, by its folder; None: it is complete, or somebody is at it.
+    """How a training ended early; None if it is complete or still running.
 
-    run: its run.json, where that is read already. One that was killed without notice cannot say so: its lease is not
-    renewed any more.
+    training: its folder. run: its run.json, if it was read already. A training that was killed without notice writes no
+    ending: its lease is no longer renewed.
     """
     if complete(training):
         return None
@@ -57,12 +57,13 @@ def ended(training: str, run: Mapping[str, Any] | None = None) -> Ending | None:
     said = (read_run(training) if run is None else run).get(ENDED)
     if said is not None:
         return Ending(**said)
-    seen = f"no sign of life for {time.time() - held['renewed']:.0f} s" if held else "its process is gone"
+    seen = f"no sign of life for {time.time() - held['renewed']:.0f} s" if held else "the process is gone"
     return Ending("KILLED", f"killed or lost: {seen}")
 
 
 def alive(training: str, held: Mapping[str, Any]) -> bool:
-    """Whether the holder of a lease renews it: by the clocks, or, as they may differ, seen within some seconds."""
+    """Whether the holder of a lease renews it: by the clocks, or, since clocks may differ, by a renewal within
+    `EVERY` + 2 s."""
     if abs(time.time() - held["renewed"]) < STALE:
         return True
     end = time.monotonic() + EVERY + 2
@@ -76,7 +77,7 @@ def alive(training: str, held: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def heeding_sigterm() -> Iterator[None]:
-    """SIGTERM raises SystemExit, so that what is left can say how it ended. Not where a handler is set already."""
+    """SIGTERM raises SystemExit, so that the ending can be recorded. An existing handler is left alone."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
@@ -88,5 +89,5 @@ def heeding_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is end:  # Ray, where it was started meanwhile, has one of its own
+        if signal.getsignal(signal.SIGTERM) is end:  # a Ray that was started meanwhile has its own handler
             signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,7 +1,7 @@
-"""A report's queries.parquet: what each query scored, column by column, and the difference of two reports.
+"""Read the value of each query from a report's queries.parquet, and compare two reports by query.
 
-Of fewer than FEWEST classes (by instance: photos) nothing is significant: there is no interval and no p, and `interval`
-and `Difference.text` say why.
+With fewer than FEWEST classes (instance level: photos) nothing is significant. Then there is no interval and no p, and
+`interval` and `Difference.text` say so.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import PairedDifference, paired_difference
 from zse_model.split import FEWEST
 
-FEW = f"too few classes (n < {FEWEST})"  # in the place of an interval
+FEW = f"too few classes (n < {FEWEST})"  # instead of an interval
 
 
 @dataclass(frozen=True)
 class Difference(PairedDifference):
-    """A difference of so many classes (by instance: photos). `of` leaves no interval and no p of too few."""
+    """A paired difference and the number of its classes. `of` removes interval and p if there are too few."""
 
     classes: int
+    """At instance level: photos."""
 
     @classmethod
     def of(cls, found: PairedDifference, classes: int) -> Difference:
@@ -40,7 +41,7 @@ class Difference(PairedDifference):
 
     @property
     def few(self) -> bool:
-        """Whether it is of too few classes to be significant."""
+        """Whether there are too few classes for significance."""
         return self.classes < FEWEST
 
     def text(self) -> str:
@@ -51,12 +52,12 @@ class Difference(PairedDifference):
 
 
 def claimed(row: dict[str, Any]) -> dict[str, Any]:
-    """A result row without the interval of too few classes."""
+    """A result row, without its interval if there are too few classes."""
     return row if row["classes"] >= FEWEST else {**row, "ci_low": nan, "ci_high": nan}
 
 
 def interval(row: Mapping[str, Any], between: str = "-") -> str:
-    """The interval of a result row, or that its classes are too few for one."""
+    """The interval of a result row as text, or FEW."""
     low, high = row["ci_low"], row["ci_high"]
     if row["classes"] < FEWEST or low is None or isnan(low):
         return FEW
@@ -64,19 +65,21 @@ def interval(row: Mapping[str, Any], between: str = "-") -> str:
 
 
 class Queries:
-    """The queries of a report, in the order of their ids; a column is read when it is asked for."""
+    """The queries of a report, in the order of their ids. Each column is read when it is needed."""
 
     def __init__(self, report: Report) -> None:
-        """Raises StorageError for a folder that is no report."""
+        """Raises StorageError for a folder that is not a report."""
         if not report.has(report.QUERIES):
-            said = f"{report.url} is no report: it has no {report.QUERIES}. `zse evaluate` ends by naming one"
+            said = (
+                f"{report.url} is not a report: it has no {report.QUERIES}. Give a folder that `zse evaluate` printed"
+            )
             raise StorageError(said)
         self.report = report
         self._file = open_part(report.file(report.QUERIES))
 
     @property
     def keys(self) -> list[str]:
-        """What was measured: <setting>/<protocol>/<mode>/<metric>."""
+        """The names of the results: <setting>/<protocol>/<mode>/<metric>."""
         return [name for name in self._file.schema_arrow.names if "/" in name]
 
     @cached_property
@@ -89,20 +92,21 @@ class Queries:
 
     @cached_property
     def instance(self) -> np.ndarray:
-        """None where unknown."""
+        """None if unknown."""
         return self._text("instance")
 
     def values(self, key: str) -> Tensor:
-        """float64 [q], NaN for a query that the setting does not ask or that has no answer."""
+        """float64 [q], NaN for a query that is not in the setting or has no relevant photo."""
         return torch.from_numpy(self._file.read(columns=[key]).column(0).to_numpy().astype(np.float64))
 
     def groups(self, key: str) -> Tensor:
-        """int64 [q]: what a query is resampled with, its photo for fine-grained retrieval (acc_k), else its class."""
+        """int64 [q]: the resampling group of each query: its photo for fine-grained retrieval (acc_k), else its
+        class."""
         names = self.instance if key.rpartition("/")[2].startswith("acc_") else self.category
         return torch.from_numpy(np.unique(names.astype(str), return_inverse=True)[1])
 
     def gallery(self, key: str) -> int | None:
-        """How many photos were searched; None where the report does not say."""
+        """Number of photos in the gallery; None if the report does not say."""
         return self._galleries.get(key)
 
     @cached_property
@@ -114,28 +118,28 @@ class Queries:
 
 
 def metric_key(row: Mapping[str, Any]) -> str:
-    """The name of a result everywhere: <setting>/<protocol>/<mode>/<metric>."""
+    """The name of a result, used everywhere: <setting>/<protocol>/<mode>/<metric>."""
     return "/".join(row[k] for k in ("setting", "protocol", "mode", "metric"))
 
 
 def key_parts(key: str) -> tuple[str, str, str, str]:
-    """setting, protocol, mode, metric of a result's name."""
+    """Setting, protocol, mode and metric of a result's name."""
     setting, protocol, mode, metric = key.split("/")
     return setting, protocol, mode, metric
 
 
 def difference(ours: Queries, theirs: Queries, key: str, their_key: str) -> Difference:
-    """Ours minus theirs, resampled as the intervals of a report are. Raises ValueError for other queries."""
+    """Ours minus theirs by query, resampled like the intervals of a report. Raises ZseError for different queries."""
     if not np.array_equal(ours.id, theirs.id):
         raise ZseError(
-            f"{ours.report.url} and {theirs.report.url} are of different queries, {len(ours.id)} and {len(theirs.id)}: "
-            "only the same ones can be paired. Evaluate both on the same data"
+            f"{ours.report.url} and {theirs.report.url} have different queries, {len(ours.id)} and {len(theirs.id)}: "
+            "only equal queries can be paired. Evaluate both on the same data"
         )
     values, others, groups = ours.values(key), theirs.values(their_key), ours.groups(key)
     if bool((values.isnan() != others.isnan()).any()) or bool(values.isnan().all()):
         raise ZseError(
-            f"{ours.report.url} and {theirs.report.url} have no answers to the same queries of "
-            f"{key.partition('/')[0]}: their galleries differ. Evaluate both on the same data"
+            f"{ours.report.url} and {theirs.report.url} answer different queries of {key.partition('/')[0]}: "
+            "their galleries differ. Evaluate both on the same data"
         )
     found = paired_difference(values, others, groups)
     return Difference.of(found, len(groups[~values.isnan()].unique()))

@@ -1,4 +1,4 @@
-"""Reports: what an evaluation found.
+"""Read reports: the results of one checkpoint on one data set, written by `zse evaluate`.
 
 <workspace>/reports/<checkpoint>-<key>/report.json  queries.parquet  top.parquet  per_class.json  confusion.json
                                        curves.json  costs.json  sheets/*.png  charts/*.png  manifest.json
@@ -20,16 +20,16 @@ MEASURES = {
 
 
 class Report(Kept):
-    """What `zse evaluate` found: `report.json` has the rows that the README describes, `queries.parquet` what each
-    query scored (`queries.py` reads it), `top.parquet` the first photos that each found.
+    """The results of an evaluation.
 
-    The other tables are of the first setting, by class: average precision, whose photos stand among the first ten,
-    interpolated precision at eleven recalls; and what a mode costs.
+    `report.json` has the rows that the README describes, `queries.parquet` the values of each query (`queries.py` reads
+    it), `top.parquet` the first photos of each query. The other tables describe the first setting: average precision by
+    class, the classes of the first ten photos, interpolated precision at eleven recalls, and the cost of each mode.
     """
 
     KIND, MADE_BY = "reports", "zse evaluate"
     FORMAT = 3
-    """In the key: a report of another format is made again."""
+    """Part of the key: a report of another format is made again."""
 
     ROWS, QUERIES, TOP = "report.json", "queries.parquet", "top.parquet"
     PER_CLASS, CONFUSION, CURVES, COSTS = "per_class.json", "confusion.json", "curves.json", "costs.json"
@@ -46,12 +46,12 @@ class Report(Kept):
 
     @property
     def settings(self) -> Sequence[str]:
-        """Names of what was searched in what; the tables by class are of the first."""
+        """Names of the settings. The tables by class describe the first."""
         return self.manifest["settings"]
 
     @property
     def chance(self) -> Mapping[str, float] | None:
-        """By setting, the mAP_all that a random order is expected to have; None where older code did not say."""
+        """Setting -> the expected mAP_all of a random order; None in a report of older code."""
         return self.manifest.get("chance")
 
     @property
@@ -60,7 +60,7 @@ class Report(Kept):
 
     @property
     def fingerprint(self) -> str:
-        """Of the image shards."""
+        """The fingerprint of the image shards."""
         return self.manifest["dataset_fingerprint"]
 
     @property
@@ -70,17 +70,17 @@ class Report(Kept):
 
     @property
     def use(self) -> str:
-        """`report` or `selection`: whether its numbers may be chosen by."""
+        """`selection`: the results may be used to choose a model; `report`: they may be reported only."""
         return self.manifest.get("use", "report")
 
     @property
     def report_key(self) -> str:
-        """Two reports with one have the same rows, whatever folder their pictures came from."""
+        """Two reports with the same report key have the same rows, even if their pictures came from two folders."""
         return self.manifest["report_key"]
 
     @property
     def images(self) -> str | None:
-        """The URL of the image shards; None where older code did not say."""
+        """The URL of the image shards; None in a report of older code."""
         return self.manifest.get("images")
 
     @property
@@ -90,7 +90,7 @@ class Report(Kept):
 
     @property
     def experiment(self) -> Mapping[str, Any] | None:
-        """name, dataset, transforms and evaluation of the experiment; None where older code did not say."""
+        """name, dataset, transforms and evaluation of the experiment; None in a report of older code."""
         return self.manifest.get("experiment")
 
     def file(self, *names: str) -> str:
@@ -100,9 +100,10 @@ class Report(Kept):
         return storage.exists(self.file(name))
 
     def table(self, name: str) -> Any:
-        """One of the JSON files, if it is there: a list of rows, CURVES a mapping. Raw pixels have no COSTS."""
+        """The content of a JSON file, [] if it is missing: a list of rows, for CURVES a mapping. Raw pixels have no
+        COSTS."""
         return storage.read_json(self.file(name)) if self.has(name) else []
 
     def rows(self) -> list[dict[str, Any]]:
-        """The results, one a setting, protocol, mode and metric."""
+        """The results: one row for each setting, protocol, mode and metric."""
         return storage.read_json(self.file(self.ROWS))

@@ -1,4 +1,4 @@
-"""Scores of a pair network: of every sketch with every photo of a test's encodings, or of those of a shortlist.
+"""Read the scores of a pair network for the encodings of a test: of all pairs, or of the pairs of a shortlist.
 
     <workspace>/scores/<encodings>-<mode>/part-00000-of-00007.parquet ... manifest.json
 
@@ -22,7 +22,7 @@ class Scores(Kept):
     KIND, MADE_BY = "scores", "zse evaluate"
 
     def rows(self) -> Iterator[Tensor]:
-        """The score matrix in stored order, float32 [rows of a row group, g] a time."""
+        """Yield the score matrix in stored order, float32 [sketches of a row group, photos]."""
         parts = [open_part(storage.join(self.url, shard["name"])) for shard in self.manifest["shards"]]
         for group in range(parts[0].num_row_groups):
             columns = []

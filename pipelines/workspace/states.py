@@ -1,9 +1,9 @@
-"""What an interrupted training resumes from, below its folder:
+"""Keep and read the states that an interrupted training resumes from.
 
-    state/<step>-<random>/    weights, optimizer, state.json; the last file makes it whole
+    <training>/state/<step>-<random>/    weights, optimizer, state.json; the last file makes the state complete
 
-The highest whole one counts. A worker that was taken for dead may still write: what it writes late is a folder of its
-own, lower than what came since, and it removes nothing but folders below a whole one. Our design.
+The highest complete state counts. A worker that was declared dead may still write: its late state has a folder of its
+own and a lower step than newer states. It removes only states that are lower than a complete one. Our design.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pipelines.store import storage
 from zse_model.errors import ZseError
 
 STATES = "state"
-STATE_FILE = "state.json"  # as `zse_model.fit` names it: that would load torch, for seconds
+STATE_FILE = "state.json"  # the name in `zse_model.fit`, whose import loads torch for seconds
 
 
 def keep_state(training: str, state: Path) -> None:
-    """Keep the files of a local folder as the state of the training of that folder."""
+    """Upload the files of a local folder as a state of the training, and remove lower states."""
     step = json.loads((state / STATE_FILE).read_text())["step"]
     url = storage.join(training, STATES)
     storage.upload_folder(state, storage.join(url, f"{step:08d}-{uuid.uuid4().hex[:8]}"), last=STATE_FILE)
@@ -33,7 +33,7 @@ def keep_state(training: str, state: Path) -> None:
 
 
 def last_state(training: str) -> str | None:
-    """The name of the last state that is there whole, None where there is none."""
+    """The name of the highest complete state; None if there is none."""
     for name in reversed(_folders(training)):
         if storage.exists(storage.join(training, STATES, name, STATE_FILE)):
             return name
@@ -42,7 +42,7 @@ def last_state(training: str) -> str | None:
 
 @contextmanager
 def state_copy(training: str, name: str | None) -> Iterator[Path | None]:
-    """A local folder with a state, to be read only; None where there is none."""
+    """A local folder with a state, read-only; None for no state."""
     if name is None:
         yield None
         return
@@ -53,7 +53,7 @@ def state_copy(training: str, name: str | None) -> Iterator[Path | None]:
         except ZseError as error:
             if type(error) is not ZseError or storage.is_local(url):
                 raise
-            raise ZseError(str(error).replace(str(folder), url)) from error  # the copy is gone when this is read
+            raise ZseError(str(error).replace(str(folder), url)) from error  # the copy is deleted before anybody reads
 
 
 def _folders(training: str) -> list[str]:

@@ -1,11 +1,11 @@
-"""A training: the folder that `zse train` fills, and what its checkpoint is.
+"""Read a training: the folder that `zse train` writes, with its checkpoint.
 
     <workspace>/checkpoints/<experiment>-<method>-<key>/
-        run.json             what is trained and by which command, written first; a budget's steps once they are known
-        state/               what an interrupted training resumes from; removed when the checkpoint is complete
+        run.json             what is trained and by which command, written first; the steps of a budget when known
+        state/               the states to resume from; removed when the checkpoint is complete
         model.safetensors  checkpoint.json  seen.safetensors  history.json  manifest.json
 
-The folder is there before it is complete: `read_run` and `write_run` are for that time too.
+The folder exists before it is complete: `read_run` and `write_run` need no manifest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Training(Kept):
 
     @property
     def run_name(self) -> str:
-        """What the training is called everywhere; of an imported checkpoint it is not the folder's name."""
+        """The name of the training everywhere; for an imported checkpoint not the name of the folder."""
         return self.manifest["name"]
 
     @property
@@ -34,12 +34,12 @@ class Training(Kept):
 
     @property
     def digest(self) -> str:
-        """sha256 of weights and configuration: results are filed under it."""
+        """sha256 of weights and configuration. Encodings and reports depend on it."""
         return self.manifest["digest"]
 
     @property
     def training(self) -> Mapping[str, Any]:
-        """steps, best_step, selection_mAP_all, images and workers; other things of what was not trained here."""
+        """steps, best_step, selection_mAP_all, images and workers; other keys for an imported checkpoint."""
         return self.manifest["training"]
 
     @property
@@ -48,27 +48,29 @@ class Training(Kept):
 
     @property
     def last_weights_sha256(self) -> str:
-        """Of the last step's weights, which are not the best ones that the checkpoint has."""
+        """sha256 of the weights of the last step; the checkpoint has those of the best step."""
         return self.manifest["last_weights_sha256"]
 
     def history(self) -> list[dict[str, float]]:
-        """What was measured, one event after the other, each with its step."""
+        """The measurements in order, each with its step."""
         return storage.read_json(storage.join(self.url, HISTORY))
 
     def images(self) -> str:
-        """The URL of the image shards that were trained on. Raises StorageError where the folder does not say."""
+        """The URL of the trained image shards. Raises StorageError for a folder without run.json."""
         if not has_run(self.url):
-            raise StorageError(f"{self.url} does not say what it was trained on: it has no {RUN}")
+            raise StorageError(
+                f"{self.url} does not name its training data: it has no {RUN}. Give a checkpoint of `{self.MADE_BY}`"
+            )
         return read_run(self.url)["images"]
 
 
 def has_run(folder: str) -> bool:
-    """Whether a training was begun in a folder."""
+    """Whether a training was started in a folder."""
     return storage.exists(storage.join(folder, RUN))
 
 
 def read_run(folder: str) -> dict[str, Any]:
-    """name, experiment, method, images, pairs, command; steps and ended where they are known."""
+    """name, experiment, method, images, pairs, command; steps and ended if known."""
     return storage.read_json(storage.join(folder, RUN))
 
 

@@ -67,7 +67,7 @@ def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monke
     storage.copy_file(f"{found['folder']}/run.json", f"{WORKSPACE}/checkpoints/{name}2/run.json")
     everything = told("-w", WORKSPACE)
     assert everything.stdout.count(" done ") and everything.stdout.count(" killed ") == 1
-    assert "killed or lost: its process is gone" in told(f"{name}2", "-w", WORKSPACE).stdout
+    assert "killed or lost: the process is gone" in told(f"{name}2", "-w", WORKSPACE).stdout
     assert "half done: images/other-01234567, 1 parts" in everything.stdout and "2 trainings in" in everything.stderr
     assert sum(line.count(name) for line in everything.stdout.splitlines()) == 2
     with pytest.raises(ValueError, match=r"No training in .* 'tiny' alone: 2 begin with it. Trainings: tiny-gl"):

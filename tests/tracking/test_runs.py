@@ -175,7 +175,7 @@ def test_a_training_that_does_not_reach_its_end_says_why(
         (RuntimeError(f"{secret}\nmore"), "FAILED", "RuntimeError: http://***@host/ said no, ***"),
         (LeakError("seen"), "FAILED", "seen"),
         (KeyboardInterrupt(), "KILLED", "Ctrl-C (SIGINT)"),
-        (SystemExit(143), "KILLED", "told to end (SIGTERM)"),
+        (SystemExit(143), "KILLED", "stopped (SIGTERM)"),
     ):
         stopped(error)
         assert state() == (status, why)

@@ -1,4 +1,4 @@
-"""Kept forms: what a folder says of itself, which versions are read, and whose folder it is."""
+"""Artefacts: manifest, schema versions and keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Newer(Sample):
     }
 
 
-def test_what_is_written_is_what_opens(tmp_path: Path) -> None:
+def test_an_artefact_opens_as_it_was_written(tmp_path: Path) -> None:
     url = Sample.place(str(tmp_path), "a+b", KEY)
     assert url == f"{tmp_path}/samples/a+b-0123abcd"
     assert Sample.find(url, KEY) is None and not complete(url)
@@ -46,8 +46,10 @@ def test_a_folder_that_is_not_complete_says_what_makes_it(tmp_path: Path) -> Non
 def test_a_folder_of_another_key_is_refused(tmp_path: Path) -> None:
     url = Sample.place(str(tmp_path), "a", KEY)
     Sample.write(url, OTHER)
-    assert Sample.open(url).key == OTHER, "of the folder alone nothing is wrong"
-    with pytest.raises(ZseError, match=f"a-0123abcd holds another artefact: .* key {OTHER}, .* to {KEY}. Move or delete"):
+    assert Sample.open(url).key == OTHER, "without a key to compare with, the folder is valid"
+    with pytest.raises(
+        ZseError, match=f"a-0123abcd holds another artefact: .* key {OTHER}, .* to {KEY}. Move or delete"
+    ):
         Sample.find(url, KEY)
 
 

@@ -1,7 +1,7 @@
-"""What earlier code wrote opens, and means the same: images, pairs, checkpoints, encodings, reports, MLflow's database.
+"""Artefacts of earlier code open unchanged: images, pairs, checkpoints, encodings, reports, MLflow's database.
 
-Keep this green. Code that reads a kept form differently says in its schema version what older ones are read as. The
-samples are in tests/kept and are never written again; only how they are opened may follow the code.
+Keep this green. Code that changes an artefact raises its schema version and reads older versions. The samples in
+tests/kept are never written again; only the code that opens them may change.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CHAMPION = "models:/zse@champion"
 
 @pytest.fixture(scope="module", autouse=True)
 def expected() -> Iterator[dict[str, Any]]:
-    """The samples where they were written, and what opening them has to give."""
+    """The samples in the place where they were written, and the expected content."""
     if ROOT.parent.resolve() != ROOT.parent:
         pytest.skip(f"{ROOT} is another place on this system, and the samples hold their paths")
     with FileLock(f"{ROOT}.lock"):
@@ -65,7 +65,7 @@ def sha(array: np.ndarray) -> str:
 
 
 def check_scores(method: RetrievalMethod, sketches: Encoding, photos: Encoding, kept: dict[str, Any]) -> None:
-    """Those of every mode, to the bit on the machine that wrote them."""
+    """The scores of every mode, equal to the bit on the machine that wrote them."""
     assert set(kept) <= set(method.modes)
     with torch.inference_mode():
         for mode, scores in kept.items():
@@ -146,14 +146,14 @@ def test_a_gallery_opens(expected: dict[str, Any]) -> None:
 
 
 def files() -> dict[Path, int]:
-    """What takes long to make, and when it was written."""
+    """The files that take long to make, and when each was written."""
     kinds = ("images", "pairs", "checkpoints", "encodings", "scores")
     return {path: path.stat().st_mtime_ns for kind in kinds for path in (ROOT / "workspace" / kind).glob("*/*")}
 
 
 @pytest.mark.parametrize("experiment", ["maps", "tokens"])
 def test_a_run_finds_every_stage_done(expected: dict[str, Any], experiment: str) -> None:
-    """Nothing is read, trained or encoded again; what newer code evaluates besides may come to it."""
+    """Nothing is read, trained or encoded again; newer code may add evaluations."""
     before = files()
     rows = {name: Report.open(url).rows() for name, url in expected["reports"].items()}
     out = run(load_experiment(str(ROOT / f"{experiment}.yaml")), WORKSPACE)

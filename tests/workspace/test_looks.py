@@ -1,4 +1,4 @@
-"""Photos that stand twice in a gallery: found however they were stored, left out where the protocol says so."""
+"""Repeated photos of a gallery are found in every format, and left out if the protocol requires it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_photo_stored_again_is_repeated_and_another_one_is_not(monkeypatch: py
     assert repeated(looks, same_class).tolist() == [False, False, True, True, True]
 
 
-def test_what_is_near_what_was_left_out_stays() -> None:
+def test_a_photo_near_a_repeated_photo_stays() -> None:
     steps = np.stack([np.full(192, level, dtype=np.uint8) for level in (0, 2, 4, 6)])
     assert repeated(steps, "aaaa").tolist() == [False, True, False, True]
 
@@ -59,4 +59,4 @@ def test_galleries_are_as_their_protocol_wants_them(tmp_path: Path) -> None:
         assert galleries[method, "plain", "mAP_all"] == 8, "four fish and four teapots"
         assert galleries[method, "zse_paper", "mAP_all"] == 10, "as a published gallery has them"
     fine = {r["gallery"] for r in rows if "-fg-class." in r["setting"]}
-    assert fine == {10}, "by instance each is another one here, and somebody's right answer"
+    assert fine == {10}, "at instance level each repeated photo is an instance, and the answer to a sketch"

@@ -1,4 +1,4 @@
-"""How shards hold pictures: standard files, the same pixels back, nothing of the original but its pixels."""
+"""Pictures in shards are standard files with the same pixels and without metadata of the original."""
 
 import io
 

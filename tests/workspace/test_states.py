@@ -1,4 +1,4 @@
-"""What a training resumes from, with a worker that was taken for dead and is not."""
+"""The state that a training resumes from, with a late write by a worker that was declared dead."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def state(folder: Path, step: int) -> Path:
 
 
 @pytest.mark.parametrize("place", ["folder", "s3"])
-def test_the_highest_whole_state_counts_whoever_writes_late(
+def test_the_highest_complete_state_counts_despite_a_late_write(
     place: str, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = f"{s3}/states" if place == "s3" else str(tmp_path / "training")
@@ -29,7 +29,7 @@ def test_the_highest_whole_state_counts_whoever_writes_late(
     write = storage.write_bytes
 
     def overtaken(url: str, data: bytes) -> None:
-        """Before the late one's last file, others have kept two more states."""
+        """Two newer states are kept before the last file of the late one."""
         if url.endswith("state.json") and "00000300" in url and not done:
             done.append(300)
             for step in (300, 400):
@@ -41,7 +41,7 @@ def test_the_highest_whole_state_counts_whoever_writes_late(
     states.keep_state(training, state(tmp_path / "late", 300))
     latest = states.last_state(training)
     assert done and latest is not None and latest.startswith("00000400-")
-    assert storage.folders(f"{training}/state") == [latest], "what is below a whole one is removed"
+    assert storage.folders(f"{training}/state") == [latest], "states below a complete one are removed"
     with states.state_copy(training, latest) as folder:
         assert folder is not None and (folder / "model.safetensors").read_text() == "weights of 400"
 
@@ -53,4 +53,4 @@ def test_the_highest_whole_state_counts_whoever_writes_late(
     monkeypatch.setattr("pipelines.store.files.write_bytes", broken)
     with pytest.raises(StorageError):
         states.keep_state(training, state(tmp_path / "new", 500))
-    assert states.last_state(training) == latest, "of 500 the last file is missing"
+    assert states.last_state(training) == latest, "the last file of 500 is missing"

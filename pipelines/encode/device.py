@@ -1,4 +1,4 @@
-"""The device that a process computes on."""
+"""Choose the device that a process computes on. Trainings, `embed`, evaluations and searches call it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 
 def assigned_device() -> torch.device:
-    """In a worker of Ray the first GPU that was assigned to its task or actor, which may share it, and the CPU where
-    none was asked for: Ray leaves all GPUs of a node visible to such a worker. Elsewhere the first GPU, if any.
+    """In a Ray worker, the first GPU that is assigned to its task or actor, perhaps shared. A worker that asked for no
+    GPU gets the CPU, although Ray leaves all GPUs of the node visible to it. Elsewhere the first GPU, or the CPU.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -20,5 +20,5 @@ def assigned_device() -> torch.device:
     if not (assigned := [str(gpu) for gpu in ray.get_gpu_ids()]):
         return torch.device("cpu")
     visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
-    # torch counts those that are visible; Ray names them as the driver or that variable does
+    # torch counts the visible GPUs; Ray gives the name of the driver or of CUDA_VISIBLE_DEVICES
     return torch.device("cuda", visible.index(assigned[0]) if assigned[0] in visible else int(assigned[0]))

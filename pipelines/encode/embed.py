@@ -1,9 +1,9 @@
-"""embed: checkpoint + image shards -> encodings of the sketches and photos that a test looks at, as Parquet.
+"""The stage `zse embed`: encode the sketches and photos of a test with a checkpoint, from image shards to Parquet.
 
     <workspace>/encodings/<checkpoint>-<hash>/part-00000-of-00007.parquet ... manifest.json
 
-Each picture is encoded once; evaluation, search and explanation read these. The folder's name is the hash of the
-checkpoint and of the pictures, so encodings are never mixed and never made twice.
+Each picture is encoded once. Evaluation, search and explanation read the encodings. The name of the folder has the hash
+of the checkpoint and the pictures, so encodings are never mixed and never made twice.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.split import ZeroShotSplit
 
-ALONE = 1000  # pictures that one process has encoded before another one has loaded its network
+ALONE = 1000  # pictures that one process encodes before a second process has loaded its network
 
 
 @logs.stage("embed")
 def embed(
     config: ExperimentConfig, workspace: str, images: Images, training: Training, split: ZeroShotSplit
 ) -> Encodings:
-    """Encode the unseen classes of `split` and the distractors, or find it done.
+    """Encode the unseen classes of `split` and the distractors, or return the existing encodings.
 
-    Raises LeakError where the checkpoint has seen what it would be tested on.
+    Raises LeakError if the checkpoint has seen a tested class or picture, and ZseError for pictures that were prepared
+    in another way than those of the training.
     """
     with storage.local_copy(training.url) as copy:
         loaded = load_checkpoint(copy)
@@ -59,7 +60,7 @@ def embed(
         return done
     of_part = {int(part): members.where(members.part == part) for part in np.unique(members.part)}
     part_names = list(images.parts)
-    # As many image shards a part as one with all classes in it would hold: the pair network reads parts over and over.
+    # Fill the parts with pictures of several image shards: the pair network reads every part many times.
     batches = batched_parts([len(kept) for kept in of_part.values()], config.ingest.part_size)
     there, tasks, written = storage.names(folder), [], []
     for i, batch in enumerate(batches):
@@ -69,7 +70,7 @@ def embed(
         written.append({"name": part_name(i, len(batches)), "rows": len(modality), **counts})
         if written[-1]["name"] not in there:
             images_of = [(part_names[part], m.row.tolist()) for part, m in kept]
-            # As text: lists of unequal length are no Arrow column, and Ray would say so for every task.
+            # As text: lists of unequal length are no Arrow column, and Ray warns of it for every task.
             tasks.append({"part": written[-1]["name"], "images": json.dumps(images_of), "rows": len(modality)})
     constructor = {
         "checkpoint": training.url,
@@ -105,17 +106,17 @@ def embed(
 
 
 def check_transforms(checkpoint: Checkpoint, images: Images) -> None:
-    """The pictures must have been brought to what the network was trained on."""
+    """Raise ZseError unless the pictures were prepared like those of the training."""
     trained, stored = vars(checkpoint.transforms), images.transforms
     if trained != stored:
         raise ZseError(
-            f"The checkpoint was trained on pictures prepared with {trained}, {images.url} holds pictures prepared "
+            f"The checkpoint was trained on pictures prepared with {trained}, but {images.url} holds pictures prepared "
             f"with {stored}. Give --set transforms.size={trained['size']} --set transforms.recipe={trained['recipe']}"
         )
 
 
 class EncodePart:
-    """An actor that holds the network and encodes what is kept of some image shards a call."""
+    """An actor that holds the network. Each call encodes the selected pictures of some image shards, one part."""
 
     def __init__(self, checkpoint: str, images: str, folder: str, batch_size: int) -> None:
         self.images, self.folder, self.batch_size = images, folder, batch_size

@@ -1,10 +1,9 @@
-"""Galleries: encoded photos, kept to be searched by one drawing after another.
+"""Encode the photos of a folder once, and open them for many searches. Searches and `zse embed --gallery` call it.
 
     <workspace>/encodings/search-<hash>/embedding-00000.safetensors tokens-00000.safetensors ... manifest.json
 
-The encodings of a folder of photos are named by the checkpoint and the listing. They are written and read in parts: a
-gallery may be larger than memory, and an interrupted encoding goes on. What `zse embed` wrote of a test is a gallery
-too.
+The name has the hash of the checkpoint and of the folder's listing. Encodings are written and read in parts: a gallery
+may be larger than memory, and an interrupted encoding continues. The output of `zse embed` is a gallery, too.
 """
 
 from __future__ import annotations
@@ -30,24 +29,24 @@ from zse_model.code_index import CodeIndex
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.transforms import BadPicture, prepare_photo
 
-BATCH, PART = 64, 256  # photos encoded at once, and kept in one file
+BATCH, PART = 64, 256  # photos a batch, and photos a file
 
 
 @dataclass
 class Gallery:
-    """Encoded photos that are there."""
+    """Complete encodings of photos, with a cache."""
 
     encodings: Encodings
     ids: Sequence[str]
-    """Of the photos by position: paths below their folder, or ids of a data set's pictures."""
+    """The photos in stored order: paths below their folder, or ids of a data set's pictures."""
     memory: int
-    """Bytes of encodings that are kept after they were read once."""
+    """Bytes of encodings that may still be cached."""
     indices: dict[str, CodeIndex] = field(default_factory=dict)
-    """Of its codes, by their name: built by the first search that reads them."""
+    """Name of a code -> its index, built by the first search that reads the code."""
     _kept: dict[tuple[str, tuple[str, ...]], Encoding] = field(default_factory=dict)
 
     def tiles(self, names: Sequence[str]) -> Iterator[Encoding]:
-        """What is named of the encodings, a part at a time."""
+        """Yield the named encodings by part, [photos of the part, ...] each."""
         for part in self.encodings.photo_parts():
             key = part, tuple(names)
             tile = self._kept.get(key) or self.encodings.photo_values(part, names)
@@ -58,23 +57,26 @@ class Gallery:
 
 
 def open_gallery(folder: str, memory: int = 0) -> Gallery:
-    """What `zse embed` ended with. Raises StorageError for a folder that is not complete.
+    """Open the output of `zse embed`, with or without --gallery. Raises StorageError for an incomplete folder.
 
-    memory: bytes of encodings to keep for the next search; the rest is read anew.
+    memory: bytes of encodings to cache for the next search; each search reads the rest.
     """
     encodings = open_photos(folder)
     return Gallery(encodings, encodings.photo_ids(), memory)
 
 
 def index(gallery: str, checkpoint_url: str, workspace: str) -> str:
-    """The folder of a gallery encoded by a checkpoint, made or found done."""
+    """Encode a gallery with a checkpoint, or find its encodings; returns their folder."""
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy, assigned_device())
     return encode_gallery(gallery, checkpoint, storage.absolute(workspace))
 
 
 def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
-    """The folder with the encodings of the photos below `gallery`, made or found done."""
+    """Encode the photos below `gallery`, or find their encodings; returns the folder.
+
+    Raises StorageError for a gallery without usable photos. Other files are skipped and logged.
+    """
     files = _photos(gallery)
     listed = [asdict(f) for f in files]
     digest = checkpoint.digest
@@ -98,7 +100,7 @@ def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
         say(f"Skipped {len(skipped)} of {len(files)} files:\n  " + "\n  ".join(skipped[:5]))
     paths = [path for note in notes for path in note["paths"]]
     if not paths:
-        raise StorageError(f"None of the {len(files)} files in {gallery} is a usable photo")
+        raise StorageError(f"None of the {len(files)} files in {gallery} is a usable photo. Give another gallery")
     full = [note for note in notes if note["paths"]]
     made = {"parts": [note["part"] for note in full], "names": full[0]["names"], "paths": paths, "skipped": skipped}
     GalleryEncodings.write(folder, key, checkpoint_hash=digest, gallery=storage.absolute(gallery), **made)
@@ -106,7 +108,7 @@ def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
 
 
 def _photos(gallery: str) -> list[storage.FileInfo]:
-    """By path. Raises StorageError where there are none."""
+    """The photos below a gallery, sorted by path. Raises StorageError if there are none."""
     files, passed = [], PassedOver()
     place = opened(gallery)
     for file in storage.list_files(place.folder):
@@ -116,18 +118,18 @@ def _photos(gallery: str) -> list[storage.FileInfo]:
             passed.add(file.path)
     if not files:
         there = f"; there are {passed}" if passed.counts else ""
-        raise StorageError(f"{gallery} holds no pictures, ending in {PICTURES}{there}")
+        raise StorageError(f"{gallery} holds no pictures{there}. Give photos with endings {' '.join(PICTURES)}")
     passed.tell(gallery)
     return sorted(files, key=lambda f: f.path)
 
 
 def read_photos(gallery: str, paths: Sequence[str]) -> list[bytes | Exception]:
-    """Photos below a gallery, a folder or an archive; a failed one is its exception."""
+    """The contents of photos below a gallery, a folder or an archive. A failed photo is its exception."""
     return storage.read_many(opened(gallery).folder, paths)
 
 
 def _encode_part(checkpoint: Checkpoint, gallery: str, paths: list[str], folder: str, part: str) -> dict[str, Any]:
-    """Encode some photos and write them."""
+    """Encode and write the photos of one part; returns its note: names of the encodings, paths, and skipped files."""
     pictures, kept, skipped = [], [], []
     for path, data in zip(paths, read_photos(gallery, paths), strict=True):
         try:

@@ -1,4 +1,4 @@
-"""Drawing of charts as PNG: precision over recall, and which classes are taken for which."""
+"""Draw charts as PNG: precision over recall, and the confusion of classes. `report_charts` calls it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ RECALLS = np.linspace(0, 1, 11)
 
 @dataclass(frozen=True, eq=False)
 class Charted:
-    """What the charts of a report are drawn from: its first search, by class."""
+    """The data of a report's charts: its first search, by class."""
 
     by_mode: Mapping[str, Evaluation]
-    """The first mode is the default one."""
+    """The first mode is the default."""
     names: Sequence[str]
-    """Of the classes, by label."""
+    """Names of the classes, by label."""
     curves: Mapping[str, Sequence[float]]
-    """Of each mode that ranks whole galleries: mean interpolated precision at recall 0, 0.1, ..., 1."""
+    """Mode -> mean interpolated precision at recall 0, 0.1, ..., 1, for modes that rank the whole gallery."""
     shares: np.ndarray
-    """float64 [classes, classes]: of the `first` photos for sketches of a class (row) those of each class (column), by
-    the default mode."""
+    """float64 [classes, classes], 0..1: the share of each class (column) in the `first` photos of the sketches of a
+    class (row), by the default mode."""
     first: int
 
 
 def precision_recall(curves: Mapping[str, Sequence[float]]) -> bytes:
-    """curves: by mode, the mean interpolated precision at recall 0, 0.1, ..., 1."""
+    """A PNG with one curve a mode. curves: mode -> mean interpolated precision at recall 0, 0.1, ..., 1."""
     figure = Figure(figsize=(5.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for mode, precision in curves.items():
@@ -46,12 +46,12 @@ def precision_recall(curves: Mapping[str, Sequence[float]]) -> bytes:
 
 
 def confusion(shares: np.ndarray, names: Sequence[str], first: int) -> bytes:
-    """shares: [c, c], of the first photos for sketches of a class (row) those of each class (column)."""
+    """A PNG of the matrix `shares`, [c, c] of 0..1: sketches by class in rows, found photos by class in columns."""
     side = 2.2 + 0.24 * len(names)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
-    # A name is text: $ begins no formula, and one of 300 letters leaves room for the chart.
+    # In a name, $ does not start a formula. Long names are cut: 300 letters would leave no room for the chart.
     told = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in map(printable, names)]
     axes.set_xticks(range(len(names)), told, rotation=90, fontsize=7, parse_math=False)
     axes.set_yticks(range(len(names)), told, fontsize=7, parse_math=False)
@@ -63,7 +63,7 @@ def confusion(shares: np.ndarray, names: Sequence[str], first: int) -> bytes:
 def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it draws a box instead
-        warnings.filterwarnings("ignore", "constrained_layout not applied")  # then names overlap
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # matplotlib draws a box instead
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # names overlap
         figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Draws what `zse_model.explain` found: the pictures of a pair, and sheets for a report."""
+"""Draw the explanations of `zse_model.explain`: pictures of a pair for `zse explain`, and sheets for a report."""
 
 from __future__ import annotations
 
@@ -28,59 +28,59 @@ from zse_model.methods import RetrievalMethod
 
 LARGE, MIDDLE, SMALL, GAP, LINE = 320, 238, 152, 14, 20
 PER_LINE = 6
-# Told apart by most colour-blind eyes too; every box also carries its number.
+# Most colour-blind readers can tell these colours apart; every box also has its number.
 COLOURS = ((230, 97, 0), (0, 114, 178), (0, 148, 108), (196, 74, 150), (176, 132, 0), (40, 160, 220))
 ATTENTION = (214, 64, 20)
 DROPPED, TEXT, FAINT = (205, 205, 205), (30, 30, 30), (110, 110, 110)
 
 CAPTIONS = {
     "correspondences": (
-        "Which part of the photo answers to which part of the sketch?",
-        "Each numbered box on the sketch is joined to the photo patch whose token is most similar to it (cosine) after "
-        "cross-attention. Every patch has a most similar one, also where nothing corresponds: a line alone is no proof "
-        "that the network matched the parts. A token has seen the whole picture, so it stands for more than its box.",
+        "Which photo patch matches which sketch patch?",
+        "Each numbered sketch patch is joined to the photo patch with the most similar token (cosine) after "
+        "cross-attention. Every patch has a most similar patch, even if nothing corresponds: a line does not prove "
+        "that the network matched the parts. A token has seen the whole picture, so it represents more than its box.",
     ),
     "similarity": (
-        "How clear is that answer?",
-        "For each numbered patch of the sketch, its similarity to every patch of the photo, the highest one boxed. One "
-        "dark spot is a clear answer, a wide tint is none. Each map is tinted from its own median to its own highest "
-        "cosine, both written beneath it, so tints do not compare between maps.",
+        "How clear is the match?",
+        "The similarity of each numbered sketch patch to every photo patch; the highest is boxed. One dark spot is a "
+        "clear match, a wide tint is none. Each map is tinted from its median to its highest cosine, both written "
+        "below it. Do not compare the tints of two maps.",
     ),
     "attention-sketch": (
         "What does [Ret] read on the sketch?",
-        "The retrieval token's attention in the last self-attention layer, mean and head by head: the darker, the more "
-        "of it the patch gets. Each map is stretched from 0 to its own highest share, written beneath it. Attention "
-        "says what is read there, not what decided the score; earlier layers have already mixed the patches.",
+        "The attention of the retrieval token in the last self-attention layer: the mean of the heads, then each head. "
+        "Darker patches get more attention. Each map is tinted from 0 to its highest share, written below it. "
+        "Attention shows what this layer reads, not what decided the score: earlier layers have mixed the patches.",
     ),
     "attention-photo": (
         "What does [Ret] read on the photo?",
-        "The same on the photo, which is encoded without knowing the sketch: another sketch would not change it.",
+        "The same attention on the photo. The photo is encoded without the sketch: another sketch gives the same maps.",
     ),
     "synthesis": (
-        "The sketch, rebuilt from pieces of the photo",
-        "Every patch of the sketch is replaced by the most similar patch of the photo, after cross-attention. Where "
-        "the object reappears in the sketch's pose, parts were matched to parts. Each piece is copied as it is, never "
-        "turned or scaled, and may be used many times; the network itself never makes such a picture.",
+        "The sketch, rebuilt from photo patches",
+        "Every sketch patch is replaced by the most similar photo patch after cross-attention. If the object appears "
+        "in the sketch's pose, parts were matched to parts. A patch is copied without rotation or scaling, and may "
+        "be used many times. The network itself never makes this picture.",
     ),
     "masks": (
-        "What is read of the photo?",
-        "Where a mask says m, a place weighs 1 + m in the photo's embedding. The photo's own mask is what a "
-        "gallery is encoded with; it was taught by the sketch-guided one, which only a known sketch can give. Each is "
-        "tinted from its own lowest to its own highest value, both written beneath it: a flat mask can look like a "
-        "strong one. The last picture is where the sketch asks for more than the photo gives by itself.",
+        "Which places of the photo count?",
+        "A place with the mask value m has the weight 1 + m in the photo's embedding. A gallery is encoded with the "
+        "photo's own mask, which was trained on the sketch-guided mask; only that one needs a sketch. Each mask is "
+        "tinted from its lowest to its highest value, both written below it: a flat mask can look like a strong one. "
+        "The last picture shows where the sketch-guided mask is higher than the photo's own.",
     ),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """A pair's explanation and its pictures."""
+    """The explanation of a pair and its pictures."""
 
     name: str
-    """What the photo is called on the page."""
+    """The name of the photo on the page."""
     explanation: Explanation | MaskExplanation
     pictures: dict[str, Image.Image]
-    """By the keys of `CAPTIONS`; no attention where it could not be computed."""
+    """Key of `CAPTIONS` -> picture; without attention if it cannot be computed."""
 
 
 def explained(
@@ -91,14 +91,16 @@ def explained(
     mode: str | None = None,
     patches: Sequence[tuple[int, int]] = (),
 ) -> Explained:
-    """Explain and draw a pair. sketch: uint8 [s, s]; photo: uint8 [s, s, 3]; no patches = the salient ones.
+    """Explain and draw a pair. sketch: uint8 [s, s]; photo: uint8 [s, s, 3]; patches: (row, column), none = the salient
+    ones.
 
-    Raises what `zse_model.explain.explain` raises, and ValueError for a patch outside the grid or where there are none.
+    Raises the errors of `zse_model.explain.explain`, and ZseError for a patch outside the grid or for a method without
+    patches.
     """
     drawn, shown = to_tensor([sketch])[0], to_tensor([photo])[0]
     if has_masks(method):
         if patches:
-            raise ZseError("--patch follows patches of zse_sbir; crossatnet has masks, leave it out")
+            raise ZseError("--patch is for the patches of zse_sbir, and crossatnet has masks. Leave it out")
         masks = explain_masks(method, drawn, shown, mode)
         return Explained(name, masks, {"masks": _masks(masks, sketch, photo)})
     found = explain(method, drawn, shown, mode)
@@ -114,11 +116,11 @@ def explanation_sheets(
     names: Sequence[str] = ("best", "typical", "worst"),
     mode: str | None = None,
 ) -> dict[str, bytes]:
-    """PNG by file name, `explained-<name>.png`: one sheet a pair, to lie beside the retrieval sheets of a report.
+    """File name `explained-<name>.png` -> PNG: one sheet for each pair, beside the retrieval sheets of a report.
 
-    sketches: uint8 [s, s] and photos: uint8 [s, s, 3], pair by pair, of the size that the method was built for, for
-    example the best, the median and the worst query with the first photo that each found. A method that cannot be
-    explained gives none, and says so.
+    sketches: uint8 [s, s]; photos: uint8 [s, s, 3], both by pair and of the size that the method was built for. For
+    example: the best, the median and the worst query, each with its first photo. A method that cannot be explained
+    gives an empty dict, and the reason is logged.
     """
     sheets: dict[str, bytes] = {}
     for sketch, photo, caption, name in zip(sketches, photos, captions, names, strict=True):
@@ -146,7 +148,7 @@ def png(picture: Image.Image) -> bytes:
 def _draw(
     found: Explanation, patches: Sequence[tuple[int, int]], sketch: np.ndarray, photo: np.ndarray
 ) -> dict[str, Image.Image]:
-    """By the keys of `CAPTIONS`."""
+    """Key of `CAPTIONS` -> picture."""
     maps = [found.similarity(row, column) for row, column in patches]
     pictures = {
         "correspondences": _correspondences(found, patches, maps, sketch, photo),
@@ -162,7 +164,7 @@ def _draw(
     shown = {
         "sketch": sketch,
         "rebuilt from the photo": mosaic,
-        "the same under the drawing": np.minimum(mosaic, sketch[..., None]),
+        "rebuilt, with the sketch on it": np.minimum(mosaic, sketch[..., None]),
         "photo": photo,
     }
     pictures["synthesis"] = _lines([_Panel(_scaled(pixels, MIDDLE), title) for title, pixels in shown.items()])
@@ -172,8 +174,8 @@ def _draw(
 def _masks(found: MaskExplanation, sketch: np.ndarray, photo: np.ndarray) -> Image.Image:
     panels = [_Panel(_scaled(pixels, SMALL), title) for title, pixels in (("sketch", sketch), ("photo", photo))]
     for title, values in (
-        ("the photo's own", found.own),
-        ("guided by the sketch", found.guided),
+        ("photo's own mask", found.own),
+        ("sketch-guided mask", found.guided),
         ("guided above own", (found.guided - found.own).clamp(min=0)),
     ):
         low, high = float(values.min()), float(values.max())
@@ -189,7 +191,7 @@ def _correspondences(
     sketch: np.ndarray,
     photo: np.ndarray,
 ) -> Image.Image:
-    """Drawn at twice the size and reduced: Pillow's lines have no soft edges."""
+    """The pair with boxes and lines. It is drawn at twice the size and reduced: Pillow's lines have no soft edges."""
     side, apart = 2 * LARGE, 2 * 96
     canvas = Image.new("RGB", (2 * side + apart, side), "white")
     canvas.paste(_scaled(sketch, side), (0, 0))
@@ -201,12 +203,12 @@ def _correspondences(
     tags = []
     for i, (patch, values) in enumerate(zip(patches, maps, strict=True)):
         best = _best(values)
-        before = taken[best] = taken.get(best, -1) + 1  # a patch that several answer to gets a box in a box
+        before = taken[best] = taken.get(best, -1) + 1  # a photo patch with several matches gets a box in a box
         colour = COLOURS[i % len(COLOURS)]
         ours = _box(patch, width, height, 0, 0)
         theirs = _box(best, width, height, side + apart, 8 * before)
         start, end = (ours[2], (ours[1] + ours[3]) / 2), (theirs[0], (theirs[1] + theirs[3]) / 2)
-        for shade, weight in (((255, 255, 255), 10), (colour, 5)):  # a white rim: seen on any photo
+        for shade, weight in (((255, 255, 255), 10), (colour, 5)):  # a white rim is visible on any photo
             draw.line([start, end], fill=shade, width=weight)
             draw.rectangle(ours, outline=shade, width=weight)
             draw.rectangle(theirs, outline=shade, width=weight)
@@ -225,7 +227,7 @@ def _best(values: Tensor) -> tuple[int, int]:
 
 def _box(patch: tuple[int, int], width: float, height: float, left: float, inside: float) -> tuple[float, ...]:
     y, x = patch[0] * height, left + patch[1] * width
-    inside = min(inside, width / 3, height / 3)  # of many boxes in one small patch the last ones coincide
+    inside = min(inside, width / 3, height / 3)  # in a small patch the last of many boxes coincide
     return x + inside, y + inside, x + width - 1 - inside, y + height - 1 - inside
 
 
@@ -243,7 +245,7 @@ def _similarity(patches: Sequence[tuple[int, int]], maps: Sequence[Tensor], phot
 
 
 def _attention(heads: Tensor, pixels: np.ndarray) -> Image.Image:
-    """The mean of the heads first: float32 [heads, rows, columns] over its picture."""
+    """Maps over the picture: the mean of the heads, then each head. heads: float32 [heads, rows, columns], 0..1."""
     panels = []
     for i, values in enumerate([heads.mean(dim=0), *heads]):
         high = float(values.nan_to_num(0).max())
@@ -253,7 +255,7 @@ def _attention(heads: Tensor, pixels: np.ndarray) -> Image.Image:
 
 
 def _tinted(pixels: np.ndarray, values: Tensor, colour: tuple[int, int, int]) -> Image.Image:
-    """A picture in pale grey under values [rows, columns] of 0..1, patch by patch; NaN = flat grey."""
+    """A picture in pale grey, each patch tinted by its value. values: [rows, columns] of 0..1; NaN = flat grey."""
     cell = patch_of_pixels(len(pixels), (values.shape[0], values.shape[1])).numpy()
     value = values.flatten().numpy()[cell][..., None]
     grey = np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)[..., None]
@@ -272,7 +274,7 @@ class _Panel:
 
 
 def _lines(panels: Sequence[_Panel]) -> Image.Image:
-    """Panels of one size in lines of nearly equal length, titles above and notes below."""
+    """Panels of equal size in lines of nearly equal length, with titles above and notes below."""
     lines = -(-len(panels) // PER_LINE)
     per_line = -(-len(panels) // lines)
     width, height = panels[0].picture.size
@@ -290,7 +292,7 @@ def _lines(panels: Sequence[_Panel]) -> Image.Image:
 
 
 def _stacked(parts: Sequence[tuple[str, Image.Image | None]]) -> Image.Image:
-    """Pictures below each other, each under its title."""
+    """Pictures in one column, each below its title."""
     width = max(picture.width for _, picture in parts if picture)
     height = sum(LINE + 8 + (picture.height if picture else 0) for _, picture in parts)
     canvas = Image.new("RGB", (width, height), "white")

@@ -1,6 +1,6 @@
-"""HTML pages from the templates beside this file: one base, one style sheet, one content security policy.
+"""Render HTML pages from `templates/`, with one base, one style sheet and one content security policy.
 
-A page is one file. It has no script and loads nothing: pictures are inlined.
+A page is one file without scripts. It loads nothing: pictures are inlined.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipelines.runtime.redaction import printable, shown
 
-# The one style sheet is allowed by its hash, so a style that comes in with a name does not apply.
+# The hash allows the style sheet only, so a style inside a name does not apply.
 POLICY = "default-src 'none'; img-src data:; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'"
 
 
 def page(template: str, **values: Any) -> str:
-    """The HTML of `templates/<template>.html`. Every text among the values is escaped, in one line and without secrets.
+    """The HTML of `templates/<template>.html`. Texts in `values` are escaped, on one line and without secrets.
 
-    Raises jinja2.UndefinedError for a value that the template needs and does not get.
+    Raises jinja2.UndefinedError for a missing value.
     """
     return _environment().get_template(f"{template}.html").render(values)
 
 
 def data_url(picture: bytes) -> str:
-    """A PNG or JPEG as the address of an <img>."""
+    """A PNG or JPEG as a data URL, for the `src` of an <img>."""
     kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
@@ -52,5 +52,5 @@ def _environment() -> Environment:
 
 
 def _without_secrets(value: Any) -> Any:
-    """A text as a page shows it. What a template marks as safe is no plain `str`, and stays."""
+    """Text without secrets and control characters. Text that a template marks as safe is no plain `str`: unchanged."""
     return printable(shown(value)) if type(value) is str else value

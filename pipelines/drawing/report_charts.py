@@ -1,4 +1,4 @@
-"""The charts of a report by the name of their file. A new one = a file with its function, an import and a line here."""
+"""List the charts of a report by file name. A new chart = a file with its function, an import and a line here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _precision_recall(report: Charted) -> bytes | None:
 
 
 def _confusion(report: Charted) -> bytes:
-    """Of the classes that are searched or found."""
+    """The confusion of the classes that are searched or found."""
     known = np.flatnonzero(report.shares.any(0) | report.shares.any(1))
     return confusion(report.shares[np.ix_(known, known)], [report.names[int(i)] for i in known], report.first)
 
@@ -23,4 +23,4 @@ CHARTS: dict[str, Callable[[Charted], bytes | None]] = {
     "precision-recall.png": _precision_recall,
     "confusion.png": _confusion,
 }
-"""None = the report has nothing to draw."""
+"""File name -> drawing function, which returns None if the report has no data for the chart."""

@@ -1,4 +1,7 @@
-"""Retrieval sheets: a sketch and its first ten photos, right ones framed green, for good, typical and bad queries."""
+"""Draw retrieval sheets: a sketch and its first ten photos in a row, for good, typical and bad queries.
+
+Relevant photos have a green frame, others a red one. Evaluations, comparisons and searches call it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ QUERIES, TOP = 4, 10
 
 
 def retrieval_sheets(found: Evaluation, images: Images, sketches: Members, photos: Members) -> dict[str, bytes]:
-    """PNG by file name. Good, typical and bad: the highest, the middle and the lowest of the first metric."""
+    """File name -> PNG. Good, typical and bad queries have the highest, middle and lowest values of the first
+    metric."""
     metric, ranked = found.task.metrics[0], by_precision(found)
     values = found.values(found.task.protocols[0], metric).numpy()
     middle = max((len(ranked) - QUERIES) // 2, 0)
@@ -52,13 +56,13 @@ def retrieval_sheets(found: Evaluation, images: Images, sketches: Members, photo
 
 
 def by_precision(found: Evaluation) -> np.ndarray:
-    """int64, the answered queries, the highest value of the first metric (average precision) first."""
+    """int64, the answered queries by falling value of the first metric (average precision)."""
     values = found.values(found.task.protocols[0], found.task.metrics[0]).numpy()
     return np.argsort(-np.nan_to_num(values, nan=-1), kind="stable")[: int((~np.isnan(values)).sum())]
 
 
 class Row:
-    """A query and what was found for it; `right` is None where nobody knows."""
+    """A query and its first photos. sketch: uint8 [s, s]; photos: uint8 [s, s, 3] each; right: None = unknown."""
 
     def __init__(
         self,
@@ -77,7 +81,7 @@ def decode_all(images: Images, members: Members, rows: np.ndarray) -> list[np.nd
 
 
 def draw_sheet(rows: Sequence[Row]) -> bytes:
-    """A PNG: a line a query, captions below the pictures."""
+    """A PNG with one line for each query and captions below the pictures."""
     width = max(len(row.photos) for row in rows) + 1
     step_x, step_y = CELL + 2 * FRAME + GAP, CELL + 2 * FRAME + CAPTION + GAP
     sheet = Image.new("RGB", (width * step_x + 2 * GAP + GAP, len(rows) * step_y + GAP), "white")

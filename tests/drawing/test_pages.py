@@ -1,4 +1,4 @@
-"""What every page is held to: one policy, one style; and names that somebody else chose, on pages and in charts."""
+"""Every page has one policy and one style, and names are plain text on pages and in charts."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_value_that_is_missing_is_an_error() -> None:
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("page", PAGES)
 def test_a_browser_applies_the_style_and_a_page_fits(tmp_path: Path, page: str, width: int) -> None:
-    """The page stands in a frame of that width, and a script outside measures it."""
+    """A script measures the page in a frame of this width."""
     (tmp_path / "page.html").write_text(PAGES[page]("word " * 40 + "x" * 300), encoding="utf-8")
     frame = f"""<iframe src="page.html" width="{width}" height="900"></iframe><script>
         onload = () => {{

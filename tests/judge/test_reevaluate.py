@@ -141,8 +141,8 @@ def test_a_week(place: Path) -> None:
     assert done.exit_code == 0 and "12 evaluations in 5 settings" in done.output, done.output
     text = page.read_text()
     assert text.count("<h2") == 5 and 'id="shop-1"' in text and 'id="synthetic-selection"' in text
-    assert text.count('class="trend"') == 1 and "mAP_all as the data changed" in text  # two versions of shop-1
-    assert "(zse/1 @champion)" in text and "(zse/2 @challenger)" in text and "may decide between models" in text
+    assert text.count('class="trend"') == 1 and "mAP_all over time" in text  # two versions of shop-1
+    assert "(zse/1 @champion)" in text and "(zse/2 @challenger)" in text and "may be used to choose a model" in text
     assert "too few classes (n &lt; 10)" in text and " to 0." not in text
     assert text.count("data:image/jpeg;base64,") >= 9
     assert "<script" not in text and "http://" not in text.replace("http://www.w3.org", "")

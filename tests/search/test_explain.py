@@ -135,8 +135,8 @@ def test_masks_are_explained(world: Path, tmp_path: Path) -> None:
     page = Page((tmp_path / "explain.html").read_text(encoding="utf-8"))
     assert len(printed.splitlines()) == page.tags.count("img") == len(list(tmp_path.glob("[12]-masks.png"))) == 2
     declared = next(mode for mode in METHODS["crossatnet"].MODES if mode.name == "hash-N")
-    assert declared.explanation in page.text and "read through the sketch's mask the cosine is" in page.text
-    with pytest.raises(ValueError, match="--patch follows patches of zse_sbir"):
+    assert declared.explanation in page.text and "the cosine with the sketch-guided mask is" in page.text
+    with pytest.raises(ValueError, match="--patch is for the patches of zse_sbir"):
         zse_explain(world, tmp_path, *options, "--patch", "1,2", checkpoint="crossatnet")
 
 

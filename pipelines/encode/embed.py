@@ -22,7 +22,7 @@ from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.store import storage
 from pipelines.workspace.encodings import COLUMNS, Encodings
 from pipelines.workspace.images import Images
-from pipelines.workspace.members import leakable, tested_members
+from pipelines.workspace.members import Members, leakable, tested_members
 from pipelines.workspace.parts import batched_parts, part_name, read_rows, write_part
 from pipelines.workspace.tensors import encode_pictures
 from pipelines.workspace.training import Training
@@ -43,6 +43,32 @@ def embed(
     Raises LeakError if the checkpoint has seen a tested class or picture, and ZseError for pictures that were prepared
     in another way than those of the training.
     """
+    members = _tested(config, images, training, split)
+    key = storage.digest([training.digest, images.fingerprint, images.url, storage.digest_lines(members.id)])
+    folder = Encodings.place(workspace, training.run_name, key)
+    logs.about(run=folder.rsplit("/", 1)[1])
+    if (done := Encodings.find(folder, key)) is not None:
+        return done
+    parts = _planned(images, members, config.ingest.part_size)
+    there = storage.names(folder)
+    tasks = [
+        {"part": name, "images": wanted, "rows": rows["rows"]} for name, rows, wanted in parts if name not in there
+    ]
+    _encode(config, tasks, images, training, folder)
+    return Encodings.write(
+        folder,
+        key,
+        checkpoint=training.url,
+        checkpoint_hash=training.digest,
+        images=images.url,
+        fingerprint=images.fingerprint,
+        pictures=len(members),
+        shards=[{"name": name, **rows} for name, rows, _ in parts],
+    )
+
+
+def _tested(config: ExperimentConfig, images: Images, training: Training, split: ZeroShotSplit) -> Members:
+    """The pictures that the test reads. Raises LeakError if the checkpoint was trained on a class of the test."""
     with storage.local_copy(training.url) as copy:
         loaded = load_checkpoint(copy)
     check_transforms(loaded, images)
@@ -53,56 +79,51 @@ def embed(
     refuse_leaks(
         loaded, split, tested.names(), verbatim=verbatim, selection=config.evaluation.classes == "pseudo_unseen"
     )
-    key = storage.digest([training.digest, images.fingerprint, images.url, storage.digest_lines(members.id)])
-    folder = Encodings.place(workspace, training.run_name, key)
-    logs.about(run=folder.rsplit("/", 1)[1])
-    if (done := Encodings.find(folder, key)) is not None:
-        return done
-    of_part = {int(part): members.where(members.part == part) for part in np.unique(members.part)}
-    part_names = list(images.parts)
-    # Fill the parts with pictures of several image shards: the pair network reads every part many times.
-    batches = batched_parts([len(kept) for kept in of_part.values()], config.ingest.part_size)
-    there, tasks, written = storage.names(folder), [], []
+    return members
+
+
+def _planned(images: Images, members: Members, part_size: int) -> list[tuple[str, dict[str, int], str]]:
+    """(name, counts of rows, sketches and photos, rows of the image shards as JSON) of each part.
+
+    A part has pictures of several image shards, because the pair network reads every part many times.
+    """
+    of_part = [(int(part), members.where(members.part == part)) for part in np.unique(members.part)]
+    names = list(images.parts)
+    batches = batched_parts([len(kept) for _, kept in of_part], part_size)
+    planned = []
     for i, batch in enumerate(batches):
-        kept = list(of_part.items())[batch.start : batch.stop]
+        kept = of_part[batch.start : batch.stop]
         modality = np.concatenate([m.modality for _, m in kept])
         counts = {name: int((modality == name).sum()) for name in ("sketch", "photo")}
-        written.append({"name": part_name(i, len(batches)), "rows": len(modality), **counts})
-        if written[-1]["name"] not in there:
-            images_of = [(part_names[part], m.row.tolist()) for part, m in kept]
-            # As text: lists of unequal length are no Arrow column, and Ray warns of it for every task.
-            tasks.append({"part": written[-1]["name"], "images": json.dumps(images_of), "rows": len(modality)})
-    constructor = {
-        "checkpoint": training.url,
-        "images": images.url,
-        "folder": folder,
-        "batch_size": config.evaluation.batch_size,
-    }
+        # As text: lists of unequal length are no Arrow column, and Ray warns of it for every task.
+        wanted = json.dumps([(names[part], m.row.tolist()) for part, m in kept])
+        planned.append((part_name(i, len(batches)), {"rows": len(modality), **counts}, wanted))
+    return planned
+
+
+def _encode(
+    config: ExperimentConfig, tasks: list[dict[str, Any]], images: Images, training: Training, folder: str
+) -> None:
+    """Write the parts of `tasks`: in this process if they are few pictures, else by actors on the cluster."""
     total = sum(task["rows"] for task in tasks)
     gpus = 1 if config.cluster.gpus_per_worker else 0
-    workers = model_workers(len(tasks), gpus) if total > ALONE else None
     for _ in run_parts(
         tasks,
         EncodePart,
         what=f"Embed {training.method}",
         unit="pictures",
         total=total,
-        workers=workers,
-        constructor=constructor,
+        workers=model_workers(len(tasks), gpus) if total > ALONE else None,
+        constructor={
+            "checkpoint": training.url,
+            "images": images.url,
+            "folder": folder,
+            "batch_size": config.evaluation.batch_size,
+        },
         gpus=gpus,
         alone=total <= ALONE,
     ):
         pass
-    return Encodings.write(
-        folder,
-        key,
-        checkpoint=training.url,
-        checkpoint_hash=training.digest,
-        images=images.url,
-        fingerprint=images.fingerprint,
-        pictures=len(members),
-        shards=written,
-    )
 
 
 def check_transforms(checkpoint: Checkpoint, images: Images) -> None:

@@ -49,10 +49,38 @@ def score(
     logs.about(run=name)
     if (done := Scores.find(folder, key)) is not None:
         return done
-    photos, sketches = (encodings.parts(modality) for modality in ("photo", "sketch"))
+    total = sum(encodings.parts("sketch").values())
+    tasks = _planned(encodings, among)
+    there = storage.names(folder)
+    left = [task for task in tasks if task["part"] not in there]
+    if len(left) < len(tasks):
+        say(f"{len(tasks) - len(left)} of {len(tasks)} parts are already written")
+    alone = total * sum(task["rows"] for task in left) <= ALONE
+    gpus = 1 if config.cluster.gpus_per_worker else 0
+    for part in run_parts(
+        left,
+        ScorePart,
+        what=f"Score {mode}",
+        unit="photos",
+        total=sum(task["rows"] for task in left),
+        workers=None if alone else model_workers(len(left), gpus),
+        constructor={"encodings": encodings, "mode": mode, "precision": precision, "folder": folder},
+        gpus=gpus,
+        alone=alone,
+    ):
+        prometheus.count("zse_pairs_scored", part["pairs"], stage="score", run=name)
+    written = [{"name": task["part"], "rows": total} for task in tasks]
+    return Scores.write(folder, key, encodings=encodings.url, mode=mode, sketches=total, shards=written)
+
+
+def _planned(encodings: Encodings, among: Tensor | None) -> list[dict[str, Any]]:
+    """A task for each part of the scores: PHOTOS photos of one part of the encodings.
+
+    `wanted` holds the pairs to score of a shortlist as bits, [q, rows] packed by row.
+    """
     tasks: list[dict[str, Any]] = []
     position = 0
-    for part, count in photos.items():
+    for part, count in encodings.parts("photo").items():
         for start in range(0, count, PHOTOS):
             rows = min(PHOTOS, count - start)
             task = {"photos": part, "start": start, "rows": rows}
@@ -63,29 +91,7 @@ def score(
                 task["wanted"] = np.packbits(wanted, axis=1).tobytes()
             tasks.append(task)
             position += rows
-    names = [part_name(i, len(tasks)) for i in range(len(tasks))]
-    there = storage.names(folder)
-    left = [{**task, "part": part} for task, part in zip(tasks, names, strict=True) if part not in there]
-    if len(left) < len(tasks):
-        say(f"{len(tasks) - len(left)} of {len(tasks)} parts are already written")
-    total = sum(sketches.values())
-    alone = total * sum(task["rows"] for task in left) <= ALONE
-    gpus = 1 if config.cluster.gpus_per_worker else 0
-    constructor = {"encodings": encodings, "mode": mode, "precision": precision, "folder": folder}
-    for part in run_parts(
-        left,
-        ScorePart,
-        what=f"Score {mode}",
-        unit="photos",
-        total=sum(task["rows"] for task in left),
-        workers=None if alone else model_workers(len(left), gpus),
-        constructor=constructor,
-        gpus=gpus,
-        alone=alone,
-    ):
-        prometheus.count("zse_pairs_scored", part["pairs"], stage="score", run=name)
-    written = [{"name": part, "rows": total} for part in names]
-    return Scores.write(folder, key, encodings=encodings.url, mode=mode, sketches=total, shards=written)
+    return [{**task, "part": part_name(i, len(tasks))} for i, task in enumerate(tasks)]
 
 
 class ScorePart:

@@ -131,6 +131,33 @@ def locally(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
         yield folder
 
 
+def _ray_worker(settings: dict[str, Any]) -> None:
+    """One worker under Ray Train. settings: `job`, and `journal`, the actor that takes its events."""
+    job, journal = settings["job"], settings["journal"]
+    torch.set_num_threads(job.config.cluster.cpus_per_worker)
+    place = ray.train.get_context()
+    node = platform.node() if place.get_local_world_size() < place.get_world_size() else ""
+    first = place.get_local_rank() == 0 and job.config.tracking.system_metrics
+    with ExitStack() as stack:
+        stack.enter_context(logs.stage("train"))
+        logs.about(run=job.name, worker=place.get_world_rank())
+        put = stack.enter_context(prometheus.gauges(stage="train", run=job.name, worker=str(place.get_world_rank())))
+        context = RayContext(job.folder, journal, put)
+        if first:
+            stack.enter_context(sampled(node, context.log))
+        if ray.get(journal.given_up.remote()) is not None:  # a retry would end with the same error
+            return
+        try:
+            run_worker(job, context)
+        except TrainingError as error:  # all workers end here in every attempt; one has the cause as a subclass
+            if type(error) is not TrainingError:
+                ray.get(journal.give_up.remote(error))
+        except Exception as error:
+            if (permanent := permanent_error(error)) is not None:
+                ray.get(journal.give_up.remote(permanent))
+            raise
+
+
 @contextmanager
 def on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     """Train under Ray Train; a local folder with the last state. The workers are restarted when a node is preempted.
@@ -144,32 +171,8 @@ def on_ray(job: Job, on_event: Callable[[Event], None]) -> Iterator[Path]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     journal: Any = Journal.options(scheduling_strategy=here).remote()
 
-    def worker(settings: dict[str, Any]) -> None:
-        torch.set_num_threads(cluster.cpus_per_worker)
-        name, place = settings["job"].name, ray.train.get_context()
-        node = platform.node() if place.get_local_world_size() < place.get_world_size() else ""
-        first = place.get_local_rank() == 0 and settings["job"].config.tracking.system_metrics
-        with ExitStack() as stack:
-            stack.enter_context(logs.stage("train"))
-            logs.about(run=name, worker=place.get_world_rank())
-            put = stack.enter_context(prometheus.gauges(stage="train", run=name, worker=str(place.get_world_rank())))
-            context = RayContext(settings["job"].folder, settings["journal"], put)
-            if first:
-                stack.enter_context(sampled(node, context.log))
-            if ray.get(settings["journal"].given_up.remote()) is not None:  # a retry would end with the same error
-                return
-            try:
-                run_worker(settings["job"], context)
-            except TrainingError as error:  # all workers end here in every attempt; one has the cause as a subclass
-                if type(error) is not TrainingError:
-                    ray.get(settings["journal"].give_up.remote(error))
-            except Exception as error:
-                if (permanent := permanent_error(error)) is not None:
-                    ray.get(settings["journal"].give_up.remote(permanent))
-                raise
-
     trainer = TorchTrainer(
-        worker,
+        _ray_worker,
         train_loop_config={"job": job, "journal": journal},
         scaling_config=ScalingConfig(
             num_workers=(cluster.min_workers, cluster.workers) if cluster.min_workers else cluster.workers,

@@ -1,17 +1,17 @@
-"""What a GPU makes of the networks: is it right, and how fast. Minutes on one GPU, with torch and timm alone.
+"""Measure correctness and speed of the networks on one GPU. Takes minutes, and needs torch and timm only.
 
-    python -m benchmarks gpu --out gpu.json     # at most eight minutes; a cut run keeps what it has measured
+    python -m benchmarks gpu --out gpu.json     # at most eight minutes; an interrupted run keeps its measurements
     python -m benchmarks gpu --small            # the same code on tiny networks and a CPU, in seconds
 
-- matrix: TFLOP/s of a large matrix product in each precision: the measured rate that shares below are of.
+- matrix: TFLOP/s of a large matrix product in each precision. `share` in the other sections is a share of this rate.
 - parity: losses, gradients, encodings and scores of every method in fp32, TF32 and bf16, against fp32 on the CPU.
-- golden: the released ZSE-SBIR against what the public code computed (tests/golden).
-- encode, train: ViT-B at 224 px with random weights, pictures on the device already, eager and compiled.
+- golden: the released ZSE-SBIR against values that the public code computed (tests/golden).
+- encode, train: ViT-B at 224 px with random weights and pictures in device memory, eager and compiled.
 - pairs: the pair network of ZSE-SBIR by precision, by pairs a chunk, by attention kernel, eager and compiled.
 
-A measurement that fails is recorded as an error, one for which no time is left as skipped, and the others go on. Times
-are medians of CUDA events after a warm-up; ways that are compared run in turns. FLOP are torch's count of the eager
-pass, attention included; an item is four pictures, forward, backward and a step of AdamW.
+A failed measurement is recorded as an error, a measurement without time left as skipped; the others go on. Times are
+medians of CUDA events after a warm-up, and compared ways run in turns. FLOP are torch's count of the eager pass,
+attention included. An item is four pictures, forward, backward and a step of AdamW.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is."""
+    """Sizes of the measurements."""
 
     size: int
     """Pixels a side."""
@@ -79,21 +79,21 @@ class Scale:
     maps: BackboneConfig
     dim: int
     compare: int
-    """Pictures of each modality that results are compared on."""
+    """Pictures of each modality for parity."""
     encode_batch: int
     items: int
-    """Of a training step."""
+    """Items of a training step."""
     pairs: ZseSbirConfig
-    """The pair network that is timed."""
+    """The timed pair network."""
     chunks: tuple[int, ...]
     sketches: int
     matrix: int
     """Side of the matrices whose product gives the rate."""
     seconds: float
-    """For which a measurement is repeated."""
+    """Time to repeat a measurement for."""
     compiler: str
     compiled: tuple[str, ...]
-    """Methods that are also trained compiled."""
+    """Methods whose training is also measured compiled."""
 
 
 FULL = Scale(
@@ -125,7 +125,7 @@ SMALL = Scale(
     sketches=1,
     matrix=64,
     seconds=0.0,
-    compiler="eager",  # traced as for any other, and nothing built
+    compiler="eager",  # traces the network and compiles nothing
     compiled=("global", "zse_sbir"),
 )
 
@@ -136,19 +136,19 @@ class NoTimeError(Exception):
 
 @dataclass
 class Bench:
-    """A run: where, how large, until when, and what it found."""
+    """A run of the benchmark: its device, sizes, deadline and report."""
 
     device: torch.device
     scale: Scale
     until: float
-    """Of `time.monotonic`: nothing begins after it."""
+    """Deadline in `time.monotonic`: no measurement begins after it."""
     out: Path | None
     report: dict[str, Any]
     rates: dict[str, float] = field(default_factory=dict)
     """Measured FLOP/s of matrix products by precision."""
 
     def section(self, name: str, measure: Callable[[Bench], None]) -> None:
-        """Measure, print and write one section. What fails in it is recorded there."""
+        """Measure, print and write one section. An error in it is recorded there."""
         started = time.monotonic()
         section: dict[str, Any] = {"rows": []}
         self.report["sections"][name] = section
@@ -166,7 +166,7 @@ class Bench:
         print_table(section["rows"])
 
     def add(self, section: str, about: Row, measure: Callable[[], Row]) -> Row:
-        """A row: what it is about, and what `measure` gives, or why there is nothing."""
+        """Add a row: `about` with the result of `measure`, or with its error."""
         row = dict(about)
         self.report["sections"][section]["rows"].append(row)
         try:
@@ -194,7 +194,7 @@ class Bench:
             torch.cuda.empty_cache()
 
     def share(self, flop_per_second: float, precision: str) -> float | None:
-        """Of the measured matrix rate; None where that is not known."""
+        """The share of the measured matrix rate; None if the rate was not measured."""
         rate = self.rates.get(precision)
         return rate and rounded(flop_per_second / rate)
 
@@ -213,7 +213,7 @@ def failure(error: Exception) -> Row:
 
 
 def seconds_of(run: Callable[[], Any], device: torch.device) -> float:
-    """Of one call, by the device's own clock where it has one."""
+    """Seconds of one call; on a GPU by CUDA events."""
     if device.type != "cuda":
         start = time.perf_counter()
         run()
@@ -231,18 +231,18 @@ class Timing:
     seconds: float
     """The median."""
     spread: float
-    """The third quartile over the first, 1 = all alike."""
+    """The third quartile divided by the first; 1 = all equal."""
     runs: int
     warm_up: float
     """Seconds of the first three calls, compilation included."""
     peak: int | None
-    """Bytes of the device's memory in use at most, whatever else lies there included."""
+    """Peak bytes of allocated device memory, other tensors included."""
     working: int | None
-    """Those of them that the call itself took."""
+    """Bytes of the peak that the call itself allocated."""
 
 
 def measured(bench: Bench, ways: Mapping[str, Callable[[], Any]]) -> dict[str, Timing | Exception]:
-    """Each way warmed up alone, where it may fail alone, then all that work in turns."""
+    """The timing of each way, or its error. Each way warms up alone; ways without an error then run in turns."""
     found: dict[str, Timing | Exception] = {}
     warm: dict[str, tuple[float, int | None, int | None]] = {}
     for name, run in ways.items():
@@ -266,8 +266,8 @@ def measured(bench: Bench, ways: Mapping[str, Callable[[], Any]]) -> dict[str, T
 
 
 def warmed_up(run: Callable[[], Any], device: torch.device) -> tuple[float, int | None, int | None]:
-    """Three calls: compilers, autotuning and allocators are done then. The seconds they took; the peak of the last one
-    and what it added to what was there, bytes."""
+    """Three calls, after which compilers, autotuning and allocators are done: their seconds, the peak bytes of the last
+    call, and the bytes that the last call added."""
     start, there = time.perf_counter(), 0
     for i in range(3):
         if i == 2 and device.type == "cuda":
@@ -294,7 +294,7 @@ def add_timings(
     precision: str,
     base: str = "eager",
 ) -> None:
-    """A row for each way: `count` of a unit in each call, and how many times as fast as the base."""
+    """Add a row for each way, with its speed relative to `base`. count: how many of `unit` a call processes."""
     found = measured(bench, ways)
     baseline = found.get(base)
     for name, timing in found.items():
@@ -324,12 +324,12 @@ def gib(size: int | None) -> float | None:
 
 
 def rounded(x: float) -> float | None:
-    """To four digits; None for what is no JSON number."""
+    """The number with four significant digits; None for NaN and infinity, which JSON lacks."""
     return float(f"{x:.4g}") if math.isfinite(x) else None
 
 
 def flop_of(run: Callable[[], Any]) -> float:
-    """As torch counts; by attention written out, which is counted on every device."""
+    """Torch's count of FLOP, with the math kernel of attention, which is counted on every device."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return float(counter.get_total_flops())
@@ -337,7 +337,8 @@ def flop_of(run: Callable[[], Any]) -> float:
 
 @contextmanager
 def computing(precision: str, device: torch.device) -> Iterator[None]:
-    """fp32 and TF32 of the matrix products and convolutions, or bf16 by autocast as a training has it."""
+    """Within the context, matrix products and convolutions run in fp32 or TF32, or in bf16 by autocast as in a
+    training."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     cast_: AbstractContextManager[Any] = (
@@ -358,7 +359,7 @@ def scoring_precision(precision: str) -> Precision:
 
 
 def pictures(n: int, channels: int, size: int, seed: int) -> Tensor:
-    """uint8 [n, channels, size, size]: smooth noise, for networks tell little of white noise apart."""
+    """uint8 [n, channels, size, size]: smooth noise, because networks hardly distinguish pictures of white noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, channels, 8, 8, generator=generator)
     fine = nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
@@ -378,7 +379,8 @@ def train_batch(n: int, size: int, seed: int = 0) -> TrainBatch:
 
 
 def networks(scale: Scale) -> dict[str, Callable[[], RetrievalMethod]]:
-    """Every method on tokens and on maps, every loss on, dropout off: what is compared must not be drawn."""
+    """Every method on a transformer and on a convolutional backbone, with all losses, and without dropout, which would
+    make comparisons random."""
     configs: dict[str, Any] = {
         "global": GlobalConfig(dim=scale.dim, readout="head", distillation=1.0, dropped_units=()),
         "crossatnet": CrossATNetConfig(
@@ -448,7 +450,7 @@ def on_device(
 
 
 def settle(method: RetrievalMethod, batch: TrainBatch, scale: Scale) -> None:
-    """What a training measures at its start and end, so that there is every loss and every mode."""
+    """Set the values that a training computes at its start and end, so that every loss and every mode works."""
     method.eval()
     method.prepare(iter([batch]), lambda x: x)
     with torch.no_grad():
@@ -473,8 +475,8 @@ def encoded(method: RetrievalMethod, scale: Scale) -> tuple[Encoding, Encoding]:
 def outcomes(
     method: RetrievalMethod, batch: TrainBatch, scale: Scale, precision: str, given: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Everything that a method computes, on the CPU: encodings, the scores of every mode from `given` encodings or its
-    own, the same end to end, losses and the gradient."""
+    """All results of a method as CPU tensors: encodings, scores of every mode from `given` encodings (default: its
+    own), scores from its own encodings (end to end), losses and the gradient."""
     device, out = method.device, {}
     method.eval()
     with computing(precision, device):
@@ -486,7 +488,7 @@ def outcomes(
         sketches, photos = ({k: given[f"encode {side} {k}"] for k in own[0]} for side in ("sketch", "photo"))
         same = sketches, photos
     with ExitStack() as stack:
-        if precision != "bf16":  # a scorer is told its precision, and runs without autocast
+        if precision != "bf16":  # a scorer has its own precision, and runs without autocast
             stack.enter_context(computing(precision, device))
         for mode in method.modes:
             scorer = method.scorer(mode, scoring_precision(precision))
@@ -506,7 +508,7 @@ def outcomes(
 def add_parity(
     bench: Bench, section: str, about: Row, expected: Mapping[str, Tensor], run: Callable[[], Mapping[str, Tensor]]
 ) -> None:
-    """A row for each result: how far it is from what is expected, and for scores whether photos stand in that order."""
+    """Add a row for each result: its difference from the expected one, and for scores the agreement of the ranking."""
     rows = bench.report["sections"][section]["rows"]
     try:
         bench.check_time()
@@ -524,7 +526,8 @@ def is_score(name: str) -> bool:
 
 
 def difference(ours: Tensor, theirs: Tensor, *, ranks: bool = False) -> Row:
-    """Relative to the largest value and to the mean absolute value; of codes the share of bits that agree."""
+    """The largest difference, absolute and relative to the largest value, and the mean difference relative to the mean
+    absolute value. For codes the share of equal bits."""
     if ours.dtype == torch.uint8:
         bits = torch.arange(8)
         equal = ((ours[..., None] >> bits) & 1) == ((theirs[..., None] >> bits) & 1)
@@ -542,8 +545,8 @@ def difference(ours: Tensor, theirs: Tensor, *, ranks: bool = False) -> Row:
 
 
 def order_agreement(ours: Tensor, theirs: Tensor) -> Row:
-    """Of float64 [q, g]: the share of queries with the same first photo, and of pairs of photos that stand in the same
-    order; those that tie in `theirs` are left out."""
+    """Agreement of two score matrices, float64 [q, g]: the share of queries with the same first photo, and the share of
+    pairs of photos in the same order, without pairs that tie in `theirs`."""
     mine, reference_ = (torch.sign(x[:, :, None] - x[:, None, :]) for x in (ours, theirs))
     asked = reference_ != 0
     agree = (mine == reference_)[asked].double().mean().item() if asked.any() else 1.0
@@ -556,7 +559,7 @@ def golden(bench: Bench) -> None:
     other = OTHER_GOLDEN / "zse_reference.npz"
     rows = bench.report["sections"]["golden"]["rows"]
     if not other.is_file():
-        rows.append({"result": "shared/golden", "skipped": "not there"})
+        rows.append({"result": "shared/golden", "skipped": "does not exist"})
     elif other.read_bytes() == (FOLDER / "zse_reference.npz").read_bytes():
         rows.append({"result": "shared/golden", "skipped": "the same bytes as tests/golden"})
     else:
@@ -588,7 +591,7 @@ GOLDEN = {
 
 
 def small_parts(bench: Bench, arrays: Mapping[str, Tensor]) -> None:
-    """The published norm and the cosine kernel alone."""
+    """Compare the published norm and the cosine kernel alone."""
     name, device = "ca.encoder.layer1.0.sublayer.0.norm.", bench.device
     state = recipe_state(name)
 
@@ -617,7 +620,7 @@ def released() -> ZseSbir:
 
 @torch.no_grad()
 def golden_outcomes(method: ZseSbir, shown: Tensor, arrays: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
-    """What `GOLDEN` names, of four sketches and four photos; as for the golden arrays without dropout."""
+    """The results named in GOLDEN, of four sketches and four photos, without dropout as in the golden arrays."""
     device = method.device
     with computing(precision, device):
         tokens = method.features(shown.to(device), "sketch").tokens
@@ -684,7 +687,7 @@ def train(bench: Bench) -> None:
 
 
 def train_one(bench: Bench, name: str, config: Any, precision: str) -> None:
-    """Steps as `zse_model.fit` makes them, on one batch that is there already."""
+    """Time the steps of `zse_model.fit` on one batch in device memory."""
     scale, device = bench.scale, bench.device
     batch, two = (train_batch(items, scale.size).to(device) for items in (scale.items, 2))
 
@@ -718,7 +721,7 @@ def train_one(bench: Bench, name: str, config: Any, precision: str) -> None:
 
 
 def pairs(bench: Bench) -> None:
-    """One sketch after another with as many photos as whole chunks have; pictures are prepared before."""
+    """Time the scoring of one sketch after another with prepared photos, as many as fill whole chunks."""
     scale, device = bench.scale, bench.device
     torch.manual_seed(0)
     backbone = RELEASED_BACKBONE if scale.pairs is RELEASED else scale.transformer
@@ -747,7 +750,8 @@ def pairs(bench: Bench) -> None:
 
 
 def pair_ways(bench: Bench, method: ZseSbir, precision: str, chunk: int) -> dict[str, Callable[..., Tensor]]:
-    """By name: torch's choice of an attention kernel, and at some chunks each kernel alone, and all of it compiled."""
+    """Name -> scoring with torch's choice of an attention kernel; for some chunks also with each kernel alone, and
+    compiled."""
     chunks = bench.scale.chunks
 
     def scorer() -> PairScorer:
@@ -762,28 +766,28 @@ def pair_ways(bench: Bench, method: ZseSbir, precision: str, chunk: int) -> dict
     if eager.sketch_side.attend is attend:
         ways |= {f"eager, {name} attention": with_backend(eager.score, kind) for name, kind in BACKENDS.items()}
     else:
-        bench.report["sections"]["pairs"]["attention"] = f"{precision}: products written out, not torch's attention"
+        bench.report["sections"]["pairs"]["attention"] = f"{precision}: explicit products, not torch's attention"
     if precision == "bf16":
         ways["compiled"] = compiled_score(bench, scorer())
     return ways
 
 
 def compiled_score(bench: Bench, scorer: PairScorer) -> Callable[..., Tensor]:
-    """As it is computed after many pairs. Raises RuntimeError where the scorer has given the compiler up."""
+    """Scoring with the compiled kernel, as after many pairs. It raises RuntimeError if compiling failed."""
     scorer.compile_after = 0
     scorer.compiled = torch.compile(scorer.kernel, backend=bench.scale.compiler, dynamic=False, fullgraph=True)
 
     def score(*args: Any) -> Tensor:
         scores = scorer.score(*args)
         if scorer.compile_after:
-            raise RuntimeError("not compiled: the log says why")
+            raise RuntimeError("the kernel was not compiled; the log has the reason")
         return scores
 
     return score
 
 
 def with_backend(score: Callable[..., Tensor], backend: SDPBackend) -> Callable[..., Tensor]:
-    """Raises RuntimeError where the backend cannot."""
+    """Scoring with one attention kernel. It raises RuntimeError if the kernel does not support it."""
 
     def run(*args: Any) -> Tensor:
         with sdpa_kernel(backend):
@@ -793,7 +797,7 @@ def with_backend(score: Callable[..., Tensor], backend: SDPBackend) -> Callable[
 
 
 def profile(scorer: PairScorer, sketches: Any, photos: Any) -> Row:
-    """Which kernels the device spends its time in: the eight that take most, and their shares."""
+    """The eight kernels that take most of the device's time, and their shares."""
     on_gpu = scorer.device.type == "cuda"
     activity = torch.profiler.ProfilerActivity
     scorer.score(sketches, photos)
@@ -804,7 +808,7 @@ def profile(scorer: PairScorer, sketches: Any, photos: Any) -> Row:
     spent = {
         str(event.key)[:90]: float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
         for event in found.key_averages()
-        if not on_gpu or event.device_type.name == "CUDA"  # what an operator launched is listed by itself
+        if not on_gpu or event.device_type.name == "CUDA"  # operators are left out: their kernels are events, too
     }
     total = sum(spent.values()) or 1.0
     return {"kernels": {name: rounded(spent[name] / total) for name in sorted(spent, key=lambda n: -spent[n])[:8]}}
@@ -824,13 +828,13 @@ SECTIONS: dict[str, Callable[[Bench], None]] = {
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """A line a row; of comparisons a line a result, with every precision side by side."""
+    """Print a line for each row; for comparisons a line for each result, with all precisions."""
     compared = [row for row in rows if "result" in row and "precision" in row]
     by_result: dict[tuple[str, str], list[str]] = {}
     for row in compared:
         by_result.setdefault((row["method"], row["result"]), []).append(f"{row['precision']} {said(row)}")
     if by_result:
-        print("  largest and mean relative error; of scores also the share of photos in the same order")
+        print("  largest and mean relative error; for scores also the share of pairs of photos in the same order")
     for (method, result), cells in by_result.items():
         print(f"  {method:34s} {result:24s} " + "   ".join(f"{cell:28s}" for cell in cells).rstrip())
     rest = [row for row in rows if row not in compared]
@@ -878,11 +882,11 @@ def about(device: torch.device, scale: Scale, minutes: float) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] = ()) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description="What a GPU makes of the networks.")
-    parser.add_argument("--small", action="store_true", help="tiny networks, on a CPU")
-    parser.add_argument("--out", type=Path, help="the JSON, written after every measurement")
-    parser.add_argument("--minutes", type=float, default=7.0, help="nothing begins after so many (default 7)")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="some sections alone")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description="Measure the networks on a GPU.")
+    parser.add_argument("--small", action="store_true", help="measure tiny networks on the CPU")
+    parser.add_argument("--out", type=Path, help="JSON file, written after every measurement")
+    parser.add_argument("--minutes", type=float, default=7.0, help="begin no measurement after this time (default 7)")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="run only these sections")
     options = parser.parse_args(arguments)
     if not options.small and not torch.cuda.is_available():
         sys.exit("torch sees no GPU. On a CPU give --small")

@@ -32,7 +32,7 @@ from zse_model.fit import BatchSource, prefetch
 
 RECIPE, CLASSES = "zse_sbir-sketchy-25-modern", 90
 ITEMS, BATCH = 512, 32
-CORES = 8  # assumed beside a GPU
+CORES = 8  # assumed per GPU
 
 
 def main() -> None:

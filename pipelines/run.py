@@ -121,7 +121,7 @@ def _selection(config: ExperimentConfig, workspace: str, trained: Outputs, split
     try:
         _embed_all(chosen, workspace, out, split.for_selection())
         _evaluate_all(chosen, workspace, out, split.for_selection())
-    except LeakError as error:  # the result on unseen classes stands
+    except LeakError as error:  # the reports on unseen classes stay valid
         say(f"The pseudo-unseen classes were not evaluated: {error}", logging.WARNING)
         return None
     return out

@@ -1,4 +1,4 @@
-"""What is measured at scale, or on a GPU, runs, small."""
+"""Benchmarks at scale and on a GPU run with small sizes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_plan_follows_its_formulas() -> None:
     assert four.images == pytest.approx(4 * 32 / (1 + (600 + 2304) / 1e3)), "transfers are waited for"
 
 
-def test_the_share_of_waiting_is_of_what_a_step_waits() -> None:
+def test_the_share_of_waiting_counts_the_time_between_steps() -> None:
     class Slow(Pictures):
         def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
             time.sleep(0.1)

@@ -44,7 +44,7 @@ def test_the_pages_are_what_the_rows_give(found: dict[str, dict[str, Found]]) ->
     assert stale_quotes() == []
 
 
-def test_the_intervals_that_a_sentence_calls_apart_from_none_are(found: dict[str, dict[str, Found]]) -> None:
+def test_intervals_exclude_zero_where_a_sentence_says_so(found: dict[str, dict[str, Found]]) -> None:
     names = ("published-losses", "no-distillation", "token-readout", "batch-negatives", "hard-negatives")
     differences = [prose.minus(found["selection"], f"zse-{name}", "zse", "fused") for name in names]
     assert [d.high < 0 for d in differences if d] == [True, True, True, False, False]

@@ -1,4 +1,4 @@
-"""A few faults at random, as `make chaos` makes twenty."""
+"""Three random faults; `make chaos` tries twenty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a run reads what a folder says of itself: once a stage, and of its inputs never."""
+"""How often a run reads manifests: its own once a stage, those of its inputs never."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def test_readers_split_a_batch_and_pass_over_every_item_once(prepared: tuple[str
 ROW = {"setting", "protocol", "method", "mode", "metric", "value", "ci_low", "ci_high", "queries", "gallery", "classes"}
 
 
-def test_a_run_reports_every_row_and_is_done_the_second_time(prepared: tuple[str, Images, Pairs]) -> None:
+def test_a_run_reports_every_row_and_a_second_run_does_nothing(prepared: tuple[str, Images, Pairs]) -> None:
     workspace, _, _ = prepared
     config = tiny(
         methods={"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}},
@@ -317,7 +317,7 @@ def test_a_sketch_is_searched_among_the_photos_of_its_class(prepared: tuple[str,
     assert rows["acc_1"]["value"] == (photos.members.instance[best] == sketches.members.instance).mean()
 
 
-def test_a_shortlist_claims_no_map_and_says_what_it_lost(prepared: tuple[str, Images, Pairs]) -> None:
+def test_a_shortlist_has_a_recall_and_no_map(prepared: tuple[str, Images, Pairs]) -> None:
     workspace, _, _ = prepared
     methods = {"zse_sbir": {"dim": 16, "heads": 2, "ffn": 16}}
     evaluation = {"modes": ["ret", "rn", "rerank-5"], "references": ["untrained"]}
@@ -385,7 +385,7 @@ def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tupl
         assert f"{setting} (chance mAP_all {expected:.3f})" in str(result_table(out).title)
 
 
-def test_one_set_of_products_is_trained_on_alone_and_chosen_by_held_back_pairs(tmp_path: Path) -> None:
+def test_one_class_trains_alone_and_chooses_by_held_back_pairs(tmp_path: Path) -> None:
     for part, products in (("train", range(16)), ("test", range(16, 20))):
         for i in products:
             for file, pixels in (

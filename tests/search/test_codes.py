@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> t
         return workspace, run(experiment(), workspace, until="train").checkpoints["crossatnet"].url
 
 
-def test_codes_are_evaluated_beside_the_embedding_they_are_read_off(checkpoint: tuple[str, str]) -> None:
+def test_codes_are_evaluated_with_the_embedding_that_they_come_from(checkpoint: tuple[str, str]) -> None:
     workspace, _ = checkpoint
     modes = ["ret", "hash-32", "itq-32", "asym-32", "rerank-4", "rerank-12"]
     out = run(experiment(evaluation={"modes": modes}), workspace)

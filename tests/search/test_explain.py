@@ -1,4 +1,4 @@
-"""`zse explain`: the page and pictures that it leaves, and what it says of unusable input."""
+"""`zse explain`: its page and pictures, and its errors for unusable input."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_sheets_for_a_report() -> None:
     assert explanation_sheets(method("global"), sketches, photos, ["", ""], ["best", "worst"]) == {}
 
 
-def test_many_patches_that_answer_to_one_are_drawn() -> None:
+def test_many_patches_that_match_one_patch_are_drawn() -> None:
     """On the finest grid a patch has no room for a box in a box in a box."""
     n = 14 * 14
     correspondence = torch.full((n, n), 0.1)

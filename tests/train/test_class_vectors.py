@@ -1,4 +1,4 @@
-"""Vectors of class names from every kind of file, for the classes asked for and no others."""
+"""Vectors of class names from every file format, for the requested classes only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong with a training, done to real ones."""
+"""Faults of the store, the disk, the loss and signals in real trainings."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.timeout(400)]
 BIN = Path(sys.executable).parent
 
 
-def test_a_state_that_could_not_be_stored_is_not_taken_for_one(tmp_path: Path, store: FaultyStore) -> None:
-    """The store fails half way through a state for good; the same command goes on from the state before."""
+def test_a_training_does_not_resume_from_an_incomplete_state(tmp_path: Path, store: FaultyStore) -> None:
+    """The store fails halfway through a state; the same command continues from the state before."""
     changes: dict[str, Any] = {"cluster": {"workers": 0}}
     command = [str(BIN / "zse"), "train", "-e", experiment(tmp_path, **changes), "-w", "s3://zse/cut"]
     store.fail("slow down", r"PUT .*/state/00000030-\w+/optimizer")
@@ -42,12 +42,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], check=False).returncode:
-        pytest.skip("what a full disk does is tried on one of 2 MB, which only root can mount: sudo make test-cluster")
+        pytest.skip("a full disk needs a mount of 2 MB, which only root can make: sudo make test-cluster")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_full_disk_is_said_and_more_room_is_enough(tmp_path: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_an_error_and_a_run_with_more_room_continues(tmp_path: Path, small_disk: Path) -> None:
     changes: dict[str, Any] = {"shard": {"items": 3000, "part_size": 25, "row_group": 5}, "dataset": {"instances": 40}}
     command = [str(BIN / "zse"), "shard", "-e", experiment(tmp_path, **changes), "-w"]
     done = subprocess.run([*command, str(small_disk)], capture_output=True, text=True, check=False)
@@ -60,7 +60,7 @@ def test_a_full_disk_is_said_and_more_room_is_enough(tmp_path: Path, small_disk:
     assert both[0] == both[1] and len(both[0]) == 120
 
 
-def test_a_store_that_is_away_for_a_minute_is_waited_for(
+def test_a_training_waits_for_a_store_that_is_away_for_a_minute(
     tmp_path: Path, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a state is stored: the training waits, and then goes on by itself."""
@@ -83,7 +83,7 @@ def test_a_store_that_is_away_for_a_minute_is_waited_for(
     assert there["last_weights_sha256"] == here["last_weights_sha256"]
 
 
-def test_of_two_at_once_one_is_told(tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_training_fails(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"train": {"steps": 100_000}, "cluster": {"workers": 0}}
     command = [str(BIN / "zse"), "train", "-e", experiment(tmp_path, **changes), "-w", str(tmp_path / "w")]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_at_once(tmp_path: Path) -> Non
     assert time.monotonic() - start < 100, "it is not taken up again: it would come to the same step"
 
 
-def test_a_plain_process_that_is_told_to_go_keeps_its_step(tmp_path: Path) -> None:
+def test_sigterm_keeps_the_step_of_a_plain_process(tmp_path: Path) -> None:
     file = experiment(tmp_path, train={"steps": 1000, "checks": 1}, cluster={"workers": 0})
     whole, told = (["-w", str(tmp_path / name)] for name in ("whole", "told"))
     command = [str(BIN / "zse"), "train", "-e", file]

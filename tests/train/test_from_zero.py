@@ -1,4 +1,4 @@
-"""A cluster without a worker: Ray's autoscaler brings them, as processes of this machine by its own fake provider."""
+"""A cluster without worker nodes: Ray's autoscaler adds them with its fake provider, as processes of this machine."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_a_training_without_two_complete_classes_is_refused() -> None:
         ItemPlan(photos, ShardConfig())
 
 
-def test_one_class_is_enough_where_negatives_are_of_it_and_pairs_are_known() -> None:
+def test_one_class_with_known_pairs_is_enough_for_hard_negatives() -> None:
     inside = training_members(members(), SPLIT)
     alone = inside.where(inside.category == "a")
     plan = ItemPlan(alone, ShardConfig(hard_negatives=1.0, own_photo=1.0))

@@ -15,7 +15,7 @@ from tests.helpers.trainings import experiment, states, until
 @pytest.mark.cluster
 @pytest.mark.ray
 @pytest.mark.timeout(1800)
-def test_it_goes_on_and_ends_as_if_undisturbed(tmp_path: Path) -> None:
+def test_a_stopped_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     file = experiment(tmp_path, train={"steps": 1500, "checks": 10}, cluster={"workers": 1})
     with ray_head("--num-cpus=4") as head:
 

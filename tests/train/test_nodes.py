@@ -1,7 +1,5 @@
-"""What goes wrong with nodes, done to a real Ray of several.
-
-Whatever happens, the same command ends with the weights of a training that nothing happened to.
-"""
+"""Faults of nodes in a real Ray with several nodes. The same command must end with the weights of a training without
+faults."""
 
 from __future__ import annotations
 
@@ -78,7 +76,7 @@ def test_a_node_that_dies_costs_steps_but_changes_nothing(nodes: Nodes, tmp_path
     assert digests(training.workspace) == digests(whole)
 
 
-def test_a_node_that_is_about_to_go_has_its_step_kept(nodes: Nodes, tmp_path: Path, whole: Path) -> None:
+def test_a_preempted_node_loses_no_step(nodes: Nodes, tmp_path: Path, whole: Path) -> None:
     """With a notice nothing is lost: the step is kept, and the training goes on without the node before it is gone."""
     once = {**CHANGES, "train": {"steps": STEPS, "checks": 1}}
     training = Training(nodes, tmp_path, **once)
@@ -103,7 +101,7 @@ def test_a_worker_that_hangs_is_ended_with_its_stacks(nodes: Nodes, tmp_path: Pa
     assert "Timeout (0:00:12)!" in stacks and "fit.py" in stacks, "they say where it hung"
 
 
-def test_fewer_workers_go_on_and_new_nodes_are_taken_in(nodes: Nodes, tmp_path: Path) -> None:
+def test_a_training_continues_with_fewer_workers_and_uses_new_nodes(nodes: Nodes, tmp_path: Path) -> None:
     changes = {"train": {"steps": 1_000_000, "checks": 5000}, "cluster": {"workers": 4, "min_workers": 1}}
     training = Training(nodes, tmp_path, **changes)
 
@@ -123,7 +121,7 @@ def test_fewer_workers_go_on_and_new_nodes_are_taken_in(nodes: Nodes, tmp_path: 
     training.process.wait(timeout=60)
 
 
-def test_a_head_that_dies_is_followed_by_another(tmp_path: Path, whole: Path) -> None:
+def test_a_training_resumes_on_another_head(tmp_path: Path, whole: Path) -> None:
     first, second = Nodes(), None
     try:
         first.add(3)

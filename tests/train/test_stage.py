@@ -51,7 +51,7 @@ def test_one_ray_worker_equals_one_plain_process(tmp_path: Path) -> None:
     assert ray.last_weights_sha256 == plain.last_weights_sha256
 
 
-def test_settings_name_a_checkpoint_by_what_they_change(tmp_path: Path) -> None:
+def test_settings_that_change_the_weights_change_the_name(tmp_path: Path) -> None:
     config, workspace = tiny(), str(tmp_path)
     images = ingest(config, workspace)
     pairs = shard(config, workspace, images)

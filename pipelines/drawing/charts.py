@@ -52,9 +52,9 @@ def confusion(shares: np.ndarray, names: Sequence[str], first: int) -> bytes:
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
     # In a name, $ does not start a formula. Long names are cut: 300 letters would leave no room for the chart.
-    told = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in map(printable, names)]
-    axes.set_xticks(range(len(names)), told, rotation=90, fontsize=7, parse_math=False)
-    axes.set_yticks(range(len(names)), told, fontsize=7, parse_math=False)
+    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in map(printable, names)]
+    axes.set_xticks(range(len(names)), shown, rotation=90, fontsize=7, parse_math=False)
+    axes.set_yticks(range(len(names)), shown, fontsize=7, parse_math=False)
     axes.set(xlabel=f"of the first {first} photos", ylabel="sketch")
     figure.colorbar(picture, ax=axes, shrink=0.8)
     return to_png(figure)

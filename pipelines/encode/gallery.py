@@ -147,5 +147,6 @@ def _encode_part(checkpoint: Checkpoint, gallery: str, paths: list[str], folder:
 
 @torch.inference_mode()
 def encode_photos(method: RetrievalMethod, photos: list[np.ndarray]) -> Encoding:
+    """Encodings of photos, [b, ...] each on the CPU. photos: b of uint8 [s, s, 3]."""
     encoded = method.encode(to_tensor(photos).to(method.device), "photo")
     return {name: value.cpu() for name, value in encoded.items()}

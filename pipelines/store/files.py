@@ -37,6 +37,7 @@ BLOCK = 16 * 2**20  # bytes a request, where a file in a store is read from star
 
 
 def read_bytes(url: str) -> bytes:
+    """The content of a file. Raises FileNotFoundError, and StorageError for a failure of the store."""
     return bytes(ask(url, "cat_file"))
 
 
@@ -200,11 +201,11 @@ def create(url: str, data: bytes) -> bool:
             os.link(temporary.name, target)
         return True
     except FileExistsError:
-        return _holds(url, data)
+        return _has_content(url, data)
     except StorageError as error:
         code = answer_of(error.__cause__).get("Code") if error.__cause__ else None
         if code in ("PreconditionFailed", "412"):  # s3fs raises FileExistsError for S3's form of this answer only
-            return _holds(url, data)
+            return _has_content(url, data)
         if code != "NotImplemented":
             raise
     except OSError as error:
@@ -216,7 +217,7 @@ def create(url: str, data: bytes) -> bool:
     return True
 
 
-def _holds(url: str, data: bytes) -> bool:
+def _has_content(url: str, data: bytes) -> bool:
     """Whether the existing file has this content: an earlier attempt wrote it and its answer was lost."""
     try:
         return read_bytes(url) == data

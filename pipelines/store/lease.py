@@ -56,10 +56,10 @@ def held(folder: str, what: str) -> Iterator[dict[str, Any]]:
     }
     before = _numbers(folder)
     if before and (other := _alive(_url(folder, before[-1]))):
-        raise HeldError(_said(what, other))
+        raise HeldError(_message(what, other))
     mine = _url(folder, max(before, default=0) + 1)
     if not storage.create(mine, _signed(me)):
-        raise HeldError(_said(what, _read(mine) or {}))
+        raise HeldError(_message(what, _read(mine) or {}))
     for old in before:
         storage.remove(_url(folder, old))
     try:
@@ -137,7 +137,7 @@ def _read(url: str) -> dict[str, Any] | None:
         return None
 
 
-def _said(what: str, other: dict[str, Any]) -> str:
+def _message(what: str, other: dict[str, Any]) -> str:
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(other.get("since", time.time())))
     return (
         f"{what} is being made by process {other.get('pid', '?')} on {other.get('host', 'another machine')}, since "

@@ -65,7 +65,9 @@ def list_files(url: str) -> Iterator[FileInfo]:
 
 
 def missing(url: str) -> StorageError:
-    return StorageError(f"{url} does not exist, or these credentials may not list it. Check both")
+    return StorageError(
+        f"{url} does not exist, or these credentials may not list it. Check the URL and the credentials"
+    )
 
 
 def no_folder(url: str) -> str:
@@ -195,6 +197,7 @@ def _modified(fs: AbstractFileSystem, path: str) -> Any:
 
 
 def exists(url: str) -> bool:
+    """Whether a file or a folder exists. Raises StorageError for a failure of the store."""
     return ask(url, "exists")
 
 
@@ -248,7 +251,7 @@ def file_info(url: str) -> FileInfo | None:
     try:
         info = ask(url, "info")
     except FileNotFoundError as error:
-        raise StorageError(f"{url} does not exist: no file and no folder has this name. Check it") from error
+        raise StorageError(f"{url} does not exist: no file and no folder has this name. Check the spelling") from error
     if info["type"] == "directory":
         return None
     name = url.rsplit("/", 1)[-1]

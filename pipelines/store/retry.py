@@ -108,27 +108,27 @@ async def persist(fs: Any, method: str | Callable[..., Any], *args: Any, **optio
             if left <= 0 or not (expired or _broke_off(error) or _away(error)):
                 raise
             if wait > LONG:
-                _tell(f"Waiting for the store, up to {left:.0f} s more: {_reason(error)}")
+                _log_wait(f"Waiting for the store, up to {left:.0f} s more: {_reason(error)}")
         await asyncio.sleep(min(random.uniform(wait / 2, wait), left))
         wait = min(2 * wait, 2 * LONG)
         if expired and fs._s3 is session:  # the first of many failed reads renews the session
             await fs.set_session(refresh=True)
 
 
-_told = -math.inf
+_last_logged = -math.inf
 
 
-def _tell(what: str) -> None:
+def _log_wait(message: str) -> None:
     """Log a wait, once for all requests that wait in parallel."""
-    global _told
-    if time.monotonic() - _told > 2 * LONG:
-        _told = time.monotonic()
-        say(what)
+    global _last_logged
+    if time.monotonic() - _last_logged > 2 * LONG:
+        _last_logged = time.monotonic()
+        say(message)
 
 
 NO_FAILURE = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 _BUSY = (429, 500, 502, 503, 504)
-_CROSSED = ("ConditionalRequestConflict", "OperationAborted")  # 409: another write was in progress, undecided
+_CONFLICTS = ("ConditionalRequestConflict", "OperationAborted")  # 409: another write was in progress, undecided
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
 
 
@@ -153,7 +153,7 @@ def _away(error: Exception) -> bool:
         return cause.status in _BUSY
     if isinstance(cause, ClientError):
         status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return status in _BUSY or answer_of(error).get("Code") in _CROSSED
+        return status in _BUSY or answer_of(error).get("Code") in _CONFLICTS
     return isinstance(cause, ConnectionError | HTTPClientError)
 
 
@@ -167,13 +167,13 @@ def _broke_off(error: Exception) -> bool:
 
 def failure(url: str, error: Exception) -> StorageError:
     """The error of a failed request: the URL, the reason, whether it was retried, and what to do."""
-    mend = f"Retried for {patience():.0f} s" if _away(error) or _broke_off(error) else "Not retried"
+    advice = f"Retried for {patience():.0f} s" if _away(error) or _broke_off(error) else "Not retried"
     if isinstance(error, PermissionError):
-        mend = "Check that the credentials are valid and allow it"
+        advice = "Check that the credentials are valid and allow it"
     # Ray logs the errors of tasks, and a URL may hold a password.
     reason, user = _reason(error), re.match(r"[\w+.-]+://([^/]+)@", url)
     reason = reason.replace(user[1], "***") if user else reason  # a client may repeat the user without the protocol
-    said = f"{url} cannot be used: {reason}. {mend}. Finished work is kept; run the same command again to continue"
-    failure = StorageError(shown(said))
+    message = f"{url} cannot be used: {reason}. {advice}. Finished work is kept; run the same command again to continue"
+    failure = StorageError(shown(message))
     failure.passes = _away(error) or _broke_off(error)
     return failure

@@ -85,6 +85,8 @@ def part_extra(schema: pa.Schema) -> dict[str, Any]:
 
 
 def read_parts(folder: str, parts: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield a table of these columns for each part, in order. Several parts are read at once."""
+
     def read(part: str) -> pa.Table:
         return open_part(storage.join(folder, part)).read(columns=list(columns))
 

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
 from typer.testing import CliRunner
 
 from pipelines.cli.app import app
@@ -37,12 +36,11 @@ from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.queries import Queries
 from pipelines.workspace.reports import Report
 from pipelines.workspace.tensors import encode_pictures
+from tests.helpers.kept import ROOT, kept_samples
 from zse_model.checkpoint import load_checkpoint
 from zse_model.methods import Encoding, RetrievalMethod
 from zse_model.scoring import score_all
 
-SAMPLES = Path(__file__).parents[1] / "kept" / "v1"
-ROOT = Path("/tmp/zse-kept")  # where they were written: manifests and MLflow's database say so
 WORKSPACE = str(ROOT / "workspace")
 CHECKPOINTS = ("maps/global", "maps/zse_sbir", "maps/crossatnet", "tokens/zse_sbir")
 CHAMPION = "models:/zse@champion"
@@ -51,13 +49,8 @@ CHAMPION = "models:/zse@champion"
 @pytest.fixture(scope="module", autouse=True)
 def expected() -> Iterator[dict[str, Any]]:
     """The samples in the place where they were written, and the expected content."""
-    if ROOT.parent.resolve() != ROOT.parent:
-        pytest.skip(f"{ROOT} is another place on this system, and the samples hold their paths")
-    with FileLock(f"{ROOT}.lock"):
-        shutil.rmtree(ROOT, ignore_errors=True)
-        shutil.copytree(SAMPLES, ROOT)
-        yield json.loads((ROOT / "expected.json").read_text())
-        shutil.rmtree(ROOT)
+    with kept_samples() as samples:
+        yield json.loads((samples / "expected.json").read_text())
 
 
 def sha(array: np.ndarray) -> str:

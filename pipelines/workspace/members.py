@@ -49,8 +49,7 @@ class Members:
         return self.where(mask & (self.modality == modality) if modality else mask)
 
     def by_content(self) -> Members:
-        """The pictures in the order of their content hash, so that no order of classes helps a scorer (evaluation
-        rule 3)."""
+        """The pictures in the order of their content hash, so that no order of classes helps a scorer."""
         return self.where(self.content_order())
 
     def content_order(self) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""compare: reports of the same queries, pair by pair. What is better, by how much, and where.
+"""compare: compare reports on the same queries: which is better, by how much, in how many classes.
+
+`zse compare` writes tables and pictures with it; `rules` reads its differences.
 
     <out>/compare.json  compare-1.png: the first with the second, compare-2.png: with the third, ...
 
-A difference is tested on the queries that both answered, resampled by class (by photo for fine-grained retrieval), as
-the intervals of a report are; of fewer than ten classes it is shown and not tested. The picture shows the queries of
-the unseen classes whose average precision differs most.
+A difference is tested on the queries of both reports, resampled by class (by photo for fine-grained retrieval) like the
+intervals of a report. With fewer than ten classes it is shown without a test. The picture shows the queries of the
+unseen classes whose average precision differs most.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Side:
     """One side of a comparison."""
 
     name: str
-    """As it was asked for."""
+    """As the user gave it."""
     report: Report
 
 
@@ -51,7 +53,7 @@ class Compared:
     difference: Difference
     """Second minus first."""
     classes: tuple[int, int, int]
-    """In how many the second is better, equal, worse."""
+    """Numbers of classes in which the second is better, equal and worse."""
 
 
 def compare_all(
@@ -64,9 +66,9 @@ def compare_all(
     mode: str | None = None,
     setting: str | None = None,
 ) -> list[Table]:
-    """Compare each of `others` with the first one, write `compare.json` and pictures to `out`; gives the tables.
+    """Compare each of `others` with `first`, write `compare.json` and pictures to `out`, and return the tables.
 
-    Raises ValueError where two have no common queries, TrackingError for a name that means no report.
+    Raises ZseError if two have no common queries, TrackingError for a name without a report.
     """
     tables, rows = [], []
     left = [Side(first, report) for report in reports_of(first, workspace)]
@@ -84,7 +86,7 @@ def compare_all(
 
 
 def _drawable(pair: tuple[Side, Side], one: Compared) -> bool:
-    """Average precision of the first setting, whose first photos reports keep (those of older code do not)."""
+    """Whether to draw it: mAP_all of the first setting, if both reports keep the first photos (older ones do not)."""
     kept = all(side.report.has(Report.TOP) for side in pair)
     return kept and one.metric == "mAP_all" and one.setting == pair[0].report.settings[0]
 
@@ -92,11 +94,11 @@ def _drawable(pair: tuple[Side, Side], one: Compared) -> bool:
 def compare(
     first: Side, second: Side, *, metric: str | None = None, mode: str | None = None, setting: str | None = None
 ) -> list[Compared]:
-    """Everything that both reports measured on the same queries, or what of it is asked for.
+    """Compare all common measurements of two reports on the same queries, or those of a metric, mode and setting.
 
-    Modes are compared with themselves, or as asked: `ret,fused` is the first's ret and the second's fused. Without a
-    mode in common it is the first mode of each. Raises ValueError for reports of other queries, or with nothing to
-    compare.
+    mode: None = each mode with itself, or the first mode of each report if they have none in common; `ret,fused` = ret
+    of the first, fused of the second. setting: the beginning of its name. Raises ZseError if the queries differ or
+    nothing is left to compare.
     """
     a, b = Queries(first.report), Queries(second.report)
     mine = [key_parts(key) for key in a.keys]
@@ -109,7 +111,7 @@ def compare(
     pairs = [(x, y) for x, y in pairs if y in theirs]
     if not pairs:
         raise ZseError(
-            f"{first.name} and {second.name} measured nothing in common: {_measured(mine)} and {_measured(theirs)}. "
+            f"{first.name} and {second.name} have no common measurement: {_measured(mine)} and {_measured(theirs)}. "
             "Evaluate both on the same data: zse evaluate --checkpoint ... --experiment ..."
         )
     asked = [
@@ -119,7 +121,7 @@ def compare(
     ]
     if not asked:
         known = ", ".join(sorted({"/".join(x) for x, _ in pairs}))
-        raise ZseError(f"Nothing of both is setting {setting}, mode {mode}, metric {metric}. Of both there is {known}")
+        raise ZseError(f"No common measurement has setting {setting}, mode {mode}, metric {metric}. Common: {known}")
     found: list[Compared] = []
     refused: ZseError | None = None
     for x, y in asked:
@@ -140,16 +142,18 @@ def compare_reports(
     mode: str | None = None,
     setting: str | None = None,
 ) -> list[tuple[tuple[Side, Side], Compared]]:
-    """`compare` of every two, each with where it was found; of what several pairs measured the first one's, pairs of
-    one split before others: the unseen classes of two splits may be the same. Raises ValueError where nothing of all of
-    them can be compared."""
+    """`compare` each report of `first` with each of `second`; returns the results with their pairs of reports.
+
+    If several pairs have the same measurement, the first pair counts. Pairs of one split come before pairs of two
+    splits, which may have the same unseen classes. Raises ZseError if no pair can be compared.
+    """
     measured = {side.report.url: measured_on(side) for side in (*first, *second)}
     every = [(a, b, measured[a.report.url], measured[b.report.url]) for a in first for b in second]
     pairs = [(a, b) for a, b, x, y in every if x == y]
     pairs += [(a, b) for a, b, x, y in every if x != y and x[1] == y[1] and x[2] & y[2]]
     found: dict[tuple[str, ...], tuple[tuple[Side, Side], Compared]] = {}
     refused: ValueError | None = None
-    for pair in pairs or [(first[0], second[0])]:  # the latter says what they lack
+    for pair in pairs or [(first[0], second[0])]:  # that pair raises the error
         try:
             for one in compare(*pair, metric=metric, mode=mode, setting=setting):
                 found.setdefault((one.setting, one.protocol, one.metric, *one.modes), (pair, one))
@@ -161,7 +165,7 @@ def compare_reports(
 
 
 def measured_on(side: Side) -> tuple[str, str, frozenset[str]]:
-    """What a report was evaluated on: split, data, settings."""
+    """(hash of the split, fingerprint of the data, settings) of a report."""
     return side.report.split_hash, side.report.fingerprint, frozenset(side.report.settings)
 
 
@@ -172,7 +176,7 @@ def _compared(a: Queries, b: Queries, x: tuple[str, ...], y: tuple[str, ...]) ->
     photos = a.gallery(key), b.gallery(other)
     if photos[0] != photos[1]:
         raise ZseError(
-            f"{a.report.url} and {b.report.url} searched other galleries of {setting}, {photos[0]} and {photos[1]} "
+            f"{a.report.url} and {b.report.url} searched different galleries of {setting}: {photos[0]} and {photos[1]} "
             "photos. Evaluate both on the same data and split"
         )
     ours, theirs = a.values(key), b.values(other)
@@ -183,7 +187,7 @@ def _compared(a: Queries, b: Queries, x: tuple[str, ...], y: tuple[str, ...]) ->
 
 
 def by_class_difference(categories: np.ndarray, difference: np.ndarray) -> dict[str, float]:
-    """The mean difference of each class that has one, rounded to what a mean of floats can tell."""
+    """Class -> mean difference, without classes of NaN alone. Rounded to 12 decimals: beyond them is float noise."""
     kept = ~np.isnan(difference)
     return {
         str(name): round(float(difference[kept & (categories == name)].mean()), 12)
@@ -196,8 +200,8 @@ def _measured(keys: Iterable[tuple[str, ...]]) -> str:
 
 
 def difference_sheet(first: Side, second: Side, compared: Compared) -> bytes:
-    """A PNG of the queries that gain most from the first report to the second and of those that lose most, two lines
-    a query: what the first found, what the second found.
+    """A PNG of the queries that gain most and lose most from the first report to the second. A query has two lines: the
+    results of the first and of the second report.
     """
     sides = [Queries(first.report), Queries(second.report)]
     keys = ["/".join((compared.setting, compared.protocol, mode, compared.metric)) for mode in compared.modes]

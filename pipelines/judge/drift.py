@@ -1,15 +1,15 @@
-"""Drift: how far a data set lies from what a model was trained on, and from what it was last evaluated on.
+"""Measure drift: how far a data set is from a model's training, and from its last version. `reevaluate` calls it.
 
-ink        Of the sketches: the mean share of dark pixels, in standard deviations of the training sketches. Beyond 1:
-           other pens, scans, empty or filled drawings.
-sketches,  Of each modality: how often an encoded picture lies further from the training's nearest one than a picture
-photos     of the pseudo-unseen classes does, which are new to the model and of the training's data: 0.5 if it is as
-           they are. Beyond 0.6 they are further away than new classes alone would be. (Nearest neighbours tell what is
-           out of distribution: Sun et al., ICML 2022; the comparison is our design. A ratio of medians was tried:
+ink        Mean share of dark pixels of the sketches, in standard deviations of the training sketches. Beyond 1: other
+           pens, scans, empty or filled drawings.
+sketches,  Share of pairs in which a picture is further from its nearest training picture than a pseudo-unseen picture
+photos     is. Pseudo-unseen classes are new to the model but from the data of its training: 0.5 = as new classes.
+           Beyond 0.6 the pictures are further away than new classes explain. (Nearest neighbours detect
+           out-of-distribution data: Sun et al., ICML 2022; the comparison is our design. A ratio of medians failed:
            cosines to the nearest of many saturate, and photos of pure noise had 1.2.)
-           Of fewer than ten classes, of the data or pseudo-unseen, ink and distances are numbers without a verdict.
-classes    The share of the photos that would have to change their class to have the last evaluation's mix, 0..1.
-           Beyond 0.2: a mean over queries is of other classes.
+           With fewer than ten classes, of the data or pseudo-unseen, ink and distances have no verdict.
+classes    Share of the photos that would have to change class to have the mix of the last evaluation, 0..1. Beyond 0.2
+           a mean over queries is over other classes.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.split import FEWEST
 from zse_model.transforms import Modality
 
-SAMPLE = 256  # pictures of a modality that stand for the training, and for a data set
+SAMPLE = 256  # pictures of a modality that represent the training, and a data set
 DARK = 128  # a pixel below it is ink
 LIMITS = {"ink": 1.0, "sketches": 0.6, "photos": 0.6, "classes": 0.2}
 MODALITIES: tuple[tuple[Modality, str], ...] = (("sketch", "sketches"), ("photo", "photos"))
 
 Reference = Mapping[str, np.ndarray]
-"""Of a training: `ink` float32 [n]; by modality `<modality>` float32 [n, d], unit vectors, and `<modality>_new` float32
-[m], the distances of pseudo-unseen pictures from them; `new_classes` int64 [1], of how many classes those are."""
+"""The sample of a training: `ink` float32 [n]; for each modality `<modality>` float32 [n, d], unit vectors, and
+`<modality>_new` float32 [m], distances of pseudo-unseen pictures to them; `new_classes` int64 [1], the number of
+pseudo-unseen classes."""
 
 
 def reference(workspace: str, training: Training) -> Reference:
-    """What stands for the training of a checkpoint, made once a workspace from the images that it was trained on.
+    """The reference of a checkpoint's training, made from its training images and stored once a workspace.
 
-    Raises StorageError where they are gone, or not known.
+    Raises StorageError if the images are missing or not known.
     """
     url = storage.join(workspace, "drift", f"{training.digest[:16]}.safetensors")
     if storage.exists(url):
@@ -75,7 +76,7 @@ def reference(workspace: str, training: Training) -> Reference:
 
 
 def _sample(members: Members) -> Members:
-    """Some of them, the same ones always: in the order of their content, which knows no class."""
+    """SAMPLE members, always the same: the first in the order of content, which does not depend on class."""
     ordered = members.by_content()
     return ordered.where(np.arange(len(ordered)) < SAMPLE)
 
@@ -91,19 +92,19 @@ def _encoded(checkpoint: Checkpoint, pictures: list[bytes], modality: Modality) 
 
 
 def ink_shares(sketches: list[bytes]) -> np.ndarray:
-    """float32 [n], the share of dark pixels of stored sketches, 0..1."""
+    """float32 [n]: the share of dark pixels of each stored sketch, 0..1."""
     return np.array([(decode_pixels(data) < DARK).mean() for data in sketches], dtype=np.float32)
 
 
 def distances(pictures: Tensor, training: Tensor) -> Tensor:
-    """float32 [n]: 1 - cosine to the nearest of the training's; unit vectors [n, d] and [m, d]."""
+    """float32 [n]: 1 - cosine to the nearest training picture, from unit vectors [n, d] and [m, d]."""
     if not len(pictures) or not len(training):
         return torch.zeros(0)
     return 1 - (pictures @ training.T).max(1).values
 
 
 def further(own: np.ndarray, new: np.ndarray) -> float:
-    """In which share of the pairs own [n] is the larger one, 0..1; of equal ones half."""
+    """The share of pairs in which `own` [n] is larger than `new` [m], 0..1; ties count half."""
     ordered = np.sort(new)
     ranks = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
     return float(ranks.mean() / (2 * len(new)))
@@ -112,10 +113,10 @@ def further(own: np.ndarray, new: np.ndarray) -> float:
 def measure(
     trained: Reference | None, images: Images, encodings: Encodings, last: Mapping[str, Mapping[str, int]] | None
 ) -> dict[str, float]:
-    """What of ink, sketches, photos and classes can be said of a data set's encoded pictures.
+    """Measure ink, sketches, photos and classes of a data set's encoded pictures, as far as they are known.
 
-    trained: of the model's training, None where it is not known; last: the counts of the last evaluated version, class
-    -> modality -> pictures, None = there is none.
+    trained: reference of the model's training; None = not known. last: counts of the last evaluated version, class ->
+    modality -> pictures; None = no such version.
     """
     found: dict[str, float] = {}
     if trained is not None:
@@ -137,7 +138,7 @@ def measure(
 
 
 def class_difference(now: Mapping[str, Mapping[str, int]], before: Mapping[str, Mapping[str, int]]) -> float:
-    """The total variation distance of two mixes of photos, 0..1."""
+    """Total variation distance between the class mixes of the photos, 0..1."""
     shares = []
     for counts in (now, before):
         photos = {name: of.get("photo", 0) for name, of in counts.items()}
@@ -148,7 +149,7 @@ def class_difference(now: Mapping[str, Mapping[str, int]], before: Mapping[str, 
 
 
 def classes_behind(own: int, trained: Reference | None) -> dict[str, int]:
-    """Of how many classes a measure is: those of the data, and for distances also the pseudo-unseen ones."""
+    """Measure -> number of classes behind it: those of the data, for distances at most the pseudo-unseen ones."""
     if trained is None or "new_classes" not in trained:
         return {"ink": own}
     both = min(own, int(trained["new_classes"][0]))
@@ -156,11 +157,11 @@ def classes_behind(own: int, trained: Reference | None) -> dict[str, int]:
 
 
 def beyond(found: Mapping[str, float], classes: Mapping[str, int] | None = None) -> list[str]:
-    """What has drifted, in words; nothing that too few classes say. classes: of `classes_behind`."""
+    """The measures beyond their limits, in words; without those of too few classes. classes: see `classes_behind`."""
     said = {
         "ink": "sketches with {:+.1f} standard deviations of ink",
-        "sketches": "sketches further from the training than its own new classes in {:.0%} of pairs",
-        "photos": "photos further from the training than its own new classes in {:.0%} of pairs",
+        "sketches": "sketches further from the training than pseudo-unseen ones in {:.0%} of pairs",
+        "photos": "photos further from the training than pseudo-unseen ones in {:.0%} of pairs",
         "classes": "another mix of classes ({:.0%} of the photos)",
     }
     return [

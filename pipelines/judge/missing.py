@@ -1,4 +1,4 @@
-"""The command that makes an evaluation which is missing, to be pasted: what is known of the experiment, as options."""
+"""Format the `zse evaluate` command that makes a missing evaluation. The reasons of `promote` contain it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipelines.workspace.encodings import Encodings
 from pipelines.workspace.reports import Report
 from pipelines.workspace.training import has_run, read_run
 
-BASE = "folder+global"  # what an experiment of the user's is said as a change of
+BASE = "folder+global"  # the command of a user's own experiment lists its changes to this one
 
 Experiment = Mapping[str, Any]
-"""Of a configuration as plain values: name, and some of its sections."""
+"""The name and some sections of a configuration, as plain values."""
 
 
 def evaluated_by(report: Report) -> Experiment | None:
-    """The experiment that a report was made by; of a report of older code that of its checkpoint's training."""
+    """The experiment that made a report; for older reports, that of the checkpoint's training. None = not known."""
     if report.experiment is not None or report.encodings is None:
         return report.experiment
     if (encodings := Encodings.find(report.encodings)) is None:
@@ -31,17 +31,17 @@ def evaluated_by(report: Report) -> Experiment | None:
 
 
 def searching(experiment: Experiment | None, classes: str) -> Experiment | None:
-    """The experiment, evaluated on other classes."""
+    """The experiment with `evaluation.classes` replaced."""
     return experiment and {**experiment, "evaluation": {**experiment["evaluation"], "classes": classes}}
 
 
 def trained_by(checkpoint: str) -> Experiment | None:
-    """The experiment that a checkpoint's folder says it was trained by; None where it does not."""
+    """The experiment that trained a checkpoint, from its folder; None if the folder does not have it."""
     return read_run(checkpoint)["experiment"] if has_run(checkpoint) else None
 
 
 def evaluation_command(checkpoint: str, experiment: Experiment | None, workspace: str) -> str:
-    """`zse evaluate` of a checkpoint by an experiment. None: what is not known stands in capitals."""
+    """The `zse evaluate` command of a checkpoint by an experiment. None = not known: the user fills in EXPERIMENT."""
     options = ["--experiment", "EXPERIMENT"]
     if experiment is not None:
         name = experiment["name"] if experiment["name"] in experiment_names() else BASE
@@ -54,7 +54,7 @@ def evaluation_command(checkpoint: str, experiment: Experiment | None, workspace
 
 
 def _changes(path: str, before: Any, after: Any) -> Iterator[str]:
-    """`a.b=c` of every field that differs; the whole section where its fields are others."""
+    """`a.b=c` for every value that differs; the whole section if the names of its fields differ."""
     if before == after:
         return
     if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():

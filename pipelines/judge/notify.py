@@ -1,4 +1,4 @@
-"""A message to a webhook. What a URL of one holds is often its secret: it is never printed."""
+"""Send the summary of a re-evaluation to a webhook. A webhook's URL is often its secret, so it is never printed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TIMEOUT = 10  # s
 
 
 def notify(url: str, summary: Summary, folder: str) -> None:
-    """POST a summary as JSON, at least once: `text` for people (what chat services show), `status` and `summary`.
+    """POST a summary as JSON, at least once: `text` for people (chat services show it), `status` and `summary`.
 
-    One that does not arrive is said, and sent by the next re-evaluation; it fails nothing. Raises ValueError for a URL
+    A failure is logged and raises nothing; the next re-evaluation sends the message again. Raises ZseError for a URL
     that is not http(s).
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise ZseError("--webhook takes an http or https URL")
+        raise ZseError("--webhook is not an http or https URL. Give one, or leave the option out")
     sent = storage.join(folder, SENT)
     if storage.exists(sent):
         return
@@ -36,5 +36,5 @@ def notify(url: str, summary: Summary, folder: str) -> None:
         with urlopen(request, timeout=TIMEOUT) as answer:
             storage.write_json(sent, {"host": where, "status": answer.status})
     except (URLError, HTTPException, OSError) as error:
-        reason = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()  # their texts may hold the URL
-        say(f"The webhook at {where} did not take the message ({reason}); the next re-evaluation sends it again")
+        reason = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()  # the error's text may contain the URL
+        say(f"The webhook at {where} did not accept the message ({reason}); the next re-evaluation sends it again")

@@ -1,4 +1,7 @@
-"""promote: a candidate, rules, and what MLflow knows of both, to the aliases champion and challenger."""
+"""promote: decide by rules if a candidate becomes champion or challenger, and set that alias in MLflow.
+
+`zse promote` and `reevaluate` call it.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ def promote(
     few_classes: bool = False,
     tracking: str | None = None,
 ) -> Decision:
-    """Decide, and set the aliases: the champion's where every rule holds, else the challenger's if it is new or nobody
-    has that. The decision is logged in the experiment `promotions`. With `dry_run` nothing is written.
+    """Decide, log the decision in the experiment `promotions`, and set the alias. dry_run: decide and write nothing.
 
-    name: of the registered model, where the candidate is not registered yet. few_classes: let fewer than ten classes
-    decide, and say so in a tag of the version. Raises TrackingError for a candidate that is not tracked, or is the
-    champion, and for a name that no model may have; ConfigError for rules that may not be asked.
+    The candidate becomes the champion if every rule holds. Else it becomes the challenger if it is new or there is no
+    challenger. name: the registered model of a candidate that is not registered yet. few_classes: fewer than ten
+    classes may decide; a tag of the version says so. Raises TrackingError for a candidate that is not tracked or is the
+    champion, and for an invalid model name; ConfigError for a `better` rule on results that are for reports.
     """
     store = Store.at(workspace, tracking)
     name, version = registry.find_version(store, candidate, name)
@@ -56,13 +59,13 @@ def promote(
         registry.tag(store, version, "zse.few_classes", str(decision.few_classes))
     if decision.promoted:
         registry.set_champion(store, version)
-    elif new or registry.version_at(store, name, registry.CHALLENGER) is None:  # an old one takes nobody's place
+    elif new or registry.version_at(store, name, registry.CHALLENGER) is None:  # an old version replaces no challenger
         registry.set_challenger(store, version)
     return decision
 
 
 def _reports(model: str, workspace: str, tracking: str | None) -> list[Side]:
-    """Of a model, the newest first; none where it was never evaluated."""
+    """The reports of a model, newest first; none if it was never evaluated."""
     try:
         return [Side(model, report) for report in reports_of(model, workspace, tracking)]
     except NotEvaluatedError:
@@ -74,7 +77,7 @@ def _weights(side: Side) -> str:
 
 
 def _references(store: Store) -> list[Side]:
-    """What anything has to beat, as far as it was evaluated: raw pixels, and networks before their training."""
+    """The evaluated reference rows, newest first: raw pixels and untrained networks."""
     known = sorted(history.evaluated(store).values(), key=lambda one: -one.started)
     named = [one for one in known if one.key.endswith(("-raw_pixels", "-untrained"))]
     found = [(one.key, Report.find(one.report)) for one in named]
@@ -82,7 +85,8 @@ def _references(store: Store) -> list[Side]:
 
 
 def _not_evaluated(model: str, others: list[Side], workspace: str, tracking: str | None) -> Reason:
-    """That a model has no evaluation, and the command that makes one: by the other one's experiment, or its own."""
+    """The reason that a model has no evaluation, with the command to make one by the other model's experiment, or its
+    own."""
     experiment = evaluated_by(others[0].report) if others else trained_by(checkpoint_of(model, workspace, tracking))
     command = evaluation_command(model, searching(experiment, "pseudo_unseen"), workspace)
     return Reason(False, f"{model} has no evaluation. Run:\n    {command}")

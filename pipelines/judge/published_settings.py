@@ -1,14 +1,14 @@
-"""The settings of the field as data, and one checkpoint evaluated on all that it may see.
+"""Evaluate one checkpoint on published settings. `zse evaluate --settings` calls it.
 
-`datasets/lists/settings.yaml` names what is searched in what, by which formula, and what was published. A file of the
-user's says where the data sets lie:
+`datasets/lists/settings.yaml` has the queries, the gallery, the protocol and the published numbers of each setting. A
+file of the user says where the data sets are:
 
     sketchy: {adapter: sketchy, source: s3://bucket/Sketchy, copies: true}
     tuberlin: {adapter: tuberlin, source: /data/TUBerlin}
 
-A setting whose members are not the published ones, by their counts, or whose checkpoint was trained on another split
-than the published one, stands beside nothing: the row's name carries the fingerprint of the data (evaluation rule
-4), and the table says why.
+A result is not comparable with published numbers if its counts of queries and photos are not the published ones, or if
+the checkpoint was trained on another split. Then the row's name has the fingerprint of the data (evaluation rule 4),
+and the table gives the reason.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from zse_model.evaluation.leaks import LeakError
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import BadPicture
 
-HELD_BACK = ("-generalised", "-fg-seen")  # forms that look at held-back pictures of seen classes
+HELD_BACK = ("-generalised", "-fg-seen")  # forms that use held-back pictures of seen classes
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one setting: report rows, or why there are none."""
+    """The result of one setting: report rows, or why there are none."""
 
     setting: Setting
     rows: Sequence[Mapping[str, Any]] = ()
-    """Those of the setting's form and protocol, of its metrics, every mode."""
+    """Rows of the setting's form, protocol and metrics, for every mode."""
     refused: str = ""
-    """The checkpoint has seen it, or the data for it is not there."""
+    """Why there are no rows: the checkpoint has seen the data, or the data is missing."""
     broken: str = ""
-    """The data is there and cannot be used."""
+    """Why existing data cannot be used."""
     trained_on: str = ""
     """The checkpoint's split."""
 
     @property
     def difference(self) -> str:
-        """What it has not in common with what was published for it; empty where the two may be compared."""
+        """Why the result is not comparable with the published numbers; empty if it is."""
         setting = self.setting
         if self.trained_on != setting.trained_on:
             return f"trained on {self.trained_on}, published on {setting.trained_on}"
@@ -70,25 +70,25 @@ class Result:
 
 
 def load_datasets(url: str) -> dict[str, dict[str, Any]]:
-    """A user's file of data sets: name -> adapter and source. Raises ConfigError."""
+    """Read a user's file of data sets: name -> adapter and its fields. Raises ConfigError."""
     if not storage.exists(url):
         raise ConfigError(
-            f"--datasets {url!r} does not exist. It names data sets: `sketchy: {{adapter: folder, source: URL}}`"
+            f"--datasets {url!r} does not exist. Give YAML such as `sketchy: {{adapter: folder, source: URL}}`"
         )
     raw = read_yaml(storage.read_bytes(url), f"--datasets {url!r}")
     if not isinstance(raw, dict) or not all(isinstance(one, dict) and "adapter" in one for one in raw.values()):
-        raise ConfigError(f"{url} must give an adapter and what it needs for each data set, by name")
+        raise ConfigError(f"{url} is not a map of data sets. Write `sketchy: {{adapter: folder, source: URL}}`")
     return raw
 
 
 def evaluate_settings(
     config: ExperimentConfig, workspace: str, checkpoint: str, settings: Sequence[Setting], datasets: Mapping[str, Any]
 ) -> list[Result]:
-    """One checkpoint on every setting that it may see and whose data is there, in their order.
+    """Evaluate a checkpoint on settings; returns one result for each, in their order.
 
-    Settings of one split are forms of one evaluation; each evaluation is a stage that resumes. `config` says how to
-    evaluate: its data set, split and transforms are replaced. Raises ConfigError, before anything is evaluated, for a
-    data set that is not described right; data that cannot be used ends its own settings alone.
+    Settings of one split are forms of one evaluation; each evaluation is a stage that resumes. config: how to evaluate;
+    its data set, split and transforms are replaced. Data that cannot be used or was seen affects its own settings only.
+    Raises ConfigError for a wrong description of a data set, before anything is evaluated.
     """
     with storage.local_copy(checkpoint) as copy:
         trained, transforms = (loaded := load_checkpoint(copy)).split, loaded.transforms
@@ -102,13 +102,13 @@ def evaluate_settings(
     }
 
     def evaluated(data: str, split: str, forms: Sequence[Setting]) -> Iterator[Result]:
-        """Forms of one evaluation."""
+        """The results of the forms of one evaluation."""
         say(f"{', '.join(setting.name for setting in forms)}:")
         rows: list[dict[str, Any]] = []
         refused = broken = ""
         try:
             if data not in datasets:
-                raise MissingDataError(f"no data set {data!r} in the file of data sets; it names {sorted(datasets)}")
+                raise MissingDataError(f"--datasets has no data set {data!r}. It has {sorted(datasets)}")
             asked = _asked(config.evaluation, forms)
             wanted = dataclasses.replace(
                 config, dataset=described[data, split], transforms=transforms, evaluation=asked
@@ -121,7 +121,7 @@ def evaluate_settings(
             broken = str(error)
             say(f"  broken: {broken}")
         others = [setting for setting in forms if setting.form not in HELD_BACK]
-        if refused and 0 < len(others) < len(forms):  # of held-back pictures it may have seen some, and no unseen class
+        if refused and 0 < len(others) < len(forms):  # it may have seen held-back pictures only
             yield from evaluated(data, split, others)
             forms = [setting for setting in forms if setting not in others]
         for setting in forms:
@@ -134,13 +134,13 @@ def evaluate_settings(
 
 
 def _asked(evaluation: EvaluationConfig, forms: Sequence[Setting]) -> EvaluationConfig:
-    """What an evaluation has to make for these forms, beside what the experiment asks for."""
+    """The experiment's evaluation, extended by what these forms need."""
     wanted = {"-generalised": "held_back", "-fg-all": "drawn"}
     distractors = (*evaluation.distractors, *(wanted[s.form] for s in forms if s.form in wanted))
     return dataclasses.replace(
         evaluation,
         classes="unseen",
-        references=(),  # the table is of one checkpoint
+        references=(),  # the table shows one checkpoint
         protocols=tuple(dict.fromkeys((*evaluation.protocols, *(s.protocol for s in forms)))),
         distractors=tuple(dict.fromkeys(distractors)),
         seen_classes=evaluation.seen_classes or any(s.form == "-fg-seen" for s in forms),
@@ -149,14 +149,16 @@ def _asked(evaluation: EvaluationConfig, forms: Sequence[Setting]) -> Evaluation
 
 def _why_nothing(setting: Setting, trained: ZeroShotSplit) -> str:
     if setting.form in HELD_BACK and not trained.held_back:
-        return "the checkpoint's training held nothing back (dataset.held_back: 0): every seen photo may be trained on"
+        return (
+            "the training held no pictures back (dataset.held_back: 0), so it may have seen every photo of its classes"
+        )
     if setting.form.startswith("-fg"):
-        return "the data set does not say which photo a sketch is of, or evaluation.instance_level is off"
-    return "no row of this form: see evaluation.modes and evaluation.protocols"
+        return "the data set has no pairs of sketch and photo, or evaluation.instance_level is off"
+    return "the report has no row of this form. Check evaluation.modes and evaluation.protocols"
 
 
 class MissingDataError(ZseError):
-    """A setting whose data set the user has not named."""
+    """The user's file does not name the data set of a setting."""
 
 
 def _belongs(row: Mapping[str, Any], setting: Setting) -> bool:
@@ -166,8 +168,7 @@ def _belongs(row: Mapping[str, Any], setting: Setting) -> bool:
 
 
 def settings_table(results: Sequence[Result]) -> Table:
-    """One line a setting, mode and metric: ours with its interval, and what was published where the members are the
-    same ones."""
+    """One row for each setting, mode and metric: our value with its interval, and published values if comparable."""
     table = Table(title="One checkpoint on every setting")
     for column in ("setting", "protocol", "mode", "metric", "ours", "95 % interval", "published", "comparable"):
         table.add_column(column, justify="right" if column in ("ours", "95 % interval") else "left")

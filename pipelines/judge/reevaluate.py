@@ -1,9 +1,9 @@
-"""reevaluate: a catalogue of data sets, and models of the registry, to the reports that are missing and a summary.
+"""reevaluate: make the missing reports of models on a catalogue of data sets, and a summary. `zse reevaluate` calls it.
 
     <workspace>/reevaluations/<hash>/summary.json  summary.md
 
-The hash is of the models, of the data sets' content, and of what came of them: as long as none of them changes there is
-nothing new, and a run that was killed goes on where it was. Every stage before it works the same way.
+The hash covers the models, the content of the data sets, and the outcome. If none of them changes, there is no new
+summary. A killed run continues where it stopped, like every stage that it runs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from zse_model.evaluation.leaks import LeakError
 from zse_model.transforms import BadPicture, TransformConfig
 
 SUMMARY, TEXT = "summary.json", "summary.md"
-DRIFT = "drift.json"  # beside a report's own files
+DRIFT = "drift.json"  # in the folder of a report
 BROKEN = (StorageError, TooManyBadPicturesError, MissingClassesError, BadPicture, ValueError, OSError)
 SECTIONS = ("evaluation", "ingest", "cluster", "tracking")
 
@@ -49,18 +49,18 @@ class Model:
     """A model to evaluate."""
 
     name: str
-    """As the user says it: zse@champion."""
+    """As the user gave it, such as zse@champion."""
     asked: str
-    """As every verb takes it: models:/zse@champion, or a checkpoint."""
+    """The name that every verb takes: models:/zse@champion, or a checkpoint."""
     version: str
-    """What that is now."""
+    """Its version and checkpoint now."""
     training: Training
     transforms: TransformConfig
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A report that there has to be."""
+    """A report that must exist."""
 
     model: Model
     dataset: str
@@ -70,11 +70,10 @@ class Wanted:
 
 
 def how_to_evaluate(overrides: Sequence[str]) -> ExperimentConfig:
-    """`--set` of a re-evaluation: how it evaluates, ingests, and what it runs on. Raises ConfigError."""
+    """The configuration of a re-evaluation from its `--set`. Raises ConfigError for a section other than SECTIONS."""
     if wrong := [o for o in overrides if o.partition(".")[0] not in SECTIONS]:
         raise ConfigError(
-            f"--set {wrong[0]}: a re-evaluation has only {', '.join(SECTIONS)}; data sets are described "
-            "by their dataset.yaml"
+            f"--set {wrong[0]}: a re-evaluation has only {', '.join(SECTIONS)}. Describe a data set in its dataset.yaml"
         )
     raw: dict[str, Any] = {
         "name": "reevaluation",
@@ -96,11 +95,11 @@ def reevaluate(
     tolerance: float = 0.01,
     allowed: Sequence[str] = (),
 ) -> tuple[Summary, str, bool]:
-    """Make and track the reports that are missing; gives the summary, its folder, and whether anything is new.
+    """Make and track the missing reports. Returns the summary, its folder, and whether the summary is new.
 
-    allowed: what data sets may name outside of their folders (`arrived`).
-    names: of models, the first one the others are compared with. rules: let them decide about the others (`promote`).
-    Raises TrackingError where no model is there, StorageError for a catalogue that is not.
+    names: of models; the others are compared with the first. rules: apply them to the others (`promote`). tolerance:
+    largest fall of mAP_all that is no regression. allowed: prefixes that data sets may name beside their own folders
+    (`arrived`). Raises TrackingError if no model exists, StorageError if the catalogue does not exist.
     """
     workspace, catalog = storage.absolute(workspace), storage.absolute(catalog)
     store = Store.at(workspace, config.tracking.uri)
@@ -111,7 +110,7 @@ def reevaluate(
     known = history.evaluated(store)
     there = {one.key: _there(known, one) for one in wanted}
     missing = [one for one in wanted if there[one.key] is None]
-    say(f"{len(wanted)} reports are wanted, {len(missing)} are missing; {len(broken)} data sets cannot be used")
+    say(f"{len(wanted)} reports are needed, {len(missing)} are missing; {len(broken)} data sets cannot be used")
     summary = Summary(catalog, {m.name: m.version for m in models}, tolerance, broken=broken)
     for one in wanted:
         summary.lines.append(_line(one, workspace, there))
@@ -134,7 +133,7 @@ def reevaluate(
 
 
 def _models(names: Sequence[str], workspace: str, config: ExperimentConfig, store: Store) -> list[Model]:
-    """The models that are there; an alias that nothing has yet is said."""
+    """The models that exist. An alias without a version is logged and left out."""
     found = []
     for name in names:
         asked = f"{REGISTERED}{name}" if "@" in name and "/" not in name else name
@@ -143,7 +142,7 @@ def _models(names: Sequence[str], workspace: str, config: ExperimentConfig, stor
         if parts and parts["alias"]:
             there = registry.version_at(store, parts["name"], parts["alias"])
             if there is None:
-                say(f"{name} is left out: nothing has that alias")
+                say(f"{name} is left out: no version has this alias")
                 continue
             version = f"{there}, "
         checkpoint = storage.absolute(checkpoint_of(asked, workspace, config.tracking.uri))
@@ -151,14 +150,14 @@ def _models(names: Sequence[str], workspace: str, config: ExperimentConfig, stor
         transforms = from_dict(TransformConfig, storage.read_json(storage.join(checkpoint, INFO))["transforms"])
         found.append(Model(name, asked, f"{version}{checkpoint}", training, transforms))
     if not found:
-        raise TrackingError(f"None of {', '.join(names)} is there. Register one: zse promote CHECKPOINT --name zse")
+        raise TrackingError(f"None of {', '.join(names)} exists. Register one: zse promote CHECKPOINT --name zse")
     return found
 
 
 def _plan(
     datasets: dict[str, DatasetConfig | ConfigError], models: Sequence[Model], workspace: str, config: ExperimentConfig
 ) -> tuple[list[Wanted], dict[str, str]]:
-    """Ingest what is new or changed, and name the reports that there have to be; and what cannot be used, with why."""
+    """Ingest new and changed data sets. Returns the needed reports, and data set -> why it cannot be used."""
     wanted: list[Wanted] = []
     broken: dict[str, str] = {}
     named: dict[str, str] = {}
@@ -167,7 +166,7 @@ def _plan(
             broken[name] = str(dataset)
             continue
         if (other := named.setdefault(dataset.name, name)) != name:
-            broken[name] = f"it is called {dataset.name} as {other} is. Give it another name in its dataset.yaml"
+            broken[name] = f"its name {dataset.name} is also that of {other}. Give it another name in its dataset.yaml"
             continue
         try:
             wanted += _wanted(name, dataset, models, workspace, config)
@@ -180,7 +179,7 @@ def _plan(
 def _wanted(
     name: str, dataset: DatasetConfig, models: Sequence[Model], workspace: str, config: ExperimentConfig
 ) -> list[Wanted]:
-    """A data set for each model, ingested once for all that take pictures in the same form."""
+    """The needed reports of one data set. It is ingested once for all models with the same transforms."""
     found: list[Wanted] = []
     ingested: dict[TransformConfig, Images] = {}
     for model in models:
@@ -194,7 +193,7 @@ def _wanted(
 
 
 def _line(one: Wanted, workspace: str, reports: dict[str, Report | None]) -> Line:
-    """What a report says. reports: by key; one that is missing is made, and comes to them."""
+    """The summary's line of a report. reports: by key; a missing report is made and added."""
     line = Line(one.model.name, one.dataset)
     try:
         report = reports[one.key]
@@ -205,7 +204,7 @@ def _line(one: Wanted, workspace: str, reports: dict[str, Report | None]) -> Lin
         line.report = report.url
         line.values = headlines(report.rows())
     except LeakError as error:
-        line.refused = f"{error}. `split` in {one.dataset}/{DESCRIPTION} says which are searched"
+        line.refused = f"{error}. Name the classes to search as `split` in {one.dataset}/{DESCRIPTION}"
         say(f"{one.model.name} is refused on {one.dataset}: {error}")
     except BROKEN as error:
         line.broken = str(error)
@@ -218,7 +217,7 @@ def _there(known: dict[str, history.Evaluated], one: Wanted) -> Report | None:
 
 
 def _last(one: Wanted, known: dict[str, history.Evaluated]) -> Report | None:
-    """The report of the same model on the data set as it was before, the newest one, if it is where it was tracked."""
+    """The newest report of the same model on an earlier version of the data set, if its files still exist."""
     if (own := known.get(one.key)) is None:
         return None
     others = [
@@ -239,7 +238,7 @@ def _compare(
     known: dict[str, history.Evaluated],
     reports: dict[str, Report | None],
 ) -> None:
-    """With the last report of the same model, and with the first model."""
+    """Compare each report with the last one of the same model, and with that of the first model."""
     firsts: dict[str, Report] = {}
     for one, line in zip(wanted, summary.lines, strict=True):
         report = reports[one.key]
@@ -270,19 +269,19 @@ def _drift(
             storage.write_json(report.file(DRIFT), _measured(one, report, _last(one, known), workspace))
         found = report.table(DRIFT)
         line.drift, line.no_drift = found["drift"], found["unknown"]
-        line.drift_classes = found.get("classes", {})  # older ones do not say
+        line.drift_classes = found.get("classes", {})  # older files lack it
         if one.key in known:
             said = "; ".join(drift.beyond(line.drift, line.drift_classes))
             history.log_drift(store, known[one.key], line.drift, said)
 
 
 def _measured(one: Wanted, report: Report, last: Report | None, workspace: str) -> dict[str, Any]:
-    """Drift of a data set as a model sees it, and why some of it is not known."""
+    """The drift of a data set for a model, and why a part of it is not known."""
     trained, unknown = None, ""
     try:
         trained = drift.reference(workspace, one.model.training)
     except StorageError:
-        unknown = "distance not known: what the model was trained on is not there"
+        unknown = "distances not known: the model's training images are missing"
     before = Images.find(last.images) if last and last.images else None
     encodings = Encodings.open(report.encodings or "")
     found = drift.measure(trained, Images.open(report.images or ""), encodings, before.counts if before else None)
@@ -291,12 +290,12 @@ def _measured(one: Wanted, report: Report, last: Report | None, workspace: str) 
 
 
 def _promoted(models: Sequence[Model], rules: Rules, workspace: str, tracking: str | None) -> dict[str, Any]:
-    """What the rules say of each model but the first."""
+    """Model -> decision of the rules, for every model but the first."""
     decisions = {}
     for model in models[1:]:
         try:
             decisions[model.name] = asdict(promote(model.asked, None, rules, workspace, tracking=tracking))
         except (TrackingError, ConfigError, StorageError) as error:  # the champion itself, or not evaluated
-            say(f"{model.name} is not decided about: {error}")
+            say(f"No decision on {model.name}: {error}")
             decisions[model.name] = {"promoted": False, "reasons": [{"holds": False, "text": str(error)}]}
     return decisions

@@ -1,4 +1,5 @@
-"""The table at the end of a run: every method and mode, beside the reference rows."""
+"""Make the tables at the end of a run: every method and mode, with the differences to the reference rows. The command
+line calls it."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from zse_model.modes import RET
 
 
 def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> dict[str, float]:
-    """By setting, the mAP_all that a random order is expected to have."""
+    """Setting -> expected mAP_all of a random order."""
     report = next(iter(out.reports.values()))
     if report.chance is not None:
         return dict(report.chance)
-    # Of a report that an earlier version wrote: of its first setting, by what was ingested.
+    # A report of an earlier version has no chance: compute that of its first setting from the ingested counts.
     counts = out.images.counts
     queries = Queries(report)
     categories = queries.category[~queries.values(metric_key(rows[0])).isnan().numpy()]
@@ -30,13 +31,13 @@ def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> dict[str, float]:
 
 
 def result_tables(out: Outputs) -> list[Table]:
-    """Of the unseen classes, and of the pseudo-unseen ones where they were evaluated, too."""
-    chosen = [result_table(out.selection, "Pseudo-unseen classes, to choose by,")] if out.selection else []
+    """The table of the unseen classes, and that of the pseudo-unseen classes if they were evaluated."""
+    chosen = [result_table(out.selection, "Pseudo-unseen classes (to choose models)")] if out.selection else []
     return [result_table(out), *chosen]
 
 
 def result_table(out: Outputs, searched: str = "Unseen classes") -> Table:
-    """One line a method and mode: the headlines of a search by class, and the difference to the reference rows."""
+    """One row for each method and mode: the headline metrics at category level, and differences to reference rows."""
     rows = [row for row in replace(out, selection=None).rows() if row["protocol"] == "plain"]
     settings = list(dict.fromkeys(row["setting"] for row in rows if row["metric"] == LEADING[0]))
     references = [name for name in out.reports if name.endswith("-untrained") or name == "raw_pixels"]

@@ -1,16 +1,16 @@
-"""promotion: rules, and what two models measured, to the decision which of them is the champion.
+"""Decide by rules whether a candidate replaces the champion. `promote` calls it.
 
-    better:                    # all of these, significantly: the interval's lower end above the margin
+    better:                    # significantly better: the interval's lower end is above the margin
       - {setting: "*-selection", metric: mAP_all}
-    no_worse:                  # guards: the interval's lower end above minus the margin
+    no_worse:                  # guards: the interval's lower end is not below minus the margin
       - {setting: "sketchy-25", metric: mAP_all, mode: fused, margin: 0.02}
-    faster:                    # at most, of the candidate alone
+    faster:                    # upper limits of the candidate's cost
       - {mode: ret, ms_query_1000: 2.0}
 
-`better` may read only what one may choose by: settings with `use: selection`. Guards may read every setting; the
-decision says which of them are for reports. Where there is no champion, `better` compares with the reference rows that
-were measured on the same queries, or with chance. What fewer than ten classes say decides nothing, unless it is asked
-for (`few_classes`): then the differences alone are compared with the margins.
+`better` may read selection data only: settings with `use: selection`. Guards may read every setting; the decision says
+which results are for reports. Without a champion, `better` compares with the reference rows on the same queries, or
+with chance. A rule with fewer than ten classes fails, unless `few_classes` is set: then the difference without its
+interval is compared with the margin.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from zse_model.evaluation import expected_average_precision
 from zse_model.modes import RET
 from zse_model.split import FEWEST
 
-SLACK = 0.005  # the least margin of a guard
+SLACK = 0.005  # the smallest margin of a guard
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """A rule about both on the same queries."""
+    """A rule about both models on the same queries."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
     setting: str
-    """Its name, without or with the fingerprint; * stands for anything."""
+    """Name with or without the fingerprint; * matches anything."""
     metric: str
     mode: str = RET.name
-    """`ret,fused`: the champion's ret, the candidate's fused."""
+    """`ret,fused`: ret of the champion, fused of the candidate."""
     protocol: str = "plain"
     margin: float = 0.0
-    """What the difference must exceed, or by how much a guard lets it fall; 0 or more."""
+    """What the difference must exceed; for a guard, how far it may fall. 0 or more."""
     floor: float | None = None
-    """Of `better`, where there is no champion: what the candidate's own value must exceed. None = the references."""
+    """For `better` without a champion: what the candidate's own value must exceed. None = compare with references."""
 
     def __post_init__(self) -> None:
         if not self.margin >= 0:
@@ -67,13 +67,13 @@ class Paired:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """A limit of what the candidate may cost, as `zse evaluate` measured it."""
+    """Limits of the candidate's costs, as `zse evaluate` measured them."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
     mode: str = RET.name
     ms_query_1000: float | None = None
-    """Milliseconds of a query against 1,000 photos."""
+    """Milliseconds a query against 1,000 photos."""
     gflop_pair: float | None = None
     bytes_photo: float | None = None
 
@@ -89,14 +89,14 @@ class Rules:
     def __post_init__(self) -> None:
         if strict := [rule.setting for rule in self.no_worse if rule.margin < SLACK]:
             raise ZseError(
-                f"no_worse of {strict[0]!r} needs a margin of at least {SLACK}: with less it asks the candidate to be "
-                "better there, which only `better` may"
+                f"no_worse of {strict[0]!r} needs a margin of at least {SLACK}: a smaller one would demand an "
+                "improvement. Write such a rule under `better`"
             )
 
 
 @dataclass(frozen=True)
 class Reason:
-    """What one rule said."""
+    """The outcome of one rule."""
 
     holds: bool
     text: str
@@ -107,22 +107,22 @@ class Decision:
     promoted: bool
     reasons: tuple[Reason, ...]
     champion: str | None = None
-    """Who was compared with; None = there is none."""
+    """The champion of the comparison; None = there is none."""
     few_classes: int | None = None
-    """The fewest classes that a rule was decided by; None where each had enough."""
+    """The smallest number of classes that decided a rule; None if every rule had enough."""
 
 
 def load_rules(url: str | None) -> Rules:
-    """A YAML file of rules; None = the shipped ones. Raises ConfigError."""
+    """Read rules from a YAML file; None = the shipped rules. Raises ConfigError."""
     if url is None:
         data = resources.files("pipelines.judge").joinpath("promotion.yaml").read_bytes()
     elif storage.exists(url):
         data = storage.read_bytes(url)
     else:
-        raise ConfigError(f"--rules {url!r} does not exist. It is a YAML file with better, no_worse, faster")
+        raise ConfigError(f"--rules {url!r} does not exist. Give a YAML file with better, no_worse, faster")
     rules = read_section(Rules, read_yaml(data, str(url)) or {}, f"{url}: ")
     if not rules.better:
-        raise ConfigError(f"{url} says of nothing that the candidate must be better there: name a setting in `better`")
+        raise ConfigError(f"{url} has no rule in `better`. Name a setting in which the candidate must be better")
     return rules
 
 
@@ -135,11 +135,11 @@ def decide(
     few_classes: bool = False,
     workspace: str = "workspace",
 ) -> Decision:
-    """Whether the candidate takes the champion's place: only if every rule holds. Reports, the newest first.
+    """Decide whether the candidate replaces the champion: only if every rule holds.
 
-    Without a report of a champion, `better` compares with the references, or with chance. few_classes: fewer than
-    FEWEST classes decide, too. workspace: where what is missing would be made. Raises ConfigError for a `better` rule
-    that reads a setting that is for reports.
+    champion, candidate, references: reports, newest first. Without a report of a champion, `better` compares with the
+    references, or with chance. few_classes: fewer than FEWEST classes may decide. workspace: that of the commands which
+    make missing evaluations. Raises ConfigError for a `better` rule on a setting that is for reports.
     """
     _refuse_reports(rules.better, (*champion, *candidate))
     verdicts: list[_Verdict] = []
@@ -150,7 +150,7 @@ def decide(
         else:
             verdicts += _first(rule, references, candidate, workspace)
     for rule in rules.no_worse if champion else ():
-        # A guard holds at its very limit, too.
+        # A guard also holds at its limit.
         verdicts += _paired(rule, champion, candidate, -rule.margin, f"may fall by {rule.margin:g}", workspace, at=True)
     reasons = [verdict.reason(few_classes) for verdict in verdicts]
     for limit in rules.faster:
@@ -162,12 +162,12 @@ def decide(
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What one rule says of one setting, before it is known whether few classes may decide."""
+    """The verdict of one rule on one setting, before `few_classes` is applied."""
 
     holds: bool
     text: str
     classes: int | None = None
-    """By how many; None where it is no question of statistics."""
+    """Number of classes behind it; None if the verdict is not statistical."""
 
     @property
     def few(self) -> bool:
@@ -177,8 +177,8 @@ class _Verdict:
         if not self.few:
             return Reason(self.holds, self.text)
         if few_classes:
-            return Reason(self.holds, f"{self.text}; decided by the difference alone, as --few-classes asks")
-        return Reason(False, f"{self.text}; so few decide nothing: raise dataset.pseudo_unseen, or give --few-classes")
+            return Reason(self.holds, f"{self.text}; decided by the difference alone (--few-classes)")
+        return Reason(False, f"{self.text}; too few to decide: raise dataset.pseudo_unseen, or give --few-classes")
 
 
 def _refuse_reports(better: Sequence[Paired], sides: Sequence[Side]) -> None:
@@ -186,9 +186,9 @@ def _refuse_reports(better: Sequence[Paired], sides: Sequence[Side]) -> None:
         for setting in report.settings if report.use != "selection" else ():
             if rule := next((rule for rule in better if rule.names(setting)), None):
                 raise ConfigError(
-                    f"better: {rule.setting!r} names {setting}, whose results are for reports: nothing may be chosen "
-                    "by them. Name pseudo-unseen classes (--set evaluation.classes=pseudo_unseen) or a data set that "
-                    "was marked `use: selection`; as a guard it may stand under no_worse"
+                    f"better: {rule.setting!r} names {setting}, whose results are for reports only. Name pseudo-unseen "
+                    "classes (--set evaluation.classes=pseudo_unseen) or a data set with `use: selection`, or write "
+                    "the rule under no_worse"
                 )
 
 
@@ -202,22 +202,22 @@ def _paired(
     *,
     at: bool = False,
 ) -> Iterator[_Verdict]:
-    """One verdict for each setting that the rule names, or that there is none and what would make it.
+    """One verdict for each setting that the rule names; if there is none, a failed one with the command to make it.
 
-    above: what the interval's lower end must exceed, or with `at` reach; of few classes the difference itself.
+    above: what the interval's lower end must exceed, or reach with `at`; with few classes, the difference itself.
     """
     try:
         compared = compare_reports(champion, candidate, metric=rule.metric, mode=rule.mode)
         why = ""
     except ZseError as error:
         compared, why = [], str(error)
-    newest: dict[str, tuple[Side, Compared]] = {}  # older versions of a data set decide nothing
+    newest: dict[str, tuple[Side, Compared]] = {}  # only the newest version of a data set counts
     for (report, _), one in compared:
         if rule.names(one.setting) and one.protocol == rule.protocol:
             newest.setdefault(one.setting.rpartition(".")[0], (report, one))
     if not newest:
         missing = _missing(rule, (champion, candidate), workspace) or f" {why}"
-        yield _Verdict(False, f"{rule.setting} {rule.metric} {rule.mode}: nothing that both measured.{missing}")
+        yield _Verdict(False, f"{rule.setting} {rule.metric} {rule.mode}: no common measurement.{missing}")
     for report, one in newest.values():
         d = one.difference
         low = d.value if d.few else d.low
@@ -228,12 +228,12 @@ def _paired(
 
 
 def _first(rule: Paired, references: Sequence[Side], candidate: Sequence[Side], workspace: str) -> Iterator[_Verdict]:
-    """Of a candidate without a champion: above the rule's floor, or above each reference, or above chance."""
+    """Verdicts without a champion: is the candidate above the rule's floor, else each reference, else chance."""
     mode = rule.mode.rpartition(",")[2]
     found = _rows(rule, candidate, mode)
     if not found:
         missing = _missing(rule, (candidate,), workspace)
-        yield _Verdict(False, f"{rule.setting} {rule.metric} {mode}: the first candidate has not measured it.{missing}")
+        yield _Verdict(False, f"{rule.setting} {rule.metric} {mode}: the candidate has no such measurement.{missing}")
     for report, row in found:
         where = f"{_where(rule, report, row['setting'])}: there is no champion"
         others = [] if rule.floor is not None else _against(references, report, rule, row)
@@ -245,7 +245,7 @@ def _first(rule: Paired, references: Sequence[Side], candidate: Sequence[Side], 
             continue
         least, name = (rule.floor, "its floor") if rule.floor is not None else (_chance(report, row), "chance")
         if least is None:
-            yield _Verdict(False, f"{where}, and no reference was measured there. Give the rule a `floor`")
+            yield _Verdict(False, f"{where}, and no reference row on these queries. Give the rule a `floor`")
             continue
         low = row["value"] if row["classes"] < FEWEST else row["ci_low"]
         yield _Verdict(
@@ -256,8 +256,7 @@ def _first(rule: Paired, references: Sequence[Side], candidate: Sequence[Side], 
 
 
 def _against(references: Sequence[Side], side: Side, rule: Paired, row: dict[str, Any]) -> list[tuple[str, Compared]]:
-    """The candidate's report minus raw pixels, and minus the same method before its training, as far as they were
-    measured on the same queries."""
+    """The candidate minus raw pixels, and minus its untrained method, as far as they have the same queries."""
     own = row["method"]
     found: dict[str, Compared] = {}
     for reference in references:
@@ -275,7 +274,7 @@ def _against(references: Sequence[Side], side: Side, rule: Paired, row: dict[str
 
 
 def _rows(rule: Paired, candidate: Sequence[Side], mode: str) -> list[tuple[Side, dict[str, Any]]]:
-    """What the rule reads of the candidate, each setting on its newest data."""
+    """The candidate's rows that the rule reads, each setting on its newest data."""
     newest: dict[str, tuple[Side, dict[str, Any]]] = {}
     for report in candidate:
         for row in report.report.rows():
@@ -289,7 +288,7 @@ def _rows(rule: Paired, candidate: Sequence[Side], mode: str) -> list[tuple[Side
 
 
 def _chance(side: Side, row: dict[str, Any]) -> float | None:
-    """The expected mAP_all of a random order; None for another metric, or where nobody knows it any more."""
+    """The expected mAP_all of a random order; None for another metric, or if it is not known."""
     report = side.report
     if row["metric"] != "mAP_all":
         return None
@@ -297,15 +296,14 @@ def _chance(side: Side, row: dict[str, Any]) -> float | None:
         return told[row["setting"]]
     if report.images is None or (images := Images.find(report.images)) is None:
         return None
-    # Of a report that an earlier version wrote, by what was ingested.
+    # A report of an earlier version does not have it: compute it from the ingested counts.
     photos = [images.counts[category].get("photo", 0) for category in Queries(side.report).category]
     relevant = torch.tensor([n for n in photos if n])
     return float(expected_average_precision(relevant, row["gallery"]).mean())
 
 
 def _missing(rule: Paired, sides: Sequence[Sequence[Side]], workspace: str) -> str:
-    """The commands that make what the rule wants to read, of the sides that lack it: by the experiment of the side that
-    has it, the last one first."""
+    """The commands that make the missing evaluations, by the experiment of a side that has one: the last such side."""
     has = [next((r for r in side if any(map(rule.names, r.report.settings))), None) for side in sides]
     model = next(filter(None, reversed(has)), None)
     if model is None:
@@ -327,7 +325,7 @@ def _where(rule: Paired, side: Side, setting: str) -> str:
 
 
 def _within(limit: Cost, candidate: Sequence[Side]) -> Iterator[Reason]:
-    """The candidate's newest costs of the mode; they are of the device that evaluated it."""
+    """Check the candidate's newest costs of the mode. They depend on the device that evaluated it."""
     tables = (side.report.table(Report.COSTS) for side in candidate)
     row = next((row for table in tables for row in table if row["mode"] == limit.mode), None)
     for name in MEASURES:
@@ -335,7 +333,7 @@ def _within(limit: Cost, candidate: Sequence[Side]) -> Iterator[Reason]:
         if allowed is None:
             continue
         if row is None:
-            yield Reason(False, f"{limit.mode} {name}: no report of the candidate has measured it")
+            yield Reason(False, f"{limit.mode} {name}: no report of the candidate has this cost")
         else:
             yield Reason(
                 row[name] <= allowed, f"{limit.mode} {name}: {row[name]:.4g} on {row['device']}, allowed {allowed:g}"

@@ -1,6 +1,6 @@
-"""report: one HTML page of the tracked evaluations: order of models in each setting, history, cost and pictures.
+"""report: write one HTML page of all tracked evaluations: models by setting, best first, history, costs, pictures.
 
-The page has no script and loads no other file, so it can be sent, printed and read on a phone.
+`zse report` calls it. The page has no script and loads no other file, so it can be sent, printed and read on a phone.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from pipelines.workspace.reports import MEASURES
 from zse_model.errors import ZseError
 from zse_model.evaluation import HEADLINES, LEADING, METRICS
 
-WIDE = 900  # px of a picture at most
+WIDE = 900  # px, the maximum width of a picture
 MINUTE = "%Y-%m-%d %H:%M"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a section's table."""
+    """A row of a section's table."""
 
     model: str
     mode: str
     value: float | None
-    """Of the section's first metric."""
+    """The section's first metric."""
     interval: tuple[float, float] | None
     cells: list[str]
     """The other metrics, then the costs."""
     drift: str = ""
     source: str = ""
-    """Where it was published; empty for a tracked one."""
+    """Source of a published row; empty for a tracked one."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """One model and mode on the versions of its data."""
+    """One model and mode over the versions of its data."""
 
     model: str
     mode: str
     points: list[tuple[int, float]]
-    """When, in ms, and the value of the section's first metric."""
+    """(ms since 1970, value of the section's first metric)."""
 
 
 @dataclass(frozen=True)
@@ -79,24 +79,24 @@ class Trend:
 
 @dataclass
 class Section:
-    """One setting: the newest evaluation of each model on its newest data, and older ones for the trend."""
+    """One setting: the newest evaluation of each model on the newest data, and older ones for the trend."""
 
     name: str
-    """Without the fingerprint."""
+    """The setting without its fingerprint."""
     now: list[Standing]
     history: list[Standing]
     published: Setting | None = None
     pictures: Mapping[str, bytes] = field(default_factory=dict)
-    """Of the best model."""
+    """Name -> PNG of the best model."""
 
     @cached_property
     def first(self) -> str:
-        """The metric it is ordered by."""
+        """The metric that orders the models."""
         names = {key.split("/")[2] for one in self.now for key in one.metrics if key.count("/") == 2}
         return next((metric for metric in LEADING if metric in names), LEADING[0])
 
     def lines(self) -> list[tuple[Standing, str]]:
-        """Models and their modes, the best first."""
+        """(evaluation, mode), best first."""
         key = f"plain/{{}}/{self.first}".format
         found = [(one, mode) for one in self.now for mode in modes(one) if key(mode) in one.metrics]
         return sorted(found, key=lambda line: -line[0].metrics[key(line[1])])
@@ -106,11 +106,11 @@ class Section:
         return self.name.replace(" ", "-")
 
     def titles(self) -> list[str]:
-        """Of the columns: names, the first metric as a number and as a bar, and what `cells` has."""
+        """The column titles: model and mode, first metric as a number and as a bar, then those of `cells`."""
         return ["model and mode", self.first, "", *self._others, *(MEASURES[name] for name in self._costs)]
 
     def rows(self) -> list[Row]:
-        """Of the table: the models, the best first, then what was published of the same data and training."""
+        """The table's rows: models, best first, then published rows of the same data and training."""
         rows = [self._row(one, mode) for one, mode in self.lines()]
         if any(not self.difference(one) for one, _ in self.lines()):
             rows += map(self._published, self._known)
@@ -134,7 +134,7 @@ class Section:
 
     @cached_property
     def _others(self) -> list[str]:
-        """Metrics beside the first one that a line has: the headlines, and what is published."""
+        """The other metrics of the rows: headline and published ones."""
         wanted = set(HEADLINES).union(*self._known)
         return [m for m in METRICS if m in wanted and m != self.first and self._has(f"plain/{{}}/{m}")]
 
@@ -146,15 +146,15 @@ class Section:
         return any(key.format(mode) in one.metrics for one, mode in self.lines())
 
     def devices(self) -> list[str]:
-        """What the costs were measured on."""
+        """The devices that measured the costs."""
         return sorted({one.device for one, _ in self.lines()} - {""}) if self._costs else []
 
     def incomparable(self) -> list[str]:
-        """Why lines do not compare with what was published."""
+        """Why rows are not comparable with published numbers."""
         return sorted({self.difference(one) for one, _ in self.lines()} - {""}) if self._known else []
 
     def trend(self) -> Trend | None:
-        """The first metric over the versions of the data, where there are several."""
+        """The first metric over the versions of the data; None if there is only one."""
         courses: dict[tuple[str, str], list[tuple[int, float]]] = {}
         for one in self.history:
             for mode in modes(one):
@@ -164,7 +164,7 @@ class Section:
         return Trend(found) if found else None
 
     def difference(self, one: Standing) -> str:
-        """What its data or training has not in common with what was published; empty where they may be compared."""
+        """Why an evaluation is not comparable with published numbers; empty if it is."""
         known = self.published
         if known is None or not known.published:
             return "nothing is published for it"
@@ -178,10 +178,10 @@ class Section:
 
 
 def report(workspace: str, out: str, *, setting: str | None = None, pictures: bool = True) -> tuple[int, int]:
-    """Write the page; gives how many settings and evaluations it shows.
+    """Write the page. Returns its numbers of settings and evaluations.
 
-    setting: only those that begin like this. Raises TrackingError for an MLflow that does not answer, ValueError where
-    no setting begins so.
+    setting: only settings whose names begin with this. Raises TrackingError if MLflow does not answer, ZseError if
+    there is no such setting.
     """
     store = Store.at(workspace)
     everything = history.standings(store)
@@ -204,7 +204,7 @@ def modes(one: Standing) -> list[str]:
 
 
 def sections(everything: Sequence[Standing], known: Sequence[Setting]) -> list[Section]:
-    """By setting; of several versions of its data the newest one stands, the others are history."""
+    """Group evaluations by setting. The newest version of its data is current, the others are history."""
     by_name: dict[str, list[Standing]] = {}
     for one in everything:
         by_name.setdefault(one.setting.rpartition(".")[0], []).append(one)
@@ -239,7 +239,7 @@ def _cost(value: float | None) -> str:
 
 
 def _thumbnail(data: bytes) -> bytes:
-    """A picture as JPEG, no wider than the page shows it."""
+    """A picture as JPEG, at most WIDE px wide."""
     with Image.open(io.BytesIO(data)) as picture:
         small = picture.convert("RGB")
     small.thumbnail((WIDE, 10 * WIDE))

@@ -1,4 +1,4 @@
-"""What a re-evaluation found, as data and in words. `reevaluate.py` does the work."""
+"""The summary of a re-evaluation, as data and as Markdown. `reevaluate` fills it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ EXIT = {FINE: 0, REGRESSION: 3, PARTIAL: 4}
 
 @dataclass(frozen=True)
 class Change:
-    """One metric of one model on a data set, and on what it was before."""
+    """One metric of one model on a data set, and on the version before."""
 
     value: float
     before: float
     difference: Difference
-    """Of the fewer classes of both versions."""
+    """Now minus before. `classes` is the smaller number of both versions."""
 
     def regression(self, tolerance: float) -> bool:
-        """Worse than before by more than the tolerance, and significantly: never of too few classes, whose difference
+        """Whether it fell significantly and by more than the tolerance. Never with too few classes: their difference
         has no interval."""
         return self.difference.high < 0 and self.difference.value < -tolerance
 
@@ -43,34 +43,34 @@ class Line:
     dataset: str
     report: str = ""
     evaluated: bool = False
-    """Now; else its report was there."""
+    """Whether the report was made now; else it existed."""
     values: dict[str, tuple[float, float | None, float | None]] = field(default_factory=dict)
-    """mAP_all of the first setting by mode, and its interval."""
+    """Mode -> mAP_all of the first setting, with its interval."""
     changes: dict[str, Change] = field(default_factory=dict)
-    """By mode, since the data set's last version."""
+    """Mode -> change since the data set's last version."""
     first: dict[str, Difference] = field(default_factory=dict)
-    """By mode, against the first model on the same queries; below 0: worse."""
+    """Mode -> this minus the first model, on the same queries; below 0 = worse."""
     drift: dict[str, float] = field(default_factory=dict)
     drift_classes: dict[str, int] = field(default_factory=dict)
-    """Of how many classes: too few say nothing."""
+    """Measure -> number of classes; too few give no verdict."""
     no_drift: str = ""
-    """Why it is not known."""
+    """Why drift is not known."""
     refused: str = ""
-    """The model has seen what it would be tested on."""
+    """Which tested classes or pictures the model has seen."""
     broken: str = ""
 
 
 @dataclass
 class Summary:
-    """A re-evaluation: what there was to do, what came of it, and what is wrong."""
+    """A re-evaluation: its inputs, results and problems."""
 
     catalog: str
     models: dict[str, str]
-    """As asked, and what that is now."""
+    """Name as given -> version and checkpoint now."""
     tolerance: float
     lines: list[Line] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)
-    """Data sets that cannot be used, and why."""
+    """Data set -> why it cannot be used."""
     promotion: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -79,7 +79,7 @@ class Summary:
 
     @property
     def status(self) -> str:
-        """`fine` only where every model was evaluated on every data set: what was refused was not looked at."""
+        """`fine` only if every model was evaluated on every data set. A refused model was not evaluated."""
         if self.regressions:
             return REGRESSION
         undone = self.broken or not self.lines or any(line.broken or line.refused for line in self.lines)
@@ -91,7 +91,7 @@ class Summary:
 
 
 def changed(now: Report, before: Report) -> dict[str, Change]:
-    """Of two reports of one model on two versions of a data set: mAP_all by mode."""
+    """Mode -> change of mAP_all between two reports of one model on two versions of a data set."""
     a, b = Queries(now), Queries(before)
     names = np.unique([*a.category, *b.category], return_inverse=True)[1]
     groups = torch.from_numpy(names[: len(a.category)]), torch.from_numpy(names[len(a.category) :])
@@ -107,14 +107,14 @@ def changed(now: Report, before: Report) -> dict[str, Change]:
 
 
 def against(now: Report, first: Report) -> dict[str, Difference]:
-    """Of two models' reports on the same queries: mAP_all by mode, the first one's subtracted."""
+    """Mode -> mAP_all of `now` minus that of `first`: two models on the same queries."""
     ours, theirs = Queries(now), Queries(first)
     keys, others = _headlines(ours.keys), _headlines(theirs.keys)
     return {mode: difference(ours, theirs, keys[mode], others[mode]) for mode in keys if mode in others}
 
 
 def headlines(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float | None, float | None]]:
-    """Of a report's rows, mAP_all by mode with its interval, which too few classes do not have."""
+    """Mode -> mAP_all with its interval, from a report's rows; None as interval for too few classes."""
     by_key = {metric_key(row): row for row in rows}
     found = {mode: by_key[key] for mode, key in _headlines(by_key).items()}
     ends = {mode: (row["ci_low"], row["ci_high"]) for mode, row in found.items() if row["classes"] >= FEWEST}
@@ -122,14 +122,14 @@ def headlines(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float
 
 
 def _headlines(keys: Iterable[str]) -> dict[str, str]:
-    """The key of mAP_all by mode: of the first setting, which is by class, and of the plain protocol."""
+    """Mode -> key of mAP_all in the first setting, which is at category level, and the protocol `plain`."""
     parts = [key_parts(key) for key in keys]
     wanted = [p for p in parts if p[1] == "plain" and p[3] == "mAP_all" and p[0] == parts[0][0]]
     return {p[2]: "/".join(p) for p in wanted}
 
 
 def markdown(summary: Summary) -> str:
-    """The summary for people."""
+    """The summary as Markdown, for people."""
     done, refused = sum(line.evaluated for line in summary.lines), sum(bool(line.refused) for line in summary.lines)
     known = sum(bool(line.values) for line in summary.lines) - done
     datasets = len({line.dataset for line in summary.lines} | summary.broken.keys())
@@ -137,7 +137,7 @@ def markdown(summary: Summary) -> str:
         f"# Re-evaluation: {summary.status}",
         "",
         f"{summary.catalog}: {datasets} data sets, {len(summary.broken)} of them broken; {len(summary.models)} models. "
-        f"{done} reports made now, {known} known, {refused} refused.",
+        f"{done} reports made now, {known} existing, {refused} refused.",
         "",
         *(f"- {asked} is {now}" for asked, now in summary.models.items()),
         "",
@@ -165,9 +165,9 @@ def markdown(summary: Summary) -> str:
             out.append(f"| {' | '.join(cells)} |")
     if refused:
         asked = sorted({f"{line.model} on {line.dataset}" for line in summary.lines if line.refused})
-        out += ["", f"Not looked at, because the model has seen it: {', '.join(asked)}."]
+        out += ["", f"Not evaluated, because the model has seen the data: {', '.join(asked)}."]
     if few := sorted({line.dataset for line in summary.lines if any(c.difference.few for c in line.changes.values())}):
-        out += ["", f"Changed, and of {FEW} to call that a regression: {', '.join(few)}."]
+        out += ["", f"Changed, but with {FEW} for a verdict: {', '.join(few)}."]
     for name, why in summary.broken.items():
         out += ["", f"**{name} is broken**: {why}".replace("\n", "\n    ")]
     if summary.promotion:
@@ -184,7 +184,7 @@ def _drifted(line: Line) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """For JSON, which has no NaN."""
+    """The value for JSON, which has no NaN: None instead."""
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

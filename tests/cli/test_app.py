@@ -1,4 +1,4 @@
-"""The command line as people use it: help, errors, search, and a submitted job."""
+"""The command line from outside: help, errors, search, and a submitted job."""
 
 from __future__ import annotations
 

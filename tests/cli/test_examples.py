@@ -1,4 +1,4 @@
-"""Every verb stands in a group and has an example in its help, which the command line takes as it stands."""
+"""Every verb is in a group, and its help has an example that the command line accepts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ STAND_INS = {
 
 
 def verbs(command: Any = ROOT, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Their names as they are typed, and their commands."""
+    """(name as typed, command) of every verb."""
     below = getattr(command, "commands", None)
     if below is None:
         yield name, command
@@ -53,7 +53,7 @@ VERBS = dict(verbs())
 
 
 def examples(name: str) -> list[str]:
-    """The commands that the help of a verb calls examples, without the words that set the environment."""
+    """The example commands in the help of a verb, without environment variables."""
     found = re.findall(r"Example: `([^`]+)`", VERBS[name].help or "")
     return [re.sub(r"^([A-Z_]+=\S+ )+", "", example) for example in found]
 

@@ -1,4 +1,4 @@
-"""The commands that verbs end with can be pasted: a shell reads back what was given."""
+"""The next commands that verbs print can be pasted: a shell reads back the given values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def following(*arguments: str) -> list[list[str]]:
-    """The words of each command that a verb ends with."""
+    """The words of each next command that a verb prints."""
     ended = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
     lines = ended.stderr.partition("\nNext: ")[2].splitlines()
@@ -45,7 +45,7 @@ def following(*arguments: str) -> list[list[str]]:
 
 
 def has(words: list[str], *expected: str) -> bool:
-    """Whether these words stand there side by side."""
+    """Whether the words contain `expected`, side by side."""
     return any(tuple(words[i : i + len(expected)]) == expected for i in range(len(words)))
 
 

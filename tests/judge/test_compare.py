@@ -1,4 +1,4 @@
-"""Two models on the same queries: how much better, where, and what cannot be compared."""
+"""`compare` on the same queries: differences, classes, pictures, and reports that cannot be compared."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_model_is_as_good_as_itself(two: tuple[Path, Outputs, Outputs]) -> Non
     _, one, _ = two
     report = Side("a", one.reports["global"])
     assert compare(report, report, mode="ret,ret") == compare(report, report, mode="ret")
-    with pytest.raises(ValueError, match="a and a measured nothing in common: .*/plain/ret"):
+    with pytest.raises(ValueError, match="a and a have no common measurement: .*/plain/ret"):
         compare(report, report, mode="ret,fused")
     for found in compare(report, report):
         assert found.difference.value == 0 and found.difference.few == (not found.metric.startswith("acc"))
@@ -88,7 +88,7 @@ def test_every_name_leads_to_the_reports(two: tuple[Path, Outputs, Outputs], tmp
 def test_what_cannot_be_compared_says_why(two: tuple[Path, Outputs, Outputs], tmp_path: Path) -> None:
     workspace, one, other = two
     a, b = Side("a", one.reports["global"]), Side("b", other.reports["global"])
-    with pytest.raises(ValueError, match="Nothing of both is .* metric mAP_7. Of both there is"):
+    with pytest.raises(ValueError, match="No common measurement has .* metric mAP_7. Common: "):
         compare(a, b, metric="mAP_7")
     elsewhere = run(tiny(dataset={"split": ["airplane", "car"]}), str(tmp_path)).reports["global"]
     with pytest.raises(ValueError, match="have different queries, 8 and 12: only equal queries"):
@@ -96,14 +96,14 @@ def test_what_cannot_be_compared_says_why(two: tuple[Path, Outputs, Outputs], tm
 
 
 def test_other_galleries_are_not_compared(tmp_path: Path) -> None:
-    """The same queries of a setting of the same name, as with another share held back."""
+    """Equal queries and setting, another gallery: such as after a change of the held-back share."""
     one = measured(tmp_path, "one", 0.5, 0.5, split_hash="a")
     other = measured(tmp_path, "two", 0.6, 0.6, gallery=70, split_hash="b")
-    with pytest.raises(ValueError, match="searched other galleries of shop-selection.01234567, 50 and 70 photos"):
+    with pytest.raises(ValueError, match="searched different galleries of shop-selection.01234567: 50 and 70 photos"):
         compare(one[0], other[0])
-    with pytest.raises(ValueError, match="searched other galleries of"):
+    with pytest.raises(ValueError, match="searched different galleries of"):
         compare_reports(one, other)
     same = measured(tmp_path, "three", 0.6, 0.6, split_hash="b")
-    found = compare_reports(one, same)  # the same search of another split, whichever report is the newest
+    found = compare_reports(one, same)  # the same search under two splits; either report may be the newest
     assert {one.setting for _, one in found} == {"shop-selection.01234567", "shop.01234567"}
     assert compare_reports(one[:1], [same[1], same[0]])[0][1].setting == "shop-selection.01234567"

@@ -1,4 +1,4 @@
-"""Which model is the champion: rules on what both measured, and aliases that say it."""
+"""Rules choose the champion by common measurements, and aliases name it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RULES = Rules(
     [
         (0.55, 0.50, 1.0, []),
         (0.55, 0.485, 1.0, []),  # a guard allows 0.02
-        (0.50, 0.60, 1.0, ["shop-selection"]),  # not better where one may choose, however good elsewhere
+        (0.50, 0.60, 1.0, ["shop-selection"]),  # not better on selection data, however good elsewhere
         (0.55, 0.45, 1.0, ["shop."]),
         (0.55, 0.50, 9.0, ["ret ms_query_1000: 9 on an abacus, allowed 5"]),
         (0.45, 0.40, 9.0, ["shop-selection", "shop.", "ret ms"]),
@@ -53,23 +53,23 @@ def test_every_rule_must_hold(tmp_path: Path, selection: float, test: float, ms:
     assert "(report)" in told[1] and "may fall by 0.02" in told[1]
 
 
-def test_nothing_is_chosen_by_what_is_for_reports(tmp_path: Path) -> None:
+def test_better_may_not_read_results_that_are_for_reports(tmp_path: Path) -> None:
     champion, candidate = measured(tmp_path, "a", 0.5, 0.5), measured(tmp_path, "bb", 0.6, 0.6)
     for setting in ("shop", TEST, "shop*", "*"):
-        with pytest.raises(ConfigError, match=rf"names {TEST}, whose results are for reports: nothing may be chosen"):
+        with pytest.raises(ConfigError, match=rf"names {TEST}, whose results are for reports only"):
             decide(Rules(better=(Paired(setting=setting, metric="mAP_all"),)), champion, candidate)
 
 
-def test_what_nobody_measured_holds_nothing_up_but_decides_nothing_either(tmp_path: Path) -> None:
+def test_a_rule_without_a_common_measurement_fails(tmp_path: Path) -> None:
     champion, candidate = measured(tmp_path, "a", 0.5, 0.5), measured(tmp_path, "bb", 0.6, 0.6)
     for rule in (Paired(setting="other-selection", metric="mAP_all"), Paired(setting="shop-selection", metric="P_1")):
         decision = decide(Rules(better=(rule,)), champion, candidate)
-        assert not decision.promoted and "nothing that both measured" in decision.reasons[0].text
+        assert not decision.promoted and "no common measurement" in decision.reasons[0].text
 
 
 @pytest.mark.parametrize("classes", [1, 2, 9])
-def test_few_classes_decide_nothing_unless_they_are_asked(tmp_path: Path, classes: int) -> None:
-    """Every class of the candidate gains, and any interval of so few would lie above 0."""
+def test_few_classes_decide_only_if_allowed(tmp_path: Path, classes: int) -> None:
+    """Every class of the candidate gains, so an interval of these few classes would be above 0."""
     champion = measured(tmp_path, "a", 0.5, 0.5, classes=classes)
     candidate = measured(tmp_path, "bb", 0.9, 0.5, classes=classes)
     refused = decide(RULES, champion, candidate)
@@ -78,8 +78,8 @@ def test_few_classes_decide_nothing_unless_they_are_asked(tmp_path: Path, classe
     assert ", +0." in fails and f"too few classes ({classes} < 10)" in fails and "give --few-classes" in fails
     asked = decide(RULES, champion, candidate, few_classes=True)
     assert asked.promoted and asked.few_classes == classes
-    assert "decided by the difference alone, as --few-classes asks" in asked.reasons[0].text
-    assert not decide(RULES, candidate, champion, few_classes=True).promoted, "it is asked, and it says no"
+    assert "decided by the difference alone (--few-classes)" in asked.reasons[0].text
+    assert not decide(RULES, candidate, champion, few_classes=True).promoted, "allowed to decide, and worse"
     guard = Rules(no_worse=(Paired(setting="shop-selection", metric="mAP_all", margin=0.02),))
     assert (
         not decide(guard, champion, candidate).promoted
@@ -94,7 +94,7 @@ def test_few_classes_decide_nothing_unless_they_are_asked(tmp_path: Path, classe
 def test_the_first_candidate_does_not_win_unchecked(tmp_path: Path) -> None:
     candidate = measured(tmp_path, "bb", 0.6, 0.6)
     unknown = decide(RULES, [], candidate)
-    assert not unknown.promoted and "no reference was measured there" in unknown.reasons[0].text
+    assert not unknown.promoted and "no reference row on these queries" in unknown.reasons[0].text
     below = [
         measured(tmp_path / "pixels", name, mean, 0, method="raw_pixels") for name, mean in (("p", 0.3), ("q", 0.7))
     ]
@@ -115,7 +115,7 @@ def test_the_first_candidate_does_not_win_unchecked(tmp_path: Path) -> None:
 
 
 def test_without_a_reference_the_first_candidate_must_beat_chance(tmp_path: Path) -> None:
-    """Of one photo in 40 a random order has an expected mAP_all of 0.107."""
+    """With one relevant photo of 40, the expected mAP_all of a random order is 0.107."""
     images = str(tmp_path / "images")
     Images.write(images, counts={f"class {i}": {"photo": 1, "sketch": 8} for i in range(10)})
     for mean, holds in ((0.13, False), (0.14, True)):  # the interval begins at 0.03 less
@@ -127,7 +127,7 @@ def test_without_a_reference_the_first_candidate_must_beat_chance(tmp_path: Path
 
 
 def test_a_missing_evaluation_is_a_command_that_can_be_pasted(tmp_path: Path) -> None:
-    """It means the experiment, data set and split of the side that has what the other lacks."""
+    """The command has the experiment, data set and split of the side that has the evaluation."""
     source = str(tmp_path / "my pictures")
     changes = {"dataset": {"source": source, "split": "a list.txt"}, "evaluation": {"classes": "pseudo_unseen"}}
     config = tiny_folder(source, ["x"], name="folder+global", **changes)
@@ -149,7 +149,7 @@ def test_a_missing_evaluation_is_a_command_that_can_be_pasted(tmp_path: Path) ->
 
 
 def test_a_command_is_exact_for_an_experiment_of_the_users() -> None:
-    """Its data set has another adapter than any shipped one with its name."""
+    """Its data set has another adapter than the shipped experiment of its name."""
     config = tiny(evaluation={"classes": "pseudo_unseen", "modes": ["ret"]}, dataset={"split": ["fish", "9", "no"]})
     words = shlex.split(evaluation_command("c", json.loads(json.dumps(experiment_of(config))), "w"))
     set_ = [value for option, value in zip(words, words[1:], strict=False) if option == "--set"]
@@ -163,7 +163,7 @@ def test_a_command_is_exact_for_an_experiment_of_the_users() -> None:
     [
         ("better: [{setting: a, metric: mAP_all, margn: 1}]", "better.0.margn"),
         ("better: [{setting: a, metric: mAP_all, margin: -1}]", "margin must be 0 or more"),
-        ("no_worse: [{setting: a, metric: mAP_all, margin: 0.01}]", "name a setting in `better`"),
+        ("no_worse: [{setting: a, metric: mAP_all, margin: 0.01}]", "has no rule in `better`"),
         ("no_worse: [{setting: a, metric: mAP_all}]", "needs a margin of at least 0.005"),
         ("better: [", "is not YAML"),
     ],
@@ -189,7 +189,10 @@ def test_aliases_say_who_is_the_champion(tmp_path: Path) -> None:
         *((f"synthetic-selection-fg{form}", "selection") for form in ("", "-class")),
     }
     titles = [str(table.title) for table in result_tables(outs[0])]
-    assert titles[0].startswith("Unseen classes of synthetic.") and "to choose by, of synthetic-selection" in titles[1]
+    assert (
+        titles[0].startswith("Unseen classes of synthetic.")
+        and "(to choose models) of synthetic-selection" in titles[1]
+    )
     assert all(row["ci_low"] is None for row in outs[0].rows() if row["metric"] == "mAP_all"), (
         "of three classes and one"
     )
@@ -203,7 +206,7 @@ def test_aliases_say_who_is_the_champion(tmp_path: Path) -> None:
                 invoked("promote", names[0], "--name", wrong, *dry, *where)
     done = invoked("promote", names[0], "--name", "zse", "--dry-run", *where)
     assert done.exit_code == 0 and "not promoted: zse has no champion yet" in done.output, done.output
-    assert "so few decide nothing" in done.output and "too few classes (n < 10)" in done.output
+    assert "too few to decide" in done.output and "too few classes (n < 10)" in done.output
     rules = tmp_path / "rules.yaml"
     rules.write_text("better: [{setting: '*-selection', metric: mAP_all, floor: 0.9}]")  # one class is always found
     asked = ["--few-classes", "--rules", str(rules), *where]
@@ -229,7 +232,7 @@ def test_aliases_say_who_is_the_champion(tmp_path: Path) -> None:
     assert client.get_model_version_by_alias("zse", "champion" if promoted else "challenger").version in (2, "2")
     assert json.loads(client.get_model_version("zse", "1").tags["zse.decision"])["run"] == first.info.run_id
 
-    # An old version that fails takes nobody's place, and a decision that is taken again is logged once.
+    # An old version that fails replaces no challenger, and a repeated decision is logged once.
     client.set_registered_model_alias("zse", "champion", "2")
     client.set_registered_model_alias("zse", "challenger", "2")
     rules.write_text("better: [{setting: '*-selection', metric: mAP_all, margin: 2}]")

@@ -1,4 +1,4 @@
-"""The settings of the field: they can be run, their lists are the published ones, leaks are refused one by one."""
+"""Published settings can be run, their lists are the published ones, and leaks are refused one by one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zse_model.split import ZeroShotSplit, conflicts
 
 
 def split(name: str, without: tuple[str, ...] = ()) -> ZeroShotSplit:
-    """A built-in split of data that has all of its classes."""
+    """A built-in split of data with all of its classes."""
     found = built_in(name)
     config = FolderConfig(name="d", source="", split=name, pseudo_unseen=0)
     return load_split(config, [c for c in (*found["seen"], *found["unseen"]) if c not in without])
@@ -91,10 +91,7 @@ def test_one_checkpoint_on_all_settings(tmp_path: Path) -> None:
     assert beside["gallery"] > 50 and beside["value"] <= first["value"]
     assert "no pictures of" in found["sketchy-21"].refused
     assert found["sketchy-25-to-tuberlin-21"].rows and not found["sketchy-25-to-tuberlin-21"].refused
-    assert (
-        found["quickdraw-30"].refused
-        == "no data set 'quickdraw' in the file of data sets; it names ['sketchy', 'tuberlin']"
-    )
+    assert found["quickdraw-30"].refused == "--datasets has no data set 'quickdraw'. It has ['sketchy', 'tuberlin']"
     with pytest.raises(ConfigError, match="quickdraw.adapter|tag"):
         evaluate_settings(
             config, workspace, checkpoint, load_settings(names), datasets | {"quickdraw": {"adapter": "x"}}
@@ -111,7 +108,7 @@ def test_one_checkpoint_on_all_settings(tmp_path: Path) -> None:
     across = {r["distilled_test_units"] for r in found["sketchy-25-to-tuberlin-21"].rows}
     assert across == {0}, "the tiny network has no classifier to distil from"
 
-    # The unseen classes of sketchy-21 were trained on: with their pictures there, it is a leak that refuses it.
+    # The checkpoint was trained on unseen classes of sketchy-21. If their pictures exist, the leak check refuses it.
     for category in split("sketchy-21").unseen:
         if not (tmp_path / "sketchy" / "sketch" / category).exists():
             world(tmp_path / "sketchy", [], [category])

@@ -1,4 +1,4 @@
-"""A catalogue of data sets that arrive, and models of the registry: reports, once each, and what became worse."""
+"""Re-evaluation of registered models on arriving data sets: each report once, regressions, drift, interruptions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, li
 
 @pytest.fixture
 def place(trained: tuple[Path, list[Outputs]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the two models' MLflow, to be filled by one test, and an empty catalogue."""
+    """A copy of the two models' MLflow for one test, and an empty catalogue."""
     shutil.copy(trained[0] / "mlflow.db", tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     (tmp_path / "datasets").mkdir()
@@ -86,7 +86,7 @@ def tracked(place: Path) -> list[Any]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_week(place: Path) -> None:
-    """Data sets arrive, one changes for the worse, one is half broken, one is not for this model."""
+    """Data sets arrive: one becomes worse, one is half broken, one has classes that the model has seen."""
     shop = place / "datasets" / "Shop 1"
     write(shop)
     done, summary = reevaluated(place)
@@ -106,7 +106,7 @@ def test_a_week(place: Path) -> None:
     done, again = reevaluated(place)
     assert "(nothing is new)" in done.output.replace("\n", " ") and len(tracked(place)) == 2
 
-    for path in shop.glob("sketch/*/*.png"):  # now it changes: sketches of other things
+    for path in shop.glob("sketch/*/*.png"):  # a new version: sketches of other things
         wrong = CLASSES[(CLASSES.index(path.parent.name) + 1) % len(CLASSES)]
         path.write_bytes(picture(draw_sketch(wrong, int(path.stem), size=64, variant=1)))
     write(place / "datasets" / "thick", thick=3, classes=("apple", "cat"))
@@ -122,7 +122,7 @@ def test_a_week(place: Path) -> None:
     assert lines["thick", "zse@champion"]["drift"]["ink"] > 1 and "deviations of ink" not in done.output
     assert lines["thick", "zse@champion"]["drift_classes"] == {"ink": 2, "sketches": 1, "photos": 1}
     assert "too few classes (n < 10) for an alarm" in done.output
-    assert "zse@champion on known" in done.output.partition("Not looked at, because the model has seen it")[2]
+    assert "zse@champion on known" in done.output.partition("Not evaluated, because the model has seen the data")[2]
     assert "airplane (seen) = airplane (unseen)" in lines["known", "zse@champion"]["refused"]
     assert set(summary["broken"]) == {"half", "wrong"}
     assert "6 of 24 pictures cannot be used" in summary["broken"]["half"] and "splt" in summary["broken"]["wrong"]
@@ -132,7 +132,7 @@ def test_a_week(place: Path) -> None:
     assert change["difference"]["value"] == pytest.approx(change["value"] - change["before"])
     assert done.exit_code == 4 and not summary["regressions"], "of three classes nothing is said"
     assert change["difference"]["low"] is None and change["difference"]["classes"] == 3
-    assert "too few classes (n < 10) to call that a regression: Shop 1" in done.output
+    assert "too few classes (n < 10) for a verdict: Shop 1" in done.output
     assert len(tracked(place)) == 6
     assert {r.data.tags["zse.use"] for r in tracked(place) if r.data.tags["zse.dataset"] == "scans"} == {"selection"}
 
@@ -156,7 +156,7 @@ def test_a_week(place: Path) -> None:
 
 
 def test_worse_than_before_is_a_regression(tmp_path: Path) -> None:
-    """Other queries of the same classes, by as much as the tolerance and more."""
+    """Other queries of the same classes, with differences around the tolerance."""
     before = measured(tmp_path, "before", 0.5, 0.5)[0].report
     for mean, worse in ((0.45, True), (0.493, False), (0.55, False)):
         now = measured(tmp_path, f"now {mean}", mean, mean)[0].report
@@ -178,7 +178,7 @@ def test_few_classes_are_no_regression_and_have_no_interval(tmp_path: Path, clas
     text = markdown(summary)
     assert summary.status == "fine" and f", too few classes ({classes} < 10)" in text
     assert values["ret"][1:] == (None, None) and "| too few classes (n < 10) |" in text
-    assert "to call that a regression: shop" in text and "[" not in text
+    assert "for a verdict: shop" in text and "[" not in text
     assert line.changes["ret"].difference.value < -0.5
 
 
@@ -188,7 +188,7 @@ def test_a_reevaluation_of_which_a_part_was_refused_is_not_fine() -> None:
     assert Summary("c", {}, 0.01, [good]).status == "fine"
     for lines in ([good, seen], [seen], []):
         assert Summary("c", {}, 0.01, lines).status == "partial"
-    assert "because the model has seen it: zse@former on shop." in markdown(Summary("c", {}, 0.01, [good, seen]))
+    assert "because the model has seen the data: zse@former on shop." in markdown(Summary("c", {}, 0.01, [good, seen]))
 
 
 def test_a_difference_of_means_pairs_classes_not_queries() -> None:
@@ -265,7 +265,7 @@ def test_killed_before_mlflow_hears_and_twice_at_once_every_report_appears_once(
     reports = place / "work" / "reports"
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     first = subprocess.Popen(command, start_new_session=True, env=environment)
-    while not list(reports.glob("*/report.json")):  # a report is written, MLflow is not told yet
+    while not list(reports.glob("*/report.json")):  # a report is written and not logged in MLflow yet
         assert first.poll() is None
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
@@ -305,7 +305,7 @@ def test_a_webhook_hears_of_it_once_and_may_be_away(tmp_path: Path, capsys: pyte
     notify(url, summary, str(tmp_path))
     notify(url.replace("services", "ser vices"), summary, str(tmp_path))
     said = capsys.readouterr().err
-    assert said.count("did not take the message") == 2 and "HTTPError 500" in said and not Hook.told
+    assert said.count("did not accept the message") == 2 and "HTTPError 500" in said and not Hook.told
     assert "SECRET" not in said
     Hook.answer = 200
     for _ in range(2):

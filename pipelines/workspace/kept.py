@@ -21,7 +21,7 @@ from zse_model.errors import ZseError
 MANIFEST = "manifest.json"
 SUMMARY = "report.json"  # a stage's output, for scripts
 SHORT = 8  # digits of the key in the name of a folder
-_NAMED = re.compile(rf".*-([0-9a-f]{{{SHORT}}})")
+_SHORT_KEY = re.compile(rf".*-([0-9a-f]{{{SHORT}}})")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Kept:
     @classmethod
     def open(cls, url: str) -> Self:
         """Open an artefact. Raises StorageError for an incomplete folder and an unknown schema version, and ZseError
-        for a folder whose name does not fit the key of its manifest."""
+        for a folder of a workspace whose name does not fit the key of its manifest."""
         if (found := cls.find(url)) is None:
             raise StorageError(f"{url} is not complete: it has no {MANIFEST}. Run `{cls.MADE_BY}` first")
         return found
@@ -77,7 +77,7 @@ class Kept:
     @property
     def name(self) -> str:
         """The name of the folder."""
-        return self.url.rstrip("/").rsplit("/", 1)[1]
+        return self._parts()[1]
 
     @property
     def key(self) -> str:
@@ -96,6 +96,11 @@ class Kept:
             said = {name: value for name, value in self.about.items() if name != "shards"}
             storage.write_json(url, {"stage": stage, "output": self.url, **said})
 
+    def _parts(self) -> tuple[str, str]:
+        """The names of the parent folder and of the folder; the first is empty for a relative name alone."""
+        parent, _, name = self.url.rstrip("/").rpartition("/")
+        return parent.rpartition("/")[2], name
+
     @classmethod
     def _current(cls, url: str, manifest: dict[str, Any]) -> dict[str, Any]:
         """A manifest in the current schema version."""
@@ -111,7 +116,9 @@ class Kept:
 
     def _check_key(self, asked: str) -> None:
         """Raise ZseError for a folder with the artefact of another key."""
-        named = _NAMED.fullmatch(self.name)
+        kind, name = self._parts()
+        # Elsewhere a name is the user's choice, such as best-20261126.
+        named = _SHORT_KEY.fullmatch(name) if kind == self.KIND else None
         other = asked or (named[1] if named else "")
         if self.key and other and not self.key.startswith(other):
             raise ZseError(

@@ -53,13 +53,22 @@ def test_a_folder_of_another_key_is_refused(tmp_path: Path) -> None:
         Sample.find(url, KEY)
 
 
-def test_a_folder_that_was_renamed_to_another_key_is_refused(tmp_path: Path) -> None:
-    Sample.write(f"{tmp_path}/a-ffffffff", KEY)
+def test_a_folder_of_a_workspace_that_was_renamed_to_another_key_is_refused(tmp_path: Path) -> None:
+    renamed = Sample.place(str(tmp_path), "a", "f" * 64)
+    Sample.write(renamed, KEY)
     with pytest.raises(ZseError, match=f"has the key {KEY}, but the folder belongs to ffffffff. Move or delete"):
-        Sample.open(f"{tmp_path}/a-ffffffff")
-    for name in ("checkpoint", "a-0123abcd", "a-ffffffff-copy"):  # the first: where a model keeps its own copy
+        Sample.open(renamed)
+    for name in ("a-0123abcd", "a-ffffffff-copy"):
+        Sample.write(f"{tmp_path}/samples/{name}", KEY)
+        assert Sample.open(f"{tmp_path}/samples/{name}").key == KEY
+
+
+def test_a_copy_outside_of_a_workspace_has_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("checkpoint", "best-20261126"):  # the first: a model's own copy; the second ends in hex digits
         Sample.write(f"{tmp_path}/{name}", KEY)
         assert Sample.open(f"{tmp_path}/{name}").key == KEY
+    monkeypatch.chdir(tmp_path)
+    assert [Sample.open(url).name for url in ("checkpoint", "checkpoint/", "./checkpoint")] == ["checkpoint"] * 3
 
 
 def test_a_manifest_of_older_code_has_no_key(tmp_path: Path) -> None:

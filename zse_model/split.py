@@ -488,8 +488,8 @@ def _cannot_draw(count: int, there: int, apart: int) -> str:
     """Why `count` classes cannot be drawn, and how many can. `apart`: classes that have no alias among the others."""
     aliases = f", and {there - apart} of these have an alias among the others, so that they cannot be unseen"
     most = min(apart, there - 1)
-    mend = f"Use a {'smaller' if count > most else 'larger'} number, from 1 to {most}" if most > 0 else "Add classes"
-    return f"but the data has {there}{aliases if apart < there else ''}. {mend}"
+    fix = f"Use a {'smaller' if count > most else 'larger'} number, from 1 to {most}" if most > 0 else "Add classes"
+    return f"but the data has {there}{aliases if apart < there else ''}. {fix}"
 
 
 def imagenet_units_naming(classes: Iterable[str]) -> list[int]:

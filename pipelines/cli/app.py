@@ -19,7 +19,7 @@ from typer.rich_utils import rich_format_error
 
 from pipelines.cli import datasets, judge, operate, stages, use
 from pipelines.runtime import logs
-from pipelines.runtime.failures import to_mend
+from pipelines.runtime.failures import to_fix
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 
@@ -79,7 +79,7 @@ def main() -> None:
             wrong.message = shown(wrong.message)
             rich_format_error(wrong)
             sys.exit(wrong.exit_code)
-        meant = to_mend(error)
+        meant = to_fix(error)
         if os.environ.get("ZSE_DEBUG") or meant is None:
             say(traceback.format_exc(), logging.ERROR)
         if meant is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from pipelines.cli.options import WORKSPACE, Set, Workspace, check_output, last
 from pipelines.runtime.commands import command, repeated
 from pipelines.runtime.progress import show
 from zse_model.errors import ZseError
-
-if TYPE_CHECKING:
-    pass
 
 
 def compare(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipelines.cli.options import WORKSPACE, Set, Workspace, absolute, check_output, last, loaded
 from pipelines.runtime.commands import command, repeated
-from pipelines.runtime.failures import to_mend
+from pipelines.runtime.failures import to_fix
 from pipelines.runtime.progress import show
 from zse_model.errors import ZseError
-
-if TYPE_CHECKING:
-    pass
 
 
 def doctor(
@@ -39,7 +36,7 @@ def doctor(
     try:
         config = loaded(experiment, set_, workspace) if experiment else None
     except (ZseError, OSError) as error:  # the cluster is still checked
-        if (said := to_mend(error)) is None:
+        if (said := to_fix(error)) is None:
             raise
         unread = [Finding("experiment", "fails", said, "see the message")]
     found = [*unread, *examine(workspace, config)]

@@ -15,7 +15,7 @@ from pipelines.ingest.stage import plan_ingest
 from pipelines.operate import preflight
 from pipelines.operate.nodes import Finding, Node, findings, look
 from pipelines.runtime.errors import PreflightError
-from pipelines.runtime.failures import to_mend
+from pipelines.runtime.failures import to_fix
 from pipelines.runtime.ray_tasks import SPARE_CPUS, connect
 from pipelines.store import storage
 from pipelines.tracking import Store, TrackingError, reachable
@@ -104,7 +104,7 @@ def _experiment(workspace: str, config: ExperimentConfig) -> Iterator[Finding]:
         preflight.check(config, workspace, planned.records, fresh=False)
         yield Finding("experiment", "ok", "split, classes, networks and weights are as they have to be")
     except (ZseError, OSError) as error:
-        for text in error.found if isinstance(error, PreflightError) else [to_mend(error) or str(error)]:
+        for text in error.found if isinstance(error, PreflightError) else [to_fix(error) or str(error)]:
             yield Finding("experiment", "fails", text, "see the message; zse run --dry-run checks the same")
 
 

@@ -17,7 +17,7 @@ from pipelines.datasets.base import ImageRecord, listed_members
 from pipelines.datasets.splits import load_split, stands_verbatim
 from pipelines.operate.nodes import written
 from pipelines.runtime.errors import PreflightError
-from pipelines.runtime.failures import to_mend
+from pipelines.runtime.failures import to_fix
 from pipelines.store import storage
 from pipelines.tracking import reachable
 from pipelines.train.class_vectors import class_vectors_of
@@ -92,7 +92,7 @@ class Problems:
         try:
             return look()
         except (ZseError, OSError) as error:
-            if (said := to_mend(error)) is None:
+            if (said := to_fix(error)) is None:
                 raise
             self.found.append(error if isinstance(error, ZseError) else ZseError(said))
             return None
@@ -173,7 +173,7 @@ def refuse_repeats(config: ExperimentConfig, images: Images) -> None:
     first = trained.names()
     tested = leakable(members, split, asked.distractors, seen_classes=asked.seen_classes)
     chosen_by = members.of(categories=split.pseudo_unseen)
-    for what, pictures, mend in (
+    for what, pictures, fix in (
         ("tested", tested, "put both classes on one side of dataset.split"),
         ("chosen by", chosen_by, "draw other pseudo-unseen classes by --set dataset.split_seed=N"),
     ):
@@ -182,7 +182,7 @@ def refuse_repeats(config: ExperimentConfig, images: Images) -> None:
             named = "; ".join(f"{a} = {b}" for a, b in both[:NAMED]) + (" ..." if len(both) > NAMED else "")
             raise LeakError(
                 f"{len(both)} pictures with the same content are trained on and {what}: {named}. Remove one of each "
-                f"pair from {images.source}, or {mend}"
+                f"pair from {images.source}, or {fix}"
             )
 
 

@@ -1,6 +1,6 @@
 """Turn errors that a user can fix into one line. All other errors are defects and keep their traceback.
 
-The command line calls `to_mend`.
+The command line calls `to_fix`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HINTS = {
 NAMELESS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)  # may be raised without a file name
 
 
-def to_mend(error: BaseException) -> str | None:
+def to_fix(error: BaseException) -> str | None:
     """One line for an error that the user can fix, with a further line for each of several mistakes; None for a
     defect."""
     error = unwrapped(error)
@@ -58,7 +58,7 @@ def _inside(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, RayTaskError):  # Ray also derives a class from the cause: a ZseError with Ray's text
         yield error.cause
     of_workers = [one for _, one in sorted(getattr(error, "worker_failures", {}).items())]
-    yield from sorted(of_workers, key=lambda one: to_mend(one) is None)  # the others only lost their connection
+    yield from sorted(of_workers, key=lambda one: to_fix(one) is None)  # the others only lost their connection
     for name in ("_base_exc", "controller_failure", "health_check_failure"):
         if type(error).__module__.startswith("ray.") and isinstance(one := getattr(error, name, None), BaseException):
             yield one

@@ -27,7 +27,7 @@ from pipelines.runtime import logs, prometheus
 from pipelines.runtime.background import repeated
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.errors import StorageError
-from pipelines.runtime.failures import to_mend, unwrapped
+from pipelines.runtime.failures import to_fix, unwrapped
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import WAITING, connect, waits
 from pipelines.store import storage
@@ -106,7 +106,7 @@ def permanent_error(error: Exception) -> ZseError | None:
     """An error that the user must fix before another attempt can succeed. None for a defect, a lost worker or node, and
     a store that may be back soon."""
     passes = error.passes if isinstance(error, StorageError) else isinstance(error, RayError)
-    reason = None if passes else to_mend(error)
+    reason = None if passes else to_fix(error)
     return error if reason and isinstance(error, ZseError) else ZseError(reason) if reason else None
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.runtime.failures import to_mend, unwrapped
+from pipelines.runtime.failures import to_fix, unwrapped
 from pipelines.runtime.redaction import shown
 from pipelines.store.lease import EVERY, STALE, holder
 from pipelines.workspace.kept import complete
@@ -37,7 +37,7 @@ def ending(error: BaseException) -> Ending:
         return Ending("KILLED", "Ctrl-C (SIGINT)")
     if isinstance(error, SystemExit):
         return Ending("KILLED", "Ctrl-C (SIGINT)" if error.code == 128 + signal.SIGINT else "stopped (SIGTERM)")
-    if (said := to_mend(error)) is None:
+    if (said := to_fix(error)) is None:
         cause = unwrapped(error)
         said = f"{type(cause).__name__}: {(str(cause).strip() or 'no reason given').splitlines()[0]}"
     return Ending("FAILED", shown(" ".join(said.splitlines()))[:LONGEST])

@@ -171,7 +171,7 @@ def test_the_schedule_reevaluates_on_the_cluster_one_at_a_time(overlay: Document
     parsed = typer.main.get_command(app).commands["reevaluate"].make_context("reevaluate", asked[2:])  # pyright: ignore[reportAttributeAccessIssue]
     assert asked[:2] == ["zse", "reevaluate"] and parsed.params["models"] == "zse@champion,zse@challenger"
     assert parsed.params["catalog"] == settings["CATALOG"]
-    assert not parsed.params["exit_code"], "a retry would not mend a regression"
+    assert not parsed.params["exit_code"], "a retry would not fix a regression"
 
 
 def test_what_is_referred_to_is_there(overlay: Documents) -> None:

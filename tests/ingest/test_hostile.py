@@ -114,7 +114,7 @@ def write_part(config: ExperimentConfig, records: list[ImageRecord], folder: Pat
 
 
 def test_what_may_not_be_read_stops_the_job_and_is_read_once_it_may(as_somebody: Path) -> None:
-    """Never skipped: a mended permission changes neither size nor time, so nobody would look again."""
+    """Never skipped: a corrected permission changes neither size nor time, so nobody would look again."""
     source = as_somebody / "data"
     config = tiny_folder(str(source), ["cat"])
     put(source, "photo/cat/1.jpg", JPEG)

@@ -18,7 +18,7 @@ from pipelines.datasets.registry import create_dataset
 from pipelines.datasets.splits import MissingClassesError
 from pipelines.operate.preflight import check
 from pipelines.run import evaluate_checkpoint, run
-from pipelines.runtime.failures import to_mend
+from pipelines.runtime.failures import to_fix
 from pipelines.store import storage
 from pipelines.train.networks import check_networks, weights_at_hand, weights_hash
 from tests.conftest import TINY, merged, tiny, tiny_folder
@@ -73,7 +73,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: p
     workspace, networks, tracking = lines
     assert f"{file} is a file" in workspace and "backbone.frozen: 1 would keep random weights" in networks
     assert f"MLflow at {nobody} does not answer" in tracking and "tracking.enabled=false" in tracking
-    assert to_mend(caught.value) == str(caught.value), "a line for each on the command line, too"
+    assert to_fix(caught.value) == str(caught.value), "a line for each on the command line, too"
     look(config, tmp_path / "w", "shard")  # which needs neither
     with pytest.raises(ZseError, match="backbone.frozen: 1"):  # a run that goes on delivers later
         look(config, tmp_path / "w", fresh=False)

@@ -1,4 +1,4 @@
-"""What a user can mend is one line that names it, wherever it was raised; a defect keeps its traceback."""
+"""What a user can fix is one line that names it, wherever it was raised; a defect keeps its traceback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import yaml
 import pipelines
 import zse_model
 from pipelines.cli import app
-from pipelines.runtime.failures import to_mend
+from pipelines.runtime.failures import to_fix
 from pipelines.workspace.endings import Ending, ending
 from tests.conftest import TINY, merged
 from tests.helpers.pictures import picture
@@ -88,7 +88,7 @@ def test_every_error_of_ours_comes_back_from_another_process() -> None:
     ],
 )
 def test_an_error_of_the_system_is_one_line_with_the_file(error: Exception, said: str) -> None:
-    line = to_mend(error)
+    line = to_fix(error)
     assert line is not None and said in line and "\n" not in line and "Errno" not in line
 
 
@@ -96,7 +96,7 @@ def test_an_error_of_the_system_is_one_line_with_the_file(error: Exception, said
     "error", [OSError("bare"), ConnectionResetError(), KeyError("x"), ValueError("x"), OSError(9, "x")]
 )
 def test_what_names_no_file_is_a_defect(error: Exception) -> None:
-    assert to_mend(error) is None
+    assert to_fix(error) is None
 
 
 def test_what_ray_puts_around_an_error_is_taken_off() -> None:
@@ -107,25 +107,25 @@ def test_what_ray_puts_around_an_error_is_taken_off() -> None:
     def of_task(cause: Exception) -> Exception:
         return RayTaskError("work", "many\nlines\n" * 50, cause).as_instanceof_cause()
 
-    mine, missing, lost = ZseError("mend this"), FileNotFoundError(2, "No such file", "/a"), RuntimeError("Connection")
-    assert to_mend(of_task(mine)) == "mend this"
-    assert to_mend(of_task(of_task(missing))) == "/a does not exist"
-    assert to_mend(of_task(KeyError("x"))) is None
+    mine, missing, lost = ZseError("fix this"), FileNotFoundError(2, "No such file", "/a"), RuntimeError("Connection")
+    assert to_fix(of_task(mine)) == "fix this"
+    assert to_fix(of_task(of_task(missing))) == "/a does not exist"
+    assert to_fix(of_task(KeyError("x"))) is None
     workers: dict[int, Exception] = {
         0: UserExceptionWithTraceback(lost, "lines"),
         1: UserExceptionWithTraceback(mine, "lines\n" * 99),
     }
-    assert to_mend(WorkerGroupError("lines\n" * 99, workers)) == "mend this", "the other lost its connection by it"
-    assert ending(WorkerGroupError("lines\n" * 99, workers)) == Ending("FAILED", "mend this"), (
+    assert to_fix(WorkerGroupError("lines\n" * 99, workers)) == "fix this", "the other lost its connection by it"
+    assert ending(WorkerGroupError("lines\n" * 99, workers)) == Ending("FAILED", "fix this"), (
         "the same reason in MLflow"
     )
     assert ending(of_task(missing)) == Ending("FAILED", "/a does not exist")
     assert ending(of_task(KeyError("x"))) == Ending("FAILED", "KeyError: 'x'")
-    assert to_mend(WorkerGroupError("lines", {0: UserExceptionWithTraceback(lost, "lines")})) is None
-    assert to_mend(ControllerError(of_task(missing))) == "/a does not exist"
-    memory = to_mend(OutOfMemoryError("Task was killed due to the node running low on memory.\nMore\nlines"))
+    assert to_fix(WorkerGroupError("lines", {0: UserExceptionWithTraceback(lost, "lines")})) is None
+    assert to_fix(ControllerError(of_task(missing))) == "/a does not exist"
+    memory = to_fix(OutOfMemoryError("Task was killed due to the node running low on memory.\nMore\nlines"))
     assert memory is not None and memory.startswith("A task ran out of memory: Task was killed") and "\n" not in memory
-    died = to_mend(ActorDiedError())
+    died = to_fix(ActorDiedError())
     assert died is not None and "run the same command again" in died and "\n" not in died
 
 

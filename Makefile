@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation local-cluster chaos clean
+.PHONY: help quickstart test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation local-cluster chaos mutants clean
 
 help:
 	@echo "make quickstart   run all stages on built-in data"
@@ -18,6 +18,7 @@ help:
 	@echo "make demo-reevaluation  a week of arriving data and promoted models: 6 minutes"
 	@echo "make local-cluster  run a head, 3 nodes, MLflow on PostgreSQL and an S3 store on this machine, until Ctrl-C"
 	@echo "make chaos        20 random faults during a training and a re-evaluation: the results must not change"
+	@echo "make mutants      plant 300 faults, one at a time: the tests must fail; an hour, continues after an interruption"
 	@echo "make results      measure the missing rows of docs/results.md; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -73,5 +74,8 @@ local-cluster: $(VENV)/installed
 chaos: $(VENV)/installed
 	$(BIN)/python -m tests.chaos
 
+mutants: $(VENV)/installed
+	$(BIN)/python -m tests.mutants
+
 clean:
-	rm -rf $(VENV) $(VENV)-audit workspace demo local-cluster build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-audit workspace demo local-cluster mutants build dist *.egg-info

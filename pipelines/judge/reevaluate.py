@@ -38,7 +38,6 @@ from zse_model.checkpoint import INFO, from_dict
 from zse_model.evaluation.leaks import LeakError
 from zse_model.transforms import BadPicture, TransformConfig
 
-SUMMARY, TEXT = "summary.json", "summary.md"
 DRIFT = "drift.json"  # in the folder of a report
 BROKEN = (StorageError, TooManyBadPicturesError, MissingClassesError, BadPicture, ValueError, OSError)
 SECTIONS = ("evaluation", "ingest", "cluster", "tracking")
@@ -123,12 +122,12 @@ def reevaluate(
     asked = [[(m.name, m.training.digest) for m in models], [one.key for one in wanted], tolerance]
     key = storage.digest([asked, broken, came, summary.promotion], 12)
     folder = storage.join(workspace, "reevaluations", key)
-    new = not storage.exists(storage.join(folder, SUMMARY))
+    new = not storage.exists(storage.join(folder, history.SUMMARY))
     if new:
         text = markdown(summary)
         history.log_reevaluation(store, key, summary.status, summary.as_json(), text)
-        storage.write_bytes(storage.join(folder, TEXT), text.encode())
-        storage.write_json(storage.join(folder, SUMMARY), summary.as_json())
+        storage.write_bytes(storage.join(folder, history.TEXT), text.encode())
+        storage.write_json(storage.join(folder, history.SUMMARY), summary.as_json())
     return summary, folder, new
 
 

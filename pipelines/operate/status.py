@@ -17,10 +17,9 @@ from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.parts import is_part
 from pipelines.workspace.reports import Report
 from pipelines.workspace.states import STATE_FILE, STATES, last_state
-from pipelines.workspace.training import RUN, Training, has_run, read_run
+from pipelines.workspace.training import RUN, RUN_ID, Training, has_run, read_run
 from zse_model.errors import ZseError
 
-TRACKED = "mlflow.json"
 ENDINGS: dict[str, State] = {"FAILED": "failed", "KILLED": "killed"}
 
 
@@ -104,7 +103,7 @@ def status(workspace: str, name: str) -> Status:
         images_per_second=known.get("images_per_second"),
         seconds_left=None if done else known.get("seconds_left"),
         holder={key: held[key] for key in ("host", "pid", "since", "renewed")} if held else None,
-        mlflow=storage.read_json(storage.join(folder, TRACKED)) if TRACKED in files else None,
+        mlflow=storage.read_json(storage.join(folder, RUN_ID)) if RUN_ID in files else None,
         reports=[report for report in reports if complete(report)],
         command=run.get("command"),
     )

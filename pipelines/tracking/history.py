@@ -13,8 +13,10 @@ from typing import Any
 from pipelines.tracking.once import KEY, beside_others, kept_run, run_once
 from pipelines.tracking.runs import log_metrics
 from pipelines.tracking.store import Store, TrackingError, pages, transfer, translated
+from pipelines.workspace.reports import Report
 
 REEVALUATIONS = "reevaluations"  # the experiment of the summaries
+SUMMARY, TEXT = "summary.json", "summary.md"  # files of a re-evaluation, in its folder and in MLflow
 NOTE = 7500  # characters; PostgreSQL stores 8,000 of a tag
 
 
@@ -138,7 +140,7 @@ def pictures(store: Store, run: str) -> dict[str, bytes]:
     """File name -> bytes of the retrieval sheets and explanations of an evaluation run."""
     found = {}
     with translated(), transfer(0), tempfile.TemporaryDirectory() as temporary:
-        for artifact in store.client.list_artifacts(run, "sheets"):
+        for artifact in store.client.list_artifacts(run, Report.SHEETS):
             found[Path(artifact.path).name] = Path(
                 store.client.download_artifacts(run, artifact.path, temporary)
             ).read_bytes()
@@ -168,8 +170,8 @@ def log_reevaluation(store: Store, key: str, status: str, summary: Mapping[str, 
     }
 
     def log(run: Any) -> None:
-        store.client.log_text(run.info.run_id, json.dumps(summary, indent=1), "summary.json")
-        store.client.log_text(run.info.run_id, text, "summary.md")
+        store.client.log_text(run.info.run_id, json.dumps(summary, indent=1), SUMMARY)
+        store.client.log_text(run.info.run_id, text, TEXT)
 
     with translated():
         run_once(store, store.experiment(REEVALUATIONS), key, f"{status} {key}", tags, log)

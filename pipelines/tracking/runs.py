@@ -34,10 +34,9 @@ from pipelines.workspace.endings import Ending, ended, ending
 from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.queries import metric_key
 from pipelines.workspace.reports import MEASURES, Report
-from pipelines.workspace.training import Training
+from pipelines.workspace.training import RUN_ID, Training
 from zse_model.split import FEWEST
 
-RUN_ID = "mlflow.json"
 BATCH = 500  # metrics per request; MLflow takes at most 1000
 COMMIT = Path(__file__).parents[1] / "COMMIT"  # in an image, where the code has no repository
 GIT = 10.0  # s, limit for a git command

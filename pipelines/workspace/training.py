@@ -18,6 +18,7 @@ from pipelines.store import storage
 from pipelines.workspace.kept import Kept
 
 RUN, HISTORY = "run.json", "history.json"
+RUN_ID = "mlflow.json"  # the training's run in MLflow: its URI and id
 
 
 class Training(Kept):

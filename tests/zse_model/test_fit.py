@@ -177,6 +177,18 @@ def test_a_state_without_its_whole_optimizer_is_named(kept: int | None, tmp_path
         fit(method(), Source(), LocalContext(tmp_path), config())
 
 
+def test_a_gpu_without_room_for_the_optimizer_is_no_damaged_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    fit(method(), Source(), LocalContext(tmp_path), config(steps=1, checks=1))
+    monkeypatch.setattr(torch.optim.Optimizer, "load_state_dict", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(method(), Source(), LocalContext(tmp_path), config())
+
+
 def test_weights_that_an_update_broke_are_not_kept(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match="The weights after step 1 are not finite"):
         fit(method(), Source(), LocalContext(tmp_path), config(lr=1e39, warmup=0, steps=1, checks=1))

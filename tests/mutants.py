@@ -1,0 +1,284 @@
+"""Plant faults in the code, one at a time, and run the tests that should notice. `make mutants` runs it.
+
+    <out>/mutants.jsonl  a line for each mutant: module, line, old and new text, outcome; a second run continues there
+    <out>/survivors.md   the mutants that no test noticed, each with its diff
+
+A mutant replaces one expression or statement inside a function. Module constants, defaults, annotations, and the texts
+of errors are left alone: their values are choices, not logic. The mutants of all modules are drawn by a seed, equally
+many from each module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+ROOT = Path(__file__).parents[1]
+MODEL, TESTS = "zse_model", "tests/zse_model"
+TARGETS: dict[str, tuple[str, ...]] = {
+    f"{MODEL}/losses.py": (f"{TESTS}/test_losses.py", f"{TESTS}/test_methods.py"),
+    f"{MODEL}/graph.py": (f"{TESTS}/test_graph.py", f"{TESTS}/test_crossatnet.py"),
+    f"{MODEL}/hashing.py": (f"{TESTS}/test_crossatnet.py", f"{TESTS}/test_code_index.py"),
+    f"{MODEL}/fit.py": (f"{TESTS}/test_fit.py",),
+    f"{MODEL}/split.py": (f"{TESTS}/test_split.py",),
+    f"{MODEL}/methods/zse_sbir.py": (f"{TESTS}/test_methods.py", f"{TESTS}/test_losses.py"),
+    f"{MODEL}/methods/crossatnet.py": (f"{TESTS}/test_crossatnet.py", f"{TESTS}/test_losses.py"),
+    f"{MODEL}/methods/global_embedding.py": (f"{TESTS}/test_methods.py", f"{TESTS}/test_losses.py"),
+    f"{MODEL}/methods/distillation.py": (f"{TESTS}/test_methods.py", f"{TESTS}/test_losses.py"),
+    f"{MODEL}/evaluation/metrics.py": (f"{TESTS}/test_metrics.py", f"{TESTS}/test_evaluate.py"),
+    f"{MODEL}/evaluation/search.py": (f"{TESTS}/test_ranking.py",),
+    f"{MODEL}/evaluation/leaks.py": (f"{TESTS}/test_evaluate.py", "tests/operate/test_preflight.py"),
+    "pipelines/workspace/states.py": ("tests/workspace/test_states.py",),
+    "pipelines/workspace/images.py": ("tests/workspace/test_artefacts.py", "tests/workspace/test_kept.py"),
+    "pipelines/store/lease.py": ("tests/store/test_lease.py",),
+    "pipelines/judge/rules.py": ("tests/judge/test_promote.py",),
+}
+"""Module -> the tests that should notice its faults, without Ray."""
+COMPARED = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+}  # fmt: skip
+COMPUTED = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
+}  # fmt: skip
+SLACK = 30.0  # s, beside three times the tests' own time: a mutant may loop for ever
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault."""
+
+    module: str
+    line: int
+    start: int
+    """First byte of the text that is replaced."""
+    old: str
+    new: str
+
+    def applied(self, source: str) -> str:
+        raw = source.encode()
+        end = self.start + len(self.old.encode())
+        return (raw[: self.start] + self.new.encode() + raw[end:]).decode()
+
+    @property
+    def key(self) -> str:
+        return f"{self.module}:{self.start}:{self.new}"
+
+
+def mutants(module: str, source: str) -> list[Mutant]:
+    """All mutants of a module, in the order of their place."""
+    starts = [0]
+    for line in source.encode().splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    found = []
+    for function in _functions(ast.parse(source)):
+        for node, new in _replaced(function):
+            old = ast.get_source_segment(source, node) or ""
+            start = starts[node.lineno - 1] + node.col_offset
+            found.append(Mutant(module, node.lineno, start, old, new))
+    return sorted({one.key: one for one in found}.values(), key=lambda one: (one.start, one.new))
+
+
+def _functions(tree: ast.AST) -> Iterator[ast.stmt]:
+    """The statements of all functions, without nested functions twice."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from node.body
+        else:
+            yield from _functions(node)
+
+
+def _replaced(node: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
+    """(node, text in its place) for every fault in a statement."""
+    if isinstance(node, ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        return
+    if isinstance(node, ast.Expr | ast.AugAssign):
+        yield node, "pass"
+    if isinstance(node, ast.expr):
+        for new in _faults(node):
+            yield node, f"({ast.unparse(ast.fix_missing_locations(new))})"
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list", "args") and not isinstance(node, ast.Call):
+            continue
+        if isinstance(node, ast.JoinedStr):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from _replaced(child)
+
+
+def _faults(node: ast.expr) -> Iterator[ast.expr]:
+    match node:
+        case ast.Compare(left, [op], [right]) if type(op) in COMPARED:
+            yield ast.Compare(left, [COMPARED[type(op)]()], [right])
+        case ast.BinOp(left, op, right) if type(op) in COMPUTED:
+            yield ast.BinOp(left, COMPUTED[type(op)](), right)
+        case ast.BoolOp(op, values):
+            yield ast.BoolOp(ast.Or() if isinstance(op, ast.And) else ast.And(), values)
+        case ast.UnaryOp(ast.Not() | ast.USub(), operand):
+            yield operand
+        case ast.Constant(bool() as value):
+            yield ast.Constant(not value)
+        case ast.Constant(int() | float() as value):
+            yield ast.Constant(value + 1)
+        case ast.IfExp(test, body, orelse):
+            yield ast.IfExp(test, orelse, body)
+        case ast.Subscript(value, ast.Slice(None, upper, None), context) if upper is not None:
+            yield ast.Subscript(value, ast.Slice(upper, None, None), context)
+        case ast.Subscript(value, ast.Slice(lower, None, None), context) if lower is not None:
+            yield ast.Subscript(value, ast.Slice(None, lower, None), context)
+        case ast.Call(function, [first, second, *rest], keywords) if ast.dump(first) != ast.dump(second):
+            if not isinstance(first, ast.Starred) and not isinstance(second, ast.Starred):
+                yield ast.Call(function, [second, first, *rest], keywords)
+        case ast.Call(function, arguments, [_, *keywords]):
+            yield ast.Call(function, arguments, keywords)
+        case ast.Call(ast.Attribute(value, "detach" | "clamp" | "relu" | "mean"), _, _):
+            yield value
+
+
+def drawn(count: int, seed: int, modules: Sequence[str]) -> list[Mutant]:
+    """`count` mutants, equally many of each module as far as they go."""
+    chance = random.Random(seed)
+    left = []
+    for module in modules:
+        of_module = mutants(module, (ROOT / module).read_text())
+        chance.shuffle(of_module)
+        left.append(of_module)
+    out: list[Mutant] = []
+    while len(out) < count and any(left):
+        out += [of_module.pop() for of_module in left if of_module]
+    return out[:count]
+
+
+def tracked() -> list[str]:
+    """The repository's files, without deleted ones."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout
+    return [name for name in listed.decode().split("\0") if (ROOT / name).is_file()]
+
+
+class Copy:
+    """A copy of the repository, whose modules are changed one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in tracked():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+
+    def tested(self, tests: Sequence[str], limit: float | None = None) -> tuple[str, float]:
+        """(passed, failed or timeout; seconds) of the tests on this copy."""
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "not ray and not cluster",
+        ]
+        env = os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        begun = time.monotonic()
+        try:
+            done = subprocess.run(
+                [*command, *tests], cwd=self.folder, env=env, capture_output=True, timeout=limit, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return "timeout", time.monotonic() - begun
+        return "failed" if done.returncode else "passed", time.monotonic() - begun
+
+    def planted(self, mutant: Mutant, tests: Sequence[str], limit: float) -> str:
+        """`caught` or `survived`. A test that never ends has noticed the fault too."""
+        file = self.folder / mutant.module
+        source = file.read_text()
+        file.write_text(mutant.applied(source))
+        try:
+            return "survived" if self.tested(tests, limit)[0] == "passed" else "caught"
+        finally:
+            file.write_text(source)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--module", action="append", help="only this module, as in zse_model/losses.py; repeatable")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("mutants"))
+    asked = parser.parse_args()
+    modules = asked.module or list(TARGETS)
+    if unknown := sorted(set(modules) - set(TARGETS)):
+        parser.error(f"unknown modules {unknown}. Known: {', '.join(TARGETS)}")
+    asked.out.mkdir(parents=True, exist_ok=True)
+    rows = run(drawn(asked.count, asked.seed, modules), asked.out / "mutants.jsonl", asked.workers)
+    caught = sum(row["outcome"] == "caught" for row in rows)
+    (asked.out / "survivors.md").write_text(survivors(rows))
+    print(f"Result: {caught} of {len(rows)} mutants caught ({caught / len(rows):.1%})")
+    print(f"Next: read {asked.out / 'survivors.md'}")
+
+
+def run(asked: Sequence[Mutant], log: Path, workers: int) -> list[dict[str, str]]:
+    """A row for each mutant. Rows in `log` are not made again."""
+    known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {row["key"]: row for row in known}
+    left = [one for one in asked if one.key not in done]
+    copies: SimpleQueue[Copy] = SimpleQueue()
+    lock = threading.Lock()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
+        for i in range(workers):
+            copies.put(Copy(Path(folder) / str(i)))
+        limits = dict(pool.map(lambda module: (module, _limit(module, copies)), sorted({m.module for m in left})))
+
+        def one(mutant: Mutant) -> None:
+            copy = copies.get()
+            try:
+                outcome = copy.planted(mutant, TARGETS[mutant.module], limits[mutant.module])
+            finally:
+                copies.put(copy)
+            row = {"key": mutant.key, **asdict(mutant), "outcome": outcome}
+            with lock, log.open("a") as file:
+                done[mutant.key] = row
+                file.write(json.dumps(row) + "\n")
+                print(f"{len(done)}/{len(asked)} {outcome:8} {mutant.module}:{mutant.line}", flush=True)
+
+        list(pool.map(one, left))
+    return [done[one.key] for one in asked]
+
+
+def _limit(module: str, copies: SimpleQueue[Copy]) -> float:
+    """Seconds that a mutant of a module may take. Exits if the tests fail without a fault."""
+    copy = copies.get()
+    try:
+        outcome, seconds = copy.tested(TARGETS[module])
+    finally:
+        copies.put(copy)
+    if outcome != "passed":
+        sys.exit(f"The tests of {module} fail without a mutant: {' '.join(TARGETS[module])}")
+    return 3 * seconds + SLACK
+
+
+def survivors(rows: Sequence[dict[str, str]]) -> str:
+    """The mutants that no test noticed, as Markdown."""
+    kept = [row for row in rows if row["outcome"] == "survived"]
+    blocks = [f"## {row['module']}:{row['line']}\n\n```diff\n-{row['old']}\n+{row['new']}\n```\n" for row in kept]
+    return "\n".join([f"# {len(kept)} of {len(rows)} mutants survived\n", *blocks])
+
+
+if __name__ == "__main__":
+    main()

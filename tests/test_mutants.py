@@ -1,0 +1,76 @@
+"""What `make mutants` plants: faults in functions, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests import mutants
+from tests.mutants import ROOT, TARGETS, drawn, run
+
+SOURCE = '''"""Doc."""
+LIMIT = 3
+
+def best(values: list[int], at: int = 2) -> int:
+    """Doc."""
+    if not values:
+        raise ValueError(f"{len(values)} values, at least {1 + 1}")
+    values.sort(reverse=True)
+    return max(values[0], at) if at > LIMIT else -values[1]
+'''
+
+
+def test_mutants_change_logic_and_no_default_text_or_constant_of_the_module() -> None:
+    found = mutants.mutants("m.py", SOURCE)
+    assert {(one.old, one.new) for one in found} == {
+        ("not values", "(values)"),
+        ("values.sort(reverse=True)", "pass"),
+        ("values.sort(reverse=True)", "(values.sort())"),
+        ("True", "(False)"),
+        ("max(values[0], at)", "(max(at, values[0]))"),
+        ("max(values[0], at) if at > LIMIT else -values[1]", "(-values[1] if at > LIMIT else max(values[0], at))"),
+        ("at > LIMIT", "(at >= LIMIT)"),
+        ("0", "(1)"),
+        ("-values[1]", "(values[1])"),
+        ("1", "(2)"),
+    }
+    for one in found:
+        ast.parse(one.applied(SOURCE))
+
+
+def test_equally_many_mutants_are_drawn_of_each_module_by_the_seed() -> None:
+    modules = [f"zse_model/{name}.py" for name in ("losses", "graph", "fit")]
+    first = drawn(30, 1, modules)
+    assert first == drawn(30, 1, modules) != drawn(30, 2, modules)
+    assert [sum(one.module == module for one in first) for module in modules] == [10, 10, 10]
+    assert all((ROOT / test).is_file() for tests in TARGETS.values() for test in tests)
+
+
+def test_a_mutant_is_caught_by_a_test_that_fails_and_survives_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a small repository; a second run makes no row again."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "limits.py").write_text(
+        "def small(x):\n    return x < 3\n\ndef unused(x):\n    return x < 3\n"
+    )
+    (tmp_path / "code" / "test_limits.py").write_text(
+        "from limits import small\n\ndef test_limit():\n    assert small(2) and not small(3)\n"
+    )
+    names = ["code/limits.py", "code/test_limits.py"]
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    monkeypatch.setattr(mutants, "TARGETS", {names[0]: (names[1],)})
+    monkeypatch.setattr(mutants, "tracked", lambda: names)
+    asked = drawn(100, 0, names[:1])
+    rows = run(asked, tmp_path / "log.jsonl", 2)
+    assert {(row["line"], row["new"]): row["outcome"] for row in rows} == {
+        (2, "(x <= 3)"): "caught",
+        (2, "(4)"): "caught",
+        (5, "(x <= 3)"): "survived",
+        (5, "(4)"): "survived",
+    }
+    assert "# 2 of 4 mutants survived" in mutants.survivors(rows)
+    capsys.readouterr()
+    assert run(asked, tmp_path / "log.jsonl", 2) == rows and capsys.readouterr().out == ""

@@ -63,14 +63,12 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         logs.capture()
-        if (code := app(standalone_mode=False)) == 130:  # typer's exit code for Ctrl-C
-            _interrupted()
-        sys.exit(code)
+        sys.exit(app(standalone_mode=False))
     except KeyboardInterrupt:
         _interrupted()
         sys.exit(130)
     except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt) or end.code == 130:
+        if isinstance(end.__context__, KeyboardInterrupt) or end.code == 130:  # 130: typer's exit code for Ctrl-C
             _interrupted()
         raise
     except Exception as error:

@@ -1,20 +1,16 @@
-"""CrossATNet's own: masks, the class graph, codes and their distance, what is read of class vectors."""
+"""CrossATNet's own: masks, what is read of class vectors, codes at the end of a training."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from tests.zse_model.test_methods import CLASSES, CNN, SIZE, batch, pictures
 from zse_model.checkpoint import Checkpoint, seen_keys, start_from
 from zse_model.explain import UnexplainableError, explain, explain_masks, has_masks
-from zse_model.graph import class_graph
-from zse_model.hashing import CodeHead, discriminant, itq, pack, unpack
 from zse_model.methods import CrossATNetConfig, create_method
 from zse_model.methods.crossatnet import CrossATNet
 from zse_model.split import ZeroShotSplit
@@ -37,44 +33,6 @@ def with_codes(method: CrossATNet) -> CrossATNet:
     for name, head in method.codes.items():
         head.fit_itq(x) if name.startswith("itq") else head.fit(x[:40], x[40:], torch.arange(80) % CLASSES)
     return method
-
-
-def test_the_class_graph_against_its_definition() -> None:
-    vectors = torch.randn(9, 5, generator=torch.manual_seed(3))
-    unit = (vectors / vectors.norm(dim=1, keepdim=True)).numpy()
-    similar = unit @ unit.T
-    expected = np.eye(9)
-    for i in range(9):
-        for j in [j for j in np.argsort(-similar[i]) if j != i][:2]:
-            expected[i, j] = expected[j, i] = 1
-    degree = expected.sum(1)
-    np.testing.assert_allclose(class_graph(vectors, "knn", 2), expected / np.sqrt(np.outer(degree, degree)), atol=1e-6)
-
-
-def test_a_spanning_tree_joins_all_classes_also_those_with_the_same_vector() -> None:
-    vectors = torch.randn(6, 4, generator=torch.manual_seed(0))
-    vectors[3] = vectors[1]
-    joined = class_graph(vectors, "mst", 0) > 0
-    assert int(joined.sum()) == 6 + 2 * 5 and joined[1, 3], "a tree of 6 nodes has 5 edges"
-    reached = torch.linalg.matrix_power(joined.float(), 6) > 0
-    assert reached.all()
-    unit = vectors / vectors.norm(dim=1, keepdim=True)
-    apart = 1 - unit @ unit.T
-    edges = list(itertools.combinations(range(6), 2))
-    shortest = min(
-        sum(float(apart[e]) for e in tree)
-        for tree in itertools.combinations(edges, 5)
-        if (torch.linalg.matrix_power(_joined(tree), 6) > 0).all()
-    )
-    assert sum(float(apart[e]) for e in edges if joined[e]) == pytest.approx(shortest, abs=1e-5)
-
-
-def _joined(tree: Iterable[tuple[int, int]]) -> torch.Tensor:
-    """0 and 1, [6, 6]."""
-    joined = torch.eye(6)
-    for a, b in tree:
-        joined[a, b] = joined[b, a] = 1
-    return joined
 
 
 def test_prototypes_follow_the_vectors_and_nothing_else_is_read() -> None:
@@ -109,13 +67,6 @@ def test_a_second_stage_has_a_graph_and_codes_of_its_own() -> None:
     vectors = third.graph.vectors.clone()  # type: ignore[union-attr]
     assert start_from(third, start) == [] and third.modes == ("ret",)
     assert torch.equal(third.graph.vectors, vectors)  # type: ignore[union-attr]
-
-
-def test_codes_of_a_single_class_are_of_what_its_pictures_differ_in() -> None:
-    x = torch.randn(60, 24, generator=torch.manual_seed(0))
-    head = CodeHead(24, 32)
-    head.fit(x[:30], x[30:], torch.zeros(60, dtype=torch.long))
-    assert head.fitted and 10 < pack(head(x[30:], "photo")).unique(dim=0).shape[0]
 
 
 @torch.no_grad()
@@ -169,69 +120,6 @@ def test_an_explanation_shows_the_masks_that_the_network_reads_with() -> None:
         explain(network(attention=0), sketch, photo)
 
 
-def test_the_photos_own_mask_learns_from_the_guided_one_not_the_other_way() -> None:
-    method = network(classification=0, graph=0, reconstruction=0)
-    method.train()(batch(4))["attention"].mean().backward()
-    assert method.ask is not None and method.own_mask is not None
-    assert method.ask.weight.grad is None
-    assert next(method.own_mask.parameters()).grad is not None
-
-
-def test_codes_are_packed_and_unpacked() -> None:
-    bits = torch.rand(20, 64, generator=torch.manual_seed(1)) < 0.5
-    packed = pack(bits)
-    assert packed.dtype == torch.uint8 and packed.shape == (20, 8)
-    np.testing.assert_array_equal(np.unpackbits(packed.numpy(), axis=1, bitorder="little"), bits.numpy())
-    assert torch.equal(unpack(packed), bits)
-
-
-def test_itq_keeps_more_than_the_signs_of_principal_directions() -> None:
-    """Its aim is the loss of quantisation, on anisotropic data, for codes shorter and longer than the space."""
-    generator = torch.manual_seed(2)
-    x = torch.randn(500, 24, generator=generator) @ torch.diag(torch.linspace(3, 0.2, 24)) + 1.5
-    mean, projection = itq(x, 16)
-    np.testing.assert_allclose(mean, x.mean(0), atol=1e-5)
-    principal = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:16].T
-
-    def loss(projected: torch.Tensor) -> float:
-        return float((projected - projected.sign()).square().mean())
-
-    assert loss((x - mean) @ projection) < 0.95 * loss((x - mean) @ principal)
-    torch.testing.assert_close(projection.T @ projection, torch.eye(16), atol=1e-4, rtol=1e-4)
-    assert itq(x, 32)[1].shape == (24, 32)
-
-
-def test_learned_codes_tell_unseen_classes_apart_better_than_itq() -> None:
-    """Classes differ in a few directions, pictures of a class most in others, and each modality stands elsewhere."""
-    generator = torch.manual_seed(3)
-    telling, misleading = torch.linalg.qr(torch.randn(96, 96, generator=generator)).Q.split([24, 72], dim=1)
-
-    def drawn(labels: torch.Tensor, centres: torch.Tensor, offset: float) -> torch.Tensor:
-        own = centres[labels] + 0.3 * torch.randn(len(labels), 24, generator=generator)
-        return own @ telling.T + 1.2 * torch.randn(len(labels), 72, generator=generator) @ misleading.T + offset
-
-    seen, unseen = torch.randn(40, 24, generator=generator), torch.randn(15, 24, generator=generator)
-    labels, asked = torch.arange(800) % 40, torch.arange(150) % 15
-    sketches, photos = drawn(labels, seen, 0.5), drawn(labels, seen, -0.2)
-    learned, baseline = CodeHead(96, 64), CodeHead(96, 64)
-    assert not learned.fitted
-    learned.fit(sketches, photos, torch.cat([labels, labels]))
-    baseline.fit_itq(torch.cat([sketches, photos]))
-    assert learned.fitted
-    queries, gallery = drawn(asked, unseen, 0.5), drawn(asked, unseen, -0.2)
-
-    def precision(head: CodeHead) -> float:
-        distance = (head(queries, "sketch")[:, None] != head(gallery, "photo")[None]).sum(2)
-        nearest = distance.argsort(dim=1, stable=True)[:, :10]
-        return float((asked[nearest] == asked[:, None]).float().mean())
-
-    assert precision(learned) > precision(baseline) + 0.1
-    for modality, x in (("sketch", sketches), ("photo", photos)):
-        share = learned(x, modality).float().mean(0)  # type: ignore[arg-type]
-        assert (share - 0.5).abs().max() < 0.1, "every bit is on for half of either"
-    assert discriminant(torch.randn(50, 8), torch.arange(50) % 4, 6)[:, 3:].abs().max() < 1e-3, "4 classes differ in 3"
-
-
 def test_a_training_ends_with_the_baseline_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 64)
     method = network()
@@ -256,16 +144,6 @@ def test_what_makes_no_sense_is_refused() -> None:
         network(bits=48)
     with pytest.raises(ValueError, match="neighbours: 3 of 4 classes; allowed are 1 to 2"):
         network(neighbours=3)
-
-
-def test_codes_of_a_collapsed_network_are_finite() -> None:
-    """The pictures of a class are one vector: nothing to shrink, and no matrix that has no inverse."""
-    labels = torch.arange(8).repeat_interleave(4)
-    x = torch.randn(8, 16, generator=torch.manual_seed(0))[labels]
-    head = CodeHead(16, 32)
-    head.fit(x, x, torch.cat([labels, labels]))
-    assert head.fitted and head.projection.isfinite().all()
-    assert discriminant(torch.ones(32, 16), labels, 32).isfinite().all()
 
 
 @torch.no_grad()

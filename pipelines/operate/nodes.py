@@ -90,7 +90,7 @@ def look(resources: Mapping[str, float], name: str, workspace: str, source: str)
 
 
 def code_digest() -> str:
-    """A digest of all files of the two packages, to find nodes with other code."""
+    """A digest of the Python files of the two packages, to find nodes with other code."""
     import pipelines
     import zse_model
 

@@ -394,7 +394,11 @@ def _cannot(config: BackboneConfig, size: int, error: Exception) -> str:
     """That a backbone cannot be used, in one line: timm has as many ways to fail as architectures."""
     cfg = timm.get_pretrained_cfg(config.name)
     said = " ".join(str(error).split())[:160]
-    made = f"timm made it for {cfg.input_size[-1]} px; try transforms.size={cfg.input_size[-1]}, or" if cfg else "Take"
+    if unknown := [name for name in config.args if "unexpected keyword" in said and f"'{name}'" in said]:
+        made = f"It has no argument {', '.join(unknown)}; try backbone.args={{}}, or"
+    else:
+        size_of = cfg and cfg.input_size[-1]
+        made = f"timm made it for {size_of} px; try transforms.size={size_of}, or" if size_of else "Take"
     arguments = f" with backbone.args {dict(config.args)}" if config.args else ""
     return (
         f"Backbone {config.name!r} cannot be used on pictures of {size} px{arguments} ({type(error).__name__}: "

@@ -441,7 +441,9 @@ class ZeroShotSplit:
     def for_selection(self) -> ZeroShotSplit:
         """The split that tests on the pseudo-unseen classes, to choose by. Raises ValueError where there are none."""
         if not self.pseudo_unseen:
-            raise ZseError(f"Split {self.name!r} has no pseudo-unseen classes. Raise dataset.pseudo_unseen")
+            raise ZseError(
+                f"Split {self.name!r} has no pseudo-unseen classes. Raise dataset.pseudo_unseen and train again"
+            )
         name = f"{self.name}-selection"
         return replace(self, name=name, seen=self.training, unseen=self.pseudo_unseen, pseudo_unseen=())
 

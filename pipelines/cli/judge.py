@@ -42,16 +42,29 @@ def compare(
     found = compare_all(first, others, workspace, out, metric=metric, mode=mode, setting=setting)
     for one in found:
         show(one)
-    inputs = ["--sketch", "FILE", "--photo", "FILE", "--checkpoint", _explained(others[0]), "--workspace", workspace]
-    last(f"{out}/compare.json, and pictures beside it", command("explain", *inputs))
+    last(f"{out}/compare.json, and pictures beside it", _following(others[0], workspace))
 
 
-def _explained(name: str) -> str:
-    """The name for `zse explain --checkpoint`; for a report or an MLflow run the user fills in the checkpoint."""
-    from pipelines.store.storage import exists, join
+def _following(name: str, workspace: str) -> str:
+    """`zse explain` for the model; for a report or an MLflow run the user fills in the checkpoint.
+
+    `zse search` for a checkpoint of a method whose modes declare no explanation.
+    """
+    from pipelines.cli.options import searched
+    from pipelines.store.storage import exists, join, read_json
     from zse_model.checkpoint import INFO
+    from zse_model.methods import METHODS
 
-    return name if name.startswith("models:/") or exists(join(name, INFO)) else "CHECKPOINT"
+    checkpoint = "CHECKPOINT"
+    if name.startswith("models:/"):
+        checkpoint = name
+    elif exists(join(name, INFO)):
+        checkpoint = name
+        method = METHODS.get(read_json(join(name, INFO))["method"])
+        if method and not any(mode.explanation for mode in method.MODES):
+            return command("search", "--sketch", "FILE", *searched("FOLDER", name, workspace))
+    inputs = ["--sketch", "FILE", "--photo", "FILE", "--checkpoint", checkpoint, "--workspace", workspace]
+    return command("explain", *inputs)
 
 
 def promote(

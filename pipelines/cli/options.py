@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from pipelines.config.experiment import ExperimentConfig
 
 
+def _not_a_file(workspace: str) -> str:
+    """The workspace itself. Raises ZseError for a file: later, MLflow's database would fail to be made in it."""
+    from pipelines.store import storage
+
+    if storage.is_local(workspace) and os.path.isfile(storage.absolute(workspace)):
+        raise ZseError(f"--workspace {workspace} is a file. Give a folder, or s3://bucket/prefix")
+    return workspace
+
+
 WORKSPACE = os.environ.get("ZSE_WORKSPACE", "workspace")
 Experiment = Annotated[
     str, typer.Option("--experiment", "-e", help="A shipped experiment or a YAML file. `zse experiments` lists them.")
@@ -24,7 +33,10 @@ Experiment = Annotated[
 Workspace = Annotated[
     str,
     typer.Option(
-        "--workspace", "-w", help="Where outputs are kept: a folder or s3://bucket/prefix. Env: ZSE_WORKSPACE."
+        "--workspace",
+        "-w",
+        callback=_not_a_file,
+        help="Where outputs are kept: a folder or s3://bucket/prefix. Env: ZSE_WORKSPACE.",
     ),
 ]
 Set = Annotated[

@@ -40,6 +40,8 @@ ALIKE = 0.9  # least share of the classes that must belong to a known data set
 PART = 0.2  # least share of a known data set's classes that must exist
 SHARED = ("tuberlin", "quickdraw_extended")  # adapters that read the same folders
 SHOWN = 8  # names in a line
+# The experiment folder+global trains from weights; these options give it those that timm names for its backbone.
+HUB = ("backbone.weights=hub", "backbone.args={}", "backbone.mean=null", "backbone.std=null")
 
 
 @dataclass(frozen=True)
@@ -196,15 +198,19 @@ def describe(known: Known) -> list[str]:
 
 
 def next_command(found: Diagnosis) -> str:
-    """The `zse run --dry-run` command for the source, with the first possible split."""
+    """The `zse run --dry-run` command for the source, with the first possible split and the weights that timm names.
+
+    `random-N` draws at least two unseen classes where it can: with one, every photo is relevant and mAP_all is 1.
+    """
     config = found.config
     settings = {"adapter": _adapter(config), "source": _source(config)}
     if getattr(config, "svg", False):
         settings["svg"] = "true"
     settings["name"] = found.known.name if found.known else "mine"
+    classes = len(found.counts)
     possible = [name for name in _candidates(found) if not _missing(name, found.counts)]
-    settings["split"] = possible[0] if possible else f"random-{max(1, len(found.counts) // 5)}"
-    given = repeated("--set", (f"dataset.{name}={value}" for name, value in settings.items()))
+    settings["split"] = possible[0] if possible else f"random-{max(1, min(2, classes - 2), classes // 5)}"
+    given = repeated("--set", (*(f"dataset.{name}={value}" for name, value in settings.items()), *HUB))
     return command("run", "-e", "folder+global", "--dry-run", *given)
 
 

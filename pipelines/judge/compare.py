@@ -121,7 +121,9 @@ def compare(
     ]
     if not asked:
         known = ", ".join(sorted({"/".join(x) for x, _ in pairs}))
-        raise ZseError(f"No common measurement has setting {setting}, mode {mode}, metric {metric}. Common: {known}")
+        given = {"setting": setting, "mode": mode, "metric": metric}
+        said = ", ".join(f"{name} {value!r}" for name, value in given.items() if value is not None)
+        raise ZseError(f"No common measurement has {said}. Common, as setting/protocol/mode/metric: {known}")
     found: list[Compared] = []
     refused: ZseError | None = None
     for x, y in asked:

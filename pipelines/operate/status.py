@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from typing import Any
 
@@ -48,10 +47,6 @@ def find(name: str, workspace: str) -> tuple[str, str]:
 
 def trainings(workspace: str) -> list[str]:
     """Names of the trainings of a workspace. Raises StorageError if the workspace does not exist."""
-    if storage.is_local(workspace) and os.path.isfile(storage.absolute(workspace)):
-        raise ZseError(
-            f"--workspace {workspace} is a file. Give the folder, or s3://bucket/prefix, that a run wrote to"
-        )
     if Training.KIND not in storage.folders(workspace):
         return []
     folder = storage.join(workspace, Training.KIND)

@@ -87,7 +87,7 @@ def prepared(prepare: Callable[[bytes, TransformConfig], T], name: str, data: by
     try:
         return prepare(data, transforms)
     except BadPicture as error:
-        raise BadPicture(f"{printable(name)}: {error}") from error
+        raise BadPicture(f"{printable(name)}: {error}. Give another picture") from error
 
 
 def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:

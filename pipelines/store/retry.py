@@ -167,9 +167,13 @@ def _broke_off(error: Exception) -> bool:
 
 def failure(url: str, error: Exception) -> StorageError:
     """The error of a failed request: the URL, the reason, whether it was retried, and what to do."""
+    from botocore.exceptions import NoCredentialsError
+
     advice = f"Retried for {patience():.0f} s" if _away(error) or _broke_off(error) else "Not retried"
     if isinstance(error, PermissionError):
         advice = "Check that the credentials are valid and allow it"
+    elif isinstance(error, NoCredentialsError):
+        advice = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     # Ray logs the errors of tasks, and a URL may hold a password.
     reason, user = _reason(error), re.match(r"[\w+.-]+://([^/]+)@", url)
     reason = reason.replace(user[1], "***") if user else reason  # a client may repeat the user without the protocol

@@ -88,6 +88,9 @@ def test_what_follows_a_comparison_and_a_promotion(place: Path, monkeypatch: pyt
     assert words[:2] == ["zse", "explain"] and has(words, "--checkpoint", AWKWARD, "--workspace", AWKWARD)
     (words,) = following("compare", "first", "0" * 32, "-w", AWKWARD)
     assert has(words, "--checkpoint", "CHECKPOINT"), "the run of an evaluation is no checkpoint"
+    storage.write_json(str(place / AWKWARD / "checkpoint.json"), {"method": "global"})
+    (words,) = following("compare", "first", AWKWARD, "-w", AWKWARD)
+    assert words[:2] == ["zse", "search"] and has(words, "--checkpoint", AWKWARD), "it has no explanation"
     given = ["--catalog", AWKWARD, "--models", "zse@champion", "--workspace", AWKWARD, *GIVEN, "--promote"]
     (words,) = following("reevaluate", *given, "--tolerance", "0.05")
     assert words[:2] == ["zse", "watch"] and has(words, *given) and has(words, "--tolerance", "0.05")

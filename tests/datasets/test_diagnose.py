@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.config.load import load_experiment
+from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.datasets.built_in import built_in, split_names
 from pipelines.datasets.diagnose import Diagnosis, describe, diagnose, next_command, report
 from pipelines.datasets.published import Known, known_dataset, known_datasets
@@ -56,9 +59,21 @@ def test_sketchy_beside_its_published_counts(tmp_path: Path) -> None:
     assert "sketchy-21: not possible, 21 unseen classes are missing: bat, cabin, cow" in text
     assert "123 of sketchy are missing" in text and "From      sketches and photos: sketchy.eye.gatech.edu" in text
     assert "6 of 6 pictures read, 0 cannot be used" in text
-    assert next_command(found).endswith(
-        f"dataset.source={tmp_path} --set dataset.name=sketchy --set dataset.split=random-1"
+    assert (
+        f"dataset.source={tmp_path} --set dataset.name=sketchy --set dataset.split=random-1 --set backbone.weights=hub "
+        in next_command(found)
     )
+
+
+@pytest.mark.parametrize(("classes", "unseen"), [(3, 1), (4, 2), (8, 2), (25, 5)])
+def test_the_next_command_draws_at_least_two_unseen_classes_and_has_weights(classes: int, unseen: int) -> None:
+    """With one unseen class every ranking is perfect; without weights the frozen parts of the backbone are refused."""
+    counts = {f"thing {i}": {"sketch": 2, "photo": 2} for i in range(classes)}
+    found = Diagnosis(FolderConfig(name="mine", split="all", source="pictures"), counts, 0, None, 0, [])
+    words = shlex.split(next_command(found))
+    assert f"dataset.split=random-{unseen}" in words
+    backbone = load_experiment("folder+global", [word for word in words if "=" in word]).backbone
+    assert backbone.frozen and backbone.weights == "hub" and not backbone.args and backbone.mean is None
 
 
 def test_counts_that_are_the_published_ones_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,7 +204,17 @@ FOLDER = ("-e", "folder+global")
         (["reevaluate", "--catalog", "folder", "--models", ","], "--models ',' names no model"),
         (["report", "-w", "ws", "--out", "folder"], "--out 'folder' is a folder"),
         (["status", "-w", "ws"], "x-1/run.json is not JSON, line 1"),
-        (["status", "-w", "file"], "file is a file. Give the folder, or s3://bucket/prefix, that a run wrote to"),
+        *(
+            ([*verb, "-w", "file"], "--workspace file is a file. Give a folder, or s3://bucket/prefix")
+            for verb in (
+                ["status"],
+                ["report"],
+                ["promote", "x", "--name", "y"],
+                ["compare", "cut", "other"],
+                ["reevaluate", "--catalog", "folder"],
+                ["run", *FOLDER],
+            )
+        ),
         (["status", "-w", "http://127.0.0.1:9/ws"], "http://127.0.0.1:9/ws cannot be used: ClientConnectorError"),
         (["status", "y", "-w", "ws"], "begins with 'y'. Trainings: x-1"),
         (["import-checkpoint", "file", "--split", "folder", "-o", "out"], "folder is a folder, expected a file"),

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from botocore.exceptions import NoCredentialsError
 
 from pipelines.datasets.adapters.folder import Folder, FolderConfig
 from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
+from pipelines.store.retry import failure
 from pipelines.workspace.parts import open_part, write_part
 from tests.helpers.faulty_store import LATE, FaultyStore
 
@@ -250,3 +252,9 @@ def test_uploads_and_downloads_of_a_folder_go_side_by_side(s3: str, store: Fault
     }
     puts = [request for request in store.asked if request.startswith("PUT")]
     assert puts[-1].endswith("/manifest.json") and len(puts) == 7
+
+
+def test_missing_credentials_say_which_variables_to_set() -> None:
+    said = str(failure("s3://bucket/zse", NoCredentialsError()))
+    assert "s3://bucket/zse cannot be used: NoCredentialsError" in said
+    assert "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE" in said

@@ -207,7 +207,9 @@ def test_what_timm_cannot_do_is_said_in_one_line_that_names_the_backbone(name: s
 
 
 def test_arguments_that_timm_does_not_know_or_that_load_weights_are_refused() -> None:
-    with pytest.raises(ZseError, match="'test_resnet' cannot be used .* with backbone.args {'depth': 3}"):
+    with pytest.raises(
+        ZseError, match="'test_resnet' cannot be used .* with backbone.args {'depth': 3} .* no argument depth"
+    ):
         Backbone(replace(CNN, args={"depth": 3}), size=SIZE, pooled=True)
     with pytest.raises(ZseError, match=r"backbone.args: \['checkpoint_path'\] load weights"):
         Backbone(replace(CNN, args={"checkpoint_path": "x.pth"}), size=SIZE, pooled=True)

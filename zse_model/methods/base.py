@@ -120,7 +120,7 @@ class RetrievalMethod(nn.Module, ABC):
             return declared
         known = ", ".join((*self.modes, *(["rerank-K (such as rerank-100)"] if self.rerank else [])))
         why = f" {declared.lacking}" if declared and declared.lacking else ""
-        raise ZseError(f"Unknown retrieval mode {asked!r} for {type(self).__name__}. Known modes: {known}.{why}")
+        raise ZseError(f"Unknown retrieval mode {asked!r}. Modes of this model: {known}.{why}")
 
     def ranked_by(self, asked: str) -> str:
         """The mode whose scores rank: the one that is asked for, or what ranks its shortlist."""

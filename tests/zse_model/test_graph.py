@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers.oracles import doubles, linear
-from zse_model.graph import GraphEncoder, class_graph
+from zse_model.graph import Edges, GraphEncoder, class_graph
 
 
 def at(*degrees: float) -> Tensor:
@@ -70,6 +70,11 @@ def test_a_spanning_tree_joins_all_classes_also_those_with_the_same_vector() -> 
     assert sum(float(apart[e]) for e in edges if joined[e]) == pytest.approx(shortest, abs=1e-5)
 
 
+def test_a_spanning_tree_joins_classes_at_a_distance_of_exactly_zero() -> None:
+    joined = class_graph(torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), "mst", 0) > 0
+    assert joined[1, 2] and int(joined.sum()) == 3 + 2 * 2
+
+
 def _joined(tree: Iterable[tuple[int, int]]) -> torch.Tensor:
     """0 and 1, [6, 6]."""
     joined = torch.eye(6)
@@ -86,13 +91,13 @@ def test_neighbours_are_at_least_one_and_never_all_others() -> None:
     assert class_graph(vectors, "knn", 2).shape == (4, 4)
 
 
-def placed(vectors: Tensor) -> GraphEncoder:
+def placed(vectors: Tensor, edges: Edges = "knn") -> GraphEncoder:
     """Of three dimensions, with weights of either sign."""
     torch.manual_seed(0)
     encoder = GraphEncoder(len(vectors), vectors.shape[1], 3)
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter)
-    encoder.place(vectors, "knn", 1)
+    encoder.place(vectors, edges, 1)
     return encoder
 
 
@@ -114,10 +119,13 @@ def test_prototypes_of_a_path_by_hand() -> None:
 
 
 @torch.no_grad()
-def test_prototypes_are_two_graph_convolutions_by_explicit_matrices() -> None:
-    vectors = at(0, 10, 30, 90, 200)
-    encoder = placed(vectors)
-    adjacency = doubles(class_graph(vectors, "knn", 1))
+@pytest.mark.parametrize("edges", ["knn", "mst"])
+def test_prototypes_are_two_graph_convolutions_by_explicit_matrices(edges: Edges) -> None:
+    """Of five classes in two groups, which the tree joins and nearest neighbours do not."""
+    vectors = at(0, 10, 100, 115, 235)
+    encoder = placed(vectors, edges)
+    adjacency = doubles(class_graph(vectors, edges, 1))
+    assert (adjacency[1, 2] > 0) == (edges == "mst")
     unit = doubles(vectors / vectors.norm(dim=1, keepdim=True))
 
     def propagate(rows: list[np.ndarray]) -> list[np.ndarray]:

@@ -145,19 +145,23 @@ def distilled(method: Any, pooled: dict[str, list[Any]], dropped: set[int], weig
 # global
 
 
+def global_embedding(**changes: Any) -> GlobalEmbedding:
+    config = {
+        "dim": 6,
+        "classification": 0.7,
+        "contrast": 1.3,
+        "distillation": 0.4,
+        "temperature": 0.3,
+        "scale": 5.0,
+        "dropped_units": (0, 3, 9),
+    }
+    torch.manual_seed(0)
+    return known(GlobalEmbedding(GlobalConfig(**(config | changes)), BACKBONE, size=SIZE, classes=CLASSES))
+
+
 @pytest.mark.parametrize("readout", ["pooled", "head"])
 def test_losses_of_global(readout: Any) -> None:
-    config = GlobalConfig(
-        dim=6,
-        readout=readout,
-        classification=0.7,
-        contrast=1.3,
-        distillation=0.4,
-        temperature=0.3,
-        scale=5.0,
-        dropped_units=(0, 3, 9),
-    )
-    method = known(GlobalEmbedding(config, BACKBONE, size=SIZE, classes=CLASSES))
+    method = global_embedding(readout=readout)
     pooled = {role: [p for p, _ in features(method.backbone, role)] for role in ROLES}
     x = {role: [unit(linear(method.head, p)) for p in pooled[role]] for role in ROLES}
     expected = {
@@ -170,6 +174,14 @@ def test_losses_of_global(readout: Any) -> None:
         read = x[role] if readout == "head" else [unit(p) for p in pooled[role]]
         encoded = method.encode(numbered(role), "sketch" if "sketch" in role else "photo")
         np.testing.assert_allclose(doubles(encoded["embedding"]), read, atol=1e-5)
+
+
+def test_the_contrast_is_with_what_all_workers_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second worker with the same pictures doubles the candidates, and the right ones are as near as before."""
+    method = global_embedding()
+    alone = method(batch())["contrast"]
+    monkeypatch.setattr("zse_model.methods.global_embedding.gathered", lambda x: torch.cat([x, x]))
+    torch.testing.assert_close(method(batch())["contrast"], alone + 1.3 * math.log(2))
 
 
 # crossatnet
@@ -217,11 +229,14 @@ def guided_mask(method: CrossATNet, sketch: tuple[Any, Any], photo: tuple[Any, A
     return np.array([sigmoid(math.log(sum(math.exp(a @ g / width) for g in guides) / len(guides))) for a in asked])
 
 
-def two_triplets(x: dict[str, list[Any]], seen: dict[str, list[Any]], margin: float, weight: float) -> list[float]:
-    """From the sketch to the photos as it sees them, and from the photo to the other sketch and the nearest wrong."""
-    sketches, out = x["sketch"] + x["sketch2"], []
+def two_triplets(
+    x: dict[str, list[Any]], seen: dict[str, list[Any]], sketches: list[Any], margin: float, weight: float
+) -> list[float]:
+    """From the sketch to the photos as it sees them, and from the photo to the other sketch and the nearest wrong one
+    of `sketches`, whose labels are those of the items over and over."""
+    out = []
     for i, label in enumerate(LABELS):
-        wrong = nearest(x["photo"][i], sketches, label, LABELS + LABELS)
+        wrong = nearest(x["photo"][i], sketches, label, LABELS * (len(sketches) // ITEMS))
         assert wrong is not None
         forth = hinge(x["sketch"][i], seen["photo"][i], seen["negative"][i], margin)
         back = hinge(x["photo"][i], x["sketch2"][i], sketches[wrong], margin)
@@ -269,7 +284,7 @@ def test_losses_of_crossatnet(share_backbone: bool, attention: float) -> None:
     everything = x | {f"{role}, guided": seen[role] for role in seen} if attention else x
     graph = doubles(method.graph())  # type: ignore[misc]
     expected = {
-        "triplet": two_triplets(x, seen, 0.8, 0.9),
+        "triplet": two_triplets(x, seen, x["sketch"] + x["sketch2"], 0.8, 0.9),
         **({"attention": followed(masks, attention)} if attention else {}),
         "classification": classified(everything, doubles(method.prototypes), 5.0, 1.2),  # type: ignore[arg-type]
         "graph": classified(everything, graph, 5.0, 0.6),
@@ -280,6 +295,19 @@ def test_losses_of_crossatnet(share_backbone: bool, attention: float) -> None:
     for role in ROLES:  # what is retrieved: a photo with its own mask, a sketch with none
         encoded = method.encode(numbered(role), "sketch" if "sketch" in role else "photo")
         np.testing.assert_allclose(doubles(encoded["embedding"]), x[role], atol=1e-5)
+
+
+def test_the_nearest_wrong_sketch_is_one_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second worker has the opposite of each sketch, with the same label."""
+    method = crossatnet(attention=0)
+    x = {role: [embedded(method, picture) for picture in features(method.backbone, role)] for role in ROLES}
+    sketches = x["sketch"] + x["sketch2"]
+    monkeypatch.setattr(
+        "zse_model.methods.crossatnet.gathered", lambda x: torch.cat([x, -x if x.is_floating_point() else x])
+    )
+    expected = two_triplets(x, x, sketches + [-sketch for sketch in sketches], 0.8, 0.9)
+    assert not np.allclose(expected, two_triplets(x, x, sketches, 0.8, 0.9))
+    np.testing.assert_allclose(doubles(method(batch())["triplet"]), expected, atol=1e-5)
 
 
 def test_a_batch_of_one_class_pushes_no_photo_from_a_sketch() -> None:
@@ -468,7 +496,7 @@ def measured(method: Any, batches: list[TrainBatch], total: Any) -> Any:
     return doubles(method.soft_labels.targets)
 
 
-@pytest.mark.parametrize("build", [lambda: crossatnet(share_backbone=False), zse_sbir])
+@pytest.mark.parametrize("build", [global_embedding, lambda: crossatnet(share_backbone=False), zse_sbir])
 def test_soft_labels_are_the_mean_of_a_class_over_photos_of_all_workers(build: Any) -> None:
     """Over the kept units alone; a class that no photo shows has the mean of all photos."""
     batches = [batch([0, 1, 0], [1, 2, 0]), batch([2, 2, 1, 0], [0, 1, 1, 1])]
@@ -507,6 +535,8 @@ def test_dropped_units_are_units_of_the_classifier() -> None:
     for dropped in ((4,), (-1,)):
         with pytest.raises(ValueError, match=r"Dropped units must lie in 0\.\.3"):
             SoftLabels(2, 4, dropped)
-    assert SoftLabels(2, 4, (0, 3)).allowed.tolist() == [1, 2]
+    kept = SoftLabels(2, 4, (0, 3))
+    assert kept.allowed.tolist() == [1, 2]
+    assert kept.targets.tolist() == [[0.5, 0.5]] * 2, "even, until photos are measured"
     with pytest.raises(ValueError, match="distillation needs dropped_units"):
         SoftLabels(2, 4, None)

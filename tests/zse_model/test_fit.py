@@ -25,10 +25,9 @@ from zse_model.fit import (
     SelectionError,
     TrainConfig,
     TrainingError,
-    _optimizer,
     fit,
 )
-from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
+from zse_model.methods import GlobalConfig, RetrievalMethod, TrainBatch, ZseSbirConfig, create_method
 
 SIZE = 32
 
@@ -85,26 +84,6 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert torch.equal(weights(resumed), weights(whole))
     steps = [event["step"] for event in state.history if "train/loss" in event]
     assert steps == sorted(set(steps)), "each logged once"
-
-
-def test_the_best_weights_are_those_of_the_best_check(tmp_path: Path) -> None:
-    scores = iter([0.1, 0.5, 0.3, 0.2])
-    seen: list[torch.Tensor] = []
-
-    def validate(m: RetrievalMethod) -> dict[str, float]:
-        seen.append(weights(m))
-        return {"selection/mAP_all": next(scores)}
-
-    state = fit(method(), Source(), LocalContext(tmp_path), config(), validate=validate)
-    assert (state.best, state.best_step) == (0.5, 3)
-    from safetensors.torch import load_file
-
-    best, last = method(), method()
-    with LocalContext(tmp_path).restore() as kept:
-        assert kept is not None
-        best.load_state_dict(load_file(kept / "best.safetensors"))
-        last.load_state_dict(load_file(kept / "model.safetensors"))
-    assert torch.equal(weights(best), seen[1]) and torch.equal(weights(last), seen[3])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -384,12 +363,6 @@ fit(method(), Hangs(), LocalContext(), config(steps=100, checks=1), patience=3)
     assert done.returncode == 1 and "Timeout (0:00:03)!" in done.stderr and "in fit" in done.stderr, done.stderr
 
 
-def test_overfit_repeats_the_first_batch() -> None:
-    source = Source()
-    fit(method(), source, LocalContext(), config(overfit=True, steps=4))
-    assert set(source.asked[50:]) <= {0}
-
-
 def test_half_precision_trains_float32_weights_to_nearly_the_same_losses(tmp_path: Path) -> None:
     networks, losses = {}, {}
     for precision in ("fp32", "bf16"):
@@ -499,19 +472,3 @@ def test_exactly_one_budget() -> None:
         TrainConfig(steps=1, minutes=1)
     with pytest.raises(ValueError, match="exactly one of steps and minutes"):
         TrainConfig()
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_every_backbone_learns_at_its_own_rate(shared: bool) -> None:
-    network = create_method(
-        "crossatnet",
-        CrossATNetConfig(dim=16, vector_dim=8, neighbours=1, share_backbone=shared),
-        BackboneConfig(name="test_resnet"),
-        size=32,
-        classes=CLASSES,
-    )
-    scales = {
-        id(p): g["scale"] for g in _optimizer(network, config(backbone_lr=0.25)).param_groups for p in g["params"]
-    }
-    for name, p in network.named_parameters():
-        assert scales[id(p)] == (0.25 if name.startswith(("backbone.", "sketch_backbone.")) else 1), name

@@ -243,21 +243,25 @@ def test_losses_are_per_item_and_reach_every_parameter(method: RetrievalMethod) 
     assert not dead
 
 
-def test_overfits_one_batch(method: RetrievalMethod) -> None:
-    data, optimizer = batch(4), torch.optim.AdamW(method.parameters(), lr=2e-3)
+def test_overfits_one_batch_to_a_loss_near_zero(method: RetrievalMethod) -> None:
+    """Within 2 % of its start above what no network can go below: where a class has two pictures among those of the
+    other side, InfoNCE gives each of them a half. Of labels 0 and 1 with negatives of 1 and 2, that is so for one
+    sketch of two and for both photos."""
+    data, optimizer = batch(2), torch.optim.AdamW(method.parameters(), lr=3e-3)
     method.prepare(iter([data]), lambda x: x)
     method.train()
     for module in method.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    losses = []
-    for _ in range(25):
-        loss = torch.stack([x.mean() for x in method(data).values()]).sum()
+    above: list[float] = []
+    while len(above) < 100 and (not above or above[-1] > 0.02 * above[0]):
+        losses = method(data)
+        loss = torch.stack([x.mean() for x in losses.values()]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0], losses[::5]
+        above.append(loss.item() - 0.75 * math.log(2) * ("contrast" in losses))
+    assert 0 <= above[-1] <= 0.02 * above[0], above[::10]
 
 
 def test_a_saved_checkpoint_is_the_same_checkpoint(method: RetrievalMethod, tmp_path: Path) -> None:

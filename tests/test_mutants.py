@@ -45,23 +45,24 @@ def test_equally_many_mutants_are_drawn_of_each_module_by_the_seed() -> None:
     first = drawn(30, 1, modules)
     assert first == drawn(30, 1, modules) != drawn(30, 2, modules)
     assert [sum(one.module == module for one in first) for module in modules] == [10, 10, 10]
-    assert all((ROOT / test).is_file() for tests in TARGETS.values() for test in tests)
+    assert all((ROOT / "tests" / test).is_file() for tests in TARGETS.values() for test in tests)
 
 
 def test_a_mutant_is_caught_by_a_test_that_fails_and_survives_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a small repository; a second run makes no row again."""
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "limits.py").write_text(
+    (tmp_path / "code_of").mkdir()
+    (tmp_path / "code_of" / "limits.py").write_text(
         "def small(x):\n    return x < 3\n\ndef unused(x):\n    return x < 3\n"
     )
-    (tmp_path / "code" / "test_limits.py").write_text(
-        "from limits import small\n\ndef test_limit():\n    assert small(2) and not small(3)\n"
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_limits.py").write_text(
+        "from code_of.limits import small\n\ndef test_limit():\n    assert small(2) and not small(3)\n"
     )
-    names = ["code/limits.py", "code/test_limits.py"]
+    names = ["code_of/limits.py", "tests/test_limits.py"]
     monkeypatch.setattr(mutants, "ROOT", tmp_path)
-    monkeypatch.setattr(mutants, "TARGETS", {names[0]: (names[1],)})
+    monkeypatch.setattr(mutants, "TARGETS", {names[0]: ("test_limits.py",)})
     monkeypatch.setattr(mutants, "tracked", lambda: names)
     asked = drawn(100, 0, names[:1])
     rows = run(asked, tmp_path / "log.jsonl", 2)

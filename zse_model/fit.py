@@ -584,6 +584,8 @@ def _load(
     try:
         moments = torch.load(folder / OPTIMIZER_FILE, weights_only=True, map_location="cpu")
         optimizer.load_state_dict(moments)
+    except torch.OutOfMemoryError:  # the file is whole
+        raise
     except Exception as error:  # torch has as many as a file has parts
         raise ZseError(
             f"{folder / OPTIMIZER_FILE} is missing, cut or damaged, or of another network ({type(error).__name__}). "

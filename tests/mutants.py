@@ -81,15 +81,16 @@ class Mutant:
 
 def mutants(module: str, source: str) -> list[Mutant]:
     """All mutants of a module, in the order of their place."""
+    raw = source.encode()
     starts = [0]
-    for line in source.encode().splitlines(keepends=True):
+    for line in raw.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     found = []
     for function in _functions(ast.parse(source)):
         for node, new in _replaced(function):
-            old = ast.get_source_segment(source, node) or ""
             start = starts[node.lineno - 1] + node.col_offset
-            found.append(Mutant(module, node.lineno, start, old, new))
+            end = starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
+            found.append(Mutant(module, node.lineno, start, raw[start:end].decode(), new))
     return sorted({one.key: one for one in found}.values(), key=lambda one: (one.start, one.new))
 
 

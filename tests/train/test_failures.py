@@ -100,11 +100,10 @@ def test_a_second_process_on_the_same_training_fails(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_a_number_ends_the_run_at_once(tmp_path: Path) -> None:
     from zse_model.fit import NonFiniteLossError
 
-    wrong = tiny(train={"steps": 60, "lr": 1e30, "warmup": 0}, cluster={"workers": 2})
-    start = time.monotonic()
+    # A run that was taken up again would come to the same step a thousand times, and the test to its limit.
+    wrong = tiny(train={"steps": 60, "lr": 1e30, "warmup": 0}, cluster={"workers": 2, "max_failures": 1000})
     with pytest.raises(NonFiniteLossError, match=r"The loss of step \d+ is (nan|inf); no update was made"):
         run(wrong, str(tmp_path), until="train")
-    assert time.monotonic() - start < 100, "it is not taken up again: it would come to the same step"
 
 
 def test_sigterm_keeps_the_step_of_a_plain_process(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_settings_that_change_the_weights_change_the_name(tmp_path: Path) -> Non
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(600)  # two trainings: a minute alone, five beside the nodes of other tests
 def test_a_killed_worker_costs_steps_but_changes_nothing(tmp_path: Path) -> None:
     config = tiny(train={"steps": 40, "checks": 8}, cluster={"workers": 2})
     whole = trained(config, str(tmp_path / "whole"))

@@ -251,7 +251,9 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
     """Build a method without memory and count its FLOP. Raises the errors of building it."""
     method = _on_meta(config, name, classes)
     size = config.transforms.size
-    step = _step_flop(config, method)
+    if config.train.activation_checkpointing:
+        method.checkpoint_activations()
+    step = count_flop(lambda: _step(method.train(), _batch(config.train.batch_size, size)))
     method.eval()
     with torch.no_grad():
         encode: Count = {m: count_flop(lambda m=m: method.encode(_pictures(1, size, m), m)) for m in _MODALITIES}
@@ -260,7 +262,7 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
     cost = Cost(
         parameters=sum(p.numel() for p in parameters),
         trained=sum(p.numel() for p in parameters if p.requires_grad),
-        step=step,
+        step=step * config.train.accumulate * max(config.cluster.workers, 1),
         encode=encode,
         stored=sum(x.numel() * _stored_size(x) for x in encoding.values()),
     )
@@ -269,18 +271,6 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
     scorer = method.scorer(method.pair_mode, config.evaluation.precision)
     prepare: Count = {m: count_flop(lambda m=m: scorer.prepare(encoding, m)) for m in _MODALITIES}
     return dataclasses.replace(cost, prepare=prepare, pair=_pair(scorer, encoding), tile=scorer.tile)
-
-
-def step_flop(config: ExperimentConfig, name: str, classes: Sequence[str]) -> int:
-    """FLOP of a training step of a method on all workers. Raises the errors of building the method."""
-    return _step_flop(config, _on_meta(config, name, classes))
-
-
-def _step_flop(config: ExperimentConfig, method: RetrievalMethod) -> int:
-    if config.train.activation_checkpointing:
-        method.checkpoint_activations()
-    batch = _batch(config.train.batch_size, config.transforms.size)
-    return count_flop(lambda: _step(method.train(), batch)) * config.train.accumulate * max(config.cluster.workers, 1)
 
 
 def _on_meta(config: ExperimentConfig, name: str, classes: Sequence[str]) -> RetrievalMethod:

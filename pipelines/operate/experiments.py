@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import experiment_names, experiment_text, load_experiment
-from pipelines.operate.estimate import TFLOPS, Rates, flops, step_flop
+from pipelines.operate.estimate import TFLOPS, Rates, cost_of, flops
 
 CLASSES = 100
 
@@ -50,7 +50,7 @@ def _costs(config: ExperimentConfig, counted: dict[str, int]) -> Iterator[str]:
         key = repr((name, settings, config.backbone, config.transforms, train, config.cluster))
         if key not in counted:
             only = replace(config, methods={name: settings})
-            counted[key] = step_flop(only, name, [f"class {i}" for i in range(CLASSES)])
+            counted[key] = cost_of(only, name, [f"class {i}" for i in range(CLASSES)]).step
         flop = train.steps * counted[key]
         hours = f"{Rates().hours(flop, train.precision):.2g} GPU hours in {train.precision}"
         yield f"{name} for {train.steps:,} steps, {flops(flop)}, {hours}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from zse_model.errors import ZseError
 from zse_model.synthetic import CATEGORIES, UNSEEN, draw_photo, draw_sketch
+from zse_model.synthetic.categories.registry import KNOWN
 
 DRAWN = json.loads((Path(__file__).parents[1] / "golden" / "drawn.json").read_text())
 """Category -> modality -> the digest of three pictures."""
@@ -38,7 +41,9 @@ def shape(sketch: np.ndarray) -> np.ndarray:
 def test_categories() -> None:
     assert len(CATEGORIES) >= 48 and len(set(CATEGORIES)) == len(CATEGORIES)
     assert len(UNSEEN) == 12 and set(UNSEEN) < set(CATEGORIES)
-    with pytest.raises(ValueError, match="unknown category 'unicorn'.*airplane.*teapot"):
+    seen = set(CATEGORIES) - set(UNSEEN)
+    assert [name for name in UNSEEN if not seen & set(re.findall(r"\w+", KNOWN[name].unseen))] == []
+    with pytest.raises(ZseError, match="Unknown category 'unicorn'.*airplane.*teapot"):
         draw_photo("unicorn", 0)
 
 

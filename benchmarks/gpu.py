@@ -452,7 +452,7 @@ def on_device(
 def settle(method: RetrievalMethod, batch: TrainBatch, scale: Scale) -> None:
     """Set the values that a training computes at its start and end, so that every loss and every mode works."""
     method.eval()
-    method.prepare(iter([batch]), lambda x: x)
+    method.measure_start(iter([batch]), lambda x: x)
     with torch.no_grad():
         sketches, photos = encoded(method, scale)
         for head in getattr(method, "codes", {}).values():

@@ -106,12 +106,15 @@ def written_out(method: ZseSbir, sketch: Tensor, photo: Tensor) -> Tensor:
         h = layer.norm1(own + layer.out((weights @ parts["v"]).transpose(1, 2).flatten(2)))
         return layer.norm2(h + layer.ffn(h))
 
+    assert method.sketch_attends and method.photo_attends and method.relation
     ours, theirs = attend(method.sketch_attends, sketch, photo), attend(method.photo_attends, photo, sketch)
     return method.relation(ours[:, 1:], theirs[:, 1:])
 
 
 def with_fused_attention(method: ZseSbir, sketch: Tensor, photo: Tensor) -> Tensor:
-    return method.relate(sketch, photo)[0]
+    ours, theirs = method.cross_attend(sketch, photo)
+    assert method.relation is not None
+    return method.relation(ours[:, 1:], theirs[:, 1:])
 
 
 def plain(method: ZseSbir, s: Tensor, p: Tensor, block: tuple[int, int], relate: Relate) -> Tensor:

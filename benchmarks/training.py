@@ -172,9 +172,12 @@ def plain_loop(method: ZseSbir, items: Items, case: Case, steps: int) -> None:
             found = method.features(getattr(batch, kind), "sketch" if kind.startswith("sketch") else "photo").tokens
             assert found is not None
             tokens[kind] = found
-        positive, anchor, near = method.relate(tokens["sketch"], tokens["photo"])
-        negative, _, far = method.relate(tokens["sketch2"], tokens["negative"])
-        loss = 2 * triplet(anchor, near, far, 1.0).mean()
+        anchor, near = method.cross_attend(tokens["sketch"], tokens["photo"])
+        other, far = method.cross_attend(tokens["sketch2"], tokens["negative"])
+        assert method.relation is not None
+        positive = method.relation(anchor[:, 1:], near[:, 1:])
+        negative = method.relation(other[:, 1:], far[:, 1:])
+        loss = 2 * triplet(anchor[:, 0], near[:, 0], far[:, 0], 1.0).mean()
         scores, target = torch.cat([positive, negative]).sigmoid(), torch.tensor([0.99, 0.01], device=method.device)
         loss = loss + 4 * (scores - target.repeat_interleave(case.batch)).square().mean()
         optimizer.zero_grad()

@@ -107,22 +107,27 @@ class Backbone(nn.Module):
         if config.norm_eps is not None:
             for norm in (m for m in self.model.modules() if isinstance(m, nn.LayerNorm)):
                 norm.eps = config.norm_eps
-        self.classifier: nn.Module | None = None
+        self.classifier: nn.Linear | None = None
         if classifier:
-            self.classifier = self.model.get_classifier()
-            if not isinstance(self.classifier, nn.Linear):
+            own = self.model.get_classifier()
+            if not isinstance(own, nn.Linear):
                 raise ZseError(
                     f"Backbone {config.name!r} has no linear classifier to distil from. Set distillation to 0"
                 )
-            if load_weights and self.classifier.out_features != IMAGENET_UNITS:
+            if load_weights and own.out_features != IMAGENET_UNITS:
                 raise ZseError(
                     f"Backbone {config.name!r} has no ImageNet-1k classifier to distil from: {IMAGENET_UNITS} units "
-                    f"are needed, to leave out those of unseen classes, and it has {self.classifier.out_features}. "
+                    f"are needed, to leave out those of unseen classes, and it has {own.out_features}. "
                     "Set distillation to 0, or take another backbone"
                 )
+            self.classifier = own
             self.model.reset_classifier(0)
         self._freeze(config.frozen, config.weights)
+        # The definition of "transformer": timm says how many prefix tokens stand before the patches.
         self.is_transformer = hasattr(self.model, "num_prefix_tokens")
+        self.has_class_token = getattr(self.model, "cls_token", None) is not None
+        # Whether the forward pass can be run in parts, as a tokenizer and token selection need it.
+        self.runs_in_parts = isinstance(self.model, VisionTransformer)
         self.keep_rates = tuple(keep_rates)
         self._check_selection(config.name)
         if self.is_transformer and not self.wants_pooled and getattr(self.model, "attn_pool", None) is not None:
@@ -146,7 +151,7 @@ class Backbone(nn.Module):
         if not self.keep_rates:
             return
         m = self.model
-        plain = isinstance(m, VisionTransformer) and m.cls_token is not None
+        plain = self.runs_in_parts and self.has_class_token
         if not plain or not all(type(block) is Block and type(block.attn) is Attention for block in m.blocks):
             raise ZseError(
                 f"keep_rates need a plain vision transformer with a class token, {name!r} is none; leave them out"
@@ -235,6 +240,16 @@ class Backbone(nn.Module):
                 f"{size} px picture, whose size must be a multiple of {step}. Use {' or '.join(map(str, fits))}"
             )
 
+    @property
+    def units(self) -> int:
+        """Outputs of the classifier; 0 without one."""
+        return 0 if self.classifier is None else self.classifier.out_features
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Logits of the model's own classifier, [b, pooled_dim] -> [b, units]; of a backbone with `classifier=True`."""
+        assert self.classifier is not None
+        return self.classifier(pooled)
+
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [b, 1 or 3, h, w] -> float32 [b, 3, h, w], in the layout of the model; floating input is taken
         as normalised."""
@@ -283,7 +298,7 @@ class Backbone(nn.Module):
         """[b, prefix + n, d] after the final norm."""
         prefix = self.model.num_prefix_tokens
         self._grid = self.model.patch_embed.grid_size
-        cls = x[:, 0] if getattr(self.model, "cls_token", None) is not None else None
+        cls = x[:, 0] if self.has_class_token else None
         pooled = self.model.forward_head(x, pre_logits=True) if self.wants_pooled else None
         return Features(pooled, x[:, prefix:] if self.wants_tokens else None, cls)
 
@@ -376,7 +391,7 @@ def _refuse_args(args: Mapping[str, Any]) -> None:
 def _build(config: BackboneConfig, size: int, *, classifier: bool, load_weights: bool) -> nn.Module:
     """The timm model of a configuration, with its weights if it has any and they are wanted."""
     arguments: dict[str, Any] = dict(config.args)
-    if is_transformer(config.name):
+    if has_fixed_size(config.name):
         arguments["img_size"] = size
     if not classifier:
         arguments["num_classes"] = 0
@@ -456,8 +471,8 @@ def _writes_outside(model: nn.Module) -> bool:
     )
 
 
-def is_transformer(name: str) -> bool:
-    """Whether a timm model is built for one picture size, as those with position embeddings are."""
+def has_fixed_size(name: str) -> bool:
+    """Whether a timm model is built for one picture size, as models with position embeddings are."""
     cfg = timm.get_pretrained_cfg(name)
     return bool(cfg is not None and cfg.fixed_input_size)
 

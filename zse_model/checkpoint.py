@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from zse_model.errors import ZseError
 from zse_model.methods import METHODS, RetrievalMethod, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
+from zse_model.weight_names import OPTIONAL, module_of, original, upgraded
 
 FORMAT_VERSION = 1
 WEIGHTS, INFO, SEEN = "model.safetensors", "checkpoint.json", "seen.safetensors"
@@ -45,13 +46,18 @@ class Checkpoint:
     seen_pictures: Tensor
     """int64 [n], sorted: `picture_key` of every training picture."""
     training: Mapping[str, Any]
-    """How it came to be: dataset fingerprint, steps, selection metric, run name, ... JSON values."""
+    """Provenance: dataset fingerprint, steps, selection metric, run name, ... JSON values."""
+    _loaded: str | None = field(default=None, init=False, repr=False, compare=False)
+    """The digest of the files that `load_checkpoint` read. `dataclasses.replace` does not copy it."""
 
     @property
     def digest(self) -> str:
-        """sha256 over the weights and the information as they are now: the identity of this checkpoint, hex. It reads
-        all weights, 0.3 s for a ViT-B."""
-        return _digest(_info(self), self.method.state_dict())
+        """The identity of this checkpoint: hex sha256 over weights and information.
+
+        Of a loaded checkpoint it is over the content of its files, in which an earlier version may have kept weights
+        that are not built today. Otherwise it is over the weights as they are now, 0.3 s for a ViT-B.
+        """
+        return self._loaded or _digest(_info(self), self.method.state_dict())
 
 
 def picture_key(sha256: str) -> int:
@@ -77,7 +83,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Load a folder that `save_checkpoint` wrote; the method is in eval mode.
+    """Load a folder that `save_checkpoint` of this or an earlier version wrote; the method is in eval mode.
 
     Raises ZseError for a folder that is none, another format version, files that are missing, cut or damaged, weights
     that are not those that the folder's manifest names, and weights that do not fit or are not finite: it names the
@@ -95,10 +101,11 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> C
     except ZseError as error:
         raise ZseError(f"{folder / INFO}: {error}") from error
     weights, seen = read_tensors(folder / WEIGHTS), read_seen(folder)
-    _refuse_exchanged(folder, info, weights)
+    digest = _digest(info, weights)
+    _refuse_exchanged(folder, digest)
     method = create_method(name, config, backbone, size=transforms.size, classes=info["classes"], load_weights=False)
     fill(method, weights, folder / WEIGHTS)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name=name,
         method=method.to(device).eval(),
         transforms=transforms,
@@ -106,6 +113,8 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> C
         seen_pictures=seen,
         training=info["training"],
     )
+    object.__setattr__(checkpoint, "_loaded", digest)  # no argument, so that no copy with other content inherits it
+    return checkpoint
 
 
 FIELDS = {
@@ -152,11 +161,18 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def fill(method: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
-    """Give a network its weights, read from `file`: all of them, of its shapes and dtypes, all finite.
+    """Load weights that were read from `file` into a network. Raises ZseError as `fitting` does."""
+    method.load_state_dict(fitting(method, weights, file))
 
-    Raises ZseError that names the file and the tensor.
+
+def fitting(method: nn.Module, weights: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """Weights that were read from `file`, of this or an earlier version, under the names of a network's state dict.
+
+    Raises ZseError that names the file and the tensor, unless they are all that the network has, of its shapes and
+    dtypes, and finite.
     """
     own = method.state_dict()
+    weights = upgraded(weights, own)
     for what, names in (("lacks", own.keys() - weights.keys()), ("has besides", weights.keys() - own.keys())):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -169,7 +185,7 @@ def fill(method: nn.Module, weights: Mapping[str, Tensor], file: Path) -> None:
             )
         if not bool(value.isfinite().all()):
             raise ZseError(f"{file} holds a NaN or an infinity in {name}: such a network scores nothing. {AGAIN}")
-    method.load_state_dict(weights)
+    return weights
 
 
 def _kind(value: Tensor) -> str:
@@ -184,17 +200,18 @@ def read_seen(folder: Path) -> Tensor:
     return seen
 
 
-# A second stage may have these anew: after token selection the relation network has another size.
-HEADS = ("relation.", "prototypes", "soft_labels.", "fusion", "backbone.classifier.", "graph.", "codes.")
-# And these it always has: they are measured when a training ends, or come with its class vectors.
+# Heads may differ between stages: after token selection the relation network has another size.
+HEADS = ("relation.", "classifier.", "distillation.", "fusion", "backbone.classifier.", "graph.", "codes.")
+# Never taken over: measured when a training ends, or set from its class vectors.
 OWN = ("fusion", "codes.", "graph.vectors", "graph.adjacency")
 
 
 def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
-    """Give a new network the weights of a trained one; gives the names of those that stay as they were.
+    """Copy the weights of a trained network into a new one. Returns the names of the weights that are not copied.
 
-    Heads are taken over where they fit, everything else has to fit; of another method the backbone alone is taken.
-    Codes, how scores are fused, and a graph of classes are the new network's own.
+    Heads are copied where they fit, and a module that a loss weight of 0 leaves out where both networks have it. All
+    else must fit. From another method only the backbone is copied. Codes, the weights of mode fused, and the graph of
+    classes are never copied.
     Raises ValueError for names and shapes that do not fit.
     """
     mine, theirs = method.state_dict(), start.method.state_dict()
@@ -205,7 +222,10 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
         for name, value in theirs.items()
         if name in mine and mine[name].shape == value.shape and not name.startswith(OWN)
     }
-    if wrong := sorted(n for n in (mine.keys() | theirs.keys()) - fits if not n.startswith(HEADS)):
+    built = [{module_of(name) for name in state} for state in (mine, theirs)]
+    one_sided = {module for module in OPTIONAL if (module in built[0]) != (module in built[1])}
+    others = (name for name in (mine.keys() | theirs.keys()) - fits if module_of(name) not in one_sided)
+    if wrong := sorted(name for name in others if not name.startswith(HEADS)):
         raise ZseError(
             f"start: beyond their heads the networks differ in {wrong[:5]}"
             + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
@@ -256,24 +276,20 @@ def _info(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _digest(info: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256(_canonical(info).encode())
-    for key, value in sorted(state.items()):
-        sha.update(key.encode())
+    for name, value in sorted(state.items(), key=lambda item: original(item[0])):
+        sha.update(original(name).encode())
         sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 
-def _refuse_exchanged(folder: Path, info: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Raise ZseError where a training's manifest says that these are other weights: results are filed under its hash.
-
-    What is hashed is what the files hold, so that a checkpoint of earlier code keeps its hash.
-    """
+def _refuse_exchanged(folder: Path, found: str) -> None:
+    """Raise ZseError where a training's manifest names another digest, by which its results are filed."""
     if not (folder / MANIFEST).exists():
         return
     try:
         said = json.loads((folder / MANIFEST).read_text()).get("digest")
     except (ValueError, AttributeError) as error:
         raise ZseError(f"{folder / MANIFEST} is damaged: it is no JSON object. {AGAIN}") from error
-    found = _digest(info, weights)
     if said is not None and said != found:
         raise ZseError(
             f"{folder} is not the checkpoint that its {MANIFEST} names: that has the hash {said[:16]}, {WEIGHTS} and "

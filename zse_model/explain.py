@@ -105,6 +105,11 @@ def explainable(method: RetrievalMethod) -> ZseSbir:
             f"picture and has no patches. Methods that can be: {names[ZseSbir]!r}, and {names[CrossATNet]!r} with "
             "attention"
         )
+    if method.sketch_attends is None:
+        raise UnexplainableError(
+            "This zse_sbir has no cross-attention, whose patches an explanation compares: it was trained with triplet "
+            "and relation 0"
+        )
     return method
 
 
@@ -158,8 +163,7 @@ def explain(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | 
     device, grid = next(method.parameters()).device, method.backbone.grid
     query, sketch_rows, no_attention = _encode(method, sketch.to(device)[None], "sketch")
     found, photo_rows, _ = _encode(method, photo.to(device)[None], "photo")
-    ours = method.sketch_attends(query["tokens"], found["tokens"])[0, 1:]
-    theirs = method.photo_attends(found["tokens"], query["tokens"])[0, 1:]
+    ours, theirs = (tokens[0, 1:] for tokens in method.cross_attend(query["tokens"], found["tokens"]))
     with full_precision(device):
         cosine = (normalised(ours) @ normalised(theirs).T).cpu().clamp(-1, 1)
     correspondence = _on_grid(_on_grid(cosine, found, grid).T, query, grid).T.contiguous()

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zse_model.backbones import Backbone
-from zse_model.checkpoint import fill, read_tensors
+from zse_model.checkpoint import fill, fitting, read_tensors
 from zse_model.errors import ZseError
 from zse_model.gather import gathering
 from zse_model.methods.base import RetrievalMethod, TrainBatch
@@ -272,7 +272,7 @@ def fit(
         if folder is None:
             method.eval()
             positions = itertools.product(range(prepare_steps), mine)
-            method.prepare((source.batch(i, share, shares).to(device) for i, share in positions), context.total)
+            method.measure_start((source.batch(i, share, shares).to(device) for i, share in positions), context.total)
         else:
             state, best_weights = _load(folder, method, optimizer)
     known = {name for event in state.history if _is_check(event) for name in event} - {"step"}
@@ -595,4 +595,4 @@ def _load(
     state = FitState(**raw)
     if state.best is not None and not math.isfinite(state.best):  # kept by an earlier version: nothing exceeds it
         state.best = None
-    return state, read_tensors(folder / BEST_FILE)
+    return state, fitting(method, read_tensors(folder / BEST_FILE), folder / BEST_FILE)

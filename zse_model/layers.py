@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.errors import ZseError
-from zse_model.losses import normalised
+from zse_model.losses import cosine_cross_entropy, normalised
 from zse_model.precision import full_precision
 
 Wiring: TypeAlias = Literal["released", "figure", "standard"]
@@ -85,10 +85,6 @@ class CrossAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float, wiring: Wiring) -> None:
         super().__init__()
-        if wiring not in WIRINGS:
-            raise ZseError(f"Unknown cross_attention {wiring!r}. Known: {sorted(WIRINGS)}")
-        if dim % heads:
-            raise ZseError(f"dim {dim} is not divisible by {heads} heads")
         self.heads, self.p, self.sources = heads, dropout, WIRINGS[wiring]
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
         norm = TokenNorm if wiring == "released" else nn.LayerNorm
@@ -128,6 +124,19 @@ def check_counts(sources: tuple[str, str, str], own: Tensor, other: Tensor) -> N
             f"This cross-attention needs equally many tokens on both sides, got {own.shape[-2]} and "
             f"{other.shape[-2]}; use cross_attention: standard"
         )
+
+
+class CosineClassifier(nn.Module):
+    """Classification by the scaled cosine with one learned prototype a class; `scale` is above 0."""
+
+    def __init__(self, classes: int, dim: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.prototypes = nn.Parameter(torch.randn(classes, dim) * dim**-0.5)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Embeddings [n, dim] of classes int64 [n] -> cross entropy, float32 [n]."""
+        return cosine_cross_entropy(x, self.prototypes, labels, self.scale)
 
 
 class OverlappingTokenizer(nn.Module):
@@ -174,19 +183,11 @@ class RelationHead(nn.Module):
         tokens: int | None = None,
     ) -> None:
         super().__init__()
-        if layout == "released" and not pool:
-            raise ZseError("layout: released is about what the strided convolution reads; it needs pool: true")
-        if layout == "released" and (grid[0] % 2 or grid[1] % 2):
-            raise ZseError(f"layout: released needs an even grid, as the published 14x14 is; got {grid[0]}x{grid[1]}")
         self.grid, self.layout = grid, layout
         self.tokens = n = tokens or grid[0] * grid[1]
-        if pool and n != grid[0] * grid[1]:
-            raise ZseError(f"pool needs all {grid[0] * grid[1]} tokens of the grid, selection leaves {n}; pool: false")
         self.convolution: nn.Conv2d | None = None
         if pool:
             n = (grid[0] // 2) * (grid[1] // 2)
-            if n < 49:
-                raise ZseError(f"pool leaves {n} anchors of a {grid[0]}x{grid[1]} grid; at least 49 are needed")
             self.convolution = nn.Conv2d(dim, pooled_dim, 2, stride=2)
         widths = (n * n, round(n * n**0.5), n, 1)
         layers: list[nn.Module] = []

@@ -61,3 +61,14 @@ def cosine_logits(x: Tensor, weight: Tensor, scale: float) -> Tensor:
     """scale * cosine of every row of x [b, d] with every row of weight [c, d]: float32 [b, c]."""
     with full_precision(x.device):
         return scale * torch.mm(normalised(x), normalised(weight).T)
+
+
+def cosine_cross_entropy(x: Tensor, prototypes: Tensor, labels: Tensor, scale: float) -> Tensor:
+    """Cross entropy of `cosine_logits` with one prototype a class: x [n, d], prototypes [c, d], labels int64 [n] in
+    0..c-1 -> float32 [n]; 0 or more."""
+    return F.cross_entropy(cosine_logits(x, prototypes, scale), labels, reduction="none")
+
+
+def item_means(losses: Tensor, items: int) -> Tensor:
+    """Losses [k * items] of k pictures an item, all first pictures before all second ones -> their means, [items]."""
+    return losses.view(-1, items).mean(0)

@@ -32,6 +32,7 @@ class Toy(RetrievalMethod):
     def __init__(self) -> None:
         nn.Module.__init__(self)
         self.backbone = ToyBackbone()
+        self.distillation = None
         self.head = nn.Linear(2, 3)
         self.token = nn.Parameter(torch.empty(1, 1, 3))
         self.fixed = nn.Parameter(torch.ones(2, 2), requires_grad=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.zse_model.test_fit import Source, config, method
+from tests.zse_model.test_methods import CNN
 from zse_model.backbones import BackboneConfig
-from zse_model.checkpoint import INFO, SEEN, WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint, seen_keys
+from zse_model.checkpoint import (
+    INFO,
+    MANIFEST,
+    SEEN,
+    WEIGHTS,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    seen_keys,
+    start_from,
+)
 from zse_model.errors import ZseError
 from zse_model.fit import LocalContext, fit
-from zse_model.methods import GlobalConfig, create_method
+from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
 
@@ -95,7 +107,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "infinity": (of_weights(lambda w: w[HEAD][0].fill_(torch.inf)), r"holds a NaN or an infinity in head\.weight"),
     "classes": (
         of_info(lambda i: i.update(classes=5)),
-        r"prototypes is float32 \[3, 8\], the network's is float32 \[5, 8\]",
+        r"classifier\.prototypes is float32 \[3, 8\], the network's is float32 \[5, 8\]",
     ),
     "seen cut": (cut(SEEN, 20), r"seen\.safetensors is cut or damaged"),
     "seen of another kind": (
@@ -163,3 +175,146 @@ def test_a_checkpoint_that_is_written_over_is_none_until_it_is_whole(
         save_checkpoint(made(), tmp_path)
     with pytest.raises(ZseError, match="is not a checkpoint"):
         load_checkpoint(tmp_path)
+
+
+# Earlier versions ----------------------------------------------------------------------------------------------------
+
+EARLIER = {
+    "classifier.prototypes": "prototypes",
+    "distillation.": "soft_labels.",
+    "global_proj.": "whole.",
+    "local_proj.": "parts.",
+    "query_proj.": "ask.",
+    "key_proj.": "guide.",
+    "pooled_proj.": "summary.",
+}
+"""How names begin -> how they began."""
+ALL = {"distillation": 1.0, "dropped_units": (0,)}
+NETWORKS: dict[str, Any] = {
+    "global": GlobalConfig(dim=8, **ALL),
+    "crossatnet": CrossATNetConfig(dim=8, attention_dim=8, vector_dim=8, neighbours=1, bits=0, **ALL),
+    "zse_sbir": ZseSbirConfig(dim=16, heads=2, ffn=16, depth=1, classification=1, contrast=1, **ALL),
+}
+
+
+def network(name: str, seed: int = 0, **changes: Any) -> RetrievalMethod:
+    torch.manual_seed(seed)
+    return create_method(name, replace(NETWORKS[name], **changes), CNN, size=32, classes=4).eval()
+
+
+def checkpoint_of(name: str, **changes: Any) -> Checkpoint:
+    return replace(made(), name=name, method=network(name, **changes))
+
+
+def as_earlier(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights under the names that they had."""
+
+    def earlier(name: str) -> str:
+        before = next((now for now in EARLIER if name.startswith(now)), None)
+        return name if before is None else EARLIER[before] + name.removeprefix(before)
+
+    return {earlier(name): value for name, value in weights.items()}
+
+
+def rewritten(folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_checkpoint_with_earlier_names_is_the_same_checkpoint(name: str, tmp_path: Path) -> None:
+    saved = checkpoint_of(name)
+    save_checkpoint(saved, tmp_path)
+    weights = load_file(tmp_path / WEIGHTS)
+    rewritten(tmp_path, earlier := as_earlier(weights))
+    assert earlier.keys() != weights.keys() and len(earlier) == len(weights)
+    (tmp_path / MANIFEST).write_text(json.dumps({"digest": saved.digest}))
+    loaded = load_checkpoint(tmp_path)
+    assert loaded.digest == saved.digest
+    found = loaded.method.state_dict()
+    assert found.keys() == weights.keys() and all(torch.equal(found[n], weights[n]) for n in weights)
+    save_checkpoint(loaded, tmp_path)
+    assert load_file(tmp_path / WEIGHTS).keys() == weights.keys() and load_checkpoint(tmp_path).digest == saved.digest
+
+
+@pytest.mark.parametrize(("without", "dropped"), [({"relation": 0}, "rel"), ({"relation": 0, "triplet": 0}, "all")])
+def test_weights_that_a_loss_weight_of_0_left_untrained_are_not_built_and_stay_in_the_digest(
+    without: dict[str, int], dropped: str, tmp_path: Path
+) -> None:
+    small, whole = checkpoint_of("zse_sbir", **without), network("zse_sbir", 1).state_dict()
+    save_checkpoint(small, tmp_path)
+    parts = ("relation.", "sketch_attends.", "photo_attends.") if dropped == "all" else ("relation.",)
+    extra = {name: value for name, value in whole.items() if name.startswith(parts)}
+    mine = load_file(tmp_path / WEIGHTS)
+    assert extra and not extra.keys() & mine.keys()
+    rewritten(tmp_path, as_earlier(extra | mine))
+    kept = load_checkpoint(tmp_path)
+    assert kept.method.state_dict().keys() == mine.keys() and kept.digest != small.digest
+    for said, refused in ((kept.digest, False), (small.digest, True)):
+        (tmp_path / MANIFEST).write_text(json.dumps({"digest": said}))
+        if refused:
+            with pytest.raises(ZseError, match=r"is not the checkpoint that its manifest\.json names"):
+                load_checkpoint(tmp_path)
+        else:
+            assert load_checkpoint(tmp_path).digest == said
+    assert replace(kept, training={}).digest == replace(small, training={}).digest, "a copy is of what it holds"
+    rewritten(tmp_path, as_earlier(mine | {"relation.extra": torch.ones(1), "other.extra": torch.ones(1)}))
+    (tmp_path / MANIFEST).unlink()
+    with pytest.raises(ZseError, match=r"has besides \['other\.extra'\]"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_part_that_is_built_is_not_dropped_and_two_names_of_one_weight_are_refused(tmp_path: Path) -> None:
+    save_checkpoint(checkpoint_of("zse_sbir"), tmp_path)
+    weights = load_file(tmp_path / WEIGHTS)
+    for change, message in (
+        ({"relation.extra": torch.ones(1)}, r"has besides \['relation\.extra'\]"),
+        ({"prototypes": torch.ones(4, 16)}, r"has besides \['prototypes'\]"),
+    ):
+        rewritten(tmp_path, weights | change)
+        with pytest.raises(ZseError, match=message):
+            load_checkpoint(tmp_path)
+    rewritten(tmp_path, {name: value for name, value in weights.items() if not name.startswith("relation.")})
+    with pytest.raises(ZseError, match=r"it lacks \['relation\."):
+        load_checkpoint(tmp_path)
+
+
+def test_a_training_state_with_earlier_names_is_resumed_to_the_same_weights(tmp_path: Path) -> None:
+    """With the optimizer's state, which knows weights by their order."""
+
+    class Breaks(Source):
+        def batch(self, step: int, rank: int, world_size: int) -> Any:
+            if step == 5:
+                raise OSError("the store went away")
+            return super().batch(step, rank, world_size)
+
+    def fresh() -> RetrievalMethod:
+        return network("zse_sbir", classification=0.5)
+
+    settings = config(steps=6, checks=3)
+    whole, resumed = fresh(), fresh()
+    fit(whole, Source(), LocalContext(), settings, prepare_steps=1)
+    with pytest.raises(OSError, match="went away"):
+        fit(fresh(), Breaks(), LocalContext(tmp_path), settings, prepare_steps=1)
+    (state,) = tmp_path.glob("state-*")
+    for file in (state / WEIGHTS, state / "best.safetensors"):
+        save_file(as_earlier(load_file(file)), file)
+    fit(resumed, Source(), LocalContext(tmp_path), settings, prepare_steps=1)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_parameters_are_in_the_order_that_an_earlier_optimizer_has() -> None:
+    """Prototypes come first, but for the method's own tokens, as when they were the method's own."""
+    for name, first in (("global", 0), ("crossatnet", 0), ("zse_sbir", 2)):
+        assert [n for n, _ in network(name).named_parameters()][first] == "classifier.prototypes"
+
+
+def test_a_start_may_lack_a_part_that_a_loss_weight_of_0_leaves_out() -> None:
+    whole, small = checkpoint_of("zse_sbir"), checkpoint_of("zse_sbir", relation=0, triplet=0)
+    fresh = network("zse_sbir", 1)
+    missing = start_from(fresh, small)
+    assert {name.partition(".")[0] for name in missing} == {"relation", "sketch_attends", "photo_attends"}
+    assert torch.equal(fresh.state_dict()["positions"], small.method.state_dict()["positions"])
+    assert start_from(network("zse_sbir", 1, relation=0, triplet=0), whole) == []
+    with pytest.raises(ZseError, match=r"beyond their heads the networks differ in \['photo_attends\.ffn"):
+        start_from(network("zse_sbir", 1, ffn=8), whole)

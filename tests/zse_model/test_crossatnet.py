@@ -60,7 +60,7 @@ def test_a_second_stage_has_a_graph_and_codes_of_its_own() -> None:
     assert start_from(second, start) == ["graph.inner.weight"], "of another length of class vectors"
     torch.testing.assert_close(second.graph.vectors, torch.nn.functional.normalize(vectors, dim=1))
     assert torch.equal(second.graph.adjacency, placed) and second.modes == ("ret",)
-    assert torch.equal(second.whole.weight, first.whole.weight)
+    assert torch.equal(second.global_proj.weight, first.global_proj.weight)
     assert torch.equal(second.graph.outer.weight, first.graph.outer.weight)
     third = network()
     third.set_class_vectors(torch.randn(CLASSES, 8, generator=torch.manual_seed(8)))
@@ -150,5 +150,5 @@ def test_what_makes_no_sense_is_refused() -> None:
 def test_targets_stay_even_where_nothing_was_measured() -> None:
     config = CrossATNetConfig(dim=16, vector_dim=8, neighbours=1, distillation=1.0, dropped_units=(0,))
     method = create_method("crossatnet", config, CNN, size=SIZE, classes=CLASSES).eval()
-    method.prepare(iter([]), lambda x: x)
+    method.measure_start(iter([]), lambda x: x)
     assert all(loss.isfinite().all() for loss in method(batch(4)).values())

@@ -32,7 +32,7 @@ from zse_model.backbones import Backbone, BackboneConfig, Features
 from zse_model.hashing import CodeHead
 from zse_model.methods import CrossATNetConfig, GlobalConfig, TrainBatch, ZseSbirConfig
 from zse_model.methods.crossatnet import CrossATNet
-from zse_model.methods.distillation import SoftLabels
+from zse_model.methods.distillation import Distillation
 from zse_model.methods.global_embedding import GlobalEmbedding
 from zse_model.methods.zse_sbir import ZseSbir, hardest_negatives
 
@@ -68,7 +68,7 @@ def known(method: Any) -> Any:
             if id(parameter) not in inside:
                 parameter.normal_(0, 0.4, generator=generator)
         for module in method.modules():
-            if isinstance(module, SoftLabels):
+            if isinstance(module, Distillation):
                 module.targets.copy_((2 * torch.randn(module.targets.shape, generator=generator)).softmax(1))
     for seed, backbone in enumerate(backbones):
         table = Table(backbone, seed)
@@ -137,7 +137,7 @@ def distilled(method: Any, pooled: dict[str, list[Any]], dropped: set[int], weig
             own = getattr(method, "sketch_backbone", None) if "sketch" in role else None
             logits = linear((own or method.backbone).classifier, pooled[role][i])
             kept = np.array([logits[u] for u in range(len(logits)) if u not in dropped])
-            total += divergence(kept, doubles(method.soft_labels.targets[labels_of(role)[i]]))
+            total += divergence(kept, doubles(method.distillation.targets[labels_of(role)[i]]))
         out.append(weight * total / 4)
     return out
 
@@ -165,7 +165,7 @@ def test_losses_of_global(readout: Any) -> None:
     pooled = {role: [p for p, _ in features(method.backbone, role)] for role in ROLES}
     x = {role: [unit(linear(method.head, p)) for p in pooled[role]] for role in ROLES}
     expected = {
-        "classification": classified(x, doubles(method.prototypes), 5.0, 0.7),
+        "classification": classified(x, doubles(method.classifier.prototypes), 5.0, 0.7),
         "contrast": contrasted(x, 0.3, 1.3),
         "distillation": distilled(method, pooled, {0, 3, 9}, 0.4),
     }
@@ -212,7 +212,7 @@ def embedded(method: CrossATNet, picture: tuple[Any, Any], mask: Any = None) -> 
     pooled, tokens = picture
     weights = np.ones(len(tokens)) if mask is None else 1 + mask
     seen = sum(w * token for w, token in zip(weights, tokens, strict=True)) / weights.sum()
-    return unit(linear(method.whole, pooled) + linear(method.parts, seen))
+    return unit(linear(method.global_proj, pooled) + linear(method.local_proj, seen))
 
 
 def own_mask(method: CrossATNet, photo: tuple[Any, Any]) -> Any:
@@ -222,9 +222,9 @@ def own_mask(method: CrossATNet, photo: tuple[Any, Any]) -> Any:
 
 def guided_mask(method: CrossATNet, sketch: tuple[Any, Any], photo: tuple[Any, Any]) -> Any:
     """Per place of the photo the logarithm of the mean over the sketch's places of exp of the scaled affinity."""
-    assert method.ask is not None and method.guide is not None
-    guides = [linear(method.guide, t) for t in sketch[1]]
-    asked = [linear(method.ask, t) for t in photo[1]]
+    assert method.query_proj is not None and method.key_proj is not None
+    guides = [linear(method.key_proj, t) for t in sketch[1]]
+    asked = [linear(method.query_proj, t) for t in photo[1]]
     width = math.sqrt(len(guides[0]))
     return np.array([sigmoid(math.log(sum(math.exp(a @ g / width) for g in guides) / len(guides))) for a in asked])
 
@@ -286,7 +286,7 @@ def test_losses_of_crossatnet(share_backbone: bool, attention: float) -> None:
     expected = {
         "triplet": two_triplets(x, seen, x["sketch"] + x["sketch2"], 0.8, 0.9),
         **({"attention": followed(masks, attention)} if attention else {}),
-        "classification": classified(everything, doubles(method.prototypes), 5.0, 1.2),  # type: ignore[arg-type]
+        "classification": classified(everything, doubles(method.classifier.prototypes), 5.0, 1.2),  # type: ignore[arg-type]
         "graph": classified(everything, graph, 5.0, 0.6),
         "reconstruction": reconstructed(method, x, pictures, 0.5),
         "distillation": distilled(method, {r: [p for p, _ in pictures[r]] for r in ROLES}, {1, 4}, 0.3),
@@ -325,7 +325,7 @@ def test_a_reconstruction_moves_no_target() -> None:
     """Embeddings that are constant leave the targets as the only way to the features, and there is none."""
     method = crossatnet(attention=0)
     with torch.no_grad():
-        method.whole.weight.zero_(), method.parts.weight.zero_()
+        method.global_proj.weight.zero_(), method.local_proj.weight.zero_()
     table = method.backbone.table  # type: ignore[attr-defined]
     method(batch())["reconstruction"].sum().backward()
     assert method.to_photo is not None and method.to_photo.weight.grad is not None
@@ -334,9 +334,9 @@ def test_a_reconstruction_moves_no_target() -> None:
 
 def test_the_guided_mask_is_a_target_that_attention_does_not_move() -> None:
     method = crossatnet()
-    assert method.ask is not None and method.guide is not None and method.own_mask is not None
+    assert method.query_proj is not None and method.key_proj is not None and method.own_mask is not None
     method(batch())["attention"].sum().backward()
-    assert method.ask.weight.grad is None and method.guide.weight.grad is None
+    assert method.query_proj.weight.grad is None and method.key_proj.weight.grad is None
     assert all(p.grad is not None and p.grad.any() for p in method.own_mask.parameters())
 
 
@@ -389,6 +389,13 @@ def tokens_of(method: ZseSbir, role: str) -> list[Tensor]:
     return [method.encode(pictures[i : i + 1], modality)["tokens"] for i in range(ITEMS)]
 
 
+def related(method: ZseSbir, sketch: Tensor, photo: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The logit of a pair, and both retrieval tokens after cross-attention."""
+    ours, theirs = method.cross_attend(sketch, photo)
+    assert method.relation is not None
+    return method.relation(ours[:, 1:], theirs[:, 1:]), ours[:, 0], theirs[:, 0]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("negatives", ["item", "batch"])
 def test_losses_of_zse_sbir(negatives: Any) -> None:
@@ -403,8 +410,8 @@ def test_losses_of_zse_sbir(negatives: Any) -> None:
         assert len(wrong) == ITEMS and chosen != list(range(ITEMS, 2 * ITEMS))
     triplets, relations = [], []
     for i in range(ITEMS):
-        right_logit, sketch, photo = method.relate(tokens["sketch"][i], tokens["photo"][i])
-        wrong_logit, _, negative = method.relate(tokens["sketch2"][i], wrong[i])
+        right_logit, sketch, photo = related(method, tokens["sketch"][i], tokens["photo"][i])
+        wrong_logit, _, negative = related(method, tokens["sketch2"][i], wrong[i])
         triplets.append(1.6 * hinge(*(doubles(t[0]) for t in (sketch, photo, negative)), 0.9))
         right, other = (float(sigmoid(doubles(logit[0]))) for logit in (right_logit, wrong_logit))
         relations.append(3.5 * ((right - 0.99) ** 2 + (other - 0.01) ** 2) / 2)
@@ -412,7 +419,7 @@ def test_losses_of_zse_sbir(negatives: Any) -> None:
     expected = {
         "triplet": triplets,
         "relation": relations,
-        "classification": classified(x, doubles(method.prototypes), 5.0, 0.7),
+        "classification": classified(x, doubles(method.classifier.prototypes), 5.0, 0.7),
         "contrast": contrasted(x, 0.3, 1.3),
         "distillation": distilled(method, pooled, {2, 7}, 0.4),
     }
@@ -451,7 +458,7 @@ def test_a_pair_is_related_by_what_each_picture_asks_of_the_other(wiring: Any, s
     kernel = np.array([cosine(a, b) for a in ours[1:] for b in theirs[1:]])
     first, second, third = (layer for layer in method.relation.perceptron if isinstance(layer, nn.Linear))
     out = linear(third, np.maximum(linear(second, np.maximum(linear(first, kernel), 0)), 0))
-    logit, sketch_ret, photo_ret = method.relate(sketch, photo)
+    logit, sketch_ret, photo_ret = related(method, sketch, photo)
     np.testing.assert_allclose(doubles(logit), out, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(doubles(sketch_ret[0]), ours[0], atol=1e-5)
     np.testing.assert_allclose(doubles(photo_ret[0]), theirs[0], atol=1e-5)
@@ -461,8 +468,8 @@ def test_a_pair_is_related_by_what_each_picture_asks_of_the_other(wiring: Any, s
 def test_the_retrieval_token_starts_from_the_pooled_feature_and_goes_through_the_blocks() -> None:
     method = zse_sbir()
     (pooled, tokens), found = features(method.backbone, "photo")[2], tokens_of(method, "photo")[2]
-    assert method.ret is not None and method.summary is not None and method.positions is not None
-    first = doubles(method.ret[0, 0]) + linear(method.summary, pooled)
+    assert method.ret is not None and method.pooled_proj is not None and method.positions is not None
+    first = doubles(method.ret[0, 0]) + linear(method.pooled_proj, pooled)
     x = np.stack([first, *(linear(method.project, t) for t in tokens)]) + doubles(method.positions[0])  # type: ignore[arg-type]
     torch.testing.assert_close(
         found[0], method.norm(method.blocks(torch.tensor(x)[None].float()))[0], atol=1e-4, rtol=1e-4
@@ -492,8 +499,8 @@ def test_an_item_without_another_class_in_the_batch_keeps_its_own_negative() -> 
 
 
 def measured(method: Any, batches: list[TrainBatch], total: Any) -> Any:
-    method.prepare(iter(batches), total)
-    return doubles(method.soft_labels.targets)
+    method.measure_start(iter(batches), total)
+    return doubles(method.distillation.targets)
 
 
 @pytest.mark.parametrize("build", [global_embedding, lambda: crossatnet(share_backbone=False), zse_sbir])
@@ -523,7 +530,7 @@ def test_soft_labels_are_the_mean_of_a_class_over_photos_of_all_workers(build: A
 
 
 def test_a_target_that_is_the_prediction_costs_nothing_whatever_the_dropped_units_say() -> None:
-    soft = SoftLabels(2, 4, (1,))
+    soft = Distillation(2, 4, (1,))
     soft.targets.copy_(torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]))
     logits = torch.tensor([[0.2, 9.0, 0.3, 0.5], [0.6, 1e-3, 0.3, 0.1]]).log()
     torch.testing.assert_close(soft(logits, torch.tensor([0, 1])), torch.zeros(2), atol=1e-6, rtol=0)
@@ -534,9 +541,9 @@ def test_a_target_that_is_the_prediction_costs_nothing_whatever_the_dropped_unit
 def test_dropped_units_are_units_of_the_classifier() -> None:
     for dropped in ((4,), (-1,)):
         with pytest.raises(ValueError, match=r"Dropped units must lie in 0\.\.3"):
-            SoftLabels(2, 4, dropped)
-    kept = SoftLabels(2, 4, (0, 3))
+            Distillation(2, 4, dropped)
+    kept = Distillation(2, 4, (0, 3))
     assert kept.allowed.tolist() == [1, 2]
     assert kept.targets.tolist() == [[0.5, 0.5]] * 2, "even, until photos are measured"
     with pytest.raises(ValueError, match="distillation needs dropped_units"):
-        SoftLabels(2, 4, None)
+        Distillation(2, 4, None)

@@ -248,7 +248,7 @@ def test_overfits_one_batch_to_a_loss_near_zero(method: RetrievalMethod) -> None
     other side, InfoNCE gives each of them a half. Of labels 0 and 1 with negatives of 1 and 2, that is so for one
     sketch of two and for both photos."""
     data, optimizer = batch(2), torch.optim.AdamW(method.parameters(), lr=3e-3)
-    method.prepare(iter([data]), lambda x: x)
+    method.measure_start(iter([data]), lambda x: x)
     method.train()
     for module in method.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -278,7 +278,7 @@ def test_a_saved_checkpoint_is_the_same_checkpoint(method: RetrievalMethod, tmp_
     (tmp_path / "checkpoint.json").write_text(
         (tmp_path / "checkpoint.json").read_text().replace('"classes": 4', '"classes": 5')
     )
-    if "prototypes" in dict(method.named_parameters()) or "soft_labels.targets" in dict(method.named_buffers()):
+    if method.classifier is not None or method.distillation is not None:
         with pytest.raises((ValueError, RuntimeError), match=r"prototypes|targets|adjacency"):
             load_checkpoint(tmp_path)
 
@@ -317,6 +317,13 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
         create("zse_sbir", ZseSbirConfig(tokenizer="both"), patches)
     with pytest.raises(ValueError, match="not divisible by 8 heads"):
         create("zse_sbir", ZseSbirConfig(dim=36, depth=0), VIT)
+    with pytest.raises(ValueError, match=r"ZseSbirConfig: cross_attention must be one of released, .*, got 'best'"):
+        create("zse_sbir", ZseSbirConfig(cross_attention="best"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="GlobalConfig: readout must be one of pooled, head, got 'token'"):
+        create("global", GlobalConfig(readout="token"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="layout: released needs an even grid, as the published 14x14 is; got 15x15"):
+        released = ZseSbirConfig(pool=True, layout="released", heads=4)
+        create_method("zse_sbir", released, VIT, size=240, classes=CLASSES)
     with pytest.raises(ValueError, match="GlobalConfig: temperature must be above 0, got 0"):
         create("global", GlobalConfig(temperature=0))
     for weight in (-1.0, math.nan, math.inf):

@@ -110,14 +110,14 @@ def of_layers(method: nn.Module, *kinds: type[nn.Module]) -> set[str]:
             "crossatnet",
             CrossATNetConfig(dim=16, vector_dim=8, neighbours=1, share_backbone=False, bits=0),
             "test_resnet",
-            {"prototypes"},
+            {"classifier.prototypes"},
             {"own_mask.2.weight"},  # one row
         ),
         (
             "zse_sbir",
             ZseSbirConfig(heads=2, ffn=16, classification=1.0),
             "test_vit",
-            {"prototypes", "backbone.model.pos_embed"},
+            {"classifier.prototypes", "backbone.model.pos_embed"},
             {"relation.perceptron.6.weight"},  # one row
         ),
     ],

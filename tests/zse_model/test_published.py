@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.golden import recipe_state, reference
 from zse_model.layers import CrossAttention, RelationHead, TokenNorm
 from zse_model.methods.base import TrainBatch
-from zse_model.methods.zse_sbir import ZseSbir
+from zse_model.methods.zse_sbir import ZseSbir, ZseSbirConfig
 from zse_model.published import RELEASED, RELEASED_BACKBONE, RELEASED_SIZE, our_name, read_published, translate
 
 
@@ -76,12 +76,13 @@ def test_the_encoder(model, golden, tokens):
 def test_pairs(model, golden, tokens):
     sketches, photos = tokens[:4], tokens[4:]
     with torch.inference_mode():
-        own = torch.cat([model.sketch_attends(sketches, photos), model.photo_attends(photos, sketches)])
+        own = torch.cat(model.cross_attend(sketches, photos))
         same_tokens(own, golden, "ca")
         joined = model.relation.convolution(own[:, 1:].reshape(8, 768, 14, 14))
         close(joined[:, ::8], golden["conv_sub"], 5e-5)
         close(model.relation.kernel(own[:4, 1:], own[4:, 1:]), golden["kernels_4_pairs"], 5e-6)
-        logits, sketch_ret, photo_ret = model.relate(sketches.repeat_interleave(4, 0), photos.repeat(4, 1, 1))
+        ours, theirs = model.cross_attend(sketches.repeat_interleave(4, 0), photos.repeat(4, 1, 1))
+        logits, sketch_ret, photo_ret = model.relation(ours[:, 1:], theirs[:, 1:]), ours[:, 0], theirs[:, 0]
         encodings = [
             {"tokens": side, "embedding": torch.nn.functional.normalize(side[:, 0])} for side in (sketches, photos)
         ]
@@ -212,5 +213,5 @@ def test_a_released_file_is_read_and_code_in_one_is_not(tmp_path):
 
 def test_the_released_layout_needs_its_convolution():
     with pytest.raises(ValueError, match="pool"):
-        RelationHead(16, (14, 14), 0.0, False, 0, "released")
+        ZseSbirConfig(layout="released", pool=False)
     assert CrossAttention(8, 2, 8, 0.0, "released").sources == ("own", "other", "own")

@@ -3,13 +3,12 @@ search, one evaluation and one training loop work with whatever implements this 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,8 @@ from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.code_index import CodeIndex
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
+from zse_model.layers import CosineClassifier
+from zse_model.methods.distillation import Distillation
 from zse_model.modes import RET, Mode, rerank_depth
 from zse_model.scoring import Encoding, Fused, Precision, Scorer, score_all, search
 from zse_model.transforms import Modality
@@ -56,6 +57,27 @@ class TrainBatch:
         return torch.cat([sketches, self.photo, self.negative]), labels
 
 
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """The configuration of a method. A value or a combination that makes no sense raises ZseError when it is built;
+    what depends on the backbone is checked by the method."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        """Raises ZseError for a number below 0 or not finite (a loss of negative weight trains the opposite), for a
+        temperature of 0, and for a text that is none of its field's."""
+        name = type(self).__name__
+        for field, kind in get_type_hints(type(self)).items():
+            value = getattr(self, field)
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
+                raise ZseError(f"{name}: {field} must be 0 or more, and finite, got {value}")
+            if field == "temperature" and value == 0:  # similarities are divided by it
+                raise ZseError(f"{name}: temperature must be above 0, got {value}")
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise ZseError(f"{name}: {field} must be one of {', '.join(get_args(kind))}, got {value!r}")
+
+
 class RetrievalMethod(nn.Module, ABC):
     """A network that encodes sketches and photos and scores pairs of them.
 
@@ -68,17 +90,18 @@ class RetrievalMethod(nn.Module, ABC):
     bits: int = 0
     """Of a photo's code; 0 = it has none."""
     backbone: Backbone
+    classifier: CosineClassifier | None
+    """None for a weight of 0."""
+    distillation: Distillation | None
+    """None for a weight of 0."""
 
     def __init__(
         self, config: Any, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
     ) -> None:
         super().__init__()
-        numbers = ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
-        for name, value in numbers:  # a loss of negative weight trains the opposite, and looks like a run
-            if isinstance(value, int | float) and not 0 <= value < math.inf:
-                raise ZseError(f"{type(config).__name__}: {name} must be 0 or more, and finite, got {value}")
-            if name == "temperature" and value == 0:  # similarities are divided by it
-                raise ZseError(f"{type(config).__name__}: temperature must be above 0, got {value}")
+        # First of all modules: an optimizer's state knows parameters by their order, also one of an earlier version.
+        self.register_module("classifier", None)
+        self.register_module("distillation", None)
         self.config, self.backbone_config, self.size, self.classes = config, backbone, size, classes
 
     @abstractmethod
@@ -196,11 +219,13 @@ class RetrievalMethod(nn.Module, ABC):
         """`losses`, under the name that DistributedDataParallel calls."""
         return self.losses(batch)
 
-    def prepare(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:  # noqa: B027
-        """Called once before a new training, in eval mode: a method may measure its start on training batches.
+    def measure_start(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:
+        """Called once before a new training, in eval mode: measure the pretrained network on training batches.
 
-        `total` sums a tensor over all workers. What is kept must be a buffer, so that it is in the checkpoint.
+        `total` sums a tensor over all workers. A result must be a buffer, so that the checkpoint has it.
         """
+        if self.distillation is not None:
+            self.distillation.measure(self.backbone, batches, total)
 
     def checkpoint_activations(self) -> None:
         """Let every backbone compute its activations again in the backward pass. Raises ValueError for one that

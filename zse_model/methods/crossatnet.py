@@ -1,12 +1,12 @@
 """`crossatnet`: after Chaudhuri et al., "CrossATNet - A Novel Cross-Attention Based Framework for Sketch-Based Image
 Retrieval", Image and Vision Computing 2020 (arXiv 2104.09918). A RECONSTRUCTION: no code was published.
 
-What the abstract states: a cross-modal triplet loss, attention by which the sketch guides what is read of the photo, a
-graph CNN that brings the class topology into the shared space, hash codes for fast retrieval, nothing of unseen classes
-in training. How each is done here is ours, and distillation is an addition.
+The abstract states: a cross-modal triplet loss, attention by which the sketch guides the reading of the photo, a graph
+CNN that brings the class topology into the shared space, hash codes for fast retrieval, no unseen class in training.
+How each is done here is ours, and distillation is an addition.
 
-A photo in a gallery has no sketch. So the photo branch also predicts a mask of its own and learns it from the
-sketch-guided one: a gallery is encoded once, and retrieval is a dot product or a Hamming distance.
+A photo in a gallery has no sketch. So the photo branch also predicts a mask of its own, trained to follow the
+sketch-guided mask. A gallery is then encoded once, and retrieval is a dot product or a Hamming distance.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from zse_model.errors import ZseError
 from zse_model.gather import gathered
 from zse_model.graph import Edges, GraphEncoder
 from zse_model.hashing import Asymmetric, CodeHead, Hamming, pack
-from zse_model.losses import cosine_logits, nearest_other, normalised, triplet
-from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
-from zse_model.methods.distillation import SoftLabels
+from zse_model.layers import CosineClassifier
+from zse_model.losses import cosine_cross_entropy, item_means, nearest_other, normalised, triplet
+from zse_model.methods.base import Encoding, MethodConfig, Modality, RetrievalMethod, TrainBatch
+from zse_model.methods.distillation import Distillation
 from zse_model.modes import RET, Mode
 from zse_model.precision import full_precision
 
-CODE_PICTURES = 4096  # of the training, that codes are fitted to
+CODE_PICTURES = 4096  # training pictures that codes are fitted to
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossATNetConfig:
-    """Weights of 0 switch a part off without leaving parameters behind."""
+class CrossATNetConfig(MethodConfig):
+    """`triplet`, `attention`, `graph`, `classification`, `reconstruction` and `distillation` are weights of losses. 0
+    builds none of a loss's parameters."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -50,6 +52,7 @@ class CrossATNetConfig:
     attention: float = 1.0
     """How strongly a photo's own mask follows the sketch-guided one; 0 = no masks."""
     attention_dim: int = 128
+    """Of queries and keys."""
     graph: float = 1.0
     class_vectors: str = "random"
     """URL of vectors of the training classes: word2vec or GloVe text or binary, fastText .vec, or .npz[#array]."""
@@ -59,14 +62,21 @@ class CrossATNetConfig:
     neighbours: int = 5
     classification: float = 1.0
     scale: float = 16.0
-    """Of the cosines that classification and graph take for logits."""
+    """Of the cosines that are the logits of classification and graph."""
     reconstruction: float = 1.0
     bits: int = 64
     """Of the codes, fitted when a training ends: 32, 64, 128 or 256; 0 = none."""
     distillation: float = 0.0
     dropped_units: tuple[int, ...] | None = None
-    """Of the pretrained classifier, never distilled: those that name an unseen class. `zse` fills them in from the
-    split; elsewhere distillation needs them, () where no class is unseen."""
+    """Units of the pretrained classifier that are not distilled: those that name an unseen class. `zse` fills them in
+    from the split; elsewhere distillation needs them, () where no class is unseen."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.triplet or self.classification or self.graph):
+            raise ZseError("crossatnet: one of triplet, classification and graph must be above 0, to shape the space")
+        if self.bits not in (0, *BITS):
+            raise ZseError(f"crossatnet: bits must be 0 (no codes), {one_of(BITS)}, got {self.bits}")
 
 
 EXPLAINED_CODES = (
@@ -120,28 +130,25 @@ class CrossATNet(RetrievalMethod):
     ) -> None:
         super().__init__(config, backbone, size=size, classes=classes)
         c = config
-        if not (c.triplet or c.classification or c.graph):
-            raise ZseError("crossatnet: one of triplet, classification and graph must be above 0, to shape the space")
-        if c.bits not in (0, *BITS):
-            raise ZseError(f"crossatnet: bits must be 0 (no codes), {one_of(BITS)}, got {c.bits}")
         self.bits = c.bits
-        distils = c.distillation > 0
 
         def build() -> Backbone:
             return Backbone(
-                backbone, size=size, pooled=True, tokens=True, classifier=distils, load_weights=load_weights
+                backbone, size=size, pooled=True, tokens=True, classifier=c.distillation > 0, load_weights=load_weights
             )
 
         self.backbone = build()
         self.sketch_backbone = None if c.share_backbone else build()
         pooled, width = self.backbone.pooled_dim, self.backbone.token_dim
-        self.whole, self.parts = nn.Linear(pooled, c.dim), nn.Linear(width, c.dim, bias=False)
-        self.ask = nn.Linear(width, c.attention_dim) if c.attention else None
-        self.guide = nn.Linear(width, c.attention_dim) if c.attention else None
+        self.global_proj, self.local_proj = nn.Linear(pooled, c.dim), nn.Linear(width, c.dim, bias=False)
+        # A photo's places ask (queries) what of them is in the sketch's places (keys).
+        self.query_proj = nn.Linear(width, c.attention_dim) if c.attention else None
+        self.key_proj = nn.Linear(width, c.attention_dim) if c.attention else None
         self.own_mask: nn.Module | None = None
         if c.attention:
             self.own_mask = nn.Sequential(nn.Linear(width, c.attention_dim), nn.ReLU(), nn.Linear(c.attention_dim, 1))
-        self.prototypes = nn.Parameter(torch.randn(classes, c.dim) * c.dim**-0.5) if c.classification else None
+        if c.classification:
+            self.classifier = CosineClassifier(classes, c.dim, c.scale)
         self.graph: GraphEncoder | None = None
         if c.graph:
             self.graph = GraphEncoder(classes, c.vector_dim, c.dim)
@@ -153,28 +160,29 @@ class CrossATNet(RetrievalMethod):
         self.codes: Mapping[str, CodeHead] = nn.ModuleDict(  # type: ignore[assignment]
             {f"{name}-{c.bits}": CodeHead(c.dim, c.bits) for name in ("hash", "itq") if c.bits}
         )
-        self.soft_labels: SoftLabels | None = None
-        if isinstance(self.backbone.classifier, nn.Linear):
-            self.soft_labels = SoftLabels(classes, self.backbone.classifier.out_features, c.dropped_units)
+        if c.distillation:
+            self.distillation = Distillation(classes, self.backbone.units, c.dropped_units)
 
     def set_class_vectors(self, vectors: Tensor) -> None:
-        """float32 [classes, v], of the training classes in the order of their labels; nothing else is ever read.
+        """float32 [classes, v], of the training classes in the order of their labels. Nothing else is read of them.
 
-        Raises ValueError for another shape. Without a graph there is nothing to set.
+        Raises ZseError for another shape. Without a graph it does nothing.
         """
         if self.graph is not None:
             self.graph.place(vectors, self.config.edges, self.config.neighbours)
 
     def features(self, images: Tensor, modality: Modality) -> Features:
+        """uint8 [b, 1 or 3, size, size] -> pooled feature [b, p] and tokens [b, n, w] of the modality's backbone."""
         own = self.sketch_backbone if modality == "sketch" else None
         features: Features = (own or self.backbone)(images)
         return features
 
     def embed(self, features: Features, mask: Tensor | None) -> Tensor:
-        """[b, dim], L2-normalised: the pooled feature and the mean of the map, each place of which counts x + m x.
+        """The projected sum of pooled feature and mean token, L2-normalised: float32 [b, dim].
 
-        It is the mean by those weights, not their sum: with the sum a masked photo's map was half as long again as a
-        sketch's, which has no mask, and unseen classes lost what docs/crossatnet.md says. A flat mask changes nothing.
+        mask: [b, n] in 0..1, by which token i has weight 1 + mask[i] in the mean. The weights are divided by their sum:
+        a masked photo's mean is as long as a sketch's, which has no mask, and a flat mask changes nothing. With the sum
+        instead, photos were half as long again, and unseen classes lost what docs/crossatnet.md says.
         """
         tokens = features.tokens
         assert tokens is not None and features.pooled is not None
@@ -183,22 +191,23 @@ class CrossATNet(RetrievalMethod):
         else:
             weight = 1 + mask[..., None]
             seen = (tokens * weight).sum(1) / weight.sum(1)
-        return normalised(self.whole(features.pooled) + self.parts(seen))
+        return normalised(self.global_proj(features.pooled) + self.local_proj(seen))
 
     def mask(self, photo: Tensor) -> Tensor | None:
-        """What a photo alone takes for important, tokens [b, n, c] -> [b, n] in 0..1; None without attention."""
+        """The importance of each token by the photo alone: [b, n, w] -> [b, n] in 0..1; None without attention."""
         return None if self.own_mask is None else self.own_mask(photo).squeeze(2).sigmoid()
 
     def guided_mask(self, sketch: Tensor, photo: Tensor) -> Tensor | None:
-        """What a sketch finds important in a photo, tokens [b, n, c] each -> [b, n] in 0..1.
+        """The importance of each photo token to a sketch: tokens [b, m, w] and [b, n, w] -> [b, n] in 0..1, or None
+        without attention.
 
-        The affinity of a place to the sketch is the smooth maximum over the sketch's places.
+        The affinity of a photo token is the smooth maximum, over the sketch's tokens, of scaled query-key products.
         """
-        if self.ask is None or self.guide is None:
+        if self.query_proj is None or self.key_proj is None:
             return None
-        asked, guides = self.ask(photo), self.guide(sketch)
+        queries, keys = self.query_proj(photo), self.key_proj(sketch)
         with full_precision(photo.device):
-            affinity = asked.float() @ guides.float().transpose(1, 2) / asked.shape[2] ** 0.5
+            affinity = queries.float() @ keys.float().transpose(1, 2) / queries.shape[2] ** 0.5
             return (affinity.logsumexp(2) - math.log(sketch.shape[1])).sigmoid()
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
@@ -206,7 +215,7 @@ class CrossATNet(RetrievalMethod):
         return self.encoding(self.features(images, modality), modality)
 
     def encoding(self, features: Features, modality: Modality) -> Encoding:
-        """What `encode` gives, of features that are there already."""
+        """The result of `encode`, from `features`."""
         assert features.tokens is not None
         x = self.embed(features, self.mask(features.tokens) if modality == "photo" else None)
         return {"embedding": x, **{n: pack(head(x, modality)) for n, head in self.codes.items() if head.fitted}}
@@ -214,12 +223,7 @@ class CrossATNet(RetrievalMethod):
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)
         images, labels = batch.pictures()
-        if self.sketch_backbone is None:
-            parts = [self.features(images, "photo")]
-        else:
-            parts = [self.features(images[: 2 * b], "sketch"), self.features(images[2 * b :], "photo")]
-        tokens = torch.cat([part.tokens for part in parts if part.tokens is not None])
-        pooled = torch.cat([part.pooled for part in parts if part.pooled is not None])
+        pooled, tokens = self._of_batch(images)
         sketches, photos = (Features(pooled[half], tokens[half], None) for half in (slice(2 * b), slice(2 * b, None)))
         sketch_tokens, photo_tokens = tokens[: 2 * b], tokens[2 * b :]
         own = self.mask(photo_tokens)
@@ -232,46 +236,61 @@ class CrossATNet(RetrievalMethod):
 
         losses: dict[str, Tensor] = {}
         if c.triplet:
-            others, other_labels = gathered(sketch), gathered(labels[: 2 * b])
-            hardest = nearest_other(photo[:b], others, labels[:b], other_labels)
-            from_sketch = triplet(sketch[:b], seen[:b], seen[b:], c.margin)
-            from_photo = triplet(photo[:b], sketch[b:], others[hardest], c.margin)
-            alone = (labels[:b, None] == other_labels).all(1)  # nothing to push away
-            losses["triplet"] = c.triplet * (from_sketch + from_photo.masked_fill(alone, 0.0)) / 2
+            losses["triplet"] = c.triplet * self._triplets(sketch, photo, seen, labels[: 2 * b])
         if own is not None and guided is not None:
             followed = (own.float() - guided.detach()).square().mean(1)
-            losses["attention"] = c.attention * followed.view(2, b).mean(0)
-        for name, weight, prototypes in (
-            ("classification", c.classification, self.prototypes),
-            ("graph", c.graph, None if self.graph is None else self.graph()),
-        ):
-            if weight and prototypes is not None:
-                loss = F.cross_entropy(cosine_logits(everything, prototypes, c.scale), all_labels, reduction="none")
-                losses[name] = weight * loss.view(-1, b).mean(0)
+            losses["attention"] = c.attention * item_means(followed, b)
+        if self.classifier is not None:
+            losses["classification"] = c.classification * item_means(self.classifier(everything, all_labels), b)
+        if self.graph is not None:
+            loss = cosine_cross_entropy(everything, self.graph(), all_labels, c.scale)
+            losses["graph"] = c.graph * item_means(loss, b)
         if self.to_photo is not None and self.to_sketch is not None:
             pairs = (self.to_photo(sketch[:b]), pooled[2 * b : 3 * b]), (self.to_sketch(photo[:b]), pooled[:b])
             missed = [1 - F.cosine_similarity(made.float(), real.detach().float(), dim=1) for made, real in pairs]
             losses["reconstruction"] = c.reconstruction * (missed[0] + missed[1]) / 2
-        if self.soft_labels is not None and self.backbone.classifier is not None:
-            divergence = self.soft_labels(self._classify(pooled), labels)
-            losses["distillation"] = c.distillation * divergence.view(4, b).mean(0)
+        if self.distillation is not None:
+            divergence = self.distillation(self._classify(pooled), labels)
+            losses["distillation"] = c.distillation * item_means(divergence, b)
         return losses
 
-    def _classify(self, pooled: Tensor) -> Tensor:
-        """Logits of the pretrained classifiers, [4b, units], sketches first."""
-        assert self.backbone.classifier is not None
-        if self.sketch_backbone is None or self.sketch_backbone.classifier is None:
-            return self.backbone.classifier(pooled)
-        half = len(pooled) // 2
-        return torch.cat([self.sketch_backbone.classifier(pooled[:half]), self.backbone.classifier(pooled[half:])])
+    def _of_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """All pictures of a batch [4b, 3, s, s], sketches first -> pooled features [4b, p] and tokens [4b, n, w]."""
+        if self.sketch_backbone is None:
+            parts = [self.features(images, "photo")]
+        else:
+            half = len(images) // 2
+            parts = [self.features(images[:half], "sketch"), self.features(images[half:], "photo")]
+        return (
+            torch.cat([part.pooled for part in parts if part.pooled is not None]),
+            torch.cat([part.tokens for part in parts if part.tokens is not None]),
+        )
 
-    def prepare(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:
-        if self.soft_labels is not None:
-            self.soft_labels.measure(self.backbone, batches, total)
+    def _triplets(self, sketch: Tensor, photo: Tensor, seen: Tensor, labels: Tensor) -> Tensor:
+        """The mean of two triplet losses, float32 [b]. Embeddings [2b, dim]: of the sketches, of photo and negative
+        with their own masks, and the same with guided masks; labels of the sketches, int64 [2b].
+
+        Sketch -> its photo against its negative. Photo -> the second sketch against the nearest sketch of another
+        class, of all that are `gathered`; 0 where there is none.
+        """
+        b, margin = len(sketch) // 2, self.config.margin
+        others, other_labels = gathered(sketch), gathered(labels)
+        hardest = nearest_other(photo[:b], others, labels[:b], other_labels)
+        from_sketch = triplet(sketch[:b], seen[:b], seen[b:], margin)
+        from_photo = triplet(photo[:b], sketch[b:], others[hardest], margin)
+        alone = (labels[:b, None] == other_labels).all(1)
+        return (from_sketch + from_photo.masked_fill(alone, 0.0)) / 2
+
+    def _classify(self, pooled: Tensor) -> Tensor:
+        """Pooled features [4b, p], sketches first -> logits of each backbone's pretrained classifier [4b, units]."""
+        if self.sketch_backbone is None:
+            return self.backbone.classify(pooled)
+        half = len(pooled) // 2
+        return torch.cat([self.sketch_backbone.classify(pooled[:half]), self.backbone.classify(pooled[half:])])
 
     @torch.no_grad()
     def conclude(self, batches: Iterator[TrainBatch]) -> None:
-        """Codes are fitted to the embeddings of training pictures: closed forms, seconds."""
+        """Fit the codes to the embeddings of CODE_PICTURES training pictures: closed forms, seconds."""
         sketches: list[Tensor] = []
         photos: list[Tensor] = []
         labels: list[Tensor] = []

@@ -12,17 +12,17 @@ configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from zse_model.backbones import Backbone, BackboneConfig, Features, is_transformer
+from zse_model.backbones import Backbone, BackboneConfig, Features, has_fixed_size
 from zse_model.errors import ZseError
 from zse_model.layers import (
+    CosineClassifier,
     CrossAttention,
     Layout,
     OverlappingTokenizer,
@@ -30,19 +30,20 @@ from zse_model.layers import (
     SelfAttentionBlock,
     Wiring,
 )
-from zse_model.losses import nearest_other, normalised, triplet
-from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
-from zse_model.methods.distillation import SoftLabels
-from zse_model.methods.global_embedding import embedding_losses
+from zse_model.losses import item_means, nearest_other, normalised, triplet
+from zse_model.methods.base import Encoding, MethodConfig, Modality, RetrievalMethod, TrainBatch
+from zse_model.methods.distillation import Distillation
+from zse_model.methods.global_embedding import contrast
 from zse_model.modes import RET, Mode
 from zse_model.pair_scorer import PairScorer
 from zse_model.scoring import weighted
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZseSbirConfig:
-    """The defaults are the paper's where a transformer is the backbone. Parts that loss weights of 0 leave untrained
-    are frozen; without `relation` there is no mode that reads the relation network."""
+class ZseSbirConfig(MethodConfig):
+    """The defaults are the paper's for a transformer as backbone. `triplet`, `relation`, `classification`, `contrast`
+    and `distillation` are weights of losses. 0 builds none of a loss's parameters: without `relation` there is no
+    relation network and no mode that needs one, without `triplet` and `relation` no cross-attention."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -82,8 +83,55 @@ class ZseSbirConfig:
     temperature: float = 0.07
     scale: float = 16.0
     dropped_units: tuple[int, ...] | None = None
-    """Of the pretrained classifier, never distilled: those that name an unseen class. `zse` fills them in from the
-    split; elsewhere distillation needs them, () where no class is unseen."""
+    """Units of the pretrained classifier that are not distilled: those that name an unseen class. `zse` fills them in
+    from the split; elsewhere distillation needs them, () where no class is unseen."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.triplet or self.relation or self.classification or self.contrast):
+            raise ZseError(
+                "zse_sbir: one of triplet, relation, classification and contrast must be above 0, to train the tokens"
+            )
+        if self.layout == "released" and not self.pool:
+            raise ZseError("layout: released is about what the strided convolution reads; it needs pool: true")
+
+    def width(self, backbone: Backbone) -> int:
+        """Width of the tokens on a backbone."""
+        return self.dim or (backbone.token_dim if backbone.is_transformer else 256)
+
+    def blocks(self, backbone: Backbone) -> int:
+        """Number of self-attention blocks after a backbone."""
+        return (0 if backbone.has_class_token else 2) if self.depth is None else self.depth
+
+    def validate(self, backbone: Backbone) -> None:
+        """Raises ZseError for what cannot be built on a backbone."""
+        name, dim = backbone.name, self.width(backbone)
+        if self.blocks(backbone) == 0 and not backbone.has_class_token:
+            raise ZseError(f"{name!r} has no class token: the retrieval token needs depth >= 1, got depth 0")
+        if self.readout == "pooled" and backbone.is_transformer:
+            raise ZseError(f"readout: pooled is for convolutional backbones, {name!r} is none; use token")
+        if dim % self.heads:
+            raise ZseError(f"dim {dim} is not divisible by {self.heads} heads")
+        if self.tokenizer != "none":
+            if not backbone.runs_in_parts:
+                raise ZseError(f"tokenizer: {self.tokenizer} needs a vision transformer, {name!r} is none; use none")
+            patch = tuple(backbone.model.patch_embed.patch_size)
+            if patch != (16, 16):
+                raise ZseError(f"tokenizer: {self.tokenizer} has stride 16, the patches of {name!r} are {patch}")
+        if self.pool:
+            self._validate_pool(backbone)
+
+    def _validate_pool(self, backbone: Backbone) -> None:
+        rows, columns = backbone.grid
+        anchors = (rows // 2) * (columns // 2)
+        if self.layout == "released" and (rows % 2 or columns % 2):
+            raise ZseError(f"layout: released needs an even grid, as the published 14x14 is; got {rows}x{columns}")
+        if backbone.tokens != rows * columns:
+            raise ZseError(
+                f"pool needs all {rows * columns} tokens of the grid, selection leaves {backbone.tokens}; pool: false"
+            )
+        if anchors < 49:
+            raise ZseError(f"pool leaves {anchors} anchors of a {rows}x{columns} grid; at least 49 are needed")
 
 
 FUSION_STEPS = 21  # weights tried, from ret alone to rn alone
@@ -137,66 +185,54 @@ class ZseSbir(RetrievalMethod):
     ) -> None:
         super().__init__(config, backbone, size=size, classes=classes)
         c = config
-        if not (c.triplet or c.relation or c.classification or c.contrast):
-            raise ZseError(
-                "zse_sbir: one of triplet, relation, classification and contrast must be above 0, to train the tokens"
-            )
         self.backbone = Backbone(
             backbone,
             size=size,
             tokens=True,
-            pooled=not is_transformer(backbone.name) or c.readout == "pooled",
+            pooled=not has_fixed_size(backbone.name) or c.readout == "pooled",
             classifier=c.distillation > 0,
             keep_rates=c.keep_rates,
             load_weights=load_weights,
         )
-        has_cls = getattr(self.backbone.model, "cls_token", None) is not None
-        dim = c.dim or (self.backbone.token_dim if self.backbone.is_transformer else 256)
-        depth = c.depth if c.depth is not None else (0 if has_cls else 2)
-        if depth == 0 and not has_cls:
-            raise ZseError(f"{backbone.name!r} has no class token: the retrieval token needs depth >= 1, got depth 0")
-        n = self.backbone.tokens
-        if c.readout == "pooled" and self.backbone.is_transformer:
-            raise ZseError(f"readout: pooled is for convolutional backbones, {backbone.name!r} is none; use token")
-
-        self.tokenizer: OverlappingTokenizer | None = None
-        if c.tokenizer != "none":
-            if not isinstance(self.backbone.model, VisionTransformer):
-                raise ZseError(
-                    f"tokenizer: {c.tokenizer} needs a vision transformer, {backbone.name!r} is none; use none"
-                )
-            patch = self.backbone.model.patch_embed.patch_size
-            if tuple(patch) != (16, 16):
-                raise ZseError(f"tokenizer: {c.tokenizer} has stride 16, the patches of {backbone.name!r} are {patch}")
-            self.tokenizer = OverlappingTokenizer(self.backbone.token_dim)
-        self.project = nn.Linear(self.backbone.token_dim, dim) if dim != self.backbone.token_dim else nn.Identity()
-        self.ret = None if has_cls else nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        c.validate(self.backbone)
+        width, dim, depth = self.backbone.token_dim, c.width(self.backbone), c.blocks(self.backbone)
+        self.tokenizer = OverlappingTokenizer(width) if c.tokenizer != "none" else None
+        self.project = nn.Linear(width, dim) if dim != width else nn.Identity()
+        self.ret = None if self.backbone.has_class_token else nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         # Maps come with a pooled feature that already knows classes: the retrieval token starts from it.
-        pooled = self.backbone.pooled_dim if not self.backbone.is_transformer else 0
-        self.summary = nn.Linear(pooled, dim) if pooled else None
-        # Patches of a transformer carry their positions already.
+        pooled = 0 if self.backbone.is_transformer else self.backbone.pooled_dim
+        self.pooled_proj = nn.Linear(pooled, dim) if pooled else None
+        # Patches of a transformer have their positions already.
         maps = depth and not self.backbone.is_transformer
-        self.positions = nn.Parameter(torch.randn(1, 1 + n, dim) * 0.02) if maps else None
+        self.positions = nn.Parameter(torch.randn(1, 1 + self.backbone.tokens, dim) * 0.02) if maps else None
         self.blocks = nn.Sequential(*(SelfAttentionBlock(dim, c.heads, 4 * dim, c.dropout) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim) if depth else nn.Identity()
-        # Separate weights a direction: what a sketch asks of a photo is not what a photo asks of a sketch.
-        self.sketch_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
-        self.photo_attends = CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention)
-        self.relation = RelationHead(dim, self.backbone.grid, c.dropout, c.pool, c.pooled_dim, c.layout, n)
+        self._build_pair_network(dim)
         if maps:
-            # Then the first kernels are cosines of what the backbone found, which is worth reading. Measured on
+            # Then the first kernels are cosines of the backbone's own features, which are worth comparing. Measured on
             # pseudo-unseen classes after 110 steps: fused 0.282 against 0.262.
             for module in self.modules():
                 if isinstance(module, SelfAttentionBlock | CrossAttention):
                     module.start_small()
-        self.relation.requires_grad_(c.relation > 0)
-        for attends in (self.sketch_attends, self.photo_attends):
-            attends.requires_grad_(c.relation > 0 or c.triplet > 0)
         self.register_buffer("fusion", torch.zeros(2))
-        self.prototypes = nn.Parameter(torch.randn(classes, dim) * dim**-0.5) if c.classification else None
-        self.soft_labels: SoftLabels | None = None
-        if isinstance(self.backbone.classifier, nn.Linear):
-            self.soft_labels = SoftLabels(classes, self.backbone.classifier.out_features, c.dropped_units)
+        if c.classification:
+            self.classifier = CosineClassifier(classes, dim, c.scale)
+        if c.distillation:
+            self.distillation = Distillation(classes, self.backbone.units, c.dropped_units)
+
+    def _build_pair_network(self, dim: int) -> None:
+        """Cross-attention, with separate weights for each direction, and the relation network."""
+        c = self.config
+
+        def direction() -> CrossAttention | None:
+            attends = c.triplet or c.relation
+            return CrossAttention(dim, c.heads, c.ffn, c.dropout, c.cross_attention) if attends else None
+
+        self.sketch_attends, self.photo_attends = direction(), direction()
+        self.relation: RelationHead | None = None
+        if c.relation:
+            tokens = self.backbone.tokens
+            self.relation = RelationHead(dim, self.backbone.grid, c.dropout, c.pool, c.pooled_dim, c.layout, tokens)
 
     def features(self, images: Tensor, modality: Modality) -> Features:
         """uint8 [b, 1 or 3, s, s] -> tokens [b, 1 + n, dim], the retrieval token first, the pooled feature and, where
@@ -205,8 +241,8 @@ class ZseSbir(RetrievalMethod):
         features = self.backbone(images, self.tokenizer if tokenized else None)
         x = self.project(features.tokens)
         ret = self.project(features.cls)[:, None] if self.ret is None else self.ret.expand(len(x), -1, -1)
-        if self.summary is not None:
-            ret = ret + self.summary(features.pooled)[:, None]
+        if self.pooled_proj is not None:
+            ret = ret + self.pooled_proj(features.pooled)[:, None]
         x = torch.cat([ret, x], dim=1)
         if self.positions is not None:
             x = x + self.positions
@@ -223,12 +259,11 @@ class ZseSbir(RetrievalMethod):
         encoding = {"embedding": normalised(read), "tokens": x.float()}
         return encoding if features.positions is None else encoding | {"positions": features.positions}
 
-    def relate(self, sketch: Tensor, photo: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [b, 1 + n, dim] of both sides, row by row a pair -> its logit [b] and both retrieval tokens after
-        cross-attention [b, dim]. For training; `scorer` is the same for every sketch with every photo, faster."""
-        sketch, photo = self.sketch_attends(sketch, photo), self.photo_attends(photo, sketch)
-        logits = self.relation(sketch[:, 1:], photo[:, 1:])
-        return logits, sketch[:, 0], photo[:, 0]
+    def cross_attend(self, sketch: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [b, 1 + n, dim] of both sides, row by row a pair -> the same after cross-attention. Needs `triplet` or
+        `relation` above 0. For training: `scorer` does it faster for every sketch with every photo."""
+        assert self.sketch_attends is not None and self.photo_attends is not None
+        return self.sketch_attends(sketch, photo), self.photo_attends(photo, sketch)
 
     @property
     def calibrated(self) -> bool:
@@ -265,37 +300,30 @@ class ZseSbir(RetrievalMethod):
             photos = torch.cat([photos[:b], photos[hardest]])
         if c.triplet or c.relation:
             losses |= self._pair_losses(x[: 2 * b], photos)
-        losses |= embedding_losses(
-            embedding,
-            labels,
-            self.prototypes,
-            c.scale,
-            c.temperature,
-            classification=c.classification,
-            contrast=c.contrast,
-        )
-        if self.soft_labels is not None and self.backbone.classifier is not None:
+        if self.classifier is not None:
+            losses["classification"] = c.classification * item_means(self.classifier(embedding, labels), b)
+        if c.contrast:
+            losses["contrast"] = c.contrast * contrast(embedding, labels, c.temperature)
+        if self.distillation is not None:
             pooled = torch.cat([part.pooled for part in both if part.pooled is not None])
-            divergence = self.soft_labels(self.backbone.classifier(pooled), labels)
-            losses["distillation"] = c.distillation * divergence.view(4, b).mean(0)
+            divergence = self.distillation(self.backbone.classify(pooled), labels)
+            losses["distillation"] = c.distillation * item_means(divergence, b)
         return losses
 
     def _pair_losses(self, sketches: Tensor, photos: Tensor) -> dict[str, Tensor]:
-        """Tokens [2b, 1 + n, dim] of b pairs that belong together, then of b that do not -> losses [b]."""
+        """Tokens [2b, 1 + n, dim] of b pairs of a class, then of b pairs of two classes -> losses [b]."""
         c, b = self.config, len(sketches) // 2
-        logits, sketch_ret, photo_ret = self.relate(sketches, photos)
+        sketches, photos = self.cross_attend(sketches, photos)
         losses: dict[str, Tensor] = {}
         if c.triplet:
-            losses["triplet"] = c.triplet * triplet(sketch_ret[:b], photo_ret[:b], photo_ret[b:], c.margin)
-        if c.relation:
-            # Filled where it is used: copying it there would be a wait of the host in every step.
+            anchor, positive, negative = sketches[:b, 0], photos[:b, 0], photos[b:, 0]
+            losses["triplet"] = c.triplet * triplet(anchor, positive, negative, c.margin)
+        if self.relation is not None:
+            logits = self.relation(sketches[:, 1:], photos[:, 1:])
+            # Filled on the device: a copy from the host would make it wait in every step.
             target = torch.cat([torch.full((b,), value, device=logits.device) for value in (0.99, 0.01)])
-            losses["relation"] = c.relation * (logits.float().sigmoid() - target).square().view(2, b).mean(0)
+            losses["relation"] = c.relation * item_means((logits.float().sigmoid() - target).square(), b)
         return losses
-
-    def prepare(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:
-        if self.soft_labels is not None:
-            self.soft_labels.measure(self.backbone, batches, total)
 
 
 @torch.no_grad()

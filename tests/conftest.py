@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import validate
 from tests.helpers.faulty_store import FaultyStore
 from tests.helpers.servers import free_ports, s3_server
+
+# Property tests draw the same cases in every run, and a slow machine fails none of them.
+settings.register_profile(
+    "repeatable", derandomize=True, max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

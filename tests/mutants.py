@@ -40,7 +40,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "zse_model/methods/distillation.py": ("zse_model/test_method_losses.py", "zse_model/test_methods.py"),
     "zse_model/evaluation/metrics.py": ("zse_model/test_metrics.py", "zse_model/test_evaluate.py"),
     "zse_model/evaluation/search.py": ("zse_model/test_ranking.py",),
-    "zse_model/evaluation/leaks.py": ("zse_model/test_evaluate.py", "operate/test_preflight.py"),
+    "zse_model/evaluation/leaks.py": ("zse_model/test_leaks.py",),
     "pipelines/workspace/states.py": ("workspace/test_states.py",),
     "pipelines/workspace/images.py": ("workspace/test_artefacts.py", "workspace/test_kept.py"),
     "pipelines/store/lease.py": ("store/test_lease.py",),

@@ -1,4 +1,7 @@
-"""Every formula against a naive oracle, against hand-made cases, and against results of the published code."""
+"""Every formula against a naive oracle, against hand-made cases, and against results of the published code.
+
+Property tests draw scores with ties, from a few levels, and the relevance of each gallery item.
+"""
 
 import doctest
 import itertools
@@ -8,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from zse_model.evaluation import (
     CATEGORY_METRICS,
@@ -43,6 +48,8 @@ def naive(protocol, metric, row, total):
         return math.nan
     if kind == "acc":
         return float(any(row[:k]))
+    if kind == "recall":
+        return sum(row[:k]) / total
     if kind == "P":
         n = cap if protocol == "zse_paper" else k
         return sum(row[:n]) / n
@@ -53,25 +60,121 @@ def naive(protocol, metric, row, total):
     return sum(p for p, hit in zip(precisions, head, strict=True) if hit) / cap
 
 
-def lists(seed, queries, gallery, density):
-    """Whole rankings of a gallery: relevant [q, g] and R."""
-    relevant = torch.rand(queries, gallery, generator=torch.Generator().manual_seed(seed)) < density
-    return relevant, relevant.sum(1)
+def gallery(seed, queries, size, levels, tenths, distinct=False):
+    """Scores float32 [q, g] of whole numbers, tied or distinct in a row, and relevance bool [q, g]."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-levels, levels + 1, (queries, size))
+    if distinct:  # ties fall to the lower position
+        scores = scores * size + np.arange(size)
+    return torch.from_numpy(scores).float(), torch.from_numpy(rng.random((queries, size)) < tenths / 10)
 
 
-@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(
-    ("gallery", "density"),
-    [(37, 0.3), (150, 0.05), (150, 0.9), (431, 0.7), (431, 0.003), (9, 1.0), (9, 0.0)],
-    ids=["g<k", "R<k", "R near k", "R>k", "R=0 and 1", "all relevant", "R=0"],
-)
-def test_metric_equals_the_naive_oracle(protocol, metric, gallery, density):
-    relevant, total = lists(1, 13, gallery, density)
-    values = PROTOCOLS[protocol].values(metric, relevant, total)
-    expected = [naive(protocol, metric, row, r) for row, r in zip(relevant.tolist(), total.tolist(), strict=True)]
-    assert values.dtype == torch.float64
-    np.testing.assert_allclose(values.numpy(), expected, rtol=0, atol=1e-12)
+SIZES = st.integers(1, 45)
+
+
+def galleries(sizes=SIZES, **fixed):
+    """Of any density of relevant items, none and all included."""
+    levels, tenths = st.sampled_from([0, 1, 2, 50]), st.integers(0, 10)
+    return st.builds(gallery, st.integers(0, 2**32), st.integers(1, 4), sizes, levels, tenths, **fixed)
+
+
+DEPTHS = st.sampled_from([1, 2, 3, 7, 25, 44, 45, 200])
+KINDS = ("mAP", "P", "acc", "recall")
+
+
+def measured(protocol, metric, scores, relevant):
+    """float64 [q] of ranked scores."""
+    return PROTOCOLS[protocol].values(metric, relevant.gather(1, rank(scores).indices), relevant.sum(1))
+
+
+@given(galleries(), st.sampled_from(sorted(PROTOCOLS)), DEPTHS)
+def test_metrics_of_tied_scores_equal_a_loop_over_the_sorted_gallery(drawn, protocol, k):
+    scores, relevant = drawn
+    rows = list(zip(scores.tolist(), relevant.tolist(), strict=True))
+    ranked = [[hits[i] for i in sorted(range(len(row)), key=lambda i: (-row[i], i))] for row, hits in rows]
+    for metric in ("mAP_all", *(f"{kind}_{k}" for kind in KINDS)):
+        values = measured(protocol, metric, scores, relevant)
+        expected = [naive(protocol, metric, row, sum(row)) for row in ranked]
+        assert values.dtype == torch.float64
+        np.testing.assert_allclose(values.numpy(), expected, rtol=0, atol=1e-12)
+
+
+MONOTONE = [lambda x: 2 * x + 1, lambda x: x**3, lambda x: (x / 64).exp(), lambda x: x * 2.0**-140, torch.atan]
+
+
+@given(galleries(), st.sampled_from(MONOTONE), DEPTHS)
+def test_a_strictly_rising_map_of_the_scores_changes_no_metric(drawn, rising, k):
+    scores, relevant = drawn
+    for protocol, metric in itertools.product(PROTOCOLS, ("mAP_all", f"mAP_{k}", f"P_{k}")):
+        before, after = (measured(protocol, metric, x, relevant) for x in (scores, rising(scores)))
+        assert torch.equal(after.nan_to_num(-1), before.nan_to_num(-1))
+
+
+@given(galleries(SIZES | st.just(400), distinct=st.just(True)), DEPTHS, st.data())
+def test_the_order_of_gallery_and_queries_changes_no_digit_of_a_metric(drawn, k, data):
+    scores, relevant = drawn
+    columns = np.random.default_rng(data.draw(st.integers(0, 99))).permutation(scores.shape[1])
+    rows = data.draw(st.lists(st.integers(0, len(scores) - 1), min_size=1))  # a query beside any others
+    for protocol, metric in itertools.product(PROTOCOLS, ("mAP_all", f"mAP_{k}", f"P_{k}")):
+        moved = measured(protocol, metric, scores[rows][:, columns], relevant[rows][:, columns])
+        assert torch.equal(moved.nan_to_num(-1), measured(protocol, metric, scores, relevant)[rows].nan_to_num(-1))
+
+
+@given(galleries(), st.sampled_from(sorted(PROTOCOLS)), DEPTHS)
+def test_metrics_keep_their_bounds(drawn, protocol, k):
+    scores, relevant = drawn
+    total, hits = relevant.sum(1), relevant.gather(1, rank(scores).indices)[:, :k].sum(1)
+    found = {kind: measured(protocol, f"{kind}_{k}", scores, relevant) for kind in KINDS}
+    for values in (*found.values(), measured(protocol, "mAP_all", scores, relevant)):
+        assert torch.equal(values.isnan(), total == 0) and ((0 <= values) & (values <= 1) | values.isnan()).all()
+    full = hits == total.clamp(max=k)
+    answered = total > 0
+    assert torch.equal((found["mAP"] == 1)[answered], (full & _leads(scores, relevant, total.clamp(max=k)))[answered])
+    assert torch.equal(found["acc"][answered] > 0, found["recall"][answered] > 0)
+    if protocol == "plain":
+        assert (found["P"] <= total.double() / k)[answered].all()
+        chance = expected_average_precision(total, scores.shape[1], k)
+        assert (chance <= 1).all() and torch.equal(chance == 0, total == 0)
+    if k >= scores.shape[1]:
+        all_ranks = measured(protocol, "mAP_all", scores, relevant)
+        assert torch.equal(found["mAP"].nan_to_num(-1), all_ranks.nan_to_num(-1))
+
+
+def _leads(scores, relevant, depth):
+    """bool [q]: whether the first `depth` ranks are all relevant."""
+    ranked = relevant.gather(1, rank(scores).indices)
+    return torch.tensor([bool(row[:n].all()) for row, n in zip(ranked, depth.tolist(), strict=True)])
+
+
+@given(galleries(), st.data())
+def test_a_hit_one_rank_higher_raises_average_precision(drawn, data):
+    _, relevant = drawn
+    places = (relevant[:, 1:] & ~relevant[:, :-1]).nonzero().tolist()
+    if not places:
+        return
+    row, column = data.draw(st.sampled_from(places))
+    better = relevant.clone()
+    better[row, column], better[row, column + 1] = True, False
+    total = relevant.sum(1)
+    for k in (None, column + 1, 200):
+        assert average_precision(better, total, k)[row] > average_precision(relevant, total, k)[row]
+        # the envelope may hide a step up
+        worse = average_precision_interpolated(relevant, total, k)[row]
+        assert worse <= average_precision_interpolated(better, total, k)[row]
+        assert average_precision(relevant, total, k)[row] <= worse
+
+
+@given(galleries(), st.integers(2, 12))
+@example((torch.zeros(1, 40), torch.arange(40)[None] < 30), 11)  # 0.1 * 30 is above 3 in floating point
+def test_precision_recall_curve_is_the_best_precision_at_a_recall_or_beyond(drawn, points):
+    _, relevant = drawn
+    total = relevant.sum(1)
+    curve = interpolated_precision(relevant, total, points)
+    assert (curve.diff(dim=1) <= 0).all()
+    for row, r, got in zip(relevant.tolist(), total.tolist(), curve.tolist(), strict=True):
+        reached = [(sum(row[: i + 1]), sum(row[: i + 1]) / (i + 1)) for i in range(len(row))]
+        best = [max(p for hits, p in reached if (points - 1) * hits >= t * r) for t in range(points)]
+        np.testing.assert_allclose(got, best, rtol=0, atol=1e-12)
 
 
 def test_closed_form_average_precision():
@@ -129,43 +232,6 @@ def test_precision_denominators():
     assert precision_at(relevant, total, 10).tolist() == [0.2]
 
 
-def test_accuracy_counts_the_first_k():
-    relevant = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 0, 0]]).bool()
-    assert accuracy_at(relevant, 1).tolist() == [0, 1, 0]
-    assert accuracy_at(relevant, 2).tolist() == [0, 1, 0]
-    assert accuracy_at(relevant, 3).tolist() == [1, 1, 0]
-
-
-@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
-def test_perfect_and_worst_ranking(protocol):
-    perfect = torch.arange(400).lt(250)[None]
-    values = {m: PROTOCOLS[protocol].values(m, perfect, torch.tensor([250])).item() for m in CATEGORY_METRICS}
-    assert values == pytest.approx(dict.fromkeys(values, 1.0), abs=1e-12)
-    worst = {m: PROTOCOLS[protocol].values(m, perfect.flip(1), torch.tensor([250])).item() for m in CATEGORY_METRICS}
-    assert worst["P_100"] == 0 and worst["mAP_200"] < 0.1 and 0 < worst["mAP_all"] < 0.7
-
-
-def test_better_ranking_never_reads_worse():
-    """Moving one hit up by a rank must not lower any AP."""
-    relevant, total = lists(2, 200, 60, 0.2)
-    better = relevant.clone()
-    for row in better:
-        hits = [i for i in range(1, 60) if row[i] and not row[i - 1]]
-        row[hits[-1]], row[hits[-1] - 1] = False, True
-    assert (average_precision(better, total) > average_precision(relevant, total)).all()
-    # the envelope may hide a step up
-    assert (average_precision_interpolated(better, total) >= average_precision_interpolated(relevant, total)).all()
-
-
-def test_precision_recall_curve():
-    relevant, total = lists(3, 9, 50, 0.4)
-    curve = interpolated_precision(relevant, total)
-    for row, r, got in zip(relevant.tolist(), total.tolist(), curve, strict=True):
-        points = [(sum(row[: i + 1]), sum(row[: i + 1]) / (i + 1)) for i in range(50)]
-        expected = [max(p for hits, p in points if 10 * hits >= t * r) for t in range(11)]
-        np.testing.assert_allclose(got.numpy(), expected, rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("case", "abcd")
 def test_zse_paper_equals_the_published_code(case):
     data = np.load(GOLDEN)
@@ -188,7 +254,8 @@ def test_metric_names_are_the_two_lists():
 
 
 def test_a_ranking_too_short_for_the_metric_is_refused():
-    relevant, total = lists(4, 5, 300, 0.5)
+    _, relevant = gallery(4, 5, 300, 50, 5)
+    total = relevant.sum(1)
     plain = PROTOCOLS["plain"]
     torch.testing.assert_close(plain.values("P_100", relevant[:, :100], total), plain.values("P_100", relevant, total))
     for metric in ("mAP_all", "mAP_200", "P_200"):
@@ -197,7 +264,8 @@ def test_a_ranking_too_short_for_the_metric_is_refused():
 
 
 def test_wrong_arguments_are_refused():
-    relevant, total = lists(5, 4, 10, 0.5)
+    _, relevant = gallery(5, 4, 10, 50, 5)
+    total = relevant.sum(1)
     with pytest.raises(ValueError, match="Unknown metric 'mAP@all'"):
         PROTOCOLS["plain"].values("mAP@all", relevant, total)
     with pytest.raises(ValueError, match="bool"):

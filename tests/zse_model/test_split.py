@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from zse_model.errors import ZseError
 from zse_model.split import (
     ALIASES,
     APART,
@@ -81,6 +84,15 @@ def small(**changes) -> ZeroShotSplit:
 def test_names_have_one_form(names, form):
     assert {normalise_name(name) for name in names} == {form}
     assert normalise_name(form) == form
+
+
+@settings(max_examples=300)
+@given(st.text(max_size=12))
+def test_a_form_is_its_own_form_and_that_of_every_composition_and_case(name):
+    form = normalise_name(name)
+    spellings = [form, name.casefold(), *(unicodedata.normalize(kind, name) for kind in ("NFC", "NFD"))]
+    assert {normalise_name(spelling) for spelling in spellings} == {form}
+    assert same_thing(name, name)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +185,63 @@ def test_the_tables_are_in_normal_form():
         assert all(normalise_name(name) == name for name in group), group
 
 
+ALIASED = (
+    "car car_(sedan) automobile race-car bear polar_bear teddy-bear cup teacup mug bird owl pigeon songbird".split()
+)
+CLASSES = st.lists(
+    st.sampled_from([*ALIASED, "swan", "tiger", "piano", "kite", "hot-air_balloon", "क्रम"]) | st.text(max_size=5),
+    min_size=1,
+    max_size=14,
+    unique_by=normalise_name,
+).filter(lambda classes: all(map(normalise_name, classes)))
+
+
+def without_alias(classes) -> list[str]:
+    return [c for c in classes if not any(same_thing(c, other) for other in classes if other != c)]
+
+
+@given(CLASSES, st.data(), st.integers(0, 9), st.randoms(use_true_random=False))
+def test_a_draw_has_the_asked_size_and_shares_nothing_with_the_rest(classes, data, seed, random):
+    count = data.draw(st.integers(-1, len(classes) + 1))
+    most = min(len(without_alias(classes)), len(classes) - 1)
+    if not 1 <= count <= most:
+        with pytest.raises(ZseError, match=f"from 1 to {most}$" if most > 0 else "Add classes$"):
+            draw_classes(classes, count, seed)
+        return
+    drawn = draw_classes(classes, count, seed)
+    rest = [c for c in classes if c not in drawn]
+    assert len(drawn) == count and set(drawn) < set(classes) and not conflicts(rest, drawn)
+    assert drawn == draw_classes(random.sample(classes, len(classes)), count, seed) == tuple(sorted(drawn))
+    spelled = draw_classes([c.upper() if c.isascii() else c for c in classes], count, seed)
+    assert set(map(normalise_name, spelled)) == set(map(normalise_name, drawn))
+    assert count == 1 or set(draw_classes(classes, count - 1, seed)) < set(drawn)
+
+
+@given(CLASSES, st.data(), st.floats(0, 0.99), st.text())
+def test_a_split_keeps_its_classes_apart_and_its_text_whole(classes, data, share, citation):
+    cut = data.draw(st.integers(0, len(classes) - 1))
+    split = small(seen=tuple(classes[:cut]), unseen=tuple(classes[cut:]), citation=citation)
+    assert ZeroShotSplit.from_json(split.to_json()) == split
+    assert json.dumps(citation, ensure_ascii=False) in split.to_json()
+    doubled = data.draw(st.sampled_from(classes[:cut])).title() if cut else classes[cut]
+    if normalise_name(doubled) in map(normalise_name, classes):
+        with pytest.raises(ZseError, match="both seen and unseen" if cut else "duplicate classes"):
+            replace(split, unseen=(*split.unseen, doubled))
+    count = round(share * cut)
+    if count > min(len(without_alias(split.seen)), cut - 1):
+        return
+    drawn = split.with_pseudo_unseen(share, seed=3)
+    assert len(drawn.pseudo_unseen) == count and drawn.unseen == split.unseen
+    assert sorted(drawn.training + drawn.pseudo_unseen) == sorted(split.seen)
+    assert drawn.pseudo_unseen == replace(split, seen=split.seen[::-1]).with_pseudo_unseen(share, seed=3).pseudo_unseen
+    if count:
+        chosen = drawn.for_selection()
+        assert (chosen.seen, chosen.unseen, chosen.pseudo_unseen) == (drawn.training, drawn.pseudo_unseen, ())
+    else:
+        with pytest.raises(ZseError, match="no pseudo-unseen classes"):
+            drawn.for_selection()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -195,13 +264,9 @@ def test_aliases_across_a_split_are_allowed():
     assert small(seen=("car",), unseen=("car_(sedan)",)).training == ("car",)
 
 
-def test_pseudo_unseen_classes_leave_training():
+def test_pseudo_unseen_classes_are_drawn_by_the_seed():
     split = published("sketchy-25").with_pseudo_unseen(0.15, seed=3)
     assert len(split.pseudo_unseen) == 15 and len(split.training) == 85
-    assert set(split.training) | set(split.pseudo_unseen) == set(split.seen)
-    assert not conflicts(split.training, split.pseudo_unseen)
-    shuffled = replace(split, seen=split.seen[::-1], pseudo_unseen=()).with_pseudo_unseen(0.15, seed=3)
-    assert shuffled.pseudo_unseen == split.pseudo_unseen
     assert split.with_pseudo_unseen(0.15, seed=4).pseudo_unseen != split.pseudo_unseen
     assert split.with_pseudo_unseen(0, seed=3).training == split.seen
     with pytest.raises(ValueError, match="pseudo_unseen 0.999 asks for 100 of the seen classes, but the data has 100"):
@@ -231,9 +296,8 @@ def test_instances_are_held_back_by_their_id():
     assert not any(small(held_back=0).is_held_back(i) for i in ids)
 
 
-def test_json_round_trips_and_the_digest_follows_the_content():
+def test_the_digest_follows_the_content():
     split = published("quickdraw-30").with_pseudo_unseen(0.1, seed=0)
-    assert ZeroShotSplit.from_json(split.to_json()) == split
     assert split.digest == ZeroShotSplit.from_json(split.to_json()).digest and len(split.digest) == 64
     assert split.digest != replace(split, held_back=0.2).digest
     for text in ("[]", '{"name": "s"}', split.to_json().replace("citation", "citing")):

@@ -635,7 +635,7 @@ def golden_outcomes(method: ZseSbir, shown: Tensor, arrays: Mapping[str, Tensor]
     sketch, photo = ({"tokens": x, "embedding": nn.functional.normalize(x[:, 0])} for x in (tokens[:4], tokens[4:]))
     with computing("fp32" if precision == "bf16" else precision, device):
         pairs = cast(PairScorer, method.scorer("rn", scoring_precision(precision)))
-        sketches, photos = pairs.prepare(sketch, "sketch"), pairs.prepare(photo, "photo")
+        sketches, photos = pairs.precompute(sketch, "sketch"), pairs.precompute(photo, "photo")
         compiled = torch.compile(pairs.kernel, dynamic=False) if precision == "bf16" else pairs.kernel
         kernels, fused = (
             torch.cat([kernel(sketches.take(slice(i, i + 1)), photos) for i in range(4)])
@@ -721,7 +721,7 @@ def train_one(bench: Bench, name: str, config: Any, precision: str) -> None:
 
 
 def pairs(bench: Bench) -> None:
-    """Time the scoring of one sketch after another with prepared photos, as many as fill whole chunks."""
+    """Time the scoring of one sketch after another with precomputed photos, as many as fill whole chunks."""
     scale, device = bench.scale, bench.device
     torch.manual_seed(0)
     backbone = RELEASED_BACKBONE if scale.pairs is RELEASED else scale.transformer
@@ -731,8 +731,8 @@ def pairs(bench: Bench) -> None:
     for precision in PRECISIONS:
         with computing("fp32" if precision == "bf16" else precision, device):
             scorer = cast(PairScorer, method.scorer("rn", scoring_precision(precision)))
-            sketches = scorer.prepare({"tokens": tokens[: scale.sketches]}, "sketch")
-            photos = scorer.prepare({"tokens": tokens[scale.sketches :]}, "photo")
+            sketches = scorer.precompute({"tokens": tokens[: scale.sketches]}, "sketch")
+            photos = scorer.precompute({"tokens": tokens[scale.sketches :]}, "photo")
             flop = flop_of(partial(scorer.score, sketches.take(slice(0, 1)), photos.take(slice(0, 2)))) / 2
             for chunk in scale.chunks:
                 gallery = photos.take(slice(0, chunk * (len(photos) // chunk)))

@@ -57,7 +57,7 @@ def main() -> None:
     heads = {mode: method.codes[mode] for mode in (learned, baseline)}
     codes = {mode: torch.cat([pack(h(x, "photo")) for x in vectors.split(2**15)]) for mode, h in heads.items()}
     asked = {mode: pack(head(queries, "sketch")) for mode, head in heads.items()}
-    asked[asymmetric] = method.scorer(asymmetric).prepare({"embedding": queries}, "sketch")
+    asked[asymmetric] = method.scorer(asymmetric).precompute({"embedding": queries}, "sketch")
     flat = faiss.IndexFlatIP(vectors.shape[1])
     flat.add(vectors.numpy())
     binary = faiss.IndexBinaryFlat(method.config.bits)

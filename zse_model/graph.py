@@ -1,4 +1,4 @@
-"""Graphs over class vectors: which classes are near in meaning, and the propagation along them."""
+"""Graphs over class vectors: edges between classes of near meaning, and graph convolution along them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Edges: TypeAlias = Literal["knn", "mst"]
 
 
 def class_graph(vectors: Tensor, edges: Edges, neighbours: int) -> Tensor:
-    """D^-1/2 (A + I) D^-1/2 over classes, float32 [c, c], symmetric (Kipf and Welling 2017, section 2).
+    """The normalised adjacency D^-1/2 (A + I) D^-1/2 of classes, float32 [c, c], symmetric (Kipf and Welling 2017,
+    section 2).
 
-    vectors: float32 [c, v]; only their directions count. `knn` joins a class with its `neighbours` nearest by cosine,
-    either way round; `mst` is the minimum spanning tree of the cosine distances.
-    Raises ValueError for so many neighbours that every class is joined with every other.
+    vectors: float32 [c, v]; only their directions count. `knn` joins two classes if one is among the `neighbours`
+    nearest of the other by cosine. `mst` is the minimum spanning tree of the cosine distances; it ignores `neighbours`.
+    Raises ZseError for `knn` unless 0 < neighbours < c - 1.
     """
     if edges == "knn" and not 0 < neighbours < len(vectors) - 1:
         raise ZseError(
@@ -36,7 +37,7 @@ def class_graph(vectors: Tensor, edges: Edges, neighbours: int) -> Tensor:
     else:
         from scipy.sparse.csgraph import minimum_spanning_tree
 
-        # A distance of 0 is no edge to scipy, and two names may have one vector: 1 is added, which changes no tree.
+        # scipy reads a distance of 0 as no edge, and two names may have one vector. Adding 1 leaves the tree equal.
         distance = (2 - similarity).clamp(min=1.0)
         adjacency = torch.from_numpy(minimum_spanning_tree(distance.numpy()).toarray()).ne(0).float()
     adjacency = torch.maximum(adjacency, adjacency.T)
@@ -46,7 +47,10 @@ def class_graph(vectors: Tensor, edges: Edges, neighbours: int) -> Tensor:
 
 
 class GraphEncoder(nn.Module):
-    """Two graph convolutions: class vectors [c, v] -> one prototype a class, [c, d]."""
+    """Two graph convolutions, A (A relu(X W1 + b1) W2 + b2): class vectors X [c, v] -> one prototype a class, [c, d].
+
+    The ReLU is before the averaging over neighbours; in Kipf and Welling's network it is after (docs/crossatnet.md).
+    """
 
     vectors: Tensor
     adjacency: Tensor
@@ -58,7 +62,8 @@ class GraphEncoder(nn.Module):
         self.inner, self.outer = nn.Linear(vector_dim, dim), nn.Linear(dim, dim)
 
     def place(self, vectors: Tensor, edges: Edges, neighbours: int) -> None:
-        """Set the classes' vectors [c, v] and the graph over them. Raises ValueError for another shape."""
+        """Set the classes' vectors, float32 [c, v], and the graph over them. Raises ZseError for another shape, and as
+        `class_graph` does."""
         if vectors.shape != self.vectors.shape:
             raise ZseError(
                 f"Class vectors must be {list(self.vectors.shape)}, one a training class, got {list(vectors.shape)}"

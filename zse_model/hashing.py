@@ -1,4 +1,4 @@
-"""Binary codes: packed bits, their scores, how they are fitted, and ITQ, the baseline at equal bits."""
+"""Binary codes: packing, scoring, fitting, and ITQ, the baseline at equal bits."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from zse_model.precision import full_precision
 from zse_model.scoring import DotProduct, Encoding
 from zse_model.transforms import Modality
 
-WEIGHT = 2047  # of the bit that a query is surest of: 11 bits are exact in float32 sums, TF32 included
+WEIGHT = 2047  # of a query's largest projection: sums of 11-bit weights are exact in float32, also with TF32
 
 
 def pack(bits: Tensor) -> Tensor:
-    """bool [n, k] -> uint8 [n, k / 8], the first bit of eight the lowest. 8 has to divide k."""
+    """bool [n, k] -> uint8 [n, k / 8]; the first of eight bits is the lowest. k is a multiple of 8."""
     weights = 2 ** torch.arange(8, dtype=torch.uint8, device=bits.device)
     return (bits.unflatten(1, (-1, 8)) * weights).sum(2, dtype=torch.uint8)
 
 
 def unpack(codes: Tensor) -> Tensor:
-    """What was packed: uint8 [n, k / 8] -> bool [n, k]."""
+    """The inverse of `pack`: uint8 [n, k / 8] -> bool [n, k]."""
     return (codes[..., None] >> torch.arange(8, dtype=torch.uint8, device=codes.device) & 1).flatten(1).bool()
 
 
 class Hamming(DotProduct):
-    """A `Scorer` of codes: k - 2 * distance, from k (the same code) to -k; a small integer, so equal ones are ties.
+    """A `Scorer` of codes of k bits: k - 2 * Hamming distance, an integer from -k to k (the same code); equal ones tie.
 
-    name: the encoding that holds them, packed. Their bits become +1 and -1: a matrix product counts what agrees.
+    name: of the encoding that holds the packed codes. Bits become +1 and -1, whose dot product is the score.
     """
 
     def __init__(self, device: torch.device, name: str) -> None:
@@ -37,12 +37,12 @@ class Hamming(DotProduct):
     def reads(self, side: Modality) -> tuple[str, ...]:
         return (self.name,)
 
-    def prepare(self, pictures: Encoding, side: Modality) -> Tensor:
+    def precompute(self, pictures: Encoding, side: Modality) -> Tensor:
         return unpack(pictures[self.name].to(self.device)).float().mul_(2).sub_(1)
 
 
 class CodeHead(nn.Module):
-    """Embeddings -> bits, the signs of a projection. Zeros until it is fitted; nothing here is trained by a loss."""
+    """Embeddings -> bits, the signs of a projection. The projection is zero until it is fitted; no loss trains it."""
 
     mean: Tensor
     projection: Tensor
@@ -57,7 +57,7 @@ class CodeHead(nn.Module):
         return not self.projection.is_meta and bool(self.projection.any())
 
     def project(self, x: Tensor, modality: Modality) -> Tensor:
-        """[n, dim] -> [n, bits], whose signs are the code."""
+        """[n, dim] -> [n, bits], of x's dtype; the signs are the code."""
         with full_precision(x.device):
             return (x - self.mean[int(modality == "photo")]) @ self.projection.to(x.dtype)
 
@@ -66,15 +66,17 @@ class CodeHead(nn.Module):
         return self.project(x, modality) >= 0
 
     def fit_itq(self, x: Tensor) -> None:
-        """To embeddings [n, dim] of both modalities, by `itq`."""
+        """Fit to embeddings [n, dim] of both modalities by `itq`."""
         mean, projection = itq(x, self.projection.shape[1])
         self.mean.copy_(mean.expand(2, -1))
         self.projection.copy_(projection)
 
     def fit(self, sketches: Tensor, photos: Tensor, labels: Tensor) -> None:
-        """To embeddings [n, dim] and [m, dim] of classes int64 [n + m], sketches first: each modality is centred by its
-        own mean, so that every bit is on for half the sketches and for half the photos, `discriminant` directions are
-        taken, and rotated as ITQ does, so that their signs lose little. Of a single class the directions are ITQ's."""
+        """Fit to embeddings [n, dim] and [m, dim] of classes int64 [n + m], sketches first (our design).
+
+        Each modality is centred by its own mean, so that about half of its pictures have a bit on. The projection is
+        `discriminant`, rotated as ITQ rotates, to lose little by taking signs. Of one class only, it is ITQ's.
+        """
         means = torch.stack([sketches.mean(0), photos.mean(0)])
         x = torch.cat([sketches - means[0], photos - means[1]])
         alone = bool((labels == labels[0]).all())
@@ -85,11 +87,11 @@ class CodeHead(nn.Module):
 
 
 class Asymmetric(Hamming):
-    """A `Scorer` of photos by their codes and of sketches by the projection before its signs: `agreement`, -1 to 1.
+    """A `Scorer` of the codes of photos with the projections of sketches, before signs are taken: `agreement`, -1 to 1.
 
-    A photo costs the bytes of its code, and a query need not be a code: half of what signs lose is not lost
-    (docs/crossatnet.md). The weights are whole numbers, so that their sums are the same in any order and equal codes
-    tie. After asymmetric distances (Gordo et al., PAMI 2014); the scale is ours.
+    A photo costs the bytes of its code. Half of the loss by signs is avoided, that of the query (docs/crossatnet.md).
+    Weights are whole numbers: their sums are equal in any order, and equal codes tie. After asymmetric distances (Gordo
+    et al., PAMI 2014); the scale is ours.
     """
 
     def __init__(self, device: torch.device, name: str, head: CodeHead) -> None:
@@ -99,10 +101,10 @@ class Asymmetric(Hamming):
     def reads(self, side: Modality) -> tuple[str, ...]:
         return ("embedding",) if side == "sketch" else super().reads(side)
 
-    def prepare(self, pictures: Encoding, side: Modality) -> Tensor:
+    def precompute(self, pictures: Encoding, side: Modality) -> Tensor:
         if side == "photo":
-            return super().prepare(pictures, side)
-        # In float64: of float32 the last bits, and so a rounded weight here and there, depend on the size of the batch.
+            return super().precompute(pictures, side)
+        # In float64: the last bits of a float32 product depend on the batch size, and so would some rounded weights.
         projected = self.head.project(pictures["embedding"].to(self.device, torch.float64), side)
         largest = projected.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
         return (projected / largest * WEIGHT).round().float()
@@ -112,18 +114,18 @@ class Asymmetric(Hamming):
 
 
 def agreement(sums: Tensor, weights: Tensor) -> Tensor:
-    """Sums [q, n] of a query's weights [q, bits], each added where a bit is as the query has it and else taken off, by
-    the sum of all: 1 = a code as the query's signs, -1 = its opposite."""
+    """Signed sums [q, n] of a query's weights [q, bits], divided by the sum of their magnitudes: 1 = the code of the
+    query's signs, -1 = its complement."""
     return sums / weights.abs().sum(1, keepdim=True).clamp(min=1).to(sums.device)
 
 
 def discriminant(x: Tensor, labels: Tensor, bits: int, shrinkage: float = 3.0) -> Tensor:
-    """Projection [d, bits] of x [n, d] onto the directions in which its classes, int64 [n], differ most for
-    how much the pictures of a class differ (Fisher); in what is left of `bits` beyond classes - 1 there is nothing.
+    """Linear discriminant analysis with shrinkage: a projection float32 [d, bits] of x [n, d] with classes int64 [n].
 
-    A direction counts with the fourth root of how well it tells classes apart. The spread within classes is shrunk
-    towards `shrinkage` times its mean: on unseen classes of real sketches codes by 1 to 3 were the best for 64 to 256
-    bits, while training the projection on a loss ended below where it began (docs/crossatnet.md). Our design.
+    Columns are Fisher's directions, scaled by the fourth root of their eigenvalue; columns beyond classes - 1 are zero.
+    The within-class scatter is shrunk by adding `shrinkage` times its mean variance to the diagonal. On unseen classes
+    of real sketches a shrinkage of 1 to 3 was best for 64 to 256 bits; training the projection with a loss ended below
+    its start (docs/crossatnet.md). Our design.
     """
     names, members = labels.unique(return_inverse=True)
     x = x.double()
@@ -133,7 +135,7 @@ def discriminant(x: Tensor, labels: Tensor, bits: int, shrinkage: float = 3.0) -
     apart = means - means.mean(0)
     within, between = inside.T @ inside / len(x), apart.T @ apart / len(apart)
     spread = within.trace()
-    spread = spread if spread > 0 else spread + len(within)  # 0 where the pictures of each class are one vector
+    spread = spread if spread > 0 else spread + len(within)  # 0 where all pictures of a class are equal
     within += shrinkage * spread / len(within) * torch.eye(len(within), dtype=x.dtype)
     unrolled = torch.linalg.inv(torch.linalg.cholesky(within))
     values, vectors = torch.linalg.eigh(unrolled @ between @ unrolled.T)
@@ -143,11 +145,11 @@ def discriminant(x: Tensor, labels: Tensor, bits: int, shrinkage: float = 3.0) -
 
 
 def itq(x: Tensor, bits: int, steps: int = 50, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Iterative quantisation (Gong and Lazebnik, CVPR 2011): mean [d] and projection [d, bits] such that the signs of
-    (x - mean) @ projection lose little of x [n, d].
+    """Iterative quantisation (Gong and Lazebnik, CVPR 2011): mean float32 [d] and projection float32 [d, bits], such
+    that the signs of (x - mean) @ projection lose little of x [n, d].
 
-    Principal directions, then the rotation that is nearest to its own signs, found by turns. More bits than d has
-    dimensions repeat the rotation's start with random directions. Raises ValueError for fewer than 2 rows.
+    Principal directions, then the rotation of least quantisation error, by alternating `steps` times between signs and
+    rotation. More bits than min(n, d) are filled with random directions. Raises ZseError for fewer than 2 rows.
     """
     if len(x) < 2:
         raise ZseError(f"ITQ needs at least 2 embeddings, got {len(x)}")

@@ -14,8 +14,8 @@ from zse_model.precision import full_precision
 
 Wiring: TypeAlias = Literal["released", "figure", "standard"]
 Layout: TypeAlias = Literal["spatial", "released"]
-# Which picture the keys and the values of cross-attention come from; queries and residual are always its own,
-# except for `figure`, which asks with the other's queries. (q, k, v), zse_sbir section D.
+# The picture that queries, keys and values of cross-attention come from; the residual is always its own. `released` is
+# the published code of ZSE-SBIR, `figure` the figure of its paper, `standard` the usual cross-attention.
 WIRINGS: dict[str, tuple[str, str, str]] = {
     "released": ("own", "other", "own"),
     "figure": ("other", "own", "own"),
@@ -64,10 +64,10 @@ class SelfAttentionBlock(nn.Module):
 
 
 class TokenNorm(nn.Module):
-    """gain * (x - mean) / (std + eps) + bias over the last axis, std unbiased and eps outside the root (section D).
+    """gain * (x - mean) / (std + eps) + bias over the last axis [..., dim], std unbiased and eps outside the root.
 
-    What published weights expect: `nn.LayerNorm` has the biased std. It is one fused pass, this is four; so only the
-    `released` cross-attention, which exists for published weights, has this one.
+    The published weights of ZSE-SBIR expect it: `nn.LayerNorm` has the biased std. Only the `released` cross-attention
+    uses it: it is four passes over memory, `nn.LayerNorm` is one.
     """
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
@@ -75,15 +75,17 @@ class TokenNorm(nn.Module):
         self.weight, self.bias, self.eps = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.float()  # as autocast has nn.LayerNorm compute
+        x = x.float()  # as nn.LayerNorm under autocast
         std, mean = torch.std_mean(x, dim=-1, keepdim=True)
         return torch.addcmul(self.bias, self.weight, (x - mean) / (std + self.eps))
 
 
 class CrossAttention(nn.Module):
-    """One direction of cross-attention: tokens of one picture, informed by another's. Post-norm, ReLU feed-forward."""
+    """One direction of cross-attention: tokens of one picture, updated by those of another. Post-norm, ReLU
+    feed-forward (the cross-attention of ZSE-SBIR)."""
 
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float, wiring: Wiring) -> None:
+        """`dim` is a multiple of `heads`."""
         super().__init__()
         self.heads, self.p, self.sources = heads, dropout, WIRINGS[wiring]
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
@@ -118,7 +120,7 @@ class CrossAttention(nn.Module):
 
 
 def check_counts(sources: tuple[str, str, str], own: Tensor, other: Tensor) -> None:
-    """Raises ValueError where a wiring needs equally many tokens [..., n, d] of both pictures and they have not."""
+    """Raises ZseError where a wiring needs equally many tokens [..., n, d] of both pictures and the numbers differ."""
     if sources != WIRINGS["standard"] and own.shape[-2] != other.shape[-2]:
         raise ZseError(
             f"This cross-attention needs equally many tokens on both sides, got {own.shape[-2]} and "
@@ -140,9 +142,9 @@ class CosineClassifier(nn.Module):
 
 
 class OverlappingTokenizer(nn.Module):
-    """Four convolutions that cut a sketch into overlapping 35 px regions at stride 16 (zse_sbir section A).
+    """Four convolutions over overlapping 35 px regions at stride 16 (the learnable tokenizer of ZSE-SBIR).
 
-    float [b, 3, h, w] -> [b, (h/16)*(w/16), dim]. Thin strokes are seen whole, where a 16 px patch cuts them.
+    float [b, 3, h, w] -> [b, (h/16)*(w/16), dim]. A region holds thin strokes whole that a 16 px patch cuts.
     """
 
     def __init__(self, dim: int) -> None:
@@ -162,14 +164,14 @@ class OverlappingTokenizer(nn.Module):
 
 
 class RelationHead(nn.Module):
-    """Cosine kernel between the local tokens of two pictures, read by a small perceptron (zse_sbir section F).
+    """A perceptron over the cosine kernel between the patch tokens of two pictures (the relation network of ZSE-SBIR).
 
-    sketch and photo tokens [b, n, d], row-major over `grid`, row by row a pair, give its logit [b]. `pool` joins 2x2
-    neighbourhoods by a strided convolution first; only where it leaves 49 anchors or more. `tokens` are fewer than the
-    grid has after token selection. The perceptron is n*n -> round(n*sqrt(n)) -> n -> 1 for n anchors.
+    Tokens of sketches and photos [b, n, d], row-major over `grid`, row by row a pair -> logits [b]. `pool` first joins
+    2x2 neighbourhoods by a strided convolution, which needs all tokens of the grid. `tokens` is n where token selection
+    keeps fewer than the grid has. The perceptron is n*n -> round(n*sqrt(n)) -> n -> 1 for n anchors.
 
     `layout: released` reads the tokens [n, d] as maps [d, rows, columns] without transposing, as the published code
-    does: its anchors are mixtures of all tokens, not regions. Published weights need it, nothing else should.
+    does, on an even grid: its anchors are mixtures of all tokens, not regions. It is for published weights only.
     """
 
     def __init__(
@@ -204,7 +206,8 @@ class RelationHead(nn.Module):
         return normalised(tokens)
 
     def kernel(self, sketch: Tensor, photo: Tensor) -> Tensor:
-        """Cosine of every sketch anchor with every photo anchor of the pair: float32 [b, anchors, anchors]."""
+        """Tokens [b, n, d] of both sides -> the cosine of every sketch anchor with every photo anchor of the pair,
+        float32 [b, anchors, anchors]."""
         ours, theirs = self.anchors(sketch), self.anchors(photo)
         with full_precision(ours.device):
             return ours @ theirs.transpose(-1, -2)

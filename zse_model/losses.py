@@ -1,6 +1,6 @@
-"""Losses over labelled sketches and photos. Each gives one value per row, so that a caller can see which rows hurt.
+"""Losses over labelled sketches and photos, one value a row.
 
-All of it computes in float32, also under autocast: in bfloat16 two cosines that differ by 0.004 are one number.
+All compute in float32, also under autocast: bfloat16 rounds two cosines that differ by 0.004 to one number.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from zse_model.precision import full_precision
 def cross_modal_infonce(
     anchors: Tensor, others: Tensor, anchor_labels: Tensor, other_labels: Tensor, t: float
 ) -> Tensor:
-    """Mean negative log-probability of an anchor's same-class items among all items of the other modality (our design).
+    """InfoNCE with several positives: the mean negative log-probability of an anchor's same-class items among all items
+    of the other modality, float32 [n], 0 or more (our design).
 
-    anchors [n, d] and others [m, d] are L2-normalised; labels are int64 [n] and [m]; t is the temperature (> 0).
-    Gives float32 [n]. Every anchor needs at least one item of its class in `others`; with m items of which one is
-    right and all similarities equal it is log(m).
+    anchors [n, d] and others [m, d] are L2-normalised; labels are int64 [n] and [m]; t is the temperature, above 0.
+    Every anchor needs an item of its class in `others`. With one such item and equal similarities the loss is log(m).
     """
     with full_precision(anchors.device):
         log_p = (anchors.float() @ others.float().T / t).log_softmax(dim=1)
@@ -28,7 +28,8 @@ def cross_modal_infonce(
 
 
 def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 1.0) -> Tensor:
-    """max(0, |a - p| - |a - n| + margin) per row, float32 [b] (ZSE-SBIR, section 3.4; not normalised)."""
+    """max(0, |a - p| - |a - n| + margin) of rows [b, d], not normalised here: float32 [b] (the triplet loss of
+    ZSE-SBIR)."""
     with full_precision(anchor.device):
         return F.triplet_margin_loss(
             anchor.float(), positive.float(), negative.float(), margin=margin, reduction="none"
@@ -36,23 +37,21 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 
 
 
 def nearest_other(anchors: Tensor, others: Tensor, labels: Tensor, other_labels: Tensor) -> Tensor:
-    """int64 [b]: for each anchor [b, d] the nearest of others [m, d] with another label; any where there is none.
-
-    L2-normalised rows; labels int64 [b] and [m].
-    """
+    """For each anchor [b, d] the index of the nearest of others [m, d] with another label, int64 [b]; any index where
+    there is none. Rows are L2-normalised; labels are int64 [b] and [m]."""
     same = labels[:, None] == other_labels
     with full_precision(anchors.device):
         return (anchors.float() @ others.float().T).masked_fill(same, -torch.inf).argmax(dim=1)
 
 
 def soft_label_divergence(logits: Tensor, targets: Tensor) -> Tensor:
-    """KL(targets || softmax(logits)) per row, float32 [b]; targets [b, c] are probabilities."""
+    """KL(targets || softmax(logits)) of rows: logits [b, c] and probabilities [b, c] -> float32 [b], 0 or more."""
     with full_precision(logits.device):
         return F.kl_div(logits.float().log_softmax(dim=1), targets.float(), reduction="none").sum(1)
 
 
 def normalised(x: Tensor) -> Tensor:
-    """L2-normalised along the last axis, float32; a zero vector stays zero."""
+    """L2-normalised along the last axis: [..., d] -> float32 [..., d]; a zero vector stays zero."""
     with full_precision(x.device):
         return F.normalize(x.float(), dim=-1)
 

@@ -1,7 +1,7 @@
 """The pair network of ZSE-SBIR, arranged for scoring: exact, and as fast as its matrix products.
 
 Counted at ViT-B dimensions (197 tokens of 768, feed-forward 1024, pooled head): 3.65 GFLOP a pair as written down, of
-which 1.39 are projections that read one picture alone. They are made once a picture (`prepare`), 2.25 remain
+which 1.39 are projections that read one picture alone. They are made once a picture (`precompute`), 2.25 remain
 (`score`): 0.24 attention, 0.46 output projections, 1.24 feed-forward, 0.31 strided convolution. The variance inside the
 two norms is what keeps the rest from collapsing further: it is quadratic in the pair.
 
@@ -37,11 +37,11 @@ ALIGNED = 64
 # Pairs in chunks of one length, after which a GPU's bfloat16 kernel is compiled for that length: the compiler's 10 s
 # are saved by then. A kernel compiled for every length was slower than an uncompiled one.
 COMPILE_AFTER = 2**22
-TILE_BYTES = 2**29  # of a prepared gallery tile
+TILE_BYTES = 2**29  # of a precomputed gallery tile
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class Precomputed:
     """n pictures of one side, as far as they can be computed without the other picture."""
 
     residual: Tensor
@@ -54,17 +54,17 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.residual)
 
-    def take(self, rows: slice | Tensor) -> Prepared:
+    def take(self, rows: slice | Tensor) -> Precomputed:
         """Some of the pictures; a slice is a view."""
         own, other = ({name: x[rows] for name, x in parts.items()} for parts in (self.own, self.other))
-        return Prepared(self.residual[rows], own, other)
+        return Precomputed(self.residual[rows], own, other)
 
-    def repeated(self, n: int) -> Prepared:
+    def repeated(self, n: int) -> Precomputed:
         """One picture seen n times, by stride: nothing is copied."""
         own, other = (
             {name: x.expand(n, *x.shape[1:]) for name, x in parts.items()} for parts in (self.own, self.other)
         )
-        return Prepared(self.residual, own, other)
+        return Precomputed(self.residual, own, other)
 
 
 class Direction:
@@ -80,7 +80,7 @@ class Direction:
         self.norms = [_fused_norm(norm, dtype) for norm in (layer.norm1, layer.norm2)]
         self.attend = _attend_in_products if dtype == torch.bfloat16 and self.out.device.type == "cpu" else attend
 
-    def __call__(self, own: Prepared, other: Prepared) -> Tensor:
+    def __call__(self, own: Precomputed, other: Precomputed) -> Tensor:
         """Equally many pictures on both sides, or one residual for all -> [n, tokens, d]."""
         parts = own.own | other.other
         x = F.linear(self.attend(parts["q"], parts["k"], parts["v"]), self.out)
@@ -94,7 +94,7 @@ class Direction:
 
 
 class PairScorer:
-    """Logits of the relation network for every pair of prepared sketches and photos; a `Scorer`.
+    """Logits of the relation network for every pair of precomputed sketches and photos; a `Scorer`.
 
     precision: bf16 computes everything but the perceptron in bfloat16; the logits are float32 either way.
     Source: zse_sbir sections 1D, 1F and 4; the arrangement is our design.
@@ -127,14 +127,14 @@ class PairScorer:
         self.compile_after = COMPILE_AFTER if bound_by_bytes else math.inf
         self.seen: Counter[int] = Counter()
         self.compiled = torch.compile(self.kernel, dynamic=False, fullgraph=True)  # compiles when it is called first
-        prepared = 4 * relation.tokens * sketch_attends.q.in_features * self.dtype.itemsize
-        self.tile = max(self.chunk, TILE_BYTES // prepared)
+        precomputed = 4 * relation.tokens * sketch_attends.q.in_features * self.dtype.itemsize
+        self.tile = max(self.chunk, TILE_BYTES // precomputed)
 
     def reads(self, side: Modality) -> tuple[str, ...]:
         return ("tokens",)
 
     @torch.inference_mode()
-    def prepare(self, pictures: Encoding, side: Modality) -> Prepared:
+    def precompute(self, pictures: Encoding, side: Modality) -> Precomputed:
         tokens = pictures["tokens"].to(self.device, torch.float32)
         mine, others = self.layers[side], self.layers["photo" if side == "sketch" else "sketch"]
         # In float32, once a picture: rounding here would be in every pair.
@@ -145,10 +145,10 @@ class PairScorer:
                 parts["q"] = parts["q"][..., 1:, :]
         residual = tokens[:, 1:] + mine.out.bias
         own, other = ({name: _cast(x, self.dtype) for name, x in parts.items()} for parts in (own, other))
-        return Prepared(_cast(residual, self.dtype), own, other)
+        return Precomputed(_cast(residual, self.dtype), own, other)
 
     @torch.inference_mode()
-    def score(self, queries: Prepared, gallery: Prepared, wanted: Tensor | None = None) -> Tensor:
+    def score(self, queries: Precomputed, gallery: Precomputed, wanted: Tensor | None = None) -> Tensor:
         check_counts(self.layers["sketch"].sources, queries.residual, gallery.residual)
         scores = torch.full((len(queries), len(gallery)), -torch.inf, device=self.device)
         for row in range(len(queries)):
@@ -165,14 +165,14 @@ class PairScorer:
                     scores[row, columns] = self._logits(torch.cat(kernels))
         return scores
 
-    def kernel(self, sketch: Prepared, photos: Prepared) -> Tensor:
+    def kernel(self, sketch: Precomputed, photos: Precomputed) -> Tensor:
         """One sketch, n photos -> float32 [n, anchors, anchors]."""
         sketches = sketch.repeated(len(photos))
         ours = self._anchors(self.sketch_side(sketches, photos))
         theirs = self._anchors(self.photo_side(photos, sketches))
         return (ours @ theirs.transpose(1, 2)).float()
 
-    def _kernel(self, sketch: Prepared, photos: Prepared) -> Tensor:
+    def _kernel(self, sketch: Precomputed, photos: Precomputed) -> Tensor:
         """`kernel`, compiled for numbers of photos that came often; as it stands where nothing compiles it."""
         self.seen[len(photos)] += len(photos)
         if self.seen[len(photos)] > self.compile_after:

@@ -23,7 +23,7 @@ Encoding: TypeAlias = dict[str, Tensor]
 """Per picture, first axis = picture. Always has "embedding" [b, d], float32, L2-normalised; a method may add more."""
 
 QUERY_BLOCK = 16
-QUERIES_HELD = 64  # so many sketches stay prepared from tile to tile; more are prepared again for each
+QUERIES_HELD = 64  # so many sketches stay precomputed from tile to tile; more are precomputed again for each
 
 
 class Scorer(Protocol):
@@ -36,12 +36,12 @@ class Scorer(Protocol):
         """Names of the encodings that it looks at."""
         ...
 
-    def prepare(self, pictures: Encoding, side: Modality) -> Any:
+    def precompute(self, pictures: Encoding, side: Modality) -> Any:
         """What scoring needs of these pictures, on the device it runs on."""
         ...
 
     def score(self, queries: Any, gallery: Any, wanted: Tensor | None = None) -> Tensor:
-        """float32 [q, g] of prepared pictures; -inf where `wanted`, bool [q, g], is False."""
+        """float32 [q, g] of precomputed pictures; -inf where `wanted`, bool [q, g], is False."""
         ...
 
 
@@ -56,7 +56,7 @@ class DotProduct:
     def reads(self, side: Modality) -> tuple[str, ...]:
         return ("embedding",)
 
-    def prepare(self, pictures: Encoding, side: Modality) -> Tensor:
+    def precompute(self, pictures: Encoding, side: Modality) -> Tensor:
         return pictures["embedding"].to(self.device, torch.float32)
 
     def score(self, queries: Tensor, gallery: Tensor, wanted: Tensor | None = None) -> Tensor:
@@ -84,8 +84,8 @@ class Fused:
     def reads(self, side: Modality) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for part in self.parts for name in part.reads(side)))
 
-    def prepare(self, pictures: Encoding, side: Modality) -> Any:
-        return [part.prepare(pictures, side) for part in self.parts]
+    def precompute(self, pictures: Encoding, side: Modality) -> Any:
+        return [part.precompute(pictures, side) for part in self.parts]
 
     def score(self, queries: Any, gallery: Any, wanted: Tensor | None = None) -> Tensor:
         scores = [part.score(q, g, wanted) for part, q, g in zip(self.parts, queries, gallery, strict=True)]
@@ -103,10 +103,10 @@ def score_all(scorer: Scorer, queries: Encoding, gallery: Encoding, wanted: Tens
     held: list[Any] = []
     for g in range(0, scores.shape[1], scorer.tile):
         columns = slice(g, g + scorer.tile)
-        tile = scorer.prepare(_rows(gallery, columns), "photo")
+        tile = scorer.precompute(_rows(gallery, columns), "photo")
         for i, q in enumerate(range(0, total, QUERY_BLOCK)):
             rows = slice(q, q + QUERY_BLOCK)
-            block = held[i] if i < len(held) else scorer.prepare(_rows(queries, rows), "sketch")
+            block = held[i] if i < len(held) else scorer.precompute(_rows(queries, rows), "sketch")
             if i == len(held) and total <= QUERIES_HELD:
                 held.append(block)
             scores[rows, columns] = scorer.score(block, tile, None if wanted is None else wanted[rows, columns]).cpu()
@@ -133,7 +133,7 @@ def search(
             inside = (among.indices >= seen) & (among.indices < seen + size)
             wanted = torch.zeros(len(inside), size, dtype=torch.bool)
             wanted[inside.nonzero()[:, 0], among.indices[inside] - seen] = True
-            (listed,) = wanted.any(0).nonzero(as_tuple=True)  # a picture that no list has is not prepared either
+            (listed,) = wanted.any(0).nonzero(as_tuple=True)  # a picture that no list has is not precomputed either
             scores = torch.full(wanted.shape, -torch.inf)
             scores[:, listed] = score_all(scorer, queries, _rows(tile, listed), wanted[:, listed])
         found = rank(scores, k)

@@ -33,14 +33,14 @@ def cost(
     of the GPU, or processor and threads.
     """
     scorer = method.scorer(mode, precision)
-    sketch, photo = scorer.prepare(_first(sketches, 1), "sketch"), scorer.prepare(_first(photos, 1), "photo")
+    sketch, photo = scorer.precompute(_first(sketches, 1), "sketch"), scorer.precompute(_first(photos, 1), "photo")
     flop = count_flop(lambda: scorer.score(sketch, photo))
     asked = min(SKETCHES, count(sketches))
     pairs = max(asked, min(PAIRS, int(FLOP / max(flop, 1))))
     against = min(count(photos), pairs // asked)
     queries, gallery = (
-        scorer.prepare(_first(sketches, asked), "sketch"),
-        scorer.prepare(_first(photos, against), "photo"),
+        scorer.precompute(_first(sketches, asked), "sketch"),
+        scorer.precompute(_first(photos, against), "photo"),
     )
     scorer.score(queries, gallery)
     start, rounds = time.perf_counter(), 0

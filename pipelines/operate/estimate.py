@@ -82,12 +82,12 @@ class Cost:
     """Per picture."""
     stored: int
     """Bytes of a picture's encoding."""
-    prepare: Count = dataclasses.field(default_factory=lambda: {"sketch": 0, "photo": 0})
+    precompute: Count = dataclasses.field(default_factory=lambda: {"sketch": 0, "photo": 0})
     """Preparation for scoring: per photo, and per sketch and tile of photos."""
     pair: int = 0
     """The pair network, per pair; 0 = a score is a product of two vectors."""
     tile: int = 1
-    """Photos prepared at once."""
+    """Photos precomputed at once."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Estimate:
             if pairs := self._pairs(method, search):
                 tiles = _tasks(search) * math.ceil(PHOTOS / cost.tile)
                 times: Count = {"photo": search["photo"], "sketch": tiles * search["sketch"]}
-                total += pairs * cost.pair + sum(times[m] * cost.prepare[m] for m in _MODALITIES)
+                total += pairs * cost.pair + sum(times[m] * cost.precompute[m] for m in _MODALITIES)
         return total
 
     def scoring_reads(self, method: str) -> int:
@@ -269,8 +269,8 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
     if method.pair_mode is None:
         return cost
     scorer = method.scorer(method.pair_mode, config.evaluation.precision)
-    prepare: Count = {m: count_flop(lambda m=m: scorer.prepare(encoding, m)) for m in _MODALITIES}
-    return dataclasses.replace(cost, prepare=prepare, pair=_pair(scorer, encoding), tile=scorer.tile)
+    precompute: Count = {m: count_flop(lambda m=m: scorer.precompute(encoding, m)) for m in _MODALITIES}
+    return dataclasses.replace(cost, precompute=precompute, pair=_pair(scorer, encoding), tile=scorer.tile)
 
 
 def _on_meta(config: ExperimentConfig, name: str, classes: Sequence[str]) -> RetrievalMethod:
@@ -309,7 +309,7 @@ def _step(method: RetrievalMethod, batch: TrainBatch) -> None:
 
 
 def _pair(scorer: Scorer, encoding: Encoding) -> int:
-    sketch, photo = (scorer.prepare(encoding, m) for m in _MODALITIES)
+    sketch, photo = (scorer.precompute(encoding, m) for m in _MODALITIES)
     return count_flop(lambda: scorer.score(sketch, photo))
 
 

@@ -158,7 +158,7 @@ def test_a_count_is_the_arithmetic_of_the_layers(dry_run: Callable[[str], Estima
     assert cost.pair == 2 * direction + kernel + perceptron == pytest.approx(2.25e9, rel=0.01)
     projected = 2 * (n + 1) * d * d
     # q of the own picture leaves the retrieval token in: 3 projections a side, of which one reads the other picture.
-    assert cost.prepare == {"sketch": 3 * projected, "photo": 3 * projected}
+    assert cost.precompute == {"sketch": 3 * projected, "photo": 3 * projected}
     # Four pictures and two pairs an item; the pixels alone need no gradient.
     whole_pair = cost.pair + 6 * projected
     assert cost.step == pytest.approx(3 * 15 * (4 * picture + 2 * whole_pair), rel=0.01)
@@ -173,7 +173,7 @@ def test_what_a_run_takes_follows_from_counts_and_rates() -> None:
     assert cost.step == 2 * alone.costs["zse_sbir"].step and found.training("zse_sbir") == 6 * cost.step
     assert found.data.tested == {"sketch": 12, "photo": 12}
     assert found.pairs("zse_sbir") == 12 * 12 + 12 * 5
-    assert found.scoring("zse_sbir") == 204 * cost.pair + 12 * cost.prepare["photo"] + 12 * cost.prepare["sketch"]
+    assert found.scoring("zse_sbir") == 204 * cost.pair + 12 * cost.precompute["photo"] + 12 * cost.precompute["sketch"]
     assert found.encoding_bytes("zse_sbir") == 24 * 4 * (16 + 5 * 16), "a normalised token beside all five"
     sizes = found.data.picture_bytes
     assert found.pair_bytes() == 48 * 2 * (sizes["sketch"] + sizes["photo"])

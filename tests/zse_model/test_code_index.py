@@ -71,7 +71,7 @@ def test_an_index_ranks_as_the_asymmetric_score_does(bits: int, heavy: int) -> N
     signs, projected = 2.0 * unpack(gallery) - 1, (sketches - head.mean[0]) @ head.projection
     torch.testing.assert_close(scores, projected @ signs.T / projected.abs().sum(1, keepdim=True), atol=5e-3, rtol=0)
     assert scores.abs().max() <= 1
-    weights = scorer.prepare({"embedding": sketches}, "sketch")
+    weights = scorer.precompute({"embedding": sketches}, "sketch")
     index = filled(gallery)
     for k in (1, 100, 6000):
         expected = rank(scores, k)
@@ -83,7 +83,7 @@ def test_an_index_ranks_as_the_asymmetric_score_does(bits: int, heavy: int) -> N
 
 def test_a_sketch_that_says_nothing_is_as_far_from_everything() -> None:
     head = CodeHead(8, 32)
-    weights = Asymmetric(CPU, "hash", head).prepare({"embedding": torch.ones(1, 8)}, "sketch")
+    weights = Asymmetric(CPU, "hash", head).precompute({"embedding": torch.ones(1, 8)}, "sketch")
     found = filled(codes(50, 32)).search(weights, 3)
     assert found.indices.tolist() == [[0, 1, 2]] and found.scores.tolist() == [[0.0, 0.0, 0.0]]
 

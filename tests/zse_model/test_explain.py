@@ -50,6 +50,13 @@ def test_the_score_is_the_score_of_retrieval(method: ZseSbir) -> None:
             assert abs(score - float(method.score(query, found, name))) < 1e-5
 
 
+def test_without_cross_attention_there_is_nothing_to_explain() -> None:
+    config = ZseSbirConfig(heads=4, ffn=32, dim=32, triplet=0, relation=0, contrast=1)
+    method = create_method("zse_sbir", config, BackboneConfig(name="test_resnet"), size=SIZE, classes=3).eval()
+    with pytest.raises(UnexplainableError, match="no cross-attention, .*: it was trained with triplet and relation 0"):
+        explain(method, SKETCH, PHOTO)
+
+
 @torch.no_grad()
 def test_a_correspondence_is_the_cosine_of_two_tokens_after_cross_attention(method: ZseSbir) -> None:
     sketch, photo = method.encode(SKETCH[None], "sketch")["tokens"], method.encode(PHOTO[None], "photo")["tokens"]

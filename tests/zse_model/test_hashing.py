@@ -33,7 +33,7 @@ def test_the_first_bit_of_eight_is_the_lowest_by_hand() -> None:
 def test_a_hamming_score_is_equal_bits_minus_different_ones() -> None:
     sketches, photos = bits(3, 16, 0), bits(5, 16, 1)
     scorer = Hamming(CPU, "hash-16")
-    sides = [scorer.prepare({"hash-16": pack(side)}, "photo") for side in (sketches, photos)]
+    sides = [scorer.precompute({"hash-16": pack(side)}, "photo") for side in (sketches, photos)]
     expected = [[sum(1 if a == b else -1 for a, b in zip(s, p, strict=True)) for p in photos] for s in sketches]
     assert scorer.score(*sides).tolist() == expected
 
@@ -58,8 +58,8 @@ def test_a_bit_says_on_which_side_of_its_modality_a_picture_is(modality: Any, ro
 def test_an_asymmetric_score_weighs_each_bit_by_how_sure_the_sketch_is() -> None:
     fitted, x, photos = head(4, 16), drawn(3, 4, seed=0), bits(5, 16, 1)
     scorer = Asymmetric(CPU, "hash-16", fitted)
-    queries = scorer.prepare({"embedding": x}, "sketch")
-    found = scorer.score(queries, scorer.prepare({"hash-16": pack(photos)}, "photo"))
+    queries = scorer.precompute({"embedding": x}, "sketch")
+    found = scorer.score(queries, scorer.precompute({"hash-16": pack(photos)}, "photo"))
     mean, projection = doubles(fitted.mean)[0], doubles(fitted.projection)
     for i in range(3):
         projected = (doubles(x)[i] - mean) @ projection

@@ -1,4 +1,4 @@
-"""The methods, one file each. Adding one = its file, a line here, and an experiment that names it."""
+"""The methods, one file each. A new method is its file, a line here, and an experiment that names it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def known_modes() -> dict[str, list[str]]:
 
 
 def is_known_mode(asked: str) -> bool:
-    """Whether some network of some method may have it."""
+    """Whether a method declares the mode `asked`, such as `hash-64`."""
     return any(mode.number(asked) is not None for method in METHODS.values() for mode in method.MODES)
 
 
@@ -37,8 +37,8 @@ def create_method(
 ) -> RetrievalMethod:
     """Build a method for pictures of `size` px and `classes` training classes.
 
-    `load_weights=False` leaves the backbone's pretrained weights out, for a checkpoint that brings all of them.
-    Raises ValueError for an unknown name or a configuration that makes no sense.
+    `load_weights=False` does not load the backbone's pretrained weights, for a checkpoint that has all weights.
+    Raises ZseError for an unknown name, and for a configuration of another method or that the backbone does not allow.
     """
     if name not in METHODS:
         raise ZseError(f"Unknown method {name!r}. Known methods: {sorted(METHODS)}")

@@ -1,5 +1,5 @@
-"""What every retrieval method offers. `encode` once per picture and `score` for every pair serve all of them: one
-search, one evaluation and one training loop work with whatever implements this file."""
+"""The interface of a retrieval method: `encode` once a picture, `score` for every pair, `losses` for a training batch.
+Search, evaluation and training work with every method that implements it."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ class MethodConfig:
 class RetrievalMethod(nn.Module, ABC):
     """A network that encodes sketches and photos and scores pairs of them.
 
-    Subclasses set `Config` (their frozen dataclass) and are built by `create_method`.
+    A subclass sets `Config`, a `MethodConfig`. `create_method` builds it.
     """
 
     Config: ClassVar[type]
     MODES: ClassVar[tuple[Mode, ...]] = (RET,)
-    """What its networks can rank by; `modes` are those that one network has."""
+    """The modes that the method declares; `modes` are those that this network has."""
     bits: int = 0
-    """Of a photo's code; 0 = it has none."""
+    """Bits of a photo's code; 0 = no codes."""
     backbone: Backbone
     classifier: CosineClassifier | None
     """None for a weight of 0."""
@@ -106,15 +106,15 @@ class RetrievalMethod(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
-        """uint8 [b, 1 or 3, size, size] -> what `score` needs of each picture, independent of the others."""
+        """uint8 [b, 1 or 3, size, size] -> the encoding of each picture, independent of the other pictures."""
 
     @abstractmethod
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
-        """Named and weighted, each float32 [b]; training minimises the mean of their sum."""
+        """The losses by name, weighted, each float32 [b]; training minimises the mean of their sum."""
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """Ways of scoring every pair, the first is the default and what checkpoints are selected by."""
+        """The modes that score every pair. The first is the default, and the one that selects checkpoints."""
         return tuple(mode.called(self.bits) for mode in self.MODES if not mode.shortlist and mode.ready(self))
 
     @property
@@ -125,7 +125,7 @@ class RetrievalMethod(nn.Module, ABC):
 
     @property
     def rerank(self) -> tuple[str, str] | None:
-        """What `rerank-K` does: the mode that finds the K best, and the one that ranks them. None = there is none."""
+        """The two modes of `rerank-K`: one finds the K best, one ranks them. None = this network has no `rerank-K`."""
         declared = {mode.name: mode for mode in self.MODES}
         for finds, ranks in (mode.shortlist for mode in self.MODES if mode.shortlist):
             if declared[finds].ready(self) and declared[ranks].ready(self):
@@ -137,7 +137,7 @@ class RetrievalMethod(nn.Module, ABC):
         return asked in self.modes or (self.rerank is not None and rerank_depth(asked) is not None)
 
     def mode(self, asked: str) -> Mode:
-        """The declaration of a mode that this network has. Raises ValueError for another, with the reason."""
+        """The declaration of a mode that this network has. Raises ZseError for another, with the reason."""
         declared = next((mode for mode in self.MODES if mode.number(asked) is not None), None)
         if declared and self.has(asked):
             return declared
@@ -146,11 +146,11 @@ class RetrievalMethod(nn.Module, ABC):
         raise ZseError(f"Unknown retrieval mode {asked!r}. Modes of this model: {known}.{why}")
 
     def ranked_by(self, asked: str) -> str:
-        """The mode whose scores rank: the one that is asked for, or what ranks its shortlist."""
+        """The mode whose scores rank: `asked`, or the mode that ranks its shortlist."""
         return self.rerank[1] if self.mode(asked).shortlist and self.rerank else asked
 
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
-        """How pairs are scored in one of `modes`, with the weights as they are now. Raises ValueError for another."""
+        """The scorer of pairs for one of `modes`, with the current weights. Raises ZseError for another mode."""
         declared = self.mode(mode)
         if declared.shortlist:
             raise ZseError(f"Mode {mode} is no way of scoring every pair; it is {' then '.join(self.rerank or ())}")
@@ -160,8 +160,8 @@ class RetrievalMethod(nn.Module, ABC):
         return declared.scorer(self, mode, precision)
 
     def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
-        """float32 [q, g] on the CPU by one of `modes`, higher is more alike; entry i, j belongs to query i and gallery
-        item j alone."""
+        """Scores by one of `modes`, float32 [q, g] on the CPU, higher is more alike. Entry i, j depends on query i and
+        gallery item j only."""
         return score_all(self.scorer(mode), queries, gallery)
 
     def search(
@@ -172,11 +172,11 @@ class RetrievalMethod(nn.Module, ABC):
         k: int,
         indices: dict[str, CodeIndex] | None = None,
     ) -> Ranking:
-        """The best k by any mode, of a gallery that is read in tiles: `gallery()` starts over at its first one.
+        """The best k by any mode, of a gallery in tiles. Each call of `gallery()` starts at the first tile.
 
-        indices: of this gallery's codes, by their name. What a mode needs and is not there is built, and put there for
-        the next search. None = it is built for this search alone.
-        Raises ValueError for an unknown mode, or for a k beyond the K of rerank-K.
+        indices: of this gallery's codes, by the name of their encoding. A missing index is built, and added for the
+        next search. None = built for this search only.
+        Raises ZseError for an unknown mode, an empty gallery, or a k beyond the K of rerank-K.
         """
         declared, depth = self.mode(mode), rerank_depth(mode)
         if declared.bits:
@@ -204,12 +204,11 @@ class RetrievalMethod(nn.Module, ABC):
             for tile in gallery():
                 index.add(tile[name])
             indices[name] = index
-        return indices[name].search(queries[name] if mode == name else scorer.prepare(queries, "sketch"), k)
+        return indices[name].search(queries[name] if mode == name else scorer.precompute(queries, "sketch"), k)
 
     def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:  # noqa: B027
-        """Called once after a training, with what its pseudo-unseen classes give: a method may choose how it combines
-        its scores. `scores(mode)` is float32 [q, g], `value(scores)` what is to be as high as possible. What is chosen
-        must be a buffer."""
+        """Called once after a training, on its pseudo-unseen classes: choose how scores are combined. `scores(mode)` is
+        float32 [q, g]; `value(scores)` is the metric to maximise. The choice must be a buffer."""
 
     @property
     def device(self) -> torch.device:
@@ -228,16 +227,16 @@ class RetrievalMethod(nn.Module, ABC):
             self.distillation.measure(self.backbone, batches, total)
 
     def checkpoint_activations(self) -> None:
-        """Let every backbone compute its activations again in the backward pass. Raises ValueError for one that
+        """Let every backbone compute its activations again in the backward pass. Raises ZseError for one that
         cannot."""
         for module in self.modules():
             if isinstance(module, Backbone):
                 module.checkpoint_activations()
 
     def set_class_vectors(self, vectors: Tensor) -> None:  # noqa: B027
-        """float32 [classes, v], what the names of the training classes mean, in the order of their labels. Called
-        before a training whose method's configuration names a file as `class_vectors`."""
+        """Word vectors of the training classes' names in the order of their labels, float32 [classes, v]. Called before
+        a training whose method's configuration names a file as `class_vectors`."""
 
     def conclude(self, batches: Iterator[TrainBatch]) -> None:  # noqa: B027
-        """Called once after a training on rank 0, in eval mode with its best weights: a method may measure its end on
-        training batches, of which there are as many as it takes. What is kept must be a buffer."""
+        """Called once after a training on rank 0, in eval mode with its best weights: measure the trained network on
+        training batches, which do not end. A result must be a buffer."""

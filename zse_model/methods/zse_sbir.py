@@ -1,7 +1,7 @@
 """`zse_sbir`: Lin et al., "Zero-Shot Everything Sketch-Based Image Retrieval, and in Explainable Style", CVPR 2023.
 
 Learnable tokenizer -> self-attention -> cross-attention between a sketch and a photo -> kernel-based relation network.
-What it ranks by is declared in `ZseSbir.MODES`; `fused` and `rerank-K` are ours.
+`ZseSbir.MODES` declares its retrieval modes; `fused` and `rerank-K` are ours.
 
 Deviations, ours: the relation head reads tokens as image regions (the published code mixes them); on a convolutional
 backbone the tokens are its stride-16 and stride-32 maps, the retrieval token is learned and starts from the pooled
@@ -134,7 +134,7 @@ class ZseSbirConfig(MethodConfig):
             raise ZseError(f"pool leaves {anchors} anchors of a {rows}x{columns} grid; at least 49 are needed")
 
 
-FUSION_STEPS = 21  # weights tried, from ret alone to rn alone
+FUSION_STEPS = 21  # shares of rn that are tried, 0 to 1
 
 
 MODES = (
@@ -249,8 +249,8 @@ class ZseSbir(RetrievalMethod):
         return features._replace(tokens=self.norm(self.blocks(x)))
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
-        """-> "embedding" [b, dim or pooled_dim], what `readout` says, normalised, and "tokens" [b, 1 + n, dim], both
-        float32; after token selection also "positions", int64 [b, n]: the grid cell of each of the n patches."""
+        """-> "embedding" [b, dim or pooled_dim], by `readout`, L2-normalised, and "tokens" [b, 1 + n, dim], float32;
+        after token selection also "positions", int64 [b, n]: the grid cell of each of the n patches."""
         features = self.features(images, modality)
         x = features.tokens
         assert x is not None
@@ -275,11 +275,11 @@ class ZseSbir(RetrievalMethod):
         return weighted(ret, rn, self.fusion.to(ret.device))
 
     def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:
-        """Choose how much of each mode's score, measured in its own standard deviations, is in `fused`."""
+        """Choose the weights of `ret` and `rn` in `fused`: shares of each score in units of its standard deviation."""
         if self.pair_mode is None:
             return
         ret, rn = scores("ret"), scores("rn")
-        # Of a single score there is no deviation.
+        # A single score has no deviation.
         spreads = torch.stack([s.std() if s.numel() > 1 else s.new_ones(()) for s in (ret, rn)]).clamp(min=1e-6)
         candidates = [torch.tensor([1 - w, w]) / spreads for w in torch.linspace(0, 1, FUSION_STEPS).tolist()]
         self.fusion.copy_(max(candidates, key=lambda c: value(weighted(ret, rn, c))))
@@ -328,10 +328,8 @@ class ZseSbir(RetrievalMethod):
 
 @torch.no_grad()
 def hardest_negatives(sketches: Tensor, photos: Tensor, sketch_labels: Tensor, photo_labels: Tensor) -> Tensor:
-    """int64 [b]: for each embedding of sketches [b, d] the nearest of photos [2b, d] with another label.
-
-    Where there is none, the item's own negative, in the second half of the photos.
-    """
+    """For each of sketches [b, d] the index of the nearest of photos [2b, d] with another label, int64 [b]; rows are
+    L2-normalised. Where there is none, the item's own negative, in the second half of the photos."""
     own = torch.arange(len(sketches), 2 * len(sketches), device=photos.device)
     alone = (sketch_labels[:, None] == photo_labels).all(dim=1)
     return torch.where(alone, own, nearest_other(sketches, photos, sketch_labels, photo_labels))

@@ -7,6 +7,7 @@ layer norms and one with batch norms. A global batch is 8 items.
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,9 @@ def outcomes(workers: int, cases: Sequence[Case]) -> list[Outcome]:
         return [_train(case, Gloo(0, 1)) for case in cases]
     with tempfile.TemporaryDirectory() as folder:
         arguments = (workers, list(cases), folder)
-        torch.multiprocessing.spawn(_worker, arguments, nprocs=workers)  # type: ignore[attr-defined]
+        # A server that has imported this module once forks the workers: importing it takes a worker seconds.
+        multiprocessing.set_forkserver_preload([__name__ if __name__ != "__main__" else "benchmarks.workers"])
+        torch.multiprocessing.start_processes(_worker, arguments, nprocs=workers, start_method="forkserver")  # type: ignore[attr-defined]
         return torch.load(Path(folder) / "outcomes.pt", weights_only=False)
 
 

@@ -93,7 +93,7 @@ def draw_sheet(rows: Sequence[Row]) -> bytes:
             frame = PLAIN if row.right is None else RIGHT if row.right[x] else WRONG
             _paste(sheet, draw, 3 * GAP + (x + 1) * step_x - GAP, top, photo, frame, caption)
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG", compress_level=4)  # the most takes 4 times as long, for 5 % fewer bytes
     return buffer.getvalue()
 
 

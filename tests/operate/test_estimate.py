@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -21,7 +21,7 @@ from pipelines.config.load import experiment_names, load_experiment
 from pipelines.datasets.adapters.qmul import QmulConfig
 from pipelines.datasets.base import DatasetConfig
 from pipelines.datasets.splits import trained_split
-from pipelines.operate.estimate import Estimate, Rates, count_flop, estimate, table
+from pipelines.operate.estimate import Cost, Estimate, Rates, cost_of, count_flop, estimate, table
 from pipelines.runtime.errors import StorageError
 from tests.conftest import TINY, tiny
 from tests.helpers.command import invoked
@@ -58,8 +58,22 @@ LAYOUTS: dict[str, Callable[[str], list[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def dry_run(loaded: Callable[[str], ExperimentConfig]) -> Callable[[str], Estimate]:
-    return cache(lambda name: estimate(loaded(name)))
+def dry_run(loaded: Callable[[str], ExperimentConfig]) -> Iterator[Callable[[str], Estimate]]:
+    """Each network is counted once, which takes seconds: most experiments of a paper differ in their data alone."""
+    costs: dict[str, Cost] = {}
+
+    def counted(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost:
+        train = (config.train.batch_size, config.train.accumulate, config.train.activation_checkpointing)
+        network = repr((config.methods[name], config.backbone, config.transforms.size, train, config.cluster.workers))
+        if name == "crossatnet":  # the classes are nodes of its graph
+            network += str(len(classes))
+        if network not in costs:
+            costs[network] = cost_of(config, name, classes)
+        return costs[network]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.operate.estimate.cost_of", counted)
+        yield cache(lambda name: estimate(loaded(name)))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -111,6 +112,7 @@ FAULTS = ("slow down", "reset", "truncated", "expired")
 def bucket(s3: str, store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder with one file for each fault and a good one, in a store with two attempts a request."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    monkeypatch.setattr("botocore.retryhandler.random", SimpleNamespace(random=lambda: 0.0))  # no wait between attempts
     url = f"{s3}/{tmp_path.name}"
     for name in (*FAULTS, "late", "good"):
         storage.write_bytes(storage.join(url, name), name.encode() * 1000)
@@ -142,6 +144,7 @@ def test_a_request_that_fails_once_is_retried(bucket: str, store: FaultyStore) -
 def test_a_request_that_keeps_failing_raises_an_error_with_the_reason(
     bucket: str, store: FaultyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # patience for a second
     for fault in FAULTS:
         store.fail(fault, f"/{fault}$")
     start = time.monotonic()
@@ -194,13 +197,16 @@ def test_many_reads_outlast_a_burst_of_slow_down(
     assert len(store.asked) == 4 * len(names)
 
 
-def test_a_part_is_never_read_from_half_an_answer(bucket: str, store: FaultyStore) -> None:
+def test_a_part_is_never_read_from_half_an_answer(
+    bucket: str, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, table = storage.join(bucket, "part.parquet"), pa.table({"data": [bytes([i]) * 9999 for i in range(20)]})
     write_part(url, table, row_group=5)
     store.fail("truncated", "GET .*part.parquet", times=1)
     file = open_part(url)
     store.fail("truncated", "GET .*part.parquet", times=1)
     assert file.read().equals(table.replace_schema_metadata(file.schema_arrow.metadata))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store.fail("truncated", "GET .*part.parquet")
     for broken in (file.read, lambda: open_part(url)):
         with pytest.raises(StorageError, match="part.parquet cannot be used: ClientPayloadError"):

@@ -54,6 +54,7 @@ class CodeHead(nn.Module):
 
     @property
     def fitted(self) -> bool:
+        """Whether the projection is set; not on the meta device, which has no values."""
         return not self.projection.is_meta and bool(self.projection.any())
 
     def project(self, x: Tensor, modality: Modality) -> Tensor:

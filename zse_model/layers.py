@@ -58,6 +58,7 @@ class SelfAttentionBlock(nn.Module):
         _shrink(self.out, self.mlp[3])
 
     def forward(self, x: Tensor) -> Tensor:
+        """[b, n, dim] -> [b, n, dim]."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1))
         x = x + self.dropout(self.out(attend(q, k, v)))
         return x + self.mlp(self.norm2(x))
@@ -75,6 +76,7 @@ class TokenNorm(nn.Module):
         self.weight, self.bias, self.eps = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim)), eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., dim] -> float32 [..., dim]."""
         x = x.float()  # as nn.LayerNorm under autocast
         std, mean = torch.std_mean(x, dim=-1, keepdim=True)
         return torch.addcmul(self.bias, self.weight, (x - mean) / (std + self.eps))
@@ -144,7 +146,7 @@ class CosineClassifier(nn.Module):
 class OverlappingTokenizer(nn.Module):
     """Four convolutions over overlapping 35 px regions at stride 16 (the learnable tokenizer of ZSE-SBIR).
 
-    float [b, 3, h, w] -> [b, (h/16)*(w/16), dim]. A region holds thin strokes whole that a 16 px patch cuts.
+    A region holds thin strokes whole that a 16 px patch cuts.
     """
 
     def __init__(self, dim: int) -> None:
@@ -160,15 +162,16 @@ class OverlappingTokenizer(nn.Module):
         self.convolutions = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
+        """float [b, 3, h, w] -> [b, (h/16)*(w/16), dim], row-major."""
         return self.convolutions(x).flatten(2).transpose(1, 2)
 
 
 class RelationHead(nn.Module):
     """A perceptron over the cosine kernel between the patch tokens of two pictures (the relation network of ZSE-SBIR).
 
-    Tokens of sketches and photos [b, n, d], row-major over `grid`, row by row a pair -> logits [b]. `pool` first joins
-    2x2 neighbourhoods by a strided convolution, which needs all tokens of the grid. `tokens` is n where token selection
-    keeps fewer than the grid has. The perceptron is n*n -> round(n*sqrt(n)) -> n -> 1 for n anchors.
+    `pool` first joins 2x2 neighbourhoods by a strided convolution, which needs all tokens of the grid. `tokens` is the
+    number of tokens where token selection keeps fewer than the grid has. The perceptron is n*n -> round(n*sqrt(n)) -> n
+    -> 1 for n anchors.
 
     `layout: released` reads the tokens [n, d] as maps [d, rows, columns] without transposing, as the published code
     does, on an even grid: its anchors are mixtures of all tokens, not regions. It is for published weights only.
@@ -213,4 +216,5 @@ class RelationHead(nn.Module):
             return ours @ theirs.transpose(-1, -2)
 
     def forward(self, sketch: Tensor, photo: Tensor) -> Tensor:
+        """Tokens of both sides [b, n, dim], row-major over the grid, row by row a pair -> logits [b]."""
         return self.perceptron(self.kernel(sketch, photo).flatten(-2)).squeeze(-1)

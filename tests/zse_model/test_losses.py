@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.oracles import cosine, divergence, hinge, infonce
+from tests.helpers.oracles import cosine, cross_entropy, divergence, doubles, hinge, infonce
+from zse_model.layers import CosineClassifier
 from zse_model.losses import (
+    cosine_cross_entropy,
     cosine_logits,
     cross_modal_infonce,
+    item_means,
     nearest_other,
     normalised,
     soft_label_divergence,
@@ -111,6 +114,30 @@ def test_cosine_logits_are_scaled_cosines_of_rows_with_rows() -> None:
     found = cosine_logits(x, weight, 7.0)
     expected = [[7 * cosine(a, w) for w in weight.double().numpy()] for a in x.double().numpy()]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_cross_entropy_of_cosines_by_hand() -> None:
+    """Of a zero embedding it is log(3); of a prototype, whose cosines are 1, 0 and -1, log(1 + exp(-5) + exp(-10))."""
+    prototypes = torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+    found = cosine_cross_entropy(torch.tensor([[0.0, 0.0], [7.0, 0.0]]), prototypes, torch.tensor([1, 0]), 5.0)
+    check(found, [math.log(3), math.log(1 + math.exp(-5) + math.exp(-10))])
+
+
+def test_a_cosine_classifier_is_the_cross_entropy_with_its_prototypes_of_about_unit_length() -> None:
+    torch.manual_seed(0)
+    classifier = CosineClassifier(5, 400, 6.0)
+    assert classifier.prototypes.norm(dim=1).sub(1).abs().max() < 0.15
+    x, labels = drawn(4, 400, seed=1), torch.tensor([4, 0, 2, 2])
+    expected = [
+        cross_entropy([6 * cosine(a, p) for p in doubles(classifier.prototypes)], int(label))
+        for a, label in zip(doubles(x), labels, strict=True)
+    ]
+    check(classifier(x, labels), expected)
+
+
+def test_the_mean_of_an_item_is_over_its_pictures_which_are_an_item_count_apart() -> None:
+    losses = torch.tensor([1.0, 2.0, 3.0, 10.0, 20.0, 30.0])
+    assert item_means(losses, 3).tolist() == [5.5, 11.0, 16.5] and item_means(losses, 6).tolist() == losses.tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -45,6 +45,7 @@ class TrainBatch:
         return len(self.label)
 
     def to(self, device: torch.device) -> TrainBatch:
+        """The batch on another device, without waiting for the copy."""
         return TrainBatch(**{k: v.to(device, non_blocking=True) for k, v in vars(self).items()})
 
     def pictures(self) -> tuple[Tensor, Tensor]:
@@ -212,6 +213,7 @@ class RetrievalMethod(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
+        """Of its parameters, which are all on one."""
         return next(self.parameters()).device
 
     def forward(self, batch: TrainBatch) -> dict[str, Tensor]:

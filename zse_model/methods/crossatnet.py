@@ -87,6 +87,7 @@ UNFITTED = "A training fits its codes at its end, with the bits of its configura
 
 
 def fitted(kind: str) -> Callable[[CrossATNet], bool]:
+    """Whether a network has fitted codes of a kind, "hash" or "itq"."""
     return lambda method: bool(method.bits) and method.codes[f"{kind}-{method.bits}"].fitted
 
 

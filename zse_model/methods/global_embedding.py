@@ -44,6 +44,7 @@ class GlobalConfig(MethodConfig):
 
     @property
     def has_head(self) -> bool:
+        """Whether a loss trains the head."""
         return self.classification > 0 or self.contrast > 0
 
     def __post_init__(self) -> None:

@@ -324,8 +324,11 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="layout: released needs an even grid, as the published 14x14 is; got 15x15"):
         released = ZseSbirConfig(pool=True, layout="released", heads=4)
         create_method("zse_sbir", released, VIT, size=240, classes=CLASSES)
-    with pytest.raises(ValueError, match="GlobalConfig: temperature must be above 0, got 0"):
-        create("global", GlobalConfig(temperature=0))
+    for field in ("temperature", "scale", "dim", "heads", "ffn"):
+        with pytest.raises(ValueError, match=f"ZseSbirConfig: {field} must be above 0, got 0"):
+            create("zse_sbir", ZseSbirConfig(**{field: 0}))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="ZseSbirConfig: dropout must be below 1, got 1"):
+        create("zse_sbir", ZseSbirConfig(dropout=1))
     for weight in (-1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="CrossATNetConfig: triplet must be 0 or more, and finite, got"):
             create("crossatnet", CrossATNetConfig(triplet=weight))

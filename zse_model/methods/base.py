@@ -58,6 +58,9 @@ class TrainBatch:
         return torch.cat([sketches, self.photo, self.negative]), labels
 
 
+POSITIVE = ("temperature", "scale", "dim", "heads", "ffn")
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """The configuration of a method. A value or a combination that makes no sense raises ZseError when it is built;
@@ -66,15 +69,17 @@ class MethodConfig:
     __pydantic_config__ = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        """Raises ZseError for a number below 0 or not finite (a loss of negative weight trains the opposite), for a
-        temperature of 0, and for a text that is none of its field's."""
+        """Raises ZseError for a number below 0 or not finite (a loss of negative weight trains the opposite), a 0 in
+        POSITIVE, a dropout of 1 or more, and a text that its field does not allow."""
         name = type(self).__name__
         for field, kind in get_type_hints(type(self)).items():
             value = getattr(self, field)
             if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise ZseError(f"{name}: {field} must be 0 or more, and finite, got {value}")
-            if field == "temperature" and value == 0:  # similarities are divided by it
-                raise ZseError(f"{name}: temperature must be above 0, got {value}")
+            if field in POSITIVE and value == 0:
+                raise ZseError(f"{name}: {field} must be above 0, got {value}")
+            if field == "dropout" and value >= 1:
+                raise ZseError(f"{name}: dropout must be below 1, got {value}")
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise ZseError(f"{name}: {field} must be one of {', '.join(get_args(kind))}, got {value!r}")
 

@@ -48,16 +48,16 @@ class ZseSbirConfig(MethodConfig):
     __pydantic_config__ = {"extra": "forbid"}
 
     tokenizer: Literal["sketch", "both", "none"] = "none"
-    """Whose tokens get the overlapping convolutions; transformers only."""
+    """Pictures whose patch embeddings are averaged with overlapping convolutions; vision transformers only."""
     keep_rates: tuple[float, ...] = ()
-    """Share of its patches that each block of a vision transformer keeps, those that the class token attends to most;
-    blocks beyond the list keep all. The authors': (1, 1, 1, 0.9, 1, 1, 0.9, 1, 1, 0.9), after some epochs without
-    (`start` of the experiment); 196 patches become 144. Needs pool: false."""
+    """Share of its patches that each block of a vision transformer keeps: those with the most attention of the class
+    token. Blocks beyond the list keep all. The authors' (1, 1, 1, 0.9, 1, 1, 0.9, 1, 1, 0.9) keeps 144 of 196 patches,
+    after some epochs without selection (`start` of the experiment). Needs pool: false."""
     dim: int | None = None
     """Width of the tokens; None = the backbone's own (transformer) or 256 (maps)."""
     readout: Literal["token", "pooled"] = "token"
-    """What `ret` compares: the retrieval token, or, of a convolutional backbone, its pooled feature (ours), which
-    remembers more of the pretraining while the tokens are young. Losses are of the token either way."""
+    """The vector that `ret` compares: the retrieval token, or the pooled feature of a convolutional backbone (ours),
+    which keeps more of the pretraining in short trainings. Losses are of the token either way."""
     depth: int | None = None
     """Self-attention blocks after the backbone; None = 0 where it has a class token, else 2."""
     heads: int = 8
@@ -68,12 +68,12 @@ class ZseSbirConfig(MethodConfig):
     """Join 2x2 tokens by a strided convolution before the kernel."""
     pooled_dim: int = 512
     layout: Layout = "spatial"
-    """What the strided convolution reads: image regions, or what the published code makes of the tokens."""
+    """The input of the strided convolution: image regions, or the mixture of tokens in the published code."""
     dropout: float = 0.1
     negatives: Literal["item", "batch"] = "item"
-    """Which photo a negative pair has: the item's own negative, or of all photos of other classes in the worker's batch
-    the one that `ret` takes for the nearest. Never another worker's: its tokens would have to travel, at ViT-B 0.6 MB a
-    pair and as much back, where an embedding has 3 KB."""
+    """The photo of a negative pair: the item's own negative, or the photo of another class in the worker's batch that
+    is nearest by `ret`. Photos of other workers are not used: at ViT-B their tokens are 0.6 MB a pair, and as much for
+    the gradients; an embedding is 3 KB."""
     triplet: float = 2.0
     margin: float = 1.0
     relation: float = 4.0

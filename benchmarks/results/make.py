@@ -24,7 +24,7 @@ from pipelines.workspace.members import Members
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.queries import Queries
 from zse_model.checkpoint import load_checkpoint
-from zse_model.faithfulness import curves, orders
+from zse_model.explanation.faithfulness import curves, orders
 from zse_model.methods import RetrievalMethod
 from zse_model.split import conflicts
 

@@ -95,6 +95,8 @@ def explain(
     from pipelines.search.explain import explain as draw
     from pipelines.store.storage import join, read_json
     from zse_model.checkpoint import INFO
+    from zse_model.explanation.patches import PATCHES
+    from zse_model.methods import METHODS
 
     check_output("--out", out, folder=True)
     patches = [_patch(text) for text in patch or []]
@@ -105,12 +107,10 @@ def explain(
     one = ["--photo", str(photo), "--checkpoint", checkpoint, "--workspace", workspace]
     words = one if photo is not None else [*searched(str(gallery), checkpoint, workspace), "--top", str(top)]
     words += ["--mode", mode] if mode else []
-    if (
-        read_json(join(used, INFO))["method"] == "crossatnet"
-    ):  # crossatnet draws no patches; another sketch gives another mask
-        following = command("explain", "--sketch", "ANOTHER", *words, "--out", str(out))
-    else:
+    if METHODS[read_json(join(used, INFO))["method"]].EXPLAINER is PATCHES:
         following = command("explain", "--sketch", sketch, *words, "--patch", "ROW,COLUMN", "--out", str(out))
+    else:
+        following = command("explain", "--sketch", "ANOTHER", *words, "--out", str(out))
     last(f"{out / PAGE}   (open it in a browser)", following)
 
 

@@ -1,9 +1,9 @@
-"""Draw the explanations of `zse_model.explain`: pictures of a pair for `zse explain`, and sheets for a report."""
+"""Draw the explanations of `zse_model.explanation`: pictures of a pair for `zse explain`, and sheets for a report."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,19 +11,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipelines.runtime.progress import say
 from pipelines.workspace.tensors import to_tensor
 from zse_model.errors import ZseError
-from zse_model.explain import (
-    Explanation,
-    MaskExplanation,
-    UnexplainableError,
-    explain,
-    explain_masks,
-    has_masks,
-    patch_of_pixels,
-    salient_patches,
-)
+from zse_model.explanation.base import Explanation
+from zse_model.explanation.masks import MaskExplanation
+from zse_model.explanation.pair import explain_pair
+from zse_model.explanation.patches import PatchExplanation, patch_of_pixels, salient_patches
 from zse_model.methods import RetrievalMethod
 
 LARGE, MIDDLE, SMALL, GAP, LINE = 320, 238, 152, 14, 20
@@ -78,9 +71,13 @@ class Explained:
 
     name: str
     """The name of the photo on the page."""
-    explanation: Explanation | MaskExplanation
+    explanation: Explanation
     pictures: dict[str, Image.Image]
     """Key of `CAPTIONS` -> picture; without attention if it cannot be computed."""
+    notes: list[str]
+    """Sentences about the pictures of all photos of a sketch."""
+    detail: str = ""
+    """A further number of this pair, in words."""
 
 
 def explained(
@@ -94,18 +91,11 @@ def explained(
     """Explain and draw a pair. sketch: uint8 [s, s]; photo: uint8 [s, s, 3]; patches: (row, column), none = the salient
     ones.
 
-    Raises the errors of `zse_model.explain.explain`, and ZseError for a patch outside the grid or for a method without
-    patches.
+    Raises the errors of `explain_pair`, and ZseError for a patch outside the grid or for a method without patches.
     """
     drawn, shown = to_tensor([sketch])[0], to_tensor([photo])[0]
-    if has_masks(method):
-        if patches:
-            raise ZseError("--patch is for the patches of zse_sbir, and crossatnet has masks. Leave it out")
-        masks = explain_masks(method, drawn, shown, mode)
-        return Explained(name, masks, {"masks": _masks(masks, sketch, photo)})
-    found = explain(method, drawn, shown, mode)
-    chosen = list(patches) or salient_patches(found, drawn)
-    return Explained(name, found, _draw(found, chosen, sketch, photo))
+    found = explain_pair(method, drawn, shown, mode)
+    return DRAWERS[type(found)](found, name, sketch, photo, patches)
 
 
 def explanation_sheets(
@@ -119,16 +109,11 @@ def explanation_sheets(
     """File name `explained-<name>.png` -> PNG: one sheet for each pair, beside the retrieval sheets of a report.
 
     sketches: uint8 [s, s]; photos: uint8 [s, s, 3], both by pair and of the size that the method was built for. For
-    example: the best, the median and the worst query, each with its first photo. A method that cannot be explained
-    gives an empty dict, and the reason is logged.
+    example: the best, the median and the worst query, each with its first photo. Raises the errors of `explained`.
     """
     sheets: dict[str, bytes] = {}
     for sketch, photo, caption, name in zip(sketches, photos, captions, names, strict=True):
-        try:
-            found = explained(method, sketch, photo, name, mode)
-        except UnexplainableError as error:
-            say(f"No explanations: {error}")
-            return {}
+        found = explained(method, sketch, photo, name, mode)
         scores = ", ".join(f"{key} {value:.3f}" for key, value in found.explanation.scores.items())
         parts = [(f"{caption}   ({scores})", None)]
         parts += [(CAPTIONS[key][0], picture) for key, picture in found.pictures.items()]
@@ -145,10 +130,10 @@ def png(picture: Image.Image) -> bytes:
 # Drawing ------------------------------------------------------------------------------------------------------------
 
 
-def _draw(
-    found: Explanation, patches: Sequence[tuple[int, int]], sketch: np.ndarray, photo: np.ndarray
-) -> dict[str, Image.Image]:
-    """Key of `CAPTIONS` -> picture."""
+def _draw_patches(
+    found: PatchExplanation, name: str, sketch: np.ndarray, photo: np.ndarray, patches: Sequence[tuple[int, int]]
+) -> Explained:
+    patches = patches or salient_patches(found, to_tensor([sketch])[0])
     maps = [found.similarity(row, column) for row, column in patches]
     pictures = {
         "correspondences": _correspondences(found, patches, maps, sketch, photo),
@@ -168,7 +153,35 @@ def _draw(
         "photo": photo,
     }
     pictures["synthesis"] = _lines([_Panel(_scaled(pixels, MIDDLE), title) for title, pixels in shown.items()])
-    return pictures
+    rows, columns = found.grid
+    notes = [f"The attention of [Ret] is not drawn: {found.no_attention}."] if found.no_attention else []
+    notes.append(
+        f"The network reads both pictures as {rows} by {columns} patches. Patch 0,0 (row, column) is at the top left. "
+        "Token selection dropped the grey patches."
+    )
+    return Explained(name, found, pictures, notes)
+
+
+def _draw_masks(
+    found: MaskExplanation, name: str, sketch: np.ndarray, photo: np.ndarray, patches: Sequence[tuple[int, int]]
+) -> Explained:
+    if patches:
+        raise ZseError("--patch is for the patches of zse_sbir, and crossatnet has masks. Leave it out")
+    rows, columns = found.grid
+    return Explained(
+        name,
+        found,
+        {"masks": _masks(found, sketch, photo)},
+        [f"The network reads both pictures as {rows} by {columns} places."],
+        f"the cosine with the sketch-guided mask is {found.guided_score:.4f}",
+    )
+
+
+DRAWERS: dict[type[Explanation], Callable[..., Explained]] = {
+    PatchExplanation: _draw_patches,
+    MaskExplanation: _draw_masks,
+}
+"""Kind of explanation -> (explanation, name, sketch, photo, patches) -> its drawing."""
 
 
 def _masks(found: MaskExplanation, sketch: np.ndarray, photo: np.ndarray) -> Image.Image:
@@ -185,7 +198,7 @@ def _masks(found: MaskExplanation, sketch: np.ndarray, photo: np.ndarray) -> Ima
 
 
 def _correspondences(
-    found: Explanation,
+    found: PatchExplanation,
     patches: Sequence[tuple[int, int]],
     maps: Sequence[Tensor],
     sketch: np.ndarray,

@@ -33,7 +33,7 @@ from pipelines.workspace.reports import Report
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.evaluation.evaluate import Evaluation
 from zse_model.evaluation.leaks import distilled_units, refuse_leaks
-from zse_model.explain import explained_mode, has_masks
+from zse_model.explanation.pair import mode_of_explanation
 from zse_model.methods import RetrievalMethod
 from zse_model.modes import rerank_depth
 from zse_model.scoring import Precision, count
@@ -71,10 +71,10 @@ def evaluate(
             f"{method} was distilled from {told} ImageNet units that name tested classes of {split.name}. "
             "distilled_test_units in its rows has the number"
         )
-    shown = explained_mode(checkpoint.method)
-    if shown in modes and (checkpoint.method.pair_mode or has_masks(checkpoint.method)):
+    shown = mode_of_explanation(checkpoint.method)
+    if shown is not None and shown in modes:
         queries, first = sketches.members.where(searches[0].queries), gallery.where(searches[0].gallery)
-        found = _explanations(checkpoint.method, evaluations[shown][0], images, queries, first)
+        found = _explanations(checkpoint.method, shown, evaluations[shown][0], images, queries, first)
         for name, png in found.items():
             storage.write_bytes(storage.join(place.url, Report.SHEETS, name), png)
     storage.write_json(
@@ -128,6 +128,7 @@ def _modes(config: ExperimentConfig, method: RetrievalMethod, name: str) -> list
 
 def _explanations(
     method: RetrievalMethod,
+    mode: str,
     found: Evaluation,
     images: Images,
     sketches: Members,
@@ -143,5 +144,5 @@ def _explanations(
         sheets.decode_all(images, sketches, queries),
         sheets.decode_all(images, photos, first),
         [f"{sketches.category[q]} found {photos.category[p]}" for q, p in zip(queries, first, strict=True)],
-        mode=explained_mode(method),
+        mode=mode,
     )

@@ -16,7 +16,7 @@ from pipelines.search.search import Match, find, prepared
 from pipelines.store import storage
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
-from zse_model.explain import explainable, explained_mode, has_masks
+from zse_model.explanation.pair import explained_mode, explainer
 from zse_model.transforms import prepare_photo, prepare_sketch
 
 PAGE = "explain.html"
@@ -39,16 +39,15 @@ def explain(
 
     mode: None = the mode that the pictures explain (`explained_mode`); in a gallery it then re-ranks the SHORTLIST of
     the first mode. patches: (row, column) of sketch patches to follow, from 0.
-    Raises ZseError unless exactly one of photo and gallery is given, UnexplainableError for a method with neither
-    patches nor masks, BadPicture with the name of an unusable picture.
+    Raises ZseError unless exactly one of photo and gallery is given, UnexplainableError for a method that
+    cannot be explained, BadPicture with the name of an unusable picture.
     """
     if (photo is None) == (gallery is None):
         raise ZseError("Give either --photo FILE or --gallery FOLDER, to explain the sketch with")
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
     method, transforms = checkpoint.method, checkpoint.transforms
-    if not has_masks(method):
-        explainable(method)  # raises before a gallery is encoded
+    explainer(method)  # raises before a gallery is encoded
     shown = mode or explained_mode(method)
     method.mode(shown)
     drawn = prepared(prepare_sketch, sketch, storage.read_bytes(sketch), transforms)

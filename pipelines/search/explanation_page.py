@@ -6,18 +6,15 @@ from collections.abc import Sequence
 
 from pipelines.drawing import pages
 from pipelines.drawing.explanations import CAPTIONS, Explained, png
-from zse_model.explain import MaskExplanation
 
 
 def page(sketch: str, checkpoint: str, found: Sequence[Explained]) -> str:
     """The HTML of explained pairs. found: at least one pair; all of one sketch and one mode."""
-    first = found[0].explanation
     return pages.page(
         "explanation",
         sketch=sketch,
         checkpoint=checkpoint,
-        first=first,
-        masks=isinstance(first, MaskExplanation),
+        first=found[0].explanation,
         found=found,
         captions=CAPTIONS,
         png=png,

@@ -24,7 +24,6 @@ from pipelines.workspace.tensors import to_tensor
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
-from zse_model.explain import explained_mode
 from zse_model.methods import RetrievalMethod
 from zse_model.transforms import BadPicture, TransformConfig, prepare_photo, prepare_sketch
 
@@ -138,5 +137,5 @@ def reranked(name: str, sketch: bytes, gallery: str, found: list[Match], checkpo
     encoded = [encode_photos(method, photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
     with torch.inference_mode():
         query = method.encode(to_tensor([drawn]).to(method.device), "sketch")
-        ranking = method.search(query, lambda: encoded, explained_mode(method), len(found))
+        ranking = method.search(query, lambda: encoded, method.pair_mode or method.modes[0], len(found))
     return [Match(found[int(i)].path, float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]

@@ -75,8 +75,8 @@ def report(name: str) -> str:
 
 
 def explanation(name: str) -> str:
-    found = cast(Any, SimpleNamespace(mode=name, grid=(2, 2), no_attention=name, about=name, scores={name: 1.0}))
-    return explanation_page.page(name, name, [explanations.Explained(name, found, {})])
+    found = cast(Any, SimpleNamespace(mode=name, about=name, scores={name: 1.0}))
+    return explanation_page.page(name, name, [explanations.Explained(name, found, {}, [name], name)])
 
 
 PAGES = {"standings": report, "explanation": explanation}

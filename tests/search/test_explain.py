@@ -18,7 +18,8 @@ from tests.helpers.pictures import picture
 from tests.zse_model.test_crossatnet import with_codes
 from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, save_checkpoint, seen_keys
-from zse_model.explain import Explanation, UnexplainableError
+from zse_model.explanation.base import UnexplainableError
+from zse_model.explanation.patches import PatchExplanation
 from zse_model.methods import (
     METHODS,
     CrossATNet,
@@ -162,7 +163,8 @@ def test_sheets_for_a_report() -> None:
     )
     assert list(sheets) == ["explained-best.png", "explained-worst.png"]
     assert all(data.startswith(b"\x89PNG") for data in sheets.values())
-    assert explanation_sheets(method("global"), sketches, photos, ["", ""], ["best", "worst"]) == {}
+    with pytest.raises(UnexplainableError):
+        explanation_sheets(method("global"), sketches, photos, ["", ""], ["best", "worst"])
 
 
 def test_many_patches_that_match_one_patch_are_drawn() -> None:
@@ -171,7 +173,17 @@ def test_many_patches_that_match_one_patch_are_drawn() -> None:
     correspondence = torch.full((n, n), 0.1)
     correspondence[:, 5] = 0.9
     mosaic = torch.zeros(3, 224, 224, dtype=torch.uint8)
-    found = Explanation("rn", "", {"rn": 1.0}, (14, 14), correspondence, None, None, "none", mosaic)
+    found = PatchExplanation(
+        mode="rn",
+        about="",
+        scores={"rn": 1.0},
+        grid=(14, 14),
+        correspondence=correspondence,
+        sketch_attention=None,
+        photo_attention=None,
+        no_attention="none",
+        synthesis=mosaic,
+    )
     sketch, photo = np.full((224, 224), 255, np.uint8), np.zeros((224, 224, 3), np.uint8)
-    drawn = explanations._draw(found, [(i, i) for i in range(0, 14, 2)], sketch, photo)
-    assert {"correspondences", "similarity", "synthesis"} == set(drawn)
+    drawn = explanations._draw_patches(found, "", sketch, photo, [(i, i) for i in range(0, 14, 2)])
+    assert {"correspondences", "similarity", "synthesis"} == set(drawn.pictures)

@@ -10,7 +10,9 @@ import torch
 
 from tests.zse_model.test_methods import CLASSES, CNN, SIZE, batch, pictures
 from zse_model.checkpoint import Checkpoint, seen_keys, start_from
-from zse_model.explain import UnexplainableError, explain, explain_masks, has_masks
+from zse_model.explanation.base import UnexplainableError
+from zse_model.explanation.masks import MaskExplanation
+from zse_model.explanation.pair import explain_pair, mode_of_explanation
 from zse_model.methods import CrossATNetConfig, create_method
 from zse_model.methods.crossatnet import CrossATNet
 from zse_model.split import ZeroShotSplit
@@ -97,27 +99,33 @@ def test_a_mask_moves_weight_between_places_and_does_not_add_any() -> None:
     assert not torch.allclose(method.embed(features, first), plain, atol=1e-4)
 
 
+def explain(method: CrossATNet, sketch: torch.Tensor, photo: torch.Tensor, mode: str | None = None) -> MaskExplanation:
+    found = explain_pair(method, sketch, photo, mode)
+    assert isinstance(found, MaskExplanation)
+    return found
+
+
 def test_an_explanation_shows_the_masks_that_the_network_reads_with() -> None:
     method = with_codes(network())
     assert isinstance(method.own_mask, torch.nn.Sequential)
     torch.nn.init.normal_(method.own_mask[2].weight)
     sketch, photo = pictures(1, 1)[0], pictures(1, 3)[0]
-    found = explain_masks(method, sketch, photo, "rerank-5")
+    found = explain(method, sketch, photo, "rerank-5")
     assert found.mode == "ret" and found.scores.keys() == {"ret", "hash-32", "itq-32", "asym-32"}
     assert found.own.shape == found.guided.shape == method.backbone.grid
     # Half the picture gone: its own mask is another one, and the guided one too.
     blank = photo.clone()
     blank[:, :, SIZE // 2 :] = 0
-    other = explain_masks(method, sketch, blank)
+    other = explain(method, sketch, blank)
     assert not torch.allclose(other.own, found.own) and not torch.allclose(other.guided, found.guided)
-    again = explain_masks(method, pictures(1, 1, 7)[0], photo)
+    again = explain(method, pictures(1, 1, 7)[0], photo)
     assert torch.equal(again.own, found.own) and not torch.allclose(again.guided, found.guided)
     assert again.guided_score != found.guided_score != found.score
     with pytest.raises(BadPicture, match="no ink"):
-        explain_masks(method, torch.full_like(sketch, 255), photo)
-    assert has_masks(method) and not has_masks(network(attention=0))
-    with pytest.raises(UnexplainableError, match="and 'crossatnet' with attention"):
-        explain(network(attention=0), sketch, photo)
+        explain(method, torch.full_like(sketch, 255), photo)
+    assert mode_of_explanation(method) == "ret" and mode_of_explanation(network(attention=0)) is None
+    with pytest.raises(UnexplainableError, match="'crossatnet' cannot be explained.*: crossatnet with attention"):
+        explain_pair(network(attention=0), sketch, photo)
 
 
 def test_a_training_ends_with_the_baseline_codes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from zse_model.backbones import BackboneConfig
-from zse_model.explain import UnexplainableError, explain, patch_of_pixels, salient_patches
-from zse_model.methods import GlobalConfig, ZseSbir, ZseSbirConfig, create_method
+from zse_model.explanation.base import Explainer, Explanation, UnexplainableError, scored
+from zse_model.explanation.pair import explain_pair, explained_mode, mode_of_explanation
+from zse_model.explanation.patches import PatchExplanation, patch_of_pixels, salient_patches
+from zse_model.methods import GlobalConfig, RetrievalMethod, ZseSbir, ZseSbirConfig, create_method
 from zse_model.modes import RET
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import BadPicture
@@ -23,6 +25,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "transformer": ("test_vit", {"tokenizer": "sketch", "cross_attention": "released"}),
     "transformer, own blocks": ("test_vit", {"depth": 1}),
 }
+
+
+def explain(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | None = None) -> PatchExplanation:
+    found = explain_pair(method, sketch, photo, mode)
+    assert isinstance(found, PatchExplanation)
+    return found
 
 
 def create(variant: str) -> ZseSbir:
@@ -53,7 +61,7 @@ def test_the_score_is_the_score_of_retrieval(method: ZseSbir) -> None:
 def test_without_cross_attention_there_is_nothing_to_explain() -> None:
     config = ZseSbirConfig(heads=4, ffn=32, dim=32, triplet=0, relation=0, contrast=1)
     method = create_method("zse_sbir", config, BackboneConfig(name="test_resnet"), size=SIZE, classes=3).eval()
-    with pytest.raises(UnexplainableError, match="no cross-attention, .*: it was trained with triplet and relation 0"):
+    with pytest.raises(UnexplainableError, match="'zse_sbir' cannot be explained.*with triplet or relation"):
         explain(method, SKETCH, PHOTO)
 
 
@@ -203,7 +211,7 @@ def test_token_selection_of_a_transformer_is_seen_as_it_was_made() -> None:
     config = ZseSbirConfig(heads=4, ffn=32, keep_rates=(1,) * 5 + (0.6,))
     last = create_method("zse_sbir", config, backbone, size=SIZE, classes=3).eval()
     found = explain(last, SKETCH, PHOTO)
-    assert found.sketch_attention is None and "drops patches itself" in found.no_attention
+    assert found.sketch_attention is None and "drops patches" in found.no_attention
 
 
 def test_salient_patches_have_ink_and_are_no_neighbours() -> None:
@@ -214,10 +222,36 @@ def test_salient_patches_have_ink_and_are_no_neighbours() -> None:
     assert len(chosen) == 2 and (3, 3) in chosen and all(max(patch) < 2 for patch in chosen if patch != (3, 3))
 
 
+def test_a_method_declares_its_explanation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else knows a method: not the report, which asks for the mode, and not `explain_pair`."""
+    method = create_method("global", GlobalConfig(dim=16), BackboneConfig(name="test_resnet"), size=SIZE, classes=3)
+
+    def whole(network: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str) -> Explanation:
+        query, found = network.encode(sketch[None], "sketch"), network.encode(photo[None], "photo")
+        return Explanation(**scored(network, query, found, mode))
+
+    assert mode_of_explanation(method) is None
+    monkeypatch.setattr(type(method), "EXPLAINER", Explainer(mode="ret", explain=whole))
+    assert mode_of_explanation(method) == "ret"
+    found = explain_pair(method.eval(), SKETCH, PHOTO)
+    assert found.mode == "ret" and found.score == found.scores["ret"]
+    monkeypatch.setattr(type(method), "EXPLAINER", Explainer(mode="ret", explain=whole, ready=lambda _: False))
+    with pytest.raises(UnexplainableError):
+        explain_pair(method, SKETCH, PHOTO)
+
+
+def test_the_report_explains_a_score_that_the_network_has() -> None:
+    """Without the relation network the mode of the explanation is missing, and the first mode is explained."""
+    config = ZseSbirConfig(heads=4, ffn=32, dim=32, relation=0)
+    method = create_method("zse_sbir", config, BackboneConfig(name="test_resnet"), size=SIZE, classes=3)
+    assert mode_of_explanation(method) is None and explained_mode(method) == "ret"
+    assert mode_of_explanation(create("maps")) == explained_mode(create("maps")) == "rn"
+
+
 def test_what_cannot_be_explained_says_why() -> None:
     method = create("maps")
     plain = create_method("global", GlobalConfig(dim=16), BackboneConfig(name="test_resnet"), size=SIZE, classes=3)
-    with pytest.raises(UnexplainableError, match="'global' cannot be explained.*'zse_sbir', and"):
+    with pytest.raises(UnexplainableError, match="'global' cannot be explained.*crossatnet with attention, zse_sbir"):
         explain(plain.eval(), SKETCH, PHOTO)
     with pytest.raises(BadPicture, match="blank"):
         explain(method, torch.full_like(SKETCH, 255), PHOTO)

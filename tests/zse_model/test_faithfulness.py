@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from zse_model.backbones import BackboneConfig
-from zse_model.explain import UnexplainableError
-from zse_model.faithfulness import SHARES, curves, orders
+from zse_model.explanation.base import UnexplainableError
+from zse_model.explanation.faithfulness import SHARES, curves, orders
 from zse_model.methods import GlobalConfig, ZseSbirConfig, create_method
 from zse_model.methods.zse_sbir import ZseSbir
 

@@ -17,6 +17,7 @@ from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.code_index import CodeIndex
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
+from zse_model.explanation.base import Explainer
 from zse_model.layers import CosineClassifier
 from zse_model.methods.distillation import Distillation
 from zse_model.modes import RET, Mode, rerank_depth
@@ -93,6 +94,8 @@ class RetrievalMethod(nn.Module, ABC):
     Config: ClassVar[type]
     MODES: ClassVar[tuple[Mode, ...]] = (RET,)
     """The modes that the method declares; `modes` are those that this network has."""
+    EXPLAINER: ClassVar[Explainer | None] = None
+    """How a pair is explained; None = it cannot be."""
     bits: int = 0
     """Bits of a photo's code; 0 = no codes."""
     backbone: Backbone

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from zse_model.backbones import Backbone, BackboneConfig, Features
 from zse_model.code_index import BITS, one_of
 from zse_model.errors import ZseError
+from zse_model.explanation.masks import MASKS
 from zse_model.gather import gathered
 from zse_model.graph import Edges, GraphEncoder
 from zse_model.hashing import Asymmetric, CodeHead, Hamming, pack
@@ -124,6 +125,7 @@ class CrossATNet(RetrievalMethod):
         ),
         Mode(name="rerank-K", score="The K best by hash-N, ranked by ret.", shortlist=("hash-N", "ret")),
     )
+    EXPLAINER = MASKS
     config: CrossATNetConfig
 
     def __init__(

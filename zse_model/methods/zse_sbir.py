@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, Features, has_fixed_size
 from zse_model.errors import ZseError
+from zse_model.explanation.patches import PATCHES
 from zse_model.layers import (
     CosineClassifier,
     CrossAttention,
@@ -176,6 +177,7 @@ MODES = (
 class ZseSbir(RetrievalMethod):
     Config = ZseSbirConfig
     MODES = MODES
+    EXPLAINER = PATCHES
     config: ZseSbirConfig
     fusion: Tensor
     """[2], the share of `ret` and of `rn` in `fused`; 0 until calibrated."""

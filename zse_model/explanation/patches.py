@@ -1,7 +1,6 @@
-"""What a network saw in a sketch and a photo: tensors only, drawing is apart (`pipelines.drawing.explanations`).
+"""What `zse_sbir` saw in a pair: three views, after the figures of Lin et al., CVPR 2023.
 
-Of `crossatnet` its two masks (`explain_masks`). Of `zse_sbir` three views (`explain`), after the figures of Lin et al.,
-CVPR 2023: the photo patches most similar to a sketch patch after cross-attention, the attention of the retrieval token
+The views: the photo patches most similar to a sketch patch after cross-attention, the attention of the retrieval token
 in the last self-attention layer, and the sketch put together from photo patches. The paper shows figures only; how they
 are computed here is our design.
 
@@ -11,61 +10,30 @@ published layout those mix all patches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from zse_model.backbones import class_attention
 from zse_model.errors import ZseError
+from zse_model.explanation.base import Explainer, Explanation, scored
 from zse_model.losses import normalised
-from zse_model.methods import METHODS, CrossATNet, Encoding, Modality, RetrievalMethod, ZseSbir
 from zse_model.precision import full_precision
-from zse_model.transforms import BadPicture
+from zse_model.scoring import Encoding
+from zse_model.transforms import Modality
 
-# A patch has ink to speak of where it has this share of what the darkest patch has.
+if TYPE_CHECKING:
+    from zse_model.methods.zse_sbir import ZseSbir
+
 INK_SHARE = 0.25
+"""A patch counts as inked from this share of the ink of the darkest patch."""
 
 
-class UnexplainableError(ZseError):
-    """A method that compares pictures as wholes: it has no patches to show."""
-
-
-@dataclass(frozen=True, eq=False)
-class PairExplanation:
-    """What is said of any pair: how it is scored, and on how many places it was looked at."""
-
-    mode: str
-    """The retrieval mode that the explanation was asked for."""
-    about: str
-    """What the pictures have to do with this mode's score, as its method declares it."""
-    scores: Mapping[str, float]
-    """By every mode of the method, what `method.score` gives: the photo as a gallery holds it."""
-    grid: tuple[int, int]
-    """Rows and columns of patches or places, the same on both pictures."""
-
-    @property
-    def score(self) -> float:
-        return self.scores[self.mode]
-
-
-@dataclass(frozen=True, eq=False)
-class MaskExplanation(PairExplanation):
-    """What `crossatnet` reads of a photo, on rows x columns places of its map."""
-
-    own: Tensor
-    """float32 [rows, columns] in 0..1: what the photo alone takes for important; its embedding is made with it."""
-    guided: Tensor
-    """float32 [rows, columns] in 0..1: what this sketch finds important in it; `own` was trained to follow it."""
-    guided_score: float
-    """The cosine of the sketch and of the photo read through `guided`, which no gallery can be encoded by."""
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation(PairExplanation):
-    """What `zse_sbir` saw. n = rows * columns patches, row-major; NaN = dropped by token selection."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PatchExplanation(Explanation):
+    """Views of n = rows * columns patches, row-major; NaN = dropped by token selection."""
 
     correspondence: Tensor
     """float32 [n, n] in -1..1: the cosine of sketch patch i and photo patch j after cross-attention."""
@@ -96,71 +64,9 @@ class Explanation(PairExplanation):
         return found.view(self.grid)
 
 
-def explainable(method: RetrievalMethod) -> ZseSbir:
-    """The method itself, if it has patches to show. Raises UnexplainableError."""
-    if not isinstance(method, ZseSbir):
-        names = {known: name for name, known in METHODS.items()}
-        raise UnexplainableError(
-            f"Method {names.get(type(method), type(method).__name__)!r} cannot be explained: it compares one vector a "
-            f"picture and has no patches. Methods that can be: {names[ZseSbir]!r}, and {names[CrossATNet]!r} with "
-            "attention"
-        )
-    if method.sketch_attends is None:
-        raise UnexplainableError(
-            "This zse_sbir has no cross-attention, whose patches an explanation compares: it was trained with triplet "
-            "and relation 0"
-        )
-    return method
-
-
-def explained_mode(method: RetrievalMethod) -> str:
-    """The mode whose scores the pictures are about: of a pair network, which sees both at once, else the first one."""
-    return method.pair_mode or method.modes[0]
-
-
-def has_masks(method: RetrievalMethod) -> TypeGuard[CrossATNet]:
-    """Whether `explain_masks` has something to show."""
-    return isinstance(method, CrossATNet) and method.own_mask is not None
-
-
-@torch.no_grad()
-def explain_masks(method: CrossATNet, sketch: Tensor, photo: Tensor, mode: str | None = None) -> MaskExplanation:
-    """What a `crossatnet` reads of a photo: by itself, and guided by a sketch. Arguments and errors as of `explain`.
-
-    Source: crossatnet, cross-modal attention; the masks are our reconstruction.
-    """
-    mode = _ready(method, sketch, photo, mode)
-    ours = method.features(sketch.to(method.device)[None], "sketch")
-    theirs = method.features(photo.to(method.device)[None], "photo")
-    query, found = method.encoding(ours, "sketch"), method.encoding(theirs, "photo")
-    assert ours.tokens is not None and theirs.tokens is not None
-    own, guided = method.mask(theirs.tokens), method.guided_mask(ours.tokens, theirs.tokens)
-    assert own is not None and guided is not None
-    read = method.embed(theirs, guided)
-    return MaskExplanation(
-        mode=mode,
-        about=method.mode(mode).explanation,
-        scores={name: float(method.score(query, found, name)) for name in method.modes},
-        grid=method.backbone.grid,
-        own=own[0].cpu().unflatten(0, method.backbone.grid),
-        guided=guided[0].cpu().unflatten(0, method.backbone.grid),
-        guided_score=float((query["embedding"] * read).sum()),
-    )
-
-
-@torch.no_grad()
-def explain(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | None = None) -> Explanation:
-    """Explain how a method sees a pair.
-
-    method: `zse_sbir`, in eval mode. sketch: uint8 [1 or 3, s, s], 255 paper; photo: uint8 [3, s, s]; s as the method
-    was built for, both as `prepare_sketch` and `prepare_photo` make them. mode: None = `explained_mode`.
-
-    Raises UnexplainableError for a method without patch tokens, BadPicture for an empty canvas, ValueError for another
-    shape, an unknown mode or a method in training mode. Source: ZSE-SBIR's figures; our design.
-    """
-    method = explainable(method)
-    mode = _ready(method, sketch, photo, mode)
-    device, grid = next(method.parameters()).device, method.backbone.grid
+def explain_patches(method: ZseSbir, sketch: Tensor, photo: Tensor, mode: str) -> PatchExplanation:
+    """`Explainer.explain` of a `zse_sbir` with cross-attention."""
+    device, grid = method.device, method.backbone.grid
     query, sketch_rows, no_attention = _encode(method, sketch.to(device)[None], "sketch")
     found, photo_rows, _ = _encode(method, photo.to(device)[None], "photo")
     ours, theirs = (tokens[0, 1:] for tokens in method.cross_attend(query["tokens"], found["tokens"]))
@@ -171,11 +77,8 @@ def explain(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | 
         None if rows is None else _on_grid(rows.cpu(), encoding, grid).unflatten(-1, grid)
         for rows, encoding in ((sketch_rows, query), (photo_rows, found))
     ]
-    return Explanation(
-        mode=mode,
-        about=method.mode(mode).explanation,
-        scores={name: float(method.score(query, found, name)) for name in method.modes},
-        grid=grid,
+    return PatchExplanation(
+        **scored(method, query, found, mode),
         correspondence=correspondence,
         sketch_attention=maps[0],
         photo_attention=maps[1],
@@ -184,8 +87,16 @@ def explain(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | 
     )
 
 
-def salient_patches(found: Explanation, sketch: Tensor, count: int = 6) -> list[tuple[int, int]]:
-    """(row, column) of up to `count` sketch patches worth asking about: with ink, no two of them neighbours.
+PATCHES = Explainer(
+    mode="rn",
+    explain=explain_patches,
+    ready=lambda method: method.sketch_attends is not None,
+    condition="with triplet or relation above 0",
+)
+
+
+def salient_patches(found: PatchExplanation, sketch: Tensor, count: int = 6) -> list[tuple[int, int]]:
+    """(row, column) of up to `count` sketch patches to follow: with ink, no two of them neighbours.
 
     Those with the most attention of the retrieval token (mean of the heads) come first; where there are no attention
     maps, those with the most ink. sketch: uint8 [1 or 3, s, s], as it was explained.
@@ -217,27 +128,6 @@ def patch_of_pixels(size: int, grid: tuple[int, int]) -> Tensor:
     return row[:, None] * grid[1] + column
 
 
-def _ready(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | None) -> str:
-    """The mode that is explained, for a method and pictures that can be."""
-    if method.training:
-        raise ZseError("The method is in training mode, where dropout makes scores random: call method.eval() first")
-    mode = method.ranked_by(mode or explained_mode(method))
-    _check(sketch, "sketch", (1, 3), method.size)
-    _check(photo, "photo", (3,), method.size)
-    if sketch.min() == sketch.max():
-        raise BadPicture("blank: no ink")
-    return mode
-
-
-def _check(picture: Tensor, what: str, channels: tuple[int, ...], size: int) -> None:
-    fits = picture.dim() == 3 and picture.shape[0] in channels and picture.shape[1:] == (size, size)
-    if picture.dtype != torch.uint8 or not fits:
-        allowed = " or ".join(map(str, channels))
-        raise ZseError(
-            f"The {what} must be uint8 [{allowed}, {size}, {size}], got {picture.dtype} {list(picture.shape)}"
-        )
-
-
 def _on_grid(values: Tensor, encoding: Encoding, grid: tuple[int, int]) -> Tensor:
     """[..., kept patches] -> [..., all patches], NaN where token selection dropped one."""
     if "positions" not in encoding:
@@ -261,10 +151,10 @@ def _synthesis(correspondence: Tensor, photo: Tensor, grid: tuple[int, int]) -> 
 
 
 def _encode(method: ZseSbir, images: Tensor, modality: Modality) -> tuple[Encoding, Tensor | None, str]:
-    """A picture's encoding, and of the last self-attention layer the retrieval token's row over the patches [heads, n];
-    or None and why not.
+    """A picture's encoding; the retrieval token's row over the patches [heads, n] in the last self-attention layer, or
+    None; and the reason for None.
 
-    The row is computed again from the normalised input of the last block: fused attention never shows it.
+    The row is computed again from the normalised input of the last block, because fused attention does not return it.
     """
     name, model = method.backbone_config.name, method.backbone.model
     own = len(method.blocks) > 0
@@ -285,7 +175,7 @@ def _encode(method: ZseSbir, images: Tensor, modality: Modality) -> tuple[Encodi
 
     heads, prefix = (block.heads, 1) if own else (attention.num_heads, model.num_prefix_tokens)
     if seen["normed"].shape[1] - prefix != encoding["tokens"].shape[1] - 1:
-        return encoding, None, "the last self-attention layer drops patches itself, and of those nothing is known"
+        return encoding, None, "the last self-attention layer drops patches, and has no row over all of them"
     q, k, v = attention.qkv(seen["normed"])[0].unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3)
     if own:
         with full_precision(q.device):

@@ -1,7 +1,7 @@
-"""Does an explanation point at what the score depends on? Photo patches are taken away and the pair is scored again.
+"""Does an explanation point at what the score depends on? Photo patches are removed and the pair is scored again.
 
-A patch is replaced in pixels by the picture's mean colour, and the picture is encoded anew: the network sees a picture,
-not a hole in its tokens. The score is the logit of the pair network. Our design, after the deletion and insertion
+A removed patch gets the picture's mean colour in its pixels, and the picture is encoded again: the network sees a
+picture, not missing tokens. The score is the logit of the pair network. Our design, after the deletion and insertion
 curves of the explanation literature.
 """
 
@@ -14,43 +14,48 @@ import torch
 from torch import Tensor
 
 from zse_model.errors import ZseError
-from zse_model.explain import INK_SHARE, explain, explainable, ink_of_patches, patch_of_pixels
+from zse_model.explanation.base import UnexplainableError
+from zse_model.explanation.pair import explain_pair
+from zse_model.explanation.patches import INK_SHARE, PatchExplanation, ink_of_patches, patch_of_pixels
 from zse_model.methods import RetrievalMethod
 
 SHARES = tuple(i / 10 for i in range(11))
-"""Of the photo's patches, taken away or put back."""
+"""Shares of the photo's patches that are removed, or put back."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Logits of one pair as patches go (deletion) and come (insertion), at each of `SHARES`; float32 [11]."""
+    """Logits of one pair at each of `SHARES`."""
 
     deletion: Tensor
+    """float32 [11]: with this share of the patches removed."""
     insertion: Tensor
+    """float32 [11]: with this share of the patches on an empty picture."""
 
     def drop(self, share: float) -> float:
-        """How much the logit falls when this share of the patches is gone; higher = they mattered more."""
+        """Fall of the logit when this share of the patches is removed; higher = they mattered more."""
         return float(self.deletion[0] - self.deletion[SHARES.index(share)])
 
     @property
     def deletion_auc(self) -> float:
-        """Mean logit over the shares; lower = what went first mattered more."""
+        """Mean logit over the shares; lower = the first removed patches mattered more."""
         return float(self.deletion.mean())
 
     @property
     def insertion_auc(self) -> float:
-        """Mean logit over the shares; higher = what came first mattered more."""
+        """Mean logit over the shares; higher = the first patches mattered more."""
         return float(self.insertion.mean())
 
 
 @torch.inference_mode()
 def curves(method: RetrievalMethod, sketch: Tensor, photo: Tensor, order: Tensor) -> Curves:
-    """Score a pair with the patches of `order` taken away, and put back, from the first on.
+    """Score a pair with the patches of `order` removed, and put back, beginning with the first.
 
     sketch: uint8 [1 or 3, s, s]; photo: uint8 [3, s, s]; order: int64 [rows * columns], each patch once, most important
-    first. Raises UnexplainableError for a method without patches, ValueError for an order that is none.
+    first. Raises UnexplainableError for a method without a pair network, ZseError for another order.
     """
-    method = explainable(method)
+    if method.pair_mode is None:
+        raise UnexplainableError("This network has no mode that reads pairs, and curves are of its score")
     patches = method.backbone.grid[0] * method.backbone.grid[1]
     if not torch.equal(order.sort().values, torch.arange(patches)):
         raise ZseError(f"The order must hold each of the {patches} patches once, got {order.tolist()[:10]} ...")
@@ -60,18 +65,20 @@ def curves(method: RetrievalMethod, sketch: Tensor, photo: Tensor, order: Tensor
     without = [torch.where(place < round(share * patches), mean, photo) for share in SHARES]
     only = [torch.where(place < round(share * patches), photo, mean) for share in SHARES]
     encoded = method.encode(torch.stack(without + only).to(method.device), "photo")
-    logits = method.score(method.encode(sketch[None].to(method.device), "sketch"), encoded, str(method.pair_mode))[0]
+    logits = method.score(method.encode(sketch[None].to(method.device), "sketch"), encoded, method.pair_mode)[0]
     return Curves(logits[: len(SHARES)], logits[len(SHARES) :])
 
 
 def orders(method: RetrievalMethod, sketch: Tensor, photo: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """The explanation's order of the photo's patches, and two controls; int64 [rows * columns] each.
 
-    matched: by the highest cosine that any inked sketch patch has with the photo patch after cross-attention.
-    uniform: at random. attended: at random, the half with the most attention of the retrieval token first; it is left
-    out where attention cannot be read.
+    matched: by the highest cosine of an inked sketch patch with the photo patch after cross-attention.
+    uniform: at random. attended: at random, first within the half with the most attention of the retrieval token; left
+    out where attention cannot be read. Raises UnexplainableError for a method without patches.
     """
-    found = explain(method, sketch, photo)
+    found = explain_pair(method, sketch, photo)
+    if not isinstance(found, PatchExplanation):
+        raise UnexplainableError("This network has no patches to order: its explanation is of another kind")
     ink = ink_of_patches(sketch, found.grid)
     matched = found.correspondence[ink > INK_SHARE * ink.max()].nan_to_num(-1).max(dim=0).values
     n = len(matched)

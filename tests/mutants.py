@@ -1,6 +1,7 @@
 """Plant faults in the code, one at a time, and run the tests that should notice. `make mutants` runs it.
 
-    <out>/mutants.jsonl  a line for each mutant: module, line, old and new text, outcome; a second run continues there
+    <out>/mutants.jsonl  a line for each mutant: module, line, old and new text, outcome; a second run continues there,
+                         and tries a survivor again if its tests have changed
     <out>/survivors.md   the mutants that no test noticed, each with its diff
 
 A mutant replaces one expression or statement inside a function. Module constants, defaults, annotations, and the texts
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import random
@@ -32,7 +34,10 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "zse_model/losses.py": ("zse_model/test_losses.py", "zse_model/test_method_losses.py"),
     "zse_model/graph.py": ("zse_model/test_graph.py",),
     "zse_model/hashing.py": ("zse_model/test_hashing.py", "zse_model/test_crossatnet.py"),
-    "zse_model/fit.py": ("zse_model/test_optimisation.py", "zse_model/test_fit.py"),
+    "zse_model/fit/trainer.py": ("zse_model/test_optimisation.py", "zse_model/test_fit.py"),
+    "zse_model/fit/state.py": ("zse_model/test_fit.py", "zse_model/test_optimisation.py"),
+    "zse_model/fit/optimisation.py": ("zse_model/test_optimisation.py",),
+    "zse_model/fit/progress.py": ("zse_model/test_optimisation.py", "zse_model/test_fit.py"),
     "zse_model/split.py": ("zse_model/test_split.py",),
     "zse_model/methods/zse_sbir.py": ("zse_model/test_method_losses.py", "zse_model/test_methods.py"),
     "zse_model/methods/crossatnet.py": ("zse_model/test_method_losses.py", "zse_model/test_crossatnet.py"),
@@ -41,10 +46,14 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "zse_model/evaluation/metrics.py": ("zse_model/test_metrics.py", "zse_model/test_evaluate.py"),
     "zse_model/evaluation/search.py": ("zse_model/test_ranking.py",),
     "zse_model/evaluation/leaks.py": ("zse_model/test_leaks.py",),
+    "zse_model/code_index.py": ("zse_model/test_code_index.py",),
+    "zse_model/checkpoint.py": ("zse_model/test_checkpoint.py", "workspace/test_kept.py"),
     "pipelines/workspace/states.py": ("workspace/test_states.py",),
     "pipelines/workspace/images.py": ("workspace/test_artefacts.py", "workspace/test_kept.py"),
+    "pipelines/workspace/kept.py": ("workspace/test_artefacts.py", "workspace/test_kept.py"),
     "pipelines/store/lease.py": ("store/test_lease.py",),
     "pipelines/judge/rules.py": ("judge/test_promote.py",),
+    "pipelines/operate/preflight.py": ("operate/test_preflight.py",),
 }
 """Module -> the test files below tests/ that should notice its faults. Tests marked ray or cluster do not run."""
 COMPARED = {
@@ -74,14 +83,17 @@ class Mutant:
         end = self.start + len(self.old.encode())
         return (raw[: self.start] + self.new.encode() + raw[end:]).decode()
 
+    within: str
+    """Digest of the module's text: a mutant of another text is another one."""
+
     @property
     def key(self) -> str:
-        return f"{self.module}:{self.start}:{self.new}"
+        return f"{self.module}:{self.within}:{self.start}:{self.new}"
 
 
 def mutants(module: str, source: str) -> list[Mutant]:
     """All mutants of a module, in the order of their place."""
-    raw = source.encode()
+    raw, within = source.encode(), digest(source)
     starts = [0]
     for line in raw.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -90,8 +102,12 @@ def mutants(module: str, source: str) -> list[Mutant]:
         for node, new in _replaced(function):
             start = starts[node.lineno - 1] + node.col_offset
             end = starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
-            found.append(Mutant(module, node.lineno, start, raw[start:end].decode(), new))
+            found.append(Mutant(module, node.lineno, start, raw[start:end].decode(), new, within))
     return sorted({one.key: one for one in found}.values(), key=lambda one: (one.start, one.new))
+
+
+def digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
 def _functions(tree: ast.AST) -> Iterator[ast.stmt]:
@@ -239,9 +255,10 @@ def main() -> None:
 
 
 def run(asked: Sequence[Mutant], log: Path, workers: int) -> list[dict[str, str]]:
-    """A row for each mutant. Rows in `log` are not made again."""
+    """A row for each mutant. Rows in `log` are not made again, but survivors of tests that have changed."""
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    done = {row["key"]: row for row in known}
+    tests = {name: digest(*((ROOT / "tests" / test).read_text() for test in of)) for name, of in TARGETS.items()}
+    done = {row["key"]: row for row in known if row["outcome"] == "caught" or row["tests"] == tests.get(row["module"])}
     left = [one for one in asked if one.key not in done]
     copies: SimpleQueue[Copy] = SimpleQueue()
     lock = threading.Lock()
@@ -256,11 +273,14 @@ def run(asked: Sequence[Mutant], log: Path, workers: int) -> list[dict[str, str]
                 outcome = copy.planted(mutant, TARGETS[mutant.module], limits[mutant.module])
             finally:
                 copies.put(copy)
-            row = {"key": mutant.key, **asdict(mutant), "outcome": outcome}
+            row = {"key": mutant.key, **asdict(mutant), "tests": tests[mutant.module], "outcome": outcome}
             with lock, log.open("a") as file:
                 done[mutant.key] = row
                 file.write(json.dumps(row) + "\n")
-                print(f"{len(done)}/{len(asked)} {outcome:8} {mutant.module}:{mutant.line}", flush=True)
+                print(
+                    f"{sum(m.key in done for m in asked)}/{len(asked)} {outcome:8} {mutant.module}:{mutant.line}",
+                    flush=True,
+                )
 
         list(pool.map(one, left))
     return [done[one.key] for one in asked]

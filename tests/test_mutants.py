@@ -41,25 +41,25 @@ def test_mutants_change_logic_and_no_default_text_or_constant_of_the_module() ->
 
 
 def test_equally_many_mutants_are_drawn_of_each_module_by_the_seed() -> None:
-    modules = [f"zse_model/{name}.py" for name in ("losses", "graph", "fit")]
+    modules = [f"zse_model/{name}.py" for name in ("losses", "graph", "fit/state")]
     first = drawn(30, 1, modules)
     assert first == drawn(30, 1, modules) != drawn(30, 2, modules)
     assert [sum(one.module == module for one in first) for module in modules] == [10, 10, 10]
+    assert all((ROOT / module).is_file() for module in TARGETS)
     assert all((ROOT / "tests" / test).is_file() for tests in TARGETS.values() for test in tests)
 
 
 def test_a_mutant_is_caught_by_a_test_that_fails_and_survives_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a small repository; a second run makes no row again."""
+    """On a small repository. A second run makes no row again, but survivors after the tests have changed."""
     (tmp_path / "code_of").mkdir()
     (tmp_path / "code_of" / "limits.py").write_text(
         "def small(x):\n    return x < 3\n\ndef unused(x):\n    return not x\n"
     )
     (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "test_limits.py").write_text(
-        "from code_of.limits import small\n\ndef test_limit():\n    assert small(2) and not small(3)\n"
-    )
+    test = tmp_path / "tests" / "test_limits.py"
+    test.write_text("from code_of.limits import small\n\ndef test_limit():\n    assert small(2) and not small(3)\n")
     names = ["code_of/limits.py", "tests/test_limits.py"]
     monkeypatch.setattr(mutants, "ROOT", tmp_path)
     monkeypatch.setattr(mutants, "TARGETS", {names[0]: ("test_limits.py",)})
@@ -74,3 +74,8 @@ def test_a_mutant_is_caught_by_a_test_that_fails_and_survives_others(
     assert "# 1 of 3 mutants survived" in mutants.survivors(rows)
     capsys.readouterr()
     assert run(asked, tmp_path / "log.jsonl", 2) == rows and capsys.readouterr().out == ""
+    test.write_text(
+        test.read_text() + "\ndef test_more():\n    from code_of.limits import unused\n    assert not unused(3)\n"
+    )
+    rows = run(asked, tmp_path / "log.jsonl", 2)
+    assert {row["outcome"] for row in rows} == {"caught"} and len(capsys.readouterr().out.splitlines()) == 2

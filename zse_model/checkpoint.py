@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -276,8 +277,9 @@ def _info(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _digest(info: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256(_canonical(info).encode())
-    for name, value in sorted(state.items(), key=lambda item: original(item[0])):
-        sha.update(original(name).encode())
+    named = [(original(name, info["method"]), value) for name, value in state.items()]
+    for name, value in sorted(named, key=itemgetter(0)):
+        sha.update(name.encode())
         sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 

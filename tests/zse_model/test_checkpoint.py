@@ -21,6 +21,7 @@ from zse_model.checkpoint import (
     SEEN,
     WEIGHTS,
     Checkpoint,
+    fill,
     load_checkpoint,
     save_checkpoint,
     seen_keys,
@@ -31,6 +32,7 @@ from zse_model.fit import LocalContext, fit
 from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
+from zse_model.weight_names import original
 
 
 def made() -> Checkpoint:
@@ -276,6 +278,24 @@ def test_a_part_that_is_built_is_not_dropped_and_two_names_of_one_weight_are_ref
     rewritten(tmp_path, {name: value for name, value in weights.items() if not name.startswith("relation.")})
     with pytest.raises(ZseError, match=r"it lacks \['relation\."):
         load_checkpoint(tmp_path)
+
+
+def test_names_of_another_method_are_its_own(tmp_path: Path) -> None:
+    """A method that is not of this package may call a part as an earlier version of another method did, or as today."""
+
+    class Mine(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.prototypes = torch.nn.Parameter(torch.zeros(2))
+            self.relation = torch.nn.Linear(1, 1)
+
+    mine = Mine()
+    weights = {name: torch.ones_like(value) for name, value in mine.state_dict().items()}
+    fill(mine, weights, tmp_path / WEIGHTS)
+    assert mine.prototypes.tolist() == [1, 1]
+    assert original("classifier.prototypes", "global") == "prototypes" == original("prototypes", "global")
+    assert original("classifier.prototypes", "mine") == "classifier.prototypes"
+    assert original("global_proj.weight", "zse_sbir") == "global_proj.weight"
 
 
 def test_a_training_state_with_earlier_names_is_resumed_to_the_same_weights(tmp_path: Path) -> None:

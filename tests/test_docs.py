@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from pipelines.store.urls import ARCHIVES
+from tests.helpers.kept import SAMPLES
 from zse_model.methods import METHODS
 from zse_model.modes import RET
 from zse_model.transforms import ENDINGS
@@ -38,3 +43,19 @@ def test_the_retrieval_modes_are_those_that_methods_declare() -> None:
         if mode is not RET
     ]
     assert table("scoring.md", "method") == [everyone, *declared]
+
+
+@pytest.mark.parametrize(
+    ("document", "checkpoint"), [("library.md", "kept-maps-crossatnet"), ("explaining.md", "kept-tokens-zse_sbir")]
+)
+def test_the_code_of_a_page_runs(document: str, checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder,) = (SAMPLES / "workspace" / "checkpoints").glob(f"{checkpoint}-*")
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / document).read_text(), re.DOTALL)
+    assert '"workspace/checkpoints/..."' in code
+    known: dict[str, Any] = {}
+    exec(code.replace("workspace/checkpoints/...", str(folder)), known)
+    if document == "library.md":
+        assert known["best"].indices.shape == (36, 5) and "chance: " in capsys.readouterr().out
+        assert known["result"].answered == 36
+    else:
+        assert known["found"].mode == "rn"

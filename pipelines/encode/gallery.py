@@ -12,9 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import torch
-
 from pipelines.datasets.archives import opened
 from pipelines.datasets.tree import PICTURES, PassedOver, is_picture
 from pipelines.encode.device import assigned_device
@@ -26,7 +23,8 @@ from pipelines.workspace.encodings import Encodings, GalleryEncodings, note_name
 from pipelines.workspace.tensors import to_tensor
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
-from zse_model.methods import Encoding, RetrievalMethod
+from zse_model.methods import Encoding
+from zse_model.retrieval import encode
 from zse_model.transforms import BadPicture, prepare_photo
 
 BATCH, PART = 64, 256  # photos a batch, and photos a file
@@ -139,14 +137,6 @@ def _encode_part(checkpoint: Checkpoint, gallery: str, paths: list[str], folder:
             kept.append(path)
         except (BadPicture, FileNotFoundError) as error:
             skipped.append(printable(f"{path}: {error}"))
-    encoded = [encode_photos(checkpoint.method, pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
-    names = sorted(encoded[0]) if encoded else []
-    write_photos(folder, part, {name: torch.cat([batch[name] for batch in encoded]) for name in names})
-    return {"part": part, "names": names, "paths": kept, "skipped": skipped}
-
-
-@torch.inference_mode()
-def encode_photos(method: RetrievalMethod, photos: list[np.ndarray]) -> Encoding:
-    """Encodings of photos, [b, ...] each on the CPU. photos: b of uint8 [s, s, 3]."""
-    encoded = method.encode(to_tensor(photos).to(method.device), "photo")
-    return {name: value.cpu() for name, value in encoded.items()}
+    encoded = encode(checkpoint, to_tensor(pictures), "photo", batch_size=BATCH) if pictures else {}
+    write_photos(folder, part, encoded)
+    return {"part": part, "names": sorted(encoded), "paths": kept, "skipped": skipped}

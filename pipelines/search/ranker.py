@@ -27,6 +27,7 @@ from pipelines.encode.gallery import Gallery, open_gallery
 from pipelines.search.search import ranked
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
+from zse_model.retrieval import checked_pixels
 from zse_model.transforms import BadPicture, prepare_sketch
 
 MEMORY = 4 * 2**30  # bytes of the index to keep in memory: two million photos with vectors of 512 numbers
@@ -114,10 +115,7 @@ def _file(sketch: Any) -> bytes:
             return base64.b64decode(sketch, validate=True)
         except binascii.Error as error:
             raise ZseError(f"A sketch given as text must be base64 of a picture file: {error}") from error
-    array = np.asarray(sketch)
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        found = f"{array.dtype} {list(array.shape)}"
-        raise ZseError(f"A sketch given as an array must be uint8 [h, w], [h, w, 3] or [h, w, 4], got {found}")
+    array = checked_pixels(np.asarray(sketch))
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG")
     return buffer.getvalue()

@@ -16,11 +16,12 @@ import torch
 
 from pipelines.drawing.sheets import Row, draw_sheet
 from pipelines.encode.device import assigned_device
-from pipelines.encode.gallery import BATCH, Gallery, encode_gallery, encode_photos, open_gallery, read_photos
+from pipelines.encode.gallery import Gallery, encode_gallery, open_gallery, read_photos
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
 from pipelines.workspace.tensors import to_tensor
+from zse_model import retrieval
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
@@ -125,7 +126,7 @@ def reranked(name: str, sketch: bytes, gallery: str, found: list[Match], checkpo
 
     name: of the sketch, for errors. Raises StorageError for a photo that was removed meanwhile.
     """
-    method = checkpoint.method.to(assigned_device())
+    checkpoint.method.to(assigned_device())
     drawn = prepared(prepare_sketch, name, sketch, checkpoint.transforms)
     photos = []
     for match, data in zip(found, read_photos(gallery, [match.path for match in found]), strict=True):
@@ -134,8 +135,6 @@ def reranked(name: str, sketch: bytes, gallery: str, found: list[Match], checkpo
                 f"{printable(match.path)} was removed from {gallery} during the search. Run the same command again"
             ) from data
         photos.append(prepared(prepare_photo, match.path, data, checkpoint.transforms))
-    encoded = [encode_photos(method, photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)]
-    with torch.inference_mode():
-        query = method.encode(to_tensor([drawn]).to(method.device), "sketch")
-        ranking = method.search(query, lambda: encoded, method.pair_mode or method.modes[0], len(found))
+    mode = checkpoint.method.pair_mode or checkpoint.method.modes[0]
+    ranking = retrieval.search(checkpoint, to_tensor([drawn]), to_tensor(photos), mode, len(found))
     return [Match(found[int(i)].path, float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]

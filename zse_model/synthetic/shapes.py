@@ -68,6 +68,7 @@ class Drawing:
     def oval(
         self, x: float, y: float, rx: float, ry: float, role: str = "body", turn: float = 0.0, detail: bool = False
     ) -> None:
+        """An ellipse with the radii `rx` and `ry`, turned by `turn` radians about its centre."""
         self.poly(arc(x, y, rx, ry, 0.0, 2 * pi, turn)[:-1], role, detail)
 
     def line(
@@ -91,10 +92,12 @@ class Drawing:
         self.poly(np.concatenate([side * (1, 1) + (x, 0), side[::-1] * (-1, 1) + (x, 0)]), role)
 
     def wheel(self, x: float, y: float, r: float) -> None:
+        """A tyre with its hub."""
         self.oval(x, y, r, r, "dark")
         self.oval(x, y, 0.55 * r, 0.55 * r, "trim", detail=True)
 
     def spoked(self, x: float, y: float, r: float, spokes: int) -> None:
+        """A rim with spokes."""
         self.line(arc(x, y, r, r, 0, 2 * pi), "dark", 0.028)
         for k in range(spokes):
             a = pi * (k + 0.3) / spokes
@@ -102,6 +105,7 @@ class Drawing:
             self.line(ends, "pale", 0.008, detail=True)
 
     def windows(self, x0: float, y0: float, x1: float, y1: float, columns: int, rows: int = 1) -> None:
+        """A grid of windows that fills a rectangle."""
         w, h = (x1 - x0) / columns, (y1 - y0) / rows
         for i in range(columns):
             for j in range(rows):
@@ -109,9 +113,11 @@ class Drawing:
                 self.box(x + 0.15 * w, y + 0.15 * h, x + 0.85 * w, y + 0.85 * h, "glass", detail=rows * columns > 1)
 
     def roof(self, x0: float, x1: float, y: float, height: float, eave: float = 0.05) -> None:
+        """A gable on the wall x0..x1 whose top is `y`; `eave` is how far it sticks out on each side."""
         self.poly([(x0 - eave, y), ((x0 + x1) / 2, y - height), (x1 + eave, y)], "trim")
 
     def door(self, x: float, y: float, w: float, h: float, arched: bool = False) -> None:
+        """A door that stands on (x, y); `arched` puts a half circle on its top."""
         if arched:
             arch = arc(x, y - h, w / 2, w / 2, pi, 2 * pi)
             self.poly([*arch, (x + w / 2, y), (x - w / 2, y)], "wood")
@@ -119,9 +125,11 @@ class Drawing:
             self.box(x - w / 2, y - h, x + w / 2, y, "wood")
 
     def eye(self, x: float, y: float, r: float = 0.015) -> None:
+        """A dot."""
         self.oval(x, y, r, r, "dark", detail=True)
 
     def legs(self, xs: Sequence[float], top: float, ground: float, w: float, role: str = "body") -> None:
+        """One leg for each x, from `top` to `ground`, each with a knee of its own."""
         for x in xs:
             knee, foot = x + self.u(-0.02, 0.02), x + self.u(-0.03, 0.03)
             self.tube([(x, top), (knee, (top + ground) / 2), (foot, ground)], w, 0.7 * w, role)
@@ -131,6 +139,7 @@ class Drawing:
         self.tube(arc(x, y, rx, ry, start, start + pi), w, w, "body")
 
     def leaf(self, x: float, y: float, length: float, angle: float, fat: float = 0.4) -> None:
+        """A leaf from its stem at (x, y), with its rib; `fat` is its width as a share of its length."""
         c, s = length * cos(angle), length * sin(angle)
         middle, side, tip = np.array((x + c / 2, y + s / 2)), np.array((-s, c)) * fat / 2, (x + c, y + s)
         halves = [rounded(np.stack([(x, y), middle + way * side, tip]), closed=False) for way in (1, -1)]
@@ -142,9 +151,11 @@ class Drawing:
         self.poly([(x, y), (x + w / 2 + lean, y - h), (x + w, y)], role)
 
     def beak(self, x: float, y: float, length: float, depth: float) -> None:
+        """A triangle that points right."""
         self.poly([(x, y - depth / 2), (x + length, y + 0.1 * depth), (x, y + depth / 2)], "trim")
 
     def hull(self, x0: float, x1: float, y: float, depth: float) -> None:
+        """The body of a ship, whose deck is `y`."""
         slope = self.u(0.08, 0.16)
         self.poly([(x0, y), (x1, y), (x1 - slope, y + depth), (x0 + 0.6 * slope, y + depth)], "body")
 
@@ -153,6 +164,7 @@ class Drawing:
         self.tube([(0.5, 0), (0.5, length)], w, w * self.u(1.0, 1.4), role)
 
     def trunk(self, top: float, w: float, bend: float = 0.0) -> None:
+        """The stem of a tree, from `top` to the ground."""
         self.tube([(0.5 + bend, top), (0.5 + bend / 3, 0.7), (0.5, 1)], 0.75 * w, 1.2 * w, "wood")
 
 

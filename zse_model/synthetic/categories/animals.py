@@ -11,7 +11,7 @@ from zse_model.synthetic.shapes import Drawing, Points, arc
 def quadruped(
     draw: Drawing, length: float, depth: float, leg: float, neck: float, tilt: float, thick: float, tail: float = 0.25
 ) -> tuple[float, float]:
-    """Tail, legs, trunk and neck of an animal that faces right; gives back where its head belongs."""
+    """Tail, legs, trunk and neck of an animal that faces right. Returns the place of its head, x and y."""
     x0, x1, y, h = 0.5 - length / 2, 0.5 + length / 2, 0.5, depth / 2
     ground = y + h + leg
     draw.legs([x0 + 0.14, x1 - 0.15], y, ground, 0.6 * thick, "trim")
@@ -25,7 +25,7 @@ def quadruped(
 
 
 def sitter(draw: Drawing, plump: float) -> tuple[float, float, float]:
-    """An animal that sits and faces the viewer; gives back the centre and radius of its head, still to be drawn."""
+    """An animal that sits and faces the viewer, without its head. Returns the head's centre and radius."""
     w, r = draw.u(0.2, 0.25) * plump, draw.u(0.16, 0.2)
     draw.lathe([(0, 0.4), (0.6 * w, 0.38), (1.1 * w, 0.7), (1.1 * w, 1), (0, 1)])
     for side in (-1, 1):
@@ -35,6 +35,7 @@ def sitter(draw: Drawing, plump: float) -> tuple[float, float, float]:
 
 
 def face(draw: Drawing, x: float, y: float, r: float) -> None:
+    """A head seen from the front: eyes, nose and whiskers."""
     draw.oval(x, y, 1.1 * r, r)
     for side in (-1, 1):
         draw.eye(x + side * 0.42 * r, y - 0.15 * r, 0.02)
@@ -45,7 +46,7 @@ def face(draw: Drawing, x: float, y: float, r: float) -> None:
 
 
 def wader(draw: Drawing, neck: Points, leg: float, beak: float, plump: float = 1.0, w: float = 0.07) -> None:
-    """A bird that faces right: `neck` leads from the breast to the head."""
+    """A bird that faces right. `neck` leads from the breast to the head; without `leg` it swims."""
     (hx, hy), r, y, h = neck[-1], draw.u(0.06, 0.075), 0.6, 0.15 * plump
     for x in (0.42, 0.5) if leg else ():
         draw.line([(x, y), (x + draw.u(-0.02, 0.02), y + leg), (x + 0.07, y + leg)], "trim", 0.022)

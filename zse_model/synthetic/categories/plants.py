@@ -11,6 +11,7 @@ from zse_model.synthetic.shapes import Drawing, Points, arc
 
 
 def fruit(draw: Drawing, profile: Points) -> None:
+    """A turned fruit with a stem, and mostly a leaf. `profile` as in `Drawing.lathe`."""
     draw.lathe(profile)
     top = profile[0][1]
     draw.tube([(0.5, top + 0.05), (0.51, top - 0.05), (0.5 + draw.u(-0.05, 0.05), top - 0.13)], 0.025, 0.03, "wood")

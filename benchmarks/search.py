@@ -79,6 +79,22 @@ def main() -> None:
         f"{learned}, 32 of {lists} lists": lambda i, n: inverted.search(asked[learned][i : i + n], K),
         "floats, torch matmul and topk": lambda i, n: (queries[i : i + n] @ vectors.T).topk(K),
     }
+    print_times(ways)
+
+    truth = torch.from_numpy(flat.search(floats[: len(sketches)], K)[1])
+    baselines = CodeIndex(method.config.bits)
+    baselines.add(codes[baseline])
+    first = {mode: of[: len(sketches)] for mode, of in asked.items()}
+    print_recall({mode: (baselines if mode == baseline else index, first[mode]) for mode in modes}, truth)
+    exact, probed = index.search(first[learned], K), inverted.search(first[learned], K)
+    nearest = exact.scores[:, -1:]
+    print(f"the lists' first {K} are as near as the exact ones: {float((probed.scores >= nearest).float().mean()):.3f}")
+    stored = codes[learned].shape[1]
+    print(f"bytes a photo: {stored} as a code, {vectors.shape[1] * 4} as floats ({vectors.shape[1] * 4 // stored}x)")
+
+
+def print_times(ways: dict[str, Callable[[int, int], object]]) -> None:
+    """ways: name -> (first query, number of queries) -> a search. The last way is timed in batches only."""
     single = {name: times(way, 1, SINGLE if "floats" not in name else 25) for name, way in list(ways.items())[:-1]}
     base = statistics.median(single["floats, faiss IndexFlatIP"])
     print(f"\none query at a time{'':23s}   p50 ms   p99 ms   p50 against IndexFlatIP")
@@ -91,20 +107,13 @@ def main() -> None:
     for name, seconds in batched.items():
         print(f"{name:42s} {seconds / BATCH * 1e3:8.3f}   {base / seconds:16.1f}x")
 
-    truth = torch.from_numpy(flat.search(floats[: len(sketches)], K)[1])
+
+def print_recall(modes: dict[str, tuple[CodeIndex, Tensor]], truth: Tensor) -> None:
+    """modes: name -> the index and its queries. truth: int64 [q, K], the top K by floats."""
     print(f"\nrecall of the float top {K}{'':19s}" + "".join(f"{f'@{depth:,}':>10s}" for depth in DEPTHS))
-    others = CodeIndex(method.config.bits)
-    others.add(codes[baseline])
-    for mode in modes:
-        every = others if mode == baseline else index
-        found = every.search(asked[mode][: len(sketches)], max(DEPTHS)).indices
+    for mode, (index, queries) in modes.items():
+        found = index.search(queries, max(DEPTHS)).indices
         print(f"{mode:42s}" + "".join(f"{recall(found[:, :depth], truth):10.3f}" for depth in DEPTHS))
-    some = asked[learned][: len(sketches)]
-    exact, probed = index.search(some, K), inverted.search(some, K)
-    nearest = exact.scores[:, -1:]
-    print(f"the lists' first {K} are as near as the exact ones: {float((probed.scores >= nearest).float().mean()):.3f}")
-    stored = codes[learned].shape[1]
-    print(f"bytes a photo: {stored} as a code, {vectors.shape[1] * 4} as floats ({vectors.shape[1] * 4 // stored}x)")
 
 
 def trained(scratch: Path) -> tuple[CrossATNet, Tensor, tuple[Tensor, np.ndarray]]:

@@ -109,18 +109,7 @@ class Backbone(nn.Module):
                 norm.eps = config.norm_eps
         self.classifier: nn.Linear | None = None
         if classifier:
-            own = self.model.get_classifier()
-            if not isinstance(own, nn.Linear):
-                raise ZseError(
-                    f"Backbone {config.name!r} has no linear classifier to distil from. Set distillation to 0"
-                )
-            if load_weights and own.out_features != IMAGENET_UNITS:
-                raise ZseError(
-                    f"Backbone {config.name!r} has no ImageNet-1k classifier to distil from: {IMAGENET_UNITS} units "
-                    f"are needed, to leave out those of unseen classes, and it has {own.out_features}. "
-                    "Set distillation to 0, or take another backbone"
-                )
-            self.classifier = own
+            self.classifier = self._own_classifier(new=load_weights)
             self.model.reset_classifier(0)
         self._freeze(config.frozen, config.weights)
         # The definition of "transformer": timm says how many prefix tokens stand before the patches.
@@ -146,6 +135,19 @@ class Backbone(nn.Module):
             raise
         except Exception as error:
             raise ZseError(_cannot(config, size, error)) from error
+
+    def _own_classifier(self, *, new: bool) -> nn.Linear:
+        """The classifier to distil from. A new training needs one of the ImageNet-1k units."""
+        own = self.model.get_classifier()
+        if not isinstance(own, nn.Linear):
+            raise ZseError(f"Backbone {self.name!r} has no linear classifier to distil from. Set distillation to 0")
+        if new and own.out_features != IMAGENET_UNITS:
+            raise ZseError(
+                f"Backbone {self.name!r} has no ImageNet-1k classifier to distil from: it has {own.out_features} "
+                f"units, and {IMAGENET_UNITS} are needed to leave out those of unseen classes. Set distillation to 0, "
+                "or use another backbone"
+            )
+        return own
 
     def _check_selection(self, name: str) -> None:
         if not self.keep_rates:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from pipelines.datasets.base import DatasetConfig
 from pipelines.datasets.built_in import CROSS, built_in, is_split_name, normalised, split_names
@@ -39,43 +39,12 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
             f"dataset.use is selection, but the test classes of the published split {config.split!r} are for reports. "
             "Select on pseudo-unseen classes (--set evaluation.classes=pseudo_unseen) or on other data"
         )
-    seen: Iterable[str] | None = None
-    name, citation = config.name, "custom split"
-    if isinstance(config.split, tuple):
-        unseen: Iterable[str] = config.split
-    elif config.split == "all":
-        unseen, seen = present, ()
-    elif config.split == "synthetic":
-        unseen, citation = synthetic.UNSEEN, "zse_model.synthetic.UNSEEN"
-    elif "+" in config.split and (is_split_name(config.split) or not storage.exists(config.split)):
-        return _without(config, present)
-    elif drawn := re.fullmatch(r"random-(\d+)", config.split):
-        unseen = draw_classes(present, int(drawn[1]), config.split_seed, f"{config.split} asks for {drawn[1]} unseen")
-        name = f"{config.name}-{config.split}-{config.split_seed}"
-        citation = f"drawn with dataset.split_seed {config.split_seed}"
-    elif config.split in split_names():
-        raw = built_in(config.split)
-        name, citation, seen, unseen = raw["name"], raw["citation"], raw["seen"], raw["unseen"]
-    else:
-        if not storage.exists(config.split):
-            raise ZseError(
-                f"dataset.split {config.split!r} is unknown. Give a built-in split {split_names()}, random-N, all, or "
-                "a file that exists"
-            )
-        try:
-            unseen = _listed(config.split)
-        except IsADirectoryError:
-            what = "is a folder. Give a file with one unseen class a line"
-            raise ZseError(f"dataset.split {config.split!r} {what}") from None
+    if isinstance(config.split, str) and "+" in config.split:
+        if is_split_name(config.split) or not storage.exists(config.split):
+            return _without(config, present)
+    name, citation, unseen, seen = _named_classes(config, present)
     wanted = [normalise_name(c) for c in unseen]
-    if missing := sorted(set(wanted) - set(present)):
-        spelled = dict(zip(wanted, unseen, strict=True))
-        said = ", ".join(f"{named(spelled[c])}{_nearest(c, present)}" for c in missing[:10])
-        of = f"dataset.split {config.split!r}" if isinstance(config.split, str) else "dataset.split"
-        raise MissingClassesError(
-            f"The data has no pictures of {len(missing)} of the {len(wanted)} unseen classes of {of}: {said}"
-            f"{' ...' if missing[10:] else ''}. It has {len(present)} classes: {some(sorted(present.values()))}"
-        )
+    _refuse_missing(config.split, dict(zip(wanted, unseen, strict=True)), present)
     trained = [normalise_name(c) for c in seen] if seen is not None else [c for c in present if c not in set(wanted)]
     split = ZeroShotSplit(
         name=name,
@@ -85,6 +54,55 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         held_back=config.held_back,
     )
     return split.with_pseudo_unseen(config.pseudo_unseen, seed=config.split_seed)
+
+
+class _Classes(NamedTuple):
+    """A split as named. seen None: all classes that are not unseen."""
+
+    name: str
+    citation: str
+    unseen: Collection[str]
+    seen: Collection[str] | None = None
+
+
+def _named_classes(config: DatasetConfig, present: Mapping[str, str]) -> _Classes:
+    """The classes of `dataset.split`: a list, a drawn, a built-in split or a file."""
+    if isinstance(config.split, tuple):
+        return _Classes(config.name, "custom split", config.split)
+    if config.split == "all":
+        return _Classes(config.name, "custom split", present, ())
+    if config.split == "synthetic":
+        return _Classes(config.name, "zse_model.synthetic.UNSEEN", synthetic.UNSEEN)
+    if drawn := re.fullmatch(r"random-(\d+)", config.split):
+        unseen = draw_classes(present, int(drawn[1]), config.split_seed, f"{config.split} asks for {drawn[1]} unseen")
+        name = f"{config.name}-{config.split}-{config.split_seed}"
+        return _Classes(name, f"drawn with dataset.split_seed {config.split_seed}", unseen)
+    if config.split in split_names():
+        raw = built_in(config.split)
+        return _Classes(raw["name"], raw["citation"], raw["unseen"], raw["seen"])
+    if not storage.exists(config.split):
+        raise ZseError(
+            f"dataset.split {config.split!r} is unknown. Give a built-in split {split_names()}, random-N, all, or "
+            "a file that exists"
+        )
+    try:
+        return _Classes(config.name, "custom split", _listed(config.split))
+    except IsADirectoryError:
+        what = "is a folder. Give a file with one unseen class a line"
+        raise ZseError(f"dataset.split {config.split!r} {what}") from None
+
+
+def _refuse_missing(split: str | tuple[str, ...], spelled: Mapping[str, str], present: Mapping[str, str]) -> None:
+    """Raise MissingClassesError for unseen classes without pictures. spelled, present: normal form -> class name."""
+    missing = sorted(spelled.keys() - present.keys())
+    if not missing:
+        return
+    said = ", ".join(f"{named(spelled[c])}{_nearest(c, present)}" for c in missing[:10])
+    of = f"dataset.split {split!r}" if isinstance(split, str) else "dataset.split"
+    raise MissingClassesError(
+        f"The data has no pictures of {len(missing)} of the {len(spelled)} unseen classes of {of}: {said}"
+        f"{' ...' if missing[10:] else ''}. It has {len(present)} classes: {some(sorted(present.values()))}"
+    )
 
 
 def refuse_names(categories: Iterable[str]) -> None:

@@ -20,9 +20,7 @@ from pipelines.evaluate.searches import Search
 from pipelines.store import storage
 from pipelines.workspace.images import Images
 from pipelines.workspace.looks import NEAR
-from pipelines.workspace.members import (
-    Members,
-)
+from pipelines.workspace.members import Members
 from pipelines.workspace.parts import encode_part
 from pipelines.workspace.queries import claimed
 from pipelines.workspace.reports import Report
@@ -89,6 +87,26 @@ def write_report(
     row.
     """
     folder = place.url
+    rows, columns = _measured(searches, evaluations, sketches, method, provenance)
+    _write_first_setting(folder, images, searches[0], {m: e[0] for m, e in evaluations.items()}, sketches, photos)
+    by_id = pa.table(columns).sort_by("id")  # all reports on these queries have the same order
+    storage.write_bytes(storage.join(folder, Report.QUERIES), encode_part(by_id, row_group=4096))
+    storage.write_json(storage.join(folder, Report.ROWS), [_finite(claimed(row)) for row in rows])
+    settings = list(dict.fromkeys(search.task.setting for search in searches))
+    by_class_of = [search.task for search in searches if {*search.task.metrics} & {"mAP_all"}]
+    chance = {task.setting: task.chance for task in by_class_of if "plain" in task.protocols}
+    about = {"method": method, "dataset": images.dataset, "settings": settings, "chance": chance}
+    return Report.write(*place, **about, **provenance, **extra)
+
+
+def _measured(
+    searches: list[Search],
+    evaluations: dict[str, list[Evaluation]],
+    sketches: Members,
+    method: str,
+    provenance: dict[str, Any],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The result rows, and the columns of the value of each query: NaN where a search does not ask the query."""
     rows: list[dict[str, Any]] = []
     columns: dict[str, Any] = {"id": sketches.id, "category": sketches.category, "instance": sketches.instance}
     for i, search in enumerate(searches):
@@ -98,46 +116,38 @@ def write_report(
                 column = np.full(len(sketches), np.nan)
                 column[search.queries] = values.numpy()
                 columns[f"{search.task.setting}/{protocol}/{mode}/{metric}"] = column
-    by_class = {mode: each[0] for mode, each in evaluations.items()}
-    asked = sketches.where(searches[0].queries)
-    first = photos.where(searches[0].gallery)
-    names = _names(searches[0].task, asked, first)
-    protocol = searches[0].task.protocols[0]
+    return rows, columns
+
+
+def _write_first_setting(
+    folder: str, images: Images, search: Search, by_mode: dict[str, Evaluation], sketches: Members, photos: Members
+) -> None:
+    """Write the tables, charts and sheets of one search. Confusion and sheets are of the first mode."""
+    asked, first = sketches.where(search.queries), photos.where(search.gallery)
+    names = _names(search.task, asked, first)
+    whole = {mode: found for mode, found in by_mode.items() if _whole(found)}
     per_class = [
         {"mode": mode, **row}
-        for mode, found in by_class.items()
-        if _whole(found)
-        for row in found.per_class(protocol, "mAP_all", names)
+        for mode, found in whole.items()
+        for row in found.per_class(search.task.protocols[0], "mAP_all", names)
     ]
-    default = next(iter(by_class.values()))
-    curves = {mode: found.precision_recall().tolist() for mode, found in by_class.items() if _whole(found)}
+    storage.write_json(storage.join(folder, Report.PER_CLASS), [_finite(row) for row in per_class])
+    curves = {mode: found.precision_recall().tolist() for mode, found in whole.items()}
     storage.write_json(storage.join(folder, Report.CURVES), curves)
+    default = next(iter(by_mode.values()))
     shares = _confusion(default, len(names))
-    storage.write_json(
-        storage.join(folder, Report.CONFUSION),
-        [
-            {"class": names[i], "found": names[j], "share": float(shares[i, j])}
-            for i, j in zip(*np.nonzero(shares), strict=True)
-        ],
-    )
-    charted = Charted(by_class, names, curves, shares, SHOWN)
+    pairs = zip(*np.nonzero(shares), strict=True)
+    confused = [{"class": names[i], "found": names[j], "share": float(shares[i, j])} for i, j in pairs]
+    storage.write_json(storage.join(folder, Report.CONFUSION), confused)
+    charted = Charted(by_mode, names, curves, shares, SHOWN)
     for name, draw in report_charts.CHARTS.items():
         if png := draw(charted):
             storage.write_bytes(storage.join(folder, Report.CHARTS, name), png)
     for name, png in sheets.retrieval_sheets(default, images, asked, first).items():
         storage.write_bytes(storage.join(folder, Report.SHEETS, name), png)
-    found_first = {mode: first.id[found.top.indices[:, :SHOWN].numpy()].tolist() for mode, found in by_class.items()}
-    top = pa.table({"id": asked.id, **found_first}).sort_by("id")
+    shown = {mode: first.id[found.top.indices[:, :SHOWN].numpy()].tolist() for mode, found in by_mode.items()}
+    top = pa.table({"id": asked.id, **shown}).sort_by("id")
     storage.write_bytes(storage.join(folder, Report.TOP), encode_part(top, row_group=4096))
-    by_id = pa.table(columns).sort_by("id")  # all reports on these queries have the same order
-    storage.write_bytes(storage.join(folder, Report.QUERIES), encode_part(by_id, row_group=4096))
-    storage.write_json(storage.join(folder, Report.PER_CLASS), [_finite(row) for row in per_class])
-    storage.write_json(storage.join(folder, Report.ROWS), [_finite(claimed(row)) for row in rows])
-    settings = list(dict.fromkeys(search.task.setting for search in searches))
-    by_class_of = [search.task for search in searches if {*search.task.metrics} & {"mAP_all"}]
-    chance = {task.setting: task.chance for task in by_class_of if "plain" in task.protocols}
-    about = {"method": method, "dataset": images.dataset, "settings": settings, "chance": chance}
-    return Report.write(*place, **about, **provenance, **extra)
 
 
 def _whole(found: Evaluation) -> bool:

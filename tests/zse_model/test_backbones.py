@@ -272,9 +272,9 @@ def test_numbers_that_would_make_every_feature_nan_are_refused(value: float) -> 
 
 def test_distillation_needs_an_imagenet_classifier() -> None:
     clip = family("vit_base_patch16_clip_224.openai")
-    with pytest.raises(ZseError, match="has no ImageNet-1k classifier to distil from: 1000 units .* it has 512"):
+    with pytest.raises(ZseError, match="has no ImageNet-1k classifier to distil from: it has 512 units, and 1000 are"):
         Backbone(clip, size=SIZE, classifier=True)
-    with pytest.raises(ZseError, match="has no ImageNet-1k classifier to distil from: .* it has 21843"):
+    with pytest.raises(ZseError, match="has no ImageNet-1k classifier to distil from: it has 21843 units"):
         tagged = "vit_tiny_patch16_224.augreg_in21k"
         Backbone(BackboneConfig(name=tagged, args={"depth": 1}), size=SIZE, classifier=True)
 

@@ -1,6 +1,6 @@
-"""Random changes to prepared pictures, each a pure function of (picture, config, state of the generator).
+"""Augment the pixels of sketches and photos. Each function is pure in (pixels, config, state of the generator).
 
-Left out: which pictures are changed, and whether they are mirrored (a sketch and its own photo only together).
+Left out: which pictures are augmented, and whether they are mirrored (a sketch and its own photo together).
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ INK_KEPT = 0.4
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How strong each change may be; 0 is off. What is drawn lies uniformly between nothing and this, both ways.
+    """The largest strength of each change; 0 = off. The strength is drawn uniformly from 0 to it, in both directions.
 
     rotate: degrees a sketch turns, 0..180.           scale: share a sketch grows or shrinks, 0..0.5.
     translate: share of the side a sketch moves, 0..0.3.
-    thickness: how far strokes go towards one pixel wider on each side, 0..1, or half as far towards thinner.
-    erase: probability that patches of a sketch are wiped out, 0..1.
-    crop: share of a photo's area that may be cut away, 0..0.9; the rest fills the square again.
+    thickness: change of stroke width, 0..1. 1 widens strokes by one pixel on each side, or thins them by half as much.
+    erase: probability that patches of a sketch are erased, 0..1.
+    crop: share of a photo's area that may be cropped, 0..0.9; the rest is resized to the square.
     colour: relative change of a photo's brightness, contrast and saturation, 0..0.9.
     grey: probability that a photo loses its colours, 0..1.
     flip: probability that a pair is mirrored, 0..1; drawn by the caller.
+
+    Raises ZseError for a value outside its range.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -52,7 +54,7 @@ class AugmentConfig:
 
 
 def augment_sketch(array: np.ndarray, config: AugmentConfig, rng: np.random.Generator, *, flip: bool) -> np.ndarray:
-    """A prepared sketch, changed: uint8 [s, s] → uint8 [s, s], 255 paper. What turns in from outside is paper."""
+    """Augment a sketch: uint8 [s, s] → uint8 [s, s], 255 paper. Pixels from outside the square are paper."""
     picture = Image.fromarray(array)
     if flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -67,7 +69,7 @@ def augment_sketch(array: np.ndarray, config: AugmentConfig, rng: np.random.Gene
 
 
 def augment_photo(array: np.ndarray, config: AugmentConfig, rng: np.random.Generator, *, flip: bool) -> np.ndarray:
-    """A prepared photo, changed: uint8 RGB [s, s, 3] → uint8 RGB [s, s, 3]."""
+    """Augment a photo: uint8 RGB [s, s, 3] → uint8 RGB [s, s, 3]."""
     picture = Image.fromarray(array)
     if flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -92,7 +94,7 @@ def _affine(picture: Image.Image, config: AugmentConfig, rng: np.random.Generato
     dx, dy = side * rng.uniform(-config.translate, config.translate, size=2)
     if scaled != side:
         picture = picture.resize((scaled, scaled), Image.Resampling.BILINEAR)
-    # Pillow wants where each new pixel comes from: moved back, turned about the new centre, put on the old one
+    # Pillow needs the inverse map: undo the translation, rotate about the new centre, move to the old one
     c, s, x, y = cos(angle), sin(angle), side / 2 + dx, side / 2 + dy
     matrix = (c, s, scaled / 2 - c * x - s * y, -s, c, scaled / 2 + s * x - c * y)
     method, resample = Image.Transform.AFFINE, Image.Resampling.BILINEAR
@@ -100,7 +102,7 @@ def _affine(picture: Image.Image, config: AugmentConfig, rng: np.random.Generato
 
 
 def _thickness(picture: Image.Image, amount: float) -> Image.Image:
-    """Strokes towards one pixel wider on each side (amount 1), or lighter and thinner (-1: half of what would go)."""
+    """Strokes one pixel wider on each side (amount 1), or lighter and thinner (-1: blended half and half)."""
     change = ImageChops.darker if amount > 0 else ImageChops.lighter
     changed = picture
     for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
@@ -111,7 +113,7 @@ def _thickness(picture: Image.Image, amount: float) -> Image.Image:
 
 
 def _erased(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Up to three patches, or one band across, become paper; undone where too little ink would be left."""
+    """Erase up to three patches, or one band across. Returns the input if less than INK_KEPT of the ink is left."""
     side = len(pixels)
     left = pixels.copy()
     if rng.random() < 0.25:

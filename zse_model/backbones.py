@@ -1,12 +1,12 @@
-"""Any timm model as an encoder: pixels in, a pooled feature and a grid of tokens out.
+"""Encode pictures with any timm model: a pooled feature and a grid of tokens.
 
-Two families are told apart by what timm reports, not by name:
+The model's attributes, not its name, tell the two families apart:
 
-- vision transformers: the tokens are the patch tokens after the final norm; prefix and register tokens are dropped,
-  the class token (where there is one) is kept beside them;
-- convolutional networks: the tokens are the stride-16 map joined with the upsampled stride-32 map.
+- vision transformers: the tokens are the patch tokens after the final norm. The class token is returned beside them,
+  other prefix tokens (register tokens) are dropped;
+- convolutional networks: the tokens are the stride-16 map concatenated with the upsampled stride-32 map.
 
-Pixel normalisation lives here, so that pictures travel as uint8 and a checkpoint cannot be fed with the wrong mean.
+The backbone normalises pixels itself: pictures are passed as uint8, and a checkpoint always uses its own mean.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ IMAGENET_UNITS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """Which timm model, and where its weights come from."""
+    """The timm model and the source of its weights.
+
+    Raises ZseError for a mean, std or norm_eps outside its range.
+    """
 
     __pydantic_config__ = {"extra": "forbid"}
 
     name: str = "mobilenetv2_100"
     weights: str | None = None
-    """None = random, "hub" = what timm names for this model, otherwise a .safetensors or .pth file."""
+    """None = random, "hub" = the weights that timm names for this model, otherwise a .safetensors or .pth file."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Passed to `timm.create_model`, for example {"pad_type": "same"}."""
     frozen: int = 0
@@ -49,10 +52,12 @@ class BackboneConfig:
     The first, large maps cost most of a small network's training: with mobilenetv2_100 at 128 px, 4 frozen groups halve
     the CPU time of an image."""
     norm_eps: float | None = None
-    """Of every layer norm; None = timm's. The published ZSE-SBIR has 1e-5, timm's vision transformers 1e-6."""
+    """eps of every layer norm, 0 or more; None = timm's. The published ZSE-SBIR has 1e-5, timm's vision transformers
+    1e-6."""
     mean: tuple[float, float, float] | None = None
-    """Of the pixels in 0..1; None = what timm names for this model."""
+    """Per channel, of pixels in 0..1; None = the mean that timm names for this model."""
     std: tuple[float, float, float] | None = None
+    """Per channel, above 0; None = the std that timm names for this model."""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, self.mean or ())):
@@ -64,24 +69,27 @@ class BackboneConfig:
 
 
 class Features(NamedTuple):
-    """What a backbone gives for a batch of b pictures."""
+    """The output of a backbone for b pictures. Floats have the dtype that the model computes in."""
 
     pooled: Tensor | None
-    """[b, pooled_dim], None unless asked for."""
+    """[b, pooled_dim]; None if the backbone was built without `pooled`."""
     tokens: Tensor | None
-    """[b, n, token_dim], row-major over the grid; None unless asked for."""
+    """[b, n, token_dim], row-major over the grid; None if the backbone was built without `tokens`."""
     cls: Tensor | None
-    """[b, token_dim], the class token of a transformer that has one."""
+    """[b, token_dim], the class token; None for a model without one."""
     positions: Tensor | None = None
-    """int64 [b, n], the grid cell of each token, rising; None where all are there."""
+    """int64 [b, n], the grid cell of each token, rising; None if no token was dropped."""
 
 
 class Backbone(nn.Module):
-    """A timm model reduced to what a method asks for, so that no parameter is left without a gradient.
+    """A timm model reduced to the outputs that a method uses, so that every trained parameter has a gradient.
 
-    `pooled` and `tokens` say what is wanted. `classifier=True` keeps the model's own classifier (with its pretrained
+    `pooled` and `tokens` select the outputs. `classifier=True` keeps the model's own classifier (with its pretrained
     weights) as `self.classifier`, [b, pooled_dim] -> [b, classes]. `keep_rates`, one per block of a vision transformer,
-    selects tokens (`select_tokens`).
+    selects tokens (`select_tokens`). `size` is the side of the pictures in pixels. `load_weights=False` builds the
+    network of a checkpoint, whose weights are loaded later.
+
+    Raises ZseError for an unknown model or argument, weights that do not fit, and outputs that the model does not have.
     """
 
     def __init__(
@@ -98,7 +106,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.wants_pooled, self.wants_tokens = config.name, pooled or classifier, tokens
         cfg = _known(config)
-        if load_weights:  # of a checkpoint the network is what it is
+        if load_weights:  # the network of a checkpoint has been built before
             _refuse_args(config.args)
         self._grid = (0, 0)
         self.model: Any = _build(config, size, classifier=classifier, load_weights=load_weights)
@@ -120,10 +128,10 @@ class Backbone(nn.Module):
         self.keep_rates = tuple(keep_rates)
         self._check_selection(config.name)
         if self.is_transformer and not self.wants_pooled and getattr(self.model, "attn_pool", None) is not None:
-            self.model.attn_pool = None  # it comes after the tokens and would have no gradient
+            self.model.attn_pool = None  # it reads the tokens and would have no gradient
         if tokens and not self.is_transformer:
             self._stages = _stages(config.name, self.model)
-            if not self.wants_pooled:  # what comes after the maps would have no gradient
+            if not self.wants_pooled:  # layers after the maps would have no gradient
                 self.model.prune_intermediate_layers(self._stages, prune_norm=True, prune_head=True)
         mean = config.mean or getattr(cfg, "mean", None) or (0.5, 0.5, 0.5)
         std = config.std or getattr(cfg, "std", None) or (0.5, 0.5, 0.5)
@@ -156,7 +164,7 @@ class Backbone(nn.Module):
         plain = self.runs_in_parts and self.has_class_token
         if not plain or not all(type(block) is Block and type(block.attn) is Attention for block in m.blocks):
             raise ZseError(
-                f"keep_rates need a plain vision transformer with a class token, {name!r} is none; leave them out"
+                f"keep_rates need a plain vision transformer with a class token, and {name!r} is none. Leave them out"
             )
         if len(self.keep_rates) > len(self.model.blocks) or not all(0 < rate <= 1 for rate in self.keep_rates):
             raise ZseError(
@@ -169,7 +177,7 @@ class Backbone(nn.Module):
             return
         if weights is None:
             raise ZseError(
-                f"backbone.frozen: {groups} would keep random weights; set backbone.weights (hub or file), or frozen: 0"
+                f"backbone.frozen={groups} would freeze random weights. Set backbone.weights (hub or file), or frozen=0"
             )
         by_group = group_parameters(self.model, self.model.group_matcher(coarse=True), reverse=True)
         order = sorted(set(by_group.values()))
@@ -180,31 +188,33 @@ class Backbone(nn.Module):
                 parameter.requires_grad_(False)
 
     def checkpoint_activations(self) -> None:
-        """Keep activations between blocks only and compute the others again in the backward pass.
+        """Activation checkpointing: keep activations between blocks only, recompute the others in the backward pass.
 
-        Raises ValueError where timm cannot, and for batch norms that learn: what is computed again would count twice
-        in their statistics.
+        Raises ZseError for a model that timm cannot checkpoint, and for batch norms that are trained: their statistics
+        would count the recomputed activations twice.
         """
         advice = "Set train.activation_checkpointing to false, or take a backbone with layer norms"
         if any(not _frozen(norm) for norm in _batch_norms(self.model)):
-            raise ZseError(f"Backbone {self.name!r} has batch norms, which would count every picture twice. {advice}")
+            raise ZseError(
+                f"Backbone {self.name!r} has batch norms, whose statistics would count every picture twice. {advice}"
+            )
         try:
             self.model.set_grad_checkpointing()
-        except (AssertionError, AttributeError) as error:  # timm's ways to say no
+        except (AssertionError, AttributeError) as error:  # timm raises either
             raise ZseError(f"timm cannot checkpoint the activations of backbone {self.name!r}. {advice}") from error
 
     def train(self, mode: bool = True) -> Backbone:
-        """As usual, but a frozen batch norm keeps its statistics too."""
+        """`nn.Module.train`, except that a frozen batch norm also keeps its statistics."""
         super().train(mode)
         for norm in filter(_frozen, _batch_norms(self.model)):
             norm.eval()
         return self
 
     def _measure(self, size: int, *, new: bool) -> None:
-        """Run one picture: what comes out, what of the picture and which parameters it depends on.
+        """Run one picture to measure the shapes of the outputs and the parameters and pixels that they depend on.
 
-        Parameters that it does not depend on are frozen: they would have no gradient, which ends DDP, and weight decay
-        would shrink them. A new training that would not see the picture's borders is refused.
+        Other parameters are frozen: they would have no gradient, at which DDP fails, and weight decay would shrink
+        them. Raises ZseError for a new training whose network does not read the picture's borders.
         """
         training = self.training
         self.eval()
@@ -226,9 +236,9 @@ class Backbone(nn.Module):
                 parameter.requires_grad_(False)
 
     def _refuse_unseen_borders(self, picture: Tensor, outputs: Sequence[Tensor], cut: Any) -> None:
-        """cut: the first layer that leaves out the end of what it reads; what it leaves out, others may read."""
+        """cut: the first layer that drops the last rows or columns of its input. Other layers may read them."""
         size, patch = picture.shape[3], getattr(getattr(self.model, "patch_embed", None), "patch_size", None)
-        # Weighted, because the sum of what a layer norm gives is constant.
+        # Weighted, because the sum of a layer norm's outputs is constant.
         weights = [torch.arange(x.numel()).cos().view_as(x) for x in outputs]
         (slope,) = torch.autograd.grad(outputs, picture, weights)
         seen = slope[0].abs().sum(0) > 0
@@ -248,13 +258,13 @@ class Backbone(nn.Module):
         return 0 if self.classifier is None else self.classifier.out_features
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """Logits of the model's own classifier, [b, pooled_dim] -> [b, units]; of a backbone with `classifier=True`."""
+        """Logits of the model's own classifier, [b, pooled_dim] -> [b, units]. Needs `classifier=True`."""
         assert self.classifier is not None
         return self.classifier(pooled)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [b, 1 or 3, h, w] -> float32 [b, 3, h, w], in the layout of the model; floating input is taken
-        as normalised."""
+        """uint8 [b, 1 or 3, h, w] -> float32 [b, 3, h, w], in the memory layout of the model. Floating-point
+        input is returned unchanged."""
         if images.dtype != torch.uint8:
             return images
         mean, scale = self.get_buffer("mean"), self.get_buffer("scale")
@@ -264,7 +274,8 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor, tokenizer: nn.Module | None = None) -> Features:
         """uint8 [b, 1 or 3, size, size] -> `Features`.
 
-        A tokenizer [b, 3, s, s] -> [b, n, token_dim] is averaged with the patch embedding of a vision transformer.
+        tokenizer: [b, 3, size, size] -> [b, n, token_dim]; its output is averaged with the patch embedding of a vision
+        transformer.
         """
         x = self.normalise(images)
         if tokenizer is not None or self.keep_rates:
@@ -313,10 +324,11 @@ class Backbone(nn.Module):
 
 
 def select_tokens(block: Any, x: Tensor, positions: Tensor, prefix: int, rate: float) -> tuple[Tensor, Tensor]:
-    """A pre-norm block that keeps the ceil(rate * n) patches which the class token attends to most.
+    """Run a pre-norm block that keeps the ceil(rate * n) patches with the largest attention from the class token.
 
-    x [b, prefix + n, d], positions int64 [b, n] -> the same with fewer patches, in spatial order. Selection comes after
-    the attention's residual and before the feed-forward (zse_sbir section 1C, after EViT), by the mean over heads.
+    x [b, prefix + n, d], positions int64 [b, n] -> the same with fewer patches, in spatial order. The attention is
+    averaged over heads. Patches are dropped after the attention's residual and before the feed-forward.
+    Source: token selection of ZSE-SBIR (Lin et al., CVPR 2023), after EViT (Liang et al., ICLR 2022).
     """
     normed = block.norm1(x)
     x = x + block.drop_path1(block.ls1(block.attn(normed)))
@@ -328,10 +340,10 @@ def select_tokens(block: Any, x: Tensor, positions: Tensor, prefix: int, rate: f
 
 
 def class_attention(attention: Any, normed: Tensor) -> Tensor:
-    """Whom the class token attends to: normed [b, prefix + n, d] -> float32 [b, heads, prefix + n], rows sum to 1.
+    """Attention weights of the class token: normed [b, prefix + n, d] -> float32 [b, heads, prefix + n], rows sum to 1.
 
-    Of timm's plain attention, whose own forward pass does not hand its weights out. In float32 also under autocast:
-    the weights rank patches.
+    For timm's plain attention, whose forward pass does not return its weights. Computed in float32 also under autocast,
+    because the weights rank patches.
     """
     d = normed.shape[2]
     weight, bias = attention.qkv.weight, attention.qkv.bias
@@ -358,7 +370,7 @@ def _frozen(norm: Any) -> bool:
 
 
 def _known(config: BackboneConfig) -> Any:
-    """What timm says of a model. Raises ZseError for a name or tag that it does not know, or arguments that load."""
+    """timm's configuration of a model. Raises ZseError for an unknown name or tag, and arguments that load weights."""
     name = config.name
     if not timm.is_model(name):
         plain = name.rpartition("/")[2].rpartition(":")[2].partition(".")[0].lower()  # of hf-hub:timm/NAME.TAG
@@ -380,7 +392,7 @@ OWN_ARGS = {"img_size": "transforms.size sets it", "num_classes": "the method se
 
 
 def _refuse_args(args: Mapping[str, Any]) -> None:
-    """Raise ZseError for what timm would take in silence, or only fail with in a training."""
+    """Raise ZseError for arguments that timm would accept and ignore, or that would fail later, in a training."""
     for name, value in args.items():
         if name in OWN_ARGS:
             raise ZseError(f"backbone.args.{name}: {OWN_ARGS[name]}. Leave it out")
@@ -391,7 +403,7 @@ def _refuse_args(args: Mapping[str, Any]) -> None:
 
 
 def _build(config: BackboneConfig, size: int, *, classifier: bool, load_weights: bool) -> nn.Module:
-    """The timm model of a configuration, with its weights if it has any and they are wanted."""
+    """The timm model of a configuration, with its weights if it names any and `load_weights`."""
     arguments: dict[str, Any] = dict(config.args)
     if has_fixed_size(config.name):
         arguments["img_size"] = size
@@ -408,7 +420,7 @@ def _build(config: BackboneConfig, size: int, *, classifier: bool, load_weights:
 
 
 def _cannot(config: BackboneConfig, size: int, error: Exception) -> str:
-    """That a backbone cannot be used, in one line: timm has as many ways to fail as architectures."""
+    """The error of a backbone that cannot be used, in one line: timm fails differently for each architecture."""
     cfg = timm.get_pretrained_cfg(config.name)
     said = " ".join(str(error).split())[:160]
     if unknown := [name for name in config.args if "unexpected keyword" in said and f"'{name}'" in said]:
@@ -447,7 +459,7 @@ def _leaves(outputs: Sequence[Tensor]) -> set[Tensor]:
 
 @contextmanager
 def _rests(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """The layers that meanwhile leave out the last rows or columns of a map, which are no whole step of theirs."""
+    """Collect the layers that drop the last rows or columns of a map: their stride does not divide its size."""
     found: list[nn.Module] = []
 
     def look(layer: Any, inputs: tuple[Any, ...]) -> None:
@@ -465,7 +477,7 @@ def _rests(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 
 def _writes_outside(model: nn.Module) -> bool:
-    """Whether torch 2.14.1 on a processor would write outside its memory in the backward pass, in channels_last: of a
+    """Whether channels_last is unsafe on a CPU. torch 2.14.1 writes outside its memory in the backward pass of a
     strided 1x1 convolution with fewer than 16 input channels, the floats of an AVX-512 register."""
     return any(
         isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and max(m.stride) > 1 and m.in_channels // m.groups < 16

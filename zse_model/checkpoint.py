@@ -1,10 +1,10 @@
-"""A checkpoint is one folder: safetensors weights, and everything needed to use them and to judge them.
+"""Save and load checkpoints. A checkpoint is a folder with weights and all that is needed to use and to evaluate them.
 
     model.safetensors    the weights, loaded strictly
     checkpoint.json      format version, method and backbone configuration, transforms, split, how it was trained
-    seen.safetensors     the first 8 bytes of the sha256 of every training picture: the evidence for leak checks
+    seen.safetensors     the first 8 bytes of the sha256 of every training picture, for leak checks
 
-Nothing in it is unpickled. `checkpoint.json` is written last, so a folder that has it is whole.
+Nothing in it is unpickled. `checkpoint.json` is written last: a folder that has it is complete.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MANIFEST = "manifest.json"  # beside them where a training or an import wrote th
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained (or an untrained) method with what it was made from."""
+    """A method, trained or not, with the data and settings that it was made from."""
 
     name: str
     """The registered name of the method."""
@@ -72,7 +72,7 @@ def seen_keys(sha256s: Iterable[str]) -> Tensor:
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write `folder` (created), the information last. A checkpoint that was there is none until then."""
+    """Write `folder`, created if missing. `checkpoint.json` is removed first and written last."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO).unlink(missing_ok=True)
     state = checkpoint.method.state_dict()
@@ -131,7 +131,7 @@ FIELDS = {
 
 
 def _read_info(folder: Path) -> dict[str, Any]:
-    """What `_info` gave, with every field of the right kind."""
+    """The fields that `_info` wrote, each checked for its type."""
     file = folder / INFO
     if not file.exists():
         raise ZseError(f"{folder} is not a checkpoint: it has no {INFO}. `zse train` ends by naming one")
@@ -174,18 +174,18 @@ def fitting(method: nn.Module, weights: Mapping[str, Tensor], file: Path) -> dic
     """
     own = method.state_dict()
     weights = upgraded(weights, own)
-    for what, names in (("lacks", own.keys() - weights.keys()), ("has besides", weights.keys() - own.keys())):
+    for what, names in (("lacks", own.keys() - weights.keys()), ("also has", weights.keys() - own.keys())):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            raise ZseError(f"{file} does not fit the network that is described: it {what} {sorted(names)[:5]}{more}")
+            raise ZseError(f"{file} does not fit the network of {INFO}: it {what} {sorted(names)[:5]}{more}")
     for name, value in weights.items():
         if (value.shape, value.dtype) != (own[name].shape, own[name].dtype):
             raise ZseError(
-                f"{file} does not fit the network that is described: {name} is {_kind(value)}, the network's is "
+                f"{file} does not fit the network of {INFO}: {name} is {_kind(value)}, the network's is "
                 f"{_kind(own[name])}"
             )
         if not bool(value.isfinite().all()):
-            raise ZseError(f"{file} holds a NaN or an infinity in {name}: such a network scores nothing. {AGAIN}")
+            raise ZseError(f"{file} holds NaN or infinity in {name}. {AGAIN}")
     return weights
 
 
@@ -213,7 +213,7 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
     Heads are copied where they fit, and a module that a loss weight of 0 leaves out where both networks have it. All
     else must fit. From another method only the backbone is copied. Codes, the weights of mode fused, and the graph of
     classes are never copied.
-    Raises ValueError for names and shapes that do not fit.
+    Raises ZseError for names and shapes that do not fit.
     """
     mine, theirs = method.state_dict(), start.method.state_dict()
     if not isinstance(method, METHODS[start.name]):

@@ -1,8 +1,9 @@
-"""Codes in memory, searched exactly, a million of 64 bits in less than a millisecond; or in lists, for many more.
+"""Index of hash codes in memory: exact search of a million 64-bit codes in under a millisecond, or inverted lists.
 
-Every code is compared, by faiss's FastScan: four bits of a code choose one of 16 bytes, and the bytes of 32 codes are
-added at once. The sums are the scores up to rounding, and of equal ones it returns any. So a few times k are taken, and
-what was left out is proved to be worse, or looked for: the ranking is that of all the scores, ties included.
+Exact search compares every code with faiss's FastScan: four bits of a code select one of 16 bytes, and the bytes of 32
+codes are summed at once. The sums are the scores up to rounding, and FastScan breaks ties arbitrarily. The search
+therefore takes `MORE` * k codes. If a code outside them could belong to the first k, it reads the other codes too. The
+ranking equals that of all scores, ties included.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from zse_model.evaluation.search import Ranking
 from zse_model.hashing import WEIGHT, agreement
 
 BITS = (32, 64, 128, 256)
-"""Of a code. The sums of longer ones do not fit into the 16 bits of the scan."""
-MORE = 4  # times k are taken
-BLOCK = 2**15  # codes looked through at once for those that tie
+"""Allowed lengths of a code. The sums of longer codes do not fit into the 16 bits of the scan."""
+MORE = 4  # the scan takes MORE * k codes
+BLOCK = 2**15  # codes read at once to find ties
 
 
 def one_of(numbers: Sequence[int]) -> str:
@@ -30,13 +31,13 @@ def one_of(numbers: Sequence[int]) -> str:
 
 
 class CodeIndex:
-    """Packed codes, ranked as the scores of `Hamming` or of `Asymmetric` rank them.
+    """Packed codes, ranked by the scores of `Hamming` or of `Asymmetric`.
 
-    lists: None = exact; twice the bytes of the codes, three times while the first search after an `add` prepares them.
-    A number = codes are sorted into so many lists by the nearest of as many centres, `probed` lists are searched, by
-    distance alone, and what stands in another list is missed. The first codes added find the centres: add a
-    representative part first, of at least 39 codes a list. Raises ValueError for bits that are not of `BITS`,
-    and ImportError without faiss (`pip install faiss-cpu`).
+    lists: None = exact search. Memory is twice the bytes of the codes, three times during the first search after an
+    `add`. A number = inverted lists, one for each of as many centres: a search reads the `probed` nearest lists, by
+    Hamming distance only, and misses codes in others. The first `add` trains the centres: add a representative part
+    first, of at least 39 codes a list.
+    Raises: ZseError for bits not in `BITS`, ImportError without faiss (`pip install faiss-cpu`).
     """
 
     def __init__(self, bits: int, *, lists: int | None = None, probed: int = 16) -> None:
@@ -56,8 +57,8 @@ class CodeIndex:
         return sum(map(len, self._parts)) if self._lists is None else int(self._lists.ntotal)
 
     def add(self, codes: Tensor) -> None:
-        """uint8 [n, bits / 8], the next n positions of the gallery. Raises ValueError for another shape or dtype, and
-        for fewer codes in the first part than there are lists."""
+        """Append n codes, uint8 [n, bits / 8]. Raises ZseError for another shape or dtype, and if the first codes are
+        fewer than the lists."""
         packed = self._checked(codes)
         if len(packed) == 0:
             return
@@ -67,16 +68,19 @@ class CodeIndex:
             return
         if not self._lists.is_trained:
             if len(packed) < self._lists.nlist:
-                raise ZseError(f"{self._lists.nlist} lists need as many codes in the first part, got {len(packed)}")
+                raise ZseError(
+                    f"{self._lists.nlist} lists need at least as many codes in the first add, got {len(packed)}"
+                )
             self._lists.train(packed)
         self._lists.add(packed)
 
     def search(self, queries: Tensor, k: int) -> Ranking:
-        """The best min(k, len) of each query, equal scores in the order of positions.
+        """The first min(k, len) of each query. Equal scores are ordered by position.
 
-        queries: codes, uint8 [q, bits / 8], whose scores are bits - 2 * distance; or what each bit weighs, float32
-        [q, bits], whole numbers as `Asymmetric` prepares them, whose scores are `agreement`. Raises ValueError for an
-        empty index, k < 1, another shape or dtype, and for weights where codes stand in lists.
+        queries: codes, uint8 [q, bits / 8], whose scores are bits - 2 * distance; or the weight of each bit, float32
+        [q, bits] of whole numbers, computed by `Asymmetric`, whose scores are `agreement`.
+        Returns: Ranking [q, min(k, len)]. Raises: ZseError for an empty index, k < 1, another shape or dtype, and for
+        weights with inverted lists.
         """
         weighted = queries.dtype != torch.uint8
         asked = self._weights(queries) if weighted else self._checked(queries)
@@ -92,8 +96,9 @@ class CodeIndex:
         return Ranking(torch.from_numpy(positions), agreement(scores, queries.cpu()) if weighted else scores)
 
     def _by_distance(self, asked: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and bits - 2 * distance, int64 [q, k] each. Scores are 2 apart, a sum is from 0.51 below its score
-        to 1.01 above: rounded it is the score, and what was left out is at best a tie of the last that was taken."""
+        """Positions and bits - 2 * distance, int64 [q, k] each. Scores are multiples of 2, and a sum lies between 0.51
+        below its score and 1.01 above it: rounding gives the score, and a code outside the scan can at best tie with
+        the last code of the scan."""
         near, taken = self._scanned(_signs(asked), k)
         sums = self.bits - 2 * np.rint((self.bits - near + 0.25) / 2).astype(np.int64)
         positions, best = _first(taken, sums, k)
@@ -104,7 +109,7 @@ class CodeIndex:
         return positions, best
 
     def _at_distance(self, code: np.ndarray, distance: int, count: int) -> np.ndarray:
-        """The first `count` positions of codes so far from one: there are as many, blocks are read until then."""
+        """The first `count` positions of codes at this distance from a code. The index holds at least `count`."""
         codes, word = self._codes.view(_word(self.bits)), code.view(_word(self.bits))
         found: list[np.ndarray] = []
         while sum(map(len, found)) < count:
@@ -114,8 +119,9 @@ class CodeIndex:
         return np.concatenate(found)[:count]
 
     def _by_weights(self, asked: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and sums of weights, int64 [q, k] each. What was left out is scanned to at most the last one's sum,
-        and its true one is at most `off` higher: where that could be among the best, all are added up."""
+        """Positions and sums of weights, int64 [q, k] each. The scanned sum of a code outside the scan is at most that
+        of the last code inside, and its exact sum is at most `off` higher. If it could be among the first k, the sums
+        of all codes are computed."""
         near, taken = self._scanned(asked, k)
         positions, best = np.empty((len(asked), k), np.int64), np.empty((len(asked), k), np.int64)
         off = 1 + np.abs(asked).reshape(len(asked), -1, 4).sum(2).max(1) * (self.bits // 4) / 255
@@ -127,7 +133,7 @@ class CodeIndex:
         return positions, best
 
     def _at_least(self, tables: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and sums of all codes whose sum is not below `least`."""
+        """Positions and sums of all codes with a sum of at least `least`, int64 [n] each."""
         found = []
         for start in range(0, len(self), BLOCK):
             sums = _added(tables, self._codes[start : start + BLOCK])
@@ -137,12 +143,12 @@ class CodeIndex:
         return np.concatenate(positions), np.concatenate(sums)
 
     def _in_lists(self, asked: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and bits - 2 * distance, int64 [q, k] each. faiss keeps any of the codes that are as near as the
-        k-th, so all of those are asked for by their distance."""
+        """Positions and bits - 2 * distance, int64 [q, k] each. faiss breaks ties at the k-th distance arbitrarily, so
+        a second search gets all codes within that distance."""
         near, positions = self._lists.search(asked, k)
         probed, best = self._lists.nprobe, np.empty((len(asked), k), np.int64)
         for row, code in enumerate(asked[:, None]):
-            if positions[row, -1] < 0:  # the lists probed held fewer than k
+            if positions[row, -1] < 0:  # the probed lists hold fewer than k codes
                 self._lists.nprobe = self._lists.nlist
                 near[row], positions[row] = (found[0] for found in self._lists.search(code, k))
             _, distances, found = self._lists.range_search(code, int(near[row, -1]) + 1)
@@ -151,7 +157,7 @@ class CodeIndex:
         return positions, best
 
     def _scanned(self, weights: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sums up to rounding, float32 falling, and positions, of the best `MORE` * k by them, [q, m] each."""
+        """Scanned sums, float32 and falling, and positions of the first m = min(MORE * k, len): [q, m] each."""
         import faiss
 
         if self._scan is None:
@@ -160,10 +166,10 @@ class CodeIndex:
             corners = np.tile(_signs(np.arange(16, dtype=np.uint8)[:, None])[:, :4], (self.bits // 4, 1))
             faiss.copy_array_to_vector(corners.ravel(), quantizer.pq.centroids)
             quantizer.is_trained = True
-            quantizer.add_sa_codes(self._parts[0])  # packed bits are its codes of these corners
+            quantizer.add_sa_codes(self._parts[0])  # packed bits are the codes of these centroids
             self._scan = faiss.IndexPQFastScan(quantizer)  # type: ignore[arg-type]  # faiss's types lack this form
         near, positions = self._scan.search(weights, min(MORE * k, len(self)))
-        for row in np.flatnonzero(positions[:, -1] < 0):  # a rounded sum of 0, the lowest, is never taken
+        for row in np.flatnonzero(positions[:, -1] < 0):  # faiss never returns a rounded sum of 0, the lowest
             empty = positions[row] < 0
             left = np.setdiff1d(np.arange(len(empty)), positions[row])
             positions[row, empty], near[row, empty] = left[: empty.sum()], -np.abs(weights[row]).sum()
@@ -182,24 +188,26 @@ class CodeIndex:
 
     def _weights(self, weights: Tensor) -> np.ndarray:
         if self._lists is not None:
-            raise ZseError("Lists are searched by codes, uint8; weights of bits need an index without lists")
+            raise ZseError(
+                "An index with lists is searched by codes, uint8. Use an index without lists for weights of bits"
+            )
         if weights.dtype != torch.float32 or weights.ndim != 2 or weights.shape[1] != self.bits:
             raise ZseError(
                 f"Weights of {self.bits} bits are float32 [q, {self.bits}], got {weights.dtype} {list(weights.shape)}"
             )
         if not torch.equal(weights, weights.round().clamp(-WEIGHT, WEIGHT)):
-            raise ZseError(f"Weights are whole numbers from {-WEIGHT} to {WEIGHT}, as Asymmetric prepares them")
+            raise ZseError(f"Weights must be whole numbers from {-WEIGHT} to {WEIGHT}, as Asymmetric computes them")
         return np.ascontiguousarray(weights.detach().cpu().numpy())
 
 
 def _tables(weights: np.ndarray) -> np.ndarray:
-    """Of a query's weights [bits]: what each byte of a code adds by its value, int64 [bits / 8, 256]."""
+    """Lookup table of a query's weights [bits]: the sum that each value of each byte adds, int64 [bits / 8, 256]."""
     every = _signs(np.arange(256, dtype=np.uint8)[:, None])
     return (weights.reshape(-1, 8) @ every.T).astype(np.int64)
 
 
 def _added(tables: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Sums of weights, int64 [n], of codes uint8 [n, bits / 8]."""
+    """Sums of weights of codes uint8 [n, bits / 8]: int64 [n]."""
     sums = np.zeros(len(codes), np.int64)
     for i, table in enumerate(tables):
         sums += table[codes[:, i]]
@@ -216,6 +224,6 @@ def _word(bits: int) -> type[np.unsignedinteger[Any]]:
 
 
 def _first(positions: np.ndarray, sums: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of each row, equal sums in the order of positions."""
+    """The first k of each row by falling sum; equal sums by rising position."""
     order = np.argsort(-sums << 40 | positions, axis=-1)[..., :k]
     return np.take_along_axis(positions, order, axis=-1), np.take_along_axis(sums, order, axis=-1)

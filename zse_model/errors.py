@@ -1,4 +1,4 @@
-"""The one error that a user can fix."""
+"""The error that a user can fix."""
 
 
 class ZseError(ValueError):

@@ -1,7 +1,7 @@
-"""Embeddings of all workers, so that a picture is compared with the whole batch and not with one worker's share of it.
+"""Gather the embeddings of all workers, so that a loss compares each picture with the whole batch.
 
-What a worker computes with the embeddings of another one reaches their owner in the backward pass, summed over all
-workers. DistributedDataParallel then divides by their number: gradients are those of the mean loss of the whole batch.
+The backward pass sums the gradient of an embedding over all workers and returns it to the worker that computed it.
+DistributedDataParallel divides by the number of workers: gradients are those of the mean loss of the whole batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _gathering = False
 
 @contextmanager
 def gathering(enabled: bool) -> Iterator[None]:
-    """What `gathered` asks the other workers for inside, all of which must be inside too and call it equally often."""
+    """Let `gathered` communicate. All workers must enter, and call `gathered` equally often inside."""
     global _gathering
     before, _gathering = _gathering, enabled
     try:
@@ -29,9 +29,9 @@ def gathering(enabled: bool) -> Iterator[None]:
 
 
 def gathered(x: Tensor) -> Tensor:
-    """[b, ...] of this worker -> [workers * b, ...] in the order of their ranks; b is the same on each.
+    """[b, ...] of this worker -> [workers * b, ...] in the order of ranks. b is the same on each worker.
 
-    x itself outside of `gathering`, in a process of its own, or of a single worker.
+    Returns x itself outside `gathering`, without a process group, and for a single worker.
     """
     alone = not (_gathering and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
     return x if alone else _gather(x)  # type: ignore[call-overload]
@@ -43,7 +43,7 @@ def _gather(x: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Not torch.distributed.nn's, which is deprecated; its successor is private."""
+    """All-gather with a gradient. That of torch.distributed.nn is deprecated, and its successor is private."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]

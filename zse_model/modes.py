@@ -1,7 +1,6 @@
-"""Declare a retrieval mode. Methods declare their modes; configuration, help, estimate, explanation page and docs read
-them.
+"""Retrieval modes. Each method declares its modes; configuration, help, estimate, explanation page and docs read them.
 
-A mode is of one of three kinds: a `scorer` of every pair; two combined modes; or a shortlist, which one mode finds and
+A mode is one of three kinds: a `scorer` of every pair; two combined modes; or a shortlist that one mode finds and
 another mode ranks.
 """
 
@@ -18,12 +17,13 @@ from zse_model.scoring import DotProduct, Precision, Scorer
 
 
 def cosine(method: Any, asked: str, precision: Precision) -> Scorer:
+    """The default of `Mode.scorer`: cosine of global embeddings."""
     return DotProduct(method.device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mode:
-    """A mode of a method. Its functions take the method first, so that they read its networks when they are called."""
+    """A mode of a method. Its functions take the method as their first argument and read its networks when called."""
 
     name: str
     """The name in configurations. A last N or K stands for a number: `hash-N` is used as `hash-64`."""
@@ -48,7 +48,7 @@ class Mode:
     """The mode that finds the K best photos, and the mode that ranks them."""
 
     def number(self, asked: str) -> int | None:
-        """The N or K of the name `asked`: 0 if this mode has no number, None if the name is of another mode."""
+        """The N or K of the name `asked`: 0 if this mode has no number, None if `asked` is another mode."""
         match = re.fullmatch(re.sub("[NK]$", "([1-9][0-9]*)", self.name), asked)
         number = int((*match.groups(), 0)[0]) if match else None
         return None if self.bits and number not in self.bits else number
@@ -68,7 +68,7 @@ class Mode:
 
 
 RET = Mode(name="ret", score="Cosine of two embeddings.")
-"""The mode that every method has. It is the first: the default, and the mode that selects checkpoints."""
+"""The mode that every method has. It is the first mode: the default, and the mode that selects checkpoints."""
 
 
 def rerank_depth(asked: str) -> int | None:

@@ -1,16 +1,16 @@
-"""The pair network of ZSE-SBIR, arranged for scoring: exact, and as fast as its matrix products.
+"""Score pairs with the pair network of ZSE-SBIR: exact, and as fast as its matrix products.
 
-Counted at ViT-B dimensions (197 tokens of 768, feed-forward 1024, pooled head): 3.65 GFLOP a pair as written down, of
-which 1.39 are projections that read one picture alone. They are made once a picture (`precompute`), 2.25 remain
-(`score`): 0.24 attention, 0.46 output projections, 1.24 feed-forward, 0.31 strided convolution. The variance inside the
-two norms is what keeps the rest from collapsing further: it is quadratic in the pair.
+Counted at ViT-B dimensions (197 tokens of 768, feed-forward 1024, pooled head): 3.65 GFLOP a pair as defined, of
+which 1.39 are projections of one picture. They are computed once a picture (`precompute`), 2.25 remain
+(`score`): 0.24 attention, 0.46 output projections, 1.24 feed-forward, 0.31 strided convolution. The variance in the
+two norms is quadratic in the pair, so that the rest cannot be factored further.
 
-What else is saved: the retrieval token's row is never asked (the relation network reads patches only); a sketch is not
-repeated for its photos but broadcast by stride; pairs run in chunks whose activations stay in the cache; the relation
-network's perceptron, without the convolution the largest weights there are, runs once for a sketch and a whole tile.
+Further savings: the row of the retrieval token is not computed (the relation network reads patches only); a sketch is
+broadcast to its photos by stride, without a copy; pairs run in chunks whose activations stay in the cache; the relation
+network's perceptron, which has the largest weights of a head without convolution, runs once for a sketch and a tile.
 
-On a GPU bfloat16 is bound by bytes, not by products: a compiler fuses the residuals, the norms and the ReLU between
-them. Measured on an H100 at ViT-B (benchmarks/gpu_h100.json): docs/scoring.md.
+On a GPU bfloat16 is bound by memory bandwidth, not by matrix products: a compiler fuses the residuals, the norms and
+the ReLU between the products. Measured on an H100 at ViT-B (benchmarks/gpu_h100.json): docs/scoring.md.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from zse_model.transforms import Modality
 
 # Bytes of the widest activation of a chunk of pairs, measured (docs/scoring.md).
 CPU_CHUNK, GPU_CHUNK = 2**23, 2**29
-# Pairs to a multiple of which longer chunks are cut. The strided convolution's product has 49 rows a pair: with an odd
-# number of pairs its matrices are not aligned, and an H100 scores 9 % fewer pairs a second.
+# Longer chunks are cut to a multiple of this number of pairs. The strided convolution's product has 49 rows a pair: its
+# matrices are not aligned for an odd number of pairs, and an H100 scores 9 % fewer pairs a second.
 ALIGNED = 64
-# Pairs in chunks of one length, after which a GPU's bfloat16 kernel is compiled for that length: the compiler's 10 s
-# are saved by then. A kernel compiled for every length was slower than an uncompiled one.
+# A GPU's bfloat16 kernel is compiled for a chunk length after so many pairs in chunks of that length: by then compiling
+# saves more than the 10 s that it takes. A kernel compiled for every length was slower than an uncompiled one.
 COMPILE_AFTER = 2**22
 TILE_BYTES = 2**29  # of a precomputed gallery tile
 
 
 @dataclass(frozen=True, eq=False)
 class Precomputed:
-    """n pictures of one side, as far as they can be computed without the other picture."""
+    """The part of the pair network that depends on one picture alone, for n pictures of one side."""
 
     residual: Tensor
     """[n, tokens, d], without the retrieval token; the output projection's bias is added."""
     own: dict[str, Tensor]
-    """"q", "k", "v" that this side's cross-attention reads from its own picture: [n, heads, tokens, e]"""
+    """"q", "k", "v" that the cross-attention of this side reads from its own picture: [n, heads, tokens, e]"""
     other: dict[str, Tensor]
-    """those that the other side's cross-attention reads from this picture"""
+    """"q", "k", "v" that the cross-attention of the other side reads from this picture: [n, heads, tokens, e]"""
 
     def __len__(self) -> int:
         return len(self.residual)
@@ -68,7 +68,7 @@ class Precomputed:
 
 
 class Direction:
-    """One direction of cross-attention after its projections."""
+    """One direction of cross-attention, after its projections."""
 
     def __init__(self, layer: CrossAttention, dtype: torch.dtype) -> None:
         up, down = layer.ffn[0], layer.ffn[2]
@@ -96,8 +96,9 @@ class Direction:
 class PairScorer:
     """Logits of the relation network for every pair of precomputed sketches and photos; a `Scorer`.
 
-    precision: bf16 computes everything but the perceptron in bfloat16; the logits are float32 either way.
-    Source: zse_sbir sections 1D, 1F and 4; the arrangement is our design.
+    precision: bf16 computes everything but the perceptron in bfloat16. Logits are always float32.
+    Source: cross-attention and kernel-based relation network of ZSE-SBIR (Lin et al., CVPR 2023); the order of the
+    computation is our design (docs/scoring.md).
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class PairScorer:
     def precompute(self, pictures: Encoding, side: Modality) -> Precomputed:
         tokens = pictures["tokens"].to(self.device, torch.float32)
         mine, others = self.layers[side], self.layers["photo" if side == "sketch" else "sketch"]
-        # In float32, once a picture: rounding here would be in every pair.
+        # In float32: this runs once a picture, and its rounding errors would enter every pair.
         with full_precision(self.device):
             own, other = mine.project(tokens, "own"), others.project(tokens, "other")
         for parts in (own, other):
@@ -159,7 +160,7 @@ class PairScorer:
             else:
                 columns = wanted[row].nonzero().flatten().to(self.device)
                 chunks = [chunk for chunk in columns.split(self.chunk) if len(chunk)]
-            with full_precision(self.device):  # `precision` says how it is computed
+            with full_precision(self.device):  # `precision` sets the dtype, not autocast
                 kernels = [self._kernel(sketch, gallery.take(chunk)) for chunk in chunks]
                 if kernels:
                     scores[row, columns] = self._logits(torch.cat(kernels))
@@ -173,12 +174,12 @@ class PairScorer:
         return (ours @ theirs.transpose(1, 2)).float()
 
     def _kernel(self, sketch: Precomputed, photos: Precomputed) -> Tensor:
-        """`kernel`, compiled for numbers of photos that came often; as it stands where nothing compiles it."""
+        """`kernel`, compiled for frequent numbers of photos; uncompiled if compiling fails."""
         self.seen[len(photos)] += len(photos)
         if self.seen[len(photos)] > self.compile_after:
             try:
                 return self.compiled(sketch, photos)
-            except Exception as error:  # no Triton, no C compiler, a compiler's own fault: all have their own classes
+            except Exception as error:  # no Triton, no C compiler, a compiler's defect: different classes
                 self.compile_after = math.inf
                 first = (str(error).strip().splitlines() or [""])[0]
                 logging.getLogger(__name__).warning(
@@ -187,11 +188,11 @@ class PairScorer:
         return self.kernel(sketch, photos)
 
     def _anchors(self, tokens: Tensor) -> Tensor:
-        """[n, tokens, d] -> what `RelationHead.anchors` gives."""
+        """`RelationHead.anchors` of tokens [n, tokens, d], L2-normalised."""
         if self.convolution is None:
             return F.normalize(tokens, dim=-1)
-        # Neighbourhoods side by side and one matrix product, 14 to 23 % faster than convolving maps, which `spatial`
-        # would have to transpose and `released` to reorder.
+        # One matrix product of gathered neighbourhoods, 14 to 23 % faster than a convolution of maps, which would
+        # have to be transposed (`spatial`) or reordered (`released`).
         n, (rows, columns) = len(tokens), (size // 2 for size in self.relation.grid)
         if self.relation.layout == "released":
             patches = tokens.view(n, -1, rows, 2, columns, 2).permute(3, 5, 1, 0, 2, 4)
@@ -212,8 +213,8 @@ class PairScorer:
 
 
 def _attend_in_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`attend`, written out: torch's fused attention takes as long in bfloat16 as in float32 on a processor, 1.12 ms a
-    direction and pair; this takes 0.70, at which the weights are rounded to bfloat16 as they are there."""
+    """`attend` as two matrix products, for bfloat16 on a CPU: 0.70 ms a direction and pair. torch's fused attention
+    takes 1.12 ms there, as in float32. Both round the weights to bfloat16."""
     n, heads, rows, width = q.shape
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     weights = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=width**-0.5).softmax(2)
@@ -225,10 +226,10 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _fused_norm(norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
-    """Weight, bias and eps of the one-pass layer norm that equals `norm`.
+    """Weight, bias and eps of the layer norm of torch that equals `norm`.
 
-    The published norm has the unbiased std, a constant factor, and its eps of 1e-6 outside the root: left out here, it
-    moves tokens whose std is near 1, as after a residual, by one part in a million.
+    The published norm divides by the unbiased std, a constant factor, plus an eps of 1e-6 outside the root. Leaving
+    this eps out changes tokens whose std is near 1, as after a residual, by one part in a million.
     """
     assert isinstance(norm, TokenNorm | nn.LayerNorm)
     weight, bias = norm.weight.detach(), norm.bias.detach()

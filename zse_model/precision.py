@@ -1,5 +1,7 @@
-"""Where autocast may not round. Under autocast a `.float()` in front of a matrix product has no effect: the product
-casts its inputs again. What ranks, or is compared with small margins, turns autocast off instead."""
+"""Turn autocast off where rounding is not allowed: for scores that rank, and values compared with small margins.
+
+Under autocast a `.float()` before a matrix product has no effect: the product casts its inputs again.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ import torch
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, operations on `device` compute in the dtype of their inputs, whatever autocast surrounds them.
+    """Disable autocast on `device`: operations compute in the dtype of their inputs.
 
-    It casts nothing: give float32 in. Without autocast it changes nothing. `torch.compile` traces it into one graph: it
-    must not ask torch which devices know autocast, which breaks the graph up to torch 2.11.
+    Nothing is cast: pass float32. `torch.compile` traces the context into one graph. The context therefore does not ask
+    torch which devices support autocast, which breaks the graph up to torch 2.11.
     """
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

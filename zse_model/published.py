@@ -1,8 +1,8 @@
-"""Weights of the public ZSE-SBIR code (github.com/buptLinfy/ZSE-SBIR) under this project's names, strictly.
+"""Read weights of the public ZSE-SBIR code (github.com/buptLinfy/ZSE-SBIR) into this project's network, strictly.
 
 A released checkpoint is `{model, epoch, map_all, precision_100}`, pickled by torch. It is read with `weights_only`:
-nothing in it is executed. Its stored `map_all` was measured on a subset of the test classes and is never a target.
-The backbone that it was trained from is read too, alone: in the public names, or in timm's.
+nothing in it is executed. Its `map_all` was measured on a subset of the test classes and is never a target.
+A file of its pretrained backbone alone is read too, with the public names or with timm's.
 """
 
 from __future__ import annotations
@@ -72,29 +72,29 @@ NAMES: tuple[tuple[str, str], ...] = (
     ),
     (r"rn\.rn\.([036])\.(weight|bias)", r"relation.perceptron.\1.\2"),
     (r"conv2d\.(weight|bias)", r"relation.convolution.\1"),
-    # timm's own names, as our backbone has them
+    # timm's own names, which our backbone uses
     (r"sa\.model\.(cls_token|pos_embed|(?:patch_embed\.proj|blocks|norm)\..+)", r"backbone.model.\1"),
 )
 # A second copy of the cross-attention layer that the public code never runs, and the ImageNet classifier.
 UNUSED = re.compile(r"ca\.encoder\.layers\.\d+\..*|(?:sa\.model\.)?(?:mlp_head|head|fc)\..*")
-# What a file of the backbone alone cannot hold.
+# Prefixes of parameters that a file of the backbone alone does not hold.
 BEYOND_BACKBONE = ("tokenizer.", "sketch_attends.", "photo_attends.", "relation.")
 OURS = {"fusion"}  # chosen after a training of ours; an imported network has no mode fused
 
 
 @dataclass(frozen=True)
 class Translation:
-    """Public weights under this project's names."""
+    """Public weights with this project's names."""
 
     state: dict[str, Tensor]
     dropped: list[str]
     """Names in the file that the public code never uses for retrieval."""
     initialised: list[str]
-    """Our names that the file does not hold because it is one of the backbone alone; they keep their initial values."""
+    """Our names that a file of the backbone alone does not hold. They keep their initial values."""
 
 
 def our_name(public: str) -> str | None:
-    """This project's name of a parameter of the public code; None where there is none."""
+    """This project's name of a parameter of the public code; None for an unknown parameter."""
     for pattern, name in NAMES:
         if match := re.fullmatch(pattern, public):
             return match.expand(name)
@@ -107,10 +107,10 @@ def is_backbone_alone(public: Mapping[str, Tensor]) -> bool:
 
 
 def translate(public: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Translation:
-    """A public state dict, of the whole model or of its backbone alone -> ours.
+    """Rename a public state dict, of the whole model or of its backbone alone.
 
-    `wanted` is the state dict of the network to fill. Raises ValueError for keys that are unknown, missing or of
-    another shape, by name: the public code loads what happens to match, in silence.
+    wanted: the state dict of the network to fill. Raises ZseError that names the keys that are unknown, missing or of
+    another shape. (The public code loads the keys that match and ignores the others.)
     """
     backbone_alone = is_backbone_alone(public)
     prefix = "sa.model." if backbone_alone else ""
@@ -140,18 +140,18 @@ def _few(names: list[str]) -> str:
 
 
 def released_method(content: Mapping[str, Any], classes: int) -> tuple[ZseSbir, Translation]:
-    """What `read_published` read -> the published network with its weights, and what was dropped and initialised.
+    """The published network with the weights of `read_published`, in eval mode, and the names dropped and initialised.
 
-    From a file of the backbone alone the network has no tokenizer: averaged with an untrained one, the pretrained patch
-    embeddings would not be what `ret` compares. What else the file lacks is initialised the same every time.
-    Raises ZseError for weights that do not fit or are not finite, by name.
+    With a file of the backbone alone the network has no tokenizer: an untrained tokenizer, averaged with the pretrained
+    patch embeddings, would change the embeddings of `ret`. Other missing parameters are initialised from a fixed seed.
+    Raises ZseError that names the weights that do not fit or are not finite.
     """
     public = content.get("model", content)
     if not isinstance(public, dict) or not any(isinstance(value, Tensor) for value in public.values()):
         keys = _few([str(key) for key in content])
         raise ZseError(f"No weights: tensors by name were expected in it or in its 'model', found {keys}. {READABLE}")
     if other := [str(key) for key, value in public.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
-        raise ZseError(f"Among the weights stands what is no tensor with a name: {_few(other)}. {READABLE}")
+        raise ZseError(f"Not all weights are tensors with a name: {_few(other)}. {READABLE}")
     config = replace(RELEASED, tokenizer="none") if is_backbone_alone(public) else RELEASED
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -165,11 +165,11 @@ def released_method(content: Mapping[str, Any], classes: int) -> tuple[ZseSbir, 
 
 
 def read_published(path: Path) -> dict[str, Any]:
-    """A torch pickle with nothing in it but tensors, plain containers and numpy numbers; or a .safetensors file.
+    """Read a torch pickle of tensors, plain containers and numpy numbers, or a .safetensors file.
 
-    Raises ValueError for anything else; nothing of it is executed.
+    Nothing in it is executed. Raises ZseError for any other file.
     """
-    # A file that numpy 1 wrote, as the released ones, has the second name.
+    # Files written with numpy 1, such as the released ones, have the second name.
     allowed: list[Any] = [np.dtype, scalar, (scalar, "numpy.core.multiarray.scalar")]
     allowed += [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
     if path.is_dir():
@@ -189,6 +189,6 @@ def read_published(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """In short, and without torch's advice to switch the check off."""
+    """The first sentence of the error, without torch's advice to switch the check off."""
     code = re.search(r"GLOBAL (\S+)", str(error))
     return f"it would run {code[1]}" if code else f"{type(error).__name__}: {str(error).partition('.')[0]}".rstrip(": ")

@@ -1,8 +1,8 @@
-"""How the public ZSE-SBIR code prepares a sketch: what published weights have been fed with.
+"""Prepare a sketch as the public ZSE-SBIR code does, for published weights.
 
-It is cropped to its dark pixels with a margin, its long side brought to `size` without smoothing, the rest padded.
-Within 2 grey levels of the original, which resizes with OpenCV. For new training `zse_model.transforms` has better:
-this crop fails on light strokes, and thin strokes break where a large sketch shrinks.
+The sketch is cropped to its dark pixels with a margin, its long side resized to `size` without smoothing, and padded to
+a square. The result is within 2 grey levels of the original, which resizes with OpenCV. Use the recipe `zse` of
+`zse_model.transforms` for new trainings: this crop fails on light strokes, and thin strokes break in large sketches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MARGIN = 10
 
 
 def published_sketch(picture: Image.Image, size: int) -> Image.Image:
-    """RGB of any size -> RGB [size, size]. Raises ValueError where nothing is dark enough to be ink."""
+    """RGB of any size -> RGB, size x size. Raises ZseError if no pixel is dark enough to be ink."""
     pixels = np.asarray(picture.convert("RGB"))
     ink = pixels.sum(axis=2, dtype=np.int32) <= INK_SUM
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))

@@ -1,8 +1,9 @@
-"""The scoring engine: what a picture costs is paid once a picture, the pair is paid once a pair, nothing is repeated.
+"""Score queries against a gallery: the work of a picture runs once a picture, the work of a pair once a pair.
 
-The gallery comes in tiles, the tile is the outer loop and blocks of sketches the inner one; a gallery of any size is
-scored in the memory of a tile. One process and a worker of a cluster run the same code: the cluster hands out tiles and
-merges. Scores are float32 whatever the network computes in: half-precision scores tie by the hundred.
+The outer loop runs over tiles of the gallery, the inner loop over blocks of sketches, so that a gallery of any size is
+scored in the memory of one tile. One process and a worker of a cluster run the same code: a cluster distributes tiles
+and merges their rankings. Scores are float32 for every precision of the network: half-precision scores tie by the
+hundred.
 """
 
 from __future__ import annotations
@@ -20,24 +21,25 @@ from zse_model.transforms import Modality
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 Encoding: TypeAlias = dict[str, Tensor]
-"""Per picture, first axis = picture. Always has "embedding" [b, d], float32, L2-normalised; a method may add more."""
+"""Name -> tensor whose first axis is the picture. "embedding", float32 [b, d], L2-normalised, is always there; a method
+may add others."""
 
 QUERY_BLOCK = 16
-QUERIES_HELD = 64  # so many sketches stay precomputed from tile to tile; more are precomputed again for each
+QUERIES_HELD = 64  # up to so many sketches stay precomputed between tiles; more are precomputed again for each tile
 
 
 class Scorer(Protocol):
-    """One way of scoring, split into the work of a picture and the work of a pair."""
+    """A score, split into the work of a picture and the work of a pair."""
 
     tile: int
-    """How many gallery pictures are worth preparing at once."""
+    """Gallery pictures that are worth preparing at once."""
 
     def reads(self, side: Modality) -> tuple[str, ...]:
-        """Names of the encodings that it looks at."""
+        """Names of the encodings that the scorer reads."""
         ...
 
     def precompute(self, pictures: Encoding, side: Modality) -> Any:
-        """What scoring needs of these pictures, on the device it runs on."""
+        """The part of the score that depends on these pictures alone, on the scorer's device."""
         ...
 
     def score(self, queries: Any, gallery: Any, wanted: Tensor | None = None) -> Tensor:
@@ -46,7 +48,7 @@ class Scorer(Protocol):
 
 
 class DotProduct:
-    """The score of global embeddings: their cosine."""
+    """Cosine of global embeddings, which are L2-normalised."""
 
     tile = 2**16
 
@@ -66,9 +68,9 @@ class DotProduct:
 
 
 def weighted(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
-    """weights[0] * first + weights[1] * second, float32 [q, g]; -inf wherever one of the two is.
+    """weights[0] * first + weights[1] * second, float32 [q, g]; -inf where either is -inf.
 
-    -inf is "not ranked", and 0 * -inf would be NaN.
+    -inf means "not ranked". Weights may be 0, and 0 * -inf would be NaN.
     """
     unranked = first.isneginf() | second.isneginf()
     first, second = (scores.masked_fill(unranked, 0.0) for scores in (first, second))
@@ -76,7 +78,7 @@ def weighted(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
 
 
 class Fused:
-    """A combination of two scorers: `combine` makes one matrix [q, g] of their two, of the pairs that are wanted."""
+    """Combine two scorers. combine: two float32 [q, g] of wanted pairs -> float32 [q, g]."""
 
     def __init__(self, combine: Callable[[Tensor, Tensor], Tensor], first: Scorer, second: Scorer) -> None:
         self.combine, self.parts, self.tile = combine, (first, second), min(first.tile, second.tile)
@@ -94,9 +96,9 @@ class Fused:
 
 
 def score_all(scorer: Scorer, queries: Encoding, gallery: Encoding, wanted: Tensor | None = None) -> Tensor:
-    """float32 [q, g] on the CPU: row i, column j belongs to query i and gallery picture j alone.
+    """float32 [q, g] on the CPU. Row i, column j depends on query i and gallery picture j alone.
 
-    wanted: bool [q, g], the pairs to score; the others are -inf and cost nothing.
+    wanted: bool [q, g], the pairs to score. Other pairs are -inf and are not computed.
     """
     total = count(queries)
     scores = torch.full((total, count(gallery)), -torch.inf)
@@ -116,10 +118,10 @@ def score_all(scorer: Scorer, queries: Encoding, gallery: Encoding, wanted: Tens
 def search(
     scorer: Scorer, queries: Encoding, gallery: Iterable[Encoding], k: int, *, among: Ranking | None = None
 ) -> Ranking:
-    """The best k of a gallery that comes in tiles and is never held whole: what ranking all scores would give.
+    """The first k of each query, equal to a ranking of all scores. The gallery is read in tiles and never held whole.
 
-    gallery: consecutive pieces, each of any size. among: score only what this ranking holds, at least k of each query.
-    Raises ValueError for an empty gallery.
+    gallery: consecutive pieces of any size. among: score only the pairs of this ranking, at least k of each query.
+    Returns: Ranking [q, min(k, g)]. Raises: ZseError for an empty gallery or k < 1.
     """
     best: Ranking | None = None
     seen = 0
@@ -145,7 +147,7 @@ def search(
 
 
 def count(pictures: Encoding) -> int:
-    """How many pictures an encoding is of."""
+    """Number of pictures of an encoding."""
     return len(next(iter(pictures.values())))
 
 

@@ -1,6 +1,6 @@
-"""Which classes a model may see: zero-shot splits, when two class names mean one thing, and what ImageNet names.
+"""Zero-shot splits, aliases of class names, and the ImageNet units that name a class.
 
-Left out: which data set has which classes, and the published lists themselves (`pipelines/datasets/lists/splits`).
+Left out: the classes of each data set, and the published lists (`pipelines/datasets/lists/splits`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 from zse_model.errors import ZseError
 
 FEWEST = 10
-"""Classes (by instance: photos) of which significance is claimed. An interval resamples classes: with two it is the two
-classes (`python -m benchmarks alarms` counts false findings by the number of classes)."""
+"""The fewest classes (for instance retrieval: photos) for which significance is claimed. An interval resamples classes,
+and few classes give false findings (`python -m benchmarks alarms` counts them by the number of classes)."""
 MANY = 40
-"""Seen classes of which FEWEST can be spared for selection, whatever share was asked for."""
+"""From so many seen classes on, at least FEWEST are pseudo-unseen, for any share above 0."""
 
-# Reviewed by hand over the class lists of Sketchy, TU-Berlin, QuickDraw and Caltech-101, in normalised names. Spaces
-# and plurals need no entry (`hotdog`, `headphones`). In neither table are pairs where one word contains the other but
-# the pictures do not: Sketchy's bears have no panda, its fans no ceiling fan, its fish no shark or ray, its bats fly.
-# Nor a compound beside a word of it (`polar bear`): to `same_thing` the two are the same, but for `APART`.
+# Tables in normalised names, reviewed by hand over the class lists of Sketchy, TU-Berlin, QuickDraw and Caltech-101.
+# Spaces and plurals need no entry (`hotdog`, `headphones`). ALIASES and KINDS have no entry for pairs of words whose
+# pictures differ: Sketchy's bears have no panda, its fans no ceiling fan, its fish no shark or ray, its bats fly. They
+# have none for a compound and a word of it (`polar bear`) either: `same_thing` finds those, except for `APART`.
 
-# Each name of a group means the same as every other, or the pictures of one are filed under the other.
+# Names of one group mean the same thing, or pictures of one are filed under another.
 ALIASES: tuple[tuple[str, ...], ...] = (
     ("airplane", "aeroplane"),
     ("ape", "monkey"),  # one word in everyday speech, drawn alike
@@ -69,7 +69,7 @@ ALIASES: tuple[tuple[str, ...], ...] = (
     ("wristwatch", "watch"),
 )
 
-# The first name contains each of the others, which need have nothing to do with one another.
+# Key: a class that contains each class of the value. The classes of a value need not be related.
 KINDS: dict[str, tuple[str, ...]] = {
     "axe": ("hatchet",),
     "bird": ("chicken", "duck", "flamingo", "owl", "parrot", "penguin", "rooster", "seagull", "swan", "wading bird"),
@@ -100,7 +100,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "wading bird": ("flamingo",),
 }
 
-# Compounds, and the words in them that they do not show. Reviewed as above; then other frequent compounds.
+# Compounds -> their words that the pictures do not show. Reviewed as above, then extended by frequent compounds.
 APART: dict[str, tuple[str, ...]] = {
     "baseball bat": ("baseball", "bat"),
     "bottle opener": ("bottle",),
@@ -123,7 +123,7 @@ APART: dict[str, tuple[str, ...]] = {
     "see saw": ("saw",),
     "teddy bear": ("bear",),
     "wading bird": ("bird",),  # no songbird; of birds it is one
-    # no class of those lists
+    # not in those lists
     **{f"{animal} bear": ("bear",) for animal in ("panda", "koala", "gummy")},
     **{f"sea {thing}": (thing,) for thing in ("lion", "star", "cucumber", "dragon")},
     **{f"{thing} fish": (thing,) for thing in ("cat", "clown", "lion", "star", "sword", "zebra")},
@@ -179,10 +179,10 @@ APART: dict[str, tuple[str, ...]] = {
     "zebra crossing": ("zebra",),
 }
 
-# Parts of animals: in a picture of a part is what it is a part of.
+# Parts of animals: a picture of a part shows the animal.
 _PARTS = frozenset("body claw ear eye face foot head horn leg mouth nose paw skull snout tail wing".split())
 
-# Words of ImageNet's labels that belong to a class and do not contain its name; from reading the 1,000 labels.
+# Words of ImageNet's labels that name a class without containing its name. From reading the 1,000 labels.
 _IMAGENET_WORDS: dict[str, tuple[str, ...]] = {
     "airplane": ("airliner", "warplane", "military plane"),
     "ape": ("chimpanzee", "gibbon", "gorilla", "orangutan", "siamang"),
@@ -228,7 +228,7 @@ _IMAGENET_WORDS: dict[str, tuple[str, ...]] = {
     "sword": ("scabbard",),
     "t shirt": ("jersey", "sweatshirt"),
     "table": ("desk",),
-    "teacup": ("cup", "coffee mug"),  # its unit is broader than the class, and shows it
+    "teacup": ("cup", "coffee mug"),  # the unit is broader than the class, and includes it
     "telephone": ("cellphone", "mobile phone", "pay phone", "dial phone"),
     "tiger": ("tiger cat",),
     "tree": ("acorn", "buckeye"),
@@ -243,9 +243,9 @@ _IMAGENET_WORDS: dict[str, tuple[str, ...]] = {
 def normalise_name(name: str) -> str:
     """One form per class name: `Hot-air_balloon` → "hot air balloon", `car_(sedan)` → "car sedan".
 
-    Unicode NFKC and case folded. Apostrophes vanish; every run of spaces and punctuation is one space. Letters, marks,
-    numbers and symbols of every script stay: मेला is not माला, C++ is not C, 🐱 is not 🐶. Of punctuation `#%&*@!?`
-    stay, a minus before a number or after the last word (-1, A-), a dot before a word (.NET). May return "".
+    Unicode NFKC and case folded. Apostrophes are removed; a run of spaces and punctuation becomes one space. Letters,
+    marks, numbers and symbols of every script stay: मेला is not माला, C++ is not C, 🐱 is not 🐶. Of punctuation
+    `#%&*@!?` stay, a minus before a number or after the last word (-1, A-), a dot before a word (.NET). May return "".
     """
     text = _APOSTROPHES.sub("", unicodedata.normalize("NFC", name))
     text = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")  # the last of Turkish İ
@@ -254,19 +254,19 @@ def normalise_name(name: str) -> str:
     return unicodedata.normalize("NFKC", " ".join(words))
 
 
-# Written for one another by people, keyboards and file systems.
+# People, keyboards and file systems interchange these.
 _APOSTROPHES = re.compile("['‘’ʻ‛`´ʹʼ′‵׳]")
-# What changes no word: variation selectors, soft hyphens, marks of direction and others that nobody sees. The joiners
-# U+200C and U+200D stay, Persian words and emoji differ by them; so do tags, which tell flags apart.
+# Invisible characters that change no word: variation selectors, soft hyphens, marks of direction and others. Not the
+# joiners U+200C and U+200D, by which Persian words and emoji differ, and not tags, by which flags differ.
 _IGNORED = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
     "\ufe00-\ufe0f\ufeff\ufff0-\ufff8\U000e0100-\U000e01ef]"
 )
-_SIGNS = "#%&*@!?\u200c\u200d"  # no letters, and yet they belong to a name
+_SIGNS = "#%&*@!?\u200c\u200d"  # not letters, but part of a name
 
 
 def _without_punctuation(match: re.Match[str]) -> str:
-    """The character if it belongs to a name, else a space."""
+    """The character if it is part of a name, else a space."""
     sign, before, after = match[0], match.string[: match.start()][-1:], match.string[match.end() :][:1]
     meant = {
         "-": after.isdecimal() and not _in_word(before) or not after and _in_word(before),
@@ -276,24 +276,24 @@ def _without_punctuation(match: re.Match[str]) -> str:
 
 
 def _in_word(character: str) -> bool:
-    """Whether it is a letter, mark, number or symbol; of the rest, tags and what Unicode has not named."""
+    """Whether a character is a letter, mark, number, symbol or tag, or not assigned by Unicode."""
     category = unicodedata.category(character) if character not in ("", *_SIGNS) else "P"
     return category != "Cc" and category[0] not in "PZ"
 
 
 def same_thing(a: str, b: str) -> bool:
-    """Whether two class names mean the same thing, or one is inside the other: a model that saw one has seen both.
+    """Whether two class names mean the same thing, or one includes the other: a model that saw one has seen both.
 
-    By `ALIASES` and `KINDS`, and of English names by their words: a compound is each of its words (a polar bear is a
-    bear, a crocodile head shows a crocodile) but those in `APART`. Over-inclusive by intent: nobody
-    notices a leak. Not transitive: a songbird is a bird and so is an owl. Spelling, spaces and plurals do not matter.
+    Compared by `ALIASES` and `KINDS`, and English names by their words: a compound is each of its words (a polar bear
+    is a bear, a crocodile head shows a crocodile), except those in `APART`. Over-inclusive on purpose: a leak is not
+    noticed. Symmetric, not transitive: a songbird is a bird and so is an owl. Ignores spelling, spaces and plurals.
     """
     one, other = _key(a), _key(b)
     return one == other or other in _relatives().get(one, ()) or other in _inside(a) or one in _inside(b)
 
 
 def conflicts(seen: Iterable[str], unseen: Iterable[str]) -> list[tuple[str, str]]:
-    """The pairs (seen, unseen) that are the same thing, in the order given; empty where nothing leaks."""
+    """The pairs (seen, unseen) that are the same thing, in the order given; empty if nothing leaks."""
     unseen = tuple(unseen)
     return [(a, b) for a in seen for b in unseen if same_thing(a, b)]
 
@@ -303,12 +303,12 @@ def _key(name: str) -> str:
     return _singular(normalise_name(name))
 
 
-# Words in s that are no plural of the word without it.
+# Words that end in s and are not plurals.
 _NO_PLURALS = frozenset(
     "atlas axis basis canvas chaos chassis christmas chrysalis clematis cosmos debris eyeglasses gas ibis iris "
     "lens mantis news pancreas pelvis rhinoceros series species sunglasses tennis thermos trellis".split()
 )
-# From plurals, and from singulars that look like them, to one form; in this order, at the end of a word or a compound.
+# Map plurals, and singulars that look like them, to one form. Applied in this order, at the end of a word or compound.
 _ENDS = [
     (re.compile(f"(?:{end})$"), single)
     for end, single in (
@@ -333,7 +333,7 @@ _ENDS = [
 
 @cache
 def _singular(name: str) -> str:
-    """A form, without spaces, that a normalised English name and its plural have in common; not always a word.
+    """The common form, without spaces, of a normalised English name and its plural. Not always a word.
 
     Glasses alone are eyeglasses; wine glasses are more than one wine glass.
     """
@@ -345,7 +345,7 @@ def _singular(name: str) -> str:
 
 @cache
 def _inside(name: str) -> frozenset[str]:
-    """The keys of what a compound shows beside itself: its words, their aliases, and what contains them."""
+    """The keys of the words of a compound that its pictures show, of their aliases, and of the kinds they belong to."""
     words = normalise_name(name).split()
     runs = [" ".join(words[i : i + n]) for n in range(1, len(words)) for i in range(len(words) - n + 1)]
     keys = {_singular(run) for run in runs} - _apart().get(_key(name), set())
@@ -359,7 +359,7 @@ def _apart() -> dict[str, set[str]]:
 
 @cache
 def _wider() -> dict[str, set[str]]:
-    """By key, the keys of its aliases and of what contains it."""
+    """Key -> the keys of its aliases and of the kinds it belongs to."""
     wider: dict[str, set[str]] = {}
     pairs = [(a, b) for group in ALIASES for a in group for b in group]
     for a, b in pairs + [(kind, whole) for whole, kinds in KINDS.items() for kind in kinds]:
@@ -369,7 +369,7 @@ def _wider() -> dict[str, set[str]]:
 
 @cache
 def _relatives() -> dict[str, set[str]]:
-    """`_wider`, and by key the keys of what it contains."""
+    """Key -> the keys of `_wider` and of the kinds that it contains."""
     relatives = {key: set(others) for key, others in _wider().items()}
     for key, others in _wider().items():
         for other in others:
@@ -379,14 +379,14 @@ def _relatives() -> dict[str, set[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotSplit:
-    """Which classes training may see, and which of their instances.
+    """The classes, and the instances of classes, that a training may see.
 
-    pseudo_unseen: seen classes kept out of training, on which everything is chosen.
+    pseudo_unseen: seen classes kept out of training, for selection.
     held_back: share of the seen classes' instances kept out of training, for the generalised and seen-class settings.
 
-    A split that is only tested on may have no seen classes. Raises ValueError for an empty or doubled class, one that
-    is both seen and unseen, an unknown pseudo-unseen class.
-    Aliases across seen and unseen (`conflicts`) are no error: published lists have them and stay verbatim.
+    A split for tests only may have no seen classes. Raises ZseError for an empty or duplicate class, a class that is
+    both seen and unseen, an unknown pseudo-unseen class, no class to train or to test on, and held_back outside [0, 1).
+    Aliases across seen and unseen (`conflicts`) are allowed: published lists have them and stay verbatim.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -428,9 +428,10 @@ class ZeroShotSplit:
         return int(hashlib.sha256(instance_id.encode()).hexdigest()[:16], 16) < self.held_back * 2**64
 
     def with_pseudo_unseen(self, share: float, seed: int) -> ZeroShotSplit:
-        """This split with a share of the seen classes as other pseudo-unseen ones, as `draw_classes` draws them.
+        """This split with new pseudo-unseen classes, a share of the seen ones, drawn by `draw_classes`.
 
-        share: 0..1 (1 excluded), 0 = none. At least FEWEST classes where MANY or more are seen: fewer decide nothing.
+        share: 0..1 (1 excluded), 0 = none. With MANY or more seen classes at least FEWEST are drawn: with fewer no
+        difference is significant. Raises: ZseError as `draw_classes`.
         """
         count = round(share * len(self.seen))
         if share and len(self.seen) >= MANY:
@@ -439,7 +440,7 @@ class ZeroShotSplit:
         return replace(self, pseudo_unseen=draw_classes(self.seen, count, seed, asked) if count else ())
 
     def for_selection(self) -> ZeroShotSplit:
-        """The split that tests on the pseudo-unseen classes, to choose by. Raises ValueError where there are none."""
+        """The split that tests on the pseudo-unseen classes, for selection. Raises ZseError if there are none."""
         if not self.pseudo_unseen:
             raise ZseError(
                 f"Split {self.name!r} has no pseudo-unseen classes. Raise dataset.pseudo_unseen and train again"
@@ -458,7 +459,7 @@ class ZeroShotSplit:
 
     @classmethod
     def from_json(cls, text: str) -> ZeroShotSplit:
-        """The inverse of `to_json`; raises ValueError for anything but such an object."""
+        """The inverse of `to_json`. Raises ZseError for any other JSON, ValueError for text that is not JSON."""
         fields: Any = json.loads(text)
         if not isinstance(fields, dict):
             raise ZseError(f"A split is a JSON object, not {type(fields).__name__}")
@@ -470,11 +471,11 @@ class ZeroShotSplit:
 
 
 def draw_classes(classes: Iterable[str], count: int, seed: int, asked: str = "") -> tuple[str, ...]:
-    """`count` of the classes, sorted: a function of their set and the seed, whatever their order and spelling.
+    """Draw `count` of the classes. Returns them sorted.
 
-    Classes with an alias among the others are not drawn (turtle beside sea turtle): they would not be unseen.
-    asked: who asks for how many, for the error. Raises ZseError for fewer than 1, for all of the classes, and for more
-    than there are without an alias.
+    The draw depends on the set of classes and the seed, not on order and spelling. A class with an alias among the
+    others is not drawn (turtle beside sea turtle): it would not be unseen. asked: start of the error message.
+    Raises ZseError for fewer than 1, all classes, or more than there are without an alias.
     """
     classes = tuple(classes)
     apart = [c for c in classes if not any(same_thing(c, other) for other in classes if other != c)]
@@ -497,16 +498,16 @@ def _cannot_draw(count: int, there: int, apart: int) -> str:
 def imagenet_units_naming(classes: Iterable[str]) -> list[int]:
     """The ImageNet-1k units (indices 0..999, ascending) whose label or definition mentions one of the classes.
 
-    For distillation without leaks: over-inclusive by intent, a dropped unit costs less than a leaked class. A class's
-    aliases, its kinds and a reviewed supplement count as mentions; spelling as in `same_thing`. Labels and definitions
-    are WordNet's, from timm's `ImageNetInfo`.
+    For distillation without leaks. Over-inclusive on purpose: a dropped unit costs less than a leaked class. Aliases of
+    a class, its kinds and a reviewed supplement count as mentions. Spelling is compared as by `same_thing`. Labels and
+    definitions are those of WordNet, from timm's `ImageNetInfo`.
     """
     keys = set().union(*(_mentions(name) for name in classes))
     return [unit for unit, phrases in enumerate(_imagenet_phrases()) if not keys.isdisjoint(phrases)]
 
 
 def _mentions(name: str) -> set[str]:
-    """The keys of all names that mention a class: its own, its aliases, their kinds, and words for ImageNet."""
+    """The keys of all names that mention a class: its name, aliases, their kinds, and words of ImageNet's labels."""
     words = normalise_name(name).split()
     parts = set(map(_singular, _PARTS))
     while words and _singular(words[-1]) in parts:

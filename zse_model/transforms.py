@@ -1,7 +1,7 @@
-"""The bytes of any picture in, what the networks see out: the one place where pictures are decoded, judged and resized.
+"""Decode, check and resize pictures: from the bytes of a file to the pixels that networks read.
 
-A sketch becomes one grey square, 255 paper and 0 ink, cropped to its ink; a photo becomes one RGB square.
-Left out: normalisation to floats (each method's own) and augmentation (`zse_model.augment`).
+A sketch becomes a grey square, 255 paper and 0 ink, cropped to its ink. A photo becomes an RGB square.
+Left out: normalisation to floats (`zse_model.backbones`) and augmentation (`zse_model.augment`).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from zse_model.published_sketch import published_sketch
 
 Modality: TypeAlias = Literal["sketch", "photo"]
 
-# The formats people store pictures in. Not "all that Pillow reads": some of those start other programs (EPS runs
-# Ghostscript), and a query may come from anybody.
+# Common formats, not all that Pillow reads: some of those start other programs (EPS runs Ghostscript), and a query may
+# come from anybody.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
 
-# Every ending that Pillow registers for these formats, and .mpo: JPEG with further pictures behind the first.
+# Every ending that Pillow registers for these formats, and .mpo: a JPEG file with several pictures, the first is read.
 ENDINGS = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".avifs"),
 )
 
-# About 190 MB once decoded to RGB. Below Pillow's own warning level, so that its global setting need not be touched.
+# About 190 MB decoded to RGB. Below Pillow's own warning level, so that its global setting stays unchanged.
 MAX_PIXELS = 64_000_000
 
 # Ink differs from the paper by at least this much in grey levels; anything less is paper texture or JPEG noise.
@@ -45,7 +45,7 @@ _ORIENTATION_TAG = 0x0112  # EXIF
 _BITS_TAG, _PHOTOMETRIC_TAG = 258, 262  # TIFF: BitsPerSample, PhotometricInterpretation
 _MAX_TAGS = (281, 341)  # TIFF: MaxSampleValue, SMaxSampleValue
 
-# What white is in files that do not say it: in floats 1, else 8, 10, 12, 14 or 16 bits in a deeper container.
+# Candidates for white in files that do not state it: the largest value of 8, 10, 12, 14 or 16 bits. In floats also 1.
 _USUAL_WHITES = (255, 1023, 4095, 16383, 65535)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,17 +59,19 @@ _UPRIGHT = {
 
 
 class BadPicture(ZseError):  # noqa: N818 - it is raised for a picture, and read as one
-    """These bytes are not a usable picture; the message says why, in words fit for a report of skipped rows."""
+    """These bytes are not a usable picture. The message gives the reason, for a report of skipped rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformConfig:
-    """What a network was fed; saved with its checkpoint, so `dataclasses.asdict` of it is plain JSON.
+    """How pictures become the input of a network. Saved with its checkpoint: `dataclasses.asdict` gives plain JSON.
 
     size: side of the square in pixels, 16..1024.
     sketch_margin: paper around the ink on each side, as a share of the long side of the ink's box, 0..1.
-    recipe: `zse` is this project's; `published` is what the weights of the public ZSE-SBIR code were trained with, but
-        for coloured strokes, which are grey here.
+    recipe: `zse` is this project's. `published` is that of the public ZSE-SBIR code, except that coloured strokes
+        become grey.
+
+    Raises ZseError for a value outside its range.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -91,7 +93,7 @@ T = TypeVar("T")
 
 
 def _refusing(prepare: Callable[[bytes, TransformConfig], T]) -> Callable[[bytes, TransformConfig], T]:
-    """Whatever goes wrong with the picture comes out as `BadPicture`."""
+    """Turn every error of the function into `BadPicture`."""
 
     @functools.wraps(prepare)
     def refusing(data: bytes, config: TransformConfig) -> T:
@@ -114,13 +116,13 @@ def _refusing(prepare: Callable[[bytes, TransformConfig], T]) -> Callable[[bytes
 def prepare_sketch(data: bytes, config: TransformConfig) -> np.ndarray:
     """A drawing as uint8 [size, size], 255 paper and 0 ink: upright, dark on light, its ink centred with a margin.
 
-    Paper of any shade becomes 255 and the darkest ink 0, after resizing: a hairline that thins to light grey when a
-    large drawing shrinks is pulled back to black. Raises `BadPicture` and nothing else.
+    After resizing, paper of any shade becomes 255 and the darkest ink 0: a hairline that resizing turned light grey is
+    black again. Raises `BadPicture` and nothing else.
     """
     picture = _open(data)
     if config.recipe == "published":
         return _published_sketch(picture, config.size)
-    # JPEG straight to grey; a very large one by its own DCT scaling, which leaves 8 pixels for each of ours
+    # Decode JPEG directly to grey; scale a very large one in the DCT, down to 8 pixels for each pixel of the result
     picture.draft("L", (8 * config.size, 8 * config.size))
     picture.load()
     orientation = _orientation(picture)
@@ -147,19 +149,19 @@ def prepare_sketch(data: bytes, config: TransformConfig) -> np.ndarray:
 def prepare_photo(data: bytes, config: TransformConfig) -> np.ndarray:
     """A photo as uint8 RGB [size, size, 3]: upright, the whole picture, its aspect ratio ignored (as ZSE-SBIR does).
 
-    Transparency lies on white: cut-outs come from product pictures, which are shown on white, and sketches are on
-    white too. Raises `BadPicture` and nothing else.
+    Transparent pixels become white, the ground of sketches and of product pictures, from which cut-outs come. Raises
+    `BadPicture` and nothing else.
     """
     return pixels_of(photo_square(data, config))
 
 
 @_refusing
 def photo_square(data: bytes, config: TransformConfig) -> Image.Image:
-    """`prepare_photo` before it becomes an array: for who only encodes it again."""
+    """The picture of `prepare_photo`, for callers that encode it again. Raises `BadPicture` and nothing else."""
     size = (config.size, config.size)
     picture = _open(data)
     exact = config.recipe == "published"
-    if min(picture.size) > 2 * config.size and not exact:  # large JPEGs: decode only what the resize needs
+    if min(picture.size) > 2 * config.size and not exact:  # large JPEGs: decode no more pixels than the resize needs
         picture.draft("RGB", (2 * config.size, 2 * config.size))
     picture.load()
     orientation = _orientation(picture)
@@ -169,11 +171,11 @@ def photo_square(data: bytes, config: TransformConfig) -> Image.Image:
         picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=None if exact else 3.0)
     if mode == "RGBA":
         picture = _on_white(picture)
-    return _upright(picture, orientation)  # a square: turning it after the resize is the same, and cheap
+    return _upright(picture, orientation)  # after the resize, which is cheaper and equal for a square
 
 
 def pixels_of(picture: Image.Image, levels: bytes | None = None) -> np.ndarray:
-    """A writable uint8 [h, w] or [h, w, 3], each value looked up in the 256 `levels` if there are any.
+    """A writable uint8 [h, w] or [h, w, 3]. `levels`: lookup table of 256 values, applied to each value.
 
     Small pictures take two thirds of the time of `np.array(picture)`.
     """
@@ -183,7 +185,7 @@ def pixels_of(picture: Image.Image, levels: bytes | None = None) -> np.ndarray:
 
 
 def _open(data: bytes) -> Image.Image:
-    """A picture of which only the header has been read, and found acceptable."""
+    """Read and check the header of a picture, without decoding it."""
     if not data:
         raise BadPicture("empty: zero bytes")
     picture = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -196,7 +198,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _transparent_value_in_eight_bits(picture: Image.Image, bit_depth: int) -> None:
-    """tRNS has the depth of the file, but Pillow compares it with pixels that it has brought to 8 bits (I;16 apart)."""
+    """Scale tRNS to 8 bits. The file states it at its own depth; Pillow compares it with 8-bit pixels, except I;16."""
     value = picture.info.get("transparency")
     if picture.mode == "RGB" and isinstance(value, tuple) and bit_depth == 16:
         picture.info["transparency"] = tuple(v >> 8 for v in value)
@@ -205,8 +207,8 @@ def _transparent_value_in_eight_bits(picture: Image.Image, bit_depth: int) -> No
 
 
 def _deep_colour(high: Image.Image, data: bytes) -> Image.Image:
-    """A colour TIFF of 16 bits a sample, of which Pillow keeps the high byte: nothing is left there of 12 bits. The
-    other byte order reads the low one."""
+    """Decode a colour TIFF of 16 bits a sample. Pillow keeps the high byte only, which loses data of 12 bits. The
+    other byte order gives the low byte."""
     if np.asarray(high)[..., :3].max(initial=0) > _USUAL_WHITES[-2] >> 8:
         return high
     low = Image.open(io.BytesIO(data), formats=("TIFF",))
@@ -218,7 +220,7 @@ def _deep_colour(high: Image.Image, data: bytes) -> Image.Image:
         low.tile[i] = tile._replace(args=(raw, *rest) if isinstance(tile.args, tuple) else raw)  # type: ignore[attr-defined]
     values = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
     levels = _scaled(high, values[..., :3])
-    if high.mode == "RGBA":  # how much it covers has a range of its own: colours of 12 bits, and 65535
+    if high.mode == "RGBA":  # opacity has its own range: 65535 beside colours of 12 bits
         alpha = values[..., 3:]
         covers = (alpha * (255 / _white(high, float(alpha.max(initial=0))))).round().clip(0, 255)
         levels = np.concatenate([levels, covers.astype(np.uint8)], axis=2)
@@ -226,7 +228,7 @@ def _deep_colour(high: Image.Image, data: bytes) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation; 1 (upright) where there is none or it cannot be read, which is no reason to refuse."""
+    """The EXIF orientation; 1 (upright) if it is missing or cannot be read."""
     try:
         return picture.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:
@@ -238,7 +240,7 @@ def _upright(picture: Image.Image, orientation: int) -> Image.Image:
 
 
 def _drawing(picture: Image.Image) -> Image.Image:
-    """The drawing in grey, on white where the picture is transparent."""
+    """The drawing in grey. Transparent pixels become white."""
     if not picture.has_transparency_data:
         return _eight_bit(picture, "L")
     rgba = _eight_bit(picture, "RGBA")
@@ -249,7 +251,7 @@ def _drawing(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bit(picture: Image.Image, mode: str) -> Image.Image:
-    """Any mode → `mode`; deeper ones are scaled to 0..255, where Pillow's `convert` would clip them."""
+    """Convert any mode to `mode`. Deeper modes are scaled to 0..255; Pillow's `convert` would clip them."""
     if picture.mode == mode:
         return picture
     if not picture.mode.startswith(("I", "F")):
@@ -273,11 +275,12 @@ def _scaled(picture: Image.Image, values: np.ndarray) -> np.ndarray:
 
 
 def _white(picture: Image.Image, brightest: float) -> float:
-    """The value that is white in a deep picture.
+    """The value of white in a deep picture.
 
-    PNG and PPM of 16 bits use the whole range, TIFF of fewer bits a sample its own. Nothing else says it: the smallest
-    usual range that holds the brightest value, or what a TIFF file gives as its largest. So a picture that is darker
-    than a quarter of its range and gives no largest value comes out brighter than it is.
+    PNG and PPM of 16 bits use the whole range; TIFF with 9 to 15 bits a sample uses the range of these bits. Other
+    pictures do not state it: white is then the end of the smallest usual range that holds the brightest value, or the
+    largest value that a TIFF file gives. A picture darker than a quarter of its range, without a stated largest value,
+    therefore becomes brighter.
     """
     if picture.mode != "F" and picture.format in ("PNG", "PPM"):
         return 65535
@@ -312,9 +315,9 @@ def _published_sketch(picture: Image.Image, size: int) -> np.ndarray:
 
 
 def _is_light_on_dark(grey: Image.Image, histogram: list[int]) -> bool:
-    """Whether the border is nearer to the darkest than to the lightest grey, and darker than the whole.
+    """Whether the border is nearer to the darkest than to the lightest grey, and darker than the whole picture.
 
-    Judged on about 16 x 16 cells, so that neither ink that touches the edge nor the thin black frame of a scan decides.
+    Measured on about 16 x 16 cells, so that ink at the edge or the thin black frame of a scan does not decide.
     """
     cells = grey.reduce((max(1, grey.width // 16), max(1, grey.height // 16)))
     levels, columns = cells.tobytes(), cells.width
@@ -327,21 +330,21 @@ def _is_light_on_dark(grey: Image.Image, histogram: list[int]) -> bool:
 
 
 def _paper_and_ink_limit(histogram: list[int]) -> tuple[int, float]:
-    """The paper's grey level, and the level below which a pixel is ink, of a drawing that is dark on light.
+    """The grey level of the paper, and the level below which a pixel is ink, of a drawing that is dark on light.
 
-    Raises `BadPicture` where nothing stands out from the paper.
+    Raises `BadPicture` if nothing stands out from the paper.
     """
     darkest, lightest = _darkest(histogram), 255 - _darkest(histogram[::-1])
     middle = (darkest + lightest) // 2
     paper = middle + max(range(256 - middle), key=histogram[middle:].__getitem__)
-    noise = max(MIN_CONTRAST, lightest - paper)  # what texture adds above the paper's level it takes away below it
+    noise = max(MIN_CONTRAST, lightest - paper)  # texture is as deep below the paper's level as above it
     if paper - darkest < noise:
         raise BadPicture("blank: no ink")
     return paper, paper - max(noise - 1, (paper - darkest) * INK_SHARE)
 
 
 def _darkest(histogram: list[int]) -> int:
-    """The darkest level that is more than specks: at most 64 pixels, and at most 1 in 2,000, are darker."""
+    """The darkest level, without specks: at most 64 pixels, and at most 1 in 2,000, are darker."""
     remaining = min(sum(histogram) // 2000, 64)
     for level, count in enumerate(histogram):
         remaining -= count
@@ -351,17 +354,17 @@ def _darkest(histogram: list[int]) -> int:
 
 
 def _box(grey: Image.Image, limit: float) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom (exclusive) of what is below the limit; there must be some.
+    """Left, top, right, bottom (exclusive) of the pixels below the limit, of which there must be one.
 
-    By Pillow's own arithmetic, which clips at 0: on small drawings numpy takes three times as long for it.
+    Computed by Pillow, whose subtraction clips at 0: numpy takes three times as long on small drawings.
     """
     box = ImageChops.subtract(Image.new("L", grey.size, math.ceil(limit)), grey).getbbox()
-    assert box is not None, "a drawing whose paper and ink were told apart has ink"
+    assert box is not None, "paper and ink differ, so that there is ink"
     return box
 
 
 @functools.lru_cache(maxsize=1024)
 def _stretch(darkest: int, paper: int) -> bytes:
-    """256 levels that take the darkest to 0, and the paper and whatever is lighter to 255."""
+    """256 levels that map the darkest to 0, and the paper and lighter levels to 255."""
     levels = (np.arange(256) - darkest) * (255 / max(1, paper - darkest))
     return levels.round().clip(0, 255).astype(np.uint8).tobytes()

@@ -1,7 +1,7 @@
-"""Pretrained weights of a timm model: whether a file holds any, and whether all of it fits the network.
+"""Load pretrained weights into a timm model, and refuse files that hold none or do not fit.
 
-timm renames and resizes what a file holds until it fits, and then leaves out in silence what still does not, as soon as
-the classifier is not wanted. What timm left out is judged here: nothing but a classifier may be.
+timm renames and resizes the tensors of a file to fit the network. When it drops the classifier, it also drops other
+tensors that do not fit, without an error. Here only a classifier may be dropped.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ SNIFFED = 512  # bytes at the head of a file that tell text from weights
 def pretrained(name: str, weights: str, arguments: Mapping[str, Any], *, classifier: bool) -> nn.Module:
     """A timm model with the weights of a file, or with those that timm names ("hub").
 
-    `classifier` says whether the model has its own classifier, which the weights then have to hold; otherwise theirs is
-    left out. Raises ZseError for what is no whole weights file, for anything else that is missing, unknown, of another
-    shape or kind, or not finite, and where the hub's weights cannot be fetched.
+    classifier: keep the model's own classifier, which the weights must then hold; else the classifier is dropped.
+    Raises ZseError for a file that is not whole, for other tensors that are missing, unknown, of another shape or kind,
+    or not finite, and if the hub's weights cannot be fetched.
     """
-    overlay: dict[str, Any] = {} if classifier else {"num_classes": -1}  # of no file: timm leaves its classifier out
+    overlay: dict[str, Any] = {} if classifier else {"num_classes": -1}  # timm then drops the classifier
     whole: set[str] = set()
     if weights == "hub":
         weights = _downloaded(name) or weights
@@ -56,7 +56,7 @@ def pretrained(name: str, weights: str, arguments: Mapping[str, Any], *, classif
             continue
         if key in whole:
             raise ZseError(
-                f"backbone.weights: {weights} holds {_short(key)} in whole numbers, as quantised weights are. Use "
+                f"backbone.weights: {weights} holds whole numbers in {_short(key)}, as quantised weights do. Use "
                 "a file in float32, float16 or bfloat16"
             )
         if not value.isfinite().all():
@@ -65,16 +65,16 @@ def pretrained(name: str, weights: str, arguments: Mapping[str, Any], *, classif
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or a torch pickle, by name, as timm finds them in it.
+    """Name -> tensor of a .safetensors file or a torch pickle, as timm reads it.
 
-    Raises ZseError for what is no whole file of tensors; nothing in a pickle is executed.
+    Nothing in a pickle is executed. Raises ZseError for a file that is not whole or holds anything but dense tensors.
     """
     refuse_what_is_no_weights(path)
     try:
         state = load_state_dict(str(path))
     except Exception as error:
         why = (
-            "it holds other objects than tensors, which are not executed. Save the state dict alone"
+            "it holds objects other than tensors, which are not executed. Save the state dict alone"
             if "GLOBAL " in f"{error} {error.__cause__}"
             else f"it is cut off, damaged, or no file of weights ({type(error).__name__}). Fetch it again"
         )
@@ -110,11 +110,11 @@ def refuse_what_is_no_weights(path: Path) -> None:
         raise ZseError(f"{path} is text, not weights. Name a .safetensors or .pth file")
 
 
-# What timm left out --------------------------------------------------------------------------------------------------
+# Dropped tensors ----------------------------------------------------------------------------------------------------
 
 
 class _Load(NamedTuple):
-    """A state dict that was loaded: into what, and what did not fit."""
+    """A load of a state dict: its module, and the keys that did not fit."""
 
     module: nn.Module
     missing: Sequence[str]
@@ -123,7 +123,7 @@ class _Load(NamedTuple):
 
 @contextmanager
 def _loads() -> Iterator[list[_Load]]:
-    """All loads into modules that are built meanwhile. timm builds a model and loads it in one call."""
+    """Record all loads into modules built inside the context. timm builds and loads a model in one call."""
     loads: list[_Load] = []
     watched: dict[int, Any] = {}
 
@@ -149,7 +149,7 @@ def _classifiers(model: Any) -> Sequence[str]:
 
 
 def _misfit(name: str, weights: str, loads: Sequence[_Load], said: str, kind: str) -> str:
-    """What a user reads of weights that do not fit."""
+    """The error message of weights that do not fit. said, kind: timm's message and the class of its error."""
     what = f"backbone.weights: {weights} does not fit {name!r}: "
     shapes = re.search(
         r"size mismatch for (\S+): copying a param with shape torch\.Size\((.*?)\).*?Size\((.*?)\)", said
@@ -175,9 +175,10 @@ def _misfit(name: str, weights: str, loads: Sequence[_Load], said: str, kind: st
 
 
 def _downloaded(name: str) -> str | None:
-    """The file of the hub's weights in the local cache; None where it is not there, but can be fetched.
+    """The file of the hub's weights in the local cache; None if it must be fetched. Raises ZseError if the hub does not
+    answer.
 
-    The hub's own client asks for a minute before it gives up; here it is asked once.
+    The hub's client retries for a minute. One request with a timeout of HUB_TIMEOUT comes first.
     """
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
@@ -207,7 +208,7 @@ def _unreachable(name: str, error: Exception) -> ZseError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without timm's warnings, which list every name that does not fit."""
+    """Silence timm's warnings, which list every name that does not fit."""
     logger = logging.getLogger("timm.models._builder")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -218,5 +219,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _short(key: str) -> str:
-    """A name from a file that may hold anything, fit for one line."""
+    """An untrusted name, shortened and escaped to fit in one line."""
     return repr(key if len(key) <= 60 else f"{key[:57]}...")

@@ -7,8 +7,8 @@ file of the user says where the data sets are:
     tuberlin: {adapter: tuberlin, source: /data/TUBerlin}
 
 A result is not comparable with published numbers if its counts of queries and photos are not the published ones, or if
-the checkpoint was trained on another split. Then the row's name has the fingerprint of the data (evaluation rule 4),
-and the table gives the reason.
+the checkpoint was trained on another split. The row's name then has the fingerprint of the data, and the table gives
+the reason.
 """
 
 from __future__ import annotations

@@ -71,11 +71,11 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: p
     first, *lines = str(caught.value).splitlines()
     assert first == "3 things must be fixed before this can run:" and len(lines) == 3
     workspace, networks, tracking = lines
-    assert f"{file} is a file" in workspace and "backbone.frozen: 1 would keep random weights" in networks
+    assert f"{file} is a file" in workspace and "backbone.frozen=1 would freeze random weights" in networks
     assert f"MLflow at {nobody} does not answer" in tracking and "tracking.enabled=false" in tracking
     assert to_fix(caught.value) == str(caught.value), "a line for each on the command line, too"
     look(config, tmp_path / "w", "shard")  # which needs neither
-    with pytest.raises(ZseError, match="backbone.frozen: 1"):  # a run that goes on delivers later
+    with pytest.raises(ZseError, match="backbone.frozen=1"):  # a run that goes on delivers later
         look(config, tmp_path / "w", fresh=False)
 
 
@@ -86,7 +86,7 @@ def test_a_split_that_is_a_folder_hides_nothing_else(tmp_path: Path) -> None:
         look(config, tmp_path / "w")
     _, split, networks = str(caught.value).splitlines()
     assert split == f"- dataset.split {str(tmp_path)!r} is a folder. Give a file with one unseen class a line"
-    assert networks.startswith("- backbone.frozen: 1")
+    assert networks.startswith("- backbone.frozen=1")
 
 
 def test_what_the_system_refuses_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_what_the_system_refuses_hides_nothing_else(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("pipelines.operate.preflight.class_vectors_of", refused)
     config = tiny_folder(world(tmp_path / "in"), ["fish"], backbone={"frozen": 1})
-    with pytest.raises(ZseError, match=r"2 things .*\n- backbone.frozen: 1.*\n- /vectors.txt may not be read"):
+    with pytest.raises(ZseError, match=r"2 things .*\n- backbone.frozen=1.*\n- /vectors.txt may not be read"):
         look(config, tmp_path / "w")
 
 

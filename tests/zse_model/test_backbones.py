@@ -84,7 +84,7 @@ def without(*parts: str) -> State:
         (RESNET | {"conv1.0.weight": torch.zeros(2, 3)}, r"'conv1.0.weight' has shape \[2, 3\], expected"),
         (RESNET | {"bn1.weight": torch.full_like(RESNET["bn1.weight"], torch.nan)}, "NaN or infinity in 'bn1.weight'"),
         (RESNET | {"bn1.weight": torch.full_like(RESNET["bn1.weight"], torch.inf)}, "NaN or infinity in 'bn1.weight'"),
-        ({name: value.to(torch.int8) for name, value in RESNET.items()}, "whole numbers, as quantised weights are"),
+        ({name: value.to(torch.int8) for name, value in RESNET.items()}, "whole numbers in .*, as quantised"),
         (timm.create_model("test_vit").state_dict(), "tensors are missing"),
         ({}, "is no state dict"),
         (b"", "is empty"),
@@ -110,7 +110,7 @@ def test_other_files_that_are_no_weights(tmp_path: Path) -> None:
     for name, content, said in (
         ("cut.safetensors", whole[: len(whole) // 2], "cut off"),
         ("list.pth", None, "cut off, damaged, or no"),
-        ("pickled.pth", None, "holds other objects than tensors"),
+        ("pickled.pth", None, "holds objects other than tensors"),
         ("numbers.pth", None, "is no state dict"),
         ("complex.pth", None, "holds 'conv1.0.weight' as a sparse, quantised or complex tensor"),
     ):

@@ -104,9 +104,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"head\.weight is float16 \[8, \d+\], the network's is float32 \[8, \d+\]",
     ),
     "a tensor too few": (of_weights(lambda w: w.pop(HEAD)), r"it lacks \['head\.weight'\]"),
-    "a tensor too many": (of_weights(lambda w: w.update(extra=torch.ones(1))), r"it has besides \['extra'\]"),
-    "NaN": (of_weights(lambda w: w[HEAD][0].fill_(torch.nan)), r"holds a NaN or an infinity in head\.weight"),
-    "infinity": (of_weights(lambda w: w[HEAD][0].fill_(torch.inf)), r"holds a NaN or an infinity in head\.weight"),
+    "a tensor too many": (of_weights(lambda w: w.update(extra=torch.ones(1))), r"it also has \['extra'\]"),
+    "NaN": (of_weights(lambda w: w[HEAD][0].fill_(torch.nan)), r"holds NaN or infinity in head\.weight"),
+    "infinity": (of_weights(lambda w: w[HEAD][0].fill_(torch.inf)), r"holds NaN or infinity in head\.weight"),
     "classes": (
         of_info(lambda i: i.update(classes=5)),
         r"classifier\.prototypes is float32 \[3, 8\], the network's is float32 \[5, 8\]",
@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(name: str, saved: dict[str,
 def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
     fit(method(), Source(), LocalContext(tmp_path), config(steps=1, checks=1), prepare_steps=0)
     other = create_method("global", GlobalConfig(dim=8), BackboneConfig(name="test_resnet"), size=32, classes=3)
-    with pytest.raises(ZseError, match=r"model\.safetensors does not fit the network that is described: it lacks"):
+    with pytest.raises(ZseError, match=r"model\.safetensors does not fit the network of checkpoint\.json: it lacks"):
         fit(other, Source(), LocalContext(tmp_path), config(), prepare_steps=0)
 
 
@@ -261,7 +261,7 @@ def test_weights_that_a_loss_weight_of_0_left_untrained_are_not_built_and_stay_i
     assert replace(kept, training={}).digest == replace(small, training={}).digest, "a copy is of what it holds"
     rewritten(tmp_path, as_earlier(mine | {"relation.extra": torch.ones(1), "other.extra": torch.ones(1)}))
     (tmp_path / MANIFEST).unlink()
-    with pytest.raises(ZseError, match=r"has besides \['other\.extra'\]"):
+    with pytest.raises(ZseError, match=r"also has \['other\.extra'\]"):
         load_checkpoint(tmp_path)
 
 
@@ -269,8 +269,8 @@ def test_a_part_that_is_built_is_not_dropped_and_two_names_of_one_weight_are_ref
     save_checkpoint(checkpoint_of("zse_sbir"), tmp_path)
     weights = load_file(tmp_path / WEIGHTS)
     for change, message in (
-        ({"relation.extra": torch.ones(1)}, r"has besides \['relation\.extra'\]"),
-        ({"prototypes": torch.ones(4, 16)}, r"has besides \['prototypes'\]"),
+        ({"relation.extra": torch.ones(1)}, r"also has \['relation\.extra'\]"),
+        ({"prototypes": torch.ones(4, 16)}, r"also has \['prototypes'\]"),
     ):
         rewritten(tmp_path, weights | change)
         with pytest.raises(ZseError, match=message):

@@ -147,7 +147,7 @@ def test_what_an_index_cannot_search_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Weights of 64 bits are float32 \[q, 64\], got torch.float32 \[1, 8\]"):
         index.search(torch.ones(1, 8), 1)
     for weight in (0.5, WEIGHT + 1.0, torch.nan):
-        with pytest.raises(ValueError, match="Weights are whole numbers from -2047 to 2047"):
+        with pytest.raises(ValueError, match="Weights must be whole numbers from -2047 to 2047"):
             index.search(torch.full((1, 64), weight), 1)
-    with pytest.raises(ValueError, match="Lists are searched by codes"):
+    with pytest.raises(ValueError, match="An index with lists is searched by codes"):
         filled(codes(600), lists=2).search(torch.ones(1, 64), 1)

@@ -294,7 +294,7 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
     for typed in ("mobilnetv2_100", "MobileNetV2_100", "mobilnetv2_100.ra_in1k"):
         with pytest.raises(ValueError, match=f"Unknown backbone '{typed}'. Did you mean mobilenetv2_100?"):
             create("global", GlobalConfig(), BackboneConfig(name=typed))
-    with pytest.raises(ValueError, match="would keep random weights"):
+    with pytest.raises(ValueError, match="would freeze random weights"):
         create("global", GlobalConfig(), BackboneConfig(name="test_resnet", frozen=1))
     with pytest.raises(ValueError, match="needs a vision transformer"):
         create("zse_sbir", ZseSbirConfig(tokenizer="sketch"))
@@ -306,7 +306,7 @@ def test_configurations_that_make_no_sense_are_refused() -> None:
         create("zse_sbir", ZseSbirConfig(dim=32, depth=0))
     with pytest.raises(ValueError, match="readout 'head' needs"):
         create("global", GlobalConfig(readout="head", classification=0, contrast=0, distillation=1))
-    with pytest.raises(ValueError, match="plain vision transformer with a class token, 'test_resnet' is none"):
+    with pytest.raises(ValueError, match="plain vision transformer with a class token, and 'test_resnet' is none"):
         create("zse_sbir", ZseSbirConfig(dim=32, keep_rates=(0.5,)))
     with pytest.raises(ValueError, match=r"numbers in \(0, 1\], one per block"):
         create("zse_sbir", ZseSbirConfig(keep_rates=(1, 0)), VIT)

@@ -1,4 +1,4 @@
-"""Retrieval evaluation: scores in, rankings and metrics out. The only place where metrics live."""
+"""Retrieval evaluation: rankings and metrics of scores. No other module computes a metric."""
 
 from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
 from zse_model.evaluation.metrics import (

@@ -1,10 +1,10 @@
-"""From scores to a result: every metric of every query by every protocol, with intervals and provenance.
+"""Evaluate scores: every metric of every query by every protocol, with intervals and provenance.
 
-Scores arrive as tiles of query rows, so a gallery of any size is evaluated in the memory of one tile. Left out here:
-computing scores, choosing class lists, and refusing leaks (`pipelines`).
+Scores are read in tiles of query rows: a gallery of any size is evaluated in the memory of one tile. Left out:
+computing scores, choosing class lists (`pipelines`), and refusing leaks (`leaks.py`).
 
-The order of the gallery is the caller's: by content hash, never by class. Ties go to the lower position, so over a
-gallery sorted by class a scorer that gives every item the same score reads about twice chance (`Task.chance`).
+The caller orders the gallery: by content hash, never by class. Ties are ordered by position, so that equal scores for a
+whole gallery sorted by class give about twice the mAP of chance (`Task.chance`).
 """
 
 import re
@@ -23,14 +23,14 @@ from zse_model.evaluation.search import BLOCK_CELLS, Ranking, order
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """What is searched in what. An item is relevant to a query when their labels are equal.
+    """The queries and the gallery of a search. An item is relevant to a query if their labels are equal.
 
     All tensors are on the CPU.
     setting: its name, of [a-z0-9_.-].
     query_labels, gallery_labels: int64 [q], [g]; class ids, or instance ids for fine-grained retrieval.
     query_groups: int64 [q], the unit of the bootstrap: the query's class, or its photo for fine-grained retrieval.
-    Raises: ValueError for other dtypes or shapes, an empty gallery, queries none of which has a relevant item, or an
-        unknown or missing metric or protocol.
+    Raises: ValueError for another setting, dtype or shape. ZseError for an empty gallery, queries without a relevant
+        item, and for an unknown or missing metric or protocol.
     """
 
     setting: str
@@ -66,7 +66,7 @@ class Task:
 
     @cached_property
     def num_relevant(self) -> Tensor:
-        """R, how many gallery items are relevant to each query: int64 [q]."""
+        """R, the number of gallery items relevant to each query: int64 [q]."""
         labels, counts = self.gallery_labels.unique(return_counts=True)
         nearest = torch.searchsorted(labels, self.query_labels).clamp(max=len(labels) - 1)
         return counts[nearest].where(labels[nearest] == self.query_labels, 0)
@@ -95,12 +95,12 @@ class Evaluation:
 
     @property
     def answered(self) -> int:
-        """Queries with at least one relevant item: those that every mean is taken over."""
+        """Number of queries with a relevant item. Every mean is over these queries."""
         return int((self.task.num_relevant > 0).sum())
 
     @property
     def unanswered(self) -> int:
-        """Queries left out because nothing in the gallery is relevant to them (R = 0)."""
+        """Number of queries without a relevant item (R = 0). No mean includes them."""
         return len(self.task.query_labels) - self.answered
 
     def values(self, protocol: str, metric: str) -> Tensor:
@@ -115,9 +115,9 @@ class Evaluation:
     ) -> list[dict[str, str | int | float]]:
         """The result table, one row per protocol and metric.
 
-        value is the mean over the `queries` answered ones, ci_low and ci_high the 95 % bootstrap interval over groups
-        (NaN where there is one group only), classes the number of different labels among the answered queries.
-        mode says how the scores were made: `ret`, `rn`, `fused`, `rerank-100`, `hash-64`.
+        value is the mean over the answered queries, whose number is `queries`; ci_low and ci_high are the 95 %
+        bootstrap interval over groups (NaN with one group only); classes is the number of labels of answered queries.
+        mode: the retrieval mode of the scores, such as `ret`, `rn`, `fused`, `rerank-100`, `hash-64`.
         provenance (split hash, dataset fingerprint, checkpoint hash, ...) is added to every row.
         Raises: ValueError for a method or mode that is not of [a-z0-9_.-], or provenance that overwrites a column.
         """
@@ -169,11 +169,11 @@ def evaluate_scores(tiles: Iterable[Tensor], task: Task, *, keep: int = 200) -> 
 
     Args:
         tiles: float32 [b, g] each, consecutive query rows in the order of `task.query_labels`, any b; higher is nearer.
-            -inf is "not ranked": metrics beyond what is ranked are the caller's to leave out, and there is no curve.
-        keep: how many gallery items per query `Evaluation.top` holds (at most g).
+            -inf means "not ranked": the caller leaves out metrics deeper than the ranked items, and there is no curve.
+        keep: number of gallery items per query in `Evaluation.top`, at most g.
     Returns: Evaluation, on the CPU.
     Raises: ValueError if the tiles do not add up to the task's queries or have another width than its gallery, for
-        another dtype, a NaN score (names query and item), or keep < 1.
+        another dtype, or a NaN score (names query and item). ZseError for keep < 1.
 
     15,229 x 17,101 scores in tiles of 512 rows, six metrics, two protocols, one core:
     13 s and 0.2 GB beside the tile (18 s without AVX-512).
@@ -185,7 +185,7 @@ def evaluate_scores(tiles: Iterable[Tensor], task: Task, *, keep: int = 200) -> 
 
 
 class Evaluator:
-    """`evaluate_scores` with the tiles handed over one by one: one pass over scores can serve several tasks."""
+    """`evaluate_scores` with one call per tile, so that one pass over the scores can serve several tasks."""
 
     def __init__(self, task: Task, *, keep: int = 200) -> None:
         if keep < 1:
@@ -223,7 +223,7 @@ class Evaluator:
             self.done += len(block)
 
     def result(self) -> Evaluation:
-        """When all queries were added. Raises: ValueError if some are missing."""
+        """The evaluation, after all queries were added. Raises: ValueError if queries are missing."""
         task, queries = self.task, len(self.task.query_labels)
         if self.done != queries:
             raise ValueError(f"The tiles hold {self.done} queries, {task.setting} has {queries}.")

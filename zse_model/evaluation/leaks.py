@@ -1,4 +1,4 @@
-"""Zero-shot means zero-shot: what a checkpoint has seen may not be what it is tested on (evaluation rule 8)."""
+"""Refuse a test on classes or pictures that a checkpoint has seen: its result would not be zero-shot."""
 
 from __future__ import annotations
 
@@ -24,13 +24,11 @@ def refuse_leaks(
     verbatim: bool = False,
     selection: bool = False,
 ) -> None:
-    """Raise LeakError where the checkpoint saw an unseen class of `split`, or one of `pictures` (hex sha256 ->
-    the picture's name).
+    """Raise LeakError if the checkpoint saw an unseen class of `split` or one of `pictures` (hex sha256 -> name).
 
-    Classes that were searched to choose the checkpoint count as seen, but for a result that is itself only to choose by
-    (`selection`: the unseen classes of `ZeroShotSplit.for_selection`). On the checkpoint's own split, and with
-    `verbatim`, a class is itself only (published lists stand as they are); else what the alias table calls the same
-    thing counts too.
+    Pseudo-unseen classes, on which the checkpoint was selected, count as seen. With `selection` they do not: `split` is
+    then one of `ZeroShotSplit.for_selection`, whose results are for selection only. Classes leak by alias too
+    (`same_thing`), except on the checkpoint's own split and with `verbatim`, where published lists stay as they are.
     """
     own = checkpoint.split
     known = own.training if selection else own.seen
@@ -45,8 +43,8 @@ def refuse_leaks(
         left = [c for c in split.unseen if c not in seen]
         raise LeakError(
             f"The checkpoint {checkpoint.training.get('run')} was trained or chosen on {len(classes)} unseen classes "
-            f"of {split.name}: {pairs}. Its result would not be zero-shot; evaluate a checkpoint of another split, "
-            f"or only what it has not seen: {', '.join(left) or 'nothing of it'}"
+            f"of {split.name}: {pairs}. Its result would not be zero-shot. Evaluate a checkpoint of another split, "
+            f"or only the classes that it has not seen: {', '.join(left) or 'none'}"
         )
     keys = torch.tensor([picture_key(sha) for sha in pictures], dtype=torch.int64)
     found = torch.isin(keys, checkpoint.seen_pictures)
@@ -60,8 +58,8 @@ def refuse_leaks(
 
 
 def distilled_units(checkpoint: Checkpoint, split: ZeroShotSplit) -> int:
-    """How many units of an ImageNet classifier that name an unseen class of `split` the training distilled from: 0 on
-    its own split, not always on others (evaluation rule 10: the row says so)."""
+    """The number of distilled ImageNet units that name an unseen class of `split`: 0 on the checkpoint's own split, and
+    possibly more on others. Result rows have it as `distilled_test_units`."""
     config = checkpoint.method.config
     if not getattr(config, "distillation", 0):
         return 0
@@ -69,8 +67,8 @@ def distilled_units(checkpoint: Checkpoint, split: ZeroShotSplit) -> int:
 
 
 def refuse_start(start: Checkpoint, split: ZeroShotSplit) -> None:
-    """Raise LeakError where a training on `split` must not start from a checkpoint: it saw what will be tested or
-    chosen on, or classes that the new checkpoint's split would not tell of.
+    """Raise LeakError if a training on `split` must not start from a checkpoint: it saw an unseen or pseudo-unseen
+    class, or a class that `split` does not list as seen.
     """
     refuse_leaks(start, split)
     held_out = conflicts(start.split.training, split.pseudo_unseen)

@@ -1,12 +1,11 @@
-"""The formulas, and nothing else: per-query metrics, bootstrap intervals, paired comparison.
+"""Formulas of metrics per query, bootstrap intervals and paired comparison.
 
-A ranked list enters as `relevant`, bool [q, k] (column i: is the item at rank i + 1 relevant to the query?), beside
-`num_relevant`, int64 [q] (R: the relevant items in the whole gallery, found or not). Values leave as float64 [q].
-For a query with R = 0 the formulas give 0; `Protocol.values` turns that into NaN, and NaN is left out of every mean.
+Inputs: `relevant`, bool [q, n], whether the item at rank i + 1 (column i) is relevant to the query; `num_relevant`,
+int64 [q], R: the number of relevant items in the whole gallery. Outputs are float64 [q].
+The formulas give 0 for a query with R = 0. `Protocol.values` replaces it by NaN, which no mean includes.
 
-P@i is the share of relevant items among the first i. The denominator behind a published "mAP@200" or "P@100" differs
-from paper to paper (one ranking reads 0.69, 0.86 or 0.20), so each docstring spells out its own; `protocol.py` says
-who uses which.
+P@i is the share of relevant items among the first i. The denominators of published "mAP@200" and "P@100" differ between
+papers (one ranking gives 0.69, 0.86 or 0.20). Each docstring states its denominator; `protocol.py` states who uses it.
 """
 
 from dataclasses import dataclass
@@ -33,10 +32,10 @@ def average_precision(relevant: Tensor, num_relevant: Tensor, k: int | None = No
 
 
 def average_precision_interpolated(relevant: Tensor, num_relevant: Tensor, k: int | None = None) -> Tensor:
-    """AP@k as in the published code of ZSE-SBIR and SAKE: `average_precision` with P@i replaced by its VOC envelope,
-    the highest precision at this rank or a later one. The list is cut at k first.
+    """Interpolated AP@k, as in the published code of ZSE-SBIR and SAKE.
 
-    Reads 0.0004 to 0.006 higher than `average_precision` on the same ranking. Arguments, result, errors: the same.
+    `average_precision` with P@i replaced by its VOC envelope, the highest precision at this rank or a later one up to
+    k. 0.0004 to 0.006 higher than `average_precision` on the same ranking. Arguments, result and errors: the same.
 
     >>> average_precision_interpolated(torch.tensor([[False, True, True]]), torch.tensor([2]))  # (2/3 + 2/3) / 2
     tensor([0.6667], dtype=torch.float64)
@@ -45,12 +44,12 @@ def average_precision_interpolated(relevant: Tensor, num_relevant: Tensor, k: in
 
 
 def expected_average_precision(num_relevant: Tensor, size: int, k: int | None = None) -> Tensor:
-    """Chance: the expectation of `average_precision` when a gallery of `size` items stands in uniformly random order.
+    """Chance level: the expectation of `average_precision` over uniformly random orders of a gallery of `size` items.
 
     E[AP@k] = R / (N min(k, R)) * (a d + (1 - a) H_d) with N = size, a = (R - 1) / (N - 1), d = min(k, N) and the
-    harmonic number H_d = 1 + 1/2 + ... + 1/d. For rank i holds a relevant item with probability R / N, and then on
+    harmonic number H_d = 1 + 1/2 + ... + 1/d. Reason: rank i holds a relevant item with probability R / N, and then on
     average a (i - 1) of the i - 1 items before it are relevant too, so that P@i is (1 + a (i - 1)) / i.
-    It is above the share R / N: H_N / N for one relevant item, against 1 / N.
+    It exceeds the share R / N: for one relevant item it is H_N / N instead of 1 / N.
 
     Args: num_relevant int64 [q], at most size; size >= 1; k >= 1, None = the whole gallery.
     Returns: float64 [q] in [0, 1]; 0 where R = 0.
@@ -101,7 +100,7 @@ def precision_at(relevant: Tensor, num_relevant: Tensor, k: int, *, cap_at_relev
 
 
 def accuracy_at(relevant: Tensor, k: int) -> Tensor:
-    """acc@k: 1 where a right item is among the first k, else 0.
+    """acc@k = 1 if a relevant item is among the first k, else 0.
 
     Args: relevant bool [q, n]; k >= 1. Returns: float64 [q]. Raises: ValueError for wrong shapes or k < 1.
     """
@@ -110,7 +109,7 @@ def accuracy_at(relevant: Tensor, k: int) -> Tensor:
 
 
 def recall_at(relevant: Tensor, num_relevant: Tensor, k: int) -> Tensor:
-    """recall@k = hits in the first k / R: what a shortlist of k leaves for a second ranking to find.
+    """recall@k = hits in the first k / R: the upper bound for a re-ranking of the first k.
 
     Args: relevant bool [q, n]; num_relevant int64 [q]; k >= 1.
     Returns: float64 [q] in [0, 1]. Raises: ValueError for wrong shapes or k < 1.
@@ -122,21 +121,21 @@ def recall_at(relevant: Tensor, num_relevant: Tensor, k: int) -> Tensor:
 def bootstrap_interval(
     values: Tensor, groups: Tensor, *, samples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` when whole groups are drawn with replacement.
+    """Cluster bootstrap: percentile interval of the mean of `values` when whole groups are drawn with replacement.
 
-    Queries of one class (fine-grained: of one photo) succeed and fail together; drawing single queries would claim a
-    precision that the next 25 classes would not confirm. The statistic is the mean over all queries drawn.
+    Queries of one class (fine-grained: of one photo) are correlated. An interval of single queries would be too narrow
+    for new classes. The statistic is the mean over all queries drawn.
 
     Args: values float64 [q], NaN left out; groups int64 [q], class or photo of each query; samples >= 1; 0 < level < 1.
-    Returns: (low, high). Both NaN where only one group has values: its spread is unknown, not zero.
-    Raises: ValueError for wrong shapes, or if no value is left.
+    Returns: (low, high). Both NaN if one group only has values: the spread is then unknown.
+    Raises: ValueError for wrong shapes, or if all values are NaN.
     """
     return _quantiles(_resampled_means(values, groups, samples, seed), level)
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of a - b over the queries, its bootstrap interval, and the two-sided p of "no difference"."""
+    """Mean of a - b over the queries, its bootstrap interval, and the two-sided p of no difference."""
 
     value: float
     low: float
@@ -147,13 +146,13 @@ class PairedDifference:
 def paired_difference(
     a: Tensor, b: Tensor, groups: Tensor, *, samples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> PairedDifference:
-    """Is method a better than method b on the same queries? `bootstrap_interval` of a - b, and the p that goes with it.
+    """Paired bootstrap of methods a and b on the same queries: `bootstrap_interval` of a - b, and its p.
 
-    p = 2 * min(share of resampled means <= 0, share >= 0), at most 1, with one draw added to each share: 1000 samples
-    never claim less than p = 0.002. With few groups (under about 10) a bootstrap is optimistic; with one, p is NaN.
+    p = 2 * min(share of resampled means <= 0, share >= 0), at most 1, with one draw added to each share: with 1000
+    samples p is at least 0.002. A bootstrap of few groups (under about 10) is optimistic; with one group p is NaN.
 
     Args: a, b float64 [q], row i of both the same query, NaN in the same places; the rest as `bootstrap_interval`.
-    Raises: ValueError for wrong shapes, if no value is left, or if one method has a value where the other has none.
+    Raises: ValueError for wrong shapes, if all values are NaN, or if only one method has a value for a query.
     """
     if a.shape != b.shape:
         raise ValueError(f"A paired comparison needs the same queries on both sides, got {len(a)} and {len(b)} values.")
@@ -178,10 +177,10 @@ def difference_of_means(
     level: float = 0.95,
     seed: int = 0,
 ) -> PairedDifference:
-    """Mean of a minus mean of b, over other queries of the same kind: a data set before and after it changed.
+    """Mean of a minus mean of b over different queries, such as those of a data set before and after a change.
 
-    Groups (classes) are drawn, the same ones for both sides, so that a class that both have cancels. Our design; the
-    interval and p as of `paired_difference`, wider, since queries are not paired; NaN where a side has one group.
+    The same groups (classes) are drawn for both sides, so that a class of both cancels. Interval and p as of
+    `paired_difference`, wider because queries are not paired; NaN if a side has one group only. Our design.
 
     Args: a, b float64 [q], [r], NaN = no value; groups_a, groups_b int64 [q], [r], one number the same class in both.
     Raises: ValueError for wrong shapes, or if a side has no value.
@@ -206,7 +205,7 @@ def difference_of_means(
         means.append(np.divide(sums, drawn, out=np.full(samples, np.nan), where=drawn > 0))
     difference = means[0] - means[1]
     value = float(sides[0][0].mean() - sides[1][0].mean())
-    difference = difference[~np.isnan(difference)]  # a draw without any class of one side says nothing
+    difference = difference[~np.isnan(difference)]  # NaN: a draw without a class of one side
     if min(len(np.unique(groups)) for _, groups in sides) == 1:
         return PairedDifference(value=value, low=float("nan"), high=float("nan"), p=float("nan"))
     low, high = _quantiles(difference, level)
@@ -231,7 +230,7 @@ def _capped(num_relevant: Tensor, k: int | None) -> Tensor:
 def _precision_at_hits(relevant: Tensor, num_relevant: Tensor, k: int | None) -> Tensor:
     """P@i at every hit among the first k: float64 [q, most hits of a query (at least 1)], in rank order, then zeros.
 
-    Only hits enter a formula, and among 25 classes they are 4 % of the ranks. AP@all of 15,229 x 17,101 on one core:
+    The formulas use hits only, 4 % of the ranks with 25 classes. AP@all of 15,229 x 17,101 on one core:
     1 s this way, 5 s with a cumulative sum over every rank (8 s with the envelope).
     """
     _check(relevant, num_relevant, k)
@@ -244,19 +243,19 @@ def _precision_at_hits(relevant: Tensor, num_relevant: Tensor, k: int | None) ->
 
 
 def _envelope(precision: Tensor) -> Tensor:
-    """Highest value at this column or a later one; the zeros behind a query's last hit stay zeros."""
+    """The highest value at this column or a later one. Zeros after a query's last hit stay 0."""
     return precision.flip(1).cummax(1).values.flip(1)
 
 
 def _total(precision: Tensor) -> Tensor:
-    """Sum of each row, added one by one: `sum` groups its terms by the width, so that the last digit of a query would
-    depend on the other queries of its tile."""
+    """Sum of each row, in order. `sum` groups its terms by the width of the tile, and the last digit of a query would
+    depend on the other queries in its tile."""
     return precision.cumsum(1)[:, -1]
 
 
 def _resampled_means(values: Tensor, groups: Tensor, samples: int, seed: int) -> np.ndarray:
-    """Mean of each resample: float64 [samples]. Drawing groups = weighting their sums and counts by how often each came
-    up, so the memory is samples x groups, whatever the number of queries."""
+    """Mean of each resample: float64 [samples]. The sums and counts of groups are weighted by how often each group is
+    drawn: memory is samples x groups, for any number of queries."""
     if values.shape != groups.shape or values.ndim != 1:
         raise ValueError(f"values and groups must be [q] alike, got {list(values.shape)} and {list(groups.shape)}.")
     kept = ~values.isnan()

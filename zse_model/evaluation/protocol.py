@@ -1,7 +1,7 @@
-"""Which formula a metric's name stands for. A number means something only beside its protocol's name.
+"""Protocols: the formula behind each name of a metric. A number is comparable only within one protocol.
 
-`plain` is the textbook; `zse_paper` repeats the published code of ZSE-SBIR (Lin et al., CVPR 2023), and for AP that of
-SAKE (Liu et al., ICCV 2019). Both are printed where a result stands beside a published one.
+`plain` has the textbook formulas. `zse_paper` has those of the published code of ZSE-SBIR (Lin et al., CVPR 2023), and
+for AP also of SAKE (Liu et al., ICCV 2019). Results beside published ones are given in both.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ CATEGORY_METRICS = ("mAP_all", "mAP_200", "P_1", "P_25", "P_100", "P_200")
 INSTANCE_METRICS = ("acc_1", "acc_5", "acc_10")
 METRICS = CATEGORY_METRICS + INSTANCE_METRICS
 HEADLINES = ("mAP_all", "P_1", "P_25", "P_100", "mAP_200", "acc_1", "acc_5")
-"""What the table of a run, the view of MLflow and the page of standings show, in this order, of those that a setting
-has."""
+"""Metrics in the table of a run, the view of MLflow and the page of standings, in this order, if a setting has them."""
 LEADING = ("mAP_all", "acc_1")
-"""The first of them that a setting has orders its models."""
+"""The first of these metrics that a setting has orders its models."""
 
 
 def is_metric(name: str) -> bool:
+    """Whether a name is a kind of `FORMULAS`, _, and a number or, for some kinds, `all`."""
     kind, _, depth = name.partition("_")
     whole = kind in FORMULAS and FORMULAS[kind].whole and depth == "all"
     return whole or bool(kind in FORMULAS and re.fullmatch(r"[1-9][0-9]*", depth))
 
 
 def metrics_within(names: Sequence[str], depth: int) -> tuple[str, ...]:
-    """Those that can be told from the first `depth` ranks."""
+    """The metrics that the first `depth` ranks determine."""
     return tuple(name for name in names if not name.endswith("_all") and int(name.split("_")[1]) <= depth)
 
 
@@ -43,7 +43,7 @@ class Protocol:
 
     interpolate: AP takes the VOC envelope of the precision.
     cap_precision: P@k looks at the first min(k, R) ranks instead of the first k.
-    repeated: a gallery may hold a photo twice, as published ones do; else the caller leaves the later one out.
+    repeated: a gallery may hold a photo twice, as published ones do; else the caller drops the later one.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Formula:
-    """What the part of a metric's name before _ stands for: `P_25` is P of the first 25 ranks.
+    """The formula of a kind of metric, the part of a name before _: `P_25` is kind P with k = 25.
 
     values: (protocol, relevant, num_relevant, k) -> float64 [q]; arguments as of `Protocol.values`, k None for `_all`.
-    whole: whether `_all`, the whole gallery, may stand for the number.
+    whole: whether `_all`, the whole gallery, is allowed as k.
     """
 
     values: Callable[[Protocol, Tensor, Tensor, Any], Tensor]

@@ -1,8 +1,8 @@
-"""Exact search: scores to ranked gallery positions. Higher is nearer; equal scores go to the lower position.
+"""Exact search: rank gallery positions by falling score. Equal scores are ordered by rising position.
 
-Scores are float32 and are compared as such: half-precision scores tie by the hundred, and a cast here would hide it.
-The tie rule makes a ranking a pure function of the scores, but hands the order of the gallery to whoever ties: order
-galleries by content hash, never by class (`evaluate.py`).
+Scores are compared in float32, without a cast: half-precision scores tie by the hundred, and a cast would hide it. A
+ranking is a pure function of the scores, and tied items stand in the order of the gallery: order galleries by content
+hash, never by class (`evaluate.py`).
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zse_model.errors import ZseError
 
-BLOCK_CELLS = 2**20  # scores sorted at once: 8 MB of keys. Packing 512 rows of 17,101 at once took 2.5x as long
+BLOCK_CELLS = 2**20  # scores sorted at once: 8 MB of keys. Sorting 512 rows of 17,101 at once took 2.5x as long
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +22,8 @@ class Ranking:
     """The first k gallery items of each query, nearest first.
 
     indices: int64 [q, k], gallery positions, each at most once per row.
-    scores: float32 [q, k], never rising along a row; equal scores stand in the order of their positions.
-    Raises: ValueError if any of this does not hold.
+    scores: float32 [q, k], falling along a row; equal scores are ordered by rising position. No NaN.
+    Raises: ValueError for anything else.
     """
 
     indices: Tensor
@@ -50,23 +50,25 @@ def _refuse(rows: Tensor, what: str) -> None:
 
 
 def rank(scores: Tensor, k: int | None = None) -> Ranking:
-    """The first k items of each row of a score matrix, all of them without k.
+    """Rank the first k items of each row of a score matrix; all items without k.
 
     Args: scores float32 [q, g], any device, infinities allowed; k >= 1, cut to g.
     Returns: Ranking [q, min(k, g)] on the CPU.
-    Raises: ValueError for another dtype or shape, an empty gallery, k < 1, or a NaN (names its row and column).
+    Raises: ZseError for an empty gallery or k < 1, ValueError for another dtype or shape or a NaN (names its row and
+        column).
     """
     indices = order(scores, k)
     return Ranking(indices, scores.detach().cpu().gather(1, indices))
 
 
 def order(scores: Tensor, k: int | None = None, *, first_row: int = 0) -> Tensor:
-    """The positions of `rank`, int64 [q, min(k, g)], without the checks of a Ranking; `first_row`: for error messages.
+    """The positions of `rank`, int64 [q, min(k, g)] on the CPU, without the checks of a Ranking.
 
-    Each score becomes one int64 key, its bits above and its position below, so that no two keys tie and a plain sort
-    follows the tie rule. 512 x 17,101 on one AVX-512 core: numpy sorts the keys in 0.08 s (torch.sort 0.6 s, a stable
-    argsort of the scores 0.9 s). For the first 200, partition takes 0.04 s; torch.topk is no faster, and on the scores
-    themselves it breaks ties as it likes.
+    first_row: number of the first query, for errors, which are those of `rank`.
+    Each score becomes an int64 key: its bits above, its position below. No two keys tie, so that a plain sort follows
+    the tie rule. 512 x 17,101 on one AVX-512 core: numpy sorts the keys in 0.08 s (torch.sort 0.6 s, a stable
+    argsort of the scores 0.9 s). For the first 200, partition takes 0.04 s; torch.topk is no faster, and breaks ties
+    arbitrarily on the scores.
     """
     if scores.dtype != torch.float32 or scores.ndim != 2:
         raise ValueError(f"Scores must be float32 [queries, gallery], got {scores.dtype} {list(scores.shape)}.")
@@ -81,13 +83,13 @@ def order(scores: Tensor, k: int | None = None, *, first_row: int = 0) -> Tensor
     step = max(1, BLOCK_CELLS // size)
     for start in range(0, len(scores), step):
         block = scores[start : start + step]
-        if bool(block.amax().isnan()):  # of a NaN and anything amax is NaN, without a copy of the block
+        if bool(block.amax().isnan()):  # amax propagates NaN, and needs no copy of the block
             row, column = block.isnan().nonzero()[0].tolist()
             raise ValueError(f"The score of query {first_row + start + row} and gallery item {column} is NaN.")
-        bits = (0.0 - block).numpy().view(np.int32)  # negated: best first. 0 - x, since -x leaves 0.0 and -0.0 unequal
+        bits = (0.0 - block).numpy().view(np.int32)  # highest first. 0 - x, because -x keeps 0.0 and -0.0 unequal
         bits ^= (bits >> 31) & 0x7FFFFFFF  # integers in the order of the floats
         keys = bits.astype(np.int64)
-        keys <<= 32  # in place, as all that follows: new memory costs as much as the sort
+        keys <<= 32  # in place: new memory would cost as much as the sort
         keys |= np.arange(size)
         if k < size:
             keys.partition(k - 1, axis=1)
@@ -98,13 +100,13 @@ def order(scores: Tensor, k: int | None = None, *, first_row: int = 0) -> Tensor
 
 
 def merge(rankings: Sequence[Ranking], offsets: Sequence[int], k: int) -> Ranking:
-    """Join the rankings of consecutive gallery tiles: what `rank(scores, k)` of the whole gallery gives.
+    """Merge the rankings of consecutive gallery tiles into `rank(scores, k)` of the whole gallery.
 
     Args: rankings, one [q, k_i] per tile with k_i >= min(k, size of the tile); offsets, the gallery position of each
         tile's first item, rising.
     Returns: Ranking [q, min(k, sum of k_i)].
     Raises: ValueError for no tile, unequal numbers of queries, k < 1, tiles that overlap, or a tile ranked less deep
-        than k needs (the last one's size is not known here, so its depth is not checked).
+        than k needs (the depth of the last tile is not checked, because its size is unknown).
     """
     if not rankings or len(rankings) != len(offsets):
         raise ValueError(f"merge needs tiles and one offset each, got {len(rankings)} tiles, {len(offsets)} offsets.")
@@ -120,6 +122,6 @@ def merge(rankings: Sequence[Ranking], offsets: Sequence[int], k: int) -> Rankin
             )
     indices = torch.cat([r.indices + offset for r, offset in zip(rankings, offsets, strict=True)], dim=1)
     scores = torch.cat([r.scores for r in rankings], dim=1)
-    # Equal scores stand in gallery order inside a tile, and tiles follow each other: columns tie as positions do.
+    # Ties: inside a tile equal scores are in gallery order, and tiles are in gallery order, so columns are too.
     columns = order(scores, k)
     return Ranking(indices.gather(1, columns), scores.gather(1, columns))

@@ -76,7 +76,7 @@ def outcomes(workers: int, cases: Sequence[Case]) -> list[Outcome]:
     with tempfile.TemporaryDirectory() as folder:
         arguments = (workers, list(cases), folder)
         # A server that has imported this module once forks the workers: importing it takes a worker seconds.
-        multiprocessing.set_forkserver_preload([__name__ if __name__ != "__main__" else "benchmarks.workers"])
+        multiprocessing.set_forkserver_preload(["benchmarks.workers"])
         torch.multiprocessing.start_processes(_worker, arguments, nprocs=workers, start_method="forkserver")  # type: ignore[attr-defined]
         return torch.load(Path(folder) / "outcomes.pt", weights_only=False)
 

@@ -45,11 +45,13 @@ audit: $(VENV)/installed
 	$(VENV)-audit/bin/pip-audit --requirement constraints.txt --disable-pip --no-deps
 
 # Two processes, each with its own Ray and whole files, take half the time: tests mostly wait for Ray's workers to start.
-# Files keep their order, because long ones come first. One thread each: more threads are no faster on two cores.
-TESTED := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# One thread each: more threads are no faster on two cores.
+TESTED := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+# Files keep their order, because long ones come first.
 test: check
-	$(TESTED) -m "not cluster"
+	$(TESTED) --no-loadscope-reorder -m "not cluster"
 
+# Files with many tests come first: a long one begun last would leave a core idle for minutes.
 test-cluster: $(VENV)/installed
 	$(TESTED) -m cluster
 

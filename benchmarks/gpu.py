@@ -126,7 +126,7 @@ SMALL = Scale(
     matrix=64,
     seconds=0.0,
     compiler="eager",  # traces the network and compiles nothing
-    compiled=("global", "zse_sbir"),
+    compiled=("global",),
 )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def names(requirements: list[Requirement]) -> set[str]:
     return {canonicalize_name(one.name) for one in requirements}
 
 
+@cache
+def distributions() -> Mapping[str, list[str]]:
+    """Top-level package -> the distributions that have it: a second of reading."""
+    return packages_distributions()
+
+
 def imported(folder: str) -> Iterator[str]:
     """Top-level packages, those of imports inside functions included."""
     for file in (ROOT / folder).rglob("*.py"):
@@ -41,7 +48,7 @@ def imported(folder: str) -> Iterator[str]:
 
 def undeclared(folder: str, declared: set[str]) -> list[str]:
     """Packages of which no declared distribution is the origin."""
-    origins = packages_distributions()
+    origins = distributions()
     packages = set(imported(folder)) - set(OURS) - sys.stdlib_module_names
     return sorted(p for p in packages if not declared & {canonicalize_name(d) for d in origins.get(p, [])})
 

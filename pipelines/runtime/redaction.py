@@ -75,6 +75,8 @@ def shown_within(value: Any) -> Any:
 
 def names_of_secrets(text: str) -> list[str]:
     """Names of the environment variables whose secrets are in the text."""
+    if len(text) < SHORTEST:
+        return []
     secrets = _secrets()
     return sorted(name for name, value in os.environ.items() if value in secrets and value in text)
 

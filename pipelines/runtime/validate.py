@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,12 +21,18 @@ def read_section(kind: Any, raw: Any, prefix: str) -> Any:
     refuse_passwords(raw, prefix)
     raw = read(kind, raw, prefix.removesuffix("."))
     try:
-        return TypeAdapter(kind).validate_python(raw)
+        return _adapter(kind).validate_python(raw)
     except ValidationError as error:
         lines: dict[str, str] = {}
         for wrong in error.errors():  # pydantic reports one error for each member of a union
             lines.setdefault(".".join(_place(raw, wrong)), _said(prefix, raw, wrong))
         raise ConfigError("; ".join(lines.values())) from None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Pydantic's validator of a type. Building it takes 50 times as long as a validation."""
+    return TypeAdapter(kind)
 
 
 def _said(prefix: str, raw: Any, wrong: Any) -> str:

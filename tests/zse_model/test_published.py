@@ -111,25 +111,15 @@ def batch(golden):
     return TrainBatch(sketch=s[:2], photo=p[:2], sketch2=s[2:], negative=p[2:], label=label, negative_label=1 - label)
 
 
-def test_losses_gradients_and_a_step(model, golden, public_state, batch):
-    """All 210 gradients of a batch, and the loss after a step along them. It takes 15 s: no small network has golden
-    values. Later steps would test torch's AdamW."""
-    try:
-        parameters = dict(model.named_parameters())
-        optimizer = torch.optim.AdamW(parameters.values(), lr=1e-5, weight_decay=1e-2)
-        losses = {name: value.mean() for name, value in model.losses(batch).items()}
-        assert losses["triplet"].item() == pytest.approx(float(golden["loss_triplet_x2"]), rel=1e-5)
-        assert losses["relation"].item() == pytest.approx(float(golden["loss_relation_x4"]), rel=1e-5)
-        total = torch.stack(list(losses.values())).sum()
-        total.backward()
-        check_gradients({name: p.grad for name, p in parameters.items()}, golden)
-        optimizer.step()
-        with torch.no_grad():
-            after = torch.stack([value.mean() for value in model.losses(batch).values()]).sum()
-        np.testing.assert_allclose([total.item(), after.item()], golden["adamw_losses"][:2], atol=1e-3)
-    finally:
-        model.zero_grad()
-        model.load_state_dict({**model.state_dict(), **translate(public_state, model.state_dict()).state})
+def test_losses_and_gradients(model, golden, batch):
+    """The norms of all 210 gradients, and values of 17. It takes 10 s, because no small network has golden values.
+    What an optimizer makes of them is tested in test_optimisation.py."""
+    losses = {name: value.mean() for name, value in model.losses(batch).items()}
+    assert losses["triplet"].item() == pytest.approx(float(golden["loss_triplet_x2"]), rel=1e-5)
+    assert losses["relation"].item() == pytest.approx(float(golden["loss_relation_x4"]), rel=1e-5)
+    torch.stack(list(losses.values())).sum().backward()
+    check_gradients({name: p.grad for name, p in model.named_parameters()}, golden)
+    model.zero_grad()
 
 
 def check_gradients(gradients: dict[str, Tensor], golden: dict) -> None:

@@ -62,6 +62,7 @@ def test_errors_are_one_message_with_what_to_do() -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_search_finds_photos_in_a_folder_of_anything(tmp_path: Path) -> None:
+    """Train, then search a folder that was never ingested. Only here does a search build and reuse such a gallery."""
     experiment = tmp_path / "tiny.yaml"
     experiment.write_text(yaml.safe_dump(TINY))
     trained = invoked("train", "-e", str(experiment), "-w", str(tmp_path / "w"))

@@ -626,6 +626,7 @@ def test_a_bomb_is_stopped_at_the_limit(
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_archive_and_a_bucket_of_strokes_go_through_ingest(tmp_path: Path, scratch: Path, s3: str) -> None:
+    """Only here do Ray's ingest workers open an archive and read byte ranges of a bucket."""
     build(tmp_path / "data", SKETCHY)
     archive = pack(tmp_path / "data", tmp_path / "sketchy.zip")
     root = f"{s3}/ingested"

@@ -88,6 +88,7 @@ def test_nothing_that_any_setting_tests_is_seen_by_any_name() -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_network_for_all_settings(tmp_path: Path) -> None:
+    """Only here is a network trained on parts of a union, by their weights, and evaluated on each."""
     places = {
         "sketchy": {"adapter": "folder", "source": world(tmp_path / "s", ["tiger", "car", "rabbit"], ["swan"])},
         "tuberlin": {"adapter": "folder", "source": world(tmp_path / "t", ["tiger", "church", "camera"], ["bus"])},

@@ -86,7 +86,8 @@ def tracked(place: Path) -> list[Any]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_week(place: Path) -> None:
-    """Data sets arrive: one becomes worse, one is half broken, one has classes that the model has seen."""
+    """Data sets arrive: one becomes worse, one is half broken, one has classes that the model has seen. Only here do
+    re-evaluations follow each other, each with the history of those before."""
     shop = place / "datasets" / "Shop 1"
     write(shop)
     done, summary = reevaluated(place)

@@ -32,6 +32,7 @@ from zse_model.transforms import TransformConfig
 
 
 def test_a_published_checkpoint_scores_as_published(tmp_path: Path) -> None:
+    """Only here does a whole published file, 100 M weights, go through the command to golden scores."""
     golden, file, out = reference(), tmp_path / "best_checkpoint.pth", tmp_path / "out"
     torch.save({"model": recipe_state(), "epoch": 3, "map_all": np.float64(0.7), "precision_100": 0.8}, file)
     done = CliRunner().invoke(app, ["import-checkpoint", str(file), "--split", "sketchy-25", "--out", str(out)])

@@ -28,6 +28,7 @@ def told(*arguments: str) -> Result:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only here is the status of a training read after each of its ends, from a store."""
     config, stages = tiny(), ("ingest", "shard", "train", "embed", "evaluate")
     monkeypatch.setattr("sys.argv", ["/usr/bin/zse", "train", "-e", "my tiny.yaml", "--set", "train.steps=6"])
     store.fail("slow down", r"PUT .*/state/00000004-\w+/optimizer")

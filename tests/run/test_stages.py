@@ -256,7 +256,8 @@ def test_a_run_reports_every_row_and_a_second_run_does_nothing(prepared: tuple[s
 def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     prepared: tuple[str, Images, Pairs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every mode, streamed part by part by actors, against the whole matrix of a process; and taken up again."""
+    """Every mode, streamed part by part by actors, against the whole matrix of a process; and taken up again. Only here
+    do several actors score pairs."""
     from pipelines.evaluate import score as stage
     from pipelines.evaluate.matrices import Matrices
 

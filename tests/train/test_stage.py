@@ -46,6 +46,7 @@ def trained(config: Any, workspace: str, method: str = "global") -> Training:
 
 
 def test_one_ray_worker_equals_one_plain_process(tmp_path: Path) -> None:
+    """To the bit. Only here are Ray Train's wrapping, reports and item order held against a plain process."""
     plain = trained(tiny(), str(tmp_path / "plain"))
     ray = trained(tiny(cluster={"workers": 1}), str(tmp_path / "ray"))
     assert ray.last_weights_sha256 == plain.last_weights_sha256
@@ -167,7 +168,8 @@ def test_a_training_starts_from_the_backbone_of_another_method(tmp_path: Path) -
 
 
 def test_the_whole_path_on_s3(s3: str, tmp_path: Path) -> None:
-    """Pictures, shards, states, checkpoints, encodings and reports in a bucket; nothing left on this machine's disk."""
+    """Pictures, shards, states, checkpoints, encodings and reports in a bucket; nothing left on this machine's disk.
+    Only here does every stage run on a bucket."""
     from tests.helpers.pictures import picture
     from zse_model.synthetic import draw_photo, draw_sketch
 

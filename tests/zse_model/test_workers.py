@@ -23,6 +23,7 @@ def alone() -> list[Outcome]:
 def test_the_number_of_workers_is_irrelevant_to_gathered_negatives_and_to_a_planned_batch(
     workers: int, alone: list[Outcome]
 ) -> None:
+    """Only here do DDP and gathering between processes train: the tests of one process imitate their sums."""
     found = outcomes(workers, CASES)
     for case, ours, one in zip(CASES, found, alone, strict=True):
         assert len(ours.losses) == 20

@@ -194,7 +194,7 @@ def test_no_exit_shows_a_secret(
     one = Standing("s.1", "report", "m", told, "", "c", 1, 1, 0, told, told, {"plain/ret/mAP_all": 0.5}, "r")
     seen = SimpleNamespace(mode="ret", grid=(2, 2), about=told, no_attention=told, scores={"ret": 1.0})
     pages = standings.page([standings.Section("s", [one], [one])], told)
-    pages += explanation_page.page(told, told, [explanations.Explained(told, cast(Any, seen), {})])
+    pages += explanation_page.page(told, told, [explanations.Explained(told, cast(Any, seen), {}, [told])])
     failed = failure("s3://me:hunter2@bucket/a", ValueError('Invalid bucket name "me:hunter2@bucket"'))
     assert "s3://***@bucket/a cannot be used" in str(failed)
     everything = said.out + said.err + pages + str(failed) + str(ending(RuntimeError(told)))

@@ -449,7 +449,7 @@ def test_activations_computed_again_change_nothing(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "reason"), [("test_resnet", "batch norms, which would count"), ("convit_tiny", "timm cannot")]
+    ("backbone", "reason"), [("test_resnet", "statistics would count"), ("convit_tiny", "timm cannot")]
 )
 def test_a_backbone_that_cannot_compute_again_says_so(backbone: str, reason: str) -> None:
     m = create_method("global", GlobalConfig(dim=8), BackboneConfig(name=backbone), size=SIZE, classes=CLASSES)

@@ -98,7 +98,7 @@ def test_a_worker_that_hangs_is_ended_with_its_stacks(nodes: Nodes, tmp_path: Pa
     ended(training.process)
     assert digests(training.workspace) == digests(whole)
     stacks = nodes.logs("worker-*.err")
-    assert "Timeout (0:00:12)!" in stacks and "fit.py" in stacks, "they say where it hung"
+    assert "Timeout (0:00:12)!" in stacks and "trainer.py" in stacks, "they say where it hung"
 
 
 def test_a_training_continues_with_fewer_workers_and_uses_new_nodes(nodes: Nodes, tmp_path: Path) -> None:

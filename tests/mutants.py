@@ -159,7 +159,8 @@ def _faults(node: ast.expr) -> Iterator[ast.expr]:
         case ast.Subscript(value, ast.Slice(lower, None, None), context) if lower is not None:
             yield ast.Subscript(value, ast.Slice(None, lower, None), context)
         case ast.Call(function, [first, second, *rest], keywords) if ast.dump(first) != ast.dump(second):
-            if not isinstance(first, ast.Starred) and not isinstance(second, ast.Starred):
+            same = isinstance(function, ast.Name) and function.id in ("min", "max")  # in any order
+            if not same and not isinstance(first, ast.Starred) and not isinstance(second, ast.Starred):
                 yield ast.Call(function, [second, first, *rest], keywords)
         case ast.Call(function, arguments, [_, *keywords]):
             yield ast.Call(function, arguments, keywords)

@@ -18,7 +18,7 @@ def best(values: list[int], at: int = 2) -> int:
     if not values:
         raise ValueError(f"{len(values)} values, at least {1 + 1}")
     values.sort(reverse=True)
-    return max(values[0], at) if at > LIMIT else -values[1]
+    return divmod(values[0], at) if at > LIMIT else -max(values[1], at)
 '''
 
 
@@ -29,11 +29,14 @@ def test_mutants_change_logic_and_no_default_text_or_constant_of_the_module() ->
         ("values.sort(reverse=True)", "pass"),
         ("values.sort(reverse=True)", "(values.sort())"),
         ("True", "(False)"),
-        ("max(values[0], at)", "(max(at, values[0]))"),
-        ("max(values[0], at) if at > LIMIT else -values[1]", "(-values[1] if at > LIMIT else max(values[0], at))"),
+        ("divmod(values[0], at)", "(divmod(at, values[0]))"),
+        (
+            "divmod(values[0], at) if at > LIMIT else -max(values[1], at)",
+            "(-max(values[1], at) if at > LIMIT else divmod(values[0], at))",
+        ),
         ("at > LIMIT", "(at >= LIMIT)"),
         ("0", "(1)"),
-        ("-values[1]", "(values[1])"),
+        ("-max(values[1], at)", "(max(values[1], at))"),
         ("1", "(2)"),
     }
     for one in found:

@@ -239,6 +239,17 @@ def _upright(picture: Image.Image, orientation: int) -> Image.Image:
     return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
 
 
+def file_of(picture: Image.Image) -> bytes:
+    """The bytes of a PNG file with the 8-bit pixels, the transparency and the orientation of an open picture."""
+    exif = Image.Exif()
+    exif[_ORIENTATION_TAG] = _orientation(picture)
+    if picture.mode == "La":  # Pillow converts it to LA only
+        picture = picture.convert("LA")
+    buffer = io.BytesIO()
+    _eight_bit(picture, "RGBA" if picture.has_transparency_data else "RGB").save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
 def _drawing(picture: Image.Image) -> Image.Image:
     """The drawing in grey. Transparent pixels become white."""
     if not picture.has_transparency_data:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from torch import Tensor
-
 HEADS = {"prototypes": "classifier.prototypes", "soft_labels.": "distillation."}
 RENAMED: Mapping[str, Mapping[str, str]] = {
     "global": HEADS,
@@ -14,8 +12,8 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "zse_sbir": HEADS | {"summary.": "pooled_proj."},
 }
 """Method -> how a name began when its part was introduced -> how it begins today. No beginning stands for two parts."""
-OPTIONAL = ("relation", "sketch_attends", "photo_attends")
-"""Modules that a loss weight of 0 does not build. Earlier versions built them always, and left them untrained."""
+OPTIONAL: Mapping[str, frozenset[str]] = {"zse_sbir": frozenset({"relation", "sketch_attends", "photo_attends"})}
+"""Method -> modules that a loss weight of 0 does not build. Earlier versions built and did not train them."""
 
 
 def original(name: str, method: str) -> str:
@@ -24,16 +22,15 @@ def original(name: str, method: str) -> str:
     return _replaced(name, {now: then for then, now in RENAMED.get(method, {}).items()})
 
 
-def upgraded(weights: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
-    """Weights of a file of any version under today's names, for a network of the names `own`: without modules that it
-    does not build. A file with both names of a weight keeps both, which no network fits."""
-    table = {then: now for of in RENAMED.values() for then, now in of.items()}
-    unbuilt = set(OPTIONAL) - {module_of(name) for name in own}
-    named = {}
-    for name, value in weights.items():
+def todays(names: Collection[str], own: Collection[str], method: str) -> dict[str, str]:
+    """Names of weights in a file of any version -> their names in a network of the names `own`, without the modules
+    that it does not build. A file with both names of a weight keeps both, which fits no network."""
+    unbuilt = OPTIONAL.get(method, frozenset()) - {module_of(name) for name in own}
+    table, found = RENAMED.get(method, {}), {}
+    for name in names:
         today = _replaced(name, table)
-        named[name if name in own or today in weights else today] = value
-    return {name: value for name, value in named.items() if module_of(name) not in unbuilt}
+        found[name] = name if name in own or today in names else today
+    return {name: today for name, today in found.items() if module_of(today) not in unbuilt}
 
 
 def module_of(name: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.workspace.tensors import to_tensor
 from zse_model.errors import ZseError
-from zse_model.explanation.base import Explanation
+from zse_model.explanation.base import Explanation, UnexplainableError
 from zse_model.explanation.masks import MaskExplanation
 from zse_model.explanation.pair import explain_pair
 from zse_model.explanation.patches import PatchExplanation, patch_of_pixels, salient_patches
@@ -95,7 +95,11 @@ def explained(
     """
     drawn, shown = to_tensor([sketch])[0], to_tensor([photo])[0]
     found = explain_pair(method, drawn, shown, mode)
-    return DRAWERS[type(found)](found, name, sketch, photo, patches)
+    draw = next((draw for kind, draw in DRAWERS.items() if isinstance(found, kind)), None)
+    if draw is None:
+        known = ", ".join(kind.__name__ for kind in DRAWERS)
+        raise UnexplainableError(f"A {type(found).__name__} cannot be drawn. Kinds that can (DRAWERS): {known}")
+    return draw(found, name, sketch, photo, patches)
 
 
 def explanation_sheets(

@@ -64,9 +64,8 @@ def dry_run(loaded: Callable[[str], ExperimentConfig]) -> Iterator[Callable[[str
 
     def counted(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost:
         train = (config.train.batch_size, config.train.accumulate, config.train.activation_checkpointing)
-        network = repr((config.methods[name], config.backbone, config.transforms.size, train, config.cluster.workers))
-        if name == "crossatnet":  # the classes are nodes of its graph
-            network += str(len(classes))
+        run = (train, config.cluster.workers, config.evaluation.precision, len(classes))
+        network = repr((config.methods[name], config.backbone, config.transforms.size, run))
         if network not in costs:
             costs[network] = cost_of(config, name, classes)
         return costs[network]

@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(name: str, saved: dict[str,
 def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
     fit(method(), Source(), LocalContext(tmp_path), config(steps=1, checks=1), prepare_steps=0)
     other = create_method("global", GlobalConfig(dim=8), BackboneConfig(name="test_resnet"), size=32, classes=3)
-    with pytest.raises(ZseError, match=r"model\.safetensors does not fit the network of checkpoint\.json: it lacks"):
+    with pytest.raises(ZseError, match=r"model\.safetensors does not fit its network: it lacks"):
         fit(other, Source(), LocalContext(tmp_path), config(), prepare_steps=0)
 
 
@@ -263,6 +263,24 @@ def test_weights_that_a_loss_weight_of_0_left_untrained_are_not_built_and_stay_i
     (tmp_path / MANIFEST).unlink()
     with pytest.raises(ZseError, match=r"also has \['other\.extra'\]"):
         load_checkpoint(tmp_path)
+    with torch.no_grad():
+        next(kept.method.parameters()).add_(1)
+    now = kept.digest
+    save_checkpoint(kept, tmp_path)
+    assert now == load_checkpoint(tmp_path).digest, "after a change it is of the weights as they are"
+
+
+def test_an_error_names_the_tensor_as_the_file_does_and_no_other_method_drops_parts(tmp_path: Path) -> None:
+    save_checkpoint(checkpoint_of("global"), tmp_path)
+    weights = as_earlier(load_file(tmp_path / WEIGHTS))
+    for change, message in (
+        ({"prototypes": weights["prototypes"] * torch.nan}, "holds NaN or infinity in prototypes"),
+        ({"prototypes": torch.ones(1)}, r"does not fit its network: prototypes is float32 \[1\]"),
+        ({"relation.extra": torch.ones(1)}, r"also has \['relation\.extra'\]"),
+    ):
+        rewritten(tmp_path, weights | change)
+        with pytest.raises(ZseError, match=message):
+            load_checkpoint(tmp_path)
 
 
 def test_a_part_that_is_built_is_not_dropped_and_two_names_of_one_weight_are_refused(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.helpers.batches import CLASSES, Pictures
 from zse_model.backbones import BackboneConfig
@@ -98,6 +100,37 @@ def test_a_selection_value_that_is_no_number_is_refused(value: float, check: int
             config(),
             validate=lambda _: {"selection/mAP_all": next(scores)},
         )
+
+
+def test_best_weights_that_an_earlier_version_kept_with_a_value_that_is_no_number_are_replaced(tmp_path: Path) -> None:
+    fit(method(), Source(), LocalContext(tmp_path), config(steps=3, checks=1), prepare_steps=0)
+    (folder,) = tmp_path.glob("state-*")
+    state = json.loads((folder / STATE_FILE).read_text())
+    (folder / STATE_FILE).write_text(json.dumps(state | {"best": math.nan}))
+    broken = {name: value * math.nan for name, value in load_file(folder / "best.safetensors").items()}
+    save_file({name: value for name, value in broken.items() if value.is_floating_point()}, folder / "best.safetensors")
+    found = fit(method(), Source(), LocalContext(tmp_path), config(steps=6, checks=2), prepare_steps=0)
+    assert found.step == 6 and found.best_step == 6
+
+
+def test_an_error_does_not_wait_for_the_batch_that_is_read_ahead() -> None:
+    class Slow(Source):
+        def batch(self, step: int, rank: int, world_size: int) -> TrainBatch:
+            if step:
+                reading.wait(30)
+            return super().batch(step, rank, world_size)
+
+    reading, m = threading.Event(), method()
+    with torch.no_grad():
+        next(p for p in m.parameters() if p.requires_grad).fill_(math.nan)
+    began = time.monotonic()
+    with pytest.raises(NonFiniteLossError, match="step 0"):
+        try:
+            fit(m, Slow(), LocalContext(), config(), prepare_steps=0)
+        finally:
+            waited = time.monotonic() - began
+            reading.set()
+    assert waited < 25
 
 
 def test_a_metric_that_no_check_gives_is_refused_before_the_first_step(tmp_path: Path) -> None:

@@ -70,6 +70,43 @@ def test_a_photo_on_its_side_is_turned_as_its_file_is(checkpoint: Checkpoint) ->
     assert torch.equal(turned, plain) and not torch.allclose(turned, upright, atol=1e-3)
 
 
+def open_picture(kind: str) -> tuple[Image.Image, bytes]:
+    """A photo as Pillow opens it or makes it, and a file of the same pixels."""
+    grey = np.asarray(Image.fromarray(PHOTOS[0]).convert("L"))
+    rgba = np.dstack([PHOTOS[0], np.where(grey > 128, 255, 0).astype(np.uint8)])
+    deep = {"I": grey.astype(np.int32) * 257, "I;16": grey.astype(np.uint16) * 257, "F": grey.astype(np.float32) / 255}
+    if kind in deep:
+        return Image.fromarray(deep[kind]), png(grey)
+    if kind in ("RGBa", "La"):
+        whole = np.dstack([PHOTOS[0], np.full_like(grey, 255)])
+        return Image.fromarray(whole).convert({"RGBa": "RGBA", "La": "LA"}[kind]).convert(kind), png(
+            whole if kind == "RGBa" else grey
+        )
+    if kind == "PA":
+        return Image.fromarray(grey).convert("P").convert("PA"), png(grey)
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0128], exif[0x0112] = "of no known type", 6  # ResolutionUnit is a number
+    Image.fromarray(rgba).save(buffer, "PNG")
+    turned = Image.open(io.BytesIO(buffer.getvalue()))
+    turned._exif = exif  # type: ignore[attr-defined]
+    upright = Image.fromarray(rgba).transpose(Image.Transpose.ROTATE_270)
+    return turned, png(np.asarray(upright))
+
+
+@pytest.mark.parametrize("kind", ["I", "I;16", "F", "RGBa", "La", "PA", "foreign EXIF"])
+def test_an_open_picture_of_any_mode_is_its_pixels(kind: str, checkpoint: Checkpoint) -> None:
+    opened, file = open_picture(kind)
+    found, expected = encode(checkpoint, [opened, file], "photo")["embedding"]
+    torch.testing.assert_close(found, expected, atol=2e-3 if kind == "foreign EXIF" else 0.0, rtol=0)
+
+
+def test_prepared_pictures_and_others_mix(checkpoint: Checkpoint) -> None:
+    grey = torch.from_numpy(prepare_photo(png(PHOTOS[0]), checkpoint.transforms)).permute(2, 0, 1)[:1]
+    mixed = encode(checkpoint, (one for one in [grey, PHOTOS[1]]), "photo")["embedding"]
+    torch.testing.assert_close(mixed[0], encode(checkpoint, grey[None], "photo")["embedding"][0], atol=1e-5, rtol=1e-4)
+    assert explain(checkpoint, SKETCHES[0], grey).grid == explain(checkpoint, SKETCHES[0], PHOTOS[1]).grid
+
+
 def test_batches_are_joined_in_order(checkpoint: Checkpoint) -> None:
     whole, parts = encode(checkpoint, PHOTOS, "photo"), encode(checkpoint, PHOTOS, "photo", batch_size=4)
     for name, values in whole.items():
@@ -109,6 +146,12 @@ def test_what_cannot_be_used_is_named(checkpoint: Checkpoint, tmp_path: Path) ->
     for pictures, modality, message in (
         ([], "photo", "the list of photo pictures is empty"),
         ("cat.png", "photo", "Give a list of pictures, got one str"),
+        (None, "photo", "Give a list of pictures, got one NoneType"),
+        (set(SKETCHES and ["a.png"]), "photo", "Give a list of pictures, got one set"),
+        (PHOTOS[0], "photo", r"\[array\] for one picture, list\(array\) for several"),
+        ([np.zeros((0, 4), np.uint8)], "photo", r"photo 0: .*must be uint8 .*got uint8 \[0, 4\]"),
+        ([PHOTOS[0], torch.zeros(3, 8, 8, dtype=torch.uint8)], "photo", r"photo 1: Prepared pictures must be"),
+        (["a\0.png"], "photo", "cannot be read .*null"),
         (PHOTOS, "drawing", "Unknown modality 'drawing'"),
         ([PHOTOS[0].astype(float)], "photo", r"must be uint8 \[h, w\].*float64"),
         ([7], "photo", "got int"),
@@ -122,8 +165,18 @@ def test_what_cannot_be_used_is_named(checkpoint: Checkpoint, tmp_path: Path) ->
             encode(checkpoint, pictures, modality)  # type: ignore[arg-type]
     with pytest.raises(ZseError, match="Unknown retrieval mode 'nearest'"):
         search(checkpoint, SKETCHES, [], "nearest")
-    with pytest.raises(ZseError, match="at least 1"):
-        search(checkpoint, SKETCHES, PHOTOS, k=0)
+    for k in (0, 1.5, "3"):
+        with pytest.raises(ZseError, match=f"at least 1, got {k!r}"):
+            search(checkpoint, SKETCHES, ["missing.png"], k=k)  # type: ignore[arg-type]
+    with pytest.raises(ZseError, match="batch_size must be 1 or more, got 0"):
+        encode(checkpoint, PHOTOS, "photo", batch_size=0)
+    photos = encode(checkpoint, PHOTOS, "photo")
+    with pytest.raises(ZseError, match="The photo encodings have no tokens, which mode rerank-4 reads"):
+        search(checkpoint, SKETCHES, {"embedding": photos["embedding"]}, "rerank-4", k=4)
+    with pytest.raises(ZseError, match="different numbers of pictures"):
+        search(checkpoint, SKETCHES, photos | {"tokens": photos["tokens"][:2]}, "rerank-4", k=4)
+    with pytest.raises(ZseError, match="Unknown retrieval mode 'nearest'"):
+        explain(checkpoint, "missing.png", "missing.png", "nearest")
     checkpoint.method.train()
     with pytest.raises(ZseError, match="training mode"):
         encode(checkpoint, PHOTOS, "photo")

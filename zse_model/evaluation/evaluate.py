@@ -29,8 +29,8 @@ class Task:
     setting: its name, of [a-z0-9_.-].
     query_labels, gallery_labels: int64 [q], [g]; class ids, or instance ids for fine-grained retrieval.
     query_groups: int64 [q], the unit of the bootstrap: the query's class, or its photo for fine-grained retrieval.
-    Raises: ValueError for another setting, dtype or shape. ZseError for an empty gallery, queries without a relevant
-        item, and for an unknown or missing metric or protocol.
+    Raises: ValueError for another setting, dtype or shape. ZseError for an empty gallery, for queries of
+        which none has a relevant item, and for an unknown or missing metric or protocol.
     """
 
     setting: str

@@ -113,8 +113,9 @@ def load(folder: Path, method: nn.Module, optimizer: torch.optim.Optimizer, best
             f"{folder / OPTIMIZER_FILE} is missing, cut or damaged, or of another network ({type(error).__name__}). "
             "Restore it, or delete its folder: the training then resumes from the state before it, or starts again"
         ) from error
-    best.weights = fitting(method, read_tensors(folder / BEST_FILE), folder / BEST_FILE)
     state = FitState(**json.loads((folder / STATE_FILE).read_text()))
     if state.best is not None and not math.isfinite(state.best):  # kept by an earlier version: nothing exceeds it
-        state.best = None
+        state.best, best.weights = None, copied(method)
+    else:
+        best.weights = fitting(method, read_tensors(folder / BEST_FILE), folder / BEST_FILE)
     return state

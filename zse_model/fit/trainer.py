@@ -6,7 +6,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -52,8 +52,8 @@ def fit(
     and at each of `config.checks` checks. None = the last weights are the best.
     calibrate: gets the best weights after the last step, on rank 0, and may set buffers of theirs.
     select_by: the metric of `validate` that chooses the best weights, the higher the better.
-    patience: seconds; a step, check included, that takes longer ends the process, with the stacks of its threads on
-    stderr. 0 = no limit.
+    patience: seconds; a step, its check included, that takes longer ends the process, with the stacks of its threads
+    on stderr. 0 = no limit.
 
     Raises NonFiniteLossError, on every worker and before the update, naming the step, and where a check finds weights
     that are not finite; SelectionError, on every worker, where `validate` does not give `select_by`, before the first
@@ -129,7 +129,9 @@ class Trainer:
             self.check()
         self.model, self.window = self.context.wrap(self.method), Window()
         budget = Budget(self.config, self.clock) if self.state.total is None else None
-        with watchdog(patience) as alive, closing(self._batches()) as batches:
+        # Closing waits for a read. An error must not wait: nothing closes the batches then.
+        batches = self._batches()
+        with watchdog(patience) as alive:
             while not self.done:
                 alive()
                 due = self.step(batches)
@@ -144,6 +146,7 @@ class Trainer:
                     self.state.cpu_seconds = self.spent_before + self.clock.all_workers()
                     self.keep({})
                     break
+        batches.close()
 
     def step(self, batches: Iterator[TrainBatch]) -> bool:
         """One update, on this worker's shares of the batch. Returns whether any worker is `due`."""
@@ -170,10 +173,7 @@ class Trainer:
         return bool(due)
 
     def check(self) -> None:
-        """Validate, choose the best weights, keep the state, then log the metrics: a check logged twice was not kept.
-
-        The method is left in eval mode.
-        """
+        """Validate, choose the best weights, keep the state, then log metrics: what is logged twice was not kept."""
         began = self.clock.all_workers()
         self.state.cpu_seconds = self.spent_before + began
         metrics: dict[str, float] = {}

@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.nodes import Nodes
 from tests.helpers.trainings import ended, experiment, states, until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 STEPS, CHECKS = 800, 8
 CHANGES: dict[str, Any] = {"train": {"steps": STEPS, "checks": CHECKS}, "cluster": {"workers": 2}}
@@ -66,7 +66,7 @@ class Training:
         self.until(lambda: max(states(self.workspace), default=0) > 0 or changes)
 
     def until(self, what: Any) -> Any:
-        return until(what, self.process)
+        return until(what, self.process, 300)  # after a node's death Ray waits for its heartbeats, and starts workers
 
 
 def test_a_node_that_dies_costs_steps_but_changes_nothing(nodes: Nodes, tmp_path: Path, whole: Path) -> None:

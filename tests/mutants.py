@@ -34,6 +34,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "zse_model/losses.py": ("zse_model/test_losses.py", "zse_model/test_method_losses.py"),
     "zse_model/graph.py": ("zse_model/test_graph.py",),
     "zse_model/hashing.py": ("zse_model/test_hashing.py", "zse_model/test_crossatnet.py"),
+    "zse_model/layers.py": ("zse_model/test_method_losses.py", "zse_model/test_methods.py"),
     "zse_model/fit/trainer.py": ("zse_model/test_optimisation.py", "zse_model/test_fit.py"),
     "zse_model/fit/state.py": ("zse_model/test_fit.py", "zse_model/test_optimisation.py"),
     "zse_model/fit/optimisation.py": ("zse_model/test_optimisation.py",),
@@ -48,6 +49,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "zse_model/evaluation/leaks.py": ("zse_model/test_leaks.py",),
     "zse_model/code_index.py": ("zse_model/test_code_index.py",),
     "zse_model/checkpoint.py": ("zse_model/test_checkpoint.py", "workspace/test_kept.py"),
+    "zse_model/weight_names.py": ("zse_model/test_checkpoint.py", "workspace/test_kept.py"),
     "pipelines/workspace/states.py": ("workspace/test_states.py",),
     "pipelines/workspace/images.py": ("workspace/test_artefacts.py", "workspace/test_kept.py"),
     "pipelines/workspace/kept.py": ("workspace/test_artefacts.py", "workspace/test_kept.py"),
@@ -197,19 +199,10 @@ class Copy:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
 
-    def tested(self, tests: Sequence[str], limit: float | None = None) -> tuple[str, float]:
-        """(passed, failed or timeout; seconds) of the tests on this copy."""
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            "not ray and not cluster",
-        ]
+    def tested(self, tests: Sequence[str], limit: float | None = None) -> tuple[str, float, str]:
+        """(passed, failed or timeout; seconds; what pytest printed) of the tests on this copy."""
+        options = "-m pytest -x -q --tb=short -p no:cacheprovider".split()
+        command = [sys.executable, *options, "-m", "not ray and not cluster"]
         env = os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         begun = time.monotonic()
         try:
@@ -217,13 +210,15 @@ class Copy:
                 [*command, *(f"tests/{test}" for test in tests)],
                 cwd=self.folder,
                 env=env,
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
                 timeout=limit,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return "timeout", time.monotonic() - begun
-        return "failed" if done.returncode else "passed", time.monotonic() - begun
+            return "timeout", time.monotonic() - begun, ""
+        return "failed" if done.returncode else "passed", time.monotonic() - begun, done.stdout
 
     def planted(self, mutant: Mutant, tests: Sequence[str], limit: float) -> str:
         """`caught` or `survived`. A test that never ends has noticed the fault too."""
@@ -291,11 +286,11 @@ def _limit(module: str, copies: SimpleQueue[Copy]) -> float:
     """Seconds that a mutant of a module may take. Exits if the tests fail without a fault."""
     copy = copies.get()
     try:
-        outcome, seconds = copy.tested(TARGETS[module])
+        outcome, seconds, printed = copy.tested(TARGETS[module])
     finally:
         copies.put(copy)
     if outcome != "passed":
-        sys.exit(f"The tests of {module} fail without a mutant: {' '.join(TARGETS[module])}")
+        sys.exit(f"{printed[-4000:]}\nThe tests of {module} fail without a mutant: {' '.join(TARGETS[module])}")
     return 3 * seconds + SLACK
 
 

@@ -120,7 +120,7 @@ def _prepared(checkpoint: Checkpoint, picture: Picture, modality: Modality, posi
             raise ZseError(f"{name}: {error}") from error
         return picture
     try:
-        pixels = torch.from_numpy(PREPARE[modality](_file(picture), checkpoint.transforms))
+        pixels = torch.from_numpy(PREPARE[modality](picture_file(picture), checkpoint.transforms))
     except BadPicture as error:
         raise BadPicture(f"{name}: {error}. Give another picture") from error
     except ZseError as error:
@@ -134,7 +134,7 @@ def _stacked(pictures: list[Tensor]) -> Tensor:
     return torch.stack([picture.expand(channels, -1, -1) for picture in pictures])
 
 
-def _file(picture: Picture) -> bytes:
+def picture_file(picture: Picture) -> bytes:
     """The bytes of a picture file. Raises BadPicture for a picture that cannot be read, ZseError for another type."""
     if isinstance(picture, bytes):
         return picture

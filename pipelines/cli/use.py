@@ -15,7 +15,7 @@ from zse_model.errors import ZseError
 
 
 def search(
-    sketch: Annotated[str, typer.Option("--sketch", help="The query: a picture file or URL.")],
+    sketch: Annotated[str, typer.Option("--sketch", help="The query: a picture or SVG file or URL.")],
     gallery: Annotated[str, typer.Option("--gallery", help="The photos to search: a folder or URL, at any depth.")],
     checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help=f"The model to search with: {CHECKPOINT}")],
     workspace: Workspace = WORKSPACE,
@@ -55,7 +55,7 @@ def search(
 
 
 def explain(
-    sketch: Annotated[str, typer.Option("--sketch", help="The query: a picture file or URL.")],
+    sketch: Annotated[str, typer.Option("--sketch", help="The query: a picture or SVG file or URL.")],
     checkpoint: Annotated[
         str,
         typer.Option(

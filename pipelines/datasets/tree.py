@@ -28,6 +28,25 @@ from zse_model.transforms import ENDINGS, Modality
 
 PICTURES = ENDINGS
 
+# Pictures that are not read: what they are and what to convert them to, and their endings. HEIC needs a decoder that
+# Pillow does not have; Pillow runs Ghostscript for EPS; a raw file holds the values of a sensor, which each program
+# develops in its own way; of a vector drawing or a document the size in pixels is a choice.
+_FORMATS_UNREAD = {
+    "HEIC is not read: convert it to JPEG": ".heic .heif .hif .heics .heifs",
+    "JPEG XL is not read: convert it to JPEG or PNG": ".jxl",
+    "JPEG 2000 is not read: convert it to JPEG or PNG": ".jp2 .j2k .j2c .jpc .jpf .jpx",
+    "JPEG XR is not read: convert it to JPEG or PNG": ".jxr .wdp .hdp",
+    "a Photoshop file is not read: export it as JPEG or PNG": ".psd .psb",
+    "a file of a paint program is not read: export it as JPEG or PNG": ".xcf .kra .ora .clip .afphoto .procreate",
+    "SVG is not read as a photo: export it as PNG": ".svg .svgz",
+    "a vector drawing is not read as a photo: export it as PNG": ".eps .ps .ai .cdr .wmf .emf",
+    "PDF is not read: export its pages as JPEG or PNG": ".pdf",
+    "a raw photo is not read: export it as JPEG": ".raw .dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .srw .orf .rw2"
+    " .rwl .raf .pef .x3f .3fr .fff .iiq .mef .mos .mrw .erf .kdc .dcr",
+    "this format is not read: convert it to JPEG or PNG": ".tga .exr .hdr .dds .pcx .ico .icns .sgi .dcm .bpg .flif",
+}
+_UNREADABLE = {ending: reason for reason, endings in _FORMATS_UNREAD.items() for ending in endings.split()}
+
 # A folder with more subfolders than this holds classes: the subfolders are not searched for data sets.
 MOST_BELOW = 40
 LONGEST_ENDING = 12  # characters; a longer text after the dot is not counted as an ending
@@ -259,6 +278,15 @@ def in_order(records: Sequence[ImageRecord], source: str) -> list[ImageRecord]:
 def is_picture(name: str, endings: tuple[str, ...] = PICTURES) -> bool:
     """Whether a file name has one of the endings and is not a hidden or system file."""
     return name.lower().endswith(endings) and not _is_litter_in(name)
+
+
+def unreadable(path: str) -> str | None:
+    """Why a file is not read although its ending says that it is a picture, and what to do; None for other files.
+
+    For a listing that names what it leaves out. Hidden and system files are other files.
+    """
+    _, dot, ending = path.rsplit("/", 1)[-1].lower().rpartition(".")
+    return None if _is_litter_in(path) else _UNREADABLE.get(dot + ending)
 
 
 def own_instance(category: str, file: str) -> str:

@@ -12,12 +12,12 @@ from pipelines.drawing.explanations import Explained, explained, png
 from pipelines.encode.gallery import read_photos
 from pipelines.runtime.redaction import printable
 from pipelines.search.explanation_page import page
-from pipelines.search.search import Match, find, prepared
+from pipelines.search.query import prepared, prepared_photo
+from pipelines.search.search import Match, find
 from pipelines.store import storage
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.explanation.pair import explained_mode, explainer
-from zse_model.transforms import prepare_photo, prepare_sketch
 
 PAGE = "explain.html"
 SHORTLIST = 100  # photos that a pair network ranks if no mode is given
@@ -50,7 +50,7 @@ def explain(
     explainer(method)  # raises before a gallery is encoded
     shown = mode or explained_mode(method)
     method.mode(shown)
-    drawn = prepared(prepare_sketch, sketch, storage.read_bytes(sketch), transforms)
+    drawn = prepared(sketch, transforms)
     if photo is not None:
         names, files = [photo], [storage.read_bytes(photo)]
     else:
@@ -64,7 +64,7 @@ def explain(
     for name, data in zip(names, files, strict=True):
         if isinstance(data, Exception):
             raise data
-        pixels = prepared(prepare_photo, name, data, transforms)
+        pixels = prepared_photo(data, transforms, name)
         found.append(explained(method, drawn, pixels, printable(name), shown, patches))
     for one in found[1:]:
         one.pictures.pop("attention-sketch", None)  # equal for every photo, because the sketch is encoded alone

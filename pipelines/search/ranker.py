@@ -10,8 +10,6 @@ environment variable ZSE_INDEX names it.
 from __future__ import annotations
 
 import base64
-import binascii
-import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -20,15 +18,13 @@ import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from PIL import Image
 
 from pipelines.encode.device import assigned_device
 from pipelines.encode.gallery import Gallery, open_gallery
+from pipelines.search.query import Query, prepared
 from pipelines.search.search import ranked
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
-from zse_model.retrieval import checked_pixels
-from zse_model.transforms import BadPicture, prepare_sketch
 
 MEMORY = 4 * 2**30  # bytes of the index to keep in memory: two million photos with vectors of 512 numbers
 
@@ -45,7 +41,7 @@ class Ranker(PythonModel):
         """The best photos of each sketch: columns query (position of the sketch), rank (from 1), id, score (float32).
 
         model_input: one sketch, a list of sketches, or a data frame with the column `sketch`. A sketch is the bytes of
-            a picture file, the same bytes as base64 text, or an array uint8 [h, w], [h, w, 3] or [h, w, 4].
+            a picture file or an SVG, the same bytes as base64 text, or an array uint8 [h, w], [h, w, 3] or [h, w, 4].
         params: `top`, photos per sketch (default 10); `mode`, a retrieval mode (default: the method's first).
         Raises ZseError for a missing index, the index of another checkpoint, other input, or an unknown mode;
             BadPicture for an unusable sketch.
@@ -57,7 +53,8 @@ class Ranker(PythonModel):
         method.mode(mode)
         if top < 1:
             raise ZseError(f"params: top must be at least 1, got {top}")
-        drawn = [self._prepared(i, data) for i, data in enumerate(_files(model_input))]
+        transforms = self._checkpoint.transforms
+        drawn = [prepared(sketch, transforms, f"Sketch {i}") for i, sketch in enumerate(_queries(model_input))]
         ranking = ranked(method, drawn, photos, mode, top)
         queries, depth = ranking.indices.shape
         return pd.DataFrame(
@@ -68,12 +65,6 @@ class Ranker(PythonModel):
                 "score": ranking.scores.flatten().numpy(),
             }
         )
-
-    def _prepared(self, position: int, sketch: bytes) -> np.ndarray:
-        try:
-            return prepare_sketch(sketch, self._checkpoint.transforms)
-        except BadPicture as error:
-            raise BadPicture(f"Sketch {position} cannot be used: {error}") from error
 
     def _gallery(self) -> Gallery:
         if self._photos is None:
@@ -93,8 +84,8 @@ class Ranker(PythonModel):
         return self._photos
 
 
-def _files(given: Any) -> list[bytes]:
-    """The sketches of `predict`'s input as bytes of picture files."""
+def _queries(given: Any) -> list[Query]:
+    """The sketches of `predict`'s input. No text among them, which would be read as a path: here it is base64."""
     if isinstance(given, pd.DataFrame):
         if "sketch" not in given:
             raise ZseError(f"A data frame needs the column `sketch`, got {list(given.columns)}")
@@ -104,21 +95,18 @@ def _files(given: Any) -> list[bytes]:
     if not isinstance(given, Sequence | np.ndarray) or len(given) == 0:
         kind = f"an empty {type(given).__name__}" if isinstance(given, Sequence) else type(given).__name__
         raise ZseError(f"Give sketches as bytes, base64 text or uint8 arrays, or a list of such sketches; got {kind}")
-    return [_file(one) for one in given]
+    return [_query(sketch, i) for i, sketch in enumerate(given)]
 
 
-def _file(sketch: Any) -> bytes:
-    if isinstance(sketch, bytes):
+def _query(sketch: Any, position: int) -> Query:
+    if isinstance(sketch, os.PathLike):
+        raise ZseError(f"Sketch {position} is a path, and a model reads no files. Give the bytes of the file")
+    if not isinstance(sketch, str):
         return sketch
-    if isinstance(sketch, str):
-        try:
-            return base64.b64decode(sketch, validate=True)
-        except binascii.Error as error:
-            raise ZseError(f"A sketch given as text must be base64 of a picture file: {error}") from error
-    array = checked_pixels(np.asarray(sketch))
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()
+    try:
+        return base64.b64decode(sketch, validate=True)
+    except ValueError as error:
+        raise ZseError(f"A sketch given as text must be base64 of a picture file: {error}") from error
 
 
 set_model(Ranker())

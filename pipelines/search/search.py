@@ -6,10 +6,8 @@ The photos' encodings are kept (`encode/gallery.py`), so further searches of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from pipelines.encode.device import assigned_device
 from pipelines.encode.gallery import Gallery, encode_gallery, open_gallery, read_photos
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.redaction import printable
+from pipelines.search.query import Query, prepared, prepared_photo
 from pipelines.store import storage
 from pipelines.workspace.tensors import to_tensor
 from zse_model import retrieval
@@ -26,9 +25,7 @@ from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.methods import RetrievalMethod
-from zse_model.transforms import BadPicture, TransformConfig, prepare_photo, prepare_sketch
-
-T = TypeVar("T")
+from zse_model.transforms import BadPicture, prepare_photo
 
 
 @dataclass(frozen=True)
@@ -59,12 +56,11 @@ def search(
         raise ZseError(f"--top {top} is more than the {depth} photos that are re-ranked. Give --depth {top} or more")
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
-    data = storage.read_bytes(sketch)
-    drawn = prepared(prepare_sketch, sketch, data, checkpoint.transforms)
+    drawn = prepared(sketch, checkpoint.transforms)
     found = find(drawn, gallery, checkpoint, workspace, top=depth if rerank_by else top, mode=mode)
     if rerank_by is not None:
         with storage.local_copy(rerank_by) as copy:
-            found = reranked(sketch, data, gallery, found, load_checkpoint(copy))[:top]
+            found = reranked(sketch, gallery, found, load_checkpoint(copy))[:top]
     photos = [_shown(data, checkpoint) for data in read_photos(gallery, [match.path for match in found])]
     captions = [f"{m.score:.3f} {printable(m.path.rsplit('/', 1)[-1])}" for m in found]
     rows = [
@@ -80,14 +76,6 @@ def search(
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(draw_sheet(rows))
     return found
-
-
-def prepared(prepare: Callable[[bytes, TransformConfig], T], name: str, data: bytes, transforms: TransformConfig) -> T:
-    """`prepare` of a picture's bytes. Raises BadPicture with the picture's name."""
-    try:
-        return prepare(data, transforms)
-    except BadPicture as error:
-        raise BadPicture(f"{printable(name)}: {error}. Give another picture") from error
 
 
 def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:
@@ -121,20 +109,20 @@ def ranked(method: RetrievalMethod, drawn: list[np.ndarray], photos: Gallery, mo
     return method.search(queries, lambda: photos.tiles(names), mode, min(top, len(photos.ids)), photos.indices)
 
 
-def reranked(name: str, sketch: bytes, gallery: str, found: list[Match], checkpoint: Checkpoint) -> list[Match]:
+def reranked(sketch: Query, gallery: str, found: list[Match], checkpoint: Checkpoint) -> list[Match]:
     """The found photos, re-ranked by a second checkpoint: by its pair network, if it has one.
 
-    name: of the sketch, for errors. Raises StorageError for a photo that was removed meanwhile.
+    Raises StorageError for a photo that was removed meanwhile.
     """
     checkpoint.method.to(assigned_device())
-    drawn = prepared(prepare_sketch, name, sketch, checkpoint.transforms)
+    drawn = prepared(sketch, checkpoint.transforms)
     photos = []
     for match, data in zip(found, read_photos(gallery, [match.path for match in found]), strict=True):
         if isinstance(data, Exception):
             raise StorageError(
                 f"{printable(match.path)} was removed from {gallery} during the search. Run the same command again"
             ) from data
-        photos.append(prepared(prepare_photo, match.path, data, checkpoint.transforms))
+        photos.append(prepared_photo(data, checkpoint.transforms, match.path))
     mode = checkpoint.method.pair_mode or checkpoint.method.modes[0]
     ranking = retrieval.search(checkpoint, to_tensor([drawn]), to_tensor(photos), mode, len(found))
     return [Match(found[int(i)].path, float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]

@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipelines.cli.app import app
+from pipelines.datasets.tree import is_picture, unreadable
 from pipelines.ingest.stage import ingest, plan_ingest
 from pipelines.runtime.redaction import printable, shown
 from pipelines.search import search as job
@@ -24,7 +25,7 @@ from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, save_checkpoint
 from zse_model.methods import METHODS, create_method
 from zse_model.split import ZeroShotSplit
-from zse_model.transforms import TransformConfig
+from zse_model.transforms import ENDINGS, TransformConfig
 
 PNG, JPEG = as_bytes(drawing()), as_bytes(scene(), "JPEG")
 READ = {
@@ -249,3 +250,21 @@ def test_names_of_any_bytes_go_through_ingest(tmp_path: Path) -> None:
         f"ant/{SPELLED[0]}",
         "ant/\\x1bbroken\\n.png",
     }
+
+
+def test_pictures_that_are_not_read_are_known_by_their_endings() -> None:
+    for path, reason in (
+        ("a/IMG 1.HEIC", "HEIC is not read: convert it to JPEG"),
+        ("x.heif", "HEIC is not read: convert it to JPEG"),
+        ("s3://b/кот.Jxl", "JPEG XL is not read: convert it to JPEG or PNG"),
+        ("a.b.jp2", "JPEG 2000 is not read: convert it to JPEG or PNG"),
+        ("a.PSD", "a Photoshop file is not read: export it as JPEG or PNG"),
+        ("a.svgz", "SVG is not read as a photo: export it as PNG"),
+        ("caf\udce9.CR2", "a raw photo is not read: export it as JPEG"),
+        ("a.pdf", "PDF is not read: export its pages as JPEG or PNG"),
+    ):
+        assert unreadable(path) == reason
+    for other in ("a.png", "a.JPG", "notes.txt", "heic", "a.heic/b", "._a.heic", "__MACOSX/a.heic", ".heic", "", "a."):
+        assert unreadable(other) is None
+    for ending in ENDINGS:
+        assert is_picture(f"a{ending.upper()}") and is_picture(f"b/A{ending}") and unreadable(f"a{ending}") is None

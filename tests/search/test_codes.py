@@ -107,7 +107,7 @@ def test_a_folder_is_searched_by_codes_and_reranked(checkpoint: tuple[str, str],
     ).eval()
     second = replace(loaded, name="zse_sbir", method=network, transforms=TransformConfig(size=32))
     sketch, folder = (tmp_path / "sketch.png").read_bytes(), tmp_path / "gallery"
-    order = reranked("sketch.png", sketch, str(folder), found[:3], second)
+    order = reranked(sketch, str(folder), found[:3], second)
     with torch.no_grad():
         query = network.encode(torch.from_numpy(prepare_sketch(sketch, second.transforms))[None, None], "sketch")
         photos = [prepare_photo((folder / m.path).read_bytes(), second.transforms) for m in found[:3]]

@@ -143,7 +143,7 @@ def test_masks_are_explained(world: Path, tmp_path: Path) -> None:
 
 def test_unusable_input_is_named(world: Path, tmp_path: Path) -> None:
     photo = str(world / "gallery" / "0 <i>.png")
-    with pytest.raises(BadPicture, match=r"empty\.png: blank: no ink. Give another picture"):
+    with pytest.raises(BadPicture, match=r"empty\.png: blank: no ink. Give a drawing whose"):
         zse_explain(world, tmp_path, "--photo", photo, sketch="empty.png")
     with pytest.raises(BadPicture, match=r"broken\.jpg: "):
         zse_explain(world, tmp_path, "--photo", str(world / "broken.jpg"))

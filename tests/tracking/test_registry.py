@@ -96,9 +96,10 @@ def test_what_cannot_be_ranked_says_why(home: tuple[Path, Outputs], photos: Path
         ([], "got an empty list"),
         (7, "got int"),
         (["no base64!"], "must be base64"),
+        ([photos / "0.png"], "Sketch 0 is a path, and a model reads no files"),
         ([np.zeros((8, 8), np.float32)], r"got float32 \[8, 8\]"),
         (pd.DataFrame({"x": [b""]}), "column `sketch`"),
-        ([picture(draw_sketch("car", 1)), b""], "Sketch 1 cannot be used: empty"),
+        ([picture(draw_sketch("car", 1)), b""], "Sketch 1: empty: zero bytes. Give another picture"),
     ):
         with pytest.raises(ValueError, match=why):
             model.predict(bad)

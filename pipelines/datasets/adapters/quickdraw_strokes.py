@@ -17,18 +17,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, cast
 
-from PIL import Image, ImageDraw
-
 from pipelines.datasets.archives import opened
 from pipelines.datasets.base import DatasetConfig, ImageRecord, Place
+from pipelines.datasets.strokes import LINE_WIDTH, SIZE, draw
 from pipelines.datasets.tree import Branch, LayoutError, PassedOver, Tree, in_order, is_picture
 from pipelines.store import storage
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
 
 ENDING = ".ndjson"
-OVERSAMPLING = 4  # drawn larger and averaged, since Pillow's lines are not antialiased
-MARGIN = 1 / 16  # white border on each side, as a share of the picture's side
 
 _KEY = re.compile(rb'"key_id"\s*:\s*"?([0-9A-Za-z_-]+)')
 _MISSED = re.compile(rb'"recognized"\s*:\s*"?(false|0)\b', re.IGNORECASE)  # some tools write all values as text
@@ -46,9 +43,9 @@ class QuickDrawStrokesConfig(DatasetConfig):
     limit: int | None = None
     """Drawings per class, from the start of the file, which has no order. None = all. The 50 million drawings of the
     whole set are more than a listing holds in memory."""
-    size: int = 256
+    size: int = SIZE
     """Side of a drawing, px, 16..1024."""
-    line_width: float = 3.0
+    line_width: float = LINE_WIDTH
     """px, at most size / 4."""
 
     def __post_init__(self) -> None:
@@ -139,30 +136,6 @@ class QuickDrawStrokes:
             return draw(json.loads(line)["drawing"], self.config.size, self.config.line_width)
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             return BadPicture(f"not a Quick, Draw! drawing: {type(error).__name__}: {error}")
-
-
-def draw(strokes: Sequence[Sequence[Sequence[float]]], size: int, line_width: float) -> bytes:
-    """Render strokes `[[x, ...], [y, ...], ...]`, y downwards, as a PNG of `size` px: black on white, round ends, the
-    longer side scaled to the square without its margin. Raises ZseError for no points, or points that are no
-    numbers."""
-    lines = [list(zip(stroke[0], stroke[1], strict=True)) for stroke in strokes]
-    points = [point for line in lines for point in line]
-    if not points or not all(math.isfinite(value) for point in points for value in point):
-        raise ZseError("no points" if not points else "points that are no numbers")
-    (left, right), (top, bottom) = ((min(axis), max(axis)) for axis in zip(*points, strict=True))
-    side, radius = size * OVERSAMPLING, line_width * OVERSAMPLING / 2
-    scale = (side * (1 - 2 * MARGIN) - 2 * radius) / (max(right - left, bottom - top) or 1)
-    dx, dy = (side - (left + right) * scale) / 2, (side - (top + bottom) * scale) / 2
-    canvas = Image.new("L", (side, side), 255)
-    pen = ImageDraw.Draw(canvas)
-    for line in lines:
-        placed = [(x * scale + dx, y * scale + dy) for x, y in line]
-        pen.line(placed, fill=0, width=max(1, round(2 * radius)))
-        for x, y in placed:  # round ends and corners
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=0)
-    buffer = io.BytesIO()
-    canvas.reduce(OVERSAMPLING).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _category(path: str) -> str:

@@ -8,16 +8,12 @@ The folders may also be named `sketches/` and `images/`. There are no instances:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
-from xml.etree import ElementTree
-
-import resvg_py
 
 from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.svg import render
 from pipelines.datasets.tree import PICTURES, Branch, Tree, TreeConfig
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
@@ -61,49 +57,11 @@ class TUBerlin:
 
 
 def rasterise(svg: bytes | Exception, size: int) -> bytes | Exception:
-    """Render an SVG drawing as a PNG of `size` x `size` px on white. Returns BadPicture for bytes that are not an SVG
-    drawing, and for a drawing that embeds another file or URL: neither is read."""
+    """Render an SVG drawing as a PNG whose longer side is `size` px, on white. Returns BadPicture for bytes that are
+    not an SVG drawing, and for a drawing that embeds another file or URL: neither is read."""
     if isinstance(svg, Exception):
         return svg
     try:
-        return resvg_py.svg_to_bytes(
-            svg_string=_by_itself(svg), width=size, height=size, background="white", skip_system_fonts=True
-        )
-    except (ValueError, LookupError, ElementTree.ParseError) as error:  # LookupError: an unknown encoding
+        return render(svg, size, background="white")
+    except ValueError as error:
         return BadPicture(f"not an SVG drawing: {error}")
-
-
-_PICTURED = ("image", "feImage", "use")
-_OWN = re.compile(r"\s*(#|data:image/(png|jpe?g|gif|webp)[;,])", re.IGNORECASE)
-_ELSEWHERE = re.compile(r"url\(\s*['\"]?\s*(?!['\"#\s])[^)]*\)", re.IGNORECASE)
-
-
-def _by_itself(svg: bytes) -> str:
-    """The drawing without references to other files. Raises BadPicture for one that a visible part depends on.
-
-    The parser expands entities within bounds, never from other files, and its output has no DTD."""
-    root = _parsed(svg)
-    for element in root.iter():
-        for name, value in list(element.attrib.items()):
-            if name.rpartition("}")[2] == "href" and not _OWN.match(value):
-                if (kind := element.tag.rpartition("}")[2]) in _PICTURED:
-                    raise BadPicture(
-                        f"its <{kind}> refers to another file or URL, which is not read. Embed it as data:image/png"
-                    )
-                del element.attrib[name]
-            else:
-                element.attrib[name] = _ELSEWHERE.sub("none", value)
-        if element.text and element.tag.endswith("style"):
-            element.text = _ELSEWHERE.sub("none", element.text)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _parsed(svg: bytes) -> ElementTree.Element:
-    """Parse in the encoding that the XML declares, else (wrong or missing declaration) in UTF-8 or Latin-1."""
-    try:
-        return ElementTree.fromstring(svg)
-    except (ValueError, LookupError, ElementTree.ParseError) as error:
-        for encoding in ("utf-8-sig", "latin-1"):
-            with suppress(ValueError, ElementTree.ParseError):
-                return ElementTree.fromstring(svg.decode(encoding))
-        raise error

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import faiss
+import numpy as np
+import psutil
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from zse_model.code_index import CodeIndex
+from zse_model import code_index
+from zse_model.code_index import BITS, CodeIndex
+from zse_model.errors import ZseError
 from zse_model.evaluation.search import rank
 from zse_model.hashing import WEIGHT, Asymmetric, CodeHead, Hamming, agreement, pack, unpack
 from zse_model.scoring import score_all
@@ -86,6 +97,7 @@ def test_a_sketch_that_says_nothing_is_as_far_from_everything() -> None:
     weights = Asymmetric(CPU, "hash", head).precompute({"embedding": torch.ones(1, 8)}, "sketch")
     found = filled(codes(50, 32)).search(weights, 3)
     assert found.indices.tolist() == [[0, 1, 2]] and found.scores.tolist() == [[0.0, 0.0, 0.0]]
+    assert not found.scores.signbit().any()
 
 
 @pytest.mark.parametrize("bits", [32, 64, 128, 256])
@@ -104,6 +116,70 @@ def test_opposites_of_the_query_are_ranked_too(bits: int) -> None:
             for k in (1, 7, 30, 300):
                 expected, found = rank(scores, k), filled(gallery).search(asked, k)
                 assert torch.equal(found.indices, expected.indices) and torch.equal(found.scores, expected.scores)
+
+
+@contextmanager
+def small_parts() -> Iterator[None]:
+    """Parts of 256 codes on two threads: few codes fill several, and few results are a small share of them."""
+    threads = faiss.omp_get_max_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code_index, "PART", 256)
+        faiss.omp_set_num_threads(2)
+        try:
+            yield
+        finally:
+            faiss.omp_set_num_threads(threads)
+
+
+@given(st.sampled_from(BITS), st.integers(1, 800), st.sampled_from([1, 2, 6, 40, 999]), st.integers(0, 999), st.data())
+def test_a_filter_is_applied_before_the_ranking(bits: int, n: int, kinds: int, seed: int, data: st.DataObject) -> None:
+    generator, draw = np.random.default_rng(seed), data.draw
+    gallery = torch.from_numpy(
+        generator.integers(0, 256, (kinds, bits // 8), np.uint8)[generator.integers(kinds, size=n)]
+    )
+    if draw(st.booleans(), "sorted"):
+        gallery = gallery[np.lexsort(gallery.numpy().T)]
+    passes = generator.random(n) < draw(st.sampled_from([0, 0.01, 0.2, 0.6, 1]), "share")
+    if draw(st.booleans(), "filter by code"):
+        passes &= gallery[:, 0].numpy() < 128
+    among, signs = torch.from_numpy(np.flatnonzero(passes)), 2.0 * unpack(gallery) - 1
+    if draw(st.booleans(), "codes"):
+        asked = gallery[:2] ^ draw(st.sampled_from([0, 1, 255]), "flipped")
+        scores = (2.0 * unpack(asked) - 1) @ signs.T
+    else:
+        asked = torch.from_numpy(generator.integers(-WEIGHT, WEIGHT + 1, (draw(st.integers(1, 2)), bits))).float()
+        asked *= torch.from_numpy(generator.random(bits) < draw(st.sampled_from([0, 0.1, 1]), "weighted"))
+        scores = agreement(asked @ signs.T, asked)
+    k = draw(st.one_of(st.integers(1, 8), st.integers(1, n + 9)), "k")
+    with small_parts():
+        index = filled(gallery)
+        found, filtered = index.search(asked, k), index.search(asked, k, among=among)
+    expected = rank(scores, k)
+    assert torch.equal(found.indices, expected.indices) and torch.equal(found.scores, expected.scores)
+    assert filtered.indices.shape == (len(asked), min(k, len(among)))
+    if len(among):
+        expected = rank(scores[:, among], k)
+        assert torch.equal(filtered.indices, among[expected.indices])
+        assert torch.equal(filtered.scores, expected.scores)
+
+
+def test_a_filter_that_one_percent_passes_gives_as_many_results() -> None:
+    gallery, among = codes(4000), torch.arange(7, 4000, 100)
+    found = filled(gallery).search(gallery[:1], 20, among=among)
+    expected = rank(score_all(Hamming(CPU, "hash"), {"hash": gallery[:1]}, {"hash": gallery[among]}), 20)
+    assert torch.equal(found.indices, among[expected.indices]) and found.indices.shape == (1, 20)
+
+
+def test_an_index_keeps_its_codes_once() -> None:
+    """16 million codes of 32 bits, 64 MB, and two parts of 4 MB."""
+    process, index = psutil.Process(os.getpid()), CodeIndex(32)
+    index.add(codes(100, 32))
+    index.search(codes(1, 32), 1)
+    before, part = process.memory_info().rss, torch.randint(256, (2**18, 4), dtype=torch.uint8)
+    for _ in range(64):
+        index.add(part)
+    index.search(part[:1], 20)
+    assert len(index) == 2**24 + 100 and process.memory_info().rss - before < 96e6
 
 
 def test_an_index_in_lists_says_what_it_found_and_never_fewer_than_asked() -> None:
@@ -149,5 +225,37 @@ def test_what_an_index_cannot_search_is_refused() -> None:
     for weight in (0.5, WEIGHT + 1.0, torch.nan):
         with pytest.raises(ValueError, match="Weights must be whole numbers from -2047 to 2047"):
             index.search(torch.full((1, 64), weight), 1)
+    lists = filled(codes(600), lists=2)
     with pytest.raises(ValueError, match="An index with lists is searched by codes"):
-        filled(codes(600), lists=2).search(torch.ones(1, 64), 1)
+        lists.search(torch.ones(1, 64), 1)
+    with pytest.raises(ValueError, match="An index with lists searches all its codes"):
+        lists.search(codes(1), 1, among=torch.tensor([0]))
+
+
+@pytest.mark.parametrize("positions", [[-1, 0], [0, 2], [2]])
+def test_positions_outside_the_index_are_refused(positions: list[int]) -> None:
+    with pytest.raises(
+        ZseError, match=f"among must hold positions from 0 to 1, got {[p for p in positions if p % 3][0]}"
+    ):
+        filled(codes(2)).search(codes(1), 1, among=torch.tensor(positions))
+
+
+@pytest.mark.parametrize(
+    ("among", "error"),
+    [
+        (torch.tensor([1, 0]), "among must be sorted and hold each position once"),
+        (torch.tensor([1, 1]), "among must be sorted and hold each position once"),
+        (torch.tensor([0.0]), r"among must be positions, int64 \[m\], got torch.float32 \[1\]"),
+        (torch.tensor([[0]]), r"among must be positions, int64 \[m\], got torch.int64 \[1, 1\]"),
+    ],
+)
+def test_positions_that_do_not_rise_are_refused(among: torch.Tensor, error: str) -> None:
+    with pytest.raises(ZseError, match=error):
+        filled(codes(2)).search(codes(1), 1, among=among)
+
+
+def test_another_layout_of_faiss_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    index, real = filled(codes(40)), faiss.IndexPQFastScan
+    monkeypatch.setattr(faiss, "IndexPQFastScan", lambda quantizer: real(quantizer, 64))
+    with pytest.raises(ZseError, match="packs codes in an unknown layout"):
+        index.search(codes(1), 1)

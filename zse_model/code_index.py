@@ -317,7 +317,7 @@ def _completed(
     whose levels are at least `outside` [parts]."""
     last = keys[-1] >> PLACE
     missed = np.flatnonzero(outside <= last).tolist()
-    ties = query.codes and (outside[missed] == last).all()  # no member outside a scan is nearer
+    ties = (outside[missed] == last).all()  # no member outside a scan is nearer
     wanted, best = (keys >> PLACE == last).sum() if ties else np.inf, [keys]
     for i in missed:
         if wanted > 0:

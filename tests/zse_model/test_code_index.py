@@ -120,10 +120,11 @@ def test_opposites_of_the_query_are_ranked_too(bits: int) -> None:
 
 @contextmanager
 def small_parts() -> Iterator[None]:
-    """Parts of 256 codes on two threads: few codes fill several, and few results are a small share of them."""
+    """Parts of 256 codes, read in blocks, on two threads: few codes fill several, and few results are a small share."""
     threads = faiss.omp_get_max_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(code_index, "PART", 256)
+        patch.setattr(code_index, "BLOCK", 32)
         faiss.omp_set_num_threads(2)
         try:
             yield
@@ -161,6 +162,37 @@ def test_a_filter_is_applied_before_the_ranking(bits: int, n: int, kinds: int, s
         expected = rank(scores[:, among], k)
         assert torch.equal(filtered.indices, among[expected.indices])
         assert torch.equal(filtered.scores, expected.scores)
+
+
+@pytest.mark.parametrize(
+    ("k", "parts", "expected"),
+    [
+        (1, [[(2, "", 0), (254, "in", 1)], [(200, "", 0), (55, "in", 1), (1, "in", 0)]], [511]),
+        (
+            4,
+            [
+                [(2, "in", 0), (150, "", 1), (103, "in", 2), (1, "in", 1)],
+                [(100, "", 1), (156, "in", 1)],
+                [(256, "in", 1)],
+            ],
+            [0, 1, 255, 356],
+        ),
+    ],
+    ids=["nearer than those found", "ties before those found"],
+)
+def test_members_of_a_filter_are_found_behind_other_codes(
+    k: int, parts: list[list[tuple[int, str, int]]], expected: list[int]
+) -> None:
+    """A part: how many codes, whether they pass the filter, and their distance. Scans show those that do not pass."""
+    rows = [row for part in parts for count, *row in part for _ in range(count)]
+    gallery = torch.zeros(len(rows), 8, dtype=torch.uint8)
+    gallery[:, 3] = torch.tensor([2**distance - 1 for _, distance in rows])
+    among = torch.tensor([i for i, (passes, _) in enumerate(rows) if passes])
+    query = torch.zeros(1, 8, dtype=torch.uint8)
+    with small_parts():
+        index = filled(gallery)
+        assert index.search(query, k, among=among).indices.tolist() == [expected]
+        assert index.search(2.0 * unpack(query) - 1, k, among=among).indices.tolist() == [expected]
 
 
 def test_a_filter_that_one_percent_passes_gives_as_many_results() -> None:

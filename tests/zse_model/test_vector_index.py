@@ -72,7 +72,8 @@ def test_scores_are_those_of_the_dot_product_within_rounding() -> None:
     torch.testing.assert_close(found.scores, rank(scores, 50).scores, rtol=0, atol=96 * 2**-24)
 
 
-def test_rows_that_differ_by_less_than_a_product_rounds_are_in_order() -> None:
+@pytest.mark.parametrize("scale", [1, 1e4])
+def test_rows_that_differ_by_less_than_a_product_rounds_are_in_order(scale: float) -> None:
     """Near copies of one row, each in one number: float32 products rank them by how their sums round."""
     generator = torch.manual_seed(5)
     row = normalize(torch.randn(1, 256, generator=generator), dim=1).half()
@@ -80,8 +81,11 @@ def test_rows_that_differ_by_less_than_a_product_rounds_are_in_order() -> None:
     rows[:, 0] = torch.randint(1, 2000, (2000,), generator=generator).half() * 2**-24  # subnormal numbers
     queries = row.float() + 0.01 * torch.randn(3, 256, generator=generator)
     queries[:, 0] = 0.02
+    queries *= scale
     assert not torch.equal(rank(queries @ rows.float().T, 40).indices, rank(exact(queries, rows), 40).indices)
-    found, expected = filled(rows).search(queries, 40), rank(exact(queries, rows), 40)
+    index = filled(rows)
+    index.add(0 * rows[:1])
+    found, expected = index.search(queries, 40), rank(exact(queries, rows), 40)
     assert torch.equal(found.indices, expected.indices) and torch.equal(found.scores, expected.scores)
 
 

@@ -122,8 +122,24 @@ def test_without_a_reference_the_first_candidate_must_beat_chance(tmp_path: Path
         candidate = measured(tmp_path / str(mean), "bb", mean, 0.6, gallery=40, images=images)
         decision = decide(RULES, [], candidate)
         assert decision.promoted == holds and "must exceed chance 0.107" in decision.reasons[0].text
+    Images.write(images, counts={f"class {i}": {"photo": 25, "sketch": 8} if i else {"sketch": 8} for i in range(10)})
+    many = decide(RULES, [], measured(tmp_path / "many", "bb", 0.14, 0.6, gallery=40, images=images))
+    assert "must exceed chance 0.657" in many.reasons[0].text, "a class without photos has no precision to expect"
     told = measured(tmp_path / "told", "bb", 0.14, 0.6, images=images, chance={SELECTION: 0.2})
     assert "must exceed chance 0.200" in decide(RULES, [], told).reasons[0].text
+
+
+def test_a_rule_for_several_data_sets_asks_for_each_on_its_newest_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = Rules(better=(Paired(setting="*-selection", metric="mAP_all", floor=0.5),))
+    newest_first = []
+    for setting, mean in (("shop-selection.1", 0.6), ("mart-selection.1", 0.7), ("shop-selection.0", 0.1)):
+        monkeypatch.setattr("tests.helpers.reports.SELECTION", setting)
+        newest_first.append(measured(tmp_path / setting, "bb", mean, 0)[0])
+    decision = decide(rules, [], newest_first)
+    assert decision.promoted
+    assert [reason.text.split(" ")[0] for reason in decision.reasons] == ["shop-selection.1", "mart-selection.1"]
 
 
 def test_a_missing_evaluation_is_a_command_that_can_be_pasted(tmp_path: Path) -> None:
@@ -146,6 +162,15 @@ def test_a_missing_evaluation_is_a_command_that_can_be_pasted(tmp_path: Path) ->
         assert getattr(made, section) == getattr(config, section)
     neither = decide(load_rules(None), champion, [candidate[1]])
     assert neither.reasons[0].text.count("zse evaluate --checkpoint") == 2
+
+
+def test_a_first_candidate_without_the_measurement_is_told_how_to_make_it(tmp_path: Path) -> None:
+    config = tiny_folder(str(tmp_path), ["x"], name="folder+global")
+    (_, test) = measured(tmp_path, "workspace/new", 0.6, 0.6, experiment=experiment_of(config))
+    decision = decide(RULES, [], [test], workspace="w")
+    assert not decision.promoted and "the candidate has no such measurement" in decision.reasons[0].text
+    assert "zse evaluate --checkpoint workspace/new" in decision.reasons[0].text
+    assert "evaluation.classes=pseudo_unseen" in decision.reasons[0].text
 
 
 def test_a_command_is_exact_for_an_experiment_of_the_users() -> None:

@@ -33,7 +33,6 @@ from pipelines.runtime.errors import ConfigError, StorageError
 from tests.conftest import tiny
 from tests.helpers.pictures import CLASSES, picture, write
 from tests.helpers.reports import measured
-from zse_model.evaluation.metrics import difference_of_means
 from zse_model.synthetic import draw_sketch
 
 
@@ -190,28 +189,6 @@ def test_a_reevaluation_of_which_a_part_was_refused_is_not_fine() -> None:
     for lines in ([good, seen], [seen], []):
         assert Summary("c", {}, 0.01, lines).status == "partial"
     assert "because the model has seen the data: zse@former on shop." in markdown(Summary("c", {}, 0.01, [good, seen]))
-
-
-def test_a_difference_of_means_pairs_classes_not_queries() -> None:
-    generator = torch.Generator().manual_seed(0)
-    classes = torch.arange(20).repeat_interleave(5)
-    level = torch.rand(20, generator=generator, dtype=torch.float64)
-    a, b = (level[classes] + 0.02 * torch.randn(100, generator=generator, dtype=torch.float64) for _ in range(2))
-    order = torch.randperm(100, generator=generator)
-    same = difference_of_means(a, b[order], classes, classes[order])
-    assert same.low < 0 < same.high and same.high - same.low < 0.02 and same.p > 0.05  # classes differ by 0.3
-    less = difference_of_means(a - 0.1, b[order], classes, classes[order])
-    assert less.high < -0.08 and less.p < 0.01 and less.value == pytest.approx(same.value - 0.1)
-    apart = difference_of_means(a, b, classes, classes + 20)
-    assert apart.high - apart.low > 0.2
-    zeros = torch.zeros(100, dtype=torch.int64)
-    for groups in (zeros, zeros + 1, classes):
-        one = difference_of_means(a, b, zeros, groups)
-        assert np.isnan(one.low) and np.isnan(one.p)
-    with pytest.raises(ValueError, match="No value to average"):
-        difference_of_means(a, b * torch.nan, classes, classes)
-    with pytest.raises(ValueError, match="alike"):
-        difference_of_means(a, b, classes, classes[:5])
 
 
 def test_drift_is_seen_and_new_classes_alone_are_not() -> None:

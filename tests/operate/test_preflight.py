@@ -3,36 +3,50 @@ are known, before anything is trained."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import yaml
 from safetensors.torch import save_file
 
 from pipelines.config.experiment import ExperimentConfig
+from pipelines.datasets.base import ImageRecord, listed_members
 from pipelines.datasets.registry import create_dataset
-from pipelines.datasets.splits import MissingClassesError
-from pipelines.operate.preflight import check
+from pipelines.datasets.splits import MissingClassesError, load_split
+from pipelines.operate.preflight import check, check_searched, refuse_repeats
 from pipelines.run import evaluate_checkpoint, run
 from pipelines.runtime.failures import to_fix
 from pipelines.store import storage
 from pipelines.train.networks import check_networks, weights_at_hand, weights_hash
+from pipelines.workspace.members import Members
 from tests.conftest import TINY, merged, tiny, tiny_folder
 from tests.helpers.command import invoked
 from tests.helpers.pictures import build
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError
+from zse_model.split import ZeroShotSplit
+from zse_model.transforms import Modality
 
 CLASSES = ("fish", "car", "giraffe", "teapot")
 
 
 def world(root: Path, classes: tuple[str, ...] = CLASSES) -> str:
     return build(root, [f"{m}/{c}/{i}.png" for c in classes for m in ("sketch", "photo") for i in range(3)])
+
+
+def listed(modality: Modality, classes: Sequence[str]) -> Members:
+    """One picture of each class."""
+    return listed_members([ImageRecord.of([f"{modality}/{c}/0.png", modality, c, None, "", 1, ""]) for c in classes])
 
 
 def look(config: ExperimentConfig, workspace: Path | str, until: str = "evaluate", *, fresh: bool = True) -> None:
@@ -121,6 +135,46 @@ def test_class_vectors_and_a_start_are_looked_at(tmp_path: Path) -> None:
         invoked("run", "--dry-run", "-e", str(experiment), "-w", str(tmp_path / "w"), "--set", gone)
 
 
+def test_a_folder_needs_the_permission_to_write_and_to_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an existing parent, where the workspace does not exist yet. The user root may do everything."""
+    config = tiny_folder(world(tmp_path / "in"), ["fish"])
+    for allowed, says in ((os.W_OK | os.X_OK, None), (os.W_OK, "cannot be written"), (os.X_OK, "cannot be written")):
+        monkeypatch.setattr("os.access", lambda path, mode, allowed=allowed: path == tmp_path and mode & ~allowed == 0)
+        if says is None:
+            look(config, tmp_path / "a" / "b", "ingest")
+        else:
+            with pytest.raises(ZseError, match=f"{tmp_path} {says} by this user"):
+                look(config, tmp_path / "a" / "b", "ingest")
+
+
+@pytest.mark.parametrize(("count", "ends"), [(10, "class 9. Add"), (11, "class 9 and 1 more. Add")])
+def test_of_many_classes_the_first_ten_are_named(count: int, ends: str) -> None:
+    names = [f"class {i}" for i in range(count)]
+    split = ZeroShotSplit(name="s", citation="", seen=("x",), unseen=tuple(names))
+    with pytest.raises(ZseError, match=f"{count} of {count} unseen classes have sketches but no photos .*{ends}"):
+        check_searched(listed("sketch", names), split, tiny())
+
+
+def test_a_picture_with_the_content_of_a_training_picture_is_refused_with_both_names() -> None:
+    """Before training, once the hashes are known: as what is tested, and as what chooses the checkpoint."""
+    config = tiny_folder("x", ["fish"], dataset={"pseudo_unseen": 0.34})
+    seen = [c for c in CLASSES if c != "fish"]
+    counts = {c: {"sketch": 1, "photo": 1} for c in CLASSES}
+    chosen = load_split(config.dataset, counts).pseudo_unseen
+    assert len(chosen) == 1
+    trained = next(c for c in seen if c not in chosen)
+
+    def images(same: str | None) -> Any:
+        hashes = np.array(["0" if c in (trained, same) else c for c in CLASSES], dtype=object)
+        members = replace(listed("photo", CLASSES), sha256=hashes)
+        return SimpleNamespace(counts=counts, source="pictures", members=lambda: members)
+
+    refuse_repeats(config, images(None))
+    for same, what in (("fish", "tested"), (chosen[0], "chosen by")):
+        with pytest.raises(LeakError, match=f"trained on and {what}: photo/{trained}/0.png = photo/{same}/0.png"):
+            refuse_repeats(config, images(same))
+
+
 def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path, s3: str) -> None:
     config = tiny_folder(world(tmp_path / "in"), ["fish"])
     look(config, f"{s3}/w", "ingest")
@@ -146,8 +200,6 @@ def test_a_picture_on_both_sides_is_refused_before_training_with_both_names(
 
 
 def look_split(config: ExperimentConfig) -> Any:
-    from pipelines.datasets.splits import load_split
-
     return load_split(config.dataset, {record.category for record in create_dataset(config.dataset).records()})
 
 

@@ -92,3 +92,28 @@ def test_an_unavailable_store_frees_no_lease(tmp_path: Path, monkeypatch: pytest
                 pass
         monkeypatch.undo()
         assert len(storage.names(f"{tmp_path}/lease")) == 1
+
+
+def test_a_holder_writes_its_note_at_each_renewal_and_says_when_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A store that fails for a moment ends nothing. The first lease of a folder has the number 1."""
+
+    def until(true: Any) -> None:
+        end = time.monotonic() + 5
+        while not true():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def away(*_: object) -> None:
+        raise StorageError("503")
+
+    with held(str(tmp_path), "the training") as note:
+        assert [file.name for file in (tmp_path / "lease").iterdir()] == ["1.json"]
+        note["step"] = 3
+        until(lambda: (holder(str(tmp_path)) or {}).get("note") == {"step": 3})
+        with monkeypatch.context() as during:
+            during.setattr(storage, "write_bytes", away)
+            until(lambda: "Could not renew the lease" in capsys.readouterr().err)
+        note["step"] = 4
+        until(lambda: (holder(str(tmp_path)) or {}).get("note") == {"step": 4})

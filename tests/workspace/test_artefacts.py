@@ -6,11 +6,15 @@ import pickle
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
+from pipelines.workspace.images import Images
 from pipelines.workspace.kept import Kept, complete
+from pipelines.workspace.parts import write_part
 from zse_model.errors import ZseError
 
 KEY, OTHER = "0123abcd" + 56 * "0", "0123abcd" + 56 * "f"
@@ -97,3 +101,22 @@ def test_the_summary_is_written_once_and_leaves_the_parts_out(tmp_path: Path) ->
     made.summarise("sample")
     told = storage.read_json(f"{made.url}/report.json")
     assert told == {"stage": "sample", "output": made.url, "schema_version": 1, "pictures": 3}
+
+
+def test_image_shards_give_each_member_its_own_picture_in_any_order(tmp_path: Path) -> None:
+    shards = {"part-0.parquet": "ab", "part-1.parquet": "c"}
+    for name, pictures in shards.items():
+        of_all = {"modality": "photo", "category": "fish", "sha256": "0"}
+        rows = [{"id": p, "data": p.encode(), "look": 192 * p.encode(), **of_all} for p in pictures]
+        write_part(f"{tmp_path}/{name}", pa.Table.from_pylist(rows, schema=Images.SCHEMA), row_group=8)
+    images = Images.write(str(tmp_path), shards=[{"name": name, "rows": len(of)} for name, of in shards.items()])
+    members = images.members()
+    assert [(id, members.part[i], members.row[i]) for i, id in enumerate(members.id)] == [
+        ("a", 0, 0),
+        ("b", 0, 1),
+        ("c", 1, 0),
+    ]
+    assert type(members.id[0]) is str and members.instance[0] is None, "columns hold the values of Python"
+    asked = members.where(np.array([2, 1, 0]))
+    assert images.data(asked) == [b"c", b"b", b"a"]
+    assert np.array_equal(images.looks(asked), np.repeat([[ord("c")], [ord("b")], [ord("a")]], 192, axis=1))

@@ -10,6 +10,7 @@ import pytest
 from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
 from pipelines.workspace import states
+from zse_model.errors import ZseError
 
 
 def state(folder: Path, step: int) -> Path:
@@ -54,3 +55,22 @@ def test_the_highest_complete_state_counts_despite_a_late_write(
     with pytest.raises(StorageError):
         states.keep_state(training, state(tmp_path / "new", 500))
     assert states.last_state(training) == latest, "the last file of 500 is missing"
+
+
+def test_without_a_state_there_is_no_folder() -> None:
+    with states.state_copy("s3://nowhere/training", None) as folder:
+        assert folder is None
+
+
+@pytest.mark.parametrize("place", ["folder", "s3"])
+def test_an_error_names_the_state_where_it_is_kept_and_not_its_copy(place: str, s3: str, tmp_path: Path) -> None:
+    """Errors of other kinds, such as those of a store, pass unchanged."""
+    training = f"{s3}/errors" if place == "s3" else str(tmp_path / "training")
+    states.keep_state(training, state(tmp_path / "made", 7))
+    name = states.last_state(training)
+    with pytest.raises(ZseError) as error, states.state_copy(training, name) as folder:
+        raise ZseError(f"{folder}/optimizer.pt is damaged")
+    assert str(error.value) == f"{training}/state/{name}/optimizer.pt is damaged"
+    assert (error.value.__cause__ is None) == (place == "folder"), "a folder is no copy: its error stays as it is"
+    with pytest.raises(StorageError, match="^no answer from "), states.state_copy(training, name) as folder:
+        raise StorageError(f"no answer from {folder}")

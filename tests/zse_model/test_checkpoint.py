@@ -104,7 +104,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"head\.weight is float16 \[8, \d+\], the network's is float32 \[8, \d+\]",
     ),
     "a tensor too few": (of_weights(lambda w: w.pop(HEAD)), r"it lacks \['head\.weight'\]"),
-    "a tensor too many": (of_weights(lambda w: w.update(extra=torch.ones(1))), r"it also has \['extra'\]"),
+    "six too many": (
+        of_weights(lambda w: w.update({f"extra{i}": torch.ones(1) for i in range(6)})),
+        r"it also has \['extra0', .*, 'extra4'\] and 1 more$",
+    ),
+    "a tensor too many": (of_weights(lambda w: w.update(extra=torch.ones(1))), r"it also has \['extra'\]$"),
     "NaN": (of_weights(lambda w: w[HEAD][0].fill_(torch.nan)), r"holds NaN or infinity in head\.weight"),
     "infinity": (of_weights(lambda w: w[HEAD][0].fill_(torch.inf)), r"holds NaN or infinity in head\.weight"),
     "classes": (
@@ -357,3 +361,15 @@ def test_a_start_may_lack_a_part_that_a_loss_weight_of_0_leaves_out() -> None:
     assert start_from(network("zse_sbir", 1, relation=0, triplet=0), whole) == []
     with pytest.raises(ZseError, match=r"beyond their heads the networks differ in \['photo_attends\.ffn"):
         start_from(network("zse_sbir", 1, ffn=8), whole)
+
+
+def test_from_another_method_the_backbone_alone_is_taken_over() -> None:
+    """Also into a backbone of the sketches' own."""
+    fresh, start = network("crossatnet", 1, share_backbone=False), checkpoint_of("global")
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    left = start_from(fresh, start)
+    theirs = start.method.state_dict()
+    for name, value in fresh.state_dict().items():
+        taken = name.removeprefix("sketch_").startswith("backbone.model.")
+        assert torch.equal(value, theirs[name.removeprefix("sketch_")] if taken else before[name]), name
+        assert (name in left) != taken

@@ -88,6 +88,16 @@ def test_a_training_starts_from_no_checkpoint_that_saw_its_held_out_classes():
         refuse_start(trained(split()), split(pseudo_unseen=("bee",)))
     with pytest.raises(LeakError, match=r"it has seen \['car', 'crocodile'\], which are no seen classes of s\. Start"):
         refuse_start(trained(split()), split(("ant", "bee"), UNSEEN))
+    with pytest.raises(LeakError, match=r"was trained or chosen on 1 unseen classes of s: dog \(seen\) = dog"):
+        refuse_start(trained(split(("ant", "dog"), OTHER)), split())
+
+
+def test_an_alias_of_a_held_out_class_is_a_start_on_its_own_split_alone():
+    """A split that has a class and its alias among the seen may draw one of them and train on the other."""
+    both = split((*SEEN, "automobile"), pseudo_unseen=("car",))
+    refuse_start(trained(both), both)
+    with pytest.raises(LeakError, match=r"on the pseudo-unseen classes \['car'\] and it has seen \['automobile'\]"):
+        refuse_start(trained(split(("ant", "automobile"))), split(pseudo_unseen=("car",)))
 
 
 def test_units_that_name_an_unseen_class_are_counted():

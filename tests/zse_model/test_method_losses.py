@@ -30,6 +30,7 @@ from tests.helpers.oracles import (
 )
 from zse_model.backbones import Backbone, BackboneConfig, Features
 from zse_model.hashing import CodeHead
+from zse_model.layers import CosineClassifier, OverlappingTokenizer, RelationHead, SelfAttentionBlock, TokenNorm
 from zse_model.methods import CrossATNetConfig, GlobalConfig, TrainBatch, ZseSbirConfig
 from zse_model.methods.crossatnet import CrossATNet
 from zse_model.methods.distillation import Distillation
@@ -462,6 +463,76 @@ def test_a_pair_is_related_by_what_each_picture_asks_of_the_other(wiring: Any, s
     np.testing.assert_allclose(doubles(logit), out, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(doubles(sketch_ret[0]), ours[0], atol=1e-5)
     np.testing.assert_allclose(doubles(photo_ret[0]), theirs[0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_block_is_self_attention_and_a_perceptron_on_normed_tokens() -> None:
+    torch.manual_seed(0)
+    block, x = SelfAttentionBlock(4, 2, 6, dropout=0.5).eval(), torch.randn(1, 3, 4)
+    for parameter in block.parameters():
+        parameter.normal_(0, 0.5)
+    own = doubles(x[0])
+    q, k, v = (np.stack([linear(block.qkv, normed(block.norm1, t)) for t in own])[:, i : i + 4] for i in (0, 4, 8))
+    after = []
+    for i in range(3):
+        heads = (slice(0, 2), slice(2, 4))
+        weights = [np.exp(oracles.log_softmax(k[:, h] @ q[i, h] / math.sqrt(2))) for h in heads]
+        mixed = np.concatenate([w @ v[:, h] for w, h in zip(weights, heads, strict=True)])
+        h = own[i] + linear(block.out, mixed)
+        hidden = torch.nn.functional.gelu(torch.tensor(linear(block.mlp[0], normed(block.norm2, h))))
+        after.append(h + linear(block.mlp[3], hidden.numpy()))
+    np.testing.assert_allclose(doubles(block(x)[0]), after, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_norm_of_published_weights_divides_by_the_unbiased_deviation() -> None:
+    norm = TokenNorm(3, eps=0.5)
+    norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0])), norm.bias.copy_(torch.tensor([5.0, 0.0, -5.0]))
+    found = norm(torch.tensor([[1.0, 3.0, 5.0]]))  # mean 3, deviation 2
+    torch.testing.assert_close(found, torch.tensor([[5 - 2 / 2.5, 0.0, -5 + 3 * 2 / 2.5]]))
+
+
+@torch.no_grad()
+def test_the_published_layout_reads_tokens_as_maps_without_transposing_them() -> None:
+    tokens = torch.randn(2, 16, 4, generator=torch.manual_seed(0))
+    head = RelationHead(4, (4, 4), 0.0, pool=True, pooled_dim=5, layout="released")
+    assert head.convolution is not None
+    expected = head.convolution(tokens.reshape(2, 4, 4, 4)).flatten(2).mT
+    torch.testing.assert_close(head.anchors(tokens), torch.nn.functional.normalize(expected, dim=2))
+
+
+@torch.no_grad()
+def test_the_tokenizer_has_the_widths_and_strides_of_the_paper_and_no_bias() -> None:
+    """A picture of zeros has tokens of zeros."""
+    tokenizer = OverlappingTokenizer(24)
+    layers = [layer for layer in tokenizer.convolutions if isinstance(layer, nn.Conv2d)]
+    assert [(layer.out_channels, layer.kernel_size[0], layer.stride[0]) for layer in layers] == [
+        (64, 7, 2),
+        (128, 3, 2),
+        (256, 3, 2),
+        (24, 3, 2),
+    ]
+    found = tokenizer(torch.zeros(1, 3, 48, 64))
+    assert found.shape == (1, 3 * 4, 24) and not found.any()
+
+
+def test_new_prototypes_are_about_as_long_as_embeddings() -> None:
+    """A step of Adam then turns a prototype by about the learning rate, for any width."""
+    for dim in (16, 512):
+        lengths = CosineClassifier(50, dim, 1.0).prototypes.detach().norm(dim=1)
+        assert 0.8 < lengths.mean() < 1.2
+
+
+def test_new_attention_on_maps_begins_near_the_identity() -> None:
+    """Branches are a tenth as large as PyTorch draws them, 1 / sqrt(inputs) at most."""
+    method = ZseSbir(ZseSbirConfig(dim=16, heads=2, ffn=64, depth=1), BACKBONE, size=SIZE, classes=CLASSES)
+    small = [method.blocks[0].out, method.blocks[0].mlp[3]]
+    for layer in (method.sketch_attends, method.photo_attends):
+        assert layer is not None
+        small += [layer.out, layer.ffn[2]]
+        assert layer.q.weight.abs().max() > 0.1 * 16**-0.5, "what asks is as drawn"
+    for linear_layer in small:
+        assert 0 < linear_layer.weight.abs().max() <= 0.1 * linear_layer.in_features**-0.5
 
 
 @torch.no_grad()

@@ -29,10 +29,12 @@ from zse_model.evaluation.metrics import (
     average_precision,
     average_precision_interpolated,
     bootstrap_interval,
+    difference_of_means,
     expected_average_precision,
     interpolated_precision,
     paired_difference,
     precision_at,
+    recall_at,
 )
 from zse_model.evaluation.protocol import forms, is_metric
 
@@ -274,6 +276,11 @@ def test_wrong_arguments_are_refused():
         average_precision(relevant, total[:3])
     with pytest.raises(ValueError, match="at least 1"):
         accuracy_at(relevant, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        recall_at(relevant, total, -1)
+    for wrong in (relevant.long(), relevant[0]):
+        with pytest.raises(ValueError, match=r"relevant must be bool \[q, k\]"):
+            recall_at(wrong, total, 3)
 
 
 def test_interval_of_constant_values_has_no_width():
@@ -358,3 +365,27 @@ def test_paired_difference_needs_the_same_queries():
         paired_difference(values, values.nan_to_num(), torch.arange(3))
     with pytest.raises(ValueError, match="3 and 2"):
         paired_difference(values, values[:2], torch.arange(3))
+
+
+def test_a_difference_of_means_pairs_classes_not_queries():
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.arange(20).repeat_interleave(5)
+    level = torch.rand(20, generator=generator, dtype=torch.float64)
+    a, b = (level[classes] + 0.02 * torch.randn(100, generator=generator, dtype=torch.float64) for _ in range(2))
+    order = torch.randperm(100, generator=generator)
+    same = difference_of_means(a, b[order], classes, classes[order])
+    assert same.low < 0 < same.high and same.high - same.low < 0.02 and same.p > 0.05  # classes differ by 0.3
+    less = difference_of_means(a - 0.1, b[order], classes, classes[order])
+    assert less.high < -0.08 and less.p < 0.01 and less.value == pytest.approx(same.value - 0.1)
+    more = difference_of_means(a + 0.1, b[order], classes, classes[order])
+    assert less.p == more.p == pytest.approx(2 / 1001), "no resampled mean is on the other side of 0"
+    apart = difference_of_means(a, b, classes, classes + 20)
+    assert apart.high - apart.low > 0.2
+    zeros = torch.zeros(100, dtype=torch.int64)
+    for groups in (zeros, zeros + 1, classes):
+        one = difference_of_means(a, b, zeros, groups)
+        assert math.isnan(one.low) and math.isnan(one.p)
+    with pytest.raises(ValueError, match="No value to average"):
+        difference_of_means(a, b * torch.nan, classes, classes)
+    with pytest.raises(ValueError, match="alike"):
+        difference_of_means(a, b, classes, classes[:5])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from torch import nn
 from tests.helpers.batches import CLASSES, Pictures
 from tests.helpers.toy import Arrays, Numbers, Steps, Toy, arrays, gradients, norm
 from zse_model.backbones import BackboneConfig
-from zse_model.fit import FitState, LocalContext, TrainConfig, fit
+from zse_model.fit import FitState, LocalContext, TrainConfig, fit, prefetch
+from zse_model.fit.progress import Budget, CpuClock, Window
 from zse_model.methods import CrossATNetConfig, RetrievalMethod, ZseSbirConfig, create_method
 
 HEAD, BACKBONE = "head.weight", "backbone.model.weight"
@@ -268,6 +271,94 @@ def test_logged_losses_are_means_since_the_point_before() -> None:
     assert [event["step"] for event in logged] == [*range(3, 601, 3), 601]
     means = [float(np.mean(toy.told[at : at + 3])) for at in range(0, 601, 3)]
     assert [event["train/loss"] for event in logged] == pytest.approx(means)
+
+
+def test_a_point_of_the_log_is_also_an_event_with_the_number_of_steps_of_the_run() -> None:
+    told: list[dict[str, float]] = []
+    context = LocalContext(on_event=told.append, device=CPU)
+    state = fit(Toy(), Numbers(), context, TrainConfig(steps=3, warmup=0, checks=1), prepare_steps=0)
+    logged = [event for event in state.history if "train/loss" in event]
+    assert [event for event in told if "train/loss" in event] == [{**event, "total": 3} for event in logged]
+    assert len(logged) == 3
+
+
+def test_a_window_that_waited_for_no_batch_has_no_wait_and_begins_again() -> None:
+    window = Window()
+    window.add({"loss": 2.0}, images=8, lr=0.5)
+    window.add({"loss": 4.0}, images=8, lr=0.25)
+    first = window.drain()
+    assert (first["train/loss"], first["train/lr"], first["train/wait_share"]) == (3.0, 0.25, 0.0)
+    batches: Any = iter([0])
+    window.fetch(batches)
+    window.add({"loss": 1.0}, images=8, lr=0.1)
+    second = window.drain()
+    assert second["train/loss"] == 1.0 and 0 < second["train/wait_share"] <= 1
+
+
+def test_reading_ahead_has_ended_when_its_batches_are_closed() -> None:
+    """A thread inside a decoder when the interpreter ends aborts the process."""
+    reading: list[bool] = []
+
+    class Slow(Numbers):
+        def batch(self, step: int, rank: int, world_size: int) -> Any:
+            reading.append(True)
+            time.sleep(0.05)
+            reading.pop()
+            return step
+
+    batches: Any = prefetch(Slow(), ((step, 0) for step in range(100)), 1)
+    assert [next(batches), next(batches)] == [0, 1]
+    batches.close()
+    assert not reading
+
+
+# A budget in minutes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("warmup", "skipped", "measured"), [(0, 1, 8), (7, 1, 8), (20, 5, 20)])
+def test_a_budget_is_steps_at_the_rate_of_the_warmup_without_the_first_ones_and_the_checks(
+    warmup: int, skipped: int, measured: int
+) -> None:
+    """Each measured step takes 2 s. Of 600 s the steps so far and 3 checks of 10 s are taken."""
+    clock: Any = SimpleNamespace(now=50.0)
+    clock.all_workers = lambda: clock.now
+    budget, total = Budget(TrainConfig(minutes=10, warmup=warmup, checks=3), clock), None
+    for done in range(1, measured + 1):
+        clock.now += 30.0 if done <= skipped else 2.0
+        total = budget.total(done, check_seconds=10.0)
+        assert (total is None) == (done < measured)
+    assert total == measured + (600 - clock.now - 30) // 2
+
+
+def test_a_spent_budget_ends_at_the_step_that_measured_it() -> None:
+    clock: Any = SimpleNamespace(all_workers=iter(range(0, 100000, 1000)).__next__)
+    budget = Budget(TrainConfig(minutes=1, warmup=0), clock)
+    assert [budget.total(done, 0.0) for done in (1, 8)] == [None, 8]
+
+
+def test_months_of_cpu_time_are_counted_to_the_hundredth_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.process_time", lambda: 5.0)
+    clock = CpuClock(LocalContext(device=CPU))
+    monkeypatch.setattr("time.process_time", lambda: 2e7 + 5.25)
+    assert clock.all_workers() == 2e7 + 0.25
+
+
+def test_a_check_costs_the_time_that_the_first_one_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.process_time", lambda: now[0])
+
+    class Restores(LocalContext):
+        def restore(self) -> Any:
+            now[0] += 3.0  # before the first check
+            return super().restore()
+
+    def validate(_: RetrievalMethod) -> dict[str, float]:
+        now[0] += 7.0
+        return {"selection/mAP_all": 0.5}
+
+    settings = TrainConfig(steps=2, warmup=0, checks=1)
+    state = fit(Toy(), Numbers(), Restores(device=CPU), settings, validate=validate, prepare_steps=0)
+    assert state.check_seconds == 7.0 and state.cpu_seconds == 10.0, "of the state that the last check kept"
 
 
 # Checks and the best weights ----------------------------------------------------------------------------------------

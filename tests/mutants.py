@@ -2,7 +2,7 @@
 
     <out>/mutants.jsonl  a line for each mutant: module, line, old and new text, outcome; a second run continues there,
                          and tries a survivor again if its tests have changed
-    <out>/survivors.md   the mutants that no test noticed, each with its diff
+    <out>/survivors.md   the mutants that no test noticed, each with its diff; equivalent ones apart, with the reason
 
 A mutant replaces one expression or statement inside a function. Module constants, defaults, annotations, and the texts
 of errors are left alone: their values are choices, not logic. The mutants of all modules are drawn by a seed, equally
@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TARGETS: dict[str, tuple[str, ...]] = {
@@ -58,6 +59,55 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/operate/preflight.py": ("operate/test_preflight.py",),
 }
 """Module -> the test files below tests/ that should notice its faults. Tests marked ray or cluster do not run."""
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "zse_model/graph.py",
+        "distance = (2 - similarity).clamp(min=1.0)",
+        "(3)",
+    ): "all distances grow by 1, and the spanning tree stays",
+    (
+        "zse_model/hashing.py",
+        "alone = bool((labels == labels[0]).all())",
+        "(1)",
+    ): "all labels equal the first exactly if they equal the second",
+    (
+        "zse_model/layers.py",
+        "tokens = self.convolution(maps.unflatten(2, self.grid)).flatten(2).transpose(1, 2)",
+        "(self.convolution(maps.unflatten(2, self.grid)).flatten(2).transpose(2, 1))",
+    ): "transpose is symmetric in its two axes",
+    (
+        "zse_model/fit/trainer.py",
+        'self.context.log({**event, "total": self.state.total or 0})',
+        "(1)",
+    ): "a window is due only once the total is known, and it is never 0",
+    (
+        "zse_model/methods/crossatnet.py",
+        "if own is not None and guided is not None:",
+        "(own is not None or guided is not None)",
+    ): "the attention builds both masks or neither",
+    (
+        "zse_model/methods/distillation.py",
+        "overall = sums.sum(0, keepdim=True) / counts.sum()",
+        "(False)",
+    ): "[units] broadcasts as [1, units] does",
+    (
+        "zse_model/evaluation/search.py",
+        "keys.sort(axis=1)",
+        "(keys.sort())",
+    ): "the last axis, the default, is axis 1",
+    (
+        "pipelines/workspace/images.py",
+        "for own, table in zip(_places(members), self._tables(members, column), strict=True):",
+        "(False)",
+    ): "both have one element for each part of the members: strict is an assertion",
+    (
+        "pipelines/store/lease.py",
+        "while time.monotonic() < end:",
+        "(time.monotonic() <= end)",
+    ): "the clock has nanoseconds",
+}
+"""(module, line, what replaces a part of it) -> why the mutant behaves as the module does. A mutant that is not listed
+counts as survived."""
 COMPARED = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
@@ -245,12 +295,13 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     rows = run(drawn(asked.count, asked.seed, modules), asked.out / "mutants.jsonl", asked.workers)
     caught = sum(row["outcome"] == "caught" for row in rows)
+    same = sum(row["outcome"] == "survived" and equivalent(row) is not None for row in rows)
     (asked.out / "survivors.md").write_text(survivors(rows))
-    print(f"Result: {caught} of {len(rows)} mutants caught ({caught / len(rows):.1%})")
+    print(f"Result: {caught} of {len(rows)} mutants caught ({caught / len(rows):.1%}), {same} of the others equivalent")
     print(f"Next: read {asked.out / 'survivors.md'}")
 
 
-def run(asked: Sequence[Mutant], log: Path, workers: int) -> list[dict[str, str]]:
+def run(asked: Sequence[Mutant], log: Path, workers: int) -> list[dict[str, Any]]:
     """A row for each mutant. Rows in `log` are not made again, but survivors of tests that have changed."""
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     tests = {name: digest(*((ROOT / "tests" / test).read_text() for test in of)) for name, of in TARGETS.items()}
@@ -294,11 +345,24 @@ def _limit(module: str, copies: SimpleQueue[Copy]) -> float:
     return 3 * seconds + SLACK
 
 
-def survivors(rows: Sequence[dict[str, str]]) -> str:
-    """The mutants that no test noticed, as Markdown."""
-    kept = [row for row in rows if row["outcome"] == "survived"]
-    blocks = [f"## {row['module']}:{row['line']}\n\n```diff\n-{row['old']}\n+{row['new']}\n```\n" for row in kept]
-    return "\n".join([f"# {len(kept)} of {len(rows)} mutants survived\n", *blocks])
+def equivalent(row: dict[str, Any]) -> str | None:
+    """Why a mutant behaves as the module does; None if nothing says so."""
+    line = (ROOT / row["module"]).read_text().splitlines()[row["line"] - 1].strip()
+    return EQUIVALENT.get((row["module"], line, row["new"]))
+
+
+def survivors(rows: Sequence[dict[str, Any]]) -> str:
+    """The mutants that no test noticed, as Markdown; equivalent ones at the end."""
+    kept = [(row, equivalent(row)) for row in rows if row["outcome"] == "survived"]
+    missed, same = [row for row, why in kept if why is None], [(row, why) for row, why in kept if why]
+    blocks = [f"# {len(missed)} of {len(rows)} mutants survived\n", *map(_diff, missed)]
+    if same:
+        blocks += [f"# {len(same)} more are equivalent\n", *(f"{_diff(row)}\n{why}\n" for row, why in same)]
+    return "\n".join(blocks)
+
+
+def _diff(row: dict[str, Any]) -> str:
+    return f"## {row['module']}:{row['line']}\n\n```diff\n-{row['old']}\n+{row['new']}\n```\n"
 
 
 if __name__ == "__main__":

@@ -80,5 +80,16 @@ def test_a_mutant_is_caught_by_a_test_that_fails_and_survives_others(
     test.write_text(
         test.read_text() + "\ndef test_more():\n    from code_of.limits import unused\n    assert not unused(3)\n"
     )
+    monkeypatch.setattr(mutants, "EQUIVALENT", {(names[0], "return not x", "(x)"): "nothing calls it"})
+    report = mutants.survivors(rows)
+    assert report.startswith("# 0 of 3 mutants survived") and "# 1 more are equivalent" in report
+    assert report.endswith("```\n\nnothing calls it\n")
     rows = run(asked, tmp_path / "log.jsonl", 2)
     assert {row["outcome"] for row in rows} == {"caught"} and len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_every_equivalent_mutant_is_one_of_its_module() -> None:
+    for module, line, new in mutants.EQUIVALENT:
+        source = (ROOT / module).read_text()
+        made = {(source.splitlines()[one.line - 1].strip(), one.new) for one in mutants.mutants(module, source)}
+        assert (line, new) in made, f"{module} has no such line any more: {line}"

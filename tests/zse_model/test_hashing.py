@@ -98,6 +98,8 @@ def test_discriminant_directions_solve_fishers_eigenproblem(shrinkage: float) ->
     found = doubles(discriminant(x, labels, 3, shrinkage))
     for k in range(3):
         np.testing.assert_allclose(found[:, k] * np.sign(found[0, k] * expected[0, k]), expected[:, k], atol=1e-5)
+    small = doubles(discriminant(x / 100, labels, 3, shrinkage))
+    np.testing.assert_allclose(np.abs(small), 100 * np.abs(found), rtol=1e-3, atol=1e-4)  # of any scale
     assert torch.equal(discriminant(x, labels, 6), torch.nn.functional.pad(discriminant(x, labels, 4), (0, 2)))
 
 

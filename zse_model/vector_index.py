@@ -1,14 +1,17 @@
 """Index of vectors in memory: exact dot products of float16 rows, two bytes a number.
 
-Rows are widened to float32 a few at a time and multiplied by the queries. The last bits of such a product depend on the
-shape of the matrices, and would order two equal photos by where they stand. The products therefore only choose
-candidates: all rows that rounding could bring among the first k. Their scores are summed in float64 and rounded once: a
-score depends on the query and the row alone, and equal rows tie.
+One query is multiplied by faiss's scan of float16 rows. For several queries, or some of the rows, rows are widened to
+float32 a few at a time and multiplied. The last bits of such a product depend on the shape of the matrices, and would
+order two equal photos by where they stand. The products therefore only choose candidates: all rows that rounding could
+bring among the first k. Their scores are summed in float64 and rounded once: a score depends on the query and the row
+alone, and equal rows tie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,23 +22,29 @@ from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking, rank
 from zse_model.precision import full_precision
 
-PART = 2**16  # rows that are kept in one tensor, and ranked at once
-BLOCK = 2**18  # numbers that are widened at once: 1 MB of float32, which stays in the cache of a core
+PART = 2**14  # rows that are kept together, and ranked at once
+BLOCK = 2**17  # numbers that are widened at once: 512 KB of float32, which stay in the cache of a core
 QUERIES = 64  # ranked at once
+DEEP = 1000  # results up to which a scan is faster than products with all rows
+MORE = 16  # rows that a scan of a part takes beyond k
 MANY = 2  # times k candidates of a part raise the least product
 
 
 class VectorIndex:
     """float16 rows of `dim` numbers, ranked by their dot product with a query: the cosine where both are L2-normalised.
 
-    Memory is the bytes of the rows and those of one part of `PART` rows. Raises: ZseError for dim < 1.
+    Memory is the bytes of the rows and those of one part of `PART` rows. One query is searched by as many threads as
+    faiss has (`OMP_NUM_THREADS`). Raises: ZseError for dim < 1, ImportError without faiss.
     """
 
     def __init__(self, dim: int) -> None:
+        import faiss  # noqa: F401  # here, because networks train and score where it is not installed
+
         if dim < 1:
             raise ZseError(f"dim must be at least 1, got {dim}")
         self.dim = dim
-        self._parts: list[Tensor] = []  # float16 [PART, dim]; the last is filled in part
+        self._scans: list[Any] = []
+        self._parts: list[Tensor] = []  # float16 [PART, dim], the memory of the scans; the last is filled in part
         self._size = 0
         self._longest = 0.0  # the highest L2 norm of a row
 
@@ -55,11 +64,23 @@ class VectorIndex:
         while len(rows):
             filled = self._size % PART
             if filled == 0:
-                self._parts.append(torch.empty(PART, self.dim, dtype=torch.float16))
+                self._grow()
             fits = rows[: PART - filled]
             self._parts[-1][filled : filled + len(fits)] = fits
+            self._scans[-1].ntotal += len(fits)
             self._size += len(fits)
             rows = rows[len(fits) :]
+
+    def _grow(self) -> None:
+        """Append an empty part."""
+        import faiss
+
+        scan: Any = faiss.IndexScalarQuantizer(self.dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        scan.codes.resize(PART * self.dim * 2)
+        scan.is_trained = True
+        memory = faiss.rev_swig_ptr(scan.codes.data(), PART * self.dim * 2)
+        self._scans.append(scan)
+        self._parts.append(torch.from_numpy(memory.view(np.float16).reshape(PART, self.dim)))
 
     def search(self, queries: Tensor, k: int, *, among: Tensor | None = None) -> Ranking:
         """The first min(k, len) of each query. Equal scores are ordered by position.
@@ -99,6 +120,9 @@ class VectorIndex:
         margin = 2 * (self.dim + 4) * 2**-24 * self._longest + 1e-30
         length = queries.double().norm(dim=1, keepdim=True)
         units = (queries.double() / length.clamp(min=1e-300)).float()
+        if len(queries) == 1 and members is None and k <= DEEP:
+            positions, products = self._scanned(units, k, margin)
+            return [positions[products >= products.topk(k).values[-1] - margin].sort().values]
         least = torch.full((len(queries), 1), -torch.inf)  # of a product among the first k so far
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
         for start, products in self._products(units, members):
@@ -116,21 +140,46 @@ class VectorIndex:
             found.append(mine if members is None else members[mine])
         return found
 
+    def _scanned(self, query: Tensor, k: int, margin: float) -> tuple[Tensor, Tensor]:
+        """Positions int64 [n] and products float32 [n] of one query [1, dim]; of all rows whose products are at most
+        `margin` below the k-th. A part whose scan may have left such a row out is multiplied as a whole."""
+        import faiss
+
+        def first(scan: Any) -> tuple[Tensor, Tensor]:
+            products, rows = scan.search(query.numpy(), min(k + MORE, scan.ntotal))
+            return torch.from_numpy(rows[0]), torch.from_numpy(products[0])
+
+        threads = min(faiss.omp_get_max_threads(), len(self._scans))
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                found = list(pool.map(first, self._scans))
+        else:
+            found = [first(scan) for scan in self._scans]
+        least = torch.cat([products for _, products in found]).topk(k).values[-1] - margin
+        for i, (scan, (_, products)) in enumerate(zip(self._scans, found, strict=True)):
+            if len(products) < scan.ntotal and products[-1] >= least:
+                found[i] = torch.arange(scan.ntotal), self._multiplied(query, self._parts[i][: scan.ntotal])[0]
+        positions = torch.cat([rows + i * PART for i, (rows, _) in enumerate(found)])
+        return positions, torch.cat([products for _, products in found])
+
     def _products(self, queries: Tensor, members: Tensor | None) -> Iterator[tuple[int, Tensor]]:
         """Products of the queries with the rows of each part, or with the members: number of the first row, and float32
         [q, rows]."""
-        wide = torch.empty(self._step, self.dim)
         for start in range(0, len(self) if members is None else len(members), PART):
             if members is None:
                 rows = self._parts[start // PART][: len(self) - start]
             else:
                 rows = self._rows(members[start : start + PART])
-            products = torch.empty(len(queries), len(rows))
-            with full_precision(queries.device):
-                for at in range(0, len(rows), self._step):
-                    block = rows[at : at + self._step]
-                    products[:, at : at + len(block)] = queries @ wide[: len(block)].copy_(block).T
-            yield start, products
+            yield start, self._multiplied(queries, rows)
+
+    def _multiplied(self, queries: Tensor, rows: Tensor) -> Tensor:
+        """Products of queries with float16 rows, float32 [q, rows]."""
+        wide, products = torch.empty(self._step, self.dim), torch.empty(len(rows), len(queries))
+        with full_precision(queries.device):
+            for at in range(0, len(rows), self._step):
+                block = rows[at : at + self._step]
+                torch.mm(wide[: len(block)].copy_(block), queries.T, out=products[at : at + len(block)])
+        return products.T
 
     def _exact(self, query: Tensor, positions: Tensor) -> Tensor:
         """Scores, float32 [n]. Each row is summed by itself: NumPy adds the numbers of every row in the same order."""

@@ -9,7 +9,6 @@ and the standard library, and starts in about 30 ms.
 from __future__ import annotations
 
 import re
-import resource
 import subprocess
 import sys
 import zlib
@@ -86,9 +85,11 @@ _CHILD = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_path(sys.ar
 
 def _main(side: int, seconds: int, memory: int) -> None:
     """The child: the document from stdin, the PNG to stdout."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    import resource  # absent on some systems, which can still read a data set
+
+    for kind, limit in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory)):
+        with suppress(ValueError, OSError):  # the limit is lower already, or the system has none of memory
+            resource.setrlimit(kind, (limit, limit))
     try:
         sys.stdout.buffer.write(render(sys.stdin.buffer.read(), side))
     except ValueError as error:

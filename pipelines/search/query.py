@@ -30,7 +30,7 @@ from zse_model.transforms import MAX_PIXELS, BadPicture, TransformConfig, prepar
 Strokes: TypeAlias = Sequence[Sequence[Sequence[float]]]
 Query: TypeAlias = str | Path | bytes | np.ndarray | Image.Image | Strokes
 
-MAX_POINTS = 100_000  # of strokes: seven minutes with a pen that reports 240 points a second; drawn in at most 2 s
+MAX_POINTS = 100_000  # of strokes: seven minutes with a pen that reports 240 points a second; drawn in about 2 s
 SVG_SIDE = 512  # px, as the data set `tuberlin` has it by default; twice the network's size if that is more
 LONGEST_NAME = 300  # characters of a query's name in an error; text that is no path may be a whole document
 

@@ -168,8 +168,7 @@ def _drawn(strokes: Sequence[Any], size: int) -> bytes:
         raise BadPicture("blank: no strokes")
     # To numbers of about 1, by a power of two, which keeps every digit; then no step of the drawing overflows.
     _, exponent = math.frexp(abs(points).max())
-    corner = np.ldexp(points, -exponent).min(axis=1, keepdims=True)
-    placed = [(np.ldexp(line, -exponent) - corner).tolist() for line in lines]
+    placed = [np.ldexp(line, -exponent).tolist() for line in lines]
     side = max(SIZE, size)
     return draw(placed, side, LINE_WIDTH * side / SIZE)
 

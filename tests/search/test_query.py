@@ -70,7 +70,7 @@ def test_every_form_of_a_drawing_is_that_drawing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [16, 64, 256, 300])
 def test_strokes_are_drawn_as_those_of_the_data_set(size: int) -> None:
-    strokes = [[[0, 100, 255], [3, 0, 90]], [[17], [200]]]
+    strokes = [[[-7, 100, 255], [3, 11, 90]], [[17], [200]]]
     config = TransformConfig(size=size)
     side = max(size, SIZE)
     expected = prepare_sketch(draw(strokes, side, LINE_WIDTH * side / SIZE), config)

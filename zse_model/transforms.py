@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, ImageChops, UnidentifiedImageError
@@ -41,6 +41,9 @@ MIN_CONTRAST = 16
 # strokes stays below it (it is about 10 % at quality 75), a light grey hairline beside black strokes above it.
 INK_SHARE = 1 / 8
 
+THUMBNAIL = 256  # pixels of a thumbnail's long side
+THUMBNAIL_QUALITY = 80
+
 _ORIENTATION_TAG = 0x0112  # EXIF
 _BITS_TAG, _PHOTOMETRIC_TAG = 258, 262  # TIFF: BitsPerSample, PhotometricInterpretation
 _MAX_TAGS = (281, 341)  # TIFF: MaxSampleValue, SMaxSampleValue
@@ -56,6 +59,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 class BadPicture(ZseError):  # noqa: N818 - it is raised for a picture, and read as one
@@ -90,15 +94,16 @@ class TransformConfig:
 
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
-def _refusing(prepare: Callable[[bytes, TransformConfig], T]) -> Callable[[bytes, TransformConfig], T]:
+def _refusing(prepare: Callable[Concatenate[bytes, P], T]) -> Callable[Concatenate[bytes, P], T]:
     """Turn every error of the function into `BadPicture`."""
 
     @functools.wraps(prepare)
-    def refusing(data: bytes, config: TransformConfig) -> T:
+    def refusing(data: bytes, *options: P.args, **named: P.kwargs) -> T:
         try:
-            return prepare(data, config)
+            return prepare(data, *options, **named)
         except BadPicture:
             raise
         except UnidentifiedImageError as error:
@@ -172,6 +177,36 @@ def photo_square(data: bytes, config: TransformConfig) -> Image.Image:
     if mode == "RGBA":
         picture = _on_white(picture)
     return _upright(picture, orientation)  # after the resize, which is cheaper and equal for a square
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small JPEG of a photo, upright and with its aspect ratio."""
+
+    data: bytes
+    width: int
+    """Of the photo, upright, in pixels; so is the height."""
+    height: int
+
+
+@_refusing
+def thumbnail(data: bytes) -> Thumbnail:
+    """The thumbnail of a photo, at most `THUMBNAIL` pixels long. Transparent pixels become white. Raises `BadPicture`
+    and nothing else."""
+    picture = _open(data)
+    width, height = picture.size
+    picture.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a large JPEG is decoded at a fraction of its size
+    picture.load()
+    orientation = _orientation(picture)
+    mode = "RGBA" if picture.has_transparency_data else "RGB"
+    picture = _eight_bit(picture, mode)
+    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    small = _upright(_on_white(picture) if mode == "RGBA" else picture, orientation)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY, comment=b"")
+    if orientation in _SIDEWAYS:
+        width, height = height, width
+    return Thumbnail(buffer.getvalue(), width, height)
 
 
 def pixels_of(picture: Image.Image, levels: bytes | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Read encodings of the pictures of a test or of a folder of photos, written by `zse embed` and by searches.
+"""Read encodings of the pictures of a test, and of a folder of photos as earlier versions wrote them for searches.
 
     <workspace>/encodings/<checkpoint>-<key>/part-00000-of-00007.parquet ... manifest.json
     <workspace>/encodings/search-<key>/part-00000.json embedding-00000.safetensors tokens-00000.safetensors ...
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from pipelines.runtime.errors import StorageError
@@ -136,17 +136,6 @@ def open_photos(url: str) -> Encodings:
     folder."""
     found = Encodings.open(url)
     return GalleryEncodings(found.url, found.manifest) if "paths" in found.manifest else found
-
-
-def write_photos(folder: str, part: str, encoded: Encoding) -> None:
-    """Write one part of a gallery's encodings. encoded: [photos, ...] each."""
-    for name, values in encoded.items():
-        storage.write_bytes(storage.join(folder, _file(name, part)), save({name: values.contiguous()}))
-
-
-def note_name(part: str) -> str:
-    """The file that lists the photos of a gallery's part. It is the last file of the part."""
-    return f"part-{part}.json"
 
 
 def _file(name: str, part: str) -> str:

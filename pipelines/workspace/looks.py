@@ -40,6 +40,16 @@ def repeated(looks: np.ndarray, groups: Iterable[object]) -> np.ndarray:
     return out
 
 
+def first_of(looks: np.ndarray) -> list[int]:
+    """For each photo the first one that it repeats and that repeats no other, or itself. The answer for a photo depends
+    on earlier photos only. looks: uint8 [n, 192]."""
+    out = list(range(len(looks)))
+    for earlier, later in _near(looks).tolist():
+        if out[later] == later and out[earlier] == earlier:
+            out[later] = earlier
+    return out
+
+
 def _near(looks: np.ndarray) -> np.ndarray:
     """int64 [m, 2]: pairs (earlier, later) of near thumbnails, sorted by the later one."""
     looks = looks.astype(np.float32)

@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -218,9 +219,8 @@ class Trainer:
         if self.state.total is not None and self.state.step not in self._check_steps():
             self.check()  # the number of steps is a measurement: it is kept before anything depends on it
 
-    def _check_steps(self) -> set[int]:
-        total, checks = self.state.total, self.config.checks
-        return set() if total is None else {max(1, round(total * (i + 1) / checks)) for i in range(checks)}
+    def _check_steps(self) -> frozenset[int]:
+        return check_steps(self.state.total, self.config.checks)
 
     def _log_window(self) -> None:
         if self.window.due(self.state.step, self.state.total):
@@ -253,6 +253,12 @@ class Trainer:
             self.calibrate(self.method)
         self.best.weights = copied(self.method)
         self.method.load_state_dict(last)
+
+
+@lru_cache(maxsize=1)  # asked in every step: of thousands of checks the set takes milliseconds
+def check_steps(total: int | None, checks: int) -> frozenset[int]:
+    """The steps after which a training of `total` steps is checked; none while the total is unknown."""
+    return frozenset() if total is None else frozenset(max(1, round(total * (i + 1) / checks)) for i in range(checks))
 
 
 @contextmanager

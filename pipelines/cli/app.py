@@ -17,7 +17,7 @@ from typing import Any
 import typer
 from typer.rich_utils import rich_format_error
 
-from pipelines.cli import datasets, judge, operate, stages, use
+from pipelines.cli import catalogue, datasets, judge, operate, stages, use
 from pipelines.runtime import logs
 from pipelines.runtime.failures import to_fix
 from pipelines.runtime.progress import say
@@ -36,7 +36,7 @@ app = typer.Typer(
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (stages.quickstart, stages.run, stages.experiments, stages.methods),
     "Stages": (stages.ingest, stages.shard, stages.train, stages.embed, stages.evaluate),
-    "Search": (use.search, use.explain),
+    "Search": (catalogue.index, use.search, use.explain),
     "Choose and watch": (judge.compare, judge.promote, judge.report, judge.reevaluate),
     "Cluster": (operate.doctor, operate.status),
     "Data": (operate.import_checkpoint,),

@@ -88,9 +88,9 @@ def embed(
         return
     if gallery is None or checkpoint is None:
         raise ZseError("--gallery and --checkpoint go together: give the photos and the model that encodes them")
-    from pipelines.encode.gallery import index
+    from pipelines.encode.gallery import gallery_index
 
-    folder = index(gallery, checkpoint_folder(checkpoint, workspace), workspace)
+    folder = gallery_index(gallery, checkpoint_folder(checkpoint, workspace), workspace)
     last(folder, command("search", "--sketch", "FILE", *searched(gallery, checkpoint, workspace)))
 
 

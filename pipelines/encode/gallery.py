@@ -1,33 +1,26 @@
-"""Encode the photos of a folder once, and open them for many searches. Searches and `zse embed --gallery` call it.
+"""The photos of a folder as a gallery: their index in the workspace, and encodings that are read as an index.
 
-    <workspace>/encodings/search-<hash>/embedding-00000.safetensors tokens-00000.safetensors ... manifest.json
+    <workspace>/indexes/<hash of the folder's URL>
 
-The name has the hash of the checkpoint and of the folder's listing. Encodings are written and read in parts: a gallery
-may be larger than memory, and an interrupted encoding continues. The output of `zse embed` is a gallery, too.
+`zse search --gallery` and `zse embed --gallery` keep the index. The output of `zse embed`, and encodings that earlier
+versions wrote into <workspace>/encodings/search-*, are galleries for the registered model, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from pipelines.datasets.archives import opened
-from pipelines.datasets.tree import PICTURES, PassedOver, is_picture
-from pipelines.encode.device import assigned_device
-from pipelines.runtime.errors import StorageError
-from pipelines.runtime.progress import Meter, say
-from pipelines.runtime.redaction import printable
+from pipelines.encode.index import index
 from pipelines.store import storage
-from pipelines.workspace.encodings import Encodings, GalleryEncodings, note_name, open_photos, write_photos
-from pipelines.workspace.tensors import to_tensor
-from zse_model.checkpoint import Checkpoint, load_checkpoint
+from pipelines.workspace.encodings import Encodings, open_photos
+from pipelines.workspace.ids import as_path
+from zse_model.checkpoint import Checkpoint
 from zse_model.code_index import CodeIndex
 from zse_model.methods import Encoding
-from zse_model.retrieval import encode
-from zse_model.transforms import BadPicture, prepare_photo
 
-BATCH, PART = 64, 256  # photos a batch, and photos a file
+INDEXES = "indexes"  # the folder of the workspace
 
 
 @dataclass
@@ -55,7 +48,7 @@ class Gallery:
 
 
 def open_gallery(folder: str, memory: int = 0) -> Gallery:
-    """Open the output of `zse embed`, with or without --gallery. Raises StorageError for an incomplete folder.
+    """Open encodings as a gallery. Raises StorageError for an incomplete folder.
 
     memory: bytes of encodings to cache for the next search; each search reads the rest.
     """
@@ -63,80 +56,18 @@ def open_gallery(folder: str, memory: int = 0) -> Gallery:
     return Gallery(encodings, encodings.photo_ids(), memory)
 
 
-def index(gallery: str, checkpoint_url: str, workspace: str) -> str:
-    """Encode a gallery with a checkpoint, or find its encodings; returns their folder."""
-    with storage.local_copy(checkpoint_url) as copy:
-        checkpoint = load_checkpoint(copy, assigned_device())
-    return encode_gallery(gallery, checkpoint, storage.absolute(workspace))
+def gallery_index(gallery: str, checkpoint_url: str, workspace: str, checkpoint: Checkpoint | None = None) -> str:
+    """Bring the index of a folder of photos up to date; returns its URL. Everything that a mode may read is kept.
 
-
-def encode_gallery(gallery: str, checkpoint: Checkpoint, workspace: str) -> str:
-    """Encode the photos below `gallery`, or find their encodings; returns the folder.
-
-    Raises StorageError for a gallery without usable photos. Other files are skipped and logged.
+    checkpoint: the content of the checkpoint, if that is loaded already. Raises StorageError for a folder without
+    pictures.
     """
-    files = _photos(gallery)
-    listed = [asdict(f) for f in files]
-    digest = checkpoint.digest
-    key = storage.digest([GalleryEncodings.VERSION, digest, storage.absolute(gallery), listed])
-    folder = storage.join(workspace, GalleryEncodings.KIND, f"search-{key[:16]}")
-    if GalleryEncodings.find(folder, key) is not None:
-        return folder
-    there = storage.names(folder)
-    notes: list[dict[str, Any]] = []
-    with Meter("Encode the gallery", len(files), "photos") as meter:
-        for i in range(0, len(files), PART):
-            part = f"{i // PART:05d}"
-            url = storage.join(folder, note_name(part))
-            if note_name(part) not in there:
-                chunk = [f.path for f in files[i : i + PART]]
-                storage.write_json(url, _encode_part(checkpoint, gallery, chunk, folder, part))
-            notes.append(storage.read_json(url))
-            meter.update(min(i + PART, len(files)))
-    skipped = [line for note in notes for line in note["skipped"]]
-    if skipped:
-        say(f"Skipped {len(skipped)} of {len(files)} files:\n  " + "\n  ".join(skipped[:5]))
-    paths = [path for note in notes for path in note["paths"]]
-    if not paths:
-        raise StorageError(f"None of the {len(files)} files in {gallery} is a usable photo. Give another gallery")
-    full = [note for note in notes if note["paths"]]
-    made = {"parts": [note["part"] for note in full], "names": full[0]["names"], "paths": paths, "skipped": skipped}
-    GalleryEncodings.write(folder, key, checkpoint_hash=digest, gallery=storage.absolute(gallery), **made)
-    return folder
+    gallery = storage.absolute(gallery)
+    url = storage.join(storage.absolute(workspace), INDEXES, storage.digest(gallery, 16))
+    index(gallery, url, checkpoint_url, called=checkpoint_url, tokens=True, delete_many=True, checkpoint=checkpoint)
+    return url
 
 
-def _photos(gallery: str) -> list[storage.FileInfo]:
-    """The photos below a gallery, sorted by path. Raises StorageError if there are none."""
-    files, passed = [], PassedOver()
-    place = opened(gallery)
-    for file in storage.list_files(place.folder):
-        if is_picture(file.path):
-            files.append(replace(file, version=place.version or file.version))
-        else:
-            passed.add(file.path)
-    if not files:
-        there = f"; there are {passed}" if passed.counts else ""
-        raise StorageError(f"{gallery} holds no pictures{there}. Give photos with endings {' '.join(PICTURES)}")
-    passed.tell(gallery)
-    return sorted(files, key=lambda f: f.path)
-
-
-def read_photos(gallery: str, paths: Sequence[str]) -> list[bytes | Exception]:
+def read_photos(gallery: str, ids: Sequence[str]) -> list[bytes | Exception]:
     """The contents of photos below a gallery, a folder or an archive. A failed photo is its exception."""
-    return storage.read_many(opened(gallery).folder, paths)
-
-
-def _encode_part(checkpoint: Checkpoint, gallery: str, paths: list[str], folder: str, part: str) -> dict[str, Any]:
-    """Encode and write the photos of one part; returns its note: names of the encodings, paths, and skipped files."""
-    pictures, kept, skipped = [], [], []
-    for path, data in zip(paths, read_photos(gallery, paths), strict=True):
-        try:
-            if isinstance(data, Exception):
-                raise data
-            pictures.append(prepare_photo(data, checkpoint.transforms))
-            kept.append(path)
-        except (BadPicture, FileNotFoundError) as error:
-            skipped.append(printable(f"{path}: {error}"))
-    encoded = encode(checkpoint, to_tensor(pictures), "photo", batch_size=BATCH) if pictures else {}
-    write_photos(folder, part, encoded)
-    return {"part": part, "names": sorted(encoded), "paths": kept, "skipped": skipped}
+    return storage.read_many(opened(gallery).folder, [as_path(id) for id in ids])

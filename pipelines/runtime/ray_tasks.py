@@ -244,6 +244,12 @@ def _there(
         raise error.cause from error
 
 
+def gpus_of_workers() -> int:
+    """GPUs of an actor that holds a model: one where the cluster has any, else none."""
+    connect()
+    return int(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
 def model_workers(tasks: int, gpus: float = 0) -> tuple[int, int]:
     """(first, most) actors that hold a model, with `gpus` each.
 

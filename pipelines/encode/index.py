@@ -1,0 +1,454 @@
+"""Bring an index of photos up to date with the catalogue that it follows. `zse index` calls `index`.
+
+New and changed photos are encoded and committed in steps of `STEP`, in the order of their paths; then changed metadata
+is written, and photos that are gone are deleted. So a killed run loses one step, and the same command goes on to the
+same rows in the same order. A photo is known by its path and the version that the store gives; a photo that moved is
+known by its content and keeps its encodings.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from pipelines.datasets.archives import opened
+from pipelines.datasets.tree import PICTURES, PassedOver, is_picture, unreadable
+from pipelines.encode.photo_metadata import read_metadata
+from pipelines.encode.photos import EncodePhotos, from_bytes, stored_forms
+from pipelines.runtime.errors import StorageError
+from pipelines.runtime.progress import LOG_EVERY, say
+from pipelines.runtime.ray_tasks import gpus_of_workers, model_workers, run_parts
+from pipelines.runtime.redaction import printable
+from pipelines.store import storage
+from pipelines.store.lease import HeldError, held
+from pipelines.store.table import ROW, Table
+from pipelines.workspace.ids import as_id, as_path
+from pipelines.workspace.photo_index import (
+    OWN,
+    PHOTOS,
+    SKIPPED,
+    SKIPPED_SCHEMA,
+    EncodingForm,
+    Generation,
+    PhotoIndex,
+    Source,
+    about_of,
+    forms_of,
+    own_columns,
+    photos_schema,
+)
+from zse_model.checkpoint import Checkpoint, load_checkpoint
+from zse_model.errors import ZseError
+
+pc: Any = pyarrow.compute  # makes its functions when it is imported: type checkers do not see them
+PART, STEP = 64, 4096  # photos a task, and photos a commit
+ALONE = 1000  # photos that one process encodes before a second process has loaded its network
+LISTED = 16_384  # files of a listing that are Python objects at once
+SHOWN = 5  # skipped files that are named
+MANY = 100  # deletions that need no confirmation, whatever their share
+
+
+@dataclass
+class Indexed:
+    """What a run has done, in photos."""
+
+    photos: int = 0
+    """In the index now."""
+    new: int = 0
+    changed: int = 0
+    moved: int = 0
+    """Of the new and changed ones: their content was known, and is not encoded again."""
+    described: int = 0
+    """Unchanged photos with other metadata than before."""
+    deleted: int = 0
+    skipped: int = 0
+    """Files that cannot be used, in all."""
+
+    @property
+    def encoded(self) -> int:
+        return self.new + self.changed - self.moved
+
+    def text(self) -> str:
+        """One line for people."""
+        kinds = ("new", "changed", "moved", "described", "deleted", "skipped")
+        counts = ", ".join(f"{getattr(self, kind):,} {kind}" for kind in kinds if getattr(self, kind))
+        return f"{self.photos:,} photos are indexed" + (f": {counts}" if counts else "; nothing has changed")
+
+
+@dataclass
+class Catalogue:
+    """The listing of a source."""
+
+    source: str
+    folder: str
+    """The source, or the folder that its archive was unpacked into."""
+    photos: pa.Table
+    """id, version; sorted by id"""
+    unread: list[dict[str, str]]
+    """id, version, reason: pictures of formats that are not read"""
+
+
+@dataclass
+class Plan:
+    """The differences between a catalogue and an index."""
+
+    wanted: pa.Table
+    """id, version: photos to read, new or changed, sorted by id"""
+    older: dict[str, int]
+    """id -> address of the row, of those that the index has in an older version"""
+    unread: list[dict[str, str]]
+    """id, version, reason: files to skip unread"""
+    gone: np.ndarray
+    """int64 [n], addresses of the photos that are gone"""
+    stale: np.ndarray
+    """int64 [n], addresses of the skipped files that are gone or have changed"""
+
+
+def index(
+    source: str | None,
+    url: str,
+    checkpoint_url: str,
+    *,
+    called: str,
+    metadata: str | None = None,
+    tokens: bool = False,
+    delete_many: bool = False,
+    checkpoint: Checkpoint | None = None,
+) -> Indexed:
+    """Make the index at `url` hold every photo of `source`, encoded by a checkpoint.
+
+    source, metadata: None = as in the run before. called: the name of the checkpoint, such as models:/zse@champion.
+    tokens: of a new generation: also keep the encodings that pair networks read. delete_many: delete even if most of
+    the photos are gone. checkpoint: the content of `checkpoint_url`, if that is loaded already.
+    Raises ZseError for another source than the run before's, for metadata that cannot be joined, and if most photos are
+    gone; StorageError for a source without photos.
+    """
+    there = PhotoIndex(url)
+    _followed(there, source, metadata)  # raises before any work
+    if checkpoint is None:
+        with storage.local_copy(checkpoint_url) as copy:
+            checkpoint = load_checkpoint(copy)
+    place = there.place(checkpoint.name, checkpoint.digest)
+    with turn(there.url):
+        followed = _followed(there, source, metadata)
+        catalogue = _listed(followed.url)
+        table = _photos(place, checkpoint, called, tokens)
+        skipped = Table.create(place, SKIPPED, SKIPPED_SCHEMA)
+        plan = _planned(catalogue, table, skipped)
+        if not delete_many:
+            _refuse_many(len(plan.gone), len(table), followed.url, there.url)
+        about = about_of(table.schema)
+        described = _described(followed.metadata, table, catalogue, forms_of(about["encodings"]))
+        there.follow(followed)
+        run = _Run(catalogue, plan, table, skipped, described)
+        run.encode(checkpoint_url)
+        run.delete()
+        run.describe()
+        for one in (table, skipped):
+            one.compact_if_scattered()
+        if Generation.find(place, checkpoint.digest) is None:
+            Generation.write(place, checkpoint.digest, **about)
+        run.done.photos, run.done.skipped = len(table), len(skipped)
+    if run.bad:
+        files = catalogue.photos.num_rows + len(catalogue.unread)
+        say(f"Skipped {len(run.bad)} of {files} files:\n  " + "\n  ".join(run.bad[:SHOWN]))
+    return run.done
+
+
+class _Run:
+    """A pass over a catalogue. Its steps are commits."""
+
+    def __init__(
+        self, catalogue: Catalogue, plan: Plan, table: Table, skipped: Table, described: pa.Table | None
+    ) -> None:
+        self.catalogue, self.plan, self.table, self.skipped = catalogue, plan, table, skipped
+        self.described = described
+        self.forms = forms_of(about_of(table.schema)["encodings"])
+        self.own = own_columns(table.schema, self.forms)
+        self.known: dict[bytes, int] = {}
+        """sha256 of the photos that are gone or have another version -> address: content that is encoded already"""
+        self.bad: list[str] = []
+        """Lines that name the files that were skipped."""
+        self.missing: list[str] = []
+        """Paths of photos that a worker did not find."""
+        self.done = Indexed()
+
+    def encode(self, checkpoint_url: str) -> None:
+        """Read, encode and commit the wanted photos."""
+        self._skip(self.plan.unread)
+        ids, count = self.plan.wanted["id"], self.plan.wanted.num_rows
+        if not count:
+            return
+        before = np.array([*self.plan.gone, *self.plan.older.values()], dtype=np.int64)
+        contents = self.table.take(before, ["sha256"])["sha256"].to_pylist()
+        self.known = dict(zip(contents, before.tolist(), strict=True))
+        parts = (ids[i : i + PART].to_pylist() for i in range(0, count, PART))
+        tasks = [{"paths": json.dumps([as_path(id) for id in part])} for part in parts]
+        alone, step = count < ALONE, []
+        gpus = 0 if alone else gpus_of_workers()
+        for part in run_parts(
+            tasks,
+            EncodePhotos,
+            what="Index",
+            unit="photos",
+            total=count,
+            workers=None if alone else model_workers(len(tasks), gpus),
+            gpus=gpus,
+            constructor={
+                "checkpoint": checkpoint_url,
+                "source": self.catalogue.source,
+                "forms": json.dumps({name: asdict(form) for name, form in self.forms.items()}),
+                "known": "".join(content.hex() for content in self.known),
+            },
+            alone=alone,
+        ):
+            step.append(part)
+            if len(step) * PART >= STEP:
+                self._commit(step)
+                step = []
+        if step:
+            self._commit(step)
+        self._refuse_hidden()
+
+    def _refuse_hidden(self) -> None:
+        """Raise StorageError if photos that a worker did not find are there: then it does not see the source."""
+        there = [path for path in self.missing if storage.exists(storage.join(self.catalogue.folder, path))]
+        if there:
+            raise StorageError(
+                f"{len(there)} photos are in {self.catalogue.source}, such as {printable(there[0])}, but not on the "
+                "machines of the workers. Give a source that every machine reads, such as a bucket"
+            )
+
+    def _commit(self, parts: Sequence[dict[str, Any]]) -> None:
+        """Write the photos of some parts, then the files that cannot be used."""
+        encoded, moved = (pa.concat_tables([from_bytes(part[name]) for part in parts]) for name in ("encoded", "moved"))
+        addresses = np.array([self.known[content] for content in moved["sha256"].to_pylist()], dtype=np.int64)
+        values = self.table.take(addresses, list(self.forms))
+        for name in self.forms:
+            moved = moved.append_column(name, values[name])
+        rows = pa.concat_tables([encoded, moved]).sort_by("id")
+        ids = rows["id"].to_pylist()
+        self.table.upsert(self._completed(rows))
+        changed = sum(id in self.plan.older for id in ids)
+        self.done.new += len(ids) - changed
+        self.done.changed += changed
+        self.done.moved += moved.num_rows
+        self.missing += [path for part in parts for path in json.loads(part["missing"])]
+        bad = [pair for part in parts for pair in json.loads(part["skipped"])]
+        versions = self._versions(pa.array([id for id, _ in bad], pa.string())).to_pylist()
+        self._skip([{"id": id, "version": v, "reason": why} for (id, why), v in zip(bad, versions, strict=True)])
+
+    def _versions(self, ids: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+        """The versions of wanted photos."""
+        return self.plan.wanted["version"].take(pc.index_in(ids, self.plan.wanted["id"]))
+
+    def _completed(self, rows: pa.Table) -> pa.Table:
+        """All columns of the table: those of the files, the encodings, version, time and metadata."""
+        count, now = rows.num_rows, pa.scalar(datetime.now(UTC), pa.timestamp("ms", tz="UTC"))
+        rows = rows.append_column("version", self._versions(rows["id"]))
+        rows = rows.append_column("indexed_at", pa.repeat(now, count))
+        if self.described is not None:
+            joined = _joined(rows["id"], self.described)
+            for name in self.own:
+                rows = rows.append_column(name, joined[name])
+        return rows.select(self.table.schema.names).cast(self.table.schema)
+
+    def _skip(self, bad: Sequence[dict[str, str]]) -> None:
+        """Note files that cannot be used. The index then has no older version of them either."""
+        if bad:
+            self.bad += [f"{printable(one['id'])}: {one['reason']}" for one in bad]
+            older = [self.plan.older[one["id"]] for one in bad if one["id"] in self.plan.older]
+            self.table.delete(np.array(older, dtype=np.int64))
+            self.skipped.upsert(pa.Table.from_pylist(list(bad), schema=SKIPPED_SCHEMA).sort_by("id"))
+
+    def describe(self) -> None:
+        """Write the metadata of unchanged photos where it is another than before."""
+        if self.described is None or not self.own:
+            return
+        stored = _whole(self.table, ["id", *self.own])
+        joined = _joined(stored["id"], self.described)
+        other = np.zeros(stored.num_rows, dtype=bool)
+        for name in self.own:
+            same = pc.equal(stored[name], joined[name])
+            both_null = pc.and_(pc.is_null(stored[name]), pc.is_null(joined[name]))
+            other |= ~pc.or_kleene(same, both_null).fill_null(False).to_numpy(zero_copy_only=False)
+        rows = joined.append_column("id", stored["id"]).filter(pa.array(other)).sort_by("id")
+        for i in range(0, rows.num_rows, STEP):
+            self.table.update(rows.slice(i, STEP))
+        self.done.described = rows.num_rows
+
+    def delete(self) -> None:
+        """Delete the photos that are gone: after `encode`, which reads the encodings of those that moved, and before
+        `describe`, which gives rows other addresses."""
+        self.table.delete(self.plan.gone)
+        self.skipped.delete(self.plan.stale)
+        self.done.deleted = len(self.plan.gone)
+
+
+def _followed(there: PhotoIndex, source: str | None, metadata: str | None) -> Source:
+    """The catalogue to follow. Raises ZseError without one, and for another one than before."""
+    before = there.source
+    if source is None and before is None:
+        raise ZseError(f"{there.url} is not an index yet. Give the photos: zse index SOURCE --index {there.url} ...")
+    given = storage.absolute(source) if source is not None else before.url if before else ""
+    if before is not None and given != before.url:
+        raise ZseError(
+            f"{there.url} is the index of {before.url}, not of {given}. Give another --index, or leave out the source"
+        )
+    described = storage.absolute(metadata) if metadata is not None else before.metadata if before else None
+    return Source(given, described)
+
+
+@contextmanager
+def turn(url: str) -> Iterator[None]:
+    """Hold the lease of an index. Waits for another process that writes to it."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(held(url, f"The index {url}"))
+                break
+            except HeldError as error:
+                say(f"{error}. Waiting for it", logging.WARNING)
+        yield
+
+
+def _listed(source: str) -> Catalogue:
+    """List the photos of a source. Raises StorageError if there are none."""
+    place, passed = opened(source), PassedOver()
+    tables, unread, ids, versions = [], [], [], []
+    shown = time.monotonic()
+
+    def flush() -> None:
+        tables.append(pa.table({"id": pa.array(ids, pa.string()), "version": pa.array(versions, pa.string())}))
+        ids.clear()
+        versions.clear()
+
+    for file in storage.list_files(place.folder):
+        version = f"{place.version or file.version}:{file.size}"
+        if is_picture(file.path):
+            ids.append(as_id(file.path))
+        elif (reason := unreadable(file.path)) is not None:
+            unread.append({"id": as_id(file.path), "version": version, "reason": reason})
+            continue
+        else:
+            passed.add(file.path)
+            continue
+        versions.append(version)
+        if len(ids) == LISTED:
+            flush()
+            if time.monotonic() - shown > LOG_EVERY:
+                shown = time.monotonic()
+                say(f"List {source}: {len(tables) * LISTED:,} photos")
+    flush()
+    found = pa.concat_tables(tables).combine_chunks()
+    if not found.num_rows:
+        for one in unread:
+            passed.add(as_path(one["id"]))
+        there = f"; there are {passed}" if passed.counts else ""
+        raise StorageError(f"{source} holds no pictures{there}. Give photos with endings {' '.join(PICTURES)}")
+    passed.tell(source)
+    return Catalogue(source, place.folder, found.take(pc.sort_indices(found["id"])), unread)
+
+
+def _photos(place: str, checkpoint: Checkpoint, called: str, tokens: bool) -> Table:
+    """The table of a generation, made if it is missing. Raises ZseError if it lacks the tokens that are asked for."""
+    forms = stored_forms(checkpoint, tokens=tokens)
+    about = {
+        "method": checkpoint.name,
+        "registered": called if called.startswith("models:/") else None,
+        "made": datetime.now(UTC).isoformat(),
+        "checkpoint_hash": checkpoint.digest,
+        "transforms": asdict(checkpoint.transforms),
+        "encodings": {name: asdict(form) for name, form in forms.items()},
+    }
+    table = Table.create(place, PHOTOS, photos_schema(forms, about))
+    kept = forms_of(about_of(table.schema)["encodings"])
+    if missing := sorted(set(forms) - set(kept)):
+        raise ZseError(
+            f"{place} was indexed without {', '.join(missing)}. Delete this folder and run the same command again"
+        )
+    return table
+
+
+def _described(
+    url: str | None, table: Table, catalogue: Catalogue, forms: Mapping[str, EncodingForm]
+) -> pa.Table | None:
+    """The metadata of a file; gives the table its columns. A column of another type than before is made again."""
+    if url is None:
+        return None
+    described = read_metadata(url, [field.name for field in OWN] + list(forms))
+    used = pc.sum(pc.is_in(described["id"], catalogue.photos["id"])).as_py() or 0
+    if used < described.num_rows:
+        level = logging.INFO if used else logging.WARNING
+        paths = "" if used else ". Its paths must be those below the source, such as cats/1.jpg"
+        say(f"{used:,} of {described.num_rows:,} rows of {url} name a photo{paths}", level)
+    stored = {name: table.schema.field(name).type for name in own_columns(table.schema, forms)}
+    for field in described.schema:
+        if pa.types.is_null(field.type):  # as CSV reads a column without a value
+            at = described.schema.get_field_index(field.name)
+            column = described[field.name].cast(stored.get(field.name, pa.string()))
+            described = described.set_column(at, field.name, column)
+    given = {field.name: field.type for field in described.schema if field.name != "id"}
+    if old := [name for name in stored if given.get(name) != stored[name]]:
+        table.drop_columns(old)
+    if new := [pa.field(name, kind) for name, kind in given.items() if name in old or name not in stored]:
+        table.add_columns(pa.schema(new))
+    return described
+
+
+def _planned(catalogue: Catalogue, table: Table, skipped: Table) -> Plan:
+    listed, stored, bad = catalogue.photos, _whole(table, ["id", "version"]), _whole(skipped, ["id", "version"])
+    is_stored, is_bad = _same_version(listed, stored), _same_version(listed, bad)
+    wanted = listed.filter(pc.invert(pc.or_(is_stored, is_bad)))
+    old = stored.filter(pc.is_in(stored["id"], wanted["id"]))
+    unread = pa.Table.from_pylist(catalogue.unread, schema=SKIPPED_SCHEMA)
+    gone = stored.filter(pc.invert(pc.is_in(stored["id"], listed["id"])))
+    still_bad = pc.or_(_same_version(bad, listed), _same_version(bad, unread))
+    stale = bad.filter(pc.or_(pc.invert(still_bad), pc.is_in(bad["id"], listed.filter(is_stored)["id"])))
+    return Plan(
+        wanted=wanted,
+        older=dict(zip(old["id"].to_pylist(), old[ROW].to_pylist(), strict=True)),
+        unread=unread.filter(pc.invert(_same_version(unread, bad))).to_pylist(),
+        gone=_addresses(gone),
+        stale=_addresses(stale),
+    )
+
+
+def _same_version(files: pa.Table, known: pa.Table) -> pa.ChunkedArray:
+    """bool [files]: a known file has this id and this version."""
+    places = pc.index_in(files["id"], known["id"])
+    return pc.fill_null(pc.equal(known["version"].take(places), files["version"]), False)
+
+
+def _refuse_many(gone: int, photos: int, source: str, url: str) -> None:
+    if gone > MANY and gone > photos / 2:
+        raise ZseError(
+            f"{gone:,} of the {photos:,} photos in {url} are no longer in {source}. If that is meant, run the same "
+            "command with --delete-many"
+        )
+
+
+def _whole(table: Table, columns: Sequence[str]) -> pa.Table:
+    """Columns of all rows, and their addresses."""
+    batches = list(table.scan(columns))
+    schema = pa.schema([*(table.schema.field(name) for name in columns), pa.field(ROW, pa.uint64())])
+    return pa.Table.from_batches(batches).combine_chunks() if batches else schema.empty_table()
+
+
+def _joined(ids: pa.ChunkedArray, described: pa.Table) -> pa.Table:
+    """The metadata of photos, in their order; null for a photo without."""
+    return described.drop_columns(["id"]).take(pc.index_in(ids, described["id"]))
+
+
+def _addresses(rows: pa.Table) -> np.ndarray:
+    return rows[ROW].to_numpy().astype(np.int64)

@@ -1,0 +1,94 @@
+"""Read the metadata of photos: a table with one row for each photo. `zse index --metadata FILE` joins it by path."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+from pyarrow import csv, parquet
+
+from pipelines.runtime.redaction import printable
+from pipelines.store import storage
+from zse_model.errors import ZseError
+
+pc: Any = pyarrow.compute  # makes its functions when it is imported: type checkers do not see them
+KEYS = ("path", "id", "file_name")  # names of the column that names the photo
+ENDINGS = (".csv", ".tsv", ".parquet")
+
+
+def read_metadata(url: str, reserved: Sequence[str]) -> pa.Table:
+    """The columns `id` (path below the source) and those of the file. Texts are string, decimals are double, times are
+    in microseconds; a column without a value has the type null.
+
+    reserved: names that the index uses itself. Raises ZseError for a missing file, a file of another kind, without a
+    column of paths, with a path twice, or with a column that cannot be used.
+    """
+    table = _read(url)
+    names = table.column_names
+    key = next((name for name in KEYS if name in names), None)
+    if key is None:
+        said = f"{url}: no column names the photos. Name one of its columns ({_some(names)}) {KEYS[0]!r}"
+        raise ZseError(f"{said}: the path below the source, such as cats/1.jpg")
+    for name in names:
+        if names.count(name) > 1:
+            raise ZseError(f"{url}: two columns are called {name!r}. Rename one")
+        if name != key and (name in ("id", *reserved) or name.startswith("_")):
+            raise ZseError(f"{url}: the column {name!r} has a name that the index uses itself. Rename it")
+        if not name or set(name) & set(".`\"'"):
+            raise ZseError(f"{url}: the column name {name!r} is empty or has one of . ` \" '. Rename it")
+    ids = _plain(url, key, table[key]).cast(pa.string())
+    counted = pc.value_counts(ids)
+    twice = [one["values"].as_py() for one in counted if one["counts"].as_py() > 1][:3]
+    if twice or ids.null_count:
+        raise ZseError(
+            f"{url}: each photo has one row, but {key} is {_some([str(t) for t in twice]) or 'empty'} twice or more"
+        )
+    return pa.table({"id": ids, **{name: _plain(url, name, table[name]) for name in names if name != key}})
+
+
+def _read(url: str) -> pa.Table:
+    if not url.lower().endswith(ENDINGS):
+        raise ZseError(f"--metadata {url}: a file with the ending {', '.join(ENDINGS)} is needed")
+    try:
+        data = storage.read_bytes(url)
+    except FileNotFoundError as error:
+        raise ZseError(f"--metadata {url} does not exist. Check the path") from error
+    try:
+        if url.lower().endswith(".parquet"):
+            return parquet.read_table(io.BytesIO(data))
+        options = csv.ParseOptions(delimiter="\t" if url.lower().endswith(".tsv") else ",", newlines_in_values=True)
+        names = csv.read_csv(io.BytesIO(data), parse_options=options).column_names
+        texts = {name: pa.string() for name in KEYS if name in names}  # a path of digits is a text
+        return csv.read_csv(
+            io.BytesIO(data), parse_options=options, convert_options=csv.ConvertOptions(column_types=texts)
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise ZseError(f"--metadata {url} cannot be read: {printable(str(error))}") from error
+
+
+def _plain(url: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as the index keeps it. NaN is no number, so it is null. Raises ZseError for a type that it cannot
+    keep."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):  # a category of pandas
+        kind, column = kind.value_type, column.cast(kind.value_type)
+    if kind in (pa.string(), pa.large_string(), pa.string_view()):
+        return column.cast(pa.string())
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        numbers = column.cast(pa.float64())
+        return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
+    if pa.types.is_timestamp(kind):
+        return column.cast(pa.timestamp("us", kind.tz), safe=False)
+    if pa.types.is_date(kind):
+        return column.cast(pa.date32())
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_time(kind) or pa.types.is_null(kind):
+        return column
+    said = "is not UTF-8 text" if pa.types.is_binary(kind) else f"has the type {kind}"
+    raise ZseError(f"{url}: the column {name!r} {said}. Allowed: text in UTF-8, numbers, booleans, dates and times")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(printable(name) for name in names[:10])

@@ -134,6 +134,15 @@ def reevaluate(
         str | None,
         typer.Option("--rules", metavar="FILE", help="With --promote: YAML with rules. Default: the shipped rules."),
     ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--index",
+            metavar="URL",
+            help="With --promote: encode the photos of this index by a new champion. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0, help="Largest fall of mAP_all that is not a regression.")
     ] = 0.01,
@@ -166,6 +175,7 @@ def reevaluate(
     Example: `zse reevaluate --catalog s3://bucket/datasets --models zse@champion,zse@challenger --promote`
     """
     from pipelines.judge import reevaluate as job
+    from pipelines.judge.indexes import index_by_champion
     from pipelines.judge.notify import notify
     from pipelines.judge.rules import load_rules
     from pipelines.judge.summary import EXIT, markdown
@@ -174,6 +184,8 @@ def reevaluate(
     asked = [name.strip() for name in models.split(",") if name.strip()]
     if not asked:
         raise ZseError(f"--models {models!r} names no model. Give zse@champion, models:/zse/3 or a checkpoint")
+    if index and not promote:
+        raise ZseError("--index goes with --promote: a new champion encodes the photos of the index")
     read = load_rules(rules) if promote else None
     summary, folder, new = job.reevaluate(
         catalog, asked, workspace, config, rules=read, tolerance=tolerance, allowed=allow_prefix or ()
@@ -181,10 +193,13 @@ def reevaluate(
     show(markdown(summary))
     if webhook:
         notify(webhook, summary, folder)
+    if index:
+        index_by_champion(asked[0], index, workspace, config.tracking.uri)
     news = "" if new else " (nothing is new)"
     words = ["--catalog", catalog, "--models", models, "--workspace", workspace, *repeated("--set", set_)]
     words += ["--promote"] if promote else []
     words += ["--rules", rules] if rules else []
+    words += repeated("--index", index)
     words += ["--tolerance", f"{tolerance:g}"]  # not the webhook, which is a secret: ZSE_WEBHOOK
     last(f"{summary.status}{news}: {folder}/summary.md", command("watch", *words, "--every", "15m"))
     if exit_code and EXIT[summary.status]:

@@ -2,49 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import CHECKPOINT, WORKSPACE, Workspace, check_output, checkpoint_folder, last, searched
 from pipelines.runtime.commands import command
-from pipelines.runtime.progress import show
+from pipelines.runtime.progress import say, show
 from pipelines.runtime.redaction import printable
 from zse_model.errors import ZseError
 
+if TYPE_CHECKING:
+    from pipelines.search.search import Match
+
 
 def search(
-    sketch: Annotated[str, typer.Option("--sketch", help="The query: a picture or SVG file or URL.")],
-    gallery: Annotated[str, typer.Option("--gallery", help="The photos to search: a folder or URL, at any depth.")],
-    checkpoint: Annotated[str, typer.Option("--checkpoint", "-c", help=f"The model to search with: {CHECKPOINT}")],
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", "--model", "-c", "-m", help=f"The model to search with: {CHECKPOINT}")
+    ],
+    sketch: Annotated[
+        str | None, typer.Option("--sketch", help="The query: a picture or SVG file or URL.", show_default=False)
+    ] = None,
+    sketches: Annotated[
+        str | None,
+        typer.Option("--sketches", help="With --index: a folder or URL of queries instead; --out is a .parquet file."),
+    ] = None,
+    gallery: Annotated[
+        str | None, typer.Option("--gallery", help="The photos to search: a folder or URL. Give this or --index.")
+    ] = None,
+    index: Annotated[
+        str | None, typer.Option("--index", "-i", help="The index to search, which `zse index` made.")
+    ] = None,
     workspace: Workspace = WORKSPACE,
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of photos to find.")] = 10,
+    page: Annotated[int, typer.Option("--page", min=1, help="With --index: the page of so many photos.")] = 1,
+    where: Annotated[
+        str | None, typer.Option("--where", help='With --index: a filter by metadata, such as "price < 100".')
+    ] = None,
     mode: Annotated[
         str | None,
         typer.Option("--mode", help="A retrieval mode of the model; `zse methods` lists all. Default: its first."),
     ] = None,
+    rerank: Annotated[
+        int | None,
+        typer.Option("--rerank", min=1, help="With --index and a mode of codes: rank so many again by embeddings."),
+    ] = None,
     rerank_by: Annotated[
         str | None,
-        typer.Option("--rerank-by", metavar="CHECKPOINT", help="Re-rank the results with a second checkpoint."),
+        typer.Option(
+            "--rerank-by", metavar="CHECKPOINT", help="With --gallery: re-rank the results with a second checkpoint."
+        ),
     ] = None,
     depth: Annotated[int, typer.Option("--depth", min=1, help="Number of results that --rerank-by re-ranks.")] = 100,
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture file of the results.")] = Path("search.png"),
 ) -> None:
-    """Rank the photos of a gallery by a sketch. Prints and draws the best ones.
+    """Rank the photos of an index or of a folder by a sketch. Prints and draws the best ones.
 
-    Example: `zse search --sketch cat.png --gallery ~/photos --checkpoint workspace/checkpoints/...`
+    Example: `zse search --sketch cat.png --index s3://bucket/photos.index --model models:/zse@champion`
+
+    Without an index: `zse search --sketch cat.png --gallery ~/photos --checkpoint workspace/checkpoints/...`
+
+    Many sketches: `zse search --sketches drawings/ --index URL --model MODEL --out answers.parquet`
 
     To search by codes and re-rank with a second checkpoint: `--mode asym-64 --rerank-by CHECKPOINT --depth 200`
     """
+    check_output("--out", out)
+    if (gallery is None) == (index is None):
+        raise ZseError("Give either --index URL, which `zse index` made, or --gallery FOLDER")
+    if (sketch is None) == (sketches is None):
+        raise ZseError("Give either --sketch FILE or --sketches FOLDER")
+    if sketches is not None:
+        if index is None or page != 1:
+            raise ZseError("--sketches goes with --index, and without --page")
+        _search_folder(sketches, index, checkpoint, workspace, top, where, mode, rerank, str(out))
+        return
+    assert sketch is not None
+    if index is not None:
+        if rerank_by is not None:
+            raise ZseError("--rerank-by goes with --gallery. With --index: --rerank N, or --mode rerank-N")
+        _search_index(sketch, index, checkpoint, workspace, top, page, where, mode, rerank, out)
+        return
+    assert gallery is not None
+    if where is not None or rerank is not None or page != 1:
+        raise ZseError(
+            "--where, --rerank and --page go with --index. Make one: zse index FOLDER --index URL --model ..."
+        )
     from pipelines.search.search import search as find
     from zse_model.modes import rerank_depth
 
-    check_output("--out", out)
     finds, ranks = checkpoint_folder(checkpoint, workspace), rerank_by and checkpoint_folder(rerank_by, workspace)
     found = find(sketch, gallery, finds, workspace, top=top, mode=mode, picture=out, rerank_by=ranks, depth=depth)
-    for i, match in enumerate(found):
-        show(f"{i + 1:3d}  {match.score:8.4f}  {printable(match.path)}")
+    _print(found)
     more = 5 * top
     words = ["--sketch", sketch, *searched(gallery, checkpoint, workspace), "--top", str(more)]
     if mode:
@@ -52,6 +102,60 @@ def search(
     if rerank_by:
         words += ["--rerank-by", rerank_by, "--depth", str(max(depth, more))]
     last(str(out), command("search", *words, "--out", str(out)))
+
+
+def _search_index(
+    sketch: str,
+    index: str,
+    model: str,
+    workspace: str,
+    top: int,
+    page: int,
+    where: str | None,
+    mode: str | None,
+    rerank: int | None,
+    out: Path,
+) -> None:
+    from pipelines.search.search import search_index
+    from pipelines.search.searcher import Searcher
+
+    searcher = Searcher.open(index, model, workspace=workspace)
+    found = search_index(sketch, searcher, top=top, page=page, mode=mode, where=where, rerank=rerank, picture=out)
+    _print(found, (page - 1) * top)
+    asked = {"--where": where, "--mode": mode, "--rerank": rerank}
+    words = [str(word) for pair in asked.items() if pair[1] is not None for word in pair]
+    again = ["--sketch", sketch, "--index", index, "--model", model, "--workspace", workspace, *words]
+    if not found:
+        last(f"no photo on page {page}", command("index", "--index", index, "--status"))
+        return
+    last(str(out), command("search", *again, "--top", str(top), "--page", str(page + 1), "--out", str(out)))
+
+
+def _search_folder(
+    sketches: str,
+    index: str,
+    model: str,
+    workspace: str,
+    top: int,
+    where: str | None,
+    mode: str | None,
+    rerank: int | None,
+    out: str,
+) -> None:
+    from pipelines.search.batch import Asked, search_folder
+
+    if not out.endswith(".parquet"):
+        raise ZseError(f"--out {out}: the answers to a folder of sketches are one .parquet file")
+    asked = Asked(top=top, mode=mode, where=where, rerank=rerank)
+    total, bad = search_folder(sketches, index, checkpoint_folder(model, workspace), out, asked)
+    unusable = f"; {bad} cannot be used: see the column error" if bad else ""
+    say(f"{total - bad:,} sketches are answered{unusable}")
+    last(out, f"python -c \"import pandas; print(pandas.read_parquet('{out}'))\"")
+
+
+def _print(found: Sequence[Match], before: int = 0) -> None:
+    for i, match in enumerate(found):
+        show(f"{before + i + 1:3d}  {match.score:8.4f}  {printable(match.path)}")
 
 
 def explain(

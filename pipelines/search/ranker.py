@@ -1,10 +1,10 @@
 """The registered model: from sketches to ranked photos. MLflow runs this file as a model from code.
 
-    model = mlflow.pyfunc.load_model("models:/zse@champion", model_config={"index": "s3://bucket/zse/encodings/..."})
+    model = mlflow.pyfunc.load_model("models:/zse@champion", model_config={"index": "s3://bucket/photos.index"})
     model.predict([Path("cat.png").read_bytes()], params={"top": 10})
 
-`zse embed --gallery FOLDER --checkpoint models:/zse@champion` prints the index at its end. Without `model_config` the
-environment variable ZSE_INDEX names it.
+`zse index FOLDER --index s3://bucket/photos.index --model models:/zse@champion` makes the index; the output of
+`zse embed` is one, too. Without `model_config` the environment variable ZSE_INDEX names it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pipelines.encode.device import assigned_device
 from pipelines.encode.gallery import Gallery, open_gallery
 from pipelines.search.query import Query, prepared
 from pipelines.search.search import ranked
+from pipelines.search.searcher import Searcher
+from pipelines.workspace.photo_index import PhotoIndex
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 
@@ -33,7 +35,7 @@ class Ranker(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self._checkpoint = load_checkpoint(context.artifacts["checkpoint"], assigned_device())
         self._index: str = (context.model_config or {}).get("index") or os.environ.get("ZSE_INDEX", "")
-        self._photos: Gallery | None = None
+        self._photos: Gallery | Searcher | None = None
 
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -53,26 +55,38 @@ class Ranker(PythonModel):
         method.mode(mode)
         if top < 1:
             raise ZseError(f"params: top must be at least 1, got {top}")
-        transforms = self._checkpoint.transforms
-        drawn = [prepared(sketch, transforms, f"Sketch {i}") for i, sketch in enumerate(_queries(model_input))]
-        ranking = ranked(method, drawn, photos, mode, top)
-        queries, depth = ranking.indices.shape
-        return pd.DataFrame(
-            {
-                "query": np.repeat(np.arange(queries), depth),
-                "rank": np.tile(np.arange(1, depth + 1), queries),
-                "id": [photos.ids[i] for i in ranking.indices.flatten().tolist()],
-                "score": ranking.scores.flatten().numpy(),
-            }
-        )
+        queries = _queries(model_input)
+        if isinstance(photos, Searcher):
+            photos.follow()
+            found = [
+                [
+                    (one.id, one.score)
+                    for one in photos.search(given, top=top, mode=mode, group=False, name=f"Sketch {i}")
+                ]
+                for i, given in enumerate(queries)
+            ]
+        else:
+            drawn = [prepared(one, self._checkpoint.transforms, f"Sketch {i}") for i, one in enumerate(queries)]
+            ranking = ranked(method, drawn, photos, mode, top)
+            ids = [[photos.ids[i] for i in row] for row in ranking.indices.tolist()]
+            found = [list(zip(*row, strict=True)) for row in zip(ids, ranking.scores.tolist(), strict=True)]
+        rows = [
+            (query, rank, id, score)
+            for query, answers in enumerate(found)
+            for rank, (id, score) in enumerate(answers, start=1)
+        ]
+        return pd.DataFrame(rows, columns=["query", "rank", "id", "score"]).astype({"score": np.float32})
 
-    def _gallery(self) -> Gallery:
+    def _gallery(self) -> Gallery | Searcher:
         if self._photos is None:
             if not self._index:
                 raise ZseError(
                     "There is no index to search in. Give load_model model_config={'index': URL}, or set ZSE_INDEX. "
-                    "`zse embed --gallery FOLDER --checkpoint CHECKPOINT` makes an index and prints its URL"
+                    "`zse index FOLDER --index URL --model MODEL` makes an index"
                 )
+            if PhotoIndex(self._index).source is not None:
+                self._photos = Searcher.of(self._index, self._checkpoint)
+                return self._photos
             photos = open_gallery(self._index, MEMORY)
             encoded_by, digest = photos.encodings.checkpoint_hash, self._checkpoint.digest
             if encoded_by != digest:

@@ -1,11 +1,12 @@
 """Search a folder of photos with one sketch and a checkpoint; `zse search` calls `search`. Needs no experiment and no
 cluster.
 
-The photos' encodings are kept (`encode/gallery.py`), so further searches of the folder encode the sketch alone.
+The folder's index is kept (`encode/gallery.py`), so further searches encode the sketch and new photos alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,11 @@ import torch
 
 from pipelines.drawing.sheets import Row, draw_sheet
 from pipelines.encode.device import assigned_device
-from pipelines.encode.gallery import Gallery, encode_gallery, open_gallery, read_photos
+from pipelines.encode.gallery import Gallery, gallery_index, read_photos
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.redaction import printable
 from pipelines.search.query import Query, prepared, prepared_photo
+from pipelines.search.searcher import Searcher
 from pipelines.store import storage
 from pipelines.workspace.tensors import to_tensor
 from zse_model import retrieval
@@ -57,11 +59,18 @@ def search(
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
     drawn = prepared(sketch, checkpoint.transforms)
-    found = find(drawn, gallery, checkpoint, workspace, top=depth if rerank_by else top, mode=mode)
+    wanted = depth if rerank_by else top
+    found = find(sketch, gallery, checkpoint, checkpoint_url, workspace, top=wanted, mode=mode)
     if rerank_by is not None:
         with storage.local_copy(rerank_by) as copy:
             found = reranked(sketch, gallery, found, load_checkpoint(copy))[:top]
     photos = [_shown(data, checkpoint) for data in read_photos(gallery, [match.path for match in found])]
+    draw_matches(picture, drawn, photos, found)
+    return found
+
+
+def draw_matches(picture: Path, drawn: np.ndarray, photos: Sequence[np.ndarray], found: Sequence[Match]) -> None:
+    """Write a PNG of a prepared drawing, uint8 [s, s], and the photos that it found, uint8 [s, s, 3] each."""
     captions = [f"{m.score:.3f} {printable(m.path.rsplit('/', 1)[-1])}" for m in found]
     rows = [
         Row(
@@ -75,7 +84,26 @@ def search(
     ]
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(draw_sheet(rows))
-    return found
+
+
+def search_index(
+    sketch: str,
+    searcher: Searcher,
+    *,
+    top: int,
+    page: int,
+    mode: str | None,
+    where: str | None,
+    rerank: int | None,
+    picture: Path,
+) -> list[Match]:
+    """One page of an index's photos, best first, as `Searcher.search` finds them. Writes a PNG as `search` does."""
+    found = searcher.search(sketch, top=top, page=page, mode=mode, where=where, rerank=rerank)
+    matches, transforms = [Match(one.id, one.score) for one in found], searcher.checkpoint.transforms
+    if found:
+        photos = [prepare_photo(one.thumbnail, transforms) for one in found]
+        draw_matches(picture, prepared(sketch, transforms), photos, matches)
+    return matches
 
 
 def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:
@@ -89,15 +117,23 @@ def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:
 
 
 def find(
-    drawn: np.ndarray, gallery: str, checkpoint: Checkpoint, workspace: str, *, top: int, mode: str | None
+    sketch: Query,
+    gallery: str,
+    checkpoint: Checkpoint,
+    checkpoint_url: str,
+    workspace: str,
+    *,
+    top: int,
+    mode: str | None,
 ) -> list[Match]:
-    """The `top` photos of a gallery for a prepared sketch, best first. Encodes the gallery if it is new."""
+    """The `top` photos of a gallery for a sketch, best first. Encodes what is new in the gallery.
+
+    checkpoint: the content of `checkpoint_url`."""
     method = checkpoint.method.to(assigned_device())
-    mode = mode or method.modes[0]
-    method.mode(mode)  # raises for an unknown mode before the gallery is encoded
-    photos = open_gallery(encode_gallery(gallery, checkpoint, workspace))
-    ranking = ranked(method, [drawn], photos, mode, top)
-    return [Match(photos.ids[int(i)], float(s)) for i, s in zip(ranking.indices[0], ranking.scores[0], strict=True)]
+    method.mode(mode or method.modes[0])  # raises for an unknown mode before the gallery is encoded
+    prepared(sketch, checkpoint.transforms)  # as it does for an unusable sketch
+    searcher = Searcher.of(gallery_index(gallery, checkpoint_url, workspace, checkpoint), checkpoint)
+    return [Match(one.id, one.score) for one in searcher.search(sketch, top=top, mode=mode, group=False)]
 
 
 @torch.inference_mode()

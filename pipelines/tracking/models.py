@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import Distribution, distributions, version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -117,11 +118,13 @@ def installed() -> Distribution:
 
 
 def requirements() -> list[str]:
-    """The dependencies of this code, pinned to the installed versions."""
+    """The dependencies of this code, and those of the extra `index` where it is installed, pinned to the installed
+    versions."""
     needed = [Requirement(line) for line in installed().requires or ()]
     pinned = []
     for one in needed:
-        if one.marker is None:
+        extra = one.marker is not None and one.marker.evaluate({"extra": "index"}) and find_spec(one.name) is not None
+        if one.marker is None or extra:
             extras = f"[{','.join(sorted(one.extras))}]" if one.extras else ""
             pinned.append(f"{one.name}{extras}=={version(one.name).partition('+')[0]}")  # PyPI has no 2.13.0+cpu
     return pinned

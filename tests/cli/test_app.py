@@ -90,7 +90,7 @@ def test_search_finds_photos_in_a_folder_of_anything(tmp_path: Path) -> None:
     assert len(found.stdout.splitlines()) == 5 and "Skipped 1 of 6" in found.stderr
     assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
     again = invoked("search", "--sketch", str(sketch), *options)
-    assert again.stdout == found.stdout and "Encode" not in again.stderr, "the gallery is encoded once"
+    assert again.stdout == found.stdout and "Index" not in again.stderr, "the gallery is encoded once"
 
     empty = tmp_path / "empty.png"
     empty.write_bytes(picture(np.full((40, 40), 255, np.uint8)))

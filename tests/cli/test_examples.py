@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli.app import app
 from tests.datasets.test_adapters import SKETCHY
+from tests.helpers.command import invoked
 from tests.helpers.kept import kept_samples
 from tests.helpers.pictures import build, picture
 from zse_model.synthetic import draw_photo, draw_sketch
@@ -23,12 +24,13 @@ from zse_model.synthetic import draw_photo, draw_sketch
 ROOT: Any = typer.main.get_command(app)
 GROUPS = {"Start here", "Stages", "Search", "Choose and watch", "Cluster", "Data"}
 RUN = (
-    *("methods", "datasets list", "datasets show", "datasets doctor", "embed", "search", "explain"),
+    *("methods", "datasets list", "datasets show", "datasets doctor", "embed", "index", "search", "explain"),
     *("compare", "promote", "report", "status"),
 )
 """Verbs whose examples run here in seconds, on the samples of tests/kept. Other tests run the other verbs."""
 STAND_INS = {
     "s3://bucket/photos": "photos",
+    "s3://bucket/photos.index": "photos.index",
     "s3://bucket/zse": "workspace",
     "s3://bucket/report.html": "report.html",
     "s3://bucket/Sketchy": "Sketchy",
@@ -70,6 +72,7 @@ def place() -> Iterator[None]:
         build(home / "Sketchy", SKETCHY)
         patch.setenv("HOME", folder)
         patch.chdir(folder)
+        invoked("index", "photos", "--index", "photos.index", "--model", "models:/zse@champion")
         yield
 
 

@@ -64,7 +64,7 @@ def test_what_is_overfitted_stays_so(place: Path) -> None:
 def test_what_follows_a_search_an_explanation_and_an_index(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.search.search.search", lambda *_, **__: [])
     monkeypatch.setattr("pipelines.search.explain.explain", lambda *_, **__: [])
-    monkeypatch.setattr("pipelines.encode.gallery.index", lambda *_: AWKWARD)
+    monkeypatch.setattr("pipelines.encode.gallery.gallery_index", lambda *_: AWKWARD)
     inputs = ["--gallery", AWKWARD, "--checkpoint", AWKWARD, "--workspace", AWKWARD]
     (words,) = following("search", "--sketch", AWKWARD, *inputs, "--top", "30", "--rerank-by", AWKWARD)
     assert has(words, "--sketch", AWKWARD) and has(words, *inputs) and has(words, "--rerank-by", AWKWARD)

@@ -174,6 +174,17 @@ def test_the_schedule_reevaluates_on_the_cluster_one_at_a_time(overlay: Document
     assert not parsed.params["exit_code"], "a retry would not fix a regression"
 
 
+def test_the_index_follows_its_catalogue_every_night(overlay: Documents) -> None:
+    cron = overlay["CronJob/zse-index"]["spec"]
+    assert cron["concurrencyPolicy"] == "Forbid" and cron["timeZone"]
+    ((submit,),) = [pod["containers"] for pod in pods({"": overlay["CronJob/zse-index"]})]
+    settings = overlay["ConfigMap/zse"]["data"]
+    asked = [re.sub(r"\$\((\w+)\)", lambda found: settings[found[1]], argument) for argument in submit["args"]]
+    parsed = typer.main.get_command(app).commands["index"].make_context("index", asked[2:])  # pyright: ignore[reportAttributeAccessIssue]
+    assert asked[:2] == ["zse", "index"] and parsed.params["model"] == "models:/zse@champion"
+    assert (parsed.params["source"], parsed.params["index"]) == (settings["PHOTOS"], settings["INDEX"])
+
+
 def test_what_is_referred_to_is_there(overlay: Documents) -> None:
     settings = overlay["ConfigMap/zse"]["data"]
     for pod in pods(overlay):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from pipelines.config.experiment import ExperimentConfig
-from pipelines.encode.gallery import encode_gallery, open_gallery
+from pipelines.encode.gallery import gallery_index
 from pipelines.run import run
 from pipelines.runtime.errors import ConfigError
-from pipelines.search.search import find, ranked, reranked, search
-from pipelines.workspace.encodings import GalleryEncodings
+from pipelines.search.search import find, reranked, search
+from pipelines.search.searcher import Searcher
+from pipelines.store.table import Table
+from pipelines.workspace.photo_index import PhotoIndex
 from pipelines.workspace.tensors import to_tensor
 from tests.conftest import tiny
 from tests.helpers.pictures import picture
@@ -75,10 +77,11 @@ def test_a_folder_is_searched_by_codes_and_reranked(checkpoint: tuple[str, str],
     (tmp_path / "sketch.png").write_bytes(picture(draw_sketch("car", 0, size=64)))
     loaded = load_checkpoint(url)
     drawn = prepare_sketch((tmp_path / "sketch.png").read_bytes(), loaded.transforms)
-    found = find(drawn, str(tmp_path / "gallery"), loaded, workspace, top=6, mode="hash-32")
-    (file,) = Path(workspace, "encodings").glob("search-*/hash-32-*.safetensors")
-    packed = load_file(file)["hash-32"]
-    assert packed.shape == (6, 4)
+    places = (str(tmp_path / "sketch.png"), str(tmp_path / "gallery"))
+    found = find(*places, loaded, url, workspace, top=6, mode="hash-32")
+    photos = PhotoIndex(gallery_index(places[1], url, workspace)).generation(loaded.digest, url).photos()
+    packed = torch.tensor([row["hash-32"] for row in rows_of(photos, "hash-32")], dtype=torch.uint8)
+    assert packed.shape == (6, 4) and "asym-32" not in photos.schema.names
     with torch.no_grad():
         query = loaded.method.encode(torch.from_numpy(drawn)[None, None], "sketch")["hash-32"]
     expected = rank(32 - 2 * (unpack(query)[:, None] != unpack(packed)[None]).sum(2).float())
@@ -86,8 +89,7 @@ def test_a_folder_is_searched_by_codes_and_reranked(checkpoint: tuple[str, str],
     assert [m.score for m in found] == expected.scores[0].tolist()
 
     def searched(top: int, mode: str, **options: object) -> list[str]:
-        places = (str(tmp_path / "sketch.png"), str(tmp_path / "gallery"), url, workspace)
-        result = search(*places, top=top, mode=mode, picture=tmp_path / "o.png", **options)  # type: ignore[arg-type]
+        result = search(*places, url, workspace, top=top, mode=mode, picture=tmp_path / "o.png", **options)  # type: ignore[arg-type]
         return [m.path for m in result]
 
     by_embedding = searched(6, "ret")
@@ -95,7 +97,6 @@ def test_a_folder_is_searched_by_codes_and_reranked(checkpoint: tuple[str, str],
         encoded = loaded.method.encode(torch.from_numpy(drawn)[None, None], "sketch")
         by_code = rank(loaded.method.score(encoded, {"hash-32": packed}, "asym-32"))
     assert searched(6, "asym-32") == [f"{i}.png" for i in by_code.indices[0].tolist()]
-    assert len(list(Path(workspace, "encodings").glob("search-*/asym-*"))) == 0
     first = {m.path for m in found[:3]}
     assert searched(3, "rerank-3") == [path for path in by_embedding if path in first]
     # The second checkpoint is the same one here: its first mode re-ranks.
@@ -119,21 +120,22 @@ def test_a_folder_is_searched_by_codes_and_reranked(checkpoint: tuple[str, str],
         searched(4, "rerank-3")
 
 
-def test_codes_of_an_open_gallery_are_read_and_indexed_once(
+def rows_of(table: Table, name: str) -> list[dict[str, Any]]:
+    return [row for batch in table.scan([name]) for row in batch.to_pylist()]
+
+
+def test_codes_of_an_open_searcher_are_read_once(
     checkpoint: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, url = checkpoint
     for i in range(6):
         (tmp_path / f"{i}.png").write_bytes(picture(draw_photo("car" if i % 2 else "fish", i, size=64)))
-    loaded = load_checkpoint(url)
-    photos = open_gallery(encode_gallery(str(tmp_path), loaded, workspace))
+    searcher = Searcher.of(gallery_index(str(tmp_path), url, workspace), load_checkpoint(url))
     read: list[str] = []
-    values = GalleryEncodings.photo_values
-    monkeypatch.setattr(
-        GalleryEncodings, "photo_values", lambda self, part, names: read.extend(names) or values(self, part, names)
-    )
+    scan = Table.scan
+    monkeypatch.setattr(Table, "scan", lambda self, names, where=None: read.extend(names) or scan(self, names, where))
     for seed in range(3):
-        drawn = prepare_sketch(picture(draw_sketch("car", seed, size=64)), loaded.transforms)
+        drawn = picture(draw_sketch("car", seed, size=64))
         for mode in ("hash-32", "asym-32"):
-            assert ranked(loaded.method, [drawn], photos, mode, 3).indices.shape == (1, 3)
+            assert len(searcher.search(drawn, top=3, mode=mode, group=False)) == 3
     assert read == ["hash-32"]

@@ -18,18 +18,21 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from pipelines.encode.gallery import index, open_gallery
+from pipelines.encode.gallery import gallery_index, open_gallery
+from pipelines.encode.index import index
+from pipelines.judge.indexes import index_by_champion
 from pipelines.run import Outputs, evaluate_checkpoint, run
 from pipelines.search.search import find
+from pipelines.search.searcher import Searcher
 from pipelines.store import storage
-from pipelines.tracking import TrackingError, checkpoint_of
+from pipelines.tracking import Store, TrackingError, checkpoint_of, registry
 from pipelines.tracking.models import requirements
 from tests.conftest import tiny
 from tests.helpers.command import invoked
+from tests.helpers.kept import SAMPLES
 from tests.helpers.pictures import picture
 from zse_model.checkpoint import load_checkpoint
 from zse_model.synthetic import draw_photo, draw_sketch
-from zse_model.transforms import prepare_sketch
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 CHAMPION = "models:/zse@champion"
@@ -69,13 +72,11 @@ def stored(client_uri: str) -> Path:
 def test_a_registered_model_ranks_a_catalogue_as_search_does(home: tuple[Path, Outputs], photos: Path) -> None:
     workspace, out = home
     sketch = picture(draw_sketch("fish", 1, size=64))
-    made = index(str(photos), checkpoint_of(CHAMPION, str(workspace)), str(workspace))
+    made = gallery_index(str(photos), checkpoint_of(CHAMPION, str(workspace)), str(workspace))
     model = mlflow.pyfunc.load_model(CHAMPION, model_config={"index": made})
     found = model.predict([sketch], params={"top": 3})
-    checkpoint = load_checkpoint(out.checkpoints["global"].url)
-    expected = find(
-        prepare_sketch(sketch, checkpoint.transforms), str(photos), checkpoint, str(workspace), top=3, mode=None
-    )
+    url = out.checkpoints["global"].url
+    expected = find(sketch, str(photos), load_checkpoint(url), url, str(workspace), top=3, mode=None)
     assert found["id"].tolist() == [match.path for match in expected]
     assert found["score"].tolist() == pytest.approx([match.score for match in expected], abs=1e-6)
     assert found["rank"].tolist() == [1, 2, 3] and set(found["query"]) == {0}
@@ -90,7 +91,7 @@ def test_a_registered_model_ranks_a_catalogue_as_search_does(home: tuple[Path, O
 
 def test_what_cannot_be_ranked_says_why(home: tuple[Path, Outputs], photos: Path) -> None:
     workspace, _ = home
-    made = index(str(photos), checkpoint_of(CHAMPION, str(workspace)), str(workspace))
+    made = gallery_index(str(photos), checkpoint_of(CHAMPION, str(workspace)), str(workspace))
     model = mlflow.pyfunc.load_model(CHAMPION, model_config={"index": made})
     for bad, why in (
         ([], "got an empty list"),
@@ -107,11 +108,11 @@ def test_what_cannot_be_ranked_says_why(home: tuple[Path, Outputs], photos: Path
         model.predict([picture(draw_sketch("fish", 1))], params={"mode": "rn"})
     with pytest.raises(ValueError, match="There is no index to search in"):
         mlflow.pyfunc.load_model(CHAMPION).predict([picture(draw_sketch("fish", 1))])
-    other = storage.read_json(storage.join(made, "manifest.json")) | {"checkpoint_hash": "0" * 64}
-    (workspace / "other").mkdir()
-    storage.write_json(str(workspace / "other" / "manifest.json"), other)
-    with pytest.raises(ValueError, match="was encoded by checkpoint 0000000000000000, this model is"):
-        mlflow.pyfunc.load_model(CHAMPION, model_config={"index": str(workspace / "other")}).predict([b""])
+    other = gallery_index(
+        str(photos), str(SAMPLES / "workspace/checkpoints/kept-maps-global-0a3f393a"), str(workspace / "w2")
+    )
+    with pytest.raises(ValueError, match="was not encoded by this model"):
+        mlflow.pyfunc.load_model(CHAMPION, model_config={"index": other}).predict([b""])
 
 
 def test_the_encodings_of_a_test_are_an_index_too(home: tuple[Path, Outputs]) -> None:
@@ -138,7 +139,7 @@ def test_a_model_is_text_and_safetensors(home: tuple[Path, Outputs], tmp_path: P
     assert (folder / "requirements.txt").read_text().split() == requirements()
     assert all("==" in line for line in requirements()) and any(line.startswith("torch==") for line in requirements())
 
-    made = index(str(photos), checkpoint_of(CHAMPION, str(workspace)), str(workspace))
+    made = gallery_index(str(photos), checkpoint_of(CHAMPION, str(workspace)), str(workspace))
     sketch = tmp_path / "fish.png"
     sketch.write_bytes(picture(draw_sketch("fish", 1, size=64)))
     code = (
@@ -186,11 +187,54 @@ def test_a_registered_name_is_its_checkpoint(home: tuple[Path, Outputs], tmp_pat
         shutil.move(kept, checkpoint)
 
 
+def test_a_new_champion_encodes_the_photos_and_takes_over_between_two_queries(
+    home: tuple[Path, Outputs], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, _ = home
+    url, uri, client = str(tmp_path / "index"), f"sqlite:///{workspace}/mlflow.db", MlflowClient()
+    index(str(photos), url, checkpoint_of(CHAMPION, str(workspace)), called=CHAMPION)
+    searcher = Searcher.open(url, CHAMPION, workspace=str(workspace))
+    before, sketch = searcher.checkpoint.digest, picture(draw_sketch("fish", 1, size=64))
+    scores = [one.score for one in searcher.search(sketch)]
+    assert index_by_champion("zse@champion", [url], str(workspace), uri) == [], "nothing is new"
+    out = run(
+        tiny(tracking={"enabled": True}, train={"steps": 3, "checks": 1, "seed": 5}), str(workspace), until="train"
+    )
+    better = out.checkpoints["global"].url
+    store = Store.at(str(workspace), uri)
+    registry.set_champion(store, registry.register(store, better, "zse"))
+    try:
+        assert not searcher.follow() and [one.score for one in searcher.search(sketch)] == scores
+        assert "until then" in capsys.readouterr().err.lower()
+        assert index_by_champion("zse@champion", [url, str(tmp_path)], str(workspace), uri) == [url]
+        assert "is not an index yet" in capsys.readouterr().err
+        assert searcher.follow() and searcher.checkpoint.digest == load_checkpoint(better).digest != before
+        assert [one.score for one in searcher.search(sketch)] != scores
+    finally:
+        client.set_registered_model_alias("zse", "champion", "1")
+
+
+def test_a_registered_model_takes_up_a_new_version_of_its_index(
+    home: tuple[Path, Outputs], photos: Path, tmp_path: Path
+) -> None:
+    workspace, _ = home
+    shutil.copytree(photos, tmp_path / "photos")
+    url, sketch = str(tmp_path / "index"), picture(draw_sketch("fish", 1, size=64))
+    checkpoint = checkpoint_of(CHAMPION, str(workspace))
+    index(str(tmp_path / "photos"), url, checkpoint, called=CHAMPION)
+    model = mlflow.pyfunc.load_model(CHAMPION, model_config={"index": url})
+    assert len(model.predict([sketch], params={"top": 99})) == 5
+    (tmp_path / "photos" / "new.png").write_bytes(picture(draw_photo("church", 1, size=48)))
+    index(None, url, checkpoint, called=CHAMPION)
+    found = model.predict([sketch], params={"top": 99})
+    assert "new.png" in found["id"].tolist() and found["score"].dtype == np.float32
+
+
 def test_every_verb_takes_a_registered_name(home: tuple[Path, Outputs], photos: Path, tmp_path: Path) -> None:
     workspace, _ = home
     (tmp_path / "fish.png").write_bytes(picture(draw_sketch("fish", 1, size=64)))
     made = invoked("embed", "--gallery", str(photos), "--checkpoint", CHAMPION, "--workspace", str(workspace))
-    assert made.exit_code == 0 and str(workspace / "encodings" / "search-") in made.output
+    assert made.exit_code == 0 and str(workspace / "indexes") in made.output
     inputs = ("--sketch", str(tmp_path / "fish.png"), "--gallery", str(photos), "--checkpoint", CHAMPION)
     found = invoked(
         "search", *inputs, "--workspace", str(workspace), "--out", str(tmp_path / "found.png"), "--top", "2"

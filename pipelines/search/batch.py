@@ -1,0 +1,109 @@
+"""Search an index with every sketch of a folder; `zse search --sketches` calls `search_folder`.
+
+The output is one Parquet file: sketch (path below the folder), rank (from 1), id, score; for a sketch that cannot be
+used one row with `error`, the reason. Many sketches are shared by workers, each with the whole index.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.datasets.archives import opened
+from pipelines.datasets.tree import is_picture
+from pipelines.encode.photos import as_bytes, from_bytes
+from pipelines.runtime.errors import StorageError
+from pipelines.runtime.ray_tasks import model_workers, run_parts
+from pipelines.runtime.redaction import printable
+from pipelines.search.searcher import Searcher
+from pipelines.store import storage
+from zse_model.transforms import BadPicture
+
+PART, ALONE = 64, 1000  # sketches a task, and sketches that one process searches before a second has loaded the index
+ANSWERS = pa.schema(
+    [
+        ("sketch", pa.string()),
+        ("rank", pa.int32()),
+        ("id", pa.string()),
+        ("score", pa.float32()),
+        ("error", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every sketch is searched with: see `Searcher.search`."""
+
+    top: int = 20
+    mode: str | None = None
+    where: str | None = None
+    rerank: int | None = None
+    group: bool = True
+
+
+def search_folder(sketches: str, index: str, checkpoint: str, out: str, asked: Asked) -> tuple[int, int]:
+    """Write the answers to all sketches below a folder to `out`; returns the number of sketches, and of those that
+    cannot be used.
+
+    checkpoint: a folder or URL. Raises StorageError for a folder without sketches, and what `Searcher` raises.
+    """
+    folder = opened(sketches).folder
+    names = sorted(file.path for file in storage.list_files(folder) if is_picture(file.path) or _is_svg(file.path))
+    if not names:
+        raise StorageError(f"{sketches} holds no sketches. Give a folder of pictures or SVG files")
+    tasks = [{"paths": json.dumps(names[i : i + PART])} for i in range(0, len(names), PART)]
+    alone = len(names) < ALONE
+    constructor = {"index": index, "checkpoint": checkpoint, "folder": folder, "asked": json.dumps(vars(asked))}
+    answers = [
+        from_bytes(part["answers"])
+        for part in run_parts(
+            tasks,
+            SearchSketches,
+            what="Search",
+            unit="sketches",
+            total=len(names),
+            workers=None if alone else model_workers(len(tasks)),
+            constructor=constructor,
+            alone=alone,
+        )
+    ]
+    found = pa.concat_tables(answers)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(found, buffer)
+    storage.write_bytes(out, buffer.getvalue().to_pybytes())
+    return len(names), found.num_rows - found["error"].null_count
+
+
+class SearchSketches:
+    """An actor that holds the model and the index. Each call answers some sketches."""
+
+    def __init__(self, index: str, checkpoint: str, folder: str, asked: str) -> None:
+        self.searcher, self.folder = Searcher.open(index, checkpoint), folder
+        self.asked = json.loads(asked)
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        paths = json.loads(task["paths"])
+        rows: list[dict[str, Any]] = []
+        for path, data in zip(paths, storage.read_many(self.folder, paths), strict=True):
+            name = printable(path)
+            try:
+                if isinstance(data, FileNotFoundError):
+                    raise BadPicture("was deleted during the search")
+                if isinstance(data, Exception):
+                    raise data
+                found = self.searcher.search(data, name=name, **self.asked)
+                rows += [
+                    {"sketch": name, "rank": i, "id": one.id, "score": one.score} for i, one in enumerate(found, 1)
+                ] or [{"sketch": name, "error": "no photo passes the filter"}]
+            except BadPicture as error:
+                rows.append({"sketch": name, "error": str(error)})
+        return {"answers": as_bytes(pa.Table.from_pylist(rows, schema=ANSWERS)), "rows": len(paths)}
+
+
+def _is_svg(path: str) -> bool:
+    return path.lower().endswith((".svg", ".svgz"))

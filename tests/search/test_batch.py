@@ -1,0 +1,72 @@
+"""`zse search --sketches`: every sketch of a folder is answered, by one process and by Ray alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.runtime.errors import StorageError
+from pipelines.search import batch
+from pipelines.search.batch import Asked, search_folder
+from pipelines.search.searcher import Searcher
+from tests.encode.test_index import CODES, catalogue, put, updated
+from tests.helpers.pictures import png
+from zse_model.errors import ZseError
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><path d="M1 1L8 8L8 1" fill="none" stroke="#000"/></svg>'
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("batch")
+    updated(catalogue(folder / "photos", 8), folder / "index")
+    for i in range(5):
+        put(folder / "sketches" / "a" / f"{i}.png", png("sketch", i))
+    put(folder / "sketches" / "line.svg", SVG)
+    put(folder / "sketches" / "blank.png", b"no picture")
+    put(folder / "sketches" / "notes.txt", b"no sketch")
+    return folder
+
+
+def answered(world: Path, out: Path, asked: Asked) -> list[dict[str, object]]:
+    done = search_folder(str(world / "sketches"), str(world / "index"), CODES, str(out), asked)
+    assert done == (7, 1)
+    return pq.read_table(out).to_pylist()
+
+
+def test_a_folder_of_sketches_is_answered_as_each_alone(world: Path, tmp_path: Path) -> None:
+    rows = answered(world, tmp_path / "out.parquet", Asked(top=3, mode="asym-32"))
+    searcher = Searcher.open(str(world / "index"), CODES)
+    names = ["a/0.png", "a/1.png", "a/2.png", "a/3.png", "a/4.png", "blank.png", "line.svg"]
+    assert [
+        name for i, name in enumerate(row["sketch"] for row in rows) if i == 0 or rows[i - 1]["sketch"] != name
+    ] == names
+    for name in names:
+        mine = [row for row in rows if row["sketch"] == name]
+        if name == "blank.png":
+            assert len(mine) == 1 and mine[0]["id"] is None and "blank.png: not a picture" in str(mine[0]["error"])
+            continue
+        found = searcher.search(str(world / "sketches" / name), top=3, mode="asym-32")
+        assert [(row["rank"], row["id"], row["score"]) for row in mine] == [
+            (i, one.id, pytest.approx(one.score)) for i, one in enumerate(found, 1)
+        ]
+
+
+def test_what_cannot_be_searched_ends_before_a_file_is_written(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StorageError, match="holds no sketches"):
+        search_folder(str(tmp_path / "empty"), str(world / "index"), CODES, str(tmp_path / "o.parquet"), Asked())
+    with pytest.raises(ZseError, match="Unknown retrieval mode"):
+        answered(world, tmp_path / "o.parquet", Asked(mode="nosuch"))
+    assert not (tmp_path / "o.parquet").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_give_the_same_answers(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = answered(world, tmp_path / "alone.parquet", Asked(top=4, where="width > 1"))
+    monkeypatch.setattr(batch, "ALONE", 1)
+    monkeypatch.setattr(batch, "PART", 2)
+    assert answered(world, tmp_path / "workers.parquet", Asked(top=4, where="width > 1")) == alone

@@ -1,0 +1,244 @@
+"""`Searcher`: answers equal those of all scores, pages and filters hold, and a new version is taken up whole."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.runtime.errors import StorageError
+from pipelines.search.searcher import Found, Rows, Searcher
+from pipelines.workspace.photo_index import OtherCheckpointError
+from tests.encode.test_index import CODES, KEPT, OTHER, catalogue, photo, put, rows, updated
+from tests.helpers.pictures import picture, png
+from zse_model.checkpoint import load_checkpoint
+from zse_model.errors import ZseError
+from zse_model.evaluation.search import rank
+from zse_model.retrieval import encode
+from zse_model.scoring import score_all
+from zse_model.synthetic import draw_photo
+from zse_model.transforms import BadPicture
+
+TOKENS = str(KEPT / "kept-tokens-zse_sbir-fbaf516a")
+SKETCH = png("sketch", 2)
+COUNT = 30
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalogue with prices, and its index by two checkpoints, one with tokens."""
+    folder = tmp_path_factory.mktemp("world")
+    source = catalogue(folder / "photos", COUNT)
+    names = sorted(str(path.relative_to(source)) for path in source.rglob("*.png"))
+    lines = [f"{name},{i},{'odd' if i % 2 else 'even'}" for i, name in enumerate(names)]
+    (folder / "about.csv").write_text("path,price,kind\n" + "\n".join(lines))
+    updated(source, folder / "index", metadata=str(folder / "about.csv"))
+    updated(None, folder / "index", TOKENS, tokens=True)
+    return folder
+
+
+def opened(world: Path, checkpoint: str = CODES) -> Searcher:
+    return Searcher.open(str(world / "index"), checkpoint)
+
+
+def expected(
+    world: Path, checkpoint: str, mode: str, among: Callable[[dict[str, Any]], bool]
+) -> list[tuple[str, float]]:
+    """The ranking of all scores of the stored rows that pass a filter."""
+    loaded = load_checkpoint(Path(checkpoint))
+    stored = rows(world / "index", checkpoint)
+    kept = [row for row in stored if among(row)]
+    names = loaded.method.scorer(mode).reads("photo")
+    photos = encode(loaded, [photo(0)], "photo")
+    gallery = {}
+    for name in names:
+        like = photos[name]
+        values = np.array([row[name] for row in kept], dtype=np.float16 if like.is_floating_point() else np.uint8)
+        gallery[name] = torch.from_numpy(values).to(like.dtype).view(-1, *like.shape[1:])
+    scores = score_all(loaded.method.scorer(mode), encode(loaded, [SKETCH], "sketch"), gallery)
+    found = rank(scores)
+    return [(kept[i]["id"], s) for i, s in zip(found.indices[0].tolist(), found.scores[0].tolist(), strict=True)]
+
+
+def same(found: list[Found], wanted: list[tuple[str, float]]) -> None:
+    assert [one.id for one in found] == [id for id, _ in wanted]
+    assert [one.score for one in found] == pytest.approx([score for _, score in wanted], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "mode"),
+    [(CODES, "ret"), (CODES, "hash-32"), (CODES, "asym-32"), (TOKENS, "ret"), (TOKENS, "rn"), (TOKENS, "fused")],
+)
+def test_every_mode_ranks_as_all_scores_do(world: Path, checkpoint: str, mode: str) -> None:
+    searcher = opened(world, checkpoint)
+    wanted = expected(world, checkpoint, mode, lambda row: True)
+    same(searcher.search(SKETCH, top=COUNT, mode=mode, group=False), wanted)
+    cheap = expected(world, checkpoint, mode, lambda row: row["price"] < 3)
+    assert len(cheap) == 3
+    same(searcher.search(SKETCH, top=20, mode=mode, where="price < 3", group=False), cheap)
+
+
+def test_a_shortlist_is_ranked_again_by_its_rows(world: Path) -> None:
+    searcher = opened(world, TOKENS)
+    first = [id for id, _ in expected(world, TOKENS, "ret", lambda row: True)[:7]]
+    by_pairs = [one for one in expected(world, TOKENS, "rn", lambda row: True) if one[0] in first]
+    same(searcher.search(SKETCH, top=7, mode="rerank-7", group=False), by_pairs)
+    codes = [id for id, _ in expected(world, CODES, "asym-32", lambda row: True)[:9]]
+    by_vectors = [one for one in expected(world, CODES, "ret", lambda row: True) if one[0] in codes]
+    same(opened(world).search(SKETCH, top=5, mode="asym-32", rerank=9, group=False), by_vectors[:5])
+    with pytest.raises(ZseError, match="asym-32 ranks 9 photos, not 10"):
+        opened(world).search(SKETCH, top=5, page=2, mode="asym-32", rerank=9)
+
+
+def test_an_index_without_tokens_names_the_option(world: Path, tmp_path: Path) -> None:
+    updated(world / "photos", tmp_path / "index", TOKENS)
+    with pytest.raises(ZseError, match="indexed without. Index the photos with --tokens"):
+        Searcher.open(str(tmp_path / "index"), TOKENS).search(SKETCH, mode="rn")
+
+
+def test_answers_carry_thumbnail_and_metadata(world: Path) -> None:
+    (first,) = opened(world).search(SKETCH, top=1)
+    row = next(row for row in rows(world / "index") if row["id"] == first.id)
+    assert first.thumbnail == row["thumbnail"] and first.metadata == {"price": row["price"], "kind": row["kind"]}
+    assert Image.open(io.BytesIO(first.thumbnail)).format == "JPEG"
+
+
+def test_pages_neither_repeat_nor_leave_out(tmp_path: Path) -> None:
+    """200 equal photos: every score ties."""
+    data = photo(1)
+    for i in range(200):
+        put(tmp_path / "photos" / f"{i:03d}.png", data)
+    updated(tmp_path / "photos", tmp_path / "index")
+    searcher = Searcher.open(str(tmp_path / "index"), CODES)
+    for mode in ("ret", "hash-32", "asym-32"):
+        pages = [searcher.search(SKETCH, top=50, page=page, mode=mode, group=False) for page in (1, 2, 3, 4, 5)]
+        assert [one.id for page in pages for one in page] == [f"{i:03d}.png" for i in range(200)], mode
+    (only,) = searcher.search(SKETCH, top=50)
+    assert only.id == "000.png" and len(only.repeats) == 199
+
+
+def test_a_filter_is_applied_before_ranking(world: Path) -> None:
+    searcher = opened(world)
+    found = searcher.search(SKETCH, top=10, where="kind = 'odd' AND price >= 9", group=False)
+    assert len(found) == 10 and all(one.metadata["kind"] == "odd" and one.metadata["price"] >= 9 for one in found)
+    assert searcher.search(SKETCH, where="price > 1000") == []
+    with pytest.raises(ZseError, match="'nosuch < 1' cannot be used.*Columns: id, .*price, kind"):
+        searcher.search(SKETCH, where="nosuch < 1")
+
+
+def test_one_photo_in_many_files_is_shown_once(tmp_path: Path) -> None:
+    drawn = draw_photo("church", 4, size=96)
+    for i, (kind, options) in enumerate(
+        [("PNG", {}), ("WEBP", {"lossless": True})] + [("JPEG", {"quality": q}) for q in (60, 70, 80, 90)]
+    ):
+        put(tmp_path / "photos" / f"same{i}.{kind.lower()}", picture(drawn, kind, **options))
+    for i in range(5):
+        put(tmp_path / "photos" / f"other{i}.png", photo(40 + i))
+    updated(tmp_path / "photos", tmp_path / "index")
+    searcher = Searcher.open(str(tmp_path / "index"), CODES)
+    found = searcher.search(SKETCH, top=20)
+    assert len(found) == 6
+    (group,) = [one for one in found if one.repeats]
+    assert {group.id, *group.repeats} == {f"same{i}.{k}" for i, k in enumerate(["png", "webp", *["jpeg"] * 4])}
+    two = [one.id for page in (1, 2, 3) for one in searcher.search(SKETCH, top=2, page=page)]
+    assert two == [one.id for one in found], "pages of groups are those of one long page"
+
+
+def test_more_like_a_photo(world: Path) -> None:
+    searcher = opened(world)
+    found = searcher.search(like="a/4.png", top=COUNT)
+    assert len(found) == COUNT - 1 and "a/4.png" not in {one.id for one in found}
+    stored = {row["id"]: np.array(row["embedding"], np.float32) for row in rows(world / "index")}
+    scores = {id: float(values @ stored["a/4.png"]) for id, values in stored.items() if id != "a/4.png"}
+    assert found[0].id == max(scores, key=lambda id: scores[id])
+    with pytest.raises(ZseError, match="has no photo 'it''s'|has no photo \"it's\""):
+        searcher.search(like="it's")
+
+
+def test_queries_that_cannot_be_answered(world: Path) -> None:
+    searcher = opened(world)
+    blank = picture(np.full((40, 40), 255, np.uint8))
+    with pytest.raises(BadPicture, match="blank"):
+        searcher.search(blank)
+    for given in ({}, {"query": SKETCH, "like": "a/0.png"}):
+        with pytest.raises(ZseError, match="Give a drawing, or like=ID"):
+            searcher.search(**given)
+    with pytest.raises(ZseError, match="Unknown retrieval mode 'nosuch'"):
+        searcher.search(SKETCH, mode="nosuch")
+    for given, said in (({"top": 0}, "1 or more"), ({"page": 0}, "1 or more"), ({"top": 5000, "page": 3}, "not 15000")):
+        with pytest.raises(ZseError, match=said):
+            searcher.search(SKETCH, **given)
+
+
+def test_another_checkpoint_and_a_folder_that_is_no_index_are_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(OtherCheckpointError, match=r"was not encoded by .*kept-maps-zse_sbir.*generations of"):
+        opened(world, OTHER)
+    with pytest.raises(StorageError, match="is not an index"):
+        Searcher.open(str(tmp_path), CODES)
+
+
+def test_a_new_version_is_taken_up_whole_between_two_queries(tmp_path: Path) -> None:
+    source, url = catalogue(tmp_path / "photos", 5), tmp_path / "index"
+    updated(source, url)
+    searcher = Searcher.open(str(url), CODES)
+    assert len(searcher.search(SKETCH, group=False)) == 5 and not searcher.follow()
+    put(source / "new.png", photo(77))
+    (source / "a" / "0.png").unlink()
+    updated(None, url)
+    assert "new.png" not in {one.id for one in searcher.search(SKETCH, group=False)}, "the version that was opened"
+    assert searcher.follow() and len(searcher) == 5
+    ids = {one.id for one in searcher.search(SKETCH, group=False)}
+    assert "new.png" in ids and "a/0.png" not in ids
+
+
+def test_another_model_serves_only_with_its_own_complete_generation(tmp_path: Path) -> None:
+    source, url = catalogue(tmp_path / "photos", 5), tmp_path / "index"
+    updated(source, url)
+    alias = [CODES]
+    from pipelines.workspace.photo_index import PhotoIndex
+
+    searcher = Searcher(PhotoIndex(str(url)), "models:/zse@champion", lambda: alias[0])
+    before = [one.score for one in searcher.search(SKETCH)]
+    alias[0] = OTHER
+    assert not searcher.follow(), "its generation is not complete"
+    assert [one.score for one in searcher.search(SKETCH)] == before
+    updated(None, url, OTHER)
+    assert searcher.follow() and searcher.checkpoint.name == "zse_sbir" == searcher.generation.method
+    assert [one.score for one in searcher.search(SKETCH)] != before
+
+
+def test_an_empty_index_finds_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "photos" / "bad.png", b"no picture")
+    updated(tmp_path / "photos", tmp_path / "index")
+    assert Searcher.open(str(tmp_path / "index"), CODES).search(SKETCH) == []
+
+
+def test_positions_and_addresses_are_inverse() -> None:
+    batches = [
+        np.array([0, 1, 2, 5]),
+        np.array([6, 7]),
+        np.array([], np.int64),
+        np.array([2**32, 2**32 + 1]),
+        np.array([40]),
+    ]
+    found = Rows(iter(batches))
+    addresses = np.concatenate(batches).astype(np.int64)
+    assert len(found) == 9
+    assert np.array_equal(found.addresses(np.arange(9)), addresses)
+    assert np.array_equal(found.positions(addresses[[8, 0, 4, 7]]), [0, 4, 7, 8])
+    assert len(found.addresses(np.array([], np.int64))) == 0 == len(Rows(iter([])).positions(np.array([], np.int64)))
+
+
+def test_a_deleted_index_is_named(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "index", tmp_path / "index")
+    searcher = Searcher.open(str(tmp_path / "index"), CODES)
+    shutil.rmtree(tmp_path / "index")
+    with pytest.raises(StorageError):
+        searcher.search(SKETCH)

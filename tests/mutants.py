@@ -49,6 +49,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "zse_model/evaluation/search.py": ("zse_model/test_ranking.py",),
     "zse_model/evaluation/leaks.py": ("zse_model/test_leaks.py",),
     "zse_model/code_index.py": ("zse_model/test_code_index.py",),
+    "zse_model/vector_index.py": ("zse_model/test_vector_index.py",),
     "zse_model/checkpoint.py": ("zse_model/test_checkpoint.py", "workspace/test_kept.py"),
     "zse_model/weight_names.py": ("zse_model/test_checkpoint.py", "workspace/test_kept.py"),
     "pipelines/workspace/states.py": ("workspace/test_states.py",),
@@ -221,12 +222,11 @@ def _faults(node: ast.expr) -> Iterator[ast.expr]:
 
 
 def drawn(count: int, seed: int, modules: Sequence[str]) -> list[Mutant]:
-    """`count` mutants, equally many of each module as far as they go."""
-    chance = random.Random(seed)
+    """`count` mutants, equally many of each module as far as they go. Those of a module depend on its text alone."""
     left = []
     for module in modules:
         of_module = mutants(module, (ROOT / module).read_text())
-        chance.shuffle(of_module)
+        random.Random(f"{seed}/{module}").shuffle(of_module)
         left.append(of_module)
     out: list[Mutant] = []
     while len(out) < count and any(left):

@@ -47,6 +47,8 @@ def test_equally_many_mutants_are_drawn_of_each_module_by_the_seed() -> None:
     modules = [f"zse_model/{name}.py" for name in ("losses", "graph", "fit/state")]
     first = drawn(30, 1, modules)
     assert first == drawn(30, 1, modules) != drawn(30, 2, modules)
+    others = [one for one in first if one.module != modules[0]]
+    assert others == drawn(20, 1, modules[1:]), "a change of one module draws no others anew"
     assert [sum(one.module == module for one in first) for module in modules] == [10, 10, 10]
     assert all((ROOT / module).is_file() for module in TARGETS)
     assert all((ROOT / "tests" / test).is_file() for tests in TARGETS.values() for test in tests)

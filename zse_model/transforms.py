@@ -10,7 +10,7 @@ import functools
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
@@ -163,25 +163,13 @@ def prepare_photo(data: bytes, config: TransformConfig) -> np.ndarray:
 @_refusing
 def photo_square(data: bytes, config: TransformConfig) -> Image.Image:
     """The picture of `prepare_photo`, for callers that encode it again. Raises `BadPicture` and nothing else."""
-    size = (config.size, config.size)
-    picture = _open(data)
-    exact = config.recipe == "published"
-    if min(picture.size) > 2 * config.size and not exact:  # large JPEGs: decode no more pixels than the resize needs
-        picture.draft("RGB", (2 * config.size, 2 * config.size))
-    picture.load()
-    orientation = _orientation(picture)
-    mode = "RGBA" if picture.has_transparency_data else "RGB"
-    picture = _eight_bit(picture, mode)
-    if picture.size != size:
-        picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=None if exact else 3.0)
-    if mode == "RGBA":
-        picture = _on_white(picture)
-    return _upright(picture, orientation)  # after the resize, which is cheaper and equal for a square
+    picture, orientation = _decoded(_open(data), config)
+    return _square(picture, orientation, config)
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small JPEG of a photo, upright and with its aspect ratio."""
+    """A small JPEG of a photo, upright and with its aspect ratio; transparent pixels are white."""
 
     data: bytes
     width: int
@@ -190,23 +178,43 @@ class Thumbnail:
 
 
 @_refusing
-def thumbnail(data: bytes) -> Thumbnail:
-    """The thumbnail of a photo, at most `THUMBNAIL` pixels long. Transparent pixels become white. Raises `BadPicture`
-    and nothing else."""
-    picture = _open(data)
-    width, height = picture.size
-    picture.draft("RGB", (THUMBNAIL, THUMBNAIL))  # a large JPEG is decoded at a fraction of its size
-    picture.load()
-    orientation = _orientation(picture)
-    mode = "RGBA" if picture.has_transparency_data else "RGB"
-    picture = _eight_bit(picture, mode)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    small = _upright(_on_white(picture) if mode == "RGBA" else picture, orientation)
+def square_and_thumbnail(data: bytes, config: TransformConfig) -> tuple[Image.Image, Thumbnail]:
+    """`photo_square`, and a thumbnail of at most `THUMBNAIL` pixels a side. Raises `BadPicture` and nothing else.
+
+    The photo is decoded once, unless a square of less than 128 pixels needs fewer pixels than a thumbnail.
+    """
+    file = _open(data)
+    width, height = file.size
+    picture, orientation = _decoded(file, config)
+    wide = replace(config, size=max(config.size, THUMBNAIL // 2))
+    small = picture.copy() if wide == config else _decoded(_open(data), wide)[0]
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC, reducing_gap=3.0)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=THUMBNAIL_QUALITY, comment=b"")
+    _upright(_on_white(small) if small.mode == "RGBA" else small, orientation).save(
+        buffer, "JPEG", quality=THUMBNAIL_QUALITY, comment=b""
+    )
     if orientation in _SIDEWAYS:
         width, height = height, width
-    return Thumbnail(buffer.getvalue(), width, height)
+    return _square(picture, orientation, config), Thumbnail(buffer.getvalue(), width, height)
+
+
+def _decoded(picture: Image.Image, config: TransformConfig) -> tuple[Image.Image, int]:
+    """A photo in RGB or RGBA, as its file holds it, and its EXIF orientation."""
+    if min(picture.size) > 2 * config.size and config.recipe != "published":
+        picture.draft("RGB", (2 * config.size, 2 * config.size))  # a JPEG: no more pixels than the resize needs
+    picture.load()
+    orientation = _orientation(picture)
+    return _eight_bit(picture, "RGBA" if picture.has_transparency_data else "RGB"), orientation
+
+
+def _square(picture: Image.Image, orientation: int, config: TransformConfig) -> Image.Image:
+    size = (config.size, config.size)
+    if picture.size != size:
+        gap = None if config.recipe == "published" else 3.0
+        picture = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=gap)
+    if picture.mode == "RGBA":
+        picture = _on_white(picture)
+    return _upright(picture, orientation)  # after the resize, which is cheaper and equal for a square
 
 
 def pixels_of(picture: Image.Image, levels: bytes | None = None) -> np.ndarray:

@@ -21,7 +21,7 @@ from pipelines.workspace.photo_index import OWN, EncodingForm, forms_of
 from pipelines.workspace.tensors import to_tensor
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.retrieval import encode
-from zse_model.transforms import BadPicture, photo_square, pixels_of, thumbnail
+from zse_model.transforms import BadPicture, pixels_of, square_and_thumbnail
 
 BATCH = 64  # photos that the network encodes at once
 READ = ("id", "sha256", "width", "height", "thumbnail", "look")  # the columns that come from a photo's file
@@ -96,8 +96,7 @@ def _stored_type(value: torch.Tensor) -> str:
 
 def _row(path: str, data: bytes, checkpoint: Checkpoint) -> tuple[dict[str, Any], np.ndarray]:
     """The columns READ of a photo, and its pixels for the network, uint8 [s, s, 3]. Raises BadPicture."""
-    square = photo_square(data, checkpoint.transforms)
-    small = thumbnail(data)
+    square, small = square_and_thumbnail(data, checkpoint.transforms)
     row = {
         "id": as_id(path),
         "sha256": hashlib.sha256(data).digest(),

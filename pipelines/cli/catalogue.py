@@ -57,19 +57,18 @@ def index(
     from pipelines.encode import index as run
     from pipelines.encode.index_upkeep import compact_index, index_status, purge_photos
 
-    search = command("search", "--sketch", "FILE", "--index", absolute(index))
     if len([one for one in (status, compact, purge) if one]) > 1 or (source and (status or compact or purge)):
         raise ZseError("--status, --compact and --purge each go alone, without a source")
     if status:
         for line in index_status(index):
             show(line)
         return
+    again = command("index", "--index", index, "--status")
     if purge:
-        say(f"{purge_photos(index, purge)} photos deleted from every version of {absolute(index)}")
-        return
+        return last(f"{purge_photos(index, purge)} photos deleted from every version of {absolute(index)}", again)
     if compact:
         compact_index(index)
-        return
+        return last(absolute(index), again)
     if model is None:
         raise ZseError(f"--model is missing: {CHECKPOINT} It encodes the photos")
     done = run.index(
@@ -82,4 +81,4 @@ def index(
         delete_many=delete_many,
     )
     say(done.text())
-    last(absolute(index), f"{search} --model {model}")
+    last(absolute(index), command("search", "--sketch", "FILE", "--index", absolute(index), "--model", model))

@@ -95,8 +95,12 @@ def loaded(name: str, overrides: list[str] | None, workspace: str) -> Experiment
 
 
 def checkpoint_folder(name: str, workspace: str, tracking: str | None = None) -> str:
-    """The folder or URL of a checkpoint; `name` may be models:/NAME@ALIAS."""
+    """The folder or URL of a checkpoint; `name` may be models:/NAME@ALIAS. Raises ZseError for a missing folder."""
+    from pipelines.store import storage
+
     if not name.startswith("models:/"):
+        if storage.is_local(name) and not os.path.isdir(storage.absolute(name)):
+            raise ZseError(f"The checkpoint {name} does not exist. Give {CHECKPOINT[:-1]}")
         return name
     from pipelines.tracking import checkpoint_of
 

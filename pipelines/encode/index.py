@@ -51,7 +51,8 @@ from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.errors import ZseError
 
 pc: Any = pyarrow.compute  # makes its functions when it is imported: type checkers do not see them
-PART, STEP = 64, 4096  # photos a task, and photos a commit
+PART, STEP = 64, 4096  # photos a task, and photos a commit at most
+STEP_BYTES = 2**28  # of the encodings of a commit
 ALONE = 1000  # photos that one process encodes before a second process has loaded its network
 LISTED = 16_384  # files of a listing that are Python objects at once
 SHOWN = 5  # skipped files that are named
@@ -141,7 +142,7 @@ def index(
     place = there.place(checkpoint.name, checkpoint.digest)
     with turn(there.url):
         followed = _followed(there, source, metadata)
-        catalogue = _listed(followed.url)
+        catalogue = _listed(followed.url, there.url)
         table = _photos(place, checkpoint, called, tokens)
         skipped = Table.create(place, SKIPPED, SKIPPED_SCHEMA)
         plan = _planned(catalogue, table, skipped)
@@ -175,8 +176,10 @@ class _Run:
         self.described = described
         self.forms = forms_of(about_of(table.schema)["encodings"])
         self.own = own_columns(table.schema, self.forms)
+        self.before = table.reopened()
+        """The table as it was: a photo may have the content that another one had before this run wrote to it."""
         self.known: dict[bytes, int] = {}
-        """sha256 of the photos that are gone or have another version -> address: content that is encoded already"""
+        """sha256 of the photos that are gone or have another version -> address in `before`"""
         self.bad: list[str] = []
         """Lines that name the files that were skipped."""
         self.missing: list[str] = []
@@ -190,11 +193,11 @@ class _Run:
         if not count:
             return
         before = np.array([*self.plan.gone, *self.plan.older.values()], dtype=np.int64)
-        contents = self.table.take(before, ["sha256"])["sha256"].to_pylist()
+        contents = self.before.take(before, ["sha256"])["sha256"].to_pylist()
         self.known = dict(zip(contents, before.tolist(), strict=True))
         parts = (ids[i : i + PART].to_pylist() for i in range(0, count, PART))
         tasks = [{"paths": json.dumps([as_path(id) for id in part])} for part in parts]
-        alone, step = count < ALONE, []
+        alone, step, most = count < ALONE, [], self._step()
         gpus = 0 if alone else gpus_of_workers()
         for part in run_parts(
             tasks,
@@ -213,12 +216,16 @@ class _Run:
             alone=alone,
         ):
             step.append(part)
-            if len(step) * PART >= STEP:
+            if len(step) * PART >= most:
                 self._commit(step)
                 step = []
         if step:
             self._commit(step)
         self._refuse_hidden()
+
+    def _step(self) -> int:
+        """Photos a commit: fewer where tokens are kept, which take 300 kB a photo with a ViT-B."""
+        return min(STEP, STEP_BYTES // sum(form.bytes for form in self.forms.values()))
 
     def _refuse_hidden(self) -> None:
         """Raise StorageError if photos that a worker did not find are there: then it does not see the source."""
@@ -233,7 +240,7 @@ class _Run:
         """Write the photos of some parts, then the files that cannot be used."""
         encoded, moved = (pa.concat_tables([from_bytes(part[name]) for part in parts]) for name in ("encoded", "moved"))
         addresses = np.array([self.known[content] for content in moved["sha256"].to_pylist()], dtype=np.int64)
-        values = self.table.take(addresses, list(self.forms))
+        values = self.before.take(addresses, list(self.forms))
         for name in self.forms:
             moved = moved.append_column(name, values[name])
         rows = pa.concat_tables([encoded, moved]).sort_by("id")
@@ -322,9 +329,10 @@ def turn(url: str) -> Iterator[None]:
         yield
 
 
-def _listed(source: str) -> Catalogue:
-    """List the photos of a source. Raises StorageError if there are none."""
+def _listed(source: str, index: str) -> Catalogue:
+    """List the photos of a source; an index in the source is none of them. Raises StorageError if there are none."""
     place, passed = opened(source), PassedOver()
+    own = f"{index}/".removeprefix(f"{place.folder}/")
     tables, unread, ids, versions = [], [], [], []
     shown = time.monotonic()
 
@@ -334,6 +342,8 @@ def _listed(source: str) -> Catalogue:
         versions.clear()
 
     for file in storage.list_files(place.folder):
+        if file.path.startswith(own):
+            continue
         version = f"{place.version or file.version}:{file.size}"
         if is_picture(file.path):
             ids.append(as_id(file.path))

@@ -13,7 +13,7 @@ from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
 from pipelines.store.lease import holder
-from pipelines.store.table import ROW, Table
+from pipelines.store.table import Table
 from pipelines.workspace.ids import as_path
 from pipelines.workspace.photo_index import PHOTOS, SKIPPED, Generation, PhotoIndex, about_of
 
@@ -60,7 +60,7 @@ def purge_photos(url: str, ids: Sequence[str]) -> int:
     there = PhotoIndex(url)
     source = there.required()
     with turn(there.url):
-        found = [(table, rows_of(table, ids)) for _, *tables in _tables(there) for table in tables]
+        found = [(table, table.addresses(ids)) for _, *tables in _tables(there) for table in tables]
         known = {id for _, rows in found for id in rows}
         if missing := [printable(id) for id in ids if id not in known]:
             say(
@@ -77,12 +77,6 @@ def purge_photos(url: str, ids: Sequence[str]) -> int:
                 logging.WARNING,
             )
     return len(known)
-
-
-def rows_of(table: Table, ids: Sequence[str]) -> dict[str, int]:
-    """id -> address of the rows with these ids."""
-    texts = ", ".join("'" + id.replace("'", "''") + "'" for id in ids)
-    return {row["id"]: row[ROW] for batch in table.scan(["id"], f"id IN ({texts})") for row in batch.to_pylist()}
 
 
 def _tables(there: PhotoIndex) -> Iterator[tuple[str, Table, Table]]:

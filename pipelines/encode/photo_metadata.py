@@ -60,8 +60,7 @@ def _read(url: str) -> pa.Table:
         if url.lower().endswith(".parquet"):
             return parquet.read_table(io.BytesIO(data))
         options = csv.ParseOptions(delimiter="\t" if url.lower().endswith(".tsv") else ",", newlines_in_values=True)
-        names = csv.read_csv(io.BytesIO(data), parse_options=options).column_names
-        texts = {name: pa.string() for name in KEYS if name in names}  # a path of digits is a text
+        texts = dict.fromkeys(KEYS, pa.string())  # a path of digits is a text
         return csv.read_csv(
             io.BytesIO(data), parse_options=options, convert_options=csv.ConvertOptions(column_types=texts)
         )

@@ -10,6 +10,7 @@ that imports `lancedb`, an extra (`pip install 'zse-retrieval[index]'`).
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ KEY = "lance-schema:unenforced-primary-key:position"
 ROW = "_rowid"  # Lance's address of a row; changes when its fragment is compacted
 SCANNED = 8192  # rows of a scan's batch
 DELETED = 10_000  # rows of a deletion: each is named in its filter
+NAMED = 500  # ids of a lookup: each is named in its filter
 PURGED = 1024  # rows that a purge writes at once
 LONGEST = 2000  # characters of a filter: LanceDB's parser is recursive, and one of a million ends the process
 FEW = 32  # small fragments after which a table is compacted
@@ -58,9 +60,16 @@ class Table:
         try:
             return cls(url, database.open_table(name))
         except (ValueError, RuntimeError, OSError) as error:
-            if "not found" in str(error):
+            if f"Table '{name}' was not found" in str(error):
                 return None
             raise StorageError(f"{url}: the index cannot be read: {_first_line(error)}") from error
+
+    def reopened(self) -> Table:
+        """The same version as a table of its own, which later commits of this one leave as it is."""
+        table = _connected(self.url).open_table(self._table.name)
+        with self._translated():
+            table.checkout(self.version)
+        return Table(self.url, table)
 
     @property
     def version(self) -> int:
@@ -119,6 +128,17 @@ class Table:
             query = query.where(where)
         with _filtering(where, self.schema):
             yield from query.to_batches(rows)
+
+    def addresses(self, ids: Sequence[str]) -> dict[str, int]:
+        """id -> address, of those ids that the table has."""
+        found: dict[str, int] = {}
+        for i in range(0, len(ids), NAMED):
+            texts = ", ".join("'" + id.replace("'", "''") + "'" for id in ids[i : i + NAMED])
+            query = self._table.search().select([ID]).with_row_id(True).where(f"{ID} IN ({texts})").limit(NAMED)
+            with self._translated():
+                rows = query.to_arrow()
+            found |= zip(rows[ID].to_pylist(), rows[ROW].to_pylist(), strict=True)
+        return found
 
     def take(self, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
         """The rows with these addresses, [n], in the order that is asked for. Raises StorageError if one is gone."""
@@ -220,4 +240,6 @@ def _filtering(where: str | None, schema: pa.Schema) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return printable(str(error).splitlines()[0].split(", /root/.cargo")[0]) if str(error) else type(error).__name__
+    """What Lance says, without the place in its source and without its own list of columns."""
+    said = re.split(r", /\S+\.rs:|\. Valid fields are", str(error).strip())[0]
+    return printable(said.splitlines()[0]).rstrip(".") if said else type(error).__name__

@@ -61,6 +61,11 @@ class EncodingForm:
     def arrow(self) -> pa.DataType:
         return pa.list_(pa.from_numpy_dtype(np.dtype(self.dtype)), math.prod(self.shape))
 
+    @property
+    def bytes(self) -> int:
+        """Of a photo."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
+
     def column(self, values: np.ndarray) -> pa.Array:
         """[n, *shape] -> a column of n rows."""
         flat = np.ascontiguousarray(values, dtype=self.dtype).reshape(-1)

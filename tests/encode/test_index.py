@@ -516,6 +516,43 @@ def test_the_same_bytes_in_another_version_are_not_encoded_again(tmp_path: Path,
     assert [without(row, ("version",)) for row in rows(url)] == before
 
 
+def test_photos_that_change_names_keep_their_encodings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    """The first commit replaces rows whose encodings the second one needs."""
+    monkeypatch.setattr(indexing, "PART", 1)
+    monkeypatch.setattr(indexing, "STEP", 1)
+    source, url = tmp_path / "photos", tmp_path / "index"
+    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
+        put(source / f"{name}.png", photo(seed))
+    updated(source, url)
+    encoded.clear()
+    for name, seed in (("a", 2), ("b", 3), ("c", 1)):
+        put(source / f"{name}.png", photo(seed))
+        os.utime(source / f"{name}.png", (1, 1))
+    done = updated(None, url)
+    assert (done.changed, done.moved, encoded) == (3, 3, [])
+    updated(source, tmp_path / "expected")
+    assert rows(url) == rows(tmp_path / "expected")
+
+
+def test_an_index_inside_its_catalogue_is_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = catalogue(tmp_path / "photos", 2)
+    url = source / "my.index"
+    updated(source, url)
+    assert updated(None, url).photos == 2 and "Passed over" not in capsys.readouterr().err
+
+
+def test_many_photos_are_purged_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.store.table.NAMED", 7)
+    source, url = tmp_path / "photos", tmp_path / "index"
+    names = [f"{'long name ' * 10}{i}.png" for i in range(40)]
+    for i, name in enumerate(names):
+        put(source / name, photo(i % 3))
+    updated(source, url)
+    assert purge_photos(str(url), names) == 40 and ids(url) == []
+
+
 def test_a_table_whose_making_was_killed_is_made(tmp_path: Path) -> None:
     source, url = catalogue(tmp_path / "photos", 2), tmp_path / "index"
     place = PhotoIndex(str(url)).place("crossatnet", load_checkpoint(Path(CODES)).digest)

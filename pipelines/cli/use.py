@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +12,6 @@ from pipelines.runtime.commands import command
 from pipelines.runtime.progress import say, show
 from pipelines.runtime.redaction import printable
 from zse_model.errors import ZseError
-
-if TYPE_CHECKING:
-    from pipelines.search.search import Match
 
 
 def search(
@@ -76,13 +72,14 @@ def search(
     if sketches is not None:
         if index is None or page != 1:
             raise ZseError("--sketches goes with --index, and without --page")
-        _search_folder(sketches, index, checkpoint, workspace, top, where, mode, rerank, str(out))
+        _search_folder(sketches, index, checkpoint, workspace, str(out), top=top, where=where, mode=mode, rerank=rerank)
         return
     assert sketch is not None
     if index is not None:
         if rerank_by is not None:
             raise ZseError("--rerank-by goes with --gallery. With --index: --rerank N, or --mode rerank-N")
-        _search_index(sketch, index, checkpoint, workspace, top, page, where, mode, rerank, out)
+        asked = {"top": top, "page": page, "where": where, "mode": mode, "rerank": rerank}
+        _search_index(sketch, index, checkpoint, workspace, out, **asked)
         return
     assert gallery is not None
     if where is not None or rerank is not None or page != 1:
@@ -94,7 +91,8 @@ def search(
 
     finds, ranks = checkpoint_folder(checkpoint, workspace), rerank_by and checkpoint_folder(rerank_by, workspace)
     found = find(sketch, gallery, finds, workspace, top=top, mode=mode, picture=out, rerank_by=ranks, depth=depth)
-    _print(found)
+    for i, match in enumerate(found, 1):
+        show(_line(i, match.score, match.path))
     more = 5 * top
     words = ["--sketch", sketch, *searched(gallery, checkpoint, workspace), "--top", str(more)]
     if mode:
@@ -104,58 +102,36 @@ def search(
     last(str(out), command("search", *words, "--out", str(out)))
 
 
-def _search_index(
-    sketch: str,
-    index: str,
-    model: str,
-    workspace: str,
-    top: int,
-    page: int,
-    where: str | None,
-    mode: str | None,
-    rerank: int | None,
-    out: Path,
-) -> None:
+def _search_index(sketch: str, index: str, model: str, workspace: str, out: Path, **asked: Any) -> None:
     from pipelines.search.search import search_index
     from pipelines.search.searcher import Searcher
 
-    searcher = Searcher.open(index, model, workspace=workspace)
-    found = search_index(sketch, searcher, top=top, page=page, mode=mode, where=where, rerank=rerank, picture=out)
-    _print(found, (page - 1) * top)
-    asked = {"--where": where, "--mode": mode, "--rerank": rerank}
-    words = [str(word) for pair in asked.items() if pair[1] is not None for word in pair]
-    again = ["--sketch", sketch, "--index", index, "--model", model, "--workspace", workspace, *words]
+    checkpoint_folder(model, workspace)  # names a model that does not exist
+    found = search_index(sketch, Searcher.open(index, model, workspace=workspace), out, **asked)
+    top, page = asked["top"], asked["page"]
+    for i, one in enumerate(found, (page - 1) * top + 1):
+        own = "".join(f"  {name}={value}" for name, value in one.metadata.items() if value is not None)
+        show(_line(i, one.score, one.id) + own + (f"  (+{len(one.repeats)} repeated)" if one.repeats else ""))
     if not found:
-        last(f"no photo on page {page}", command("index", "--index", index, "--status"))
-        return
-    last(str(out), command("search", *again, "--top", str(top), "--page", str(page + 1), "--out", str(out)))
+        return last(f"no photo on page {page}", command("index", "--index", index, "--status"))
+    words = ["--sketch", sketch, "--index", index, "--model", model, "--workspace", workspace]
+    for name, value in (asked | {"page": page + 1}).items():
+        words += [f"--{name}", str(value)] if value is not None else []
+    last(str(out), command("search", *words, "--out", str(out)))
 
 
-def _search_folder(
-    sketches: str,
-    index: str,
-    model: str,
-    workspace: str,
-    top: int,
-    where: str | None,
-    mode: str | None,
-    rerank: int | None,
-    out: str,
-) -> None:
-    from pipelines.search.batch import Asked, search_folder
+def _search_folder(sketches: str, index: str, model: str, workspace: str, out: str, **asked: Any) -> None:
+    from pipelines.search.batch import search_folder
 
     if not out.endswith(".parquet"):
         raise ZseError(f"--out {out}: the answers to a folder of sketches are one .parquet file")
-    asked = Asked(top=top, mode=mode, where=where, rerank=rerank)
-    total, bad = search_folder(sketches, index, checkpoint_folder(model, workspace), out, asked)
-    unusable = f"; {bad} cannot be used: see the column error" if bad else ""
-    say(f"{total - bad:,} sketches are answered{unusable}")
+    total, bad = search_folder(sketches, index, checkpoint_folder(model, workspace), out, **asked)
+    say(f"{total - bad:,} sketches are answered" + (f"; {bad} are not: see the column error" if bad else ""))
     last(out, f"python -c \"import pandas; print(pandas.read_parquet('{out}'))\"")
 
 
-def _print(found: Sequence[Match], before: int = 0) -> None:
-    for i, match in enumerate(found):
-        show(f"{before + i + 1:3d}  {match.score:8.4f}  {printable(match.path)}")
+def _line(rank: int, score: float, id: str) -> str:
+    return f"{rank:3d}  {score:8.4f}  {printable(id)}"
 
 
 def explain(

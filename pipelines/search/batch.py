@@ -1,14 +1,14 @@
 """Search an index with every sketch of a folder; `zse search --sketches` calls `search_folder`.
 
-The output is one Parquet file: sketch (path below the folder), rank (from 1), id, score; for a sketch that cannot be
-used one row with `error`, the reason. Many sketches are shared by workers, each with the whole index.
+The output is one Parquet file: sketch (path below the folder), rank (from 1), id, score. A sketch that cannot be used,
+or finds nothing, has one row with the reason as `error`. Many sketches are shared by workers, each with the whole
+index.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +19,8 @@ from pipelines.encode.photos import as_bytes, from_bytes
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.runtime.redaction import printable
-from pipelines.search.searcher import Searcher
+from pipelines.search.query import prepared
+from pipelines.search.searcher import Asked, Searcher
 from pipelines.store import storage
 from zse_model.transforms import BadPicture
 
@@ -35,20 +36,9 @@ ANSWERS = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What every sketch is searched with: see `Searcher.search`."""
-
-    top: int = 20
-    mode: str | None = None
-    where: str | None = None
-    rerank: int | None = None
-    group: bool = True
-
-
-def search_folder(sketches: str, index: str, checkpoint: str, out: str, asked: Asked) -> tuple[int, int]:
-    """Write the answers to all sketches below a folder to `out`; returns the number of sketches, and of those that
-    cannot be used.
+def search_folder(sketches: str, index: str, checkpoint: str, out: str, **asked: Unpack[Asked]) -> tuple[int, int]:
+    """Write the answers to all sketches below a folder to `out`; returns the number of sketches, and of those without
+    an answer.
 
     checkpoint: a folder or URL. Raises StorageError for a folder without sketches, and what `Searcher` raises.
     """
@@ -58,7 +48,7 @@ def search_folder(sketches: str, index: str, checkpoint: str, out: str, asked: A
         raise StorageError(f"{sketches} holds no sketches. Give a folder of pictures or SVG files")
     tasks = [{"paths": json.dumps(names[i : i + PART])} for i in range(0, len(names), PART)]
     alone = len(names) < ALONE
-    constructor = {"index": index, "checkpoint": checkpoint, "folder": folder, "asked": json.dumps(vars(asked))}
+    constructor = {"index": index, "checkpoint": checkpoint, "folder": folder, "asked": json.dumps(asked)}
     answers = [
         from_bytes(part["answers"])
         for part in run_parts(
@@ -88,20 +78,23 @@ class SearchSketches:
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         paths = json.loads(task["paths"])
-        rows: list[dict[str, Any]] = []
+        drawn, rows = {}, []
         for path, data in zip(paths, storage.read_many(self.folder, paths), strict=True):
             name = printable(path)
             try:
                 if isinstance(data, FileNotFoundError):
-                    raise BadPicture("was deleted during the search")
+                    raise BadPicture(f"{name} was deleted during the search")
                 if isinstance(data, Exception):
                     raise data
-                found = self.searcher.search(data, name=name, **self.asked)
-                rows += [
-                    {"sketch": name, "rank": i, "id": one.id, "score": one.score} for i, one in enumerate(found, 1)
-                ] or [{"sketch": name, "error": "no photo passes the filter"}]
+                drawn[name] = prepared(data, self.searcher.checkpoint.transforms, name)
             except BadPicture as error:
                 rows.append({"sketch": name, "error": str(error)})
+        answers = self.searcher.answers(list(drawn.values()), **self.asked) if drawn else []
+        for name, found in zip(drawn, answers, strict=True):
+            rows += [{"sketch": name, "rank": i, "id": one.id, "score": one.score} for i, one in enumerate(found, 1)]
+            if not found:
+                rows.append({"sketch": name, "error": "no photo passes the filter"})
+        rows.sort(key=lambda row: row["sketch"])  # stable: ranks stay in order
         return {"answers": as_bytes(pa.Table.from_pylist(rows, schema=ANSWERS)), "rows": len(paths)}
 
 

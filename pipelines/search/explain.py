@@ -58,7 +58,7 @@ def explain(
         finds = shown
         if mode is None and shown != method.modes[0]:  # a pair network over a whole gallery takes long
             finds = f"rerank-{max(SHORTLIST, top)}"
-        matches = find(sketch, gallery, checkpoint, checkpoint_url, workspace, top=top, mode=finds)
+        matches = find(drawn, gallery, checkpoint, checkpoint_url, workspace, top=top, mode=finds)
         names = [match.path for match in matches]
         files = read_photos(gallery, names)
     found: list[Explained] = []

@@ -55,18 +55,13 @@ class Ranker(PythonModel):
         method.mode(mode)
         if top < 1:
             raise ZseError(f"params: top must be at least 1, got {top}")
-        queries = _queries(model_input)
+        transforms = self._checkpoint.transforms
+        drawn = [prepared(one, transforms, f"Sketch {i}") for i, one in enumerate(_queries(model_input))]
         if isinstance(photos, Searcher):
             photos.follow()
-            found = [
-                [
-                    (one.id, one.score)
-                    for one in photos.search(given, top=top, mode=mode, group=False, name=f"Sketch {i}")
-                ]
-                for i, given in enumerate(queries)
-            ]
+            answers = photos.answers(drawn, top=top, mode=mode, group=False)
+            found = [[(one.id, one.score) for one in each] for each in answers]
         else:
-            drawn = [prepared(one, self._checkpoint.transforms, f"Sketch {i}") for i, one in enumerate(queries)]
             ranking = ranked(method, drawn, photos, mode, top)
             ids = [[photos.ids[i] for i in row] for row in ranking.indices.tolist()]
             found = [list(zip(*row, strict=True)) for row in zip(ids, ranking.scores.tolist(), strict=True)]

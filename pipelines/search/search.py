@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from pipelines.encode.gallery import Gallery, gallery_index, read_photos
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.redaction import printable
 from pipelines.search.query import Query, prepared, prepared_photo
-from pipelines.search.searcher import Searcher
+from pipelines.search.searcher import Asked, Found, Searcher
 from pipelines.store import storage
 from pipelines.workspace.tensors import to_tensor
 from zse_model import retrieval
@@ -60,7 +61,7 @@ def search(
         checkpoint = load_checkpoint(copy)
     drawn = prepared(sketch, checkpoint.transforms)
     wanted = depth if rerank_by else top
-    found = find(sketch, gallery, checkpoint, checkpoint_url, workspace, top=wanted, mode=mode)
+    found = find(drawn, gallery, checkpoint, checkpoint_url, workspace, top=wanted, mode=mode)
     if rerank_by is not None:
         with storage.local_copy(rerank_by) as copy:
             found = reranked(sketch, gallery, found, load_checkpoint(copy))[:top]
@@ -86,24 +87,15 @@ def draw_matches(picture: Path, drawn: np.ndarray, photos: Sequence[np.ndarray],
     picture.write_bytes(draw_sheet(rows))
 
 
-def search_index(
-    sketch: str,
-    searcher: Searcher,
-    *,
-    top: int,
-    page: int,
-    mode: str | None,
-    where: str | None,
-    rerank: int | None,
-    picture: Path,
-) -> list[Match]:
-    """One page of an index's photos, best first, as `Searcher.search` finds them. Writes a PNG as `search` does."""
-    found = searcher.search(sketch, top=top, page=page, mode=mode, where=where, rerank=rerank)
-    matches, transforms = [Match(one.id, one.score) for one in found], searcher.checkpoint.transforms
+def search_index(sketch: str, searcher: Searcher, picture: Path, **asked: Unpack[Asked]) -> list[Found]:
+    """One page of an index's photos, as `Searcher.search` finds them. Writes a PNG as `search` does."""
+    transforms = searcher.checkpoint.transforms
+    drawn = prepared(sketch, transforms)
+    (found,) = searcher.answers([drawn], **asked)
     if found:
         photos = [prepare_photo(one.thumbnail, transforms) for one in found]
-        draw_matches(picture, prepared(sketch, transforms), photos, matches)
-    return matches
+        draw_matches(picture, drawn, photos, [Match(one.id, one.score) for one in found])
+    return found
 
 
 def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:
@@ -117,7 +109,7 @@ def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:
 
 
 def find(
-    sketch: Query,
+    drawn: np.ndarray,
     gallery: str,
     checkpoint: Checkpoint,
     checkpoint_url: str,
@@ -126,14 +118,15 @@ def find(
     top: int,
     mode: str | None,
 ) -> list[Match]:
-    """The `top` photos of a gallery for a sketch, best first. Encodes what is new in the gallery.
+    """The `top` photos of a gallery for a prepared sketch, best first. Encodes what is new in the gallery.
 
-    checkpoint: the content of `checkpoint_url`."""
+    checkpoint: the content of `checkpoint_url`.
+    """
     method = checkpoint.method.to(assigned_device())
     method.mode(mode or method.modes[0])  # raises for an unknown mode before the gallery is encoded
-    prepared(sketch, checkpoint.transforms)  # as it does for an unusable sketch
     searcher = Searcher.of(gallery_index(gallery, checkpoint_url, workspace, checkpoint), checkpoint)
-    return [Match(one.id, one.score) for one in searcher.search(sketch, top=top, mode=mode, group=False)]
+    (found,) = searcher.answers([drawn], top=top, mode=mode, group=False)
+    return [Match(one.id, one.score) for one in found]
 
 
 @torch.inference_mode()

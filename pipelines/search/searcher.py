@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ from zse_model.modes import rerank_depth
 from zse_model.scoring import DotProduct, Encoding
 from zse_model.vector_index import VectorIndex
 
+T = TypeVar("T")
 TILE = 2**28  # bytes of encodings that are read at once for a network of pairs
 MOST = 10_000  # photos of all pages of a query
 FOLLOWED = 30.0  # s between looks for a new version of the index or another model
@@ -70,6 +71,23 @@ class Found:
     """The user's own columns."""
     repeats: tuple[str, ...] = ()
     """Ids of photos with the same picture, which stand lower."""
+
+
+class Asked(TypedDict, total=False):
+    """What a search is asked for, beside the drawing."""
+
+    top: int
+    """Photos a page; 20."""
+    page: int
+    """From 1."""
+    where: str | None
+    """A filter in SQL over metadata, such as "price < 100". It is applied before the ranking."""
+    mode: str | None
+    """A retrieval mode of the model; None = its first."""
+    rerank: int | None
+    """With a mode of codes: its best so many photos are ranked by the model's first mode."""
+    group: bool
+    """Show a photo once that stands under several names or in several sizes; True."""
 
 
 class Snapshot:
@@ -213,77 +231,33 @@ class Searcher:
         return len(self._now)
 
     def search(
-        self,
-        query: Query | None = None,
-        *,
-        like: str | None = None,
-        top: int = 20,
-        page: int = 1,
-        where: str | None = None,
-        mode: str | None = None,
-        rerank: int | None = None,
-        group: bool = True,
-        name: str | None = None,
+        self, query: Query | None = None, *, like: str | None = None, name: str | None = None, **asked: Unpack[Asked]
     ) -> list[Found]:
         """The photos of one page, best first; equal scores in stored order. Pages neither repeat nor leave out a photo.
 
-        query: a drawing: a picture file's path or bytes, SVG, an array, or strokes. like: the id of an indexed photo
-        instead: photos like it, without itself.
-        top, page: photos a page, and its number from 1.
-        where: a filter in SQL over metadata, such as "price < 100"; it is applied before ranking.
-        mode: a retrieval mode of the model; None = its first. rerank: with a mode of codes, rank its best `rerank`
-        photos by the model's first mode.
-        group: show a photo once that stands under several names or in several sizes.
-        name: of the drawing, in errors.
+        query: a drawing: a picture file's path or bytes, SVG, an array, or strokes. name: of the drawing, in errors.
+        like: the id of an indexed photo instead: photos like it, without itself. asked: see `Asked`.
         Raises BadPicture for an unusable drawing, ZseError for an unknown mode, id or filter, and for pages beyond
         `MOST` photos or beyond the photos that are re-ranked.
         """
-        asked = (query, like, top, page, where, mode, rerank, group, name)
-        try:
-            return self._found(self._now, *asked)
-        except StorageError:  # the version was purged, or is so old that a compaction deleted it
-            if not self.follow():
-                raise
-            return self._found(self._now, *asked)
-
-    def _found(
-        self,
-        now: Snapshot,
-        query: Query | None,
-        like: str | None,
-        top: int,
-        page: int,
-        where: str | None,
-        mode: str | None,
-        rerank: int | None,
-        group: bool,
-        name: str | None,
-    ) -> list[Found]:
-        method = now.checkpoint.method
-        mode = mode or method.modes[0]
-        method.mode(mode)  # raises for an unknown mode before anything is read
-        limit = rerank if rerank is not None else rerank_depth(mode) or MOST
-        if top < 1 or page < 1:
-            raise ZseError(f"top and page must be 1 or more, got {top} and {page}")
-        if top * page > limit:
-            raise ZseError(f"{mode} ranks {limit} photos, not {top * page}. Ask for fewer, or have more ranked again")
         if (query is None) == (like is None):
             raise ZseError("Give a drawing, or like=ID of an indexed photo")
-        among, skipped = now.matching(where), None
         if query is not None:
-            queries = encoded(now.checkpoint, [prepared(query, now.checkpoint.transforms, name)])
-        else:
-            skipped = _position(now, str(like))
-            queries = now.encodings(torch.tensor([skipped]), list(now.forms))
-        wanted = top * page
-        find = _Ranker(now, queries, mode, rerank, among).first
-        groups = _Groups(now, group, skipped)
-        depth = wanted + (skipped is not None)
-        ranking = find(min(depth, limit))
-        while len(groups.of(ranking)) < wanted and ranking.indices.shape[1] == depth and depth < limit:
-            depth = min(limit, 2 * depth)
-            ranking = find(depth)
-        return _shown(now, groups.of(ranking)[wanted - top : wanted])
+            return self.answers([prepared(query, self.checkpoint.transforms, name)], **asked)[0]
+        return self._retried(lambda now: _Search(now, **asked).like(str(like)))
+
+    def answers(self, drawn: Sequence[np.ndarray], **asked: Unpack[Asked]) -> list[list[Found]]:
+        """What `search` finds for each prepared drawing, uint8 [s, s]: they are encoded and ranked together."""
+        return self._retried(lambda now: _Search(now, **asked).drawn(drawn))
+
+    def _retried(self, work: Callable[[Snapshot], T]) -> T:
+        """`work` on what serves now; on the next version if this one was purged, or is so old that it was deleted."""
+        try:
+            return work(self._now)
+        except StorageError:
+            if not self.follow():
+                raise
+            return work(self._now)
 
     def follow(self) -> bool:
         """Take up the latest version of the index, and the model that the name means now, if the index has its complete
@@ -336,115 +310,148 @@ class Searcher:
         return new
 
 
-class _Ranker:
-    """The ranking of one query's photos by a mode."""
+class _Search:
+    """A search of one snapshot, as it was asked for. Raises ZseError for what cannot be asked."""
 
-    def __init__(self, now: Snapshot, queries: Encoding, mode: str, rerank: int | None, among: Tensor | None) -> None:
-        self.now, self.queries, self.mode, self.rerank, self.among = now, queries, mode, rerank, among
-        self.method = now.checkpoint.method
+    def __init__(
+        self,
+        now: Snapshot,
+        *,
+        top: int = 20,
+        page: int = 1,
+        where: str | None = None,
+        mode: str | None = None,
+        rerank: int | None = None,
+        group: bool = True,
+    ) -> None:
+        self.now, self.method, self.top, self.rerank, self.group = now, now.checkpoint.method, top, rerank, group
+        self.mode = mode or self.method.modes[0]
+        self.method.mode(self.mode)  # raises for an unknown mode before anything is read
+        self.wanted, self.most = top * page, rerank if rerank is not None else rerank_depth(self.mode) or MOST
+        if top < 1 or page < 1:
+            raise ZseError(f"top and page must be 1 or more, got {top} and {page}")
+        if self.wanted > self.most:
+            raise ZseError(
+                f"{self.mode} ranks {self.most} photos, not {self.wanted}. Ask for fewer, or have more ranked again"
+            )
+        self.among = now.matching(where)
 
-    def first(self, k: int) -> Ranking:
-        """The first k, [1, k]; fewer where fewer pass the filter."""
+    @torch.no_grad()
+    def drawn(self, drawings: Sequence[np.ndarray]) -> list[list[Found]]:
+        """The page of each prepared drawing."""
+        queries = retrieval.encode(self.now.checkpoint, to_tensor(drawings), "sketch")
+        ranking = self._first(queries, self.wanted)
+        return [self._page(_row(queries, i), _row(ranking, i), None) for i in range(len(drawings))]
+
+    @torch.no_grad()
+    def like(self, id: str) -> list[Found]:
+        """The page of photos like an indexed one."""
+        found = self.now.table.addresses([id])
+        if not found:
+            raise ZseError(f"The index has no photo {printable(id)!r}. An id is the path below the catalogue")
+        (own,) = self.now.rows.positions(np.array(list(found.values()))).tolist()
+        queries = self.now.encodings(torch.tensor([own]), list(self.now.forms))
+        return self._page(queries, self._first(queries, min(self.wanted + 1, self.most)), own)
+
+    def _page(self, query: Encoding, ranking: Ranking, own: int | None) -> list[Found]:
+        """ranking: [1, wanted], and one more with `own`, the position of a photo that is not shown. A longer ranking is
+        made while repeated photos leave too few."""
+        depth = min(self.wanted + (own is not None), self.most)
+        groups = self._groups(ranking, own)
+        while len(groups) < self.wanted and ranking.indices.shape[1] == depth < self.most:
+            depth = min(self.most, 2 * depth)
+            ranking = self._first(query, depth)
+            groups = self._groups(ranking, own)
+        return self._shown(groups[self.wanted - self.top : self.wanted])
+
+    def _first(self, queries: Encoding, k: int) -> Ranking:
+        """The first k of each query, [q, k]; fewer where fewer pass the filter."""
         if not len(self.now) or (self.among is not None and not len(self.among)):
-            return Ranking(torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 0))
+            count = scoring.count(queries)
+            return Ranking(torch.zeros(count, 0, dtype=torch.int64), torch.zeros(count, 0))
         depth = rerank_depth(self.mode)
         if depth is not None and self.method.rerank:
             finds, ranks = self.method.rerank
-            return self._ranked_again(self._found(finds, depth), ranks, k)
+            return self._ranked_again(queries, self._found(queries, finds, depth), ranks, k)
         if self.rerank is not None:
-            return self._ranked_again(self._found(self.mode, self.rerank), self.method.modes[0], k)
-        return self._found(self.mode, k)
+            found = self._found(queries, self.mode, self.rerank)
+            return self._ranked_again(queries, found, self.method.modes[0], k)
+        return self._found(queries, self.mode, k)
 
-    def _found(self, mode: str, k: int) -> Ranking:
-        """The first k by a mode that scores every photo."""
+    def _found(self, queries: Encoding, mode: str, k: int) -> Ranking:
+        """The first k of each query by a mode that scores every photo."""
         scorer = self.method.scorer(mode)
-        names = scorer.reads("photo")
-        _check_stored(self.now, mode, names)
+        names = self._stored(mode, scorer.reads("photo"))
         if self.method.mode(mode).bits:
-            given = self.queries[names[0]] if mode == names[0] else scorer.precompute(self.queries, "sketch")
+            given = queries[names[0]] if mode == names[0] else scorer.precompute(queries, "sketch")
             return self.now.index(names[0]).search(given.cpu(), k, among=self.among)
         if type(scorer) is DotProduct:
-            return self.now.index(names[0]).search(self.queries[names[0]].float().cpu(), k, among=self.among)
+            return self.now.index(names[0]).search(queries[names[0]].float().cpu(), k, among=self.among)
         if self.among is not None:
-            whole = Ranking(self.among[None], torch.zeros(1, len(self.among)))
-            return self._ranked_again(whole, mode, k)
-        return scoring.search(scorer, self.queries, self.now.tiles(names), k)
+            every = self.among.expand(scoring.count(queries), -1)
+            return self._ranked_again(queries, Ranking(every, torch.zeros(every.shape)), mode, k)
+        return scoring.search(scorer, queries, self.now.tiles(names), k)
 
-    def _ranked_again(self, found: Ranking, mode: str, k: int) -> Ranking:
-        """The first k of a ranking by another mode, whose encodings are read by row."""
+    def _ranked_again(self, queries: Encoding, found: Ranking, mode: str, k: int) -> Ranking:
+        """The first k of each row of a ranking by another mode, whose encodings are read by row."""
         scorer = self.method.scorer(mode)
-        names = scorer.reads("photo")
-        _check_stored(self.now, mode, names)
-        positions = found.indices[0].sort().values  # rising: ties go to the lower row
-        tiles = (self.now.encodings(some, names) for some in positions.split(self.now.rows_at_once(names)))
-        best = scoring.search(scorer, self.queries, tiles, k)
-        return Ranking(positions[best.indices], best.scores)
+        names = self._stored(mode, scorer.reads("photo"))
+        best = []
+        for i, row in enumerate(found.indices):
+            positions = row.sort().values  # rising: ties go to the lower row
+            tiles = (self.now.encodings(some, names) for some in positions.split(self.now.rows_at_once(names)))
+            ranking = scoring.search(scorer, _row(queries, i), tiles, k)
+            best.append((positions[ranking.indices], ranking.scores))
+        return Ranking(*(torch.cat(each) for each in zip(*best, strict=True)))
 
+    def _stored(self, mode: str, names: Sequence[str]) -> Sequence[str]:
+        """The names. Raises ZseError for one that the index does not keep."""
+        if missing := [name for name in names if name not in self.now.forms]:
+            raise ZseError(
+                f"Mode {mode} reads {', '.join(missing)}, which {self.now.generation.url} was indexed without. Index "
+                "the photos with --tokens, or choose another mode"
+            )
+        return names
 
-class _Groups:
-    """Photos of a ranking, each with those that repeat it."""
-
-    def __init__(self, now: Snapshot, grouped: bool, skipped: int | None) -> None:
-        self.now, self.grouped, self.skipped = now, grouped, skipped
-
-    def of(self, ranking: Ranking) -> list[tuple[float, list[int]]]:
-        """(score, positions of the best photo and its repeats), best first. A deeper ranking begins with these
-        groups."""
-        kept = ranking.indices[0] != (-1 if self.skipped is None else self.skipped)
+    def _groups(self, ranking: Ranking, own: int | None) -> list[tuple[float, list[int]]]:
+        """(score, positions of a photo and of those that repeat it), best first, of a ranking [1, k]. A longer ranking
+        begins with these groups."""
+        kept = ranking.indices[0] != (-1 if own is None else own)
         positions, scores = ranking.indices[0][kept], ranking.scores[0][kept].tolist()
-        if not self.grouped or not len(positions):
-            return [(score, [position]) for score, position in zip(scores, positions.tolist(), strict=True)]
-        table = self.now.table.take(self.now.rows.addresses(positions.numpy()), ["look"])
-        looks = np.frombuffer(b"".join(table["look"].to_pylist()), dtype=np.uint8).reshape(-1, SIDE * SIDE * 3)
+        first = range(len(positions))
+        if self.group and len(positions):
+            table = self.now.table.take(self.now.rows.addresses(positions.numpy()), ["look"])
+            looks = np.frombuffer(b"".join(table["look"].to_pylist()), dtype=np.uint8)
+            first = first_of(looks.reshape(-1, SIDE * SIDE * 3))
         groups: dict[int, tuple[float, list[int]]] = {}
-        for i, (position, first) in enumerate(zip(positions.tolist(), first_of(looks), strict=True)):
-            if first == i:
-                groups[i] = scores[i], [position]
-            else:
-                groups[first][1].append(position)
+        for i, position in enumerate(positions.tolist()):
+            groups.setdefault(first[i], (scores[i], []))[1].append(position)
         return list(groups.values())
 
-
-@torch.no_grad()
-def encoded(checkpoint: Checkpoint, drawn: Sequence[np.ndarray]) -> Encoding:
-    """The encodings of prepared drawings, uint8 [s, s] each."""
-    return retrieval.encode(checkpoint, to_tensor(list(drawn)), "sketch")
-
-
-def _shown(now: Snapshot, groups: Sequence[tuple[float, list[int]]]) -> list[Found]:
-    if not groups:
-        return []
-    own = own_columns(now.table.schema, now.forms)
-    first = np.array([positions[0] for _, positions in groups])
-    rows = now.table.take(now.rows.addresses(first), ["id", "thumbnail", *own]).to_pylist()
-    others = np.array([position for _, positions in groups for position in positions[1:]], dtype=np.int64)
-    names = iter(now.table.take(now.rows.addresses(others), ["id"])["id"].to_pylist() if len(others) else [])
-    return [
-        Found(
-            id=row["id"],
-            score=score,
-            thumbnail=row["thumbnail"],
-            metadata={name: row[name] for name in own},
-            repeats=tuple(next(names) for _ in positions[1:]),
-        )
-        for row, (score, positions) in zip(rows, groups, strict=True)
-    ]
+    def _shown(self, groups: Sequence[tuple[float, list[int]]]) -> list[Found]:
+        table, rows = self.now.table, self.now.rows
+        own = own_columns(table.schema, self.now.forms)
+        first = np.array([positions[0] for _, positions in groups], dtype=np.int64)
+        others = np.array([position for _, positions in groups for position in positions[1:]], dtype=np.int64)
+        shown = table.take(rows.addresses(first), ["id", "thumbnail", *own]).to_pylist()
+        names = iter(table.take(rows.addresses(others), ["id"])["id"].to_pylist())
+        return [
+            Found(
+                id=row["id"],
+                score=score,
+                thumbnail=row["thumbnail"],
+                metadata={name: row[name] for name in own},
+                repeats=tuple(next(names) for _ in positions[1:]),
+            )
+            for row, (score, positions) in zip(shown, groups, strict=True)
+        ]
 
 
-def _position(now: Snapshot, id: str) -> int:
-    """The position of a photo. Raises ZseError for an id that the index does not have."""
-    found = now.matching("id = '" + id.replace("'", "''") + "'")
-    if found is None or not len(found):
-        raise ZseError(f"The index has no photo {printable(id)!r}. An id is the path below the catalogue")
-    return int(found[0])
-
-
-def _check_stored(now: Snapshot, mode: str, names: Sequence[str]) -> None:
-    if missing := [name for name in names if name not in now.forms]:
-        raise ZseError(
-            f"Mode {mode} reads {', '.join(missing)}, which {now.generation.url} was indexed without. Index the photos "
-            "with --tokens, or choose another mode"
-        )
+def _row(of: Any, i: int) -> Any:
+    """Query i of encodings or of a ranking."""
+    if isinstance(of, Ranking):
+        return Ranking(of.indices[i : i + 1], of.scores[i : i + 1])
+    return {name: value[i : i + 1] for name, value in of.items()}
 
 
 def _tensor(form: EncodingForm, column: Any) -> Tensor:

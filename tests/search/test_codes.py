@@ -78,7 +78,7 @@ def test_a_folder_is_searched_by_codes_and_reranked(checkpoint: tuple[str, str],
     loaded = load_checkpoint(url)
     drawn = prepare_sketch((tmp_path / "sketch.png").read_bytes(), loaded.transforms)
     places = (str(tmp_path / "sketch.png"), str(tmp_path / "gallery"))
-    found = find(*places, loaded, url, workspace, top=6, mode="hash-32")
+    found = find(drawn, places[1], loaded, url, workspace, top=6, mode="hash-32")
     photos = PhotoIndex(gallery_index(places[1], url, workspace)).generation(loaded.digest, url).photos()
     packed = torch.tensor([row["hash-32"] for row in rows_of(photos, "hash-32")], dtype=torch.uint8)
     assert packed.shape == (6, 4) and "asym-32" not in photos.schema.names

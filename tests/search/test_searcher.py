@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.encode.index_upkeep import purge_photos
 from pipelines.runtime.errors import StorageError
 from pipelines.search.searcher import Found, Rows, Searcher
 from pipelines.workspace.photo_index import OtherCheckpointError
@@ -196,6 +197,17 @@ def test_a_new_version_is_taken_up_whole_between_two_queries(tmp_path: Path) -> 
     assert searcher.follow() and len(searcher) == 5
     ids = {one.id for one in searcher.search(SKETCH, group=False)}
     assert "new.png" in ids and "a/0.png" not in ids
+
+
+def test_a_search_goes_on_after_its_version_was_purged(tmp_path: Path) -> None:
+    source, url = catalogue(tmp_path / "photos", 5), tmp_path / "index"
+    updated(source, url)
+    searcher = Searcher.open(str(url), CODES)
+    before = [one.id for one in searcher.search(SKETCH, group=False)]
+    purge_photos(str(url), [before[1]])
+    after = searcher.search(SKETCH, group=False)
+    assert [one.id for one in after] == [id for id in before if id != before[1]]
+    assert all(one.thumbnail for one in after)
 
 
 def test_another_model_serves_only_with_its_own_complete_generation(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from tests.helpers.kept import SAMPLES
 from tests.helpers.pictures import picture
 from zse_model.checkpoint import load_checkpoint
 from zse_model.synthetic import draw_photo, draw_sketch
+from zse_model.transforms import prepare_sketch
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 CHAMPION = "models:/zse@champion"
@@ -76,7 +77,9 @@ def test_a_registered_model_ranks_a_catalogue_as_search_does(home: tuple[Path, O
     model = mlflow.pyfunc.load_model(CHAMPION, model_config={"index": made})
     found = model.predict([sketch], params={"top": 3})
     url = out.checkpoints["global"].url
-    expected = find(sketch, str(photos), load_checkpoint(url), url, str(workspace), top=3, mode=None)
+    checkpoint = load_checkpoint(url)
+    drawn = prepare_sketch(sketch, checkpoint.transforms)
+    expected = find(drawn, str(photos), checkpoint, url, str(workspace), top=3, mode=None)
     assert found["id"].tolist() == [match.path for match in expected]
     assert found["score"].tolist() == pytest.approx([match.score for match in expected], abs=1e-6)
     assert found["rank"].tolist() == [1, 2, 3] and set(found["query"]) == {0}

@@ -31,13 +31,14 @@ from pipelines.encode.photos import stored_forms
 from pipelines.store import storage
 from pipelines.store.table import Table
 from pipelines.workspace.photo_index import PHOTOS, PhotoIndex, photos_schema
+from pipelines.workspace.tensors import to_tensor
 from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from zse_model.methods import GlobalConfig, create_method
 from zse_model.retrieval import encode
 from zse_model.split import ZeroShotSplit
 from zse_model.synthetic import draw_photo
-from zse_model.transforms import TransformConfig, thumbnail
+from zse_model.transforms import TransformConfig, pixels_of, square_and_thumbnail
 
 ROWS, PHOTOS_ENCODED = int(os.environ.get("ZSE_ROWS", "200000")), int(os.environ.get("ZSE_PHOTOS", "5000"))
 SIZE, BATCH, DRAWN = 128, 64, 200
@@ -161,10 +162,11 @@ def plain(source: str, names: list[str], checkpoint_url: str, skipped: int) -> f
     for i in range(0, len(names), BATCH):
         if i >= skipped and not began:
             began, at = time.perf_counter(), i
-        files = [Path(source, name).read_bytes() for name in names[i : i + BATCH]]
-        for data in files:
-            thumbnail(data)
-        encode(checkpoint, files, "photo", batch_size=BATCH)
+        pixels = []
+        for name in names[i : i + BATCH]:
+            square, _ = square_and_thumbnail(Path(source, name).read_bytes(), checkpoint.transforms)
+            pixels.append(pixels_of(square))
+        encode(checkpoint, to_tensor(pixels), "photo", batch_size=BATCH)
     return (len(names) - at) / (time.perf_counter() - began)
 
 

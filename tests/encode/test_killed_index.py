@@ -30,19 +30,23 @@ def started(source: Path, url: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def commits(url: Path) -> int:
+    return len(list(url.rglob("photos.lance/_versions/*.manifest")))
+
+
 def test_ten_kills_at_random_points_change_no_row_and_no_order(tmp_path: Path) -> None:
     source, url, chance = catalogue(tmp_path / "photos", 200), tmp_path / "index", random.Random(7)
     put(source / "bad.png", b"no picture")
     updated(source, tmp_path / "at once")
     killed, seen = 0, set()
     for _ in range(30):
-        process = started(source, url)
-        while not list(url.rglob("lease/*.json")) and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.5))
+        process, wanted = started(source, url), commits(url) + chance.randrange(4)
+        while process.poll() is None and not (commits(url) >= wanted and list(url.rglob("lease/*.json"))):
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.1))
         process.kill()
         killed += process.wait() == -9
-        seen.add(len(list(url.rglob("photos.lance/_versions/*.manifest"))))
+        seen.add(commits(url))
         if killed == 10:
             break
         if process.returncode == 0:
@@ -63,6 +67,7 @@ def test_two_indexers_at_once_lose_nothing(tmp_path: Path) -> None:
     assert rows(url) == rows(tmp_path / "at once")
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_bucket_of_5000_photos_costs_its_pages(tmp_path: Path, s3: str, store: FaultyStore) -> None:
     source, url = f"{s3}/many-{os.getpid()}", str(tmp_path / "index")
     data = photo(1)

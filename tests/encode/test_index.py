@@ -130,6 +130,20 @@ def test_what_has_not_changed_is_not_encoded_again(tmp_path: Path, encoded: list
     assert sorted(rows(url), key=lambda row: row["id"]) == rows(expected), "as if indexed at once"
 
 
+def test_a_deleted_photo_may_come_back_as_another(tmp_path: Path, encoded: list[int]) -> None:
+    source, url = catalogue(tmp_path / "photos"), tmp_path / "index"
+    updated(source, url)
+    for again in (source / "a" / "0.png").read_bytes(), photo(40):
+        (source / "a" / "0.png").unlink()
+        assert updated(None, url).deleted == 1 and "a/0.png" not in ids(url)
+        encoded.clear()
+        put(source / "a" / "0.png", again)
+        assert updated(None, url).new == 1 and sum(encoded) == 1
+        expected = tmp_path / f"expected{len(again)}"
+        updated(source, expected)
+        assert sorted(rows(url), key=lambda row: row["id"]) == rows(expected)
+
+
 def test_an_index_of_a_thousand_adds_one(tmp_path: Path, encoded: list[int]) -> None:
     source, url = catalogue(tmp_path / "photos", 300), tmp_path / "index"
     updated(source, url)

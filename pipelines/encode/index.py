@@ -29,6 +29,7 @@ from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import LOG_EVERY, say
 from pipelines.runtime.ray_tasks import gpus_of_workers, model_workers, run_parts
 from pipelines.runtime.redaction import printable
+from pipelines.runtime.validate import refuse_passwords
 from pipelines.store import storage
 from pipelines.store.lease import HeldError, held
 from pipelines.store.table import ROW, Table
@@ -307,6 +308,7 @@ def _followed(there: PhotoIndex, source: str | None, metadata: str | None) -> So
     before = there.source
     if source is None and before is None:
         raise ZseError(f"{there.url} is not an index yet. Give the photos: zse index SOURCE --index {there.url} ...")
+    refuse_passwords({"source": source, "metadata": metadata}, "")  # the index keeps both
     given = storage.absolute(source) if source is not None else before.url if before else ""
     if before is not None and given != before.url:
         raise ZseError(

@@ -8,6 +8,8 @@ index.
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from typing import Any, Unpack
 
 import pyarrow as pa
@@ -17,6 +19,7 @@ from pipelines.datasets.archives import opened
 from pipelines.datasets.tree import is_picture
 from pipelines.encode.photos import as_bytes, from_bytes
 from pipelines.runtime.errors import StorageError
+from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.runtime.redaction import printable
 from pipelines.search.query import prepared
@@ -49,19 +52,24 @@ def search_folder(sketches: str, index: str, checkpoint: str, out: str, **asked:
     tasks = [{"paths": json.dumps(names[i : i + PART])} for i in range(0, len(names), PART)]
     alone = len(names) < ALONE
     constructor = {"index": index, "checkpoint": checkpoint, "folder": folder, "asked": json.dumps(asked)}
-    answers = [
-        from_bytes(part["answers"])
-        for part in run_parts(
-            tasks,
-            SearchSketches,
-            what="Search",
-            unit="sketches",
-            total=len(names),
-            workers=None if alone else model_workers(len(tasks)),
-            constructor=constructor,
-            alone=alone,
+    answers, versions = [], Counter[int]()
+    for part in run_parts(
+        tasks,
+        SearchSketches,
+        what="Search",
+        unit="sketches",
+        total=len(names),
+        workers=None if alone else model_workers(len(tasks)),
+        constructor=constructor,
+        alone=alone,
+    ):
+        answers.append(from_bytes(part["answers"]))
+        versions[part["version"]] += part["rows"]
+    if len(versions) > 1:
+        of = ", ".join(
+            f"{count:,} sketches were answered from version {version}" for version, count in versions.items()
         )
-    ]
+        say(f"{index} changed during the search: {of}. For answers from one version, search again", logging.WARNING)
     found = pa.concat_tables(answers)
     buffer = pa.BufferOutputStream()
     pq.write_table(found, buffer)
@@ -95,7 +103,8 @@ class SearchSketches:
             if not found:
                 rows.append({"sketch": name, "error": "no photo passes the filter"})
         rows.sort(key=lambda row: row["sketch"])  # stable: ranks stay in order
-        return {"answers": as_bytes(pa.Table.from_pylist(rows, schema=ANSWERS)), "rows": len(paths)}
+        table = pa.Table.from_pylist(rows, schema=ANSWERS)
+        return {"answers": as_bytes(table), "rows": len(paths), "version": self.searcher.version}
 
 
 def _is_svg(path: str) -> bool:

@@ -583,6 +583,14 @@ def test_a_filter_has_a_limit(tmp_path: Path) -> None:
             photos(tmp_path / "index").count(bad)
 
 
+@pytest.mark.parametrize("given", ["source", "metadata"])
+def test_a_password_is_refused_before_it_is_kept(given: str, tmp_path: Path) -> None:
+    urls = {"source": str(catalogue(tmp_path / "photos")), given: "https://me:hunter2@example.org/photos"}
+    with pytest.raises(ZseError, match=f"{given} is a URL with a password. Give credentials") as refused:
+        updated(urls["source"], tmp_path / "index", metadata=urls.get("metadata"))
+    assert "hunter2" not in str(refused.value) and not (tmp_path / "index").exists()
+
+
 def test_without_lancedb_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "lancedb", None)
     with pytest.raises(ZseError, match=r"pip install 'zse-retrieval\[index\]'"):

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.runtime.errors import StorageError
 from pipelines.search import batch
-from pipelines.search.batch import search_folder
+from pipelines.search.batch import SearchSketches, search_folder
 from pipelines.search.searcher import Searcher
 from tests.encode.test_index import CODES, catalogue, put, updated
 from tests.helpers.pictures import png
@@ -62,6 +62,27 @@ def test_what_cannot_be_searched_ends_before_a_file_is_written(world: Path, tmp_
     with pytest.raises(ZseError, match="Unknown retrieval mode"):
         answered(world, tmp_path / "o.parquet", mode="nosuch")
     assert not (tmp_path / "o.parquet").exists()
+
+
+def test_an_index_that_changes_during_the_search_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    updated(catalogue(tmp_path / "photos", 4), tmp_path / "index")
+    for i in range(3):
+        put(tmp_path / "sketches" / f"{i}.png", png("sketch", i))
+    monkeypatch.setattr(batch, "PART", 2)
+    answer = SearchSketches.__call__
+
+    def changed_before(self: SearchSketches, task: dict[str, Any]) -> dict[str, Any]:
+        done = answer(self, task)
+        updated(catalogue(tmp_path / "photos", 5), tmp_path / "index")
+        assert self.searcher.follow()
+        return done
+
+    monkeypatch.setattr(SearchSketches, "__call__", changed_before)
+    search_folder(str(tmp_path / "sketches"), str(tmp_path / "index"), CODES, str(tmp_path / "out.parquet"))
+    said = capsys.readouterr().err
+    assert "changed during the search: 2 sketches were answered from version 2, 1 sketches" in " ".join(said.split())
 
 
 @pytest.mark.ray

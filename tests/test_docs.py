@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from pipelines.store.urls import ARCHIVES
+from tests.encode.test_index import catalogue, updated
 from tests.helpers.kept import SAMPLES
+from tests.helpers.pictures import png
 from zse_model.methods import METHODS
 from zse_model.modes import RET
 from zse_model.transforms import ENDINGS
@@ -59,3 +61,24 @@ def test_the_code_of_a_page_runs(document: str, checkpoint: str, capsys: pytest.
         assert known["result"].answered == 36
     else:
         assert known["found"].mode == "rn"
+
+
+def test_the_searcher_of_the_docs_searches(tmp_path: Path) -> None:
+    (folder,) = (SAMPLES / "workspace" / "checkpoints").glob("kept-maps-crossatnet-*")
+    catalogue(tmp_path / "photos", 24)
+    described = "path,price\n" + "".join(f"{'ab'[i % 2]}/{i}.png,{90 + i}\n" for i in range(24))
+    (tmp_path / "prices.csv").write_text(described)
+    updated(tmp_path / "photos", tmp_path / "index", str(folder), metadata=str(tmp_path / "prices.csv"))
+    (tmp_path / "cat.png").write_bytes(png("sketch", 1))
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "searching.md").read_text(), re.DOTALL)
+    places = {
+        "s3://bucket/photos.index": tmp_path / "index",
+        "models:/zse@champion": folder,
+        "cat.png": tmp_path / "cat.png",
+    }
+    for said, place in places.items():
+        assert said in code
+        code = code.replace(said, str(place))
+    known: dict[str, Any] = {}
+    exec(code, known)
+    assert len(known["found"]) == 10 and all(one.metadata["price"] < 100 for one in known["found"])

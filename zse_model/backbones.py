@@ -44,7 +44,8 @@ class BackboneConfig:
 
     name: str = "mobilenetv2_100"
     weights: str | None = None
-    """None = random, "hub" = the weights that timm names for this model, otherwise a .safetensors or .pth file."""
+    """None = random, "hub" = the weights that timm names for this model, "installed" = those of an installed Python
+    package, otherwise a .safetensors or .pth file."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Passed to `timm.create_model`, for example {"pad_type": "same"}."""
     frozen: int = 0
@@ -177,7 +178,8 @@ class Backbone(nn.Module):
             return
         if weights is None:
             raise ZseError(
-                f"backbone.frozen={groups} would freeze random weights. Set backbone.weights (hub or file), or frozen=0"
+                f"backbone.frozen={groups} would freeze random weights. Set backbone.weights (hub, installed "
+                "or a file), or frozen=0"
             )
         by_group = group_parameters(self.model, self.model.group_matcher(coarse=True), reverse=True)
         order = sorted(set(by_group.values()))

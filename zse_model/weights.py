@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from zse_model.errors import ZseError
+from zse_model.installed_weights import INSTALLED, installed_file, renamed
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_TIMEOUT = 5.0  # s
@@ -27,26 +28,32 @@ SNIFFED = 512  # bytes at the head of a file that tell text from weights
 
 
 def pretrained(name: str, weights: str, arguments: Mapping[str, Any], *, classifier: bool) -> nn.Module:
-    """A timm model with the weights of a file, or with those that timm names ("hub").
+    """A timm model with the weights of a file, with those that timm names ("hub"), or with those of a Python package
+    ("installed").
 
     classifier: keep the model's own classifier, which the weights must then hold; else the classifier is dropped.
     Raises ZseError for a file that is not whole, for other tensors that are missing, unknown, of another shape or kind,
     or not finite, and if the hub's weights cannot be fetched.
     """
     overlay: dict[str, Any] = {} if classifier else {"num_classes": -1}  # timm then drops the classifier
-    whole: set[str] = set()
+    state: Mapping[str, Tensor] = {}
     if weights == "hub":
         weights = _downloaded(name) or weights
-    if weights != "hub":
-        overlay["file"] = weights
-        whole = {key for key, value in read_weights(Path(weights)).items() if not value.is_floating_point()}
+    if weights == INSTALLED:
+        file = installed_file(name)
+        weights, state = str(file), _as_timm_names(name, read_weights(file))
+        overlay["state_dict"] = state
+    elif weights != "hub":
+        overlay["file"], state = weights, read_weights(Path(weights))
+    whole = {key for key, value in state.items() if not value.is_floating_point()}
     with _quiet(), _loads() as loads:
         try:
-            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+            model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
         except Exception as error:
             if weights == "hub" and not loads:
                 raise _unreachable(name, error) from error
             raise ZseError(_misfit(name, weights, loads, str(error), type(error).__name__)) from error
+    model.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights, for as long as the network lives
     last = [load for load in loads if load.module is model][-1:]
     heads = tuple(f"{head}." for head in _classifiers(model))
     if last and (last[0].missing or [key for key in last[0].unexpected if classifier or not key.startswith(heads)]):
@@ -62,6 +69,11 @@ def pretrained(name: str, weights: str, arguments: Mapping[str, Any], *, classif
         if not value.isfinite().all():
             raise ZseError(f"backbone.weights: {weights} holds NaN or infinity in {_short(key)}. Use another file")
     return model
+
+
+def _as_timm_names(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return renamed(state, timm.create_model(name).state_dict())
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.weights import with_weights
 from pipelines.datasets.registry import AnyDataset
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.validate import read_section, refuse_passwords
 from pipelines.runtime.written import NULL, Written, did_you_mean, read, read_yaml
 from pipelines.store import storage
-from zse_model.backbones import BackboneConfig
 from zse_model.methods import METHODS
 
 
@@ -87,18 +87,7 @@ def validate(raw: dict[str, Any], overrides: Sequence[str] = ()) -> ExperimentCo
         raw["dataset"] = read_section(AnyDataset, raw["dataset"], "dataset.")
     config: ExperimentConfig = read_section(ExperimentConfig, raw, "")
     start = config.start and (config.start if config.start.startswith("models:/") else storage.absolute(config.start))
-    return dataclasses.replace(config, backbone=_absolute_weights(config.backbone), start=start)
-
-
-def _absolute_weights(backbone: BackboneConfig) -> BackboneConfig:
-    """The backbone with an absolute path to its weights: workers on a cluster have other working folders."""
-    if backbone.weights in (None, "hub"):
-        return backbone
-    if not storage.exists(backbone.weights) or storage.file_info(backbone.weights) is None:
-        raise ConfigError(
-            f"backbone.weights: {backbone.weights!r} is not a file that exists. Allowed: null, hub, or a file"
-        )
-    return dataclasses.replace(backbone, weights=storage.absolute(backbone.weights))
+    return dataclasses.replace(config, backbone=with_weights(config.backbone), start=start)
 
 
 def experiment_text(name: str) -> bytes:

@@ -40,8 +40,6 @@ ALIKE = 0.9  # least share of the classes that must belong to a known data set
 PART = 0.2  # least share of a known data set's classes that must exist
 SHARED = ("tuberlin", "quickdraw_extended")  # adapters that read the same folders
 SHOWN = 8  # names in a line
-# The experiment folder+global trains from weights; these options give it those that timm names for its backbone.
-HUB = ("backbone.weights=hub", "backbone.args={}", "backbone.mean=null", "backbone.std=null")
 
 
 @dataclass(frozen=True)
@@ -210,7 +208,7 @@ def next_command(found: Diagnosis) -> str:
     classes = len(found.counts)
     possible = [name for name in _candidates(found) if not _missing(name, found.counts)]
     settings["split"] = possible[0] if possible else f"random-{max(1, min(2, classes - 2), classes // 5)}"
-    given = repeated("--set", (*(f"dataset.{name}={value}" for name, value in settings.items()), *HUB))
+    given = repeated("--set", [f"dataset.{name}={value}" for name, value in settings.items()])
     return command("run", "-e", "folder+global", "--dry-run", *given)
 
 

@@ -33,6 +33,7 @@ from pipelines.train.networks import buildable
 from pipelines.workspace.members import Members, tested_members, training_members
 from pipelines.workspace.pictures import prepared
 from zse_model.errors import ZseError
+from zse_model.installed_weights import INSTALLED
 from zse_model.methods import METHODS, Encoding, RetrievalMethod, TrainBatch, create_method
 from zse_model.modes import rerank_depth
 from zse_model.scoring import Scorer
@@ -389,8 +390,9 @@ def _chosen_by(config: ExperimentConfig, split: ZeroShotSplit) -> str:
 def _weights(config: ExperimentConfig) -> str:
     weights = config.backbone.weights
     if weights is None:
-        return "random weights; for others --set backbone.weights=FILE|hub"
-    return "timm's weights, fetched by the run" if weights == "hub" else f"weights of {weights}"
+        return "random weights; for others --set backbone.weights=hub|installed|FILE"
+    named = {"hub": "timm's weights, fetched by the run", INSTALLED: "the weights of an installed package"}
+    return named.get(weights, f"weights of {weights}")
 
 
 def _pictures_of(count: Count) -> str:

@@ -94,7 +94,7 @@ def make_job(
     untrained: the network before training, which depends on neither pair shards nor the training's settings.
     Raises ZseError for weights, a start or class vectors that cannot be read.
     """
-    weights = weights_hash(config.backbone.weights)
+    weights = weights_hash(config.backbone)
     depends: dict[str, Any] = {
         "method": [method, _method_identity(config.methods[method])],
         "backbone": {**to_dict(config.backbone), "weights": weights},

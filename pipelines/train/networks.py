@@ -18,6 +18,7 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.store import storage
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
+from zse_model.installed_weights import INSTALLED, installed_file
 from zse_model.methods import create_method
 
 CLASSES = 16  # training classes of a network that is only checked; more if `neighbours` needs more
@@ -42,13 +43,18 @@ def buildable(method: Any) -> Any:
     return dataclasses.replace(method, dropped_units=()) if distils else method
 
 
-def weights_hash(weights: str | None) -> str | None:
+def weights_hash(backbone: BackboneConfig) -> str | None:
     """The identity of a backbone's weights in checkpoint names: the first 16 hex digits of the file's sha256, `hub`, or
     None."""
-    if weights in (None, "hub"):
-        return weights
-    with storage.local_copy(str(weights)) as copy:
+    if backbone.weights in (None, "hub"):
+        return backbone.weights
+    with storage.local_copy(_file(backbone)) as copy:
         return _hashed(copy)
+
+
+def _file(backbone: BackboneConfig) -> str:
+    """The path or URL of the file of weights."""
+    return str(installed_file(backbone.name)) if backbone.weights == INSTALLED else str(backbone.weights)
 
 
 def _hashed(file: Path) -> str:
@@ -58,14 +64,14 @@ def _hashed(file: Path) -> str:
 
 @contextmanager
 def weights_at_hand(backbone: BackboneConfig, expected: str | None = None) -> Iterator[BackboneConfig]:
-    """The backbone with its weights as a local file.
+    """The backbone with its weights on this machine.
 
     expected: a former `weights_hash`. Raises ZseError if the file has another hash now.
     """
     if backbone.weights in (None, "hub"):
         yield backbone
         return
-    url = str(backbone.weights)
+    url = _file(backbone)
     with storage.local_copy(url) as copy:
         if expected is not None and (found := _hashed(copy)) != expected:
             raise ZseError(
@@ -73,7 +79,7 @@ def weights_at_hand(backbone: BackboneConfig, expected: str | None = None) -> It
                 "Restore the file, or run the command again to train with the new file"
             )
         try:
-            yield dataclasses.replace(backbone, weights=str(copy))
+            yield backbone if backbone.weights == INSTALLED else dataclasses.replace(backbone, weights=str(copy))
         except ZseError as error:
             if str(copy) == url or str(copy) not in str(error):
                 raise

@@ -217,11 +217,12 @@ def test_weights_that_change_under_a_training_are_refused(tmp_path: Path) -> Non
     """A worker reads the file again after the training was named by its hash."""
     file = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), file)
-    backbone, named = BackboneConfig(name="test_resnet", weights=str(file)), weights_hash(str(file))
+    backbone = BackboneConfig(name="test_resnet", weights=str(file))
+    named = weights_hash(backbone)
     with weights_at_hand(backbone, named) as same:
         assert same.weights == str(file)
     save_file(timm.create_model("test_resnet").state_dict(), file)
-    other = weights_hash(str(file))
+    other = weights_hash(backbone)
     with pytest.raises(ZseError, match=f"{file} was {named} when this training was named and is {other} now"):
         with weights_at_hand(backbone, named):
             pass

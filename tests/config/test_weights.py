@@ -1,0 +1,83 @@
+"""What goes with a file of weights stands in its sidecar or is known by its hash; an experiment names the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import weights
+from pipelines.config.load import load_experiment
+from pipelines.config.weights import HALF, Needs, with_weights
+from pipelines.runtime.errors import ConfigError
+from pipelines.store import storage
+from tests.conftest import SHARED
+from zse_model.backbones import BackboneConfig
+from zse_model.errors import ZseError
+
+
+def given(file: Path, **settings: Any) -> BackboneConfig:
+    return with_weights(BackboneConfig(name="test_resnet", weights=str(file), **settings))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"content")
+    return path
+
+
+def sidecar(file: Path, value: Any) -> None:
+    Path(f"{file}.json").write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+def test_a_sidecar_says_what_the_experiment_does_not(file: Path) -> None:
+    assert given(file) == BackboneConfig(name="test_resnet", weights=str(file))
+    sidecar(file, {"args": {"pad_type": "same"}, "mean": HALF, "std": [0.25, 0.25, 0.25]})
+    found = given(file)
+    assert (found.args, found.mean, found.std) == ({"pad_type": "same"}, HALF, (0.25, 0.25, 0.25))
+    ones = (1.0, 1.0, 1.0)
+    found = given(file, std=ones, args={"x": 1})
+    assert (found.args, found.mean, found.std) == ({"x": 1}, HALF, ones), "what is given stays"
+
+
+def test_a_file_is_known_by_its_content(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "KNOWN", {(7, storage.sha256(b"content")): Needs(mean=HALF)})
+    assert given(file).mean == HALF
+    file.write_bytes(b"CONTENT")
+    assert given(file).mean is None
+    monkeypatch.setattr(storage, "read_bytes", lambda _: pytest.fail("a file of another size is not read"))
+    file.write_bytes(b"other content")
+    assert given(file).mean is None
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("{", "json is not JSON. It may hold args, mean and std"),
+        ([1], "json must be an object with args, mean and std"),
+        ({"mean": [1, 2]}, "json: mean"),
+        ({"means": HALF}, "json: means"),
+    ],
+)
+def test_a_sidecar_that_cannot_be_used_is_named(file: Path, value: Any, said: str) -> None:
+    sidecar(file, value)
+    with pytest.raises(ConfigError, match=said):
+        given(file)
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    for wrong in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(ConfigError, match="is not a file that exists. Allowed: null, hub, installed, or a file"):
+            given(wrong)
+    with pytest.raises(ZseError, match="no package has the weights of 'mobilenetv2_100'"):
+        load_experiment("folder+global", ["backbone.weights=installed"])
+
+
+def test_the_converted_mobilenet_needs_nothing_typed() -> None:
+    if not (path := SHARED / "weights" / "mobilenetv2_100_imagenet.safetensors").exists():
+        pytest.skip("the converted weights are not here")
+    found = load_experiment("folder+global", [f"backbone.weights={path}"]).backbone
+    assert (found.args, found.mean, found.std) == ({"pad_type": "same"}, HALF, HALF)

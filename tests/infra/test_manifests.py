@@ -112,7 +112,7 @@ def test_cluster_installs_the_tested_set(cluster: dict[str, Any]) -> None:
     assert cluster["docker"]["image"] == f"rayproject/ray:{RAY}-py311"
     assert cluster["file_mounts"]["/home/ray/zse"] == "."
     (setup,) = cluster["setup_commands"]
-    assert "-c /home/ray/zse/constraints.txt /home/ray/zse" in setup
+    assert "-c /home/ray/zse/constraints.txt '/home/ray/zse[index,weights]'" in setup
 
 
 def test_cluster_uses_a_token(cluster: dict[str, Any]) -> None:

@@ -41,7 +41,11 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "zse_model/fit/optimisation.py": ("zse_model/test_optimisation.py",),
     "zse_model/fit/progress.py": ("zse_model/test_optimisation.py", "zse_model/test_fit.py"),
     "zse_model/split.py": ("zse_model/test_split.py",),
-    "zse_model/methods/zse_sbir.py": ("zse_model/test_method_losses.py", "zse_model/test_methods.py"),
+    "zse_model/methods/zse_sbir.py": (
+        "zse_model/test_method_losses.py",
+        "zse_model/test_fusion.py",
+        "zse_model/test_methods.py",
+    ),
     "zse_model/methods/crossatnet.py": ("zse_model/test_method_losses.py", "zse_model/test_crossatnet.py"),
     "zse_model/methods/global_embedding.py": ("zse_model/test_method_losses.py", "zse_model/test_methods.py"),
     "zse_model/methods/distillation.py": ("zse_model/test_method_losses.py", "zse_model/test_methods.py"),

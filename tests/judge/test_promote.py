@@ -53,6 +53,12 @@ def test_every_rule_must_hold(tmp_path: Path, selection: float, test: float, ms:
     assert "(report)" in told[1] and "may fall by 0.02" in told[1]
 
 
+def test_an_equal_candidate_is_not_better(tmp_path: Path) -> None:
+    same = measured(tmp_path, "a", 0.5, 0.5)
+    better, no_worse, _ = decide(RULES, same, same).reasons
+    assert not better.holds and no_worse.holds
+
+
 def test_better_may_not_read_results_that_are_for_reports(tmp_path: Path) -> None:
     champion, candidate = measured(tmp_path, "a", 0.5, 0.5), measured(tmp_path, "bb", 0.6, 0.6)
     for setting in ("shop", TEST, "shop*", "*"):

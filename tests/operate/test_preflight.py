@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,16 +23,18 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.base import ImageRecord, listed_members
 from pipelines.datasets.registry import create_dataset
 from pipelines.datasets.splits import MissingClassesError, load_split
-from pipelines.operate.preflight import check, check_searched, refuse_repeats
+from pipelines.operate.preflight import check, check_searched, check_test, refuse_repeats, searched_split
 from pipelines.run import evaluate_checkpoint, run
 from pipelines.runtime.failures import to_fix
 from pipelines.store import storage
 from pipelines.train.networks import check_networks, weights_at_hand, weights_hash
 from pipelines.workspace.members import Members
 from tests.conftest import TINY, merged, tiny, tiny_folder
+from tests.encode.test_index import CODES
 from tests.helpers.command import invoked
 from tests.helpers.pictures import build
 from zse_model.backbones import BackboneConfig
+from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError
 from zse_model.split import ZeroShotSplit
@@ -153,6 +156,35 @@ def test_of_many_classes_the_first_ten_are_named(count: int, ends: str) -> None:
     split = ZeroShotSplit(name="s", citation="", seen=("x",), unseen=tuple(names))
     with pytest.raises(ZseError, match=f"{count} of {count} unseen classes have sketches but no photos .*{ends}"):
         check_searched(listed("sketch", names), split, tiny())
+
+
+@pytest.mark.parametrize(("until", "refused"), [("ingest", False), ("shard", True), ("train", True)])
+def test_what_cannot_be_paired_ends_a_run_that_would_pair_it(until: str, refused: bool, tmp_path: Path) -> None:
+    source = world(tmp_path / "in")
+    for name in CLASSES[1:]:
+        shutil.rmtree(tmp_path / "in" / "sketch" / name)
+    with pytest.raises(ZseError, match="sketch") if refused else nullcontext():
+        look(tiny_folder(source, ["fish"]), tmp_path / "w", until)
+
+
+def test_the_searched_classes_are_the_unseen_or_the_pseudo_unseen_ones() -> None:
+    categories = [f"class {i}" for i in range(12)]
+    for classes in ("unseen", "pseudo_unseen"):
+        config = tiny_folder("x", ["class 3"], dataset={"pseudo_unseen": 0.25}, evaluation={"classes": classes})
+        split = load_split(config.dataset, categories)
+        expected = ("class 3",) if classes == "unseen" else split.pseudo_unseen
+        assert searched_split(config, categories).unseen == expected and len(split.pseudo_unseen) > 1
+
+
+def test_a_test_with_other_transforms_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
+    source = world(tmp_path / "in", ("comet", "harp", "igloo"))
+    config = tiny_folder(source, ["comet", "harp"])
+    records = create_dataset(config.dataset).records()
+    same = replace(config, transforms=load_checkpoint(Path(CODES)).transforms)
+    check_test(same, str(tmp_path / "w"), records, CODES)
+    other = replace(same, transforms=replace(same.transforms, size=48))
+    with pytest.raises(ZseError, match="transforms.size"):
+        check_test(other, str(tmp_path / "w"), records, CODES)
 
 
 def test_a_picture_with_the_content_of_a_training_picture_is_refused_with_both_names() -> None:

@@ -60,6 +60,11 @@ def test_a_digest_is_of_the_weights_as_they_are(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path).digest == checkpoint.digest
 
 
+def test_a_checkpoint_makes_the_folders_above_it(tmp_path: Path) -> None:
+    save_checkpoint(made(), tmp_path / "a" / "b")
+    assert load_checkpoint(tmp_path / "a" / "b").digest == made().digest
+
+
 def of_info(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         info = json.loads((folder / INFO).read_text())

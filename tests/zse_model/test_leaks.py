@@ -74,6 +74,14 @@ def test_a_class_that_was_seen_or_chosen_on_is_refused(tested, options, message)
         refuse_leaks(trained(split(pseudo_unseen=("bee",))), tested, **options)
 
 
+def test_of_many_seen_classes_ten_are_named():
+    names = tuple(f"class {i}" for i in range(11))
+    with pytest.raises(
+        LeakError, match="on 11 unseen classes of s: class 0 .*, class 9 .seen. = class 9 .unseen.. Its"
+    ):
+        refuse_leaks(trained(split((*names, "ant"))), split(OTHER, names))
+
+
 def test_an_alias_is_allowed_on_the_own_split_and_verbatim_and_a_choice_on_its_own_classes():
     aliased = split(unseen=("automobile", "eel"))
     refuse_leaks(trained(aliased), aliased)

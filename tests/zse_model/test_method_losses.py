@@ -618,3 +618,11 @@ def test_dropped_units_are_units_of_the_classifier() -> None:
     assert kept.targets.tolist() == [[0.5, 0.5]] * 2, "even, until photos are measured"
     with pytest.raises(ValueError, match="distillation needs dropped_units"):
         Distillation(2, 4, None)
+
+
+@pytest.mark.parametrize(("pool", "widths"), [(False, [1296, 216, 36, 1]), (True, [81, 27, 9, 1])])
+def test_the_layers_of_a_relation_fall_by_the_root_of_its_anchors(pool: bool, widths: list[int]) -> None:
+    """n^2 cosines of n anchors, then n^1.5, n and one number: each layer is narrower by the same factor."""
+    head = RelationHead(8, (6, 6), 0.0, pool, 8)
+    layers = [layer for layer in head.perceptron if isinstance(layer, nn.Linear)]
+    assert [layers[0].in_features, *(layer.out_features for layer in layers)] == widths

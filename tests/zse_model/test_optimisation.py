@@ -295,6 +295,16 @@ def test_a_window_that_waited_for_no_batch_has_no_wait_and_begins_again() -> Non
     assert second["train/loss"] == 1.0 and 0 < second["train/wait_share"] <= 1
 
 
+@pytest.mark.parametrize("took", [0.25, 4.0])
+def test_a_window_counts_pictures_by_the_time_since_it_began(took: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("zse_model.fit.progress.time.perf_counter", lambda: now[0])
+    window = Window()
+    window.add({"loss": 1.0}, images=8, lr=0.5)
+    now[0] += took
+    assert window.drain()["train/images_per_second"] == 8 / took
+
+
 def test_reading_ahead_has_ended_when_its_batches_are_closed() -> None:
     """A thread inside a decoder when the interpreter ends aborts the process."""
     reading: list[bool] = []
@@ -396,7 +406,12 @@ def test_the_best_weights_are_the_first_of_the_highest_value_of_what_selects(
 
     concluded: list[torch.Tensor] = []
     toy = Toy()
-    toy.conclude = lambda _: concluded.append(toy.head.weight.detach().clone())  # type: ignore[method-assign]
+
+    def conclude(_: Any) -> None:
+        assert not toy.training
+        concluded.append(toy.head.weight.detach().clone())
+
+    toy.conclude = conclude  # type: ignore[method-assign]
 
     def calibrate(method: RetrievalMethod) -> None:
         assert not method.training

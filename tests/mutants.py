@@ -44,10 +44,15 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "zse_model/methods/zse_sbir.py": (
         "zse_model/test_method_losses.py",
         "zse_model/test_fusion.py",
+        "zse_model/test_loss_choices.py",
         "zse_model/test_methods.py",
     ),
     "zse_model/methods/crossatnet.py": ("zse_model/test_method_losses.py", "zse_model/test_crossatnet.py"),
-    "zse_model/methods/global_embedding.py": ("zse_model/test_method_losses.py", "zse_model/test_methods.py"),
+    "zse_model/methods/global_embedding.py": (
+        "zse_model/test_method_losses.py",
+        "zse_model/test_loss_choices.py",
+        "zse_model/test_methods.py",
+    ),
     "zse_model/methods/distillation.py": ("zse_model/test_method_losses.py", "zse_model/test_methods.py"),
     "zse_model/evaluation/metrics.py": ("zse_model/test_metrics.py", "zse_model/test_evaluate.py"),
     "zse_model/evaluation/search.py": ("zse_model/test_ranking.py",),
@@ -100,6 +105,31 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "keys.sort(axis=1)",
         "(keys.sort())",
     ): "the last axis, the default, is axis 1",
+    (
+        "zse_model/graph.py",
+        "adjacency = torch.maximum(adjacency, adjacency.T)",
+        "(torch.maximum(adjacency.T, adjacency))",
+    ): "the larger of two numbers is the same in either order",
+    (
+        "zse_model/hashing.py",
+        "return (codes[..., None] >> torch.arange(8, dtype=torch.uint8, device=codes.device) & 1).flatten(1).bool()",
+        "(torch.arange(8, device=codes.device))",
+    ): "the shifted bits are int64 instead of uint8, and become bool",
+    (
+        "zse_model/vector_index.py",
+        "near = products >= least - margin",
+        "(products > least - margin)",
+    ): "the margin is more than rounding can move a score",
+    (
+        "zse_model/code_index.py",
+        "return np.sort(keys, axis=-1)",
+        "(np.sort(keys))",
+    ): "the last axis, the default, is axis -1",
+    (
+        "zse_model/code_index.py",
+        "if 2 * depth > self._size:",
+        "(3)",
+    ): "a scan of most codes only costs more time than reading all",
     (
         "pipelines/workspace/images.py",
         "for own, table in zip(_places(members), self._tables(members, column), strict=True):",

@@ -239,6 +239,7 @@ def test_a_split_keeps_its_classes_apart_and_its_text_whole(classes, data, share
     if count:
         chosen = drawn.for_selection()
         assert (chosen.seen, chosen.unseen, chosen.pseudo_unseen) == (drawn.training, drawn.pseudo_unseen, ())
+        assert chosen.name == f"{drawn.name}-selection", "reports are told apart by it"
     else:
         with pytest.raises(ZseError, match="no pseudo-unseen classes"):
             drawn.for_selection()

@@ -378,3 +378,16 @@ def test_from_another_method_the_backbone_alone_is_taken_over() -> None:
         taken = name.removeprefix("sketch_").startswith("backbone.model.")
         assert torch.equal(value, theirs[name.removeprefix("sketch_")] if taken else before[name]), name
         assert (name in left) != taken
+
+
+@pytest.mark.parametrize(("name", "args"), [("test_resnet", {"channels": [32, 48, 48, 64]}), ("test_vit", {})])
+def test_a_backbone_of_another_form_is_no_start_for_another_method(name: str, args: dict[str, Any]) -> None:
+    """With the same names and other shapes, and with other names."""
+    fresh, other = network("crossatnet", 1), BackboneConfig(name=name, args=args)
+    method = create_method("global", NETWORKS["global"], other, size=32, classes=4)
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    with pytest.raises(
+        ZseError, match=r"start: the backbones differ in \['backbone.model.*Give the experiment the back"
+    ):
+        start_from(fresh, replace(made(), name="global", method=method))
+    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())

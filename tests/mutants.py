@@ -131,6 +131,13 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "(3)",
     ): "a scan of most codes only costs more time than reading all",
     (
+        "zse_model/fit/optimisation.py",
+        "return torch.optim.AdamW(",
+        "(torch.optim.AdamW([{'params': parameters, 'scale': config.backbone_lr if in_backbone else 1.0, "
+        "'weight_decay': config.weight_decay if decays else 0.0} for (in_backbone, decays), parameters in "
+        "groups.items()], fused=True))",
+    ): "every step sets its own learning rate",
+    (
         "pipelines/workspace/images.py",
         "for own, table in zip(_places(members), self._tables(members, column), strict=True):",
         "(False)",

@@ -211,6 +211,12 @@ def _downloaded(name: str) -> str | None:
     return None
 
 
+def timm_licence(name: str) -> str | None:
+    """The licence of the weights that timm names for a model, such as "apache-2.0"; None if timm says none."""
+    cfg = timm.get_pretrained_cfg(name)
+    return cfg.license if cfg else None
+
+
 def _unreachable(name: str, error: Exception) -> ZseError:
     return ZseError(
         f"backbone.weights: hub cannot be reached for the weights of {name!r} ({type(error).__name__}). Fetch them "

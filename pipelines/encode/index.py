@@ -380,6 +380,7 @@ def _photos(place: str, checkpoint: Checkpoint, called: str, tokens: bool) -> Ta
         "registered": called if called.startswith("models:/") else None,
         "made": datetime.now(UTC).isoformat(),
         "checkpoint_hash": checkpoint.digest,
+        "licence": checkpoint.training.get("licence"),
         "transforms": asdict(checkpoint.transforms),
         "encodings": {name: asdict(form) for name, form in forms.items()},
     }

@@ -27,10 +27,11 @@ def index_status(url: str) -> Iterator[str]:
     yield f"{there.url} follows {source.url}" + (f", with metadata of {source.metadata}" if source.metadata else "")
     for place, photos, skipped in _tables(there):
         about, complete = about_of(photos.schema), Generation.find(place) is not None
-        named = about["registered"] or about["method"]
+        named, licence = about["registered"] or about["method"], about.get("licence")
         yield (
             f"{place.rsplit('/', 1)[1]}: {len(photos):,} photos, {len(skipped):,} skipped files, encoded by {named} "
             f"({about['checkpoint_hash'][:12]}), {', '.join(about['encodings'])}; version {photos.version}"
+            + (f"; the licence of the model's pretrained weights is {licence}" if licence else "")
             + ("" if complete else "; not complete: run the same `zse index` again")
         )
         for i, row in enumerate(row for batch in skipped.scan(["id", "reason"]) for row in batch.to_pylist()):

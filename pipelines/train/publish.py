@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed
 
+from pipelines.config.weights import licence_of
 from pipelines.store import storage
 from pipelines.train.contexts import Event
 from pipelines.train.job import Job
@@ -67,14 +68,17 @@ def write_checkpoint(
 ) -> Training:
     """Write a checkpoint; its manifest is written last.
 
-    training: kept in the checkpoint and the manifest; extra: in the manifest only. The checkpoint's seen pictures are
-    those of this training and of its start.
+    training: kept in the checkpoint and the manifest, with the licences of the weights that it began with; extra: in
+    the manifest only. The checkpoint's seen pictures are those of this training and of its start.
     """
-    pairs = job.pairs
+    pairs, licences = job.pairs, [licence_of(job.config.backbone)]
     seen = seen_keys(training_members(job.images.members(), pairs.split).sha256)
     if job.config.start is not None:
         with storage.local_copy(job.config.start) as copy:
             seen = torch.cat([seen, read_seen(copy)]).unique()
+        licences.append(Training.open(job.config.start).training.get("licence"))
+    if known := list(dict.fromkeys(filter(None, licences))):
+        training = training | {"licence": "; ".join(known)}
     checkpoint = Checkpoint(
         name=job.method,
         method=method,

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.config import weights
 from pipelines.config.load import load_experiment
-from pipelines.config.weights import HALF, Needs, with_weights
+from pipelines.config.weights import HALF, Needs, licence_of, with_weights
 from pipelines.runtime.errors import ConfigError
 from pipelines.store import storage
 from tests.conftest import SHARED
@@ -43,6 +43,17 @@ def test_a_sidecar_says_what_the_experiment_does_not(file: Path) -> None:
     assert (found.args, found.mean, found.std) == ({"x": 1}, HALF, ones), "what is given stays"
 
 
+def test_a_licence_is_that_of_the_source_of_the_weights(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert licence_of(BackboneConfig()) is None
+    assert licence_of(BackboneConfig(name="tf_efficientnet_lite2", weights="installed")) == "apache-2.0"
+    assert licence_of(BackboneConfig(name="vit_small_patch16_dinov3", weights="hub")) == "dinov3-license"
+    assert licence_of(given(file)) == weights.UNKNOWN
+    monkeypatch.setattr(weights, "KNOWN", {(7, storage.sha256(b"content")): Needs(licence="mit")})
+    assert licence_of(given(file)) == "mit"
+    sidecar(file, {"licence": "cc-by-4.0"})
+    assert licence_of(given(file)) == "cc-by-4.0"
+
+
 def test_a_file_is_known_by_its_content(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "KNOWN", {(7, storage.sha256(b"content")): Needs(mean=HALF)})
     assert given(file).mean == HALF
@@ -56,8 +67,8 @@ def test_a_file_is_known_by_its_content(file: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("{", "json is not JSON. It may hold args, mean and std"),
-        ([1], "json must be an object with args, mean and std"),
+        ("{", "json is not JSON. It may hold args, mean, std and licence"),
+        ([1], "json must be an object with args, mean, std and licence"),
         ({"mean": [1, 2]}, "json: mean"),
         ({"means": HALF}, "json: means"),
     ],

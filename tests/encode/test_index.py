@@ -426,6 +426,14 @@ def test_compaction_and_status_keep_rows_and_order(tmp_path: Path) -> None:
         list(index_status(str(tmp_path)))
 
 
+def test_an_index_says_the_licence_that_its_encodings_come_with(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(Path(CODES))
+    checkpoint.training["licence"] = "dinov3-license"
+    index(str(catalogue(tmp_path / "photos", 2)), str(tmp_path / "index"), CODES, called=CODES, checkpoint=checkpoint)
+    said = "\n".join(index_status(str(tmp_path / "index")))
+    assert "the licence of the model's pretrained weights is dinov3-license" in said
+
+
 class Killed(BaseException):
     """No handler catches it, as none catches SIGKILL."""
 

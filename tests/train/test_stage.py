@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.ingest.stage import ingest
@@ -116,14 +118,19 @@ def test_nothing_of_an_unseen_class_vector_reaches_a_training(tmp_path: Path) ->
 
 
 def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:
-    """The authors' warm-up: all tokens first, then fewer, so a smaller relation network."""
-    workspace = str(tmp_path)
+    """The authors' warm-up: all tokens first, then fewer, so a smaller relation network. Both keep the licence of the
+    weights that the first began with."""
+    workspace, weights = str(tmp_path), tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), weights)
+    Path(f"{weights}.json").write_text('{"licence": "cc-by-4.0"}')
 
-    def stage(*, backbone: str = "test_vit", keep_rates: tuple[float, ...] = (), **changes: Any) -> ExperimentConfig:
-        config = tiny(backbone={"name": backbone}, **changes)
+    def stage(
+        *, backbone: str = "test_vit", weights: Path | None = None, keep_rates: tuple[float, ...] = (), **changes: Any
+    ) -> ExperimentConfig:
+        config = tiny(backbone={"name": backbone, "weights": weights and str(weights)}, **changes)
         return replace(config, methods={"zse_sbir": ZseSbirConfig(heads=2, ffn=16, keep_rates=keep_rates)})
 
-    first = stage()
+    first = stage(weights=weights)
     start = run(first, workspace, until="train").checkpoints["zse_sbir"].url
     second = stage(keep_rates=(0.5,), start=start)
     images = ingest(second, workspace)
@@ -134,6 +141,7 @@ def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:
     assert same and all(torch.equal(after[n], before[n]) for n in same)
     out = run(second, workspace)
     checkpoint = load_checkpoint(out.checkpoints["zse_sbir"].url)
+    assert checkpoint.training["licence"] == load_checkpoint(start).training["licence"] == "cc-by-4.0"
     assert "positions" in checkpoint.method.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "photo")
     assert {row["mode"] for row in out.rows() if row["method"] == "zse_sbir"} == {"ret", "rn", "fused"}
 

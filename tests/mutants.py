@@ -138,6 +138,21 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "groups.items()], fused=True))",
     ): "every step sets its own learning rate",
     (
+        "zse_model/layers.py",
+        "return x.unflatten(-1, (heads, -1)).transpose(-2, -3)",
+        "(x.unflatten(-1, (heads, -1)).transpose(-3, -2))",
+    ): "transpose is symmetric in its two axes",
+    (
+        "zse_model/fit/optimisation.py",
+        "return config.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))",
+        "(2.0)",
+    ): "no step is beyond the last",
+    (
+        "pipelines/workspace/images.py",
+        'return np.frombuffer(b"".join(self._column(photos, "look")), np.uint8).reshape(len(photos), -1)',
+        "(2)",
+    ): "NumPy takes any negative length for the one that is left",
+    (
         "pipelines/workspace/images.py",
         "for own, table in zip(_places(members), self._tables(members, column), strict=True):",
         "(False)",

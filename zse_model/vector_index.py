@@ -104,9 +104,9 @@ class VectorIndex:
         members = None if among is None else torch.from_numpy(chosen(among, len(self)))
         k = min(k, len(self) if members is None else len(members))
         indices, scores = torch.empty(len(queries), k, dtype=torch.int64), torch.empty(len(queries), k)
+        queries = queries.detach().cpu()
         for at in range(0, len(queries) if k else 0, QUERIES):
-            asked = queries[at : at + QUERIES].detach().cpu()
-            for row, positions in enumerate(self._candidates(asked, k, members), start=at):
+            for row, positions in enumerate(self._candidates(queries[at : at + QUERIES], k, members), start=at):
                 found = rank(self._exact(queries[row], positions)[None], k)
                 indices[row], scores[row] = positions[found.indices[0]], found.scores[0]
         return Ranking(indices, scores)

@@ -207,6 +207,24 @@ def test_a_picture_with_the_content_of_a_training_picture_is_refused_with_both_n
             refuse_repeats(config, images(same))
 
 
+@pytest.mark.parametrize(("count", "ends"), [(10, "photo/9.png"), (11, r"photo/9.png \.\.\.")])
+def test_of_many_repeated_pictures_the_first_ten_are_named(count: int, ends: str) -> None:
+    records = [
+        ImageRecord.of([f"photo/{i}{more}.png", "photo", category, None, "", 1, ""])
+        for category, more in (("car", "a"), ("fish", ""))
+        for i in range(count)
+    ]
+    members = listed_members(records)
+    content = np.array(
+        [id.rpartition("/")[2].removesuffix(".png").removesuffix("a") for id in members.id], dtype=object
+    )
+    members = replace(members, sha256=content)
+    counts = {c: {"sketch": 1, "photo": count} for c in ("car", "fish")}
+    images: Any = SimpleNamespace(counts=counts, source="pictures", members=lambda: members)
+    with pytest.raises(LeakError, match=f"^{count} pictures with the same content .*= {ends}. Remove one of each"):
+        refuse_repeats(tiny_folder("x", ["fish"], dataset={"held_back": 0}), images)
+
+
 def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path, s3: str) -> None:
     config = tiny_folder(world(tmp_path / "in"), ["fish"])
     look(config, f"{s3}/w", "ingest")

@@ -57,9 +57,13 @@ def test_a_live_holder_is_recognised_by_renewals_and_not_by_its_clock(tmp_path: 
 
 
 @pytest.mark.parametrize("clock", [-3600, 0, 3600])
-def test_a_holder_without_renewals_loses_the_lease_after_the_same_time(tmp_path: Path, clock: float) -> None:
+def test_a_holder_without_renewals_loses_the_lease_after_the_same_time(
+    tmp_path: Path, clock: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path, ELSEWHERE, clock)
     assert 0.8 <= taken(tmp_path) < 5
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"other holds the lease {tmp_path}/lease/3.json. Waiting up to 1 s for its renewal" in said
 
 
 def test_a_process_of_this_machine_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_an_index_ranks_as_the_asymmetric_score_does(bits: int, heavy: int) -> N
     for k in (1, 100, 6000):
         expected = rank(scores, k)
         for query in (weights, weights[:1]):
-            found = index.search(query, k)
+            found = index.search(query.clone().requires_grad_(), k)
             assert torch.equal(found.indices, expected.indices[: len(query)])
             assert torch.equal(found.scores, expected.scores[: len(query)])
 

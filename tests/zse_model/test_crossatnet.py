@@ -132,7 +132,9 @@ def test_a_training_ends_with_the_baseline_codes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 64)
     method = network()
     assert method.modes == ("ret",) and method.rerank is None
-    method.conclude(itertools.repeat(batch(4)))
+    read = iter(itertools.repeat(batch(4), 5))
+    method.conclude(read)
+    assert len(list(read)) == 1, "64 pictures are four batches of 4 items with 4 pictures each"
     assert method.modes == ("ret", "hash-32", "itq-32", "asym-32")
     again = create_method("crossatnet", method.config, CNN, size=SIZE, classes=CLASSES)
     again.load_state_dict(method.state_dict())

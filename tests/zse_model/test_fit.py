@@ -281,7 +281,8 @@ def test_a_training_that_is_told_to_go_keeps_its_step_and_goes_on(tmp_path: Path
 
     whole, left = method(), method()
     fit(whole, Source(), LocalContext(tmp_path / "whole"), config(checks=1))
-    assert fit(left, Source(), Leaves(tmp_path / "left"), config(checks=1)).step == 2
+    spent = fit(left, Source(), Leaves(tmp_path / "left"), config(checks=1))
+    assert spent.step == 2 and spent.cpu_seconds > 0
     resumed = method()
     assert fit(resumed, Source(), LocalContext(tmp_path / "left"), config(checks=1)).step == 9
     assert torch.equal(weights(resumed), weights(whole))

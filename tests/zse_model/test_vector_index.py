@@ -75,6 +75,13 @@ def test_scores_are_those_of_the_dot_product_within_rounding() -> None:
     torch.testing.assert_close(found.scores, rank(scores, 50).scores, rtol=0, atol=96 * 2**-24)
 
 
+def test_queries_of_a_network_that_trains_are_searched() -> None:
+    queries, index = torch.randn(70, 16), filled(torch.randn(300, 16).half())
+    found, expected = index.search(queries.clone().requires_grad_(), 5), index.search(queries, 5)
+    assert torch.equal(found.indices, expected.indices) and torch.equal(found.scores, expected.scores)
+    assert not found.scores.requires_grad
+
+
 @pytest.mark.parametrize("scale", [1, 1e4])
 def test_rows_that_differ_by_less_than_a_product_rounds_are_in_order(scale: float) -> None:
     """Near copies of one row, each in one number: float32 products rank them by how their sums round."""

@@ -113,4 +113,5 @@ def test_units_that_name_an_unseen_class_are_counted():
     for weight, dropped, count in ((1, both, 0), (1, eels, len({*both} - {*eels})), (1, None, len(both)), (0, None, 0)):
         config = SimpleNamespace(distillation=weight, dropped_units=dropped)
         assert distilled_units(trained(split(), config=config), split()) == count
+    assert distilled_units(trained(split(), config=SimpleNamespace()), split()) == 0, "a method that distils nothing"
     assert len(both) > len(eels) > 0

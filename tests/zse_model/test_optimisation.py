@@ -322,6 +322,22 @@ def test_reading_ahead_has_ended_when_its_batches_are_closed() -> None:
     assert not reading
 
 
+def test_a_training_that_is_slow_has_few_batches_read_ahead() -> None:
+    """Two wait, one is being handed over: a batch of pictures takes memory."""
+    read: list[int] = []
+
+    class Quick(Numbers):
+        def batch(self, step: int, rank: int, world_size: int) -> Any:
+            read.append(step)
+            return step
+
+    batches: Any = prefetch(Quick(), ((step, 0) for step in range(100)), 1)
+    assert next(batches) == 0
+    time.sleep(0.1)
+    assert read == [0, 1, 2, 3]
+    batches.close()
+
+
 # A budget in minutes ------------------------------------------------------------------------------------------------
 
 

@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation local-cluster chaos mutants clean
+.PHONY: help quickstart test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation local-cluster chaos mutants quick clean
 
 help:
 	@echo "make quickstart   run all stages on built-in data"
 	@echo "make test         lint, types, import rules, tests"
+	@echo "make quick        the tests of one process that take less than a second each: a minute"
 	@echo "make test-cluster the tests that take minutes: submitted jobs, killed processes, PostgreSQL, a browser"
 	@echo "make check        lint, types, import rules, compatible packages"
 	@echo "make audit        list known vulnerabilities of the pinned packages; needs the internet"
@@ -50,6 +51,9 @@ TESTED := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 # Files keep their order, because long ones come first.
 test: check
 	$(TESTED) --no-loadscope-reorder -m "not cluster"
+
+quick: $(VENV)/installed
+	$(TESTED) -m "not ray and not cluster and not slow"
 
 # Files with many tests come first: a long one begun last would leave a core idle for minutes.
 test-cluster: $(VENV)/installed

@@ -14,12 +14,20 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import validate
 from tests.helpers.faulty_store import FaultyStore
 from tests.helpers.servers import free_ports, s3_server
+from tests.slow import SLOW
 
 # Property tests draw the same cases in every run, and a slow machine fails none of them.
 settings.register_profile(
     "repeatable", derandomize=True, max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.partition("[")[0].removeprefix("tests/") in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -20,7 +20,7 @@ def alone() -> list[Outcome]:
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.cluster)])
-def test_the_number_of_workers_is_irrelevant_to_gathered_negatives_and_to_a_planned_batch(
+def test_the_number_of_workers_is_irrelevant_to_negatives_and_to_a_planned_batch(
     workers: int, alone: list[Outcome]
 ) -> None:
     """Only here do DDP and gathering between processes train: the tests of one process imitate their sums."""

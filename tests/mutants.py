@@ -101,6 +101,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "(False)",
     ): "[units] broadcasts as [1, units] does",
     (
+        "zse_model/methods/distillation.py",
+        "overall = sums.sum(0, keepdim=True) / counts.sum()",
+        "(sums.sum(0))",
+    ): "[units] broadcasts as [1, units] does",
+    (
         "zse_model/evaluation/search.py",
         "keys.sort(axis=1)",
         "(keys.sort())",

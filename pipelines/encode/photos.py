@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from pipelines.datasets.archives import opened
-from pipelines.encode.device import assigned_device
+from pipelines.encode.device import usable_device
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
 from pipelines.workspace.ids import as_id
@@ -34,7 +34,7 @@ class EncodePhotos:
         """source: as the user gave it; each machine unpacks an archive. forms: of the encodings to keep, as JSON.
         known: the sha256 of photos that are encoded already, as hex digits one after the other."""
         with storage.local_copy(checkpoint) as copy:
-            self.checkpoint = load_checkpoint(copy, assigned_device())
+            self.checkpoint = load_checkpoint(copy, usable_device())
         self.source, self.forms = opened(source).folder, forms_of(json.loads(forms))
         self.known = {bytes.fromhex(known[i : i + 64]) for i in range(0, len(known), 64)}
 

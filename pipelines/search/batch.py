@@ -52,7 +52,7 @@ def search_folder(sketches: str, index: str, checkpoint: str, out: str, **asked:
     tasks = [{"paths": json.dumps(names[i : i + PART])} for i in range(0, len(names), PART)]
     alone = len(names) < ALONE
     constructor = {"index": index, "checkpoint": checkpoint, "folder": folder, "asked": json.dumps(asked)}
-    answers, versions = [], Counter[int]()
+    answers, read = [], Counter[tuple[str, int]]()
     for part in run_parts(
         tasks,
         SearchSketches,
@@ -64,12 +64,10 @@ def search_folder(sketches: str, index: str, checkpoint: str, out: str, **asked:
         alone=alone,
     ):
         answers.append(from_bytes(part["answers"]))
-        versions[part["version"]] += part["rows"]
-    if len(versions) > 1:
-        of = ", ".join(
-            f"{count:,} sketches were answered from version {version}" for version, count in versions.items()
-        )
-        say(f"{index} changed during the search: {of}. For answers from one version, search again", logging.WARNING)
+        read[part["generation"], part["version"]] += part["rows"]
+    if len(read) > 1:
+        of = ", ".join(f"version {version} of {made} for {count:,} sketches" for (made, version), count in read.items())
+        say(f"{index} changed during the search, which read {of}. For one version, search again", logging.WARNING)
     found = pa.concat_tables(answers)
     buffer = pa.BufferOutputStream()
     pq.write_table(found, buffer)
@@ -104,7 +102,8 @@ class SearchSketches:
                 rows.append({"sketch": name, "error": "no photo passes the filter"})
         rows.sort(key=lambda row: row["sketch"])  # stable: ranks stay in order
         table = pa.Table.from_pylist(rows, schema=ANSWERS)
-        return {"answers": as_bytes(table), "rows": len(paths), "version": self.searcher.version}
+        generation, version = self.searcher.made
+        return {"answers": as_bytes(table), "rows": len(paths), "generation": generation, "version": version}
 
 
 def _is_svg(path: str) -> bool:

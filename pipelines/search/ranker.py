@@ -19,7 +19,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from pipelines.encode.device import assigned_device
+from pipelines.encode.device import usable_device
 from pipelines.encode.gallery import Gallery, open_gallery
 from pipelines.search.query import Query, prepared
 from pipelines.search.search import ranked
@@ -33,7 +33,7 @@ MEMORY = 4 * 2**30  # bytes of the index to keep in memory: two million photos w
 
 class Ranker(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
-        self._checkpoint = load_checkpoint(context.artifacts["checkpoint"], assigned_device())
+        self._checkpoint = load_checkpoint(context.artifacts["checkpoint"], usable_device())
         self._index: str = (context.model_config or {}).get("index") or os.environ.get("ZSE_INDEX", "")
         self._photos: Gallery | Searcher | None = None
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from pipelines.drawing.sheets import Row, draw_sheet
-from pipelines.encode.device import assigned_device
+from pipelines.encode.device import usable_device
 from pipelines.encode.gallery import Gallery, gallery_index, read_photos
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.redaction import printable
@@ -122,7 +122,7 @@ def find(
 
     checkpoint: the content of `checkpoint_url`.
     """
-    method = checkpoint.method.to(assigned_device())
+    method = checkpoint.method.to(usable_device())
     method.mode(mode or method.modes[0])  # raises for an unknown mode before the gallery is encoded
     searcher = Searcher.of(gallery_index(gallery, checkpoint_url, workspace, checkpoint), checkpoint)
     (found,) = searcher.answers([drawn], top=top, mode=mode, group=False)
@@ -143,7 +143,7 @@ def reranked(sketch: Query, gallery: str, found: list[Match], checkpoint: Checkp
 
     Raises StorageError for a photo that was removed meanwhile.
     """
-    checkpoint.method.to(assigned_device())
+    checkpoint.method.to(usable_device())
     drawn = prepared(sketch, checkpoint.transforms)
     photos = []
     for match, data in zip(found, read_photos(gallery, [match.path for match in found]), strict=True):

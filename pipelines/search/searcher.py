@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.encode.device import assigned_device
+from pipelines.encode.device import usable_device
 from pipelines.runtime.background import repeated
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import say
@@ -227,6 +227,11 @@ class Searcher:
         """Version of the table of photos that answers."""
         return self._now.table.version
 
+    @property
+    def made(self) -> tuple[str, int]:
+        """What tells what answers now from anything else: when its generation was begun, and its version."""
+        return self._now.made
+
     def __len__(self) -> int:
         return len(self._now)
 
@@ -299,7 +304,7 @@ class Searcher:
 
     def _checkpoint(self, url: str) -> Checkpoint:
         with storage.local_copy(url) as copy:
-            return load_checkpoint(copy, assigned_device())
+            return load_checkpoint(copy, usable_device())
 
     def _reloaded(self, checkpoint: Checkpoint, url: str, before: Snapshot | None) -> Snapshot:
         """The latest snapshot, with everything in memory that `before` had."""

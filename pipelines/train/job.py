@@ -15,6 +15,7 @@ import torch.distributed
 from torch import Tensor
 
 from pipelines.config.experiment import ExperimentConfig, to_dict
+from pipelines.config.weights import UNKNOWN, licence_of
 from pipelines.store import storage
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.networks import weights_at_hand, weights_hash
@@ -22,6 +23,7 @@ from pipelines.workspace.images import Images
 from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.training import Training
 from zse_model.checkpoint import (
+    INFO,
     load_checkpoint,
     start_from,
 )
@@ -47,6 +49,8 @@ class Job:
     """float32 [classes, v] in the order of the labels; None if the method's configuration names no file of vectors."""
     weights: str | None = None
     """`weights_hash` of the backbone's weights. Each worker checks the file that it reads against this hash."""
+    licence: str | None = None
+    """Of the pretrained weights and of the start's, separated by "; "; None where all began with random numbers."""
 
     def create_method(self, *, load_weights: bool = True) -> RetrievalMethod:
         """The network before its first step, equal in every process.
@@ -118,7 +122,17 @@ def make_job(
         depends["method"][1].pop("class_vectors")
     key = storage.digest(depends)
     folder = Training.place(workspace, f"{config.name}-{method}{'-untrained' if untrained else ''}", key)
-    return Job(folder.rsplit("/", 1)[1], method, config, images, pairs, folder, key, vectors, weights)
+    name = folder.rsplit("/", 1)[1]
+    return Job(name, method, config, images, pairs, folder, key, vectors, weights, _licence(config))
+
+
+def _licence(config: ExperimentConfig) -> str | None:
+    licences = (licence_of(config.backbone) or "").split("; ")
+    if config.start is not None:
+        start = storage.read_json(storage.join(config.start, INFO))
+        unsaid = UNKNOWN if start["backbone"]["weights"] or "imported_from" in start["training"] else ""
+        licences += (start["training"].get("licence") or unsaid).split("; ")
+    return "; ".join(dict.fromkeys(filter(None, licences))) or None
 
 
 def _method_identity(method: Any) -> dict[str, Any]:

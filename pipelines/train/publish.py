@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed
 
-from pipelines.config.weights import licence_of
 from pipelines.store import storage
 from pipelines.train.contexts import Event
 from pipelines.train.job import Job
@@ -68,17 +67,16 @@ def write_checkpoint(
 ) -> Training:
     """Write a checkpoint; its manifest is written last.
 
-    training: kept in the checkpoint and the manifest, with the licences of the weights that it began with; extra: in
-    the manifest only. The checkpoint's seen pictures are those of this training and of its start.
+    training: kept in the checkpoint and the manifest, with the job's licence; extra: in the manifest only. The
+    checkpoint's seen pictures are those of this training and of its start.
     """
-    pairs, licences = job.pairs, [licence_of(job.config.backbone)]
+    pairs = job.pairs
     seen = seen_keys(training_members(job.images.members(), pairs.split).sha256)
     if job.config.start is not None:
         with storage.local_copy(job.config.start) as copy:
             seen = torch.cat([seen, read_seen(copy)]).unique()
-        licences.append(Training.open(job.config.start).training.get("licence"))
-    if known := list(dict.fromkeys(filter(None, licences))):
-        training = training | {"licence": "; ".join(known)}
+    if job.licence is not None:
+        training = training | {"licence": job.licence}
     checkpoint = Checkpoint(
         name=job.method,
         method=method,

@@ -11,7 +11,7 @@ import pytest
 from pipelines.config import weights
 from pipelines.config.load import load_experiment
 from pipelines.config.weights import HALF, Needs, licence_of, with_weights
-from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.errors import ConfigError, StorageError
 from pipelines.store import storage
 from tests.conftest import SHARED
 from zse_model.backbones import BackboneConfig
@@ -40,7 +40,28 @@ def test_a_sidecar_says_what_the_experiment_does_not(file: Path) -> None:
     assert (found.args, found.mean, found.std) == ({"pad_type": "same"}, HALF, (0.25, 0.25, 0.25))
     ones = (1.0, 1.0, 1.0)
     found = given(file, std=ones, args={"x": 1})
-    assert (found.args, found.mean, found.std) == ({"x": 1}, HALF, ones), "what is given stays"
+    assert (found.args, found.mean, found.std) == ({"pad_type": "same", "x": 1}, HALF, ones), "what is given stays"
+    assert given(file, args={"pad_type": ""}).args == {"pad_type": ""}
+
+
+def test_a_file_of_which_nothing_is_said_is_named_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given(file)
+    given(file)
+    assert " ".join(capsys.readouterr().err.split()).count(f"has no sidecar {file}.json: args, mean and std are") == 1
+    sidecar(file, {})
+    given(file)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_sidecar_that_the_store_does_not_give_is_not_taken_for_none(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(url: str) -> bytes:
+        raise StorageError(f"{url} may not be read")
+
+    monkeypatch.setattr(storage, "read_bytes", refused)
+    with pytest.raises(StorageError, match="weights.safetensors.json may not be read"):
+        given(file)
 
 
 def test_a_licence_is_that_of_the_source_of_the_weights(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,10 +69,10 @@ def test_a_licence_is_that_of_the_source_of_the_weights(file: Path, monkeypatch:
     assert licence_of(BackboneConfig(name="tf_efficientnet_lite2", weights="installed")) == "apache-2.0"
     assert licence_of(BackboneConfig(name="vit_small_patch16_dinov3", weights="hub")) == "dinov3-license"
     assert licence_of(given(file)) == weights.UNKNOWN
-    monkeypatch.setattr(weights, "KNOWN", {(7, storage.sha256(b"content")): Needs(licence="mit")})
+    monkeypatch.setattr(weights, "KNOWN", {(7, storage.sha256(b"content")): Needs(licence="mit", mean=HALF)})
     assert licence_of(given(file)) == "mit"
     sidecar(file, {"licence": "cc-by-4.0"})
-    assert licence_of(given(file)) == "cc-by-4.0"
+    assert licence_of(given(file)) == "cc-by-4.0" and given(file).mean == HALF, "the rest stays known"
 
 
 def test_a_file_is_known_by_its_content(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,8 +80,9 @@ def test_a_file_is_known_by_its_content(file: Path, monkeypatch: pytest.MonkeyPa
     assert given(file).mean == HALF
     file.write_bytes(b"CONTENT")
     assert given(file).mean is None
-    monkeypatch.setattr(storage, "read_bytes", lambda _: pytest.fail("a file of another size is not read"))
-    file.write_bytes(b"other content")
+    read = storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda url: read(url) if url != str(file) else pytest.fail("it is read"))
+    file.write_bytes(b"content of another size")
     assert given(file).mean is None
 
 
@@ -71,6 +93,7 @@ def test_a_file_is_known_by_its_content(file: Path, monkeypatch: pytest.MonkeyPa
         ([1], "json must be an object with args, mean, std and licence"),
         ({"mean": [1, 2]}, "json: mean"),
         ({"means": HALF}, "json: means"),
+        ({"std": [1, 0, 1]}, "json: .*std must be finite numbers above 0"),
     ],
 )
 def test_a_sidecar_that_cannot_be_used_is_named(file: Path, value: Any, said: str) -> None:

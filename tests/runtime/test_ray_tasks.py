@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from pipelines.encode import device as device_of_process
-from pipelines.encode.device import assigned_device
+from pipelines.encode.device import assigned_device, usable_device
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.runtime.ray_tasks import connect, expecting, run_parts
 from tests.conftest import TINY, merged
@@ -39,7 +39,6 @@ def test_a_worker_computes_on_the_gpu_that_it_was_given(
     mode: int | None, assigned: list[Any], visible: str | None, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(device_of_process, "_computes", lambda: True)
     monkeypatch.setattr(ray, "is_initialized", lambda: mode is not None)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(worker=SimpleNamespace(mode=mode)))
     monkeypatch.setattr(ray, "get_gpu_ids", lambda: assigned)
@@ -66,7 +65,6 @@ def test_a_worker_that_asked_for_no_gpu_computes_on_the_cpu(monkeypatch: pytest.
     assert ray.get(remote(device).remote()) == "cpu"
     assert ray.get(remote(Actor).remote().device.remote()) == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(device_of_process, "_computes", lambda: True)
     assert str(assigned_device()) == "cuda", "the driver takes what is there"
 
 
@@ -77,7 +75,8 @@ def test_a_gpu_that_does_not_compute_is_named_once_and_the_cpu_taken(
     device_of_process._computes.cache_clear()
     monkeypatch.setattr(torch, "ones", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory.\nTried")))
     try:
-        assert [str(assigned_device()), str(assigned_device())] == ["cpu", "cpu"]
+        assert [str(usable_device()), str(usable_device())] == ["cpu", "cpu"]
+        assert str(assigned_device()) == "cuda", "a training ends with the error of its GPU"
     finally:
         device_of_process._computes.cache_clear()
     said = capsys.readouterr().err

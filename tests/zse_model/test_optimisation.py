@@ -333,7 +333,10 @@ def test_a_training_that_is_slow_has_few_batches_read_ahead() -> None:
 
     batches: Any = prefetch(Quick(), ((step, 0) for step in range(100)), 1)
     assert next(batches) == 0
-    time.sleep(0.1)
+    end = time.monotonic() + 30
+    while len(read) < 4 and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.05)
     assert read == [0, 1, 2, 3]
     batches.close()
 

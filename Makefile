@@ -9,7 +9,7 @@ WORKSPACE ?= workspace
 help:
 	@echo "make quickstart   run all stages on built-in data"
 	@echo "make test         lint, types, import rules, tests"
-	@echo "make quick        the tests of one process that take less than a second each: a minute"
+	@echo "make quick        the tests of one process that take less than a second each: 100 s"
 	@echo "make test-cluster the tests that take minutes: submitted jobs, killed processes, PostgreSQL, a browser"
 	@echo "make check        lint, types, import rules, compatible packages"
 	@echo "make audit        list known vulnerabilities of the pinned packages; needs the internet"

@@ -171,10 +171,10 @@ def test_itq_keeps_more_than_the_signs_of_principal_directions() -> None:
 
     assert loss((x - mean) @ projection) < 0.95 * loss((x - mean) @ principal)
     torch.testing.assert_close(projection.T @ projection, torch.eye(16), atol=1e-4, rtol=1e-4)
-    _, longer = itq(x, 1024)
-    assert longer.shape == (24, 1024)
-    # 24 orthonormal directions and 1,000 random ones of unit length, rotated together
-    assert float(longer.square().sum()) == pytest.approx(24 + 1000, rel=0.1)
+    _, longer = itq(x, 128, steps=2)
+    assert longer.shape == (24, 128)
+    # 24 orthonormal directions and 104 random ones of unit length, rotated together
+    assert float(longer.square().sum()) == pytest.approx(24 + 104, rel=0.15)
 
 
 def test_learned_codes_tell_unseen_classes_apart_better_than_itq() -> None:

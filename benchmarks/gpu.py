@@ -46,12 +46,14 @@ from zse_model.methods import (
     CrossATNetConfig,
     Encoding,
     GlobalConfig,
+    LateInteractionConfig,
     Modality,
     RetrievalMethod,
     TrainBatch,
     ZseSbirConfig,
     create_method,
 )
+from zse_model.methods.fusion import Fusing
 from zse_model.methods.zse_sbir import ZseSbir
 from zse_model.pair_scorer import PairScorer
 from zse_model.published import RELEASED, RELEASED_BACKBONE, RELEASED_SIZE, translate
@@ -396,6 +398,7 @@ def networks(scale: Scale) -> dict[str, Callable[[], RetrievalMethod]]:
             negatives="batch",
             dropout=0.0,
         ),
+        "late_interaction": LateInteractionConfig(dim=scale.dim, pairs=1.0, distillation=1.0, dropped_units=()),
     }
 
     def build(name: str, config: Any, backbone: BackboneConfig) -> RetrievalMethod:
@@ -457,8 +460,8 @@ def settle(method: RetrievalMethod, batch: TrainBatch, scale: Scale) -> None:
         sketches, photos = encoded(method, scale)
         for head in getattr(method, "codes", {}).values():
             head.fit_itq(torch.cat([sketches["embedding"], photos["embedding"]]))
-        if isinstance(method, ZseSbir):
-            spreads = [method.score(sketches, photos, mode).std().clamp(min=1e-6) for mode in ("ret", "rn")]
+        if isinstance(method, Fusing):
+            spreads = [method.score(sketches, photos, mode).std().clamp(min=1e-6) for mode in method.FUSED]
             method.fusion.copy_(0.5 / torch.stack(spreads))
 
 

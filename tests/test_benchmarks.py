@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import loading, scale, scaling
 from tests.helpers.batches import Pictures
-from zse_model.methods import TrainBatch
+from zse_model.methods import METHODS, TrainBatch
 
 
 @pytest.mark.ray
@@ -99,7 +99,7 @@ def test_the_gpu_benchmark_compares_everything_that_a_method_computes(gpu: dict[
     assert list(gpu["sections"]) == ["matrix", "golden", "parity", "encode", "pairs", "train"]
     assert not [name for name, section in gpu["sections"].items() if {"error", "skipped"} & section.keys()]
     parity = rows_of(gpu, "parity")
-    assert {row["method"].split()[0] for row in parity} == {"global", "crossatnet", "zse_sbir"}
+    assert {row["method"].split()[0] for row in parity} == set(METHODS)
     assert {row["precision"] for row in parity} == {"fp32", "tf32", "bf16"}
     results = {row["result"] for row in parity}
     assert {"loss triplet", "gradient", "encode photo tokens", "score fused", "end to end rn"} <= results

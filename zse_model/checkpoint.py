@@ -178,7 +178,7 @@ def fitting(method: nn.Module, weights: Mapping[str, Tensor], file: Path) -> dic
     dtypes, and finite.
     """
     own = method.state_dict()
-    names = todays(weights, own, next((name for name, kind in METHODS.items() if isinstance(method, kind)), ""))
+    names = todays(weights, own, next((name for name, kind in METHODS.items() if type(method) is kind), ""))
     lacking, besides = own.keys() - set(names.values()), [name for name, today in names.items() if today not in own]
     for what, left in (("lacks", lacking), ("also has", besides)):
         if left:
@@ -222,7 +222,7 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
     Raises ZseError for names and shapes that do not fit.
     """
     mine, theirs = method.state_dict(), start.method.state_dict()
-    if not isinstance(method, METHODS[start.name]):
+    if type(method) is not METHODS[start.name]:
         return _backbone_from(method, mine, theirs)
     fits = {
         name

@@ -15,14 +15,22 @@ from zse_model.precision import full_precision
 def cross_modal_infonce(
     anchors: Tensor, others: Tensor, anchor_labels: Tensor, other_labels: Tensor, t: float
 ) -> Tensor:
+    """`infonce` of dot products: anchors [n, d] and others [m, d], L2-normalised, labels int64 [n] and [m] -> float32
+    [n], 0 or more (our design)."""
+    with full_precision(anchors.device):
+        similarities = anchors.float() @ others.float().T
+    return infonce(similarities, anchor_labels, other_labels, t)
+
+
+def infonce(similarities: Tensor, anchor_labels: Tensor, other_labels: Tensor, t: float) -> Tensor:
     """InfoNCE with several positives: the mean negative log-probability of an anchor's same-class items among all items
     of the other modality, float32 [n], 0 or more (our design).
 
-    anchors [n, d] and others [m, d] are L2-normalised; labels are int64 [n] and [m]; t is the temperature, above 0.
-    Every anchor needs an item of its class in `others`. With one such item and equal similarities the loss is log(m).
+    similarities: float32 [n, m]. Labels are int64 [n] and [m]; t is the temperature, above 0. Every anchor needs an
+    item of its class among the others. With one such item and equal similarities the loss is log(m).
     """
-    with full_precision(anchors.device):
-        log_p = (anchors.float() @ others.float().T / t).log_softmax(dim=1)
+    with full_precision(similarities.device):
+        log_p = (similarities / t).log_softmax(dim=1)
     positive = anchor_labels[:, None] == other_labels[None, :]
     return -(log_p * positive).sum(1) / positive.sum(1)
 

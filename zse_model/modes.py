@@ -34,7 +34,9 @@ class Mode:
     bits: tuple[int, ...] = ()
     """Allowed for N, the bits of a photo's code; () = the mode compares no codes."""
     pair_network: bool = False
-    """Whether a network runs on every pair that is ranked, and not once a picture."""
+    """Whether a pair costs more than a dot product: a network or `places` compare it."""
+    places: bool = False
+    """Whether every place of a sketch is compared with every place of a photo."""
     ready: Callable[[Any], bool] = lambda method: True
     """Whether a method with these weights has the mode."""
     lacking: str = ""
@@ -60,10 +62,11 @@ class Mode:
     @property
     def cost(self) -> str:
         """The cost of a search, in words."""
+        work = "all dot products of two pictures' places" if self.places else "a network"
         if self.shortlist:
-            return "a network on K pairs a query" if self.pair_network else "K dot products a query"
+            return f"{work} on K pairs a query" if self.pair_network else "K dot products a query"
         if self.pair_network:
-            return "a network on every pair"
+            return f"{work} on every pair"
         return "N / 8 bytes a photo" if self.bits else "a dot product a pair"
 
 

@@ -79,7 +79,8 @@ def search(
 
 
 def explain(checkpoint: Checkpoint, sketch: Picture, photo: Picture, mode: str | None = None) -> Explanation:
-    """Explain the score of a pair: `PatchExplanation` of zse_sbir, `MaskExplanation` of crossatnet.
+    """Explain the score of a pair: `PatchExplanation` of zse_sbir, `MaskExplanation` of crossatnet, `MatchExplanation`
+    of late_interaction.
 
     mode: None = the mode that the explanation is about. Raises the errors of `explain_pair`, and BadPicture for an
     unusable picture.

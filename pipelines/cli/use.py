@@ -139,7 +139,7 @@ def explain(
     checkpoint: Annotated[
         str,
         typer.Option(
-            "--checkpoint", "-c", help="The model: a zse_sbir or crossatnet checkpoint, or models:/NAME@ALIAS."
+            "--checkpoint", "-c", help="The model: a checkpoint of any method but global, or models:/NAME@ALIAS."
         ),
     ],
     photo: Annotated[
@@ -166,8 +166,8 @@ def explain(
 ) -> None:
     """Draw what a model saw in a sketch and a photo.
 
-    For zse_sbir: the corresponding patches, the attention and a synthesis. For crossatnet: the photo's own mask and the
-    mask that the sketch guides.
+    For zse_sbir: the corresponding patches, the attention and a synthesis. For late_interaction: the matches that the
+    score is the sum of. For crossatnet: the photo's own mask and the mask that the sketch guides.
 
     Example: `zse explain --sketch cat.png --photo cat.jpg --mode rn --patch 2,3 --checkpoint workspace/checkpoints/...`
     """
@@ -175,7 +175,6 @@ def explain(
     from pipelines.search.explain import explain as draw
     from pipelines.store.storage import join, read_json
     from zse_model.checkpoint import INFO
-    from zse_model.explanation.patches import PATCHES
     from zse_model.methods import METHODS
 
     check_output("--out", out, folder=True)
@@ -187,7 +186,8 @@ def explain(
     one = ["--photo", str(photo), "--checkpoint", checkpoint, "--workspace", workspace]
     words = one if photo is not None else [*searched(str(gallery), checkpoint, workspace), "--top", str(top)]
     words += ["--mode", mode] if mode else []
-    if METHODS[read_json(join(used, INFO))["method"]].EXPLAINER is PATCHES:
+    explainer = METHODS[read_json(join(used, INFO))["method"]].EXPLAINER
+    if explainer is not None and explainer.patches:
         following = command("explain", "--sketch", sketch, *words, "--patch", "ROW,COLUMN", "--out", str(out))
     else:
         following = command("explain", "--sketch", "ANOTHER", *words, "--out", str(out))

@@ -15,6 +15,7 @@ from pipelines.workspace.tensors import to_tensor
 from zse_model.errors import ZseError
 from zse_model.explanation.base import Explanation, UnexplainableError
 from zse_model.explanation.masks import MaskExplanation
+from zse_model.explanation.matches import MatchExplanation, strongest_places
 from zse_model.explanation.pair import explain_pair
 from zse_model.explanation.patches import PatchExplanation, patch_of_pixels, salient_patches
 from zse_model.methods import RetrievalMethod
@@ -32,6 +33,17 @@ CAPTIONS = {
         "Each numbered sketch patch is joined to the photo patch with the most similar token (cosine) after "
         "cross-attention. Every patch has a most similar patch, even if nothing corresponds: a line does not prove "
         "that the network matched the parts. A token has seen the whole picture, so it represents more than its box.",
+    ),
+    "matches": (
+        "What is the score made of?",
+        "Each numbered place of the sketch is joined to the place of the photo that matches it best. The score late is "
+        "the sum over all inked places of the sketch: weight x cosine. The numbered ones add most; the list says how "
+        "much. A place has seen more than its box: the network's last layers read a wide part of the picture.",
+    ),
+    "contributions": (
+        "Where does the score come from?",
+        "On the sketch: what each place adds to the score. On the photo: what the places that were matched give. Each "
+        "map is tinted from 0 to its highest value, written below it. Both maps sum to the score late.",
     ),
     "similarity": (
         "How clear is the match?",
@@ -140,7 +152,7 @@ def _draw_patches(
     patches = patches or salient_patches(found, to_tensor([sketch])[0])
     maps = [found.similarity(row, column) for row, column in patches]
     pictures = {
-        "correspondences": _correspondences(found, patches, maps, sketch, photo),
+        "correspondences": _correspondences(found.grid, patches, maps, sketch, photo),
         "similarity": _similarity(patches, maps, photo),
     }
     for key, heads, pixels in (
@@ -170,7 +182,9 @@ def _draw_masks(
     found: MaskExplanation, name: str, sketch: np.ndarray, photo: np.ndarray, patches: Sequence[tuple[int, int]]
 ) -> Explained:
     if patches:
-        raise ZseError("--patch is for the patches of zse_sbir, and crossatnet has masks. Leave it out")
+        raise ZseError(
+            "--patch is for the patches of zse_sbir and late_interaction; crossatnet has masks. Leave it out"
+        )
     rows, columns = found.grid
     return Explained(
         name,
@@ -181,9 +195,36 @@ def _draw_masks(
     )
 
 
+def _draw_matches(
+    found: MatchExplanation, name: str, sketch: np.ndarray, photo: np.ndarray, patches: Sequence[tuple[int, int]]
+) -> Explained:
+    patches = patches or strongest_places(found)
+    maps = [found.similarity(row, column) for row, column in patches]
+    panels = []
+    for title, values, pixels in (
+        ("sketch", found.contributions, sketch),
+        ("photo", found.importance, photo),
+    ):
+        high = float(values.max())
+        tinted = _tinted(pixels, (values / max(high, 1e-12)).clamp(0, 1).view(found.grid), ATTENTION)
+        panels.append(_Panel(tinted, title, f"0 to {high:.3f}"))
+    pictures = {
+        "matches": _correspondences(found.grid, patches, maps, sketch, photo),
+        "contributions": _lines(panels),
+        "similarity": _similarity(patches, maps, photo),
+    }
+    rows, columns = found.grid
+    added = [float(found.contributions[row * columns + column]) for row, column in patches]
+    listed = ", ".join(f"{i} adds {value:.3f}" for i, value in enumerate(added, 1))
+    rest = float(found.contributions.sum()) - sum(added)
+    notes = [f"Both pictures are {rows} by {columns} places. Place 0,0 (row, column) is at the top left."]
+    return Explained(name, found, pictures, notes, f"{listed}, the other places {rest:.3f}")
+
+
 DRAWERS: dict[type[Explanation], Callable[..., Explained]] = {
     PatchExplanation: _draw_patches,
     MaskExplanation: _draw_masks,
+    MatchExplanation: _draw_matches,
 }
 """Kind of explanation -> (explanation, name, sketch, photo, patches) -> its drawing."""
 
@@ -202,7 +243,7 @@ def _masks(found: MaskExplanation, sketch: np.ndarray, photo: np.ndarray) -> Ima
 
 
 def _correspondences(
-    found: PatchExplanation,
+    grid: tuple[int, int],
     patches: Sequence[tuple[int, int]],
     maps: Sequence[Tensor],
     sketch: np.ndarray,
@@ -214,7 +255,7 @@ def _correspondences(
     canvas.paste(_scaled(sketch, side), (0, 0))
     canvas.paste(_scaled(photo, side), (side + apart, 0))
     draw = ImageDraw.Draw(canvas)
-    rows, columns = found.grid
+    rows, columns = grid
     height, width = side / rows, side / columns
     taken: dict[tuple[int, int], int] = {}
     tags = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from zse_model.methods import (
     CrossATNet,
     CrossATNetConfig,
     GlobalConfig,
+    LateInteractionConfig,
     RetrievalMethod,
     ZseSbirConfig,
     create_method,
@@ -42,6 +44,7 @@ def method(name: str) -> RetrievalMethod:
         "global": GlobalConfig(dim=16),
         "crossatnet": CrossATNetConfig(dim=16, bits=32, graph=0),
         "zse_sbir": ZseSbirConfig(dim=32, heads=4, ffn=32),
+        "late_interaction": LateInteractionConfig(dim=16),
     }
     made = create_method(name, configs[name], BackboneConfig(name="test_resnet"), size=SIZE, classes=2).eval()
     return with_codes(made) if isinstance(made, CrossATNet) else made
@@ -49,10 +52,10 @@ def method(name: str) -> RetrievalMethod:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three checkpoints, a gallery, a sketch with an awkward name."""
+    """Four checkpoints, a gallery, a sketch with an awkward name."""
     root = tmp_path_factory.mktemp("explain")
     split = ZeroShotSplit(name="s", citation="c", seen=("a", "b"), unseen=("c",))
-    for name in ("zse_sbir", "global", "crossatnet"):
+    for name in ("zse_sbir", "global", "crossatnet", "late_interaction"):
         save_checkpoint(
             Checkpoint(name, method(name), TransformConfig(size=SIZE), split, seen_keys([]), {}), root / name
         )
@@ -139,6 +142,30 @@ def test_masks_are_explained(world: Path, tmp_path: Path) -> None:
     assert declared.explanation in page.text and "the cosine with the sketch-guided mask is" in page.text
     with pytest.raises(ValueError, match="--patch is for the patches of zse_sbir"):
         zse_explain(world, tmp_path, *options, "--patch", "1,2", checkpoint="crossatnet")
+
+
+def test_matches_are_explained_and_add_up(world: Path, tmp_path: Path) -> None:
+    options = ["--gallery", str(world / "gallery"), "--top", "2"]
+    printed = zse_explain(world, tmp_path, *options, checkpoint="late_interaction")
+    page = Page((tmp_path / "explain.html").read_text(encoding="utf-8"))
+    assert page.tags.count("img") == 6 and len(list(tmp_path.glob("[12]-*.png"))) == 6
+    declared = next(mode for mode in METHODS["late_interaction"].MODES if mode.name == "late")
+    assert declared.explanation in page.text
+    for line in printed.splitlines()[:2]:
+        score = float(line.split()[1])
+        (said,) = (
+            text for text in re.findall(r"1 adds [^(]*?the other places -?[0-9.]+", page.text) if adds(text, score)
+        )
+        assert said
+    zse_explain(world, tmp_path / "one", "--photo", str(world / "gallery" / "0 <i>.png"), checkpoint="late_interaction")
+    with pytest.raises(ValueError, match="no patch 4,0: the grid is 4x4"):
+        zse_explain(world, tmp_path, *options, "--patch", "4,0", checkpoint="late_interaction")
+
+
+def adds(text: str, score: float) -> bool:
+    """Whether the numbers of a text, rounded to a thousandth each, sum to a score."""
+    numbers = [float(number) for number in re.findall(r"(?:adds|places) (-?[0-9.]+[0-9])", text)]
+    return abs(sum(numbers) - score) < 0.001 * len(numbers)
 
 
 def test_unusable_input_is_named(world: Path, tmp_path: Path) -> None:

@@ -36,6 +36,12 @@ COMBINATIONS: dict[str, tuple[str, BackboneConfig, str, dict[str, Any]]] = {
         "triplet attention graph classification reconstruction distillation",
         {"dim": 8, "attention_dim": 8, "vector_dim": 8, "neighbours": 1, "bits": 0},
     ),
+    "late_interaction": (
+        "late_interaction",
+        CNN,
+        "late pairs classification contrast distillation",
+        {"dim": 8, "place_dim": 8},
+    ),
 }
 """Method, backbone, the weights of its losses, other settings."""
 

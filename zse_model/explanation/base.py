@@ -48,6 +48,8 @@ class Explainer:
     mode are checked: uint8 [1 or 3, s, s] with ink, and uint8 [3, s, s]; gradients are off."""
     ready: Callable[[Any], bool] = lambda method: True
     """Whether a method with this configuration can be explained."""
+    patches: bool = False
+    """Whether places of the sketch can be followed (`zse explain --patch`)."""
     condition: str = ""
     """What `ready` needs, for errors: "with attention"."""
 

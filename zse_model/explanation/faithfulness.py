@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zse_model.errors import ZseError
 from zse_model.explanation.base import UnexplainableError
+from zse_model.explanation.matches import MatchExplanation
 from zse_model.explanation.pair import explain_pair
 from zse_model.explanation.patches import INK_SHARE, PatchExplanation, ink_of_patches, patch_of_pixels
 from zse_model.methods import RetrievalMethod
@@ -72,11 +73,16 @@ def curves(method: RetrievalMethod, sketch: Tensor, photo: Tensor, order: Tensor
 def orders(method: RetrievalMethod, sketch: Tensor, photo: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """The explanation's order of the photo's patches, and two controls; int64 [rows * columns] each.
 
-    matched: by the highest cosine of an inked sketch patch with the photo patch after cross-attention.
+    matched: of `zse_sbir` by the highest cosine of an inked sketch patch with the photo patch after cross-attention; of
+    `late_interaction` by what the score `late` has from the place.
     uniform: at random. attended: at random, first within the half with the most attention of the retrieval token; left
     out where attention cannot be read. Raises UnexplainableError for a method without patches.
     """
     found = explain_pair(method, sketch, photo)
+    if isinstance(found, MatchExplanation):
+        n = len(found.weights)
+        by_match = found.importance.argsort(descending=True, stable=True)
+        return {"matched": by_match, "uniform": torch.randperm(n, generator=generator)}
     if not isinstance(found, PatchExplanation):
         raise UnexplainableError("This network has no patches to order: its explanation is of another kind")
     ink = ink_of_patches(sketch, found.grid)

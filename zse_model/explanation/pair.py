@@ -38,7 +38,7 @@ def explained_mode(method: RetrievalMethod) -> str:
 @torch.no_grad()
 def explain_pair(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | None = None) -> Explanation:
     """Explain what a method sees in a sketch and a photo: `PatchExplanation` of zse_sbir, `MaskExplanation` of
-    crossatnet.
+    crossatnet, `MatchExplanation` of late_interaction.
 
     method: in eval mode. sketch: uint8 [1 or 3, s, s], 255 paper; photo: uint8 [3, s, s]; s as the method was built
     for, both as `prepare_sketch` and `prepare_photo` make them. mode: None = `explained_mode`; of `rerank-K` the mode

@@ -91,6 +91,7 @@ PATCHES = Explainer(
     mode="rn",
     explain=explain_patches,
     ready=lambda method: method.sketch_attends is not None,
+    patches=True,
     condition="with triplet or relation above 0",
 )
 

@@ -9,12 +9,14 @@ from zse_model.errors import ZseError
 from zse_model.methods.base import Encoding, Modality, RetrievalMethod, TrainBatch
 from zse_model.methods.crossatnet import CrossATNet, CrossATNetConfig
 from zse_model.methods.global_embedding import GlobalConfig, GlobalEmbedding
+from zse_model.methods.late_interaction import LateInteraction, LateInteractionConfig
 from zse_model.methods.zse_sbir import ZseSbir, ZseSbirConfig
 
 METHODS: dict[str, type[RetrievalMethod]] = {
     "global": GlobalEmbedding,
     "crossatnet": CrossATNet,
     "zse_sbir": ZseSbir,
+    "late_interaction": LateInteraction,
 }
 
 
@@ -55,6 +57,8 @@ __all__ = [
     "Encoding",
     "GlobalConfig",
     "GlobalEmbedding",
+    "LateInteraction",
+    "LateInteractionConfig",
     "Modality",
     "RetrievalMethod",
     "TrainBatch",

@@ -59,13 +59,23 @@ class GlobalEmbedding(RetrievalMethod):
     Config = GlobalConfig
     config: GlobalConfig
 
+    @property
+    def _reads_tokens(self) -> bool:
+        """Whether a method that adds to this one reads the backbone's tokens."""
+        return False
+
     def __init__(
         self, config: GlobalConfig, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
     ) -> None:
         super().__init__(config, backbone, size=size, classes=classes)
         c = config
         self.backbone = Backbone(
-            backbone, size=size, pooled=True, classifier=c.distillation > 0, load_weights=load_weights
+            backbone,
+            size=size,
+            pooled=True,
+            tokens=self._reads_tokens,
+            classifier=c.distillation > 0,
+            load_weights=load_weights,
         )
         self.head = nn.Linear(self.backbone.pooled_dim, c.dim) if c.has_head else None
         if c.classification:
@@ -75,13 +85,19 @@ class GlobalEmbedding(RetrievalMethod):
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
         """-> "embedding" [b, pooled_dim or dim], float32, L2-normalised."""
-        pooled = self.backbone(images).pooled
-        return {"embedding": normalised(self.head(pooled) if self.config.readout == "head" and self.head else pooled)}
+        return {"embedding": self._embedding(self.backbone(images).pooled)}
+
+    def _embedding(self, pooled: Tensor) -> Tensor:
+        """Pooled features [b, pooled_dim] -> what `ret` compares."""
+        return normalised(self.head(pooled) if self.config.readout == "head" and self.head else pooled)
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
-        c, b = self.config, len(batch)
         images, labels = batch.pictures()
-        pooled = self.backbone(images).pooled
+        return self._global_losses(self.backbone(images).pooled, labels)
+
+    def _global_losses(self, pooled: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Pooled features [4b, pooled_dim] and labels [4b] in the order of `TrainBatch.pictures` -> losses [b]."""
+        c, b = self.config, len(labels) // 4
         losses: dict[str, Tensor] = {}
         if self.head is not None:
             x = normalised(self.head(pooled))

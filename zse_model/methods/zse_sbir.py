@@ -12,7 +12,6 @@ configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,12 +31,12 @@ from zse_model.layers import (
     Wiring,
 )
 from zse_model.losses import item_means, nearest_other, normalised, triplet
-from zse_model.methods.base import Encoding, MethodConfig, Modality, RetrievalMethod, TrainBatch
+from zse_model.methods.base import Encoding, MethodConfig, Modality, TrainBatch
 from zse_model.methods.distillation import Distillation
+from zse_model.methods.fusion import Fusing
 from zse_model.methods.global_embedding import contrast
 from zse_model.modes import RET, Mode
 from zse_model.pair_scorer import PairScorer
-from zse_model.scoring import weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +134,6 @@ class ZseSbirConfig(MethodConfig):
             raise ZseError(f"pool leaves {anchors} anchors of a {rows}x{columns} grid; at least 49 are needed")
 
 
-FUSION_STEPS = 21  # shares of rn that are tried, 0 to 1
-
-
 MODES = (
     replace(
         RET,
@@ -174,13 +170,12 @@ MODES = (
 )
 
 
-class ZseSbir(RetrievalMethod):
+class ZseSbir(Fusing):
     Config = ZseSbirConfig
+    FUSED = ("ret", "rn")
     MODES = MODES
     EXPLAINER = PATCHES
     config: ZseSbirConfig
-    fusion: Tensor
-    """[2], the share of `ret` and of `rn` in `fused`; 0 until calibrated."""
 
     def __init__(
         self, config: ZseSbirConfig, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
@@ -268,23 +263,8 @@ class ZseSbir(RetrievalMethod):
         return self.sketch_attends(sketch, photo), self.photo_attends(photo, sketch)
 
     @property
-    def calibrated(self) -> bool:
-        """Whether `fused` has its weights; a network on the meta device has no values, so it is not."""
-        return self.config.relation > 0 and not self.fusion.is_meta and bool(self.fusion.any())
-
-    def fuse(self, ret: Tensor, rn: Tensor) -> Tensor:
-        """Scores of the two modes, float32 [q, g] -> those of `fused`; -inf where a mode has not ranked."""
-        return weighted(ret, rn, self.fusion.to(ret.device))
-
-    def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:
-        """Choose the weights of `ret` and `rn` in `fused`: shares of each score in units of its standard deviation."""
-        if self.pair_mode is None:
-            return
-        ret, rn = scores("ret"), scores("rn")
-        # A single score has no deviation.
-        spreads = torch.stack([s.std() if s.numel() > 1 else s.new_ones(()) for s in (ret, rn)]).clamp(min=1e-6)
-        candidates = [torch.tensor([1 - w, w]) / spreads for w in torch.linspace(0, 1, FUSION_STEPS).tolist()]
-        self.fusion.copy_(max(candidates, key=lambda c: value(weighted(ret, rn, c))))
+    def fusible(self) -> bool:
+        return self.config.relation > 0
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)

@@ -1,0 +1,193 @@
+"""Late interaction: the score is the weighted sum of the best matches, and the explanation shows just these."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.helpers.oracles import doubles, linear, unit
+from tests.zse_model.test_method_losses import (
+    BACKBONE,
+    CLASSES,
+    ITEMS,
+    LABELS,
+    NEGATIVE_LABELS,
+    ROLES,
+    SIZE,
+    batch,
+    check,
+    classified,
+    contrasted,
+    features,
+    known,
+    numbered,
+)
+from zse_model import late
+from zse_model.errors import ZseError
+from zse_model.explanation.faithfulness import curves, orders
+from zse_model.explanation.matches import MatchExplanation, strongest_places
+from zse_model.explanation.pair import explain_pair
+from zse_model.late import LateScorer, inked, late_scores
+from zse_model.methods import LateInteraction, LateInteractionConfig, create_method
+from zse_model.scoring import score_all
+
+CPU = torch.device("cpu")
+GRID = (2, 2)
+
+
+def network(**changes: Any) -> LateInteraction:
+    config: dict[str, Any] = {
+        "dim": 6,
+        "place_dim": 5,
+        "late": 0.8,
+        "pairs": 0.6,
+        "late_temperature": 0.2,
+        "temperature": 0.3,
+        "scale": 5.0,
+    }
+    torch.manual_seed(0)
+    settings = LateInteractionConfig(**(config | changes))
+    return known(LateInteraction(settings, BACKBONE, size=SIZE, classes=CLASSES))
+
+
+def half_drawn(role: str) -> Tensor:
+    """Pictures whose lower half is paper: only the upper places of a sketch have ink."""
+    pictures = numbered(role)
+    pictures[:, :, SIZE // 2 :] = 255
+    return pictures
+
+
+def places(method: LateInteraction, role: str) -> list[Any]:
+    return [
+        np.array([unit(linear(method.local.project, token)) for token in tokens])
+        for _, tokens in features(method.backbone, role)
+    ]
+
+
+def weights(method: LateInteraction, role: str) -> list[Any]:
+    """A softmax over the two inked places."""
+    out = []
+    for _, tokens in features(method.backbone, role):
+        e = np.array([math.exp(linear(method.local.salience, token)[0]) for token in tokens[:2]])
+        out.append(np.concatenate([e / e.sum(), [0, 0]]))
+    return out
+
+
+def matched(sketch: Any, weight: Any, photo: Any) -> float:
+    return float(sum(w * max(s @ p for p in photo) for w, s in zip(weight, sketch, strict=True)))
+
+
+def nce(scores: list[float], label: int, labels: list[int], temperature: float) -> float:
+    total = math.log(sum(math.exp(score / temperature) for score in scores))
+    right = [total - score / temperature for score, of in zip(scores, labels, strict=True) if of == label]
+    return sum(right) / len(right)
+
+
+def test_losses_of_places_by_hand() -> None:
+    method = network()
+    drawn = replace(batch(), sketch=half_drawn("sketch"), sketch2=half_drawn("sketch2"))
+    p = {role: places(method, role) for role in ROLES}
+    w = {role: weights(method, role) for role in ("sketch", "sketch2")}
+    photos, labels = p["photo"] + p["negative"], LABELS + NEGATIVE_LABELS
+    sketches = [(s, v) for role in w for s, v in zip(p[role], w[role], strict=True)]
+    expected: dict[str, list[float]] = {"late": [], "pairs": []}
+    for i, label in enumerate(LABELS):
+        asked = [
+            nce([matched(p[role][i], w[role][i], photo) for photo in photos], label, labels, 0.2)
+            for role in ("sketch", "sketch2")
+        ]
+        back = nce([matched(s, v, p["photo"][i]) for s, v in sketches], label, LABELS + LABELS, 0.2)
+        expected["late"].append(0.8 * (sum(asked) / 2 + back) / 2)
+        own, other = (matched(p["sketch"][i], w["sketch"][i], p[role][i]) for role in ("photo", "negative"))
+        expected["pairs"].append(0.6 * math.log1p(math.exp((other - own) / 0.2)))
+    pooled = {role: [x for x, _ in features(method.backbone, role)] for role in ROLES}
+    x = {role: [unit(linear(method.head, one)) for one in pooled[role]] for role in ROLES}  # type: ignore[arg-type]
+    assert method.classifier is not None
+    expected["classification"] = classified(x, doubles(method.classifier.prototypes), 5.0, 1.0)
+    expected["contrast"] = contrasted(x, 0.3, 1.0)
+    check(method(drawn), expected)
+
+
+def test_pictures_are_encoded_as_they_are_trained() -> None:
+    method = network()
+    encoded = method.encode(half_drawn("sketch"), "sketch")
+    np.testing.assert_allclose(doubles(encoded["places"]), places(method, "sketch"), atol=1e-5)
+    np.testing.assert_allclose(doubles(encoded["weights"]), weights(method, "sketch"), atol=1e-5)
+    assert method.encode(numbered("photo"), "photo").keys() == {"embedding", "places"}
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 2**21])
+def test_scores_are_the_sums_of_the_best_matches(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late, "CHUNK", chunk)
+    generator = torch.manual_seed(3)
+    s, p = (torch.randn(n, 9, 7, generator=generator) for n in (5, 33))
+    v = torch.rand(5, 9, generator=generator).masked_fill(torch.rand(5, 9, generator=generator) < 0.4, 0)
+    expected = [[matched(doubles(s[i]), doubles(v[i]), doubles(p[j])) for j in range(33)] for i in range(5)]
+    scorer, queries, gallery = LateScorer(CPU, 9, 7), {"places": s, "weights": v}, {"places": p}
+    np.testing.assert_allclose(doubles(score_all(scorer, queries, gallery)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(doubles(late_scores(s, v, p)), expected, rtol=1e-5, atol=1e-5)
+    wanted = torch.rand(5, 33, generator=generator) < 0.3
+    wanted[2] = False
+    some = score_all(scorer, queries, gallery, wanted)
+    assert torch.equal(some.isneginf(), ~wanted)
+    np.testing.assert_allclose(doubles(some)[wanted], np.array(expected)[wanted], rtol=1e-5, atol=1e-5)
+
+
+def test_places_without_ink_are_not_compared() -> None:
+    sketch = torch.full((3, 1, 32, 32), 255, dtype=torch.uint8)
+    sketch[0, :, 3, 2:9] = 0
+    sketch[1, :, 20:30, 20:30] = 128
+    sketch[1, :, 0, 0] = 250
+    assert inked(sketch, GRID).tolist() == [[True, False, False, False], [False, False, False, True], [True] * 4]
+
+
+def test_an_explanation_sums_to_the_score() -> None:
+    torch.manual_seed(4)
+    method = create_method("late_interaction", LateInteractionConfig(dim=8), BACKBONE, size=64, classes=3).eval()
+    sketch = torch.full((1, 64, 64), 255, dtype=torch.uint8)
+    sketch[:, 5:40, 20] = 0
+    photo = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    found = explain_pair(method, sketch, photo)
+    assert isinstance(found, MatchExplanation) and found.mode == "late"
+    assert float(found.contributions.sum()) == pytest.approx(found.score, abs=1e-5)
+    assert float(found.importance.sum()) == pytest.approx(found.score, abs=1e-5)
+    assert set(found.importance.nonzero().flatten().tolist()) <= set(found.matches.tolist())
+    assert bool((found.weights > 0).equal(inked(sketch[None], found.grid)[0])) and len(found.weights) == 16
+    strongest = strongest_places(found)
+    assert strongest and all(found.weights[row * 4 + column] > 0 for row, column in strongest)
+    assert int(found.similarity(*strongest[0]).argmax()) == int(found.matches[strongest[0][0] * 4 + strongest[0][1]])
+    for patch, why in (((4, 0), "There is no patch 4,0"), ((3, 3), "has no ink at 3,3")):
+        with pytest.raises(ZseError, match=why):
+            found.similarity(*patch)
+
+
+def test_a_photo_loses_most_where_the_matches_are() -> None:
+    torch.manual_seed(5)
+    method = create_method("late_interaction", LateInteractionConfig(dim=8), BACKBONE, size=64, classes=3).eval()
+    sketch = torch.full((1, 64, 64), 255, dtype=torch.uint8)
+    sketch[:, 5:40, 20] = 0
+    photo = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    by = orders(method, sketch, photo, torch.manual_seed(6))
+    assert by.keys() == {"matched", "uniform"}
+    found = explain_pair(method, sketch, photo)
+    assert isinstance(found, MatchExplanation)
+    assert int(by["matched"][0]) == int(found.importance.argmax())
+    assert float(curves(method, sketch, photo, by["matched"]).deletion[0]) == pytest.approx(found.score, abs=1e-5)
+
+
+def test_what_cannot_be_trained_is_refused() -> None:
+    for changes, why in (
+        ({"late": 0}, "one of late and pairs must be above 0"),
+        ({"place_dim": 0}, "place_dim must be above 0"),
+        ({"late_temperature": 0}, "late_temperature must be above 0"),
+        ({"late": -1}, "late must be 0 or more"),
+    ):
+        with pytest.raises(ZseError, match=why):
+            LateInteractionConfig(**changes)  # type: ignore[arg-type]
+    assert ITEMS == len(LABELS)

@@ -1,0 +1,84 @@
+"""What the score `late` of a sketch and a photo is made of: the match of each place of the sketch (our design)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from zse_model.errors import ZseError
+from zse_model.explanation.base import Explainer, Explanation, scored
+from zse_model.late import cosines
+
+if TYPE_CHECKING:
+    from zse_model.methods.late_interaction import LateInteraction
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MatchExplanation(Explanation):
+    """The places of both pictures, n = rows * columns, row-major."""
+
+    weights: Tensor
+    """float32 [n] in 0..1, of the sketch's places; they sum to 1, and are 0 where the sketch has no ink."""
+    correspondence: Tensor
+    """float32 [n, n] in -1..1: the cosine of the sketch's place i with the photo's place j."""
+
+    @property
+    def matches(self) -> Tensor:
+        """int64 [n]: the place of the photo that matches each place of the sketch best."""
+        return self.correspondence.argmax(1)
+
+    @property
+    def contributions(self) -> Tensor:
+        """float32 [n]: what each place of the sketch adds to `late`, whose value is their sum."""
+        return self.weights * self.correspondence.amax(1)
+
+    @property
+    def importance(self) -> Tensor:
+        """float32 [n]: what the places of the photo give to `late`: the contributions that they match."""
+        return torch.zeros_like(self.weights).index_add_(0, self.matches, self.contributions)
+
+    def similarity(self, row: int, column: int) -> Tensor:
+        """float32 [rows, columns]: the cosine of a place of the sketch, counted from 0, with every place of the photo.
+
+        Raises ZseError for a place that is not in the grid or has no ink.
+        """
+        rows, columns = self.grid
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise ZseError(
+                f"There is no patch {row},{column}: the grid is {rows}x{columns}, "
+                f"rows are 0..{rows - 1} and columns 0..{columns - 1}"
+            )
+        if not self.weights[row * columns + column]:
+            raise ZseError(
+                f"The sketch has no ink at {row},{column}, so nothing is matched there; choose another patch"
+            )
+        return self.correspondence[row * columns + column].view(self.grid)
+
+
+def explain_matches(method: LateInteraction, sketch: Tensor, photo: Tensor, mode: str) -> MatchExplanation:
+    """`Explainer.explain` of a `late_interaction`."""
+    query = method.encode(sketch.to(method.device)[None], "sketch")
+    found = method.encode(photo.to(method.device)[None], "photo")
+    return MatchExplanation(
+        **scored(method, query, found, mode),
+        weights=query["weights"][0].cpu(),
+        correspondence=cosines(query["places"][0], found["places"])[:, 0].cpu().clamp(-1, 1),
+    )
+
+
+MATCHES = Explainer(mode="late", explain=explain_matches, patches=True)
+
+
+def strongest_places(found: MatchExplanation, count: int = 6) -> list[tuple[int, int]]:
+    """(row, column) of up to `count` places of the sketch that add most to `late`, no two of them neighbours."""
+    chosen: list[tuple[int, int]] = []
+    for i in found.contributions.argsort(descending=True, stable=True).tolist():
+        row, column = divmod(i, found.grid[1])
+        if len(chosen) == count or not found.weights[i]:
+            break
+        if all(max(abs(row - r), abs(column - c)) > 1 for r, c in chosen):
+            chosen.append((row, column))
+    return chosen

@@ -1,0 +1,92 @@
+"""Late interaction: two pictures are compared place by place, and the score is the weighted sum of the best matches.
+
+    score(sketch, photo) = sum over the sketch's places i: w_i * max over the photo's places j: <s_i, p_j>
+
+s and p are L2-normalised, and the weights w of a sketch sum to 1, so that scores lie in -1..1 and compare between
+sketches. w is 0 where a sketch has no ink. What a pair costs is n * m dot products of d numbers, without a network.
+The form is ColBERT's (Khattab and Zaharia, SIGIR 2020); weights from ink and a learned salience are our design.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zse_model.losses import normalised
+from zse_model.precision import full_precision
+from zse_model.scoring import Encoding
+from zse_model.transforms import Modality
+
+INK = 0.05
+"""A place of a sketch is compared from this share of the ink of its darkest place."""
+CHUNK = 2**21  # numbers of a block of products: 8 MB of float32, which stay in the cache of a processor
+TILE_BYTES = 2**28  # of the places of a precomputed gallery tile
+
+
+class LocalHead(nn.Module):
+    """Tokens of a backbone -> the vectors that late interaction compares, and the weights of a sketch's places."""
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.project, self.salience = nn.Linear(width, dim), nn.Linear(width, 1)
+
+    def places(self, tokens: Tensor) -> Tensor:
+        """[b, n, width] -> float32 [b, n, dim], L2-normalised."""
+        return normalised(self.project(tokens))
+
+    def weights(self, tokens: Tensor, inked: Tensor) -> Tensor:
+        """The weights of a sketch's places, from tokens [b, n, width] and bool [b, n]: float32 [b, n]. They sum to 1,
+        and are 0 where no ink is."""
+        return self.salience(tokens).squeeze(2).float().masked_fill(~inked, -torch.inf).softmax(1)
+
+
+def inked(sketches: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Which places of a grid have ink: uint8 [b, 1 or 3, s, s], 255 paper -> bool [b, rows * columns]. All places of an
+    empty sketch."""
+    ink = F.adaptive_avg_pool2d(255 - sketches.float().mean(1), grid).flatten(1)
+    return ink >= INK * ink.amax(1, keepdim=True)
+
+
+def cosines(sketch: Tensor, photos: Tensor) -> Tensor:
+    """Of every place of a sketch [n, d] with every place of photos [g, m, d]: float32 [n, g, m]."""
+    with full_precision(sketch.device):
+        return (sketch @ photos.flatten(0, 1).T).unflatten(1, photos.shape[:2])
+
+
+def late_scores(sketches: Tensor, weights: Tensor, photos: Tensor) -> Tensor:
+    """Scores of all pairs for a loss: places [a, n, d] with weights [a, n], places [b, m, d] -> float32 [a, b]."""
+    with full_precision(sketches.device):
+        products = sketches.flatten(0, 1) @ photos.flatten(0, 1).T
+        best = products.view(*sketches.shape[:2], *photos.shape[:2]).amax(3)
+        return torch.einsum("an,anb->ab", weights, best)
+
+
+class LateScorer:
+    """The scores of every pair of precomputed sketches and photos; a `Scorer`. It reads the encodings "places",
+    [b, n, d], and of sketches also "weights", [b, n]."""
+
+    def __init__(self, device: torch.device, places: int, dim: int) -> None:
+        """places, dim: of a photo."""
+        self.device, self.places = device, places
+        self.tile = max(1, TILE_BYTES // (4 * places * dim))
+
+    def reads(self, side: Modality) -> tuple[str, ...]:
+        return ("places", "weights") if side == "sketch" else ("places",)
+
+    def precompute(self, pictures: Encoding, side: Modality) -> tuple[Tensor, ...]:
+        return tuple(pictures[name].to(self.device, torch.float32) for name in self.reads(side))
+
+    @torch.inference_mode()
+    def score(self, queries: tuple[Tensor, Tensor], gallery: tuple[Tensor], wanted: Tensor | None = None) -> Tensor:
+        (photos,) = gallery
+        scores = torch.full((len(queries[0]), len(photos)), -torch.inf, device=self.device)
+        for row, (places, weights) in enumerate(zip(*queries, strict=True)):
+            kept = slice(None) if weights.is_meta else weights > 0  # FLOPs are counted of all places
+            places, weights = places[kept], weights[kept]
+            columns = torch.arange(len(photos), device=self.device)
+            if wanted is not None:
+                columns = columns[wanted[row].to(self.device)]
+            for some in columns.split(max(1, CHUNK // (len(places) * self.places))):
+                scores[row, some] = weights @ cosines(places, photos[some]).amax(2)
+        return scores

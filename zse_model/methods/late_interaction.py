@@ -1,0 +1,136 @@
+"""`late_interaction`: `global`, and a vector of each place, compared where they match best (our design, after ColBERT).
+
+The score `late` is the sum of the matches of a sketch's places (`zse_model/late.py`): it shows by construction what it
+is made of. Its places are the tokens of the shared backbone, projected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zse_model.backbones import BackboneConfig
+from zse_model.errors import ZseError
+from zse_model.explanation.matches import MATCHES
+from zse_model.late import LateScorer, LocalHead, inked, late_scores
+from zse_model.losses import infonce
+from zse_model.methods.base import Encoding, Modality, TrainBatch
+from zse_model.methods.fusion import Fusing
+from zse_model.methods.global_embedding import GlobalConfig, GlobalEmbedding
+from zse_model.modes import RET, Mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class LateInteractionConfig(GlobalConfig):
+    """`late` and `pairs` are weights of losses of places. One must be above 0. The others are those of `global`."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    place_dim: int = 64
+    """Of the vector of a place."""
+    late: float = 1.0
+    """InfoNCE of classes, the mean of both directions, on the scores of a worker's sketches and photos."""
+    pairs: float = 0.0
+    """A logistic loss of how much higher a sketch's photo scores than its negative: for known pairs and hard negatives.
+    """
+    late_temperature: float = 0.05
+    """Of `late` and `pairs`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.late or self.pairs):
+            raise ZseError("late_interaction: one of late and pairs must be above 0, to train the places")
+        for name in ("place_dim", "late_temperature"):
+            if not getattr(self, name):
+                raise ZseError(f"LateInteractionConfig: {name} must be above 0, got 0")
+
+
+MODES = (
+    replace(
+        RET,
+        explanation="ret is the cosine of one vector of each picture. The matches below are not part of it.",
+    ),
+    Mode(
+        name="late",
+        score="Weighted sum, over the inked places of the sketch, of the best cosine with a place of the photo.",
+        explanation="late is the sum of the matches below: of each place of the sketch, its weight times its cosine "
+        "with the place of the photo that matches it best.",
+        pair_network=True,
+        places=True,
+        scorer=lambda method, *_: LateScorer(method.device, method.backbone.tokens, method.config.place_dim),
+    ),
+    Mode(
+        name="fused",
+        score="Weighted sum of ret and late; the weights were chosen on pseudo-unseen classes.",
+        explanation="fused is the weighted sum of ret and late. Its late part is the sum of the matches below.",
+        pair_network=True,
+        places=True,
+        ready=lambda method: method.calibrated,
+        lacking="This checkpoint has no weights for mode fused. A training with pseudo-unseen classes chooses them at "
+        "its end (dataset.pseudo_unseen).",
+        combined=("ret", "late"),
+        combine=lambda method, ret, late: method.fuse(ret, late),
+    ),
+    Mode(
+        name="rerank-K",
+        score="The K best by ret, ranked by late.",
+        pair_network=True,
+        places=True,
+        shortlist=("ret", "late"),
+    ),
+)
+
+
+class LateInteraction(GlobalEmbedding, Fusing):
+    Config = LateInteractionConfig
+    MODES = MODES
+    EXPLAINER = MATCHES
+    FUSED = ("ret", "late")
+    config: LateInteractionConfig  # type: ignore[reportIncompatibleVariableOverride]
+
+    @property
+    def _reads_tokens(self) -> bool:
+        return True
+
+    def __init__(
+        self,
+        config: LateInteractionConfig,
+        backbone: BackboneConfig,
+        *,
+        size: int,
+        classes: int,
+        load_weights: bool = True,
+    ) -> None:
+        super().__init__(config, backbone, size=size, classes=classes, load_weights=load_weights)
+        self.local = LocalHead(self.backbone.token_dim, config.place_dim)
+        self.register_buffer("fusion", torch.zeros(2))
+
+    def encode(self, images: Tensor, modality: Modality) -> Encoding:
+        """-> "embedding" as `global`, and "places" [b, n, place_dim], float32, L2-normalised; of sketches also
+        "weights", float32 [b, n], which sum to 1."""
+        features = self.backbone(images)
+        encoding = {"embedding": self._embedding(features.pooled), "places": self.local.places(features.tokens)}
+        if modality == "photo":
+            return encoding
+        return encoding | {"weights": self.local.weights(features.tokens, inked(images, self.backbone.grid))}
+
+    def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
+        c, b = self.config, len(batch)
+        images, labels = batch.pictures()
+        features = self.backbone(images)
+        losses = self._global_losses(features.pooled, labels)
+        places = self.local.places(features.tokens)
+        weights = self.local.weights(features.tokens[: 2 * b], inked(images[: 2 * b], self.backbone.grid))
+        scores = late_scores(places[: 2 * b], weights, places[2 * b :])
+        if c.late:
+            of, to = labels[: 2 * b], labels[2 * b :]
+            from_sketch = infonce(scores, of, to, c.late_temperature).view(2, b).mean(0)
+            from_photo = infonce(scores.T[:b], to[:b], of, c.late_temperature)
+            losses["late"] = c.late * (from_sketch + from_photo) / 2
+        if c.pairs:
+            own, other = scores.diagonal()[:b], scores[:b, b:].diagonal()
+            losses["pairs"] = c.pairs * F.softplus((other - own) / c.late_temperature)
+        return losses

@@ -1,10 +1,11 @@
 """Late interaction: two pictures are compared place by place, and the score is the weighted sum of the best matches.
 
-    score(sketch, photo) = sum over the sketch's places i: w_i * max over the photo's places j: <s_i, p_j>
+    score(sketch, photo) = sum over the sketch's places i: max over the photo's places j: <w_i s_i, p_j>
 
 s and p are L2-normalised, and the weights w of a sketch sum to 1, so that scores lie in -1..1 and compare between
-sketches. w is 0 where a sketch has no ink. What a pair costs is n * m dot products of d numbers, without a network.
-The form is ColBERT's (Khattab and Zaharia, SIGIR 2020); weights from ink and a learned salience are our design.
+sketches. w is 0 where a sketch has no ink. A sketch is kept as the products w_i s_i. What a pair costs is n * m dot
+products of d numbers, without a network. The form is ColBERT's (Khattab and Zaharia, SIGIR 2020); weights from ink and
+a learned salience are our design.
 """
 
 from __future__ import annotations
@@ -25,20 +26,21 @@ TILE_BYTES = 2**28  # of the places of a precomputed gallery tile
 
 
 class LocalHead(nn.Module):
-    """Tokens of a backbone -> the vectors that late interaction compares, and the weights of a sketch's places."""
+    """Tokens of a backbone -> the vectors that late interaction compares."""
 
     def __init__(self, width: int, dim: int) -> None:
         super().__init__()
         self.project, self.salience = nn.Linear(width, dim), nn.Linear(width, 1)
 
-    def places(self, tokens: Tensor) -> Tensor:
-        """[b, n, width] -> float32 [b, n, dim], L2-normalised."""
+    def photo(self, tokens: Tensor) -> Tensor:
+        """[b, n, width] -> the places of photos, float32 [b, n, dim], L2-normalised."""
         return normalised(self.project(tokens))
 
-    def weights(self, tokens: Tensor, inked: Tensor) -> Tensor:
-        """The weights of a sketch's places, from tokens [b, n, width] and bool [b, n]: float32 [b, n]. They sum to 1,
-        and are 0 where no ink is."""
-        return self.salience(tokens).squeeze(2).float().masked_fill(~inked, -torch.inf).softmax(1)
+    def sketch(self, tokens: Tensor, inked: Tensor) -> Tensor:
+        """Tokens [b, n, width] and where there is ink, bool [b, n] -> the places of sketches, float32 [b, n, dim]. The
+        lengths of a sketch's places are their weights: they sum to 1, and are 0 without ink."""
+        weights = self.salience(tokens).float().masked_fill(~inked[:, :, None], -torch.inf).softmax(1)
+        return weights * self.photo(tokens)
 
 
 def inked(sketches: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -48,23 +50,21 @@ def inked(sketches: Tensor, grid: tuple[int, int]) -> Tensor:
     return ink >= INK * ink.amax(1, keepdim=True)
 
 
-def cosines(sketch: Tensor, photos: Tensor) -> Tensor:
-    """Of every place of a sketch [n, d] with every place of photos [g, m, d]: float32 [n, g, m]."""
+def products(sketch: Tensor, photos: Tensor) -> Tensor:
+    """Dot products of every place of a sketch [n, d] with every place of photos [g, m, d]: float32 [n, g, m]."""
     with full_precision(sketch.device):
         return (sketch @ photos.flatten(0, 1).T).unflatten(1, photos.shape[:2])
 
 
-def late_scores(sketches: Tensor, weights: Tensor, photos: Tensor) -> Tensor:
-    """Scores of all pairs for a loss: places [a, n, d] with weights [a, n], places [b, m, d] -> float32 [a, b]."""
+def late_scores(sketches: Tensor, photos: Tensor) -> Tensor:
+    """Scores of all pairs for a loss: places [a, n, d] and [b, m, d] -> float32 [a, b]."""
     with full_precision(sketches.device):
-        products = sketches.flatten(0, 1) @ photos.flatten(0, 1).T
-        best = products.view(*sketches.shape[:2], *photos.shape[:2]).amax(3)
-        return torch.einsum("an,anb->ab", weights, best)
+        found = sketches.flatten(0, 1) @ photos.flatten(0, 1).T
+    return found.view(*sketches.shape[:2], *photos.shape[:2]).amax(3).sum(1)
 
 
 class LateScorer:
-    """The scores of every pair of precomputed sketches and photos; a `Scorer`. It reads the encodings "places",
-    [b, n, d], and of sketches also "weights", [b, n]."""
+    """The scores of every pair of sketches and photos; a `Scorer`. It reads the encoding "places", [b, n, d]."""
 
     def __init__(self, device: torch.device, places: int, dim: int) -> None:
         """places, dim: of a photo."""
@@ -72,21 +72,20 @@ class LateScorer:
         self.tile = max(1, TILE_BYTES // (4 * places * dim))
 
     def reads(self, side: Modality) -> tuple[str, ...]:
-        return ("places", "weights") if side == "sketch" else ("places",)
+        return ("places",)
 
-    def precompute(self, pictures: Encoding, side: Modality) -> tuple[Tensor, ...]:
-        return tuple(pictures[name].to(self.device, torch.float32) for name in self.reads(side))
+    def precompute(self, pictures: Encoding, side: Modality) -> Tensor:
+        return pictures["places"].to(self.device, torch.float32)
 
     @torch.inference_mode()
-    def score(self, queries: tuple[Tensor, Tensor], gallery: tuple[Tensor], wanted: Tensor | None = None) -> Tensor:
-        (photos,) = gallery
-        scores = torch.full((len(queries[0]), len(photos)), -torch.inf, device=self.device)
-        for row, (places, weights) in enumerate(zip(*queries, strict=True)):
-            kept = slice(None) if weights.is_meta else weights > 0  # FLOPs are counted of all places
-            places, weights = places[kept], weights[kept]
-            columns = torch.arange(len(photos), device=self.device)
+    def score(self, queries: Tensor, gallery: Tensor, wanted: Tensor | None = None) -> Tensor:
+        scores = torch.full((len(queries), len(gallery)), -torch.inf, device=self.device)
+        for row, places in enumerate(queries):
+            if not places.is_meta:  # where FLOPs are counted, all places count
+                places = places[places.any(1)]
+            columns = torch.arange(len(gallery), device=self.device)
             if wanted is not None:
                 columns = columns[wanted[row].to(self.device)]
-            for some in columns.split(max(1, CHUNK // (len(places) * self.places))):
-                scores[row, some] = weights @ cosines(places, photos[some]).amax(2)
+            for some in columns.split(max(1, CHUNK // (max(len(places), 1) * self.places))):
+                scores[row, some] = products(places, gallery[some]).amax(2).sum(0)
         return scores

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from zse_model.errors import ZseError
 from zse_model.explanation.base import Explainer, Explanation, scored
-from zse_model.late import cosines
+from zse_model.late import products
+from zse_model.losses import normalised
 
 if TYPE_CHECKING:
     from zse_model.methods.late_interaction import LateInteraction
@@ -23,7 +24,7 @@ class MatchExplanation(Explanation):
     weights: Tensor
     """float32 [n] in 0..1, of the sketch's places; they sum to 1, and are 0 where the sketch has no ink."""
     correspondence: Tensor
-    """float32 [n, n] in -1..1: the cosine of the sketch's place i with the photo's place j."""
+    """float32 [n, n] in -1..1: the cosine of the sketch's place i with the photo's place j; 0 without ink."""
 
     @property
     def matches(self) -> Tensor:
@@ -62,10 +63,11 @@ def explain_matches(method: LateInteraction, sketch: Tensor, photo: Tensor, mode
     """`Explainer.explain` of a `late_interaction`."""
     query = method.encode(sketch.to(method.device)[None], "sketch")
     found = method.encode(photo.to(method.device)[None], "photo")
+    places = query["places"][0]
     return MatchExplanation(
         **scored(method, query, found, mode),
-        weights=query["weights"][0].cpu(),
-        correspondence=cosines(query["places"][0], found["places"])[:, 0].cpu().clamp(-1, 1),
+        weights=places.norm(dim=1).cpu(),
+        correspondence=products(normalised(places), found["places"])[:, 0].cpu().clamp(-1, 1),
     )
 
 

@@ -109,22 +109,26 @@ class LateInteraction(GlobalEmbedding, Fusing):
         self.register_buffer("fusion", torch.zeros(2))
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
-        """-> "embedding" as `global`, and "places" [b, n, place_dim], float32, L2-normalised; of sketches also
-        "weights", float32 [b, n], which sum to 1."""
+        """-> "embedding" as `global`, and "places", float32 [b, n, place_dim]: of photos L2-normalised, of sketches as
+        long as their weights, which sum to 1."""
         features = self.backbone(images)
-        encoding = {"embedding": self._embedding(features.pooled), "places": self.local.places(features.tokens)}
-        if modality == "photo":
-            return encoding
-        return encoding | {"weights": self.local.weights(features.tokens, inked(images, self.backbone.grid))}
+        return {
+            "embedding": self._embedding(features.pooled),
+            "places": self._sketched(features.tokens, images)
+            if modality == "sketch"
+            else self.local.photo(features.tokens),
+        }
+
+    def _sketched(self, tokens: Tensor, images: Tensor) -> Tensor:
+        return self.local.sketch(tokens, inked(images, self.backbone.grid))
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)
         images, labels = batch.pictures()
         features = self.backbone(images)
         losses = self._global_losses(features.pooled, labels)
-        places = self.local.places(features.tokens)
-        weights = self.local.weights(features.tokens[: 2 * b], inked(images[: 2 * b], self.backbone.grid))
-        scores = late_scores(places[: 2 * b], weights, places[2 * b :])
+        sketches = self._sketched(features.tokens[: 2 * b], images[: 2 * b])
+        scores = late_scores(sketches, self.local.photo(features.tokens[2 * b :]))
         if c.late:
             of, to = labels[: 2 * b], labels[2 * b :]
             from_sketch = infonce(scores, of, to, c.late_temperature).view(2, b).mean(0)

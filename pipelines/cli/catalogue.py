@@ -30,7 +30,10 @@ def index(
         ),
     ] = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Also keep what pair networks read (modes rn, fused, rerank-K): large.")
+        bool,
+        typer.Option(
+            "--tokens", help="Also keep what modes read that compare patches (rn, late, fused, rerank-K): large."
+        ),
     ] = False,
     delete_many: Annotated[
         bool, typer.Option("--delete-many", help="Delete also if more than half of the photos are gone.")

@@ -37,13 +37,15 @@ CAPTIONS = {
     "matches": (
         "What is the score made of?",
         "Each numbered place of the sketch is joined to the place of the photo that matches it best. The score late is "
-        "the sum over all inked places of the sketch: weight x cosine. The numbered ones add most; the list says how "
-        "much. A place has seen more than its box: the network's last layers read a wide part of the picture.",
+        "the sum over all inked places of the sketch: weight x cosine. The numbered ones were asked for, or add most, "
+        "no two of them neighbours; the list says how much they add. A place has seen more than its box: the network's "
+        "last layers read a wide part of the picture.",
     ),
     "contributions": (
         "Where does the score come from?",
         "On the sketch: what each place adds to the score. On the photo: what the places that were matched give. Each "
-        "map is tinted from 0 to its highest value, written below it. Both maps sum to the score late.",
+        "map is tinted from 0 to its highest value, written below it. Both maps sum to the score late; what is below 0 "
+        "has no tint.",
     ),
     "similarity": (
         "How clear is the match?",
@@ -198,14 +200,14 @@ def _draw_masks(
 def _draw_matches(
     found: MatchExplanation, name: str, sketch: np.ndarray, photo: np.ndarray, patches: Sequence[tuple[int, int]]
 ) -> Explained:
-    patches = patches or strongest_places(found)
+    patches = list(dict.fromkeys(patches)) or strongest_places(found)
     maps = [found.similarity(row, column) for row, column in patches]
     panels = []
     for title, values, pixels in (
         ("sketch", found.contributions, sketch),
         ("photo", found.importance, photo),
     ):
-        high = float(values.max())
+        high = max(float(values.max()), 0.0)
         tinted = _tinted(pixels, (values / max(high, 1e-12)).clamp(0, 1).view(found.grid), ATTENTION)
         panels.append(_Panel(tinted, title, f"0 to {high:.3f}"))
     pictures = {

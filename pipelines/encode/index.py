@@ -130,7 +130,7 @@ def index(
     """Make the index at `url` hold every photo of `source`, encoded by a checkpoint.
 
     source, metadata: None = as in the run before. called: the name of the checkpoint, such as models:/zse@champion.
-    tokens: of a new generation: also keep the encodings that pair networks read. delete_many: delete even if most of
+    tokens: of a new generation: also keep the encodings of patches. delete_many: delete even if most of
     the photos are gone. checkpoint: the content of `checkpoint_url`, if that is loaded already.
     Raises ZseError for another source than the run before's, for metadata that cannot be joined, and if most photos are
     gone; StorageError for a source without photos.

@@ -76,7 +76,7 @@ class EncodePhotos:
 
 
 def stored_forms(checkpoint: Checkpoint, *, tokens: bool) -> dict[str, EncodingForm]:
-    """The encodings that an index keeps. tokens: also those that only pair networks read."""
+    """The encodings that an index keeps. tokens: also those of patches, which only modes read that compare them."""
     method, size = checkpoint.method, checkpoint.transforms.size
     with torch.inference_mode():
         values = method.encode(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=method.device), "photo")

@@ -27,15 +27,16 @@ def cost(
 ) -> dict[str, Any]:
     """The cost of one of `method.modes`, with pictures that the method has encoded, on the method's device.
 
-    gflop_pair: GFLOP per pair of matrix products and attention, without preparing the pictures. bytes_photo: bytes of a
+    gflop_pair: GFLOP per pair of matrix products and attention, without preparing the pictures, the mean of
+    SKETCHES sketches: `late` skips places without ink. bytes_photo: bytes of a
     photo's encodings that the mode reads. ms_query_1000: wall time, in ms, of one sketch in a batch of SKETCHES against
     1,000 photos, without preparation; every pair is scored, for codes too, which an index searches faster. device: name
     of the GPU, or processor and threads.
     """
     scorer = method.scorer(mode, precision)
-    sketch, photo = scorer.precompute(_first(sketches, 1), "sketch"), scorer.precompute(_first(photos, 1), "photo")
-    flop = count_flop(lambda: scorer.score(sketch, photo))
     asked = min(SKETCHES, count(sketches))
+    several, photo = scorer.precompute(_first(sketches, asked), "sketch"), scorer.precompute(_first(photos, 1), "photo")
+    flop = count_flop(lambda: scorer.score(several, photo)) // asked
     pairs = max(asked, min(PAIRS, int(FLOP / max(flop, 1))))
     against = min(count(photos), pairs // asked)
     queries, gallery = (

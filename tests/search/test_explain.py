@@ -151,12 +151,10 @@ def test_matches_are_explained_and_add_up(world: Path, tmp_path: Path) -> None:
     assert page.tags.count("img") == 6 and len(list(tmp_path.glob("[12]-*.png"))) == 6
     declared = next(mode for mode in METHODS["late_interaction"].MODES if mode.name == "late")
     assert declared.explanation in page.text
-    for line in printed.splitlines()[:2]:
-        score = float(line.split()[1])
-        (said,) = (
-            text for text in re.findall(r"1 adds [^(]*?the other places -?[0-9.]+", page.text) if adds(text, score)
-        )
-        assert said
+    said = re.findall(r"1 adds [^(]*?the other places -?[0-9.]+[0-9]", page.text)
+    assert len(said) == 2
+    for text, line in zip(said, printed.splitlines(), strict=False):
+        assert adds(text, float(line.split()[1]))
     zse_explain(world, tmp_path / "one", "--photo", str(world / "gallery" / "0 <i>.png"), checkpoint="late_interaction")
     with pytest.raises(ValueError, match="no patch 4,0: the grid is 4x4"):
         zse_explain(world, tmp_path, *options, "--patch", "4,0", checkpoint="late_interaction")

@@ -15,7 +15,6 @@ from tests.helpers.oracles import doubles, linear, unit
 from tests.zse_model.test_method_losses import (
     BACKBONE,
     CLASSES,
-    ITEMS,
     LABELS,
     NEGATIVE_LABELS,
     ROLES,
@@ -29,13 +28,15 @@ from tests.zse_model.test_method_losses import (
     numbered,
 )
 from zse_model import late
+from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.explanation.faithfulness import curves, orders
 from zse_model.explanation.matches import MatchExplanation, strongest_places
 from zse_model.explanation.pair import explain_pair
-from zse_model.late import LateScorer, inked, late_scores
+from zse_model.late import LateScorer, inked, late_scores, pair_scores
 from zse_model.methods import LateInteraction, LateInteractionConfig, create_method
 from zse_model.scoring import score_all
+from zse_model.synthetic import draw_photo
 
 CPU = torch.device("cpu")
 GRID = (2, 2)
@@ -125,15 +126,18 @@ def test_pictures_are_encoded_as_they_are_trained() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 100, 2**21])
 def test_scores_are_the_sums_of_the_best_matches(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(late, "CHUNK", chunk)
+    monkeypatch.setattr(late, "CPU_CHUNK", chunk)
     generator = torch.manual_seed(3)
     s, p = (torch.randn(n, 9, 7, generator=generator) for n in (5, 33))
+    s, p = torch.nn.functional.normalize(s, dim=2), torch.nn.functional.normalize(p, dim=2)
     v = torch.rand(5, 9, generator=generator).masked_fill(torch.rand(5, 9, generator=generator) < 0.4, 0)
+    v = v / v.sum(1, keepdim=True)
     expected = [[matched(doubles(s[i]), doubles(v[i]), doubles(p[j])) for j in range(33)] for i in range(5)]
     weighted = v[:, :, None] * s
     scorer, queries, gallery = LateScorer(CPU, 9, 7), {"places": weighted}, {"places": p}
     np.testing.assert_allclose(doubles(score_all(scorer, queries, gallery)), expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(doubles(late_scores(weighted, p)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(doubles(pair_scores(weighted, p[:5])), np.diagonal(expected), rtol=1e-5, atol=1e-5)
     wanted = torch.rand(5, 33, generator=generator) < 0.3
     wanted[2] = False
     some = score_all(scorer, queries, gallery, wanted)
@@ -170,18 +174,38 @@ def test_an_explanation_sums_to_the_score() -> None:
             found.similarity(*patch)
 
 
-def test_a_photo_loses_most_where_the_matches_are() -> None:
+def test_a_photo_as_a_query_is_scored_as_a_sketch_of_equal_weights() -> None:
+    photos = torch.nn.functional.normalize(torch.randn(3, 9, 7, generator=torch.manual_seed(7)), dim=2)
+    scores = score_all(LateScorer(CPU, 9, 7), {"places": photos}, {"places": photos})
+    expected = [[matched(doubles(s), np.full(9, 1 / 9), doubles(p)) for p in photos] for s in photos]
+    np.testing.assert_allclose(doubles(scores), expected, atol=1e-5)
+    assert scores.diagonal() == pytest.approx([1, 1, 1])
+
+
+def test_places_are_removed_in_the_order_of_what_they_give() -> None:
+    """Places without a match come last, by how well they match; not by where they are."""
+    correspondence = torch.tensor([[0.9, 0.2, 0.8, 0.1], [0.3, 0.1, 0.2, 0.7], [0.0] * 4, [0.0] * 4])
+    fields: dict[str, Any] = {"mode": "late", "about": "", "scores": {"late": 0.82}, "grid": GRID}
+    found = MatchExplanation(**fields, weights=torch.tensor([0.6, 0.4, 0, 0]), correspondence=correspondence)
+    assert found.contributions.tolist() == pytest.approx([0.54, 0.28, 0, 0])
+    assert found.importance.tolist() == pytest.approx([0.54, 0, 0, 0.28])
+    assert found.order.tolist() == [0, 3, 2, 1]
+
+
+def test_what_gives_most_is_removed_first() -> None:
+    """Over several photos the score falls faster by the order of the matches than by chance."""
     torch.manual_seed(5)
     method = create_method("late_interaction", LateInteractionConfig(dim=8), BACKBONE, size=64, classes=3).eval()
     sketch = torch.full((1, 64, 64), 255, dtype=torch.uint8)
     sketch[:, 5:40, 20] = 0
-    photo = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    by = orders(method, sketch, photo, torch.manual_seed(6))
-    assert by.keys() == {"matched", "uniform"}
-    found = explain_pair(method, sketch, photo)
-    assert isinstance(found, MatchExplanation)
-    assert int(by["matched"][0]) == int(found.importance.argmax())
-    assert float(curves(method, sketch, photo, by["matched"]).deletion[0]) == pytest.approx(found.score, abs=1e-5)
+    fallen = dict.fromkeys(("matched", "uniform"), 0.0)
+    for seed in range(8):
+        photo = torch.from_numpy(draw_photo("fish", seed, size=64)).permute(2, 0, 1)
+        by = orders(method, sketch, photo, torch.manual_seed(seed))
+        assert by.keys() == fallen.keys()
+        for name, order in by.items():
+            fallen[name] += curves(method, sketch, photo, order).deletion_auc
+    assert fallen["matched"] < fallen["uniform"]
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
@@ -190,7 +214,10 @@ def test_what_cannot_be_trained_is_refused() -> None:
         ({"place_dim": 0}, "place_dim must be above 0"),
         ({"late_temperature": 0}, "late_temperature must be above 0"),
         ({"late": -1}, "late must be 0 or more"),
+        ({"classification": 0, "contrast": 0}, "^late_interaction: at least one of"),
     ):
         with pytest.raises(ZseError, match=why):
             LateInteractionConfig(**changes)  # type: ignore[arg-type]
-    assert ITEMS == len(LABELS)
+    dropping = BackboneConfig(name="test_vit", args={"patch_drop_rate": 0.5})
+    with pytest.raises(ZseError, match="needs a token for each of 4x4 places, and 'test_vit' drops some"):
+        create_method("late_interaction", LateInteractionConfig(dim=8), dropping, size=64, classes=3)

@@ -66,7 +66,8 @@ def test_any_choice_of_losses_is_refused_or_reaches_every_parameter(case: str) -
         dead = [n for n, p in method.named_parameters() if p.grad is None and (p.requires_grad or "model." not in n)]
         assert not dead, (chosen, dead[:3])
     assert [weights for weights in refused if all(weights)] == [] and (0.0,) * len(names) in refused
-    assert len(refused) < 2 ** (len(names) - 1)
+    # late_interaction refuses 8 without late and pairs, and 3 without a loss of `global`
+    assert len(refused) <= (11 if name == "late_interaction" else 2 ** (len(names) - 2))
 
 
 def test_without_losses_of_pairs_no_pair_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from tests.helpers.batches import CLASSES, Pictures
 from zse_model.backbones import BackboneConfig, class_attention
 from zse_model.graph import GraphEncoder, class_graph
 from zse_model.hashing import CodeHead
+from zse_model.late import late_scores, pair_scores, products
 from zse_model.layers import RelationHead, TokenNorm
 from zse_model.losses import (
     cosine_logits,
@@ -21,7 +22,13 @@ from zse_model.losses import (
     soft_label_divergence,
     triplet,
 )
-from zse_model.methods import CrossATNetConfig, GlobalConfig, ZseSbirConfig, create_method
+from zse_model.methods import (
+    CrossATNetConfig,
+    GlobalConfig,
+    LateInteractionConfig,
+    ZseSbirConfig,
+    create_method,
+)
 from zse_model.methods.zse_sbir import hardest_negatives
 from zse_model.precision import full_precision
 from zse_model.scoring import DotProduct, score_all
@@ -38,6 +45,7 @@ EVERY_LOSS = {
         dropped_units=(0,),
         dropout=0.0,
     ),
+    "late_interaction": LateInteractionConfig(dim=8, place_dim=8, pairs=1.0, distillation=1.0, dropped_units=(0,)),
     "crossatnet": CrossATNetConfig(
         dim=16, attention_dim=8, vector_dim=8, neighbours=1, bits=32, distillation=1.0, dropped_units=(0,)
     ),
@@ -96,6 +104,9 @@ def functions() -> dict[str, Any]:
         "edges": lambda: class_graph(collapsed(6), "knn", 2),
         "tree": lambda: class_graph(collapsed(6), "mst", 0),
         "kernel": lambda: head.kernel(*tokens),
+        "late": lambda: late_scores(*tokens),
+        "pairs": lambda: pair_scores(*tokens),
+        "products": lambda: products(tokens[0][0], tokens[1]),
         "norm": lambda: norm(tokens[0]),
         "class attention": lambda: class_attention(vit.blocks[0].attn, normed),
         "codes": lambda: code.project(x, "photo"),

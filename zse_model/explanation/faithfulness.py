@@ -1,7 +1,8 @@
 """Does an explanation point at what the score depends on? Photo patches are removed and the pair is scored again.
 
 A removed patch gets the picture's mean colour in its pixels, and the picture is encoded again: the network sees a
-picture, not missing tokens. The score is the logit of the pair network. Our design, after the deletion and insertion
+picture, not missing tokens. The score is that of the mode that reads
+pairs: the logit of `rn`, or `late`. Our design, after the deletion and insertion
 curves of the explanation literature.
 """
 
@@ -53,7 +54,7 @@ def curves(method: RetrievalMethod, sketch: Tensor, photo: Tensor, order: Tensor
     """Score a pair with the patches of `order` removed, and put back, beginning with the first.
 
     sketch: uint8 [1 or 3, s, s]; photo: uint8 [3, s, s]; order: int64 [rows * columns], each patch once, most important
-    first. Raises UnexplainableError for a method without a pair network, ZseError for another order.
+    first. Raises UnexplainableError for a method without a mode that reads pairs, ZseError for another order.
     """
     if method.pair_mode is None:
         raise UnexplainableError("This network has no mode that reads pairs, and curves are of its score")
@@ -81,8 +82,7 @@ def orders(method: RetrievalMethod, sketch: Tensor, photo: Tensor, generator: to
     found = explain_pair(method, sketch, photo)
     if isinstance(found, MatchExplanation):
         n = len(found.weights)
-        by_match = found.importance.argsort(descending=True, stable=True)
-        return {"matched": by_match, "uniform": torch.randperm(n, generator=generator)}
+        return {"matched": found.order, "uniform": torch.randperm(n, generator=generator)}
     if not isinstance(found, PatchExplanation):
         raise UnexplainableError("This network has no patches to order: its explanation is of another kind")
     ink = ink_of_patches(sketch, found.grid)

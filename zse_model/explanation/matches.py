@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +41,13 @@ class MatchExplanation(Explanation):
     def importance(self) -> Tensor:
         """float32 [n]: what the places of the photo give to `late`: the contributions that they match."""
         return torch.zeros_like(self.weights).index_add_(0, self.matches, self.contributions)
+
+    @property
+    def order(self) -> Tensor:
+        """int64 [n], the places of the photo: first those that give most to `late`, then those that match best without
+        being the best match of any place."""
+        nearly = (self.weights[:, None] * self.correspondence).amax(0)
+        return torch.from_numpy(np.lexsort((-nearly.numpy(), -self.importance.numpy())).copy())
 
     def similarity(self, row: int, column: int) -> Tensor:
         """float32 [rows, columns]: the cosine of a place of the sketch, counted from 0, with every place of the photo.

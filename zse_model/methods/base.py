@@ -59,7 +59,7 @@ class TrainBatch:
         return torch.cat([sketches, self.photo, self.negative]), labels
 
 
-POSITIVE = ("temperature", "scale", "dim", "heads", "ffn")
+POSITIVE = ("temperature", "late_temperature", "scale", "dim", "place_dim", "heads", "ffn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ class RetrievalMethod(nn.Module, ABC):
 
     @property
     def pair_mode(self) -> str | None:
-        """The mode that runs a network on every pair."""
+        """The mode that does more for every pair than a dot product."""
         whole = (mode for mode in self.MODES if not (mode.shortlist or mode.combined))
         return next((mode.name for mode in whole if mode.pair_network and mode.ready(self)), None)
 

@@ -9,7 +9,7 @@ head's output or the backbone's pooled feature (`readout`). The default was chos
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ class GlobalConfig(MethodConfig):
     """`classification`, `contrast` and `distillation` are weights of losses. 0 builds none of a loss's parameters."""
 
     __pydantic_config__ = {"extra": "forbid"}
+    METHOD: ClassVar[str] = "global"
 
     dim: int = 512
     """Of the head's output."""
@@ -50,19 +51,19 @@ class GlobalConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.has_head or self.distillation):
-            raise ZseError("global: at least one of classification, contrast, distillation must be above 0")
+            raise ZseError(f"{self.METHOD}: at least one of classification, contrast, distillation must be above 0")
         if self.readout == "head" and not self.has_head:
-            raise ZseError("global: readout 'head' needs classification or contrast above 0, which train the head")
+            raise ZseError(
+                f"{self.METHOD}: readout 'head' needs classification or contrast above 0, which train the head"
+            )
 
 
 class GlobalEmbedding(RetrievalMethod):
     Config = GlobalConfig
     config: GlobalConfig
 
-    @property
-    def _reads_tokens(self) -> bool:
-        """Whether a method that adds to this one reads the backbone's tokens."""
-        return False
+    READS_TOKENS: ClassVar[bool] = False
+    """Whether a method that adds to this one reads the backbone's tokens."""
 
     def __init__(
         self, config: GlobalConfig, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
@@ -73,7 +74,7 @@ class GlobalEmbedding(RetrievalMethod):
             backbone,
             size=size,
             pooled=True,
-            tokens=self._reads_tokens,
+            tokens=self.READS_TOKENS,
             classifier=c.distillation > 0,
             load_weights=load_weights,
         )

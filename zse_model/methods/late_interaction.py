@@ -15,8 +15,8 @@ from torch import Tensor
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.explanation.matches import MATCHES
-from zse_model.late import LateScorer, LocalHead, inked, late_scores
-from zse_model.losses import infonce
+from zse_model.late import LateScorer, LocalHead, inked, late_scores, pair_scores
+from zse_model.losses import infonce, item_means
 from zse_model.methods.base import Encoding, Modality, TrainBatch
 from zse_model.methods.fusion import Fusing
 from zse_model.methods.global_embedding import GlobalConfig, GlobalEmbedding
@@ -28,6 +28,7 @@ class LateInteractionConfig(GlobalConfig):
     """`late` and `pairs` are weights of losses of places. One must be above 0. The others are those of `global`."""
 
     __pydantic_config__ = {"extra": "forbid"}
+    METHOD = "late_interaction"
 
     place_dim: int = 64
     """Of the vector of a place."""
@@ -43,9 +44,6 @@ class LateInteractionConfig(GlobalConfig):
         super().__post_init__()
         if not (self.late or self.pairs):
             raise ZseError("late_interaction: one of late and pairs must be above 0, to train the places")
-        for name in ("place_dim", "late_temperature"):
-            if not getattr(self, name):
-                raise ZseError(f"LateInteractionConfig: {name} must be above 0, got 0")
 
 
 MODES = (
@@ -91,9 +89,7 @@ class LateInteraction(GlobalEmbedding, Fusing):
     FUSED = ("ret", "late")
     config: LateInteractionConfig  # type: ignore[reportIncompatibleVariableOverride]
 
-    @property
-    def _reads_tokens(self) -> bool:
-        return True
+    READS_TOKENS = True
 
     def __init__(
         self,
@@ -105,6 +101,12 @@ class LateInteraction(GlobalEmbedding, Fusing):
         load_weights: bool = True,
     ) -> None:
         super().__init__(config, backbone, size=size, classes=classes, load_weights=load_weights)
+        rows, columns = self.backbone.grid
+        if self.backbone.tokens != rows * columns or backbone.args.get("patch_drop_rate"):
+            raise ZseError(
+                f"late_interaction needs a token for each of {rows}x{columns} places, and {backbone.name!r} drops "
+                "some. Leave out backbone.args.patch_drop_rate, or use another backbone"
+            )
         self.local = LocalHead(self.backbone.token_dim, config.place_dim)
         self.register_buffer("fusion", torch.zeros(2))
 
@@ -128,13 +130,13 @@ class LateInteraction(GlobalEmbedding, Fusing):
         features = self.backbone(images)
         losses = self._global_losses(features.pooled, labels)
         sketches = self._sketched(features.tokens[: 2 * b], images[: 2 * b])
-        scores = late_scores(sketches, self.local.photo(features.tokens[2 * b :]))
+        photos = self.local.photo(features.tokens[2 * b :])
         if c.late:
-            of, to = labels[: 2 * b], labels[2 * b :]
-            from_sketch = infonce(scores, of, to, c.late_temperature).view(2, b).mean(0)
+            scores, of, to = late_scores(sketches, photos), labels[: 2 * b], labels[2 * b :]
+            from_sketch = item_means(infonce(scores, of, to, c.late_temperature), b)
             from_photo = infonce(scores.T[:b], to[:b], of, c.late_temperature)
             losses["late"] = c.late * (from_sketch + from_photo) / 2
         if c.pairs:
-            own, other = scores.diagonal()[:b], scores[:b, b:].diagonal()
+            own, other = (pair_scores(sketches[:b], some) for some in photos.split(b))
             losses["pairs"] = c.pairs * F.softplus((other - own) / c.late_temperature)
         return losses

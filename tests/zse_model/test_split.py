@@ -411,3 +411,12 @@ def test_imagenet_units_that_name_an_unseen_class():
     assert not {292, 817, 963} & set(union), "tiger, sports car and pizza have nothing to do with it"
     assert imagenet_units_naming([]) == []
     assert imagenet_units_naming(["crocodile heads"]) == imagenet_units_naming(["crocodile"]), "a part names its whole"
+
+
+def test_a_split_for_selection_tests_on_the_pseudo_unseen_classes_under_its_own_name() -> None:
+    drawn = ZeroShotSplit(
+        name="s", citation="c", seen=("ant", "bee", "car", "dog", "eel", "fox", "gnu", "hen"), unseen=("owl",)
+    ).with_pseudo_unseen(0.25, seed=0)
+    chosen = drawn.for_selection()
+    assert len(drawn.pseudo_unseen) == 2 and chosen.name == "s-selection"
+    assert (chosen.seen, chosen.unseen, chosen.pseudo_unseen) == (drawn.training, drawn.pseudo_unseen, ())

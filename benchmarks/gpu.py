@@ -461,7 +461,7 @@ def settle(method: RetrievalMethod, batch: TrainBatch, scale: Scale) -> None:
         for head in getattr(method, "codes", {}).values():
             head.fit_itq(torch.cat([sketches["embedding"], photos["embedding"]]))
         if isinstance(method, Fusing):
-            spreads = [method.score(sketches, photos, mode).std().clamp(min=1e-6) for mode in method.FUSED]
+            spreads = [method.score(sketches, photos, mode).std().clamp(min=1e-6) for mode in method.combined]
             method.fusion.copy_(0.5 / torch.stack(spreads))
 
 

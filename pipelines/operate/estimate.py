@@ -86,7 +86,7 @@ class Cost:
     precompute: Count = dataclasses.field(default_factory=lambda: {"sketch": 0, "photo": 0})
     """Preparation for scoring: per photo, and per sketch and tile of photos."""
     pair: int = 0
-    """The pair network, per pair; 0 = a score is a product of two vectors."""
+    """Of the mode that does more for a pair than a dot product, per pair; 0 = there is none."""
     tile: int = 1
     """Photos precomputed at once."""
 
@@ -135,7 +135,7 @@ class Estimate:
         return sum(search[m] * flop for search in self.data.searches for m, flop in self.costs[method].encode.items())
 
     def pairs(self, method: str) -> int:
-        """Pairs that a pair network scores, in all modes: every pair, or K per query for rerank-K."""
+        """Pairs that are scored by more than a dot product, in all modes: every pair, or K per query for rerank-K."""
         return sum(self._pairs(method, search) for search in self.data.searches)
 
     def _pairs(self, method: str, search: Count) -> int:
@@ -145,11 +145,11 @@ class Estimate:
         asked = self.config.evaluation.modes
         pays = [mode for mode in METHODS[method].MODES if mode.pair_network]
         depths = {rerank_depth(name) for name in asked for mode in pays if mode.number(name) is not None}
-        every = None in depths or not asked  # the modes of a pair network share its scores
+        every = None in depths or not asked  # fused and the mode that it combines share scores
         return queries * (sum(min(depth, gallery) for depth in depths if depth) + gallery * every)
 
     def scoring(self, method: str) -> int:
-        """FLOP of the pair network, with its preparation."""
+        """FLOP of scoring these pairs, with the preparation of the pictures."""
         cost, total = self.costs[method], 0
         for search in self.data.searches:
             if pairs := self._pairs(method, search):

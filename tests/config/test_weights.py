@@ -112,6 +112,6 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 def test_the_converted_mobilenet_needs_nothing_typed() -> None:
     if not (path := SHARED / "weights" / "mobilenetv2_100_imagenet.safetensors").exists():
-        pytest.skip("the converted weights are not here")
+        pytest.skip("no ../shared/weights: its file is not part of the repository; a file of the tests is known above")
     found = load_experiment("folder+global", [f"backbone.weights={path}"]).backbone
     assert (found.args, found.mean, found.std) == ({"pad_type": "same"}, HALF, HALF)

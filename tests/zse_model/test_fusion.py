@@ -27,9 +27,9 @@ def test_the_weight_is_the_best_of_those_tried(method: Fusing) -> None:
     def correlation(scores: torch.Tensor) -> float:
         return float(torch.corrcoef(torch.stack([scores.flatten(), truth.flatten()]))[0, 1])
 
-    assert method.modes == method.FUSED
-    method.calibrate(lambda mode: dict(zip(method.FUSED, (ret, rn), strict=True))[mode], correlation)
-    assert method.modes == (*method.FUSED, "fused")
+    assert method.modes == method.combined
+    method.calibrate(lambda mode: dict(zip(method.combined, (ret, rn), strict=True))[mode], correlation)
+    assert method.modes == (*method.combined, "fused")
     shares = method.fusion * torch.stack([ret.std(), rn.std()])
     assert abs(float(shares.sum()) - 1) < 1e-5 and 0.4 < float(shares[0]) < 0.6
     assert correlation(method.fuse(ret, rn)) > max(correlation(ret), correlation(rn)) + 0.05

@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from zse_model.methods.base import RetrievalMethod
+from zse_model.modes import Mode
 from zse_model.scoring import weighted
 
 FUSION_STEPS = 21  # shares of the second mode that are tried, 0 to 1
 
 
-class Fusing(RetrievalMethod):
-    """A method whose mode `fused` combines two others."""
+def fused(first: str, second: str, *, needs: str, explanation: str, places: bool = False) -> Mode:
+    """The mode `fused` of a `Fusing` method. needs: what its training must have, for the error of a checkpoint without
+    weights."""
+    return Mode(
+        name="fused",
+        score=f"Weighted sum of {first} and {second}; the weights were chosen on pseudo-unseen classes.",
+        explanation=explanation,
+        pair_network=True,
+        places=places,
+        ready=lambda method: method.calibrated,
+        lacking="This checkpoint has no weights for mode fused. A training with pseudo-unseen classes chooses them at "
+        f"its end ({needs}).",
+        combined=(first, second),
+        combine=lambda method, *scores: method.fuse(*scores),
+    )
 
-    FUSED: ClassVar[tuple[str, str]]
-    """The modes that are combined."""
+
+class Fusing(RetrievalMethod):
+    """A method that declares the mode `fused`."""
+
     fusion: Tensor
     """[2], the weight of each in `fused`; 0 until calibrated."""
+
+    @property
+    def combined(self) -> tuple[str, str]:
+        """The modes that `fused` combines."""
+        return next(mode.combined for mode in self.MODES if mode.combined)
 
     @property
     def fusible(self) -> bool:
@@ -40,7 +60,7 @@ class Fusing(RetrievalMethod):
         """Choose the weights of `fused`: shares of each score in units of its standard deviation."""
         if not self.fusible:
             return
-        first, second = (scores(mode) for mode in self.FUSED)
+        first, second = (scores(mode) for mode in self.combined)
         # A single score has no deviation.
         spreads = torch.stack([s.std() if s.numel() > 1 else s.new_ones(()) for s in (first, second)]).clamp(min=1e-6)
         candidates = [torch.tensor([1 - w, w]) / spreads for w in torch.linspace(0, 1, FUSION_STEPS).tolist()]

@@ -18,7 +18,7 @@ from zse_model.explanation.matches import MATCHES
 from zse_model.late import LateScorer, LocalHead, inked, late_scores, pair_scores
 from zse_model.losses import infonce, item_means
 from zse_model.methods.base import Encoding, Modality, TrainBatch
-from zse_model.methods.fusion import Fusing
+from zse_model.methods.fusion import Fusing, fused
 from zse_model.methods.global_embedding import GlobalConfig, GlobalEmbedding
 from zse_model.modes import RET, Mode
 
@@ -60,17 +60,12 @@ MODES = (
         places=True,
         scorer=lambda method, *_: LateScorer(method.device, method.backbone.tokens, method.config.place_dim),
     ),
-    Mode(
-        name="fused",
-        score="Weighted sum of ret and late; the weights were chosen on pseudo-unseen classes.",
+    fused(
+        "ret",
+        "late",
+        needs="dataset.pseudo_unseen",
         explanation="fused is the weighted sum of ret and late. Its late part is the sum of the matches below.",
-        pair_network=True,
         places=True,
-        ready=lambda method: method.calibrated,
-        lacking="This checkpoint has no weights for mode fused. A training with pseudo-unseen classes chooses them at "
-        "its end (dataset.pseudo_unseen).",
-        combined=("ret", "late"),
-        combine=lambda method, ret, late: method.fuse(ret, late),
     ),
     Mode(
         name="rerank-K",
@@ -86,7 +81,6 @@ class LateInteraction(GlobalEmbedding, Fusing):
     Config = LateInteractionConfig
     MODES = MODES
     EXPLAINER = MATCHES
-    FUSED = ("ret", "late")
     config: LateInteractionConfig  # type: ignore[reportIncompatibleVariableOverride]
 
     READS_TOKENS = True

@@ -33,7 +33,7 @@ from zse_model.layers import (
 from zse_model.losses import item_means, nearest_other, normalised, triplet
 from zse_model.methods.base import Encoding, MethodConfig, Modality, TrainBatch
 from zse_model.methods.distillation import Distillation
-from zse_model.methods.fusion import Fusing
+from zse_model.methods.fusion import Fusing, fused
 from zse_model.methods.global_embedding import contrast
 from zse_model.modes import RET, Mode
 from zse_model.pair_scorer import PairScorer
@@ -154,17 +154,12 @@ MODES = (
             method.sketch_attends, method.photo_attends, method.relation, precision=precision
         ),
     ),
-    Mode(
-        name="fused",
-        score="Weighted sum of ret and rn; the weights were chosen on pseudo-unseen classes.",
+    fused(
+        "ret",
+        "rn",
+        needs="dataset.pseudo_unseen and relation above 0",
         explanation="fused is the weighted sum of ret and rn, with weights chosen on pseudo-unseen classes. Only its "
         "rn part depends on the correspondences below.",
-        pair_network=True,
-        ready=lambda method: method.calibrated,
-        lacking="This checkpoint has no weights for mode fused. A training with pseudo-unseen classes chooses them at "
-        "its end (dataset.pseudo_unseen and relation above 0).",
-        combined=("ret", "rn"),
-        combine=lambda method, ret, rn: method.fuse(ret, rn),
     ),
     Mode(name="rerank-K", score="The K best by ret, ranked by rn.", pair_network=True, shortlist=("ret", "rn")),
 )
@@ -172,7 +167,6 @@ MODES = (
 
 class ZseSbir(Fusing):
     Config = ZseSbirConfig
-    FUSED = ("ret", "rn")
     MODES = MODES
     EXPLAINER = PATCHES
     config: ZseSbirConfig

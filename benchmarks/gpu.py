@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import itertools
 import json
 import math
 import os
@@ -53,7 +54,7 @@ from zse_model.methods import (
     ZseSbirConfig,
     create_method,
 )
-from zse_model.methods.fusion import Fusing
+from zse_model.methods.fusion import FUSION_STEPS, Fusing
 from zse_model.methods.zse_sbir import ZseSbir
 from zse_model.pair_scorer import PairScorer
 from zse_model.published import RELEASED, RELEASED_BACKBONE, RELEASED_SIZE, translate
@@ -461,8 +462,12 @@ def settle(method: RetrievalMethod, batch: TrainBatch, scale: Scale) -> None:
         for head in getattr(method, "codes", {}).values():
             head.fit_itq(torch.cat([sketches["embedding"], photos["embedding"]]))
         if isinstance(method, Fusing):
-            spreads = [method.score(sketches, photos, mode).std().clamp(min=1e-6) for mode in method.combined]
-            method.fusion.copy_(0.5 / torch.stack(spreads))
+            tried = itertools.count()  # the middle of the shares, so that both modes count
+            middle = FUSION_STEPS // 2
+            method.calibrate(
+                lambda mode: method.score(sketches, photos, mode),
+                lambda _: -abs(next(tried) % FUSION_STEPS - middle),
+            )
 
 
 def encoded(method: RetrievalMethod, scale: Scale) -> tuple[Encoding, Encoding]:

@@ -46,8 +46,8 @@ class Mode:
     combined: tuple[str, str] | None = None
     """Two modes whose scores, float32 [q, g] each, `combine` combines."""
     combine: Callable[[Any, Tensor, Tensor], Tensor] | None = None
-    shortlist: tuple[str, str] | None = None
-    """The mode that finds the K best photos, and the mode that ranks them."""
+    shortlist: tuple[str, ...] | None = None
+    """The mode that finds the K best photos, and the modes that may rank them: the first that the network has does."""
 
     def number(self, asked: str) -> int | None:
         """The N or K of the name `asked`: 0 if this mode has no number, None if `asked` is another mode."""

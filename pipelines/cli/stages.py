@@ -204,7 +204,7 @@ def methods() -> None:
     for name, method in METHODS.items():
         show(name)
         for mode in method.MODES:
-            show(f"    {mode.name:10s}{mode.score} Cost: {mode.cost}.")
+            show(f"    {mode.name:12s}{mode.score} Cost: {mode.cost}.")
     last("N: bits of a code; K: photos of the shortlist", command("experiments"))
 
 

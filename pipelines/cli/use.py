@@ -166,8 +166,8 @@ def explain(
 ) -> None:
     """Draw what a model saw in a sketch and a photo.
 
-    For zse_sbir: the corresponding patches, the attention and a synthesis. For late_interaction: the matches that the
-    score is the sum of. For crossatnet: the photo's own mask and the mask that the sketch guides.
+    For zse_sbir: the corresponding patches, the attention and a synthesis. For the mode late, of zse_sbir too: the
+    matches that the score is the sum of. For crossatnet: the photo's own mask and the mask that the sketch guides.
 
     Example: `zse explain --sketch cat.png --photo cat.jpg --mode rn --patch 2,3 --checkpoint workspace/checkpoints/...`
     """
@@ -186,8 +186,8 @@ def explain(
     one = ["--photo", str(photo), "--checkpoint", checkpoint, "--workspace", workspace]
     words = one if photo is not None else [*searched(str(gallery), checkpoint, workspace), "--top", str(top)]
     words += ["--mode", mode] if mode else []
-    explainer = METHODS[read_json(join(used, INFO))["method"]].EXPLAINER
-    if explainer is not None and explainer.patches:
+    explainers = METHODS[read_json(join(used, INFO))["method"]].EXPLAINERS
+    if any(explainer.patches for explainer in explainers):
         following = command("explain", "--sketch", sketch, *words, "--patch", "ROW,COLUMN", "--out", str(out))
     else:
         following = command("explain", "--sketch", "ANOTHER", *words, "--out", str(out))

@@ -86,7 +86,7 @@ class Cost:
     precompute: Count = dataclasses.field(default_factory=lambda: {"sketch": 0, "photo": 0})
     """Preparation for scoring: per photo, and per sketch and tile of photos."""
     pair: int = 0
-    """Of the mode that does more for a pair than a dot product, per pair; 0 = there is none."""
+    """Of the asked modes that do more for a pair than a dot product, together, per pair; 0 = there is none."""
     tile: int = 1
     """Photos precomputed at once."""
 
@@ -267,11 +267,26 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
         encode=encode,
         stored=sum(x.numel() * _stored_size(x) for x in encoding.values()),
     )
-    if method.pair_mode is None:
+    scorers = [method.scorer(mode, config.evaluation.precision) for mode in _paid(method, config.evaluation.modes)]
+    if not scorers:
         return cost
-    scorer = method.scorer(method.pair_mode, config.evaluation.precision)
-    precompute: Count = {m: count_flop(lambda m=m: scorer.precompute(encoding, m)) for m in _MODALITIES}
-    return dataclasses.replace(cost, precompute=precompute, pair=_pair(scorer, encoding), tile=scorer.tile)
+    precompute: Count = {
+        m: sum(count_flop(lambda m=m, one=one: one.precompute(encoding, m)) for one in scorers) for m in _MODALITIES
+    }
+    pair, tile = sum(_pair(one, encoding) for one in scorers), min(one.tile for one in scorers)
+    return dataclasses.replace(cost, precompute=precompute, pair=pair, tile=tile)
+
+
+def _paid(method: RetrievalMethod, asked: Sequence[str]) -> list[str]:
+    """The modes of this network that do more for a pair than a dot product, and that modes of `evaluation.modes` read:
+    themselves, combined, or to rank a shortlist. Without `evaluation.modes` all but `rerank-K` are asked."""
+    declared = {mode.name: mode for mode in method.MODES}
+    reads: set[str] = set()
+    for mode in method.MODES:
+        if any(mode.number(name) is not None for name in asked) if asked else not mode.shortlist:
+            ranks = method.rerank[1:] if mode.shortlist and method.rerank else (mode.name,)
+            reads.update(mode.combined or ranks)
+    return [name for name in sorted(reads) if declared[name].pair_network and declared[name].ready(method)]
 
 
 def _on_meta(config: ExperimentConfig, name: str, classes: Sequence[str]) -> RetrievalMethod:

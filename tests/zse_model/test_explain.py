@@ -231,11 +231,11 @@ def test_a_method_declares_its_explanation(monkeypatch: pytest.MonkeyPatch) -> N
         return Explanation(**scored(network, query, found, mode))
 
     assert mode_of_explanation(method) is None
-    monkeypatch.setattr(type(method), "EXPLAINER", Explainer(mode="ret", explain=whole))
+    monkeypatch.setattr(type(method), "EXPLAINERS", (Explainer(mode="ret", explain=whole),))
     assert mode_of_explanation(method) == "ret"
     found = explain_pair(method.eval(), SKETCH, PHOTO)
     assert found.mode == "ret" and found.score == found.scores["ret"]
-    monkeypatch.setattr(type(method), "EXPLAINER", Explainer(mode="ret", explain=whole, ready=lambda _: False))
+    monkeypatch.setattr(type(method), "EXPLAINERS", (Explainer(mode="ret", explain=whole, ready=lambda _: False),))
     with pytest.raises(UnexplainableError):
         explain_pair(method, SKETCH, PHOTO)
 

@@ -30,6 +30,7 @@ from tests.helpers.oracles import (
 )
 from zse_model.backbones import Backbone, BackboneConfig, Features
 from zse_model.hashing import CodeHead
+from zse_model.late import late_scores
 from zse_model.layers import CosineClassifier, OverlappingTokenizer, RelationHead, SelfAttentionBlock, TokenNorm
 from zse_model.methods import CrossATNetConfig, GlobalConfig, TrainBatch, ZseSbirConfig
 from zse_model.methods.crossatnet import CrossATNet
@@ -425,6 +426,53 @@ def test_losses_of_zse_sbir(negatives: Any) -> None:
         "distillation": distilled(method, pooled, {2, 7}, 0.4),
     }
     check(method(batch()), expected)
+
+
+@torch.no_grad()
+def test_late_learns_of_rn_how_all_photos_of_the_batch_rank_for_a_sketch() -> None:
+    """The divergence of what the matches say from what the relation network says, without its dropout."""
+    method = zse_sbir(late=0.8, late_distillation=0.6, late_temperature=0.2, place_dim=5)
+    tokens = {role: tokens_of(method, role) for role in ROLES}
+    places = {
+        role: doubles(method.encode(numbered(role), "sketch" if "sketch" in role else "photo")["places"])
+        for role in ROLES
+    }
+    photos = [*places["photo"], *places["negative"]]
+    expected = []
+    for i in range(ITEMS):
+        logits = [
+            float(related(method, tokens["sketch"][i], other)[0][0]) for other in tokens["photo"] + tokens["negative"]
+        ]
+        scores = np.array([(places["sketch"][i] @ photo.T).max(1).sum() for photo in photos])
+        expected.append(0.6 * divergence(scores / 0.2, np.exp(oracles.log_softmax(np.array(logits)))))
+    method.train()  # dropout in both directions and in the relation network
+    found = method(batch())
+    np.testing.assert_allclose(doubles(found["late_distillation"]), expected, rtol=2e-3, atol=2e-5)
+    assert np.ptp(expected) > 1e-3
+
+
+def test_late_is_trained_by_classes_as_in_late_interaction_and_rn_learns_nothing_of_it() -> None:
+    method = zse_sbir(late=0.8, late_distillation=0.6, late_temperature=0.2, place_dim=5)
+    found = method(batch())
+    (found["late"] + found["late_distillation"]).mean().backward()
+    taught = [n for n, p in method.named_parameters() if p.grad is not None]
+    assert taught == ["local.project.weight", "local.project.bias", "local.salience.weight"]
+    scores = late_scores(
+        torch.cat([method.encode(numbered(role), "sketch")["places"] for role in ("sketch", "sketch2")]),
+        torch.cat([method.encode(numbered(role), "photo")["places"] for role in ("photo", "negative")]),
+    )
+    by_hand = doubles(scores)
+    labels, of_photos = LABELS + LABELS, LABELS + NEGATIVE_LABELS
+    for i, label in enumerate(LABELS):
+        asked = [from_row(by_hand[i + k * ITEMS], label, of_photos) for k in (0, 1)]
+        expected = 0.8 * (sum(asked) / 2 + from_row(by_hand[:, i], label, labels)) / 2
+        assert float(found["late"][i].detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def from_row(scores: Any, label: int, labels: list[int]) -> float:
+    """InfoNCE of one anchor from its scores, at the temperature 0.2."""
+    log_p = oracles.log_softmax(np.array(scores) / 0.2)
+    return float(-np.mean([p for p, of in zip(log_p, labels, strict=True) if of == label]))
 
 
 def attended(layer: Any, own: Any, other: Any, sources: str) -> Any:

@@ -50,13 +50,15 @@ class Curves:
 
 
 @torch.inference_mode()
-def curves(method: RetrievalMethod, sketch: Tensor, photo: Tensor, order: Tensor) -> Curves:
+def curves(method: RetrievalMethod, sketch: Tensor, photo: Tensor, order: Tensor, mode: str | None = None) -> Curves:
     """Score a pair with the patches of `order` removed, and put back, beginning with the first.
 
     sketch: uint8 [1 or 3, s, s]; photo: uint8 [3, s, s]; order: int64 [rows * columns], each patch once, most important
-    first. Raises UnexplainableError for a method without a mode that reads pairs, ZseError for another order.
+    first; mode: whose scores, None = `method.pair_mode`. Raises UnexplainableError for a method without a mode that
+    reads pairs, ZseError for another order.
     """
-    if method.pair_mode is None:
+    mode = mode or method.pair_mode
+    if mode is None:
         raise UnexplainableError("This network has no mode that reads pairs, and curves are of its score")
     patches = method.backbone.grid[0] * method.backbone.grid[1]
     if not torch.equal(order.sort().values, torch.arange(patches)):
@@ -67,19 +69,22 @@ def curves(method: RetrievalMethod, sketch: Tensor, photo: Tensor, order: Tensor
     without = [torch.where(place < round(share * patches), mean, photo) for share in SHARES]
     only = [torch.where(place < round(share * patches), photo, mean) for share in SHARES]
     encoded = method.encode(torch.stack(without + only).to(method.device), "photo")
-    logits = method.score(method.encode(sketch[None].to(method.device), "sketch"), encoded, method.pair_mode)[0]
+    logits = method.score(method.encode(sketch[None].to(method.device), "sketch"), encoded, mode)[0]
     return Curves(logits[: len(SHARES)], logits[len(SHARES) :])
 
 
-def orders(method: RetrievalMethod, sketch: Tensor, photo: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """The explanation's order of the photo's patches, and two controls; int64 [rows * columns] each.
+def orders(
+    method: RetrievalMethod, sketch: Tensor, photo: Tensor, generator: torch.Generator, mode: str | None = None
+) -> dict[str, Tensor]:
+    """The order of the photo's patches by the explanation of a mode, None = `explained_mode`, and two controls; int64
+    [rows * columns] each.
 
-    matched: of `zse_sbir` by the highest cosine of an inked sketch patch with the photo patch after cross-attention; of
-    `late_interaction` by what the score `late` has from the place.
+    matched: of `rn` by the highest cosine of an inked sketch patch with the photo patch after cross-attention; of
+    `late` by what the score has from the place.
     uniform: at random. attended: at random, first within the half with the most attention of the retrieval token; left
     out where attention cannot be read. Raises UnexplainableError for a method without patches.
     """
-    found = explain_pair(method, sketch, photo)
+    found = explain_pair(method, sketch, photo, mode)
     if isinstance(found, MatchExplanation):
         n = len(found.weights)
         return {"matched": found.order, "uniform": torch.randperm(n, generator=generator)}

@@ -15,7 +15,7 @@ from zse_model.late import products
 from zse_model.losses import normalised
 
 if TYPE_CHECKING:
-    from zse_model.methods.late_interaction import LateInteraction
+    from zse_model.methods.places import Placing
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,8 +67,8 @@ class MatchExplanation(Explanation):
         return self.correspondence[row * columns + column].view(self.grid)
 
 
-def explain_matches(method: LateInteraction, sketch: Tensor, photo: Tensor, mode: str) -> MatchExplanation:
-    """`Explainer.explain` of a `late_interaction`."""
+def explain_matches(method: Placing, sketch: Tensor, photo: Tensor, mode: str) -> MatchExplanation:
+    """`Explainer.explain` of a method with places."""
     query = method.encode(sketch.to(method.device)[None], "sketch")
     found = method.encode(photo.to(method.device)[None], "photo")
     places = query["places"][0]
@@ -79,7 +79,13 @@ def explain_matches(method: LateInteraction, sketch: Tensor, photo: Tensor, mode
     )
 
 
-MATCHES = Explainer(mode="late", explain=explain_matches, patches=True)
+MATCHES = Explainer(
+    mode="late",
+    explain=explain_matches,
+    ready=lambda method: method.local is not None,
+    patches=True,
+    condition="with late",
+)
 
 
 def strongest_places(found: MatchExplanation, count: int = 6) -> list[tuple[int, int]]:

@@ -11,22 +11,25 @@ from zse_model.methods import METHODS, RetrievalMethod
 from zse_model.transforms import BadPicture
 
 
-def explainer(method: RetrievalMethod) -> Explainer:
-    """How a method is explained. Raises UnexplainableError for a method that cannot be."""
-    if method.EXPLAINER is not None and method.EXPLAINER.ready(method):
-        return method.EXPLAINER
-    names = {known: name for name, known in METHODS.items()}
-    can = [f"{n} {m.EXPLAINER.condition}".rstrip() for n, m in METHODS.items() if m.EXPLAINER is not None]
-    raise UnexplainableError(
-        f"Method {names.get(type(method), type(method).__name__)!r} cannot be explained. Methods "
-        f"that can be: {', '.join(can)}"
-    )
+def explainer(method: RetrievalMethod, mode: str | None = None) -> Explainer:
+    """How the score of a mode is explained: by the explainer of the mode, or of a mode that it combines, else by the
+    method's first. Raises UnexplainableError for a method that cannot be explained."""
+    ready = [one for one in method.EXPLAINERS if one.ready(method)]
+    if not ready:
+        names = {known: name for name, known in METHODS.items()}
+        can = [f"{n} {one.condition}".rstrip() for n, m in METHODS.items() for one in m.EXPLAINERS[:1]]
+        raise UnexplainableError(
+            f"Method {names.get(type(method), type(method).__name__)!r} cannot be explained. Methods "
+            f"that can be: {', '.join(can)}"
+        )
+    parts = () if mode is None else (mode, *(method.mode(mode).combined or ()))
+    return next((one for one in ready if one.mode in parts), ready[0])
 
 
 def mode_of_explanation(method: RetrievalMethod) -> str | None:
     """The mode whose score an explanation is about; None if the method has no such mode or cannot be explained."""
-    declared = method.EXPLAINER
-    return declared.mode if declared and declared.ready(method) and method.has(declared.mode) else None
+    about = (one.mode for one in method.EXPLAINERS if one.ready(method))
+    return next((mode for mode in about if method.has(mode)), None)
 
 
 def explained_mode(method: RetrievalMethod) -> str:
@@ -38,7 +41,7 @@ def explained_mode(method: RetrievalMethod) -> str:
 @torch.no_grad()
 def explain_pair(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: str | None = None) -> Explanation:
     """Explain what a method sees in a sketch and a photo: `PatchExplanation` of zse_sbir, `MaskExplanation` of
-    crossatnet, `MatchExplanation` of late_interaction.
+    crossatnet, `MatchExplanation` of late_interaction and of the modes `late` and `fused-late` of zse_sbir.
 
     method: in eval mode. sketch: uint8 [1 or 3, s, s], 255 paper; photo: uint8 [3, s, s]; s as the method was built
     for, both as `prepare_sketch` and `prepare_photo` make them. mode: None = `explained_mode`; of `rerank-K` the mode
@@ -47,7 +50,7 @@ def explain_pair(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: s
     Raises UnexplainableError for a method that cannot be explained, BadPicture for an empty canvas, ZseError for
     another shape, an unknown mode or a method in training mode.
     """
-    found = explainer(method)
+    explainer(method)  # raises for a method that cannot be explained
     if method.training:
         raise ZseError("The method is in training mode, where dropout makes scores random: call method.eval() first")
     mode = method.ranked_by(mode or explained_mode(method))
@@ -55,7 +58,7 @@ def explain_pair(method: RetrievalMethod, sketch: Tensor, photo: Tensor, mode: s
     _check(photo, "photo", (3,), method.size)
     if sketch.min() == sketch.max():
         raise BadPicture("blank: no ink")
-    return found.explain(method, sketch, photo, mode)
+    return explainer(method, mode).explain(method, sketch, photo, mode)
 
 
 def _check(picture: Tensor, what: str, channels: tuple[int, ...], size: int) -> None:

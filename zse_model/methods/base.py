@@ -94,8 +94,8 @@ class RetrievalMethod(nn.Module, ABC):
     Config: ClassVar[type]
     MODES: ClassVar[tuple[Mode, ...]] = (RET,)
     """The modes that the method declares; `modes` are those that this network has."""
-    EXPLAINER: ClassVar[Explainer | None] = None
-    """How a pair is explained; None = it cannot be."""
+    EXPLAINERS: ClassVar[tuple[Explainer, ...]] = ()
+    """How a pair is explained, each for the score of one mode; () = it cannot be."""
     bits: int = 0
     """Bits of a photo's code; 0 = no codes."""
     backbone: Backbone
@@ -136,9 +136,10 @@ class RetrievalMethod(nn.Module, ABC):
     def rerank(self) -> tuple[str, str] | None:
         """The two modes of `rerank-K`: one finds the K best, one ranks them. None = this network has no `rerank-K`."""
         declared = {mode.name: mode for mode in self.MODES}
-        for finds, ranks in (mode.shortlist for mode in self.MODES if mode.shortlist):
-            if declared[finds].ready(self) and declared[ranks].ready(self):
-                return declared[finds].called(self.bits), declared[ranks].called(self.bits)
+        for finds, *ranks in (mode.shortlist for mode in self.MODES if mode.shortlist):
+            ranked_by = next((name for name in ranks if declared[name].ready(self)), None)
+            if ranked_by and declared[finds].ready(self):
+                return declared[finds].called(self.bits), declared[ranked_by].called(self.bits)
         return None
 
     def has(self, asked: str) -> bool:

@@ -125,7 +125,7 @@ class CrossATNet(RetrievalMethod):
         ),
         Mode(name="rerank-K", score="The K best by hash-N, ranked by ret.", shortlist=("hash-N", "ret")),
     )
-    EXPLAINER = MASKS
+    EXPLAINERS = (MASKS,)
     config: CrossATNetConfig
 
     def __init__(

@@ -15,11 +15,11 @@ from torch import Tensor
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.explanation.matches import MATCHES
-from zse_model.late import LateScorer, LocalHead, inked, late_scores, pair_scores
-from zse_model.losses import infonce, item_means
+from zse_model.late import late_scores, pair_scores
 from zse_model.methods.base import Encoding, Modality, TrainBatch
-from zse_model.methods.fusion import Fusing, fused
+from zse_model.methods.fusion import fused
 from zse_model.methods.global_embedding import GlobalConfig, GlobalEmbedding
+from zse_model.methods.places import LATE, Placing
 from zse_model.modes import RET, Mode
 
 
@@ -51,15 +51,7 @@ MODES = (
         RET,
         explanation="ret is the cosine of one vector of each picture. The matches below are not part of it.",
     ),
-    Mode(
-        name="late",
-        score="Weighted sum, over the inked places of the sketch, of the best cosine with a place of the photo.",
-        explanation="late is the sum of the matches below: of each place of the sketch, its weight times its cosine "
-        "with the place of the photo that matches it best.",
-        pair_network=True,
-        places=True,
-        scorer=lambda method, *_: LateScorer(method.device, method.backbone.tokens, method.config.place_dim),
-    ),
+    LATE,
     fused(
         "ret",
         "late",
@@ -77,10 +69,10 @@ MODES = (
 )
 
 
-class LateInteraction(GlobalEmbedding, Fusing):
+class LateInteraction(GlobalEmbedding, Placing):
     Config = LateInteractionConfig
     MODES = MODES
-    EXPLAINER = MATCHES
+    EXPLAINERS = (MATCHES,)
     config: LateInteractionConfig  # type: ignore[reportIncompatibleVariableOverride]
 
     READS_TOKENS = True
@@ -95,41 +87,24 @@ class LateInteraction(GlobalEmbedding, Fusing):
         load_weights: bool = True,
     ) -> None:
         super().__init__(config, backbone, size=size, classes=classes, load_weights=load_weights)
-        rows, columns = self.backbone.grid
-        if self.backbone.tokens != rows * columns or backbone.args.get("patch_drop_rate"):
-            raise ZseError(
-                f"late_interaction needs a token for each of {rows}x{columns} places, and {backbone.name!r} drops "
-                "some. Leave out backbone.args.patch_drop_rate, or use another backbone"
-            )
-        self.local = LocalHead(self.backbone.token_dim, config.place_dim)
+        self.local = self.build_local()
         self.register_buffer("fusion", torch.zeros(2))
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
         """-> "embedding" as `global`, and "places", float32 [b, n, place_dim]: of photos L2-normalised, of sketches as
         long as their weights, which sum to 1."""
         features = self.backbone(images)
-        return {
-            "embedding": self._embedding(features.pooled),
-            "places": self._sketched(features.tokens, images)
-            if modality == "sketch"
-            else self.local.photo(features.tokens),
-        }
-
-    def _sketched(self, tokens: Tensor, images: Tensor) -> Tensor:
-        return self.local.sketch(tokens, inked(images, self.backbone.grid))
+        places = self.places(features.tokens, images, modality)
+        return {"embedding": self._embedding(features.pooled), "places": places}
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)
         images, labels = batch.pictures()
         features = self.backbone(images)
         losses = self._global_losses(features.pooled, labels)
-        sketches = self._sketched(features.tokens[: 2 * b], images[: 2 * b])
-        photos = self.local.photo(features.tokens[2 * b :])
+        sketches, photos = self.places_of_batch(features.tokens, images)
         if c.late:
-            scores, of, to = late_scores(sketches, photos), labels[: 2 * b], labels[2 * b :]
-            from_sketch = item_means(infonce(scores, of, to, c.late_temperature), b)
-            from_photo = infonce(scores.T[:b], to[:b], of, c.late_temperature)
-            losses["late"] = c.late * (from_sketch + from_photo) / 2
+            losses["late"] = c.late * self.late_contrast(late_scores(sketches, photos), labels)
         if c.pairs:
             own, other = (pair_scores(sketches[:b], some) for some in photos.split(b))
             losses["pairs"] = c.pairs * F.softplus((other - own) / c.late_temperature)

@@ -1,13 +1,13 @@
 """`zse_sbir`: Lin et al., "Zero-Shot Everything Sketch-Based Image Retrieval, and in Explainable Style", CVPR 2023.
 
 Learnable tokenizer -> self-attention -> cross-attention between a sketch and a photo -> kernel-based relation network.
-`ZseSbir.MODES` declares its retrieval modes; `fused` and `rerank-K` are ours.
+`ZseSbir.MODES` declares its retrieval modes; `late`, `fused`, `fused-late` and `rerank-K` are ours.
 
 Deviations, ours: the relation head reads tokens as image regions (the published code mixes them); on a convolutional
 backbone the tokens are its stride-16 and stride-32 maps, the retrieval token is learned and starts from the pooled
 feature, and `depth` self-attention blocks of the method's own follow, all of whose branches start small; `ret` may
-read the pooled feature instead; classification, contrast and distillation are extra losses, 0 in the paper's
-configuration.
+read the pooled feature instead; classification, contrast, distillation, late and late_distillation are extra losses, 0
+in the paper's configuration.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, Features, has_fixed_size
 from zse_model.errors import ZseError
+from zse_model.explanation.matches import MATCHES
 from zse_model.explanation.patches import PATCHES
+from zse_model.late import late_scores
 from zse_model.layers import (
     CosineClassifier,
     CrossAttention,
@@ -30,20 +32,22 @@ from zse_model.layers import (
     SelfAttentionBlock,
     Wiring,
 )
-from zse_model.losses import item_means, nearest_other, normalised, triplet
+from zse_model.losses import item_means, nearest_other, normalised, soft_label_divergence, triplet
 from zse_model.methods.base import Encoding, MethodConfig, Modality, TrainBatch
 from zse_model.methods.distillation import Distillation
-from zse_model.methods.fusion import Fusing, fused
+from zse_model.methods.fusion import fused
 from zse_model.methods.global_embedding import contrast
+from zse_model.methods.places import LATE, Placing
 from zse_model.modes import RET, Mode
 from zse_model.pair_scorer import PairScorer
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZseSbirConfig(MethodConfig):
-    """The defaults are the paper's for a transformer as backbone. `triplet`, `relation`, `classification`, `contrast`
-    and `distillation` are weights of losses. 0 builds none of a loss's parameters: without `relation` there is no
-    relation network and no mode that needs one, without `triplet` and `relation` no cross-attention."""
+    """The defaults are the paper's for a transformer as backbone. `triplet`, `relation`, `classification`, `contrast`,
+    `distillation`, `late` and `late_distillation` are weights of losses. 0 builds none of a loss's parameters: without
+    `relation` there is no relation network and no mode that needs one, without `triplet` and `relation` no
+    cross-attention, without `late` and `late_distillation` no places."""
 
     __pydantic_config__ = {"extra": "forbid"}
 
@@ -80,6 +84,15 @@ class ZseSbirConfig(MethodConfig):
     classification: float = 0.0
     contrast: float = 0.0
     distillation: float = 0.0
+    late: float = 0.0
+    """InfoNCE of classes on the scores of `late`, as in `late_interaction`."""
+    late_distillation: float = 0.0
+    """What `late` learns of `rn`: of a sketch and all photos of a worker's batch, the divergence of the softmax of its
+    scores from that of rn's logits. rn learns nothing by it. Needs `relation`."""
+    late_temperature: float = 0.05
+    """Of the scores in both."""
+    place_dim: int = 64
+    """Of the vector of a place."""
     temperature: float = 0.07
     scale: float = 16.0
     dropped_units: tuple[int, ...] | None = None
@@ -92,6 +105,8 @@ class ZseSbirConfig(MethodConfig):
             raise ZseError(
                 "zse_sbir: one of triplet, relation, classification and contrast must be above 0, to train the tokens"
             )
+        if self.late_distillation and not self.relation:
+            raise ZseError("zse_sbir: late_distillation teaches late what rn knows; it needs relation above 0")
         if self.layout == "released" and not self.pool:
             raise ZseError("layout: released is about what the strided convolution reads; it needs pool: true")
 
@@ -154,6 +169,7 @@ MODES = (
             method.sketch_attends, method.photo_attends, method.relation, precision=precision
         ),
     ),
+    LATE,
     fused(
         "ret",
         "rn",
@@ -161,14 +177,27 @@ MODES = (
         explanation="fused is the weighted sum of ret and rn, with weights chosen on pseudo-unseen classes. Only its "
         "rn part depends on the correspondences below.",
     ),
-    Mode(name="rerank-K", score="The K best by ret, ranked by rn.", pair_network=True, shortlist=("ret", "rn")),
+    fused(
+        "ret",
+        "late",
+        name="fused-late",
+        needs="dataset.pseudo_unseen and late or late_distillation above 0",
+        explanation="fused-late is the weighted sum of ret and late. Its late part is the sum of the matches below.",
+        places=True,
+    ),
+    Mode(
+        name="rerank-K",
+        score="The K best by ret, ranked by late if the network has it, else by rn.",
+        pair_network=True,
+        shortlist=("ret", "late", "rn"),
+    ),
 )
 
 
-class ZseSbir(Fusing):
+class ZseSbir(Placing):
     Config = ZseSbirConfig
     MODES = MODES
-    EXPLAINER = PATCHES
+    EXPLAINERS = (PATCHES, MATCHES)
     config: ZseSbirConfig
 
     def __init__(
@@ -206,6 +235,10 @@ class ZseSbir(Fusing):
                 if isinstance(module, SelfAttentionBlock | CrossAttention):
                     module.start_small()
         self.register_buffer("fusion", torch.zeros(2))
+        self.local = None
+        if c.late or c.late_distillation:
+            self.local = self.build_local()
+            self.register_buffer("fusion_late", torch.zeros(2))
         if c.classification:
             self.classifier = CosineClassifier(classes, dim, c.scale)
         if c.distillation:
@@ -228,8 +261,15 @@ class ZseSbir(Fusing):
     def features(self, images: Tensor, modality: Modality) -> Features:
         """uint8 [b, 1 or 3, s, s] -> tokens [b, 1 + n, dim], the retrieval token first, the pooled feature and, where
         tokens were selected, the grid cells of the n."""
+        return self._with_tokens(self._seen(images, modality))
+
+    def _seen(self, images: Tensor, modality: Modality) -> Features:
+        """The backbone's own features."""
         tokenized = self.tokenizer is not None and (modality == "sketch" or self.config.tokenizer == "both")
-        features = self.backbone(images, self.tokenizer if tokenized else None)
+        return self.backbone(images, self.tokenizer if tokenized else None)
+
+    def _with_tokens(self, features: Features) -> Features:
+        """The backbone's features with the method's tokens in place of its own."""
         x = self.project(features.tokens)
         ret = self.project(features.cls)[:, None] if self.ret is None else self.ret.expand(len(x), -1, -1)
         if self.pooled_proj is not None:
@@ -241,14 +281,20 @@ class ZseSbir(Fusing):
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
         """-> "embedding" [b, dim or pooled_dim], by `readout`, L2-normalised, and "tokens" [b, 1 + n, dim], float32;
-        after token selection also "positions", int64 [b, n]: the grid cell of each of the n patches."""
-        features = self.features(images, modality)
+        after token selection also "positions", int64 [b, n]: the grid cell of each of the n patches; with `late` also
+        "places", as `late_interaction` has them."""
+        seen = self._seen(images, modality)
+        features = self._with_tokens(seen)
         x = features.tokens
         assert x is not None
         read = features.pooled if self.config.readout == "pooled" else x[:, 0]
         assert read is not None
         encoding = {"embedding": normalised(read), "tokens": x.float()}
-        return encoding if features.positions is None else encoding | {"positions": features.positions}
+        if features.positions is not None:
+            encoding["positions"] = features.positions
+        if self.local is not None and seen.tokens is not None:
+            encoding["places"] = self.places(seen.tokens, images, modality)
+        return encoding
 
     def cross_attend(self, sketch: Tensor, photo: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [b, 1 + n, dim] of both sides, row by row a pair -> the same after cross-attention. Needs `triplet` or
@@ -256,17 +302,14 @@ class ZseSbir(Fusing):
         assert self.sketch_attends is not None and self.photo_attends is not None
         return self.sketch_attends(sketch, photo), self.photo_attends(photo, sketch)
 
-    @property
-    def fusible(self) -> bool:
-        return self.config.relation > 0
-
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)
         images, labels = batch.pictures()
         if self.tokenizer is None:
-            both = [self.features(images, "photo")]
+            seen = [self._seen(images, "photo")]
         else:
-            both = [self.features(images[: 2 * b], "sketch"), self.features(images[2 * b :], "photo")]
+            seen = [self._seen(images[: 2 * b], "sketch"), self._seen(images[2 * b :], "photo")]
+        both = [self._with_tokens(part) for part in seen]
         x = torch.cat([part.tokens for part in both if part.tokens is not None])
 
         losses: dict[str, Tensor] = {}
@@ -276,6 +319,9 @@ class ZseSbir(Fusing):
             photos = torch.cat([photos[:b], photos[hardest]])
         if c.triplet or c.relation:
             losses |= self._pair_losses(x[: 2 * b], photos)
+        if self.local is not None:
+            tokens = torch.cat([part.tokens for part in seen if part.tokens is not None])
+            losses |= self._late_losses(late_scores(*self.places_of_batch(tokens, images)), x, labels)
         if self.classifier is not None:
             losses["classification"] = c.classification * item_means(self.classifier(embedding, labels), b)
         if c.contrast:
@@ -285,6 +331,26 @@ class ZseSbir(Fusing):
             divergence = self.distillation(self.backbone.classify(pooled), labels)
             losses["distillation"] = c.distillation * item_means(divergence, b)
         return losses
+
+    def _late_losses(self, scores: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """`late_scores` [2b, 2b], tokens [4b, 1 + n, dim] and labels [4b] of a batch -> losses [b]."""
+        c, b = self.config, len(labels) // 4
+        losses: dict[str, Tensor] = {}
+        if c.late:
+            losses["late"] = c.late * self.late_contrast(scores, labels)
+        if c.late_distillation:
+            known = self._relation_logits(x[:b], x[2 * b :]).softmax(1)
+            divergence = soft_label_divergence(scores[:b] / c.late_temperature, known)
+            losses["late_distillation"] = c.late_distillation * divergence
+        return losses
+
+    @torch.no_grad()
+    def _relation_logits(self, sketches: Tensor, photos: Tensor) -> Tensor:
+        """rn's logits for all pairs of tokens [a, 1 + n, dim] and [b, 1 + n, dim], without dropout: float32 [a, b]."""
+        assert self.sketch_attends is not None and self.photo_attends is not None and self.relation is not None
+        scorer = PairScorer(self.sketch_attends, self.photo_attends, self.relation)
+        ours, theirs = scorer.precompute({"tokens": sketches}, "sketch"), scorer.precompute({"tokens": photos}, "photo")
+        return scorer.score(ours, theirs).clone()  # an inference tensor cannot be kept for the backward pass
 
     def _pair_losses(self, sketches: Tensor, photos: Tensor) -> dict[str, Tensor]:
         """Tokens [2b, 1 + n, dim] of b pairs of a class, then of b pairs of two classes -> losses [b]."""

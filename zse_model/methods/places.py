@@ -1,0 +1,64 @@
+"""Late interaction beside a method's embedding: the head, the mode `late`, and what trains it (`zse_model/late.py`)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from zse_model.errors import ZseError
+from zse_model.late import LateScorer, LocalHead, inked
+from zse_model.losses import infonce, item_means
+from zse_model.methods.fusion import Fusing
+from zse_model.modes import Mode
+from zse_model.transforms import Modality
+
+LATE = Mode(
+    name="late",
+    score="Weighted sum, over the inked places of the sketch, of the best cosine with a place of the photo.",
+    explanation="late is the sum of the matches below: of each place of the sketch, its weight times its cosine "
+    "with the place of the photo that matches it best.",
+    pair_network=True,
+    places=True,
+    ready=lambda method: method.local is not None,
+    lacking="late needs a network trained with late or late_distillation above 0.",
+    scorer=lambda method, *_: LateScorer(method.device, method.backbone.tokens, method.config.place_dim),
+)
+
+
+class Placing(Fusing):
+    """A method that compares places. Its configuration has `place_dim`, `late` and `late_temperature`."""
+
+    local: LocalHead | None
+    """None where no loss trains it."""
+
+    def build_local(self) -> LocalHead:
+        """The head of `place_dim`. Raises ZseError for a backbone that does not give a token for every place."""
+        rows, columns = self.backbone.grid
+        if self.backbone.tokens != rows * columns or self.backbone_config.args.get("patch_drop_rate"):
+            raise ZseError(
+                f"late needs a token for each of {rows}x{columns} places, and {self.backbone.name!r} drops some. "
+                "Leave out backbone.args.patch_drop_rate and keep_rates, or use another backbone"
+            )
+        return LocalHead(self.backbone.token_dim, self.config.place_dim)
+
+    def places(self, tokens: Tensor, images: Tensor, modality: Modality) -> Tensor:
+        """The backbone's tokens [b, n, token_dim] of uint8 pictures [b, 1 or 3, s, s] -> float32 [b, n, place_dim]: of
+        photos L2-normalised, of sketches as long as their weights, which sum to 1. Needs `local`."""
+        assert self.local is not None
+        if modality == "photo":
+            return self.local.photo(tokens)
+        return self.local.sketch(tokens, inked(images, self.backbone.grid))
+
+    def late_contrast(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """InfoNCE of classes, the mean of both directions: `late_scores` [2b, 2b] of a batch's sketches and photos, and
+        its labels int64 [4b] in the order of `TrainBatch.pictures` -> float32 [b]."""
+        two, t = len(scores), self.config.late_temperature
+        b, of, to = two // 2, labels[:two], labels[two:]
+        from_sketch = item_means(infonce(scores, of, to, t), b)
+        from_photo = infonce(scores.T[:b], to[:b], of, t)
+        return (from_sketch + from_photo) / 2
+
+    def places_of_batch(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Places of the sketches and of the photos of a batch, float32 [2b, n, place_dim] each: tokens
+        [4b, n, token_dim] and images in the order of `TrainBatch.pictures`."""
+        two = len(tokens) // 2
+        return self.places(tokens[:two], images[:two], "sketch"), self.places(tokens[two:], images[two:], "photo")

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import timm
 import torch
@@ -28,6 +28,8 @@ from torch import Tensor, nn
 
 from zse_model.errors import ZseError
 from zse_model.precision import full_precision
+from zse_model.transforms import Modality
+from zse_model.tuning import LoraConfig, Tune, add_modality_blocks, choose_trained
 from zse_model.weights import pretrained
 
 IMAGENET_UNITS = 1000
@@ -52,6 +54,12 @@ class BackboneConfig:
     """Leading layer groups, in timm's order (stem, stage 1, ...), that keep their pretrained weights and statistics.
     The first, large maps cost most of a small network's training: with mobilenetv2_100 at 128 px, 4 frozen groups halve
     the CPU time of an image."""
+    tune: Tune = "full"
+    """What a training changes of the pretrained weights: full = all but the frozen groups, norms = the weights of norms,
+    lora = low-rank additions to linear layers (`lora`), frozen = nothing."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    modality_blocks: int = 0
+    """Last blocks of a vision transformer that sketches and photos have one set of weights each for."""
     norm_eps: float | None = None
     """eps of every layer norm, 0 or more; None = timm's. The published ZSE-SBIR has 1e-5, timm's vision transformers
     1e-6."""
@@ -65,6 +73,17 @@ class BackboneConfig:
             raise ZseError(f"backbone.mean must be finite numbers, got {self.mean}")
         if not all(0 < value < math.inf for value in self.std or ()):
             raise ZseError(f"backbone.std must be finite numbers above 0, got {self.std}")
+        if self.tune not in get_args(Tune):
+            raise ZseError(f"backbone.tune must be one of {', '.join(get_args(Tune))}, got {self.tune!r}")
+        if self.tune != "full" and self.frozen:
+            raise ZseError(f"backbone.frozen is for tune: full, and tune is {self.tune}. Set frozen to 0")
+        if self.tune != "full" and self.weights is None:
+            raise ZseError(
+                f"backbone.tune={self.tune} would keep random weights. Set backbone.weights (hub, installed or a file), "
+                "or tune=full"
+            )
+        if self.modality_blocks < 0:
+            raise ZseError(f"backbone.modality_blocks must be 0 or more, got {self.modality_blocks}")
         if self.norm_eps is not None and not 0 <= self.norm_eps < math.inf:
             raise ZseError(f"backbone.norm_eps must be 0 or more, and finite, got {self.norm_eps}")
 
@@ -121,6 +140,11 @@ class Backbone(nn.Module):
             self.classifier = self._own_classifier(new=load_weights)
             self.model.reset_classifier(0)
         self._freeze(config.frozen, config.weights)
+        self._by_modality = add_modality_blocks(self.model, config.modality_blocks, config.name)
+        # A checkpoint has the weights that a training ended with, in a network without LoRA. On the meta device a
+        # network is built for its costs, those of a training among them.
+        self.has_lora = config.tune == "lora" and (load_weights or next(self.model.parameters()).is_meta)
+        choose_trained(self.model, config.tune, config.lora if self.has_lora else None, config.name)
         # The definition of "transformer": timm says how many prefix tokens stand before the patches.
         self.is_transformer = hasattr(self.model, "num_prefix_tokens")
         self.has_class_token = getattr(self.model, "cls_token", None) is not None
@@ -222,7 +246,8 @@ class Backbone(nn.Module):
         self.eval()
         with torch.enable_grad(), _rests(self.model) as cut:
             picture = torch.arange(3 * size * size).sin().view(1, 3, size, size).requires_grad_()
-            features = self(picture)
+            # A sketch and a photo, where they are read by different weights.
+            features = self(picture.expand(2, -1, -1, -1), sketches=1) if self._by_modality else self(picture)
             outputs = [x for x in (features.pooled, features.tokens) if x is not None]
             if new and cut and not picture.is_meta:
                 self._refuse_unseen_borders(picture, outputs, cut[0])
@@ -273,13 +298,15 @@ class Backbone(nn.Module):
         images = (images.expand(-1, 3, -1, -1).float() - mean) * scale
         return images.contiguous(memory_format=self._layout)
 
-    def forward(self, images: Tensor, tokenizer: nn.Module | None = None) -> Features:
+    def forward(self, images: Tensor, tokenizer: nn.Module | None = None, *, sketches: int = 0) -> Features:
         """uint8 [b, 1 or 3, size, size] -> `Features`.
 
         tokenizer: [b, 3, size, size] -> [b, n, token_dim]; its output is averaged with the patch embedding of a vision
-        transformer.
+        transformer. sketches: how many of the pictures, from the first on, are sketches, for `modality_blocks`.
         """
         x = self.normalise(images)
+        for block in self._by_modality:
+            block.sketches = sketches
         if tokenizer is not None or self.keep_rates:
             return self._selecting(x, tokenizer)
         if self.is_transformer:
@@ -323,6 +350,11 @@ class Backbone(nn.Module):
         self._grid = (fine.shape[2], fine.shape[3])
         coarse = F.interpolate(coarse, size=self._grid, mode="bilinear", align_corners=False)
         return torch.cat([fine, coarse], dim=1).flatten(2).transpose(1, 2)
+
+
+def sketches_in(images: Tensor, modality: Modality) -> int:
+    """How many of pictures of one modality are sketches: all or none."""
+    return len(images) if modality == "sketch" else 0
 
 
 def select_tokens(block: Any, x: Tensor, positions: Tensor, prefix: int, rate: float) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ from zse_model.errors import ZseError
 from zse_model.methods import METHODS, RetrievalMethod, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
+from zse_model.tuning import is_lora, merged, with_lora_names
 from zse_model.weight_names import OPTIONAL, module_of, original, todays
 
 FORMAT_VERSION = 1
@@ -60,7 +61,7 @@ class Checkpoint:
         Until they change, a loaded checkpoint has the digest of its files, in which an earlier version may have kept
         weights that are not built today.
         """
-        found = _digest(_info(self), self.method.state_dict())
+        found = _digest(_info(self), merged(self.method.state_dict()))
         return self._earlier.get(found, found)
 
 
@@ -78,7 +79,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     """Write `folder`, created if missing. `checkpoint.json` is removed first and written last."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INFO).unlink(missing_ok=True)
-    state = checkpoint.method.state_dict()
+    state = merged(checkpoint.method.state_dict())
     save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, folder / WEIGHTS)
     save_file({"pictures": checkpoint.seen_pictures}, folder / SEEN)
     partial = folder / f"{INFO}.tmp"
@@ -208,7 +209,7 @@ def read_seen(folder: Path) -> Tensor:
 
 
 # Heads may differ between stages: after token selection the relation network has another size.
-HEADS = ("relation.", "classifier.", "distillation.", "fusion", "backbone.classifier.", "graph.", "codes.")
+HEADS = ("local.", "relation.", "classifier.", "distillation.", "fusion", "backbone.classifier.", "graph.", "codes.")
 # Never taken over: measured when a training ends, or set from its class vectors.
 OWN = ("fusion", "codes.", "graph.vectors", "graph.adjacency")
 
@@ -221,7 +222,8 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
     classes are never copied.
     Raises ZseError for names and shapes that do not fit.
     """
-    mine, theirs = method.state_dict(), start.method.state_dict()
+    mine = method.state_dict()
+    theirs = with_lora_names(start.method.state_dict(), mine)
     if type(method) is not METHODS[start.name]:
         return _backbone_from(method, mine, theirs)
     fits = {
@@ -231,7 +233,8 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
     }
     built = [{module_of(name) for name in state} for state in (mine, theirs)]
     one_sided = {module for module in OPTIONAL.get(start.name, ()) if (module in built[0]) != (module in built[1])}
-    others = (name for name in (mine.keys() | theirs.keys()) - fits if module_of(name) not in one_sided)
+    new = {name for name in mine if is_lora(name)}
+    others = (name for name in (mine.keys() | theirs.keys()) - fits - new if module_of(name) not in one_sided)
     if wrong := sorted(name for name in others if not name.startswith(HEADS)):
         raise ZseError(
             f"start: beyond their heads the networks differ in {wrong[:5]}"
@@ -239,12 +242,12 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
             + ". Give the experiment the backbone and the sizes of the checkpoint"
         )
     method.load_state_dict({**mine, **{name: theirs[name] for name in fits}})
-    return sorted(name for name in mine.keys() - fits if not name.startswith(OWN))
+    return sorted(name for name in mine.keys() - fits - new if not name.startswith(OWN))
 
 
 def _backbone_from(method: RetrievalMethod, mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
     """`start_from` another method. A backbone of the sketches' own starts from the one that there is."""
-    wanted = [n for n in mine if n.removeprefix("sketch_").startswith("backbone.model.")]
+    wanted = [n for n in mine if n.removeprefix("sketch_").startswith("backbone.model.") and not is_lora(n)]
     source = {n: theirs.get(n, theirs.get(n.removeprefix("sketch_"))) for n in wanted}
     if wrong := sorted(n for n, value in source.items() if value is None or value.shape != mine[n].shape):
         raise ZseError(
@@ -253,7 +256,7 @@ def _backbone_from(method: RetrievalMethod, mine: dict[str, Tensor], theirs: dic
             + ". Give the experiment the backbone of the checkpoint"
         )
     method.load_state_dict(mine | {name: value for name, value in source.items() if value is not None})
-    return sorted(mine.keys() - source.keys())
+    return sorted(name for name in mine.keys() - source.keys() if not is_lora(name))
 
 
 def from_dict(config: type, values: Mapping[str, Any]) -> Any:

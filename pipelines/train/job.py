@@ -22,6 +22,7 @@ from pipelines.train.networks import weights_at_hand, weights_hash
 from pipelines.workspace.images import Images
 from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.training import Training
+from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import (
     INFO,
     load_checkpoint,
@@ -30,7 +31,7 @@ from zse_model.checkpoint import (
 from zse_model.fit import (
     TrainConfig,
 )
-from zse_model.methods import RetrievalMethod, create_method
+from zse_model.methods import RetrievalMethod, ZseSbirConfig, create_method
 from zse_model.split import ZeroShotSplit, imagenet_units_naming
 
 
@@ -101,7 +102,7 @@ def make_job(
     weights = weights_hash(config.backbone)
     depends: dict[str, Any] = {
         "method": [method, _method_identity(config.methods[method])],
-        "backbone": {**to_dict(config.backbone), "weights": weights},
+        "backbone": {**_backbone_identity(config.backbone), "weights": weights},
         "transforms": to_dict(config.transforms),
         "split": pairs.split_hash,
         "fingerprint": pairs.fingerprint,
@@ -138,15 +139,30 @@ def _licence(config: ExperimentConfig) -> str | None:
 def _method_identity(method: Any) -> dict[str, Any]:
     """The part of a method's configuration in the key. Undecided `dropped_units` are () there, as in older keys."""
     settings = to_dict(method)
+    if isinstance(method, ZseSbirConfig):
+        newer = {"late": 0.0, "late_distillation": 0.0, "late_temperature": 0.05, "place_dim": 64}
+        settings = _without_newer(settings, newer)
     return (
         {**settings, "dropped_units": settings.get("dropped_units") or ()} if "dropped_units" in settings else settings
     )
 
 
+def _backbone_identity(backbone: BackboneConfig) -> dict[str, Any]:
+    """The part of the backbone's configuration in the key."""
+    settings = to_dict(backbone)
+    if backbone.tune != "lora":
+        del settings["lora"]
+    return _without_newer(settings, {"tune": "full", "modality_blocks": 0})
+
+
 def _train_identity(train: TrainConfig) -> dict[str, Any]:
-    """The part of the training's settings in the key. Settings that leave the weights equal are left out. Newer
-    settings count only if they differ from the fixed value that older trainings had, so that those keep their names."""
-    before = {"accumulate": 1, "gather": False, "compile": False}
+    """The part of the training's settings in the key. Settings that leave the weights equal are left out."""
     settings = to_dict(train)
     del settings["activation_checkpointing"]
+    return _without_newer(settings, {"accumulate": 1, "gather": False, "compile": False})
+
+
+def _without_newer(settings: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Newer settings count only if they differ from the fixed value that older trainings had (`before`), so that those
+    keep their names."""
     return {name: value for name, value in settings.items() if value != before.get(name, ...)}

@@ -34,6 +34,7 @@ from zse_model.fit import (
 )
 from zse_model.methods import RetrievalMethod
 from zse_model.transforms import TransformConfig
+from zse_model.tuning import merged
 
 
 def publish(job: Job, state_folder: Path, run_id: str | None) -> Training:
@@ -43,7 +44,7 @@ def publish(job: Job, state_folder: Path, run_id: str | None) -> Training:
     """
     state = FitState(**json.loads((state_folder / STATE_FILE).read_text()))
     method = job.create_method(load_weights=False)
-    fill(method, read_tensors(state_folder / BEST_FILE), state_folder / BEST_FILE)
+    fill(method, merged(read_tensors(state_folder / BEST_FILE)), state_folder / BEST_FILE)
     training = {
         "steps": state.total,
         "best_step": state.best_step,

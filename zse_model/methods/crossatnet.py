@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zse_model.backbones import Backbone, BackboneConfig, Features
+from zse_model.backbones import Backbone, BackboneConfig, Features, sketches_in
 from zse_model.code_index import BITS, one_of
 from zse_model.errors import ZseError
 from zse_model.explanation.masks import MASKS
@@ -177,7 +177,7 @@ class CrossATNet(RetrievalMethod):
     def features(self, images: Tensor, modality: Modality) -> Features:
         """uint8 [b, 1 or 3, size, size] -> pooled feature [b, p] and tokens [b, n, w] of the modality's backbone."""
         own = self.sketch_backbone if modality == "sketch" else None
-        features: Features = (own or self.backbone)(images)
+        features: Features = (own or self.backbone)(images, sketches=sketches_in(images, modality))
         return features
 
     def embed(self, features: Features, mask: Tensor | None) -> Tensor:
@@ -260,7 +260,7 @@ class CrossATNet(RetrievalMethod):
     def _of_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """All pictures of a batch [4b, 3, s, s], sketches first -> pooled features [4b, p] and tokens [4b, n, w]."""
         if self.sketch_backbone is None:
-            parts = [self.features(images, "photo")]
+            parts: list[Features] = [self.backbone(images, sketches=len(images) // 2)]
         else:
             half = len(images) // 2
             parts = [self.features(images[:half], "sketch"), self.features(images[half:], "photo")]

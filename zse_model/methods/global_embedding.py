@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from zse_model.backbones import Backbone, BackboneConfig
+from zse_model.backbones import Backbone, BackboneConfig, sketches_in
 from zse_model.errors import ZseError
 from zse_model.gather import gathered
 from zse_model.layers import CosineClassifier
@@ -86,7 +86,8 @@ class GlobalEmbedding(RetrievalMethod):
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
         """-> "embedding" [b, pooled_dim or dim], float32, L2-normalised."""
-        return {"embedding": self._embedding(self.backbone(images).pooled)}
+        features = self.backbone(images, sketches=sketches_in(images, modality))
+        return {"embedding": self._embedding(features.pooled)}
 
     def _embedding(self, pooled: Tensor) -> Tensor:
         """Pooled features [b, pooled_dim] -> what `ret` compares."""
@@ -94,7 +95,7 @@ class GlobalEmbedding(RetrievalMethod):
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         images, labels = batch.pictures()
-        return self._global_losses(self.backbone(images).pooled, labels)
+        return self._global_losses(self.backbone(images, sketches=2 * len(batch)).pooled, labels)
 
     def _global_losses(self, pooled: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Pooled features [4b, pooled_dim] and labels [4b] in the order of `TrainBatch.pictures` -> losses [b]."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zse_model.backbones import BackboneConfig
+from zse_model.backbones import BackboneConfig, sketches_in
 from zse_model.errors import ZseError
 from zse_model.explanation.matches import MATCHES
 from zse_model.late import late_scores, pair_scores
@@ -93,14 +93,14 @@ class LateInteraction(GlobalEmbedding, Placing):
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
         """-> "embedding" as `global`, and "places", float32 [b, n, place_dim]: of photos L2-normalised, of sketches as
         long as their weights, which sum to 1."""
-        features = self.backbone(images)
+        features = self.backbone(images, sketches=sketches_in(images, modality))
         places = self.places(features.tokens, images, modality)
         return {"embedding": self._embedding(features.pooled), "places": places}
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)
         images, labels = batch.pictures()
-        features = self.backbone(images)
+        features = self.backbone(images, sketches=2 * b)
         losses = self._global_losses(features.pooled, labels)
         sketches, photos = self.places_of_batch(features.tokens, images)
         if c.late:

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zse_model.backbones import Backbone, BackboneConfig, Features, has_fixed_size
+from zse_model.backbones import Backbone, BackboneConfig, Features, has_fixed_size, sketches_in
 from zse_model.errors import ZseError
 from zse_model.explanation.matches import MATCHES
 from zse_model.explanation.patches import PATCHES
@@ -266,7 +266,9 @@ class ZseSbir(Placing):
     def _seen(self, images: Tensor, modality: Modality) -> Features:
         """The backbone's own features."""
         tokenized = self.tokenizer is not None and (modality == "sketch" or self.config.tokenizer == "both")
-        return self.backbone(images, self.tokenizer if tokenized else None)
+        return self.backbone(
+            images, self.tokenizer if tokenized else None, sketches=sketches_in(images, modality)
+        )
 
     def _with_tokens(self, features: Features) -> Features:
         """The backbone's features with the method's tokens in place of its own."""
@@ -306,7 +308,7 @@ class ZseSbir(Placing):
         c, b = self.config, len(batch)
         images, labels = batch.pictures()
         if self.tokenizer is None:
-            seen = [self._seen(images, "photo")]
+            seen: list[Features] = [self.backbone(images, sketches=2 * b)]
         else:
             seen = [self._seen(images[: 2 * b], "sketch"), self._seen(images[2 * b :], "photo")]
         both = [self._with_tokens(part) for part in seen]

@@ -55,8 +55,8 @@ class BackboneConfig:
     The first, large maps cost most of a small network's training: with mobilenetv2_100 at 128 px, 4 frozen groups halve
     the CPU time of an image."""
     tune: Tune = "full"
-    """What a training changes of the pretrained weights: full = all but the frozen groups, norms = the weights of norms,
-    lora = low-rank additions to linear layers (`lora`), frozen = nothing."""
+    """What a training changes of the pretrained weights: full = all but the frozen groups, norms = the weights of
+    norms, lora = low-rank additions to linear layers (`lora`), frozen = nothing."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     modality_blocks: int = 0
     """Last blocks of a vision transformer that sketches and photos have one set of weights each for."""
@@ -79,8 +79,8 @@ class BackboneConfig:
             raise ZseError(f"backbone.frozen is for tune: full, and tune is {self.tune}. Set frozen to 0")
         if self.tune != "full" and self.weights is None:
             raise ZseError(
-                f"backbone.tune={self.tune} would keep random weights. Set backbone.weights (hub, installed or a file), "
-                "or tune=full"
+                f"backbone.tune={self.tune} would keep random weights. Set backbone.weights (hub, installed or a "
+                "file), or tune=full"
             )
         if self.modality_blocks < 0:
             raise ZseError(f"backbone.modality_blocks must be 0 or more, got {self.modality_blocks}")

@@ -1,9 +1,9 @@
 """What of a pretrained backbone a training changes: everything, its norms, low-rank additions (LoRA), or nothing.
 
-LoRA (Hu et al., ICLR 2022) adds `alpha / rank * up @ down` to the weight of a linear layer, of which only `up` and `down`
-are trained. It is a parametrization of the weight, not a wrapped layer: some transformers (EVA-02, DINOv3) read the
-weight of a layer and never call it. `merged` adds the products to the weights, so that a checkpoint is a network without
-LoRA and costs nothing more.
+LoRA (Hu et al., ICLR 2022) adds `alpha / rank * up @ down` to the weight of a linear layer, of which only `up` and
+`down` are trained. It is a parametrization of the weight, not a wrapped layer: some transformers (EVA-02, DINOv3) read
+the weight of a layer and never call it. `merged` adds the products to the weights, so that a checkpoint is a network
+without LoRA and costs nothing more.
 
 Modality blocks give sketches and photos their own copy of the last blocks of a transformer (CMCA, IJCNN 2025, beside
 LoRA).
@@ -25,9 +25,7 @@ from zse_model.errors import ZseError
 
 Tune = Literal["full", "norms", "lora", "frozen"]
 ATTENTION = ("qkv", "q_proj", "k_proj", "v_proj", "proj")
-ORIGINAL, DOWN, UP, SCALE = (
-    f".parametrizations.weight.{part}" for part in ("original", "0.down", "0.up", "0.scale")
-)
+ORIGINAL, DOWN, UP, SCALE = (f".parametrizations.weight.{part}" for part in ("original", "0.down", "0.up", "0.scale"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +80,9 @@ class ModalityBlock(nn.Module):
         if self.sketches in (0, len(x)):
             return (self.sketch if self.sketches else self.photo)(x, *args, **kwargs)
         parts = x[: self.sketches], x[self.sketches :]
-        return torch.cat([block(part, *args, **kwargs) for block, part in zip((self.sketch, self.photo), parts)])
+        return torch.cat(
+            [block(part, *args, **kwargs) for block, part in zip((self.sketch, self.photo), parts, strict=True)]
+        )
 
 
 def add_modality_blocks(model: Any, blocks: int, name: str) -> list[ModalityBlock]:

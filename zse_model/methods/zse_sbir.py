@@ -266,9 +266,7 @@ class ZseSbir(Placing):
     def _seen(self, images: Tensor, modality: Modality) -> Features:
         """The backbone's own features."""
         tokenized = self.tokenizer is not None and (modality == "sketch" or self.config.tokenizer == "both")
-        return self.backbone(
-            images, self.tokenizer if tokenized else None, sketches=sketches_in(images, modality)
-        )
+        return self.backbone(images, self.tokenizer if tokenized else None, sketches=sketches_in(images, modality))
 
     def _with_tokens(self, features: Features) -> Features:
         """The backbone's features with the method's tokens in place of its own."""

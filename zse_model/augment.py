@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from math import cos, exp, log, radians, sin, sqrt
 
 import numpy as np
-from PIL import Image, ImageChops, ImageEnhance
+from PIL import Image, ImageChops, ImageEnhance, ImageFilter
+from scipy.ndimage import map_coordinates
 
 from zse_model.errors import ZseError
 
@@ -25,6 +26,10 @@ class AugmentConfig:
     translate: share of the side a sketch moves, 0..0.3.
     thickness: change of stroke width, 0..1. 1 widens strokes by one pixel on each side, or thins them by half as much.
     erase: probability that patches of a sketch are erased, 0..1.
+    wobble: share of the side that points of a sketch are moved by, neighbours alike, 0..0.1.
+    pressure: change of stroke width along a sketch's strokes, 0..1; as thickness, but another one at each place.
+    gaps: probability that the strokes of a sketch are interrupted, 0..1.
+    merge: distance at which strokes of a sketch run together, as a share of the side, 0..0.03. Details are lost.
     crop: share of a photo's area that may be cropped, 0..0.9; the rest is resized to the square.
     colour: relative change of a photo's brightness, contrast and saturation, 0..0.9.
     grey: probability that a photo loses its colours, 0..1.
@@ -40,13 +45,25 @@ class AugmentConfig:
     translate: float = 0.0
     thickness: float = 0.0
     erase: float = 0.0
+    wobble: float = 0.0
+    pressure: float = 0.0
+    gaps: float = 0.0
+    merge: float = 0.0
     crop: float = 0.0
     colour: float = 0.0
     grey: float = 0.0
     flip: float = 0.0
 
     def __post_init__(self) -> None:
-        highest = {"rotate": 180, "scale": 0.5, "translate": 0.3, "crop": 0.9, "colour": 0.9}
+        highest = {
+            "rotate": 180,
+            "scale": 0.5,
+            "translate": 0.3,
+            "wobble": 0.1,
+            "merge": 0.03,
+            "crop": 0.9,
+            "colour": 0.9,
+        }
         for field in fields(self):
             value, limit = getattr(self, field.name), highest.get(field.name, 1)
             if not 0 <= value <= limit:
@@ -60,9 +77,17 @@ def augment_sketch(array: np.ndarray, config: AugmentConfig, rng: np.random.Gene
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if config.rotate or config.scale or config.translate:
         picture = _affine(picture, config, rng)
+    if config.wobble:
+        picture = Image.fromarray(_wobbled(np.array(picture), rng.uniform(0, config.wobble), rng))
+    if config.merge:
+        picture = _merged(picture, rng.uniform(0, config.merge))
     if config.thickness:
         picture = _thickness(picture, rng.uniform(-config.thickness, config.thickness))
+    if config.pressure:
+        picture = _pressed(picture, config.pressure, rng)
     pixels = np.array(picture)
+    if config.gaps and rng.random() < config.gaps:
+        pixels = _interrupted(pixels, rng)
     if config.erase and rng.random() < config.erase:
         pixels = _erased(pixels, rng)
     return pixels
@@ -110,6 +135,50 @@ def _thickness(picture: Image.Image, amount: float) -> Image.Image:
         moved.paste(picture, (dx, dy))
         changed = change(changed, moved)
     return Image.blend(picture, changed, amount if amount > 0 else -amount / 2)
+
+
+def _field(side: int, waves: int, rng: np.random.Generator) -> np.ndarray:
+    """A smooth random field in about -1..1, float32 [side, side]; waves: random values along a side."""
+    values = Image.fromarray(rng.uniform(-1, 1, (waves, waves)).astype(np.float32))
+    return np.asarray(values.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _wobbled(pixels: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
+    """Points moved by up to `amount` of the side, by a field of 5 to 9 values a side."""
+    side, waves = len(pixels), int(rng.integers(5, 10))
+    rows, columns = (amount * side * _field(side, waves, rng) for _ in range(2))
+    y, x = np.mgrid[0:side, 0:side].astype(np.float32)
+    return map_coordinates(pixels, [y + rows, x + columns], order=1, mode="constant", cval=255)
+
+
+def _merged(picture: Image.Image, distance: float) -> Image.Image:
+    """Strokes nearer than `distance` of the side run together: blurred ink, and from a third of a stroke's on, black.
+
+    As dark as before where nothing is near: a single stroke of 2 px keeps about its width.
+    """
+    radius = distance * picture.width / 2
+    if radius < 0.3:
+        return picture
+    blurred = picture.filter(ImageFilter.GaussianBlur(radius))
+    ink = 255 - np.asarray(blurred, dtype=np.float32)
+    top = max(float(np.quantile(ink, 0.99)), 1.0)
+    return Image.fromarray((255 - 255 * np.clip(3 * ink / top - 1, 0, 1)).astype(np.uint8))
+
+
+def _pressed(picture: Image.Image, amount: float, rng: np.random.Generator) -> Image.Image:
+    """`_thickness` of another amount at each place."""
+    thick, thin = (np.asarray(_thickness(picture, one), dtype=np.float32) for one in (1.0, -1.0))
+    plain = np.asarray(picture, dtype=np.float32)
+    by = amount * _field(picture.width, int(rng.integers(4, 9)), rng).clip(-1, 1)
+    pressed = np.where(by > 0, plain + by * (thick - plain), plain - by * (thin - plain))
+    return Image.fromarray(pressed.round().clip(0, 255).astype(np.uint8))
+
+
+def _interrupted(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Paper where a field of many waves is high. Returns the input if less than INK_KEPT of the ink is left."""
+    field = _field(len(pixels), int(rng.integers(10, 21)), rng)
+    left = np.where(field > np.quantile(field, rng.uniform(0.75, 0.95)), 255, pixels).astype(np.uint8)
+    return left if _ink(left) >= INK_KEPT * _ink(pixels) else pixels
 
 
 def _erased(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -44,10 +44,16 @@ class ShardConfig:
     weights: Mapping[str, float] = field(default_factory=dict)
     """For a `union`: part -> relative share of the items whose sketch is of that part. Empty = all classes equally, and
     all sketches within a class."""
+    pseudo_sketches: float = 0.0
+    """Share of the items whose sketches are made from photos of the class (`zse_model.pseudo_sketch`). Above 0, a class
+    may have photos alone: all its items are such. 1 = no drawing is trained on."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("own_photo", "hard_negatives", "pseudo_sketches"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ZseError(f"shard.{name} is a share, 0..1, got {getattr(self, name)}")
         if wrong := {name: weight for name, weight in self.weights.items() if weight <= 0}:
             raise ZseError(
                 f"shard.weights must be above 0, got {wrong}. To leave a part out, remove it from dataset.parts"

@@ -16,13 +16,15 @@ from pipelines.config.data import ShardConfig
 from pipelines.workspace.members import Members
 from zse_model.augment import augment_photo, augment_sketch
 from zse_model.errors import ZseError
+from zse_model.pseudo_sketch import pseudo_sketch
 
 ROLES = ("sketch", "photo", "sketch2", "negative")
 
 
 @dataclass(frozen=True)
 class Item:
-    """Pictures as indices into the training members, labels as indices into `ItemPlan.classes`."""
+    """Pictures as indices into the training members, labels as indices into `ItemPlan.classes`. Both sketches may be
+    indices of photos: `render` makes drawings of them."""
 
     sketch: int
     photo: int
@@ -47,14 +49,14 @@ class ItemPlan:
         self.members, self.config = members, config
         self.classes: list[str] = []
         self.incomplete: list[str] = []
-        """Classes without a sketch or without a photo, which no item uses."""
+        """Classes without a sketch (but for pseudo-sketches) or without a photo, which no item uses."""
         self._sketches: list[np.ndarray] = []
         self._photos: list[np.ndarray] = []
         for category in sorted(set(members.category)):
             inside = members.category == category
             sketches = np.flatnonzero(inside & (members.modality == "sketch"))
             photos = np.flatnonzero(inside & (members.modality == "photo"))
-            if len(sketches) and len(photos):
+            if len(photos) and (len(sketches) or config.pseudo_sketches):
                 self.classes.append(category)
                 self._sketches.append(sketches)
                 self._photos.append(photos)
@@ -121,6 +123,8 @@ class ItemPlan:
         rng = np.random.default_rng([self.config.seed, i])
         label, sketches = self._draw_class(rng)
         photos = self._photos[label]
+        if self.config.pseudo_sketches and (not len(sketches) or rng.random() < self.config.pseudo_sketches):
+            sketches = photos
         first = int(rng.integers(len(sketches)))
         second = (first + 1 + int(rng.integers(max(len(sketches) - 1, 1)))) % len(sketches)
         sketch, sketch2 = int(sketches[first]), int(sketches[second])
@@ -137,13 +141,17 @@ class ItemPlan:
 
     def render(self, i: int, pictures: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]) -> list[np.ndarray]:
         """Augmented pictures of item i in the order of ROLES, equal in every call. Input and output are uint8: sketches
-        [s, s], photos [s, s, 3]."""
+        [s, s], photos [s, s, 3]; of a photo in the place of a sketch a drawing is made."""
         rng = np.random.default_rng([self.config.seed, i, 1])
         augment = self.config.augment
         flips = rng.random(3) < augment.flip
         # Sketch and photo are flipped together: a flipped sketch no longer fits the photo that it was drawn from.
         turned = (flips[0], flips[0], flips[1], flips[2])
-        return [
-            (augment_sketch if role.startswith("sketch") else augment_photo)(picture, augment, rng, flip=bool(flip))
-            for role, picture, flip in zip(ROLES, pictures, turned, strict=True)
-        ]
+        out = []
+        for role, picture, flip in zip(ROLES, pictures, turned, strict=True):
+            if role.startswith("sketch"):
+                drawn = picture if picture.ndim == 2 else pseudo_sketch(picture, rng)
+                out.append(augment_sketch(drawn, augment, rng, flip=bool(flip)))
+            else:
+                out.append(augment_photo(picture, augment, rng, flip=bool(flip)))
+        return out

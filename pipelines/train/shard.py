@@ -18,6 +18,7 @@ import ray
 from pipelines.config.data import ShardConfig
 from pipelines.config.experiment import ExperimentConfig, to_dict
 from pipelines.datasets.splits import load_split
+from pipelines.drawing.sheets import Row, decode_all, draw_sheet
 from pipelines.runtime import logs
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import connect, run_parts
@@ -42,7 +43,7 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
             "fingerprint": images.fingerprint,
             "transforms": images.transforms,
             "split": split.digest,
-            "shard": to_dict(settings),
+            "shard": _identity(settings),
         }
     )
     folder = Pairs.place(workspace, config.dataset.name, key)
@@ -53,6 +54,9 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
     plan = ItemPlan(members, settings)
     if plan.incomplete:
         say(f"Classes without sketches or without photos are not trained on: {', '.join(plan.incomplete[:20])}")
+    sheet = storage.join(folder, Pairs.SHEET)
+    storage.write_bytes(sheet, items_sheet(plan, images))
+    say(f"Some items, as a training sees them: {sheet}")
     written: list[dict[str, Any]] = []
     if settings.layout == "shards":
         starts = range(0, settings.items, settings.part_size)
@@ -73,10 +77,30 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
         classes=plan.classes,
         left_out=plan.incomplete,
         pictures=len(members),
-        shard=to_dict(settings),
+        shard=_identity(settings),
         row_group=settings.row_group,
         shards=written,
     )
+
+
+def items_sheet(plan: ItemPlan, images: Images, items: int = 12) -> bytes:
+    """A PNG of the first items, augmented: sketch, photo, another sketch of the class, photo of another class."""
+    planned = [plan[i] for i in range(items)]
+    pixels = iter(decode_all(images, plan.members, np.array([item.pictures() for item in planned]).ravel()))
+    rows = []
+    for i, item in enumerate(planned):
+        sketch, *others = plan.render(i, (next(pixels), next(pixels), next(pixels), next(pixels)))
+        made = plan.members.modality[item.sketch] == "photo"
+        captions = [plan.classes[label] for label in (item.label, item.label, item.negative_label)]
+        rows.append(Row(sketch, "from a photo" if made else "drawn", others, captions, None))
+    return draw_sheet(rows)
+
+
+def _identity(settings: ShardConfig) -> dict[str, Any]:
+    """The settings that items depend on. Newer ones count only above 0, so that older pair shards keep their names."""
+    out = to_dict(settings)
+    augment = {k: v for k, v in out["augment"].items() if v or k not in ("wobble", "pressure", "gaps", "merge")}
+    return {k: v for k, v in out.items() if v or k != "pseudo_sketches"} | {"augment": augment}
 
 
 def _write(

@@ -20,6 +20,8 @@ from zse_model.split import ZeroShotSplit
 
 class Pairs(Kept):
     KIND, MADE_BY = "pairs", "zse shard"
+    SHEET = "items.png"
+    """Some items as a training sees them."""
 
     SCHEMA = pa.schema(
         [

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import validate
@@ -186,10 +187,17 @@ def test_pair_shards_hold_the_plan_and_only_training_classes(prepared: tuple[str
     assert shard(tiny(), workspace, images) == pairs and contents(pairs.url) == whole
 
 
-def test_both_layouts_give_the_same_items(prepared: tuple[str, Images, Pairs]) -> None:
-    _, images, pairs = prepared
+@pytest.mark.parametrize("pseudo", [0.0, 0.5])
+def test_both_layouts_give_the_same_items(prepared: tuple[str, Images, Pairs], pseudo: float) -> None:
+    workspace, images, pairs = prepared
+    config = tiny()
+    if pseudo:
+        config = replace(config, shard=replace(config.shard, pseudo_sketches=pseudo))
+        pairs = shard(config, workspace, images)
+    with Image.open(Path(pairs.url, Pairs.SHEET)) as sheet:
+        assert sheet.height > sheet.width > 4 * 100, "twelve items to look at"
     members = training_members(images.members(), pairs.split)
-    memory = MemorySource(ItemPlan(members, tiny().shard), images.data(members), 48)
+    memory = MemorySource(ItemPlan(members, config.shard), images.data(members), 48)
     streamed = ShardSource(pairs, 48, seed=0).batch(0, 0, 1)
     direct = memory.batch(0, 0, 1)
 

@@ -93,3 +93,46 @@ def test_one_class_with_known_pairs_is_enough_for_hard_negatives() -> None:
     unknown = replace(alone, instance=np.array([None if i == two[0] else i for i in alone.instance], dtype=object))
     with pytest.raises(ValueError, match=r"every picture \(unknown: 3\)"):
         ItemPlan(unknown, ShardConfig(hard_negatives=1.0))
+
+
+def pixels_of(plan: ItemPlan, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A picture of each role: sketches of one line, photos of a dark square on a light ground."""
+    drawn, shown = np.full((64, 64), 255, np.uint8), np.full((64, 64, 3), 230, np.uint8)
+    drawn[30:32, 10:50], shown[16:48, 16:48] = 0, 20
+    a, b, c, d = (shown if plan.members.modality[i] == "photo" else drawn for i in plan[item].pictures())
+    return a, b, c, d
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_pseudo_sketches_stand_in_for_a_share_of_the_drawings_and_for_classes_without_any(share: float) -> None:
+    inside = training_members(members(), SPLIT)
+    some = inside.where((inside.modality == "photo") | (inside.category != "c"))
+    plan = ItemPlan(some, ShardConfig(pseudo_sketches=share, own_photo=1.0, seed=2))
+    assert plan.classes == ["a", "b", "c"] and plan.incomplete == []
+    assert ItemPlan(some, ShardConfig()).incomplete == ["c"]
+    items = [plan[i] for i in range(3000)]
+    made = np.array([some.modality[item.sketch] == "photo" for item in items])
+    for item, from_photo in zip(items, made, strict=True):
+        sketch, photo, sketch2, negative = item.pictures()
+        assert (some.modality[sketch2] == "photo") == from_photo and sketch != sketch2
+        assert some.category[sketch] == some.category[sketch2] == plan.classes[item.label]
+        assert some.instance[photo] == some.instance[sketch] and some.category[negative] != some.category[sketch]
+    labels = np.array([item.label for item in items])
+    assert made[labels == 2].all() and abs(made[labels != 2].mean() - share) < 0.04
+    for i in range(5):
+        pictures = pixels_of(plan, i)
+        out = plan.render(i, pictures)
+        assert [p.shape for p in out] == [(64, 64), (64, 64, 3), (64, 64), (64, 64, 3)]
+        assert all(np.array_equal(x, y) for x, y in zip(out, plan.render(i, pictures), strict=True))
+
+
+def test_without_pseudo_sketches_items_are_those_of_before() -> None:
+    """Of 1afa7fd, whose pair shards are kept."""
+    plan = ItemPlan(training_members(members(), SPLIT), ShardConfig(own_photo=0.5, hard_negatives=0.5, seed=3))
+    assert [plan[i].pictures() for i in (0, 7, 1234)] == [(133, 135, 136, 0), (98, 87, 94, 33), (145, 144, 140, 141)]
+
+
+@pytest.mark.parametrize("name", ["own_photo", "hard_negatives", "pseudo_sketches"])
+def test_a_share_lies_between_0_and_1(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"shard\.{name} is a share, 0\.\.1, got 1\.5"):
+        ShardConfig(**{name: 1.5})

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from zse_model.augment import INK_KEPT, AugmentConfig, augment_photo, augment_sketch
+from zse_model.pseudo_sketch import pseudo_sketch
 
 STRONG = AugmentConfig(
     rotate=20, scale=0.2, translate=0.1, thickness=1, erase=1, crop=0.5, colour=0.4, grey=0.3, flip=0.5
@@ -108,3 +109,69 @@ def test_colours_change_and_may_go():
 def test_values_out_of_range_are_named(field, value):
     with pytest.raises(ValueError, match=rf"augment\.{field} is {value}, allowed are 0"):
         AugmentConfig(**{field: value})
+
+
+def test_a_wobble_moves_strokes_by_no_more_than_its_share_and_keeps_them():
+    given = sketch()
+    for seed in range(10):
+        out = augment_sketch(given, AugmentConfig(wobble=0.05), rng(seed), flip=False)
+        far = np.asarray(Image.fromarray(given).filter(ImageFilter.MinFilter(11)))  # 5 px; 0.05 of 64 is 3.2
+        assert ((out < 200) <= (far < 255)).all()
+        assert 0.6 * ink(given) < ink(out) < 1.5 * ink(given)
+    assert (out != given).any()
+
+
+def test_pressure_is_another_one_at_each_place():
+    """Of a long line some parts are wider and some thinner than before."""
+    line = np.full((64, 64), 255, np.uint8)
+    line[31:33] = 0
+    thicker = thinner = 0
+    for seed in range(10):
+        out = augment_sketch(line, AugmentConfig(pressure=1.0), rng(seed), flip=False).astype(int)
+        width = (255 - out).sum(0) / 255
+        thicker, thinner = thicker + int((width > 2.3).any()), thinner + int((width < 1.9).any())
+        assert ((width >= 0.9) & (width <= 4.01)).all()
+    assert thicker >= 8 and thinner >= 8
+
+
+def test_gaps_interrupt_strokes_and_leave_enough():
+    given = sketch()
+    outs = [augment_sketch(given, AugmentConfig(gaps=1.0), rng(seed), flip=False) for seed in range(20)]
+    assert all((out >= given).all() and ink(out) >= INK_KEPT * ink(given) for out in outs)
+    assert np.mean([ink(out) < 0.97 * ink(given) for out in outs]) > 0.7
+
+
+def test_strokes_that_are_near_run_together_and_a_single_one_keeps_about_its_width():
+    pair = np.full((128, 128), 255, np.uint8)
+    pair[20:108, 60:62] = pair[20:108, 64:66] = 0  # 2 px apart
+    pair[20:108, 20:22] = 0
+    filled = 0
+    for seed in range(10):
+        out = augment_sketch(pair, AugmentConfig(merge=0.03), rng(seed), flip=False).astype(int)
+        filled += int((out[40:90, 62:64] < 60).all())
+        assert (255 - out[40:90, 10:32]).sum() / 255 / 50 < 6 and (out[:, 42:48] == 255).all()
+    assert filled >= 5
+    assert (augment_sketch(pair, AugmentConfig(merge=1e-9), rng(3), flip=False) == pair).all()
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_a_pseudo_sketch_is_the_outline_of_what_the_photo_shows(side):
+    shown = np.full((side, side, 3), 200, np.uint8)
+    y, x = np.mgrid[0:side, 0:side] / side - 0.5
+    disc = x**2 + y**2 < 0.3**2
+    shown[disc] = (30, 60, 40)
+    shown[: side // 40] = 0  # a frame, which nobody would draw
+    outline = np.abs(np.hypot(x, y) - 0.3) < 0.05
+    for seed in range(5):
+        drawn = pseudo_sketch(shown, rng(seed))
+        assert drawn.shape == (side, side) and drawn.dtype == np.uint8
+        assert (drawn[~outline] == 255).all() and drawn.min() < 128
+        around = np.arctan2(y, x)[drawn < 128]
+        assert len(np.unique(np.floor(around * 8 / np.pi))) >= 16, "all around"
+    assert (pseudo_sketch(np.full((side, side, 3), 9, np.uint8), rng()) == 255).all()
+
+
+def test_a_pseudo_sketch_has_the_longest_lines_and_as_much_ink_as_a_drawing():
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    shares = [(255 - pseudo_sketch(noise, rng(seed)).astype(int)).mean() / 255 for seed in range(10)]
+    assert 0 < min(shares) and max(shares) < 0.2

@@ -166,6 +166,54 @@ RECIPES = [
     for size in (128, 192, 224)
 ]
 
+
+def late(name: str, experiment: str, steps: int, *settings: str, note: str = "") -> Row:
+    return Row("late", name, experiment, (*on(LITE2, 192), *settings), note=note, steps=steps)
+
+
+LATE = [
+    late("global", "folder+global", 56, note="the row lite2-192 above"),
+    late("late", "folder+late_interaction", 52, note="settings of `folder+late_interaction`"),
+    late(
+        "zse",
+        "folder+zse_sbir",
+        40,
+        "methods.zse_sbir.late=1",
+        "methods.zse_sbir.late_distillation=1",
+        note="with places that learn from classes and from `rn`",
+    ),
+    late("late-pairs", "folder+late_interaction", 52, "methods.late_interaction.pairs=1", note="and of known pairs"),
+    late(
+        "late-128",
+        "folder+late_interaction",
+        52,
+        "methods.late_interaction.place_dim=128",
+        note="places of 128 numbers",
+    ),
+    late(
+        "zse-distilled",
+        "folder+zse_sbir",
+        40,
+        "methods.zse_sbir.late_distillation=1",
+        note="that learn from `rn` alone",
+    ),
+]
+PHOTOS_ALONE = [
+    Row(
+        "photos",
+        name,
+        "folder+global",
+        (*on(LITE2, 192), *settings),
+        note=note,
+        steps=steps,
+    )
+    for name, steps, note, *settings in (
+        ("frozen", 2, "ImageNet's features", "backbone.frozen=0", "backbone.tune=frozen"),
+        ("photos-alone", 56, "no drawing was trained on", "shard.pseudo_sketches=1"),
+        ("half", 56, "half of the items are such", "shard.pseudo_sketches=0.5"),
+    )
+]
+
 BEST = ()  # settings of `folder+zse_sbir` that the selection table chose; () = as shipped
 MODES = ("ret", "rn", "fused", "hash-64", "asym-64", "itq-64", "rerank-100")
 ASKED = (
@@ -218,4 +266,4 @@ FINAL = [
         note="with distillation, as `global`",
     ),
 ]
-ALL_ROWS = [*SELECTION, *CROSSATNET, *RATES, *RECIPES, *FINAL]
+ALL_ROWS = [*SELECTION, *CROSSATNET, *RATES, *RECIPES, *LATE, *PHOTOS_ALONE, *FINAL]

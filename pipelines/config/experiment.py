@@ -39,7 +39,8 @@ class EvaluationConfig:
     """Photos of other classes to add to the gallery, each in a further setting: `held_back` photos of seen classes
     (`-generalised`), or all photos that have a sketch (`-fg-all`)."""
     seen_classes: bool = False
-    """Also search held-back photos of seen classes with their own sketches (`-fg-seen`). Needs known pairs."""
+    """Also search held-back photos of seen classes by held-back sketches: by class among the classes that were trained
+    on (`-seen`, which is not zero-shot), and with known pairs for a sketch's own photo (`-fg-seen`)."""
     batch_size: int = 64
     """Pictures encoded at once."""
 

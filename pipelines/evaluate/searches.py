@@ -20,7 +20,7 @@ from pipelines.workspace.members import (
     held_back,
 )
 from zse_model.evaluation.evaluate import Task
-from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, PROTOCOLS
+from zse_model.evaluation.protocol import CATEGORY_METRICS, INSTANCE_METRICS, PROTOCOLS, SEEN
 from zse_model.split import ZeroShotSplit
 
 
@@ -51,7 +51,9 @@ def plan_searches(
     photos: Members,
     everyone: Members | None,
 ) -> list[Search]:
-    """The searches of an evaluation, the one by class among unseen photos first.
+    """The searches of an evaluation, the one by class among unseen photos first. With `seen_classes` held-back sketches
+    of trained classes are searched by class, too, among the held-back photos of these classes (SEEN). That is no
+    zero-shot setting.
 
     With known pairs a sketch's own photo is also searched: among the unseen photos that have a sketch (`-fg`), among
     the unseen photos of the sketch's class (`-fg-class`), and with `seen_classes` a held-back sketch of a seen class
@@ -77,6 +79,14 @@ def plan_searches(
         how = {"metrics": CATEGORY_METRICS, "protocols": config.evaluation.protocols}
         own = task(form, classes[asked], others[gallery], **how)
         searches.append(Search(own, np.flatnonzero(asked), np.flatnonzero(gallery)))
+    names = {category: i for i, category in enumerate(sorted({*sketches.category, *photos.category}))}
+    named = [torch.tensor([names[c] for c in m.category]) for m in (sketches, photos)]
+    if config.evaluation.seen_classes:
+        of_trained = [held_back(m, split) & np.isin(m.category, list(split.training)) for m in (sketches, photos)]
+        if all(found.any() for found in of_trained):
+            how = {"metrics": CATEGORY_METRICS, "protocols": config.evaluation.protocols}
+            own = task(SEEN, *(labels[kept] for labels, kept in zip(named, of_trained, strict=True)), **how)
+            searches.append(Search(own, np.flatnonzero(of_trained[0]), np.flatnonzero(of_trained[1])))
     if not config.evaluation.instance_level:
         return searches
     paired = sorted((set(sketches.instance) & set(photos.instance)) - {None})
@@ -90,8 +100,6 @@ def plan_searches(
         forms["-fg-all"] = (asked, unseen & has_sketch | everywhere)
     if config.evaluation.seen_classes:
         forms["-fg-seen"] = (~asked, held_back(photos, split))
-    names = {category: i for i, category in enumerate(sorted({*sketches.category, *photos.category}))}
-    named = [torch.tensor([names[c] for c in m.category]) for m in (sketches, photos)]
     for form, (chosen, gallery) in forms.items():
         queries = np.flatnonzero(chosen & has_photo)
         if len(of_sketch[queries].unique()) < 2:

@@ -13,6 +13,7 @@ from rich.table import Table
 from pipelines.run import Outputs
 from pipelines.workspace.queries import Queries, difference, interval, metric_key
 from zse_model.evaluation import CATEGORY_METRICS, HEADLINES, LEADING, expected_average_precision
+from zse_model.evaluation.protocol import is_zero_shot
 from zse_model.modes import RET
 
 
@@ -31,14 +32,21 @@ def chance(rows: Sequence[dict[str, Any]], out: Outputs) -> dict[str, float]:
 
 
 def result_tables(out: Outputs) -> list[Table]:
-    """The table of the unseen classes, and that of the pseudo-unseen classes if they were evaluated."""
+    """The table of the unseen classes, and those of the pseudo-unseen classes and of trained classes if they were
+    evaluated."""
     chosen = [result_table(out.selection, "Pseudo-unseen classes (to choose models)")] if out.selection else []
-    return [result_table(out), *chosen]
+    by_class = [row["setting"] for row in out.rows() if row["metric"] == LEADING[0]]
+    trained = "Trained classes, NOT zero-shot: held-back pictures"
+    seen = [result_table(out, trained, zero_shot=False)] if not all(map(is_zero_shot, by_class)) else []
+    return [result_table(out), *chosen, *seen]
 
 
-def result_table(out: Outputs, searched: str = "Unseen classes") -> Table:
-    """One row for each method and mode: the headline metrics at category level, and differences to reference rows."""
+def result_table(out: Outputs, searched: str = "Unseen classes", *, zero_shot: bool = True) -> Table:
+    """One row for each method and mode: the headline metrics at category level, and differences to reference rows.
+
+    zero_shot: of the settings that are, or of those that are not."""
     rows = [row for row in replace(out, selection=None).rows() if row["protocol"] == "plain"]
+    rows = [row for row in rows if is_zero_shot(row["setting"]) == zero_shot]
     settings = list(dict.fromkeys(row["setting"] for row in rows if row["metric"] == LEADING[0]))
     references = [name for name in out.reports if name.endswith("-untrained") or name == "raw_pixels"]
     queries = {name: Queries(report) for name, report in out.reports.items()}

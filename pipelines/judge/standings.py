@@ -25,6 +25,7 @@ from pipelines.workspace.queries import FEW
 from pipelines.workspace.reports import MEASURES
 from zse_model.errors import ZseError
 from zse_model.evaluation import HEADLINES, LEADING, METRICS
+from zse_model.evaluation.protocol import is_zero_shot
 
 WIDE = 900  # px, the maximum width of a picture
 MINUTE = "%Y-%m-%d %H:%M"
@@ -100,6 +101,11 @@ class Section:
         key = f"plain/{{}}/{self.first}".format
         found = [(one, mode) for one in self.now for mode in modes(one) if key(mode) in one.metrics]
         return sorted(found, key=lambda line: -line[0].metrics[key(line[1])])
+
+    @property
+    def zero_shot(self) -> bool:
+        """Whether no model was trained on the classes that are searched."""
+        return is_zero_shot(self.now[0].setting)
 
     @property
     def anchor(self) -> str:

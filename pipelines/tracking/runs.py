@@ -35,6 +35,7 @@ from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.queries import metric_key
 from pipelines.workspace.reports import MEASURES, Report
 from pipelines.workspace.training import RUN_ID, Training
+from zse_model.evaluation.protocol import is_zero_shot
 from zse_model.split import FEWEST
 
 BATCH = 500  # metrics per request; MLflow takes at most 1000
@@ -331,6 +332,7 @@ def _evaluation_run(
         "zse.queries": str(first["queries"]),
         "zse.gallery": str(first["gallery"]),
         "zse.use": first["use"],
+        "zse.zero_shot": str(is_zero_shot(setting)).lower(),
         "zse.method": first["method"],
         "zse.setting": setting,
         "zse.report": report.url,

@@ -15,7 +15,7 @@ from PIL import Image
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import validate
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
-from pipelines.judge.results import result_table
+from pipelines.judge.results import result_table, result_tables
 from pipelines.run import evaluate_checkpoint, run
 from pipelines.store import storage
 from pipelines.train.items import ItemPlan
@@ -381,14 +381,24 @@ def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tupl
     back = [c for c, i in zip(members.category, members.instance, strict=True) if split.is_held_back(i)]
     back = [c for c in back if c in split.seen]
     seen = [r for r in out.rows() if "-fg-seen." in r["setting"]]
+    trained = [r for r in out.rows() if "-seen." in r["setting"] and r not in seen]
     assert len(back) >= 8, "a sketch and a photo each"
     assert {(r["queries"], r["gallery"]) for r in seen} == {(len(back) // 2, len(back) // 2)}
     assert {r["mode"] for r in seen} == {"ret", "rn", "rerank-2"}
     most = max(back.count(c) for c in back) // 2
     assert most <= 5 and all(r["value"] == 1 for r in seen if r["metric"] == "acc_5" and r["mode"] == "rn")
-    assert [r for r in out.rows() if r not in seen] == without.rows()
+    assert [r for r in out.rows() if r not in seen + trained] == without.rows()
+    of_training = sum(c in split.training for c in back) // 2
+    assert split.pseudo_unseen and of_training < len(back) // 2
+    assert {(r["queries"], r["gallery"]) for r in trained} == {(of_training, of_training)}
+    assert {r["metric"] for r in trained} >= {"mAP_all", "P_1"} and {r["use"] for r in trained} == {"report"}
+    unseen_table, *_, trained_table = result_tables(out)
+    assert "NOT zero-shot" in str(trained_table.title) and "-seen." not in str(unseen_table.title)
+    assert "zse_sbir" in trained_table.columns[0].cells and trained_table.row_count == unseen_table.row_count / 2
     by_class = {r["setting"]: r["gallery"] for r in out.rows() if r["metric"] == "mAP_all" and r["protocol"] == "plain"}
     for setting, gallery in by_class.items():
+        if "-seen." in setting:
+            continue
         photos = 4  # of each unseen class
         expected = float(expected_average_precision(torch.tensor([photos]), gallery))
         assert f"{setting} (chance mAP_all {expected:.3f})" in str(result_table(out).title)

@@ -122,3 +122,11 @@ PROTOCOLS: dict[str, Protocol] = {
         repeated=True,
     ),
 }
+
+SEEN = "-seen"
+"""How the forms of the settings end that search classes which were trained on, in held-back pictures."""
+
+
+def is_zero_shot(setting: str) -> bool:
+    """Whether a setting, `<split><form>.<fingerprint>`, searches classes that no training has seen."""
+    return not setting.rpartition(".")[0].endswith(SEEN)

@@ -172,7 +172,6 @@ def late(name: str, experiment: str, steps: int, *settings: str, note: str = "")
 
 
 LATE = [
-    late("global", "folder+global", 56, note="the row lite2-192 above"),
     late("late", "folder+late_interaction", 52, note="settings of `folder+late_interaction`"),
     late(
         "zse",

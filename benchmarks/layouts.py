@@ -30,7 +30,8 @@ def main() -> None:
         classes = sorted(p.name for p in (source / "photo").iterdir())
         unseen.write_text("\n".join(classes[::5]))
         config = load_experiment(
-            "folder+global", [f"dataset.source={source}", f"dataset.split={unseen}", f"shard.items={ITEMS}"]
+            "folder+global",
+            [f"dataset.source={source}", f"dataset.split={unseen}", f"shard.items={ITEMS}", "transforms.size=128"],
         )
         images = ingest(config, str(scratch / "w"))
         start = time.perf_counter()

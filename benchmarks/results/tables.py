@@ -33,23 +33,25 @@ def difference(one: Found, other: Found, mode: str, their_mode: str) -> str:
     return "" if ours is None or theirs is None else f"{mode} {text(ours.minus(theirs))}"
 
 
-def selection(found: Rows, modes: Sequence[str], reference: str) -> list[str]:
-    names = ("row", "seeds", *modes, f"best mode minus `{reference}` in that mode", "steps", "CPU minutes", "")
+def selection(found: Rows, modes: Sequence[str], reference: str, *, by: str | None = None) -> list[str]:
+    """by: the mode of the reference; None = the row's own best mode."""
+    versus = f"best mode minus `{reference}` {'in that mode' if by is None else f'by {by}'}"
+    names = ("row", "seeds", *modes, versus, "steps", "CPU minutes", "")
     rows = (
-        selection_row(one, modes, found[reference]) if one.records else not_run(one, len(names))
+        selection_row(one, modes, found[reference], by) if one.records else not_run(one, len(names))
         for one in found.values()
     )
     return [*head(*names), *rows]
 
 
-def selection_row(one: Found, modes: Sequence[str], reference: Found) -> str:
+def selection_row(one: Found, modes: Sequence[str], reference: Found, by: str | None) -> str:
     columns = {mode: one.column(f"{mode}/mAP_all") for mode in modes}
     best = max((column.mean, mode) for mode, column in columns.items() if column is not None)[1]
     return line(
         one.row.name,
         str(len(one.records)),
         *("" if column is None else str(column) for column in columns.values()),
-        "" if one is reference else difference(one, reference, best, best),
+        "" if one is reference else difference(one, reference, best, by or best),
         str(one.records[0]["steps"]),
         f"{statistics.mean(r['cpu_minutes'] for r in one.records):.1f}",
         one.row.note,

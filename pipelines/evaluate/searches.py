@@ -85,8 +85,9 @@ def plan_searches(
         of_trained = [held_back(m, split) & np.isin(m.category, list(split.training)) for m in (sketches, photos)]
         if all(found.any() for found in of_trained):
             how = {"metrics": CATEGORY_METRICS, "protocols": config.evaluation.protocols}
-            own = task(SEEN, *(labels[kept] for labels, kept in zip(named, of_trained, strict=True)), **how)
-            searches.append(Search(own, np.flatnonzero(of_trained[0]), np.flatnonzero(of_trained[1])))
+            queries, gallery = map(np.flatnonzero, of_trained)
+            own = task(SEEN, named[0][queries], named[1][gallery], **how)
+            searches.append(Search(own, queries, gallery))
     if not config.evaluation.instance_level:
         return searches
     paired = sorted((set(sketches.instance) & set(photos.instance)) - {None})

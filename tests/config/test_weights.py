@@ -107,11 +107,11 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="is not a file that exists. Allowed: null, hub, installed, or a file"):
             given(wrong)
     with pytest.raises(ZseError, match="no package has the weights of 'mobilenetv2_100'"):
-        load_experiment("folder+global", ["backbone.weights=installed"])
+        load_experiment("folder+global", ["backbone.name=mobilenetv2_100", "backbone.weights=installed"])
 
 
 def test_the_converted_mobilenet_needs_nothing_typed() -> None:
     if not (path := SHARED / "weights" / "mobilenetv2_100_imagenet.safetensors").exists():
         pytest.skip("no ../shared/weights: its file is not part of the repository; a file of the tests is known above")
-    found = load_experiment("folder+global", [f"backbone.weights={path}"]).backbone
+    found = load_experiment("folder+global", ["backbone.name=mobilenetv2_100", f"backbone.weights={path}"]).backbone
     assert (found.args, found.mean, found.std) == ({"pad_type": "same"}, HALF, HALF)

@@ -1,6 +1,10 @@
-"""Turn autocast off where rounding is not allowed: for scores that rank, and values compared with small margins.
+"""How exact numbers are: the policy of training, encoding, validation and scoring.
 
-Under autocast a `.float()` before a matrix product has no effect: the product casts its inputs again.
+- Losses, mining, normalisation, kernels of cosines and scores are computed in float32 (`full_precision`), also where
+  autocast rounds the rest of a training to bfloat16. Under autocast a `.float()` before a matrix product has no effect:
+  the product casts its inputs again.
+- float32 is float32 on a GPU, too (`allow_tf32(False)`): encoding, validation and scoring always, training unless
+  `train.precision: tf32` asks for TF32.
 """
 
 from __future__ import annotations
@@ -8,6 +12,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether a GPU rounds the inputs of float32 products to TF32, with 10 bits of mantissa, in this process.
+
+    torch does so for convolutions and not for matrix products unless told otherwise: the two families of backbones
+    would be computed differently.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:

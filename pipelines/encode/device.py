@@ -10,12 +10,15 @@ from functools import cache
 import torch
 
 from pipelines.runtime.progress import say
+from zse_model.precision import allow_tf32
 
 
 def assigned_device() -> torch.device:
     """In a Ray worker, the first GPU that is assigned to its task or actor, perhaps shared. A worker that asked for no
-    GPU gets the CPU, although Ray leaves all GPUs of the node visible to it. Elsewhere the first GPU, or the CPU.
+    GPU gets the CPU, although Ray leaves all GPUs of the node visible to it. Elsewhere the first GPU, or the CPU. From
+    then on this process computes float32 without TF32.
     """
+    allow_tf32(False)
     if not torch.cuda.is_available():
         return torch.device("cpu")
     ray = sys.modules.get("ray")  # a worker has imported it

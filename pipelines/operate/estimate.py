@@ -40,7 +40,7 @@ from zse_model.scoring import Scorer
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import BadPicture, Modality
 
-TFLOPS = {"fp32": 60.0, "bf16": 400.0}
+TFLOPS = {"fp32": 60.0, "tf32": 200.0, "bf16": 400.0}
 """TFLOP/s of one GPU of the class of an H100: round numbers below the maker's. `--tflops` replaces them."""
 UTILISATION = 0.35
 _MODALITIES: tuple[Modality, ...] = ("sketch", "photo")

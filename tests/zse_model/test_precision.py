@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
+from pipelines.encode.device import assigned_device
 from tests.helpers.batches import CLASSES, Pictures
 from zse_model.backbones import BackboneConfig, class_attention
+from zse_model.fit import LocalContext, TrainConfig, fit
 from zse_model.graph import GraphEncoder, class_graph
 from zse_model.hashing import CodeHead
 from zse_model.late import late_scores, pair_scores, products
@@ -42,6 +45,8 @@ EVERY_LOSS = {
         classification=1.0,
         contrast=1.0,
         distillation=1.0,
+        late=1.0,
+        place_dim=8,
         dropped_units=(0,),
         dropout=0.0,
     ),
@@ -154,3 +159,42 @@ def test_it_is_compiled_and_knows_devices_without_autocast() -> None:
     assert [value.dtype for value in f(torch.randn(4, 4))] == [torch.bfloat16, torch.float32]
     with full_precision(torch.device("meta")):
         assert (torch.ones(2, 2, device="meta") @ torch.ones(2, 2, device="meta")).shape == (2, 2)
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("fp32", False), ("tf32", True), ("bf16", False)])
+def test_float32_is_float32_on_a_gpu_unless_a_training_asks_for_tf32(precision: Any, rounded: bool) -> None:
+    """torch's own default is TF32 for convolutions alone."""
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [flag.allow_tf32 for flag in flags]
+    try:
+        for flag in flags:
+            flag.allow_tf32 = not rounded
+        config = TrainConfig(steps=1, checks=1, batch_size=4, precision=precision)
+        fit(network("global"), Pictures(4, size=32), LocalContext(), config, prepare_steps=1)
+        assert [flag.allow_tf32 for flag in flags] == [rounded, rounded]
+        assert assigned_device().type in ("cpu", "cuda")
+        assert [flag.allow_tf32 for flag in flags] == [False, False], "a search or an evaluation in the same process"
+    finally:
+        for flag, value in zip(flags, before, strict=True):
+            flag.allow_tf32 = value
+
+
+@pytest.mark.parametrize("name", sorted(EVERY_LOSS))
+def test_a_training_step_is_compiled_as_one_graph(name: str) -> None:
+    found = torch._dynamo.explain(network(name).train())(Pictures(4, size=32).batch(0, 0, 1))
+    assert (found.graph_count, found.graph_break_count) == (1, 0), [str(r.reason) for r in found.break_reasons]
+
+
+@pytest.mark.parametrize("name", sorted(EVERY_LOSS))
+def test_a_training_step_computes_on_the_device_of_its_batch(name: str) -> None:
+    """With GPU tensors without numbers: a tensor that is made on the CPU in between would be an error."""
+    method, batch = network(name).train(), Pictures(4, size=32).batch(0, 0, 1)
+    with FakeTensorMode():
+
+        def on_gpu(x: Tensor) -> Tensor:
+            return torch.empty(x.shape, dtype=x.dtype, device="cuda")
+
+        state = {key: on_gpu(x) for key, x in (*method.named_parameters(), *method.named_buffers())}
+        shown = type(batch)(**{key: on_gpu(x) for key, x in vars(batch).items()})
+        losses = torch.func.functional_call(method, state, (shown,))
+    assert {(x.device.type, x.dtype) for x in losses.values()} == {("cuda", torch.float32)} and len(losses) >= 3

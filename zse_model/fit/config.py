@@ -34,7 +34,9 @@ class TrainConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: float = 0.0
     """Largest norm of the gradient; 0 = no limit."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of the forward and backward pass. tf32 = float32 whose products a GPU rounds to TF32; bf16 = autocast. Losses are
+    float32 in all."""
     compile: bool = False
     """Compile the forward pass by torch.compile. It needs a C++ compiler, or on a GPU Triton, and takes minutes."""
     activation_checkpointing: bool = False

@@ -22,6 +22,7 @@ from zse_model.fit.progress import Budget, CpuClock, Window, prefetch, watchdog
 from zse_model.fit.state import Best, FitState, NonFiniteLossError, TrainingError, copied, load, save
 from zse_model.gather import gathering
 from zse_model.methods.base import RetrievalMethod, TrainBatch
+from zse_model.precision import allow_tf32
 
 Validate = Callable[[RetrievalMethod], dict[str, float]]
 
@@ -98,6 +99,7 @@ class Trainer:
                 f"A batch of {self.shares} shares takes at most as many workers{also}; got {context.world_size}"
             )
         method.to(context.device)
+        allow_tf32(config.precision == "tf32")
         if config.activation_checkpointing:
             method.checkpoint_activations()
         if config.compile:

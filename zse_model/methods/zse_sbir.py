@@ -344,9 +344,13 @@ class ZseSbir(Placing):
             losses["late_distillation"] = c.late_distillation * divergence
         return losses
 
+    @torch.compiler.disable
     @torch.no_grad()
     def _relation_logits(self, sketches: Tensor, photos: Tensor) -> Tensor:
-        """rn's logits for all pairs of tokens [a, 1 + n, dim] and [b, 1 + n, dim], without dropout: float32 [a, b]."""
+        """rn's logits for all pairs of tokens [a, 1 + n, dim] and [b, 1 + n, dim], without dropout: float32 [a, b].
+
+        Left to eager under torch.compile: the scorer would break the graph five times, this does once.
+        """
         assert self.sketch_attends is not None and self.photo_attends is not None and self.relation is not None
         scorer = PairScorer(self.sketch_attends, self.photo_attends, self.relation)
         ours, theirs = scorer.precompute({"tokens": sketches}, "sketch"), scorer.precompute({"tokens": photos}, "photo")

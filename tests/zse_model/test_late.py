@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -34,7 +35,7 @@ from zse_model.explanation.faithfulness import curves, orders
 from zse_model.explanation.matches import MatchExplanation, strongest_places
 from zse_model.explanation.pair import explain_pair
 from zse_model.late import LateScorer, inked, late_scores, pair_scores
-from zse_model.methods import LateInteraction, LateInteractionConfig, create_method
+from zse_model.methods import LateInteraction, LateInteractionConfig, TrainBatch, create_method
 from zse_model.scoring import score_all
 from zse_model.synthetic import draw_photo
 
@@ -65,8 +66,11 @@ def half_drawn(role: str) -> Tensor:
 
 
 def places(method: LateInteraction, role: str) -> list[Any]:
+    head = method.local
+    assert head is not None
+    bias = doubles(head.sketch_bias if "sketch" in role else head.photo_bias)
     return [
-        np.array([unit(linear(method.local.project, token)) for token in tokens])
+        np.array([unit(linear(head.project, token) + bias) for token in tokens])
         for _, tokens in features(method.backbone, role)
     ]
 
@@ -143,6 +147,58 @@ def test_scores_are_the_sums_of_the_best_matches(chunk: int, monkeypatch: pytest
     some = score_all(scorer, queries, gallery, wanted)
     assert torch.equal(some.isneginf(), ~wanted)
     np.testing.assert_allclose(doubles(some)[wanted], np.array(expected)[wanted], rtol=1e-5, atol=1e-5)
+
+
+def test_a_new_head_is_the_principal_axes_of_the_tokens_of_each_modality() -> None:
+    """Against numpy, over two workers; sketches' tokens without ink do not count."""
+    torch.manual_seed(0)
+    method = create_method("late_interaction", LateInteractionConfig(dim=8, place_dim=4), BACKBONE, size=64, classes=3)
+    method.eval()
+    batches = [real_batch(3, seed) for seed in range(3)]
+    others: list[Tensor] = []
+    twin = copy.deepcopy(method)
+    twin.measure_start(iter(batches[2:]), lambda x: (others.append(x.clone()), x)[1])
+    method.measure_start(iter(batches[:2]), lambda x: x + others.pop(0))
+    sides: dict[str, list[Any]] = {"sketch": [], "photo": []}
+    with torch.no_grad():
+        for batch in batches:
+            for name, value in vars(batch).items():
+                if value.ndim == 4:
+                    tokens = method.backbone(value).tokens
+                    drawn = value.shape[1] == 1
+                    kept = tokens[inked(value, method.backbone.grid)] if drawn else tokens.flatten(0, 1)
+                    sides["sketch" if drawn else "photo"].append(doubles(kept))
+    of = {name: np.concatenate(parts) for name, parts in sides.items()}
+    centred = np.concatenate([x - x.mean(0) for x in of.values()])
+    variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    expected = axes[:, ::-1][:, :4] / variances[::-1][:4] ** 0.25
+    found = doubles(method.local.project.weight).T
+    signs = np.sign((found * expected).sum(0))
+    np.testing.assert_allclose(found, expected * signs, rtol=1e-3, atol=1e-3 * abs(expected).max())
+    for name, bias in (("sketch", method.local.sketch_bias), ("photo", method.local.photo_bias)):
+        np.testing.assert_allclose(doubles(bias), -of[side].mean(0) @ found, rtol=1e-3, atol=1e-3)
+    weights = method.encode(batches[0].sketch, "sketch")["places"].norm(dim=2)
+    assert all(len(row[row > 0].round(decimals=5).unique()) == 1 for row in weights), "inked places weigh alike"
+    trained = method.local.project.weight.clone()
+    method.measure_start(iter(batches), lambda x: x)
+    assert trained.equal(method.local.project.weight), "a head that came trained stays"
+
+
+def real_batch(b: int, seed: int) -> TrainBatch:
+    """Lines on paper, and noise."""
+    generator = torch.manual_seed(seed)
+    sketches = torch.full((2 * b, 1, 64, 64), 255, dtype=torch.uint8)
+    for i, at in enumerate(torch.randint(2, 60, (2 * b, 2), generator=generator).tolist()):
+        sketches[i, :, at[0], :40], sketches[i, :, 10:50, at[1]] = 0, 0
+    photos = torch.randint(0, 256, (2 * b, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    return TrainBatch(
+        sketch=sketches[:b],
+        sketch2=sketches[b:],
+        photo=photos[:b],
+        negative=photos[b:],
+        label=torch.arange(b),
+        negative_label=(torch.arange(b) + 1) % b,
+    )
 
 
 def test_places_without_ink_are_not_compared() -> None:

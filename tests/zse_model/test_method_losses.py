@@ -456,7 +456,7 @@ def test_late_is_trained_by_classes_as_in_late_interaction_and_rn_learns_nothing
     found = method(batch())
     (found["late"] + found["late_distillation"]).mean().backward()
     taught = [n for n, p in method.named_parameters() if p.grad is not None]
-    assert taught == ["local.project.weight", "local.project.bias", "local.salience.weight"]
+    assert taught == ["local.sketch_bias", "local.photo_bias", "local.project.weight", "local.salience.weight"]
     scores = late_scores(
         torch.cat([method.encode(numbered(role), "sketch")["places"] for role in ("sketch", "sketch2")]),
         torch.cat([method.encode(numbered(role), "photo")["places"] for role in ("photo", "negative")]),

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from zse_model.errors import ZseError
 from zse_model.precision import full_precision
 from zse_model.transforms import Modality
-from zse_model.tuning import LoraConfig, Tune, add_modality_blocks, choose_trained
+from zse_model.tuning import LoraConfig, Tune, choose_trained, sketch_blocks_of, with_last_blocks
 from zse_model.weights import pretrained
 
 IMAGENET_UNITS = 1000
@@ -140,11 +140,12 @@ class Backbone(nn.Module):
             self.classifier = self._own_classifier(new=load_weights)
             self.model.reset_classifier(0)
         self._freeze(config.frozen, config.weights)
-        self._by_modality = add_modality_blocks(self.model, config.modality_blocks, config.name)
+        self.sketch_blocks = sketch_blocks_of(self.model, config.modality_blocks, config.name)
         # A checkpoint has the weights that a training ended with, in a network without LoRA. On the meta device a
         # network is built for its costs, those of a training among them.
         self.has_lora = config.tune == "lora" and (load_weights or next(self.model.parameters()).is_meta)
-        choose_trained(self.model, config.tune, config.lora if self.has_lora else None, config.name)
+        tuned = nn.ModuleList([self.model, self.sketch_blocks])
+        choose_trained(tuned, config.tune, config.lora if self.has_lora else None, config.name)
         # The definition of "transformer": timm says how many prefix tokens stand before the patches.
         self.is_transformer = hasattr(self.model, "num_prefix_tokens")
         self.has_class_token = getattr(self.model, "cls_token", None) is not None
@@ -158,6 +159,8 @@ class Backbone(nn.Module):
             self._stages = _stages(config.name, self.model)
             if not self.wants_pooled:  # layers after the maps would have no gradient
                 self.model.prune_intermediate_layers(self._stages, prune_norm=True, prune_head=True)
+        # In a tuple, which hides it from torch: its weights are those of `model` and `sketch_blocks`.
+        self._of_sketches = (with_last_blocks(self.model, self.sketch_blocks),) if len(self.sketch_blocks) else ()
         mean = config.mean or getattr(cfg, "mean", None) or (0.5, 0.5, 0.5)
         std = config.std or getattr(cfg, "std", None) or (0.5, 0.5, 0.5)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
@@ -225,16 +228,23 @@ class Backbone(nn.Module):
                 f"Backbone {self.name!r} has batch norms, whose statistics would count every picture twice. {advice}"
             )
         try:
-            self.model.set_grad_checkpointing()
+            for model in (self.model, *self._of_sketches):
+                model.set_grad_checkpointing()
         except (AssertionError, AttributeError) as error:  # timm raises either
             raise ZseError(f"timm cannot checkpoint the activations of backbone {self.name!r}. {advice}") from error
 
     def train(self, mode: bool = True) -> Backbone:
         """`nn.Module.train`, except that a frozen batch norm also keeps its statistics."""
         super().train(mode)
+        for view in self._of_sketches:
+            view.training = mode
         for norm in filter(_frozen, _batch_norms(self.model)):
             norm.eval()
         return self
+
+    def model_of(self, modality: Modality) -> Any:
+        """The timm model that reads a modality: with `modality_blocks` that of sketches has its own last blocks."""
+        return self._of_sketches[0] if self._of_sketches and modality == "sketch" else self.model
 
     def _measure(self, size: int, *, new: bool) -> None:
         """Run one picture to measure the shapes of the outputs and the parameters and pixels that they depend on.
@@ -247,7 +257,7 @@ class Backbone(nn.Module):
         with torch.enable_grad(), _rests(self.model) as cut:
             picture = torch.arange(3 * size * size).sin().view(1, 3, size, size).requires_grad_()
             # A sketch and a photo, where they are read by different weights.
-            features = self(picture.expand(2, -1, -1, -1), sketches=1) if self._by_modality else self(picture)
+            features = self(picture.expand(2, -1, -1, -1), sketches=1) if self._of_sketches else self(picture)
             outputs = [x for x in (features.pooled, features.tokens) if x is not None]
             if new and cut and not picture.is_meta:
                 self._refuse_unseen_borders(picture, outputs, cut[0])
@@ -258,7 +268,7 @@ class Backbone(nn.Module):
             self.token_dim, self.tokens = _checked(features.tokens, 3).shape[2], features.tokens.shape[1]
             self.grid = self._grid
         used = _leaves(outputs)
-        for parameter in self.model.parameters():
+        for parameter in (*self.model.parameters(), *self.sketch_blocks.parameters()):
             if parameter not in used:
                 parameter.requires_grad_(False)
 
@@ -305,12 +315,21 @@ class Backbone(nn.Module):
         transformer. sketches: how many of the pictures, from the first on, are sketches, for `modality_blocks`.
         """
         x = self.normalise(images)
-        for block in self._by_modality:
-            block.sketches = sketches
+        if not self._of_sketches or sketches in (0, len(x)):
+            return self._features(x, tokenizer, "sketch" if sketches else "photo")
+        drawn = self._features(x[:sketches], tokenizer, "sketch")
+        shown = self._features(x[sketches:], tokenizer, "photo")
+        return Features(
+            *(None if a is None or b is None else torch.cat([a, b]) for a, b in zip(drawn, shown, strict=True))
+        )
+
+    def _features(self, x: Tensor, tokenizer: nn.Module | None, modality: Modality) -> Features:
+        """Of normalised pictures, all of one modality where the modalities have their own blocks."""
+        model = self.model_of(modality)
         if tokenizer is not None or self.keep_rates:
-            return self._selecting(x, tokenizer)
+            return self._selecting(model, x, tokenizer)
         if self.is_transformer:
-            return self._transformer(self.model.forward_features(x))
+            return self._transformer(model.forward_features(x))
         if not self.wants_tokens:
             return Features(self.model(x), None, None)
         if not self.wants_pooled:
@@ -319,9 +338,8 @@ class Backbone(nn.Module):
         final, maps = self.model.forward_intermediates(x, indices=self._stages)
         return Features(self.model.forward_head(final, pre_logits=True), self._join(maps), None)
 
-    def _selecting(self, x: Tensor, tokenizer: nn.Module | None) -> Features:
+    def _selecting(self, m: Any, x: Tensor, tokenizer: nn.Module | None) -> Features:
         """timm's forward_features of a vision transformer, with a tokenizer and with token selection."""
-        m = self.model
         patches = m.patch_embed(x)  # [b, n, d], or [b, h, w, d] where timm keeps the grid open
         if tokenizer is not None:
             patches = (patches + tokenizer(x).view_as(patches)) / 2

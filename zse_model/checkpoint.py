@@ -28,7 +28,7 @@ from zse_model.errors import ZseError
 from zse_model.methods import METHODS, RetrievalMethod, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
-from zse_model.tuning import is_lora, merged, with_lora_names
+from zse_model.tuning import ORIGINAL, is_lora, merged, with_lora_names, with_sketch_blocks
 from zse_model.weight_names import OPTIONAL, module_of, original, todays
 
 FORMAT_VERSION = 1
@@ -223,7 +223,7 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
     Raises ZseError for names and shapes that do not fit.
     """
     mine = method.state_dict()
-    theirs = with_lora_names(start.method.state_dict(), mine)
+    theirs = with_lora_names(with_sketch_blocks(start.method.state_dict(), _plain(mine)), mine)
     if type(method) is not METHODS[start.name]:
         return _backbone_from(method, mine, theirs)
     fits = {
@@ -245,9 +245,17 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
     return sorted(name for name in mine.keys() - fits - new if not name.startswith(OWN))
 
 
+def _plain(names: Iterable[str]) -> set[str]:
+    return {name.replace(ORIGINAL, ".weight") for name in names if not is_lora(name)}
+
+
 def _backbone_from(method: RetrievalMethod, mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
     """`start_from` another method. A backbone of the sketches' own starts from the one that there is."""
-    wanted = [n for n in mine if n.removeprefix("sketch_").startswith("backbone.model.") and not is_lora(n)]
+    wanted = [
+        n
+        for n in mine
+        if n.removeprefix("sketch_").startswith(("backbone.model.", "backbone.sketch_blocks.")) and not is_lora(n)
+    ]
     source = {n: theirs.get(n, theirs.get(n.removeprefix("sketch_"))) for n in wanted}
     if wrong := sorted(n for n, value in source.items() if value is None or value.shape != mine[n].shape):
         raise ZseError(

@@ -5,15 +5,15 @@ LoRA (Hu et al., ICLR 2022) adds `alpha / rank * up @ down` to the weight of a l
 the weight of a layer and never call it. `merged` adds the products to the weights, so that a checkpoint is a network
 without LoRA and costs nothing more.
 
-Modality blocks give sketches and photos their own copy of the last blocks of a transformer (CMCA, IJCNN 2025, beside
-LoRA).
+Modality blocks give sketches their own copy of the last blocks of a transformer (CMCA, IJCNN 2025, beside LoRA).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -66,38 +66,32 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.up @ self.down)
 
 
-class ModalityBlock(nn.Module):
-    """A block with one set of weights for sketches and one for photos, which start equal."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.photo, self.sketch = block, copy.deepcopy(block)
-        self.sketches = 0
-        """How many of the next pictures, from the first on, are sketches. `Backbone` sets it before each batch."""
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """[b, n, d] -> [b, n, d]."""
-        if self.sketches in (0, len(x)):
-            return (self.sketch if self.sketches else self.photo)(x, *args, **kwargs)
-        parts = x[: self.sketches], x[self.sketches :]
-        return torch.cat(
-            [block(part, *args, **kwargs) for block, part in zip((self.sketch, self.photo), parts, strict=True)]
-        )
-
-
-def add_modality_blocks(model: Any, blocks: int, name: str) -> list[ModalityBlock]:
-    """Replace the last blocks of a timm transformer. Raises ZseError for a model that is not made of so many."""
+def sketch_blocks_of(model: Any, blocks: int, name: str) -> nn.ModuleList:
+    """Copies of the last blocks of a timm transformer. Raises ZseError for a model that is not made of so many."""
     if not blocks:
-        return []
+        return nn.ModuleList()
     own = getattr(model, "blocks", None)
     if not isinstance(own, nn.Sequential | nn.ModuleList) or not hasattr(model, "num_prefix_tokens"):
         raise ZseError(f"backbone.modality_blocks is for vision transformers, and {name!r} is none. Set it to 0")
     if blocks > len(own):
         raise ZseError(f"backbone.modality_blocks must be 0..{len(own)} for {name!r}, got {blocks}")
-    made = [ModalityBlock(block) for block in own[len(own) - blocks :]]
-    for i, block in enumerate(made, len(own) - blocks):
-        own[i] = block
-    return made
+    return nn.ModuleList(copy.deepcopy(block) for block in own[len(own) - blocks :])
+
+
+def with_last_blocks(model: Any, last: nn.ModuleList) -> Any:
+    """A second view of a timm transformer, with other last blocks: it shares all other modules and parameters.
+
+    A view keeps no state of its own, so that calls from several threads and computing activations again in the backward
+    pass need nothing else. It is no submodule of the network: the weights would stand twice in its state dict.
+    """
+    view = copy.copy(model)
+    blocks = (
+        type(model.blocks)(*model.blocks) if isinstance(model.blocks, nn.Sequential) else nn.ModuleList(model.blocks)
+    )
+    for i, block in enumerate(last, len(blocks) - len(last)):
+        blocks[i] = block
+    view._modules = {**model._modules, "blocks": blocks}
+    return view
 
 
 def choose_trained(model: nn.Module, tune: Tune, lora: LoraConfig | None, name: str) -> None:
@@ -146,7 +140,26 @@ def is_lora(name: str) -> bool:
     return name.endswith((UP, DOWN, SCALE))
 
 
-def with_lora_names(state: Mapping[str, Tensor], own: Sequence[str] | Mapping[str, Tensor]) -> dict[str, Tensor]:
+BLOCKS = re.compile(r"(.*)model\.blocks\.(\d+)\.(.*)")
+SKETCH_BLOCKS = re.compile(r"(.*)sketch_blocks\.(\d+)\.(.*)")
+
+
+def with_sketch_blocks(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Weights with those of the sketches' blocks, which are those of the photos where the network that they come from
+    has none. own: names of the network that they go to."""
+    out = dict(state)
+    copies = [found for name in own if name not in state and (found := SKETCH_BLOCKS.fullmatch(name))]
+    for found in copies:
+        where, number, rest = found.groups()
+        depth = 1 + max(int(m[2]) for name in own if (m := BLOCKS.fullmatch(name)) and m[1] == where)
+        blocks = 1 + max(int(m[2]) for name in own if (m := SKETCH_BLOCKS.fullmatch(name)) and m[1] == where)
+        source = f"{where}model.blocks.{depth - blocks + int(number)}.{rest}"
+        if source in state:
+            out[found[0]] = state[source]
+    return out
+
+
+def with_lora_names(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
     """Weights of a network without LoRA under the names that they have in one with it, whose names are `own`."""
     renamed = {name.replace(ORIGINAL, ".weight"): name for name in own if name.endswith(ORIGINAL)}
     return {renamed.get(name, name): value for name, value in state.items()}

@@ -175,7 +175,7 @@ def test_a_new_head_is_the_principal_axes_of_the_tokens_of_each_modality() -> No
     found = doubles(method.local.project.weight).T
     signs = np.sign((found * expected).sum(0))
     np.testing.assert_allclose(found, expected * signs, rtol=1e-3, atol=1e-3 * abs(expected).max())
-    for name, bias in (("sketch", method.local.sketch_bias), ("photo", method.local.photo_bias)):
+    for side, bias in (("sketch", method.local.sketch_bias), ("photo", method.local.photo_bias)):
         np.testing.assert_allclose(doubles(bias), -of[side].mean(0) @ found, rtol=1e-3, atol=1e-3)
     weights = method.encode(batches[0].sketch, "sketch")["places"].norm(dim=2)
     assert all(len(row[row > 0].round(decimals=5).unique()) == 1 for row in weights), "inked places weigh alike"

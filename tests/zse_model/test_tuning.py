@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from tests.zse_model.test_methods import batch, pictures
 from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys, start_from
 from zse_model.errors import ZseError
-from zse_model.methods import GlobalConfig, LateInteractionConfig, RetrievalMethod, ZseSbirConfig, create_method
+from zse_model.methods import (
+    CrossATNetConfig,
+    GlobalConfig,
+    LateInteractionConfig,
+    RetrievalMethod,
+    ZseSbirConfig,
+    create_method,
+)
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
 from zse_model.tuning import LoraConfig, merged
@@ -84,7 +92,7 @@ def step(method: RetrievalMethod, size: int) -> None:
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
-    return {name for name in before if name.startswith("backbone.model.") and not before[name].equal(after[name])}
+    return {name for name in before if name.startswith("backbone.") and not before[name].equal(after[name])}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -98,9 +106,9 @@ def test_every_family_trains_a_step_with_lora_and_blocks_for_each_modality(weigh
     assert before.keys() == after.keys()
     found = changed(before, after)
     assert found and all(name.split(".")[-2] in LoraConfig().layers and name.endswith(".weight") for name in found)
-    both = {name.replace(".sketch.", ".photo.") for name in found if ".sketch." in name}
-    assert both and both <= found and not any(after[n].equal(after[n.replace(".photo.", ".sketch.")]) for n in both)
-    trained = sum(p.numel() for p in method.backbone.model.parameters() if p.requires_grad)
+    both = {name: name.replace("sketch_blocks.0", "model.blocks.1") for name in found if "sketch_blocks." in name}
+    assert both and set(both.values()) <= found and not any(after[a].equal(after[b]) for a, b in both.items())
+    trained = sum(p.numel() for p in method.backbone.parameters() if p.requires_grad)
     assert trained < 0.15 * sum(value.numel() for value in after.values())
 
     plain = create_method(
@@ -145,25 +153,85 @@ def test_methods_tell_sketches_from_photos(weights: Any, method: str) -> None:
     step(found, 56)
     found.eval()
     asked: list[int] = []
-    block = found.backbone.model.blocks[-1]
-    block.register_forward_pre_hook(lambda module, inputs: asked.append(module.sketches / len(inputs[0])))
+    for sign, block in ((1, found.backbone.sketch_blocks[-1]), (-1, found.backbone.model.blocks[-1])):
+        block.register_forward_pre_hook(lambda _, inputs, sign=sign: asked.append(sign * len(inputs[0])))
     found(batch(3, 56))
     found.encode(pictures(2, 1, size=56), "sketch")
-    found.encode(pictures(2, 3, size=56), "photo")
-    assert asked == [0.5, 1, 0]
+    found.encode(pictures(4, 3, size=56), "photo")
+    assert asked == [6, -6, 2, -4]
 
 
 def test_a_block_reads_each_part_of_a_batch_with_its_own_weights(weights: Any) -> None:
     backbone = Backbone(config(weights, "CLIP", modality_blocks=2), size=64, pooled=True).eval()
     with torch.no_grad():
         for name, parameter in backbone.model.named_parameters():
-            if ".sketch." in name and parameter.ndim > 1:
+            if "blocks." in name and parameter.ndim > 1:
                 parameter.mul_(0.5)
         mixed = pictures(5, 3, size=64)
         found = backbone(mixed, sketches=2).pooled
         alone = torch.cat([backbone(mixed[:2], sketches=2).pooled, backbone(mixed[2:]).pooled])
     torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(found[:2], backbone(mixed[:2]).pooled, atol=1e-3)
+
+
+def test_blocks_of_modalities_are_read_alike_by_several_threads(weights: Any) -> None:
+    backbone = apart(Backbone(config(weights, "CLIP", modality_blocks=1), size=64, pooled=True).eval())
+    drawn, shown = pictures(3, 1, size=64), pictures(2, 3, size=64)
+    with torch.no_grad():
+        expected = backbone(drawn, sketches=3).pooled, backbone(shown).pooled
+
+        def same(sketches: bool) -> bool:
+            found = [backbone(drawn, sketches=3).pooled if sketches else backbone(shown).pooled for _ in range(50)]
+            return all(torch.allclose(one, expected[not sketches], atol=1e-5) for one in found)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(same, [True, False] * 4))
+
+
+@pytest.mark.parametrize("tokenizer", ["none", "sketch"])
+def test_activations_that_are_computed_again_are_of_the_same_blocks(weights: Any, tokenizer: Any) -> None:
+    settings = ZseSbirConfig(dim=16, heads=2, ffn=16, depth=1, tokenizer=tokenizer, dropout=0)
+    gradients = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        backbone = config(weights, "CLIP", modality_blocks=1)
+        method = create_method("zse_sbir", settings, backbone, size=64, classes=4).train()
+        apart(method.backbone)
+        if again:
+            method.checkpoint_activations()
+        torch.stack([x.mean() for x in method(batch(2, 64)).values()]).sum().backward()
+        gradients.append({name: p.grad for name, p in method.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and any("sketch_blocks" in name for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def apart(backbone: Backbone) -> Backbone:
+    """Two sets of weights that differ, as after a training."""
+    with torch.no_grad():
+        for parameter in backbone.sketch_blocks.parameters():
+            parameter.mul_(1.5)
+    return backbone
+
+
+def test_crossatnet_with_two_backbones_needs_no_blocks_of_modalities(weights: Any) -> None:
+    settings = CrossATNetConfig(dim=16, share_backbone=False, vector_dim=8, neighbours=1)
+    with pytest.raises(ZseError, match="has a backbone for each modality"):
+        create_method("crossatnet", settings, config(weights, "CLIP", modality_blocks=1), size=64, classes=4)
+
+
+def test_a_training_starts_its_blocks_of_modalities_from_a_checkpoint_without(weights: Any, tmp_path: Path) -> None:
+    method = network(weights, "CLIP", tune="norms")
+    step(method, 64)
+    made = Checkpoint("global", method.eval(), TransformConfig(size=64), SPLIT, seen_keys([]), {})
+    save_checkpoint(made, tmp_path / "c")
+    for target in ("global", "late_interaction"):
+        further = network(weights, "CLIP", target, tune="lora", modality_blocks=2).eval()
+        assert not any(name.startswith("backbone.") for name in start_from(further, load_checkpoint(tmp_path / "c")))
+        for modality, channels in (("sketch", 1), ("photo", 3)):
+            asked = pictures(2, channels, size=64)
+            theirs, ours = (one.encode(asked, modality)["embedding"] for one in (method, further))  # type: ignore[arg-type]
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_a_checkpoint_holds_the_merged_network_and_starts_another_tuning(weights: Any, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def _encode(method: ZseSbir, images: Tensor, modality: Modality) -> tuple[Encodi
 
     The row is computed again from the normalised input of the last block, because fused attention does not return it.
     """
-    name, model = method.backbone_config.name, method.backbone.model
+    name, model = method.backbone_config.name, method.backbone.model_of(modality)
     own = len(method.blocks) > 0
     block: Any = method.blocks[-1] if own else _last_block(model)
     if block is None:

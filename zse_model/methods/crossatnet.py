@@ -131,6 +131,11 @@ class CrossATNet(RetrievalMethod):
     def __init__(
         self, config: CrossATNetConfig, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
     ) -> None:
+        if backbone.modality_blocks and not config.share_backbone:
+            raise ZseError(
+                "crossatnet with share_backbone: false has a backbone for each modality. Set "
+                "backbone.modality_blocks to 0"
+            )
         super().__init__(config, backbone, size=size, classes=classes)
         c = config
         self.bits = c.bits

@@ -73,6 +73,8 @@ class BackboneConfig:
             raise ZseError(f"backbone.mean must be finite numbers, got {self.mean}")
         if not all(0 < value < math.inf for value in self.std or ()):
             raise ZseError(f"backbone.std must be finite numbers above 0, got {self.std}")
+        if isinstance(self.lora, Mapping):  # of a checkpoint's JSON
+            object.__setattr__(self, "lora", LoraConfig(**{**self.lora, "layers": tuple(self.lora["layers"])}))
         if self.tune not in get_args(Tune):
             raise ZseError(f"backbone.tune must be one of {', '.join(get_args(Tune))}, got {self.tune!r}")
         if self.tune != "full" and self.frozen:

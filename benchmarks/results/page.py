@@ -34,8 +34,12 @@ def page(found: prose.Tables) -> str:
     parts += [prose.RECIPES_TEXT, *tables.selection(recipes, ("ret",), "lite2-192"), prose.RECIPES_READ.rstrip()]
     shipped = {name: one for name, one in recipes.items() if name == "lite2-192"}
     modes = ("ret", "rn", "fused", "late", "fused-late")
-    parts += [prose.LATE_TEXT, *tables.selection(shipped | late, modes, "lite2-192", by="ret")]
-    parts += [prose.PHOTOS_TEXT, *tables.selection(shipped | photos, ("ret",), "lite2-192")]
+    parts += [
+        prose.LATE_TEXT,
+        *tables.selection(shipped | late, modes, "lite2-192", by="ret"),
+        prose.LATE_READ.rstrip(),
+    ]
+    parts += [prose.PHOTOS_TEXT, *tables.selection(shipped | photos, ("ret",), "lite2-192"), prose.PHOTOS_READ.rstrip()]
     parts += [prose.FINAL_TEXT, *tables.final(last), prose.CODES_TEXT, *tables.codes(last)]
     parts += [prose.GENERALISED_TEXT, *tables.generalised(last), prose.FINE_TEXT, *tables.fine_grained(last)]
     parts += [prose.CROSS_TEXT, *tables.across(last), prose.FAITHFUL_TEXT, *tables.faithful(chosen), ""]

@@ -52,7 +52,8 @@ def report_key(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str,
 
 def _settings(config: ExperimentConfig) -> list[Any]:
     e = config.evaluation
-    asked = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors), e.seen_classes]
+    asked = [e.protocols, e.instance_level, e.modes, e.precision, sorted(e.distractors)]
+    asked.append(e.seen_classes and "and by class")  # reports of earlier versions have no such rows
     return [asked, config.use, NEAR, Report.FORMAT]
 
 

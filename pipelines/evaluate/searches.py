@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipelines.config.experiment import ExperimentConfig
+from pipelines.runtime.progress import say
 from pipelines.workspace.images import Images
 from pipelines.workspace.looks import repeated
 from pipelines.workspace.members import (
@@ -83,11 +84,13 @@ def plan_searches(
     named = [torch.tensor([names[c] for c in m.category]) for m in (sketches, photos)]
     if config.evaluation.seen_classes:
         of_trained = [held_back(m, split) & np.isin(m.category, list(split.training)) for m in (sketches, photos)]
-        if all(found.any() for found in of_trained):
+        queries, gallery = map(np.flatnonzero, of_trained)
+        if np.isin(named[0][queries], named[1][gallery]).any():
             how = {"metrics": CATEGORY_METRICS, "protocols": config.evaluation.protocols}
-            queries, gallery = map(np.flatnonzero, of_trained)
             own = task(SEEN, named[0][queries], named[1][gallery], **how)
             searches.append(Search(own, queries, gallery))
+        else:
+            say("No held-back sketch of a trained class has a held-back photo: there is no setting of seen classes")
     if not config.evaluation.instance_level:
         return searches
     paired = sorted((set(sketches.instance) & set(photos.instance)) - {None})

@@ -71,8 +71,8 @@ def evaluate(
             f"{method} was distilled from {told} ImageNet units that name tested classes of {split.name}. "
             "distilled_test_units in its rows has the number"
         )
-    shown = mode_of_explanation(checkpoint.method)
-    if shown is not None and shown in modes:
+    shown = mode_of_explanation(checkpoint.method, modes)
+    if shown is not None:
         queries, first = sketches.members.where(searches[0].queries), gallery.where(searches[0].gallery)
         found = _explanations(checkpoint.method, shown, evaluations[shown][0], images, queries, first)
         for name, png in found.items():

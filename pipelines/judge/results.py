@@ -35,7 +35,7 @@ def result_tables(out: Outputs) -> list[Table]:
     """The table of the unseen classes, and those of the pseudo-unseen classes and of trained classes if they were
     evaluated."""
     chosen = [result_table(out.selection, "Pseudo-unseen classes (to choose models)")] if out.selection else []
-    by_class = [row["setting"] for row in out.rows() if row["metric"] == LEADING[0]]
+    by_class = [row for row in out.rows() if row["metric"] == LEADING[0]]
     trained = "Trained classes, NOT zero-shot: held-back pictures"
     seen = [result_table(out, trained, zero_shot=False)] if not all(map(is_zero_shot, by_class)) else []
     return [result_table(out), *chosen, *seen]
@@ -46,7 +46,7 @@ def result_table(out: Outputs, searched: str = "Unseen classes", *, zero_shot: b
 
     zero_shot: of the settings that are, or of those that are not."""
     rows = [row for row in replace(out, selection=None).rows() if row["protocol"] == "plain"]
-    rows = [row for row in rows if is_zero_shot(row["setting"]) == zero_shot]
+    rows = [row for row in rows if is_zero_shot(row) == zero_shot]
     settings = list(dict.fromkeys(row["setting"] for row in rows if row["metric"] == LEADING[0]))
     references = [name for name in out.reports if name.endswith("-untrained") or name == "raw_pixels"]
     queries = {name: Queries(report) for name, report in out.reports.items()}

@@ -34,6 +34,7 @@ from pipelines.workspace.queries import Queries, interval
 from pipelines.workspace.reports import MEASURES, Report
 from zse_model.errors import ZseError
 from zse_model.evaluation import expected_average_precision
+from zse_model.evaluation.protocol import SEEN
 from zse_model.modes import RET
 from zse_model.split import FEWEST
 
@@ -62,7 +63,12 @@ class Paired:
             raise ZseError(f"margin must be 0 or more, got {self.margin}")
 
     def names(self, setting: str) -> bool:
-        return any(fnmatchcase(name, self.setting) for name in (setting, setting.rpartition(".")[0]))
+        """Whether a rule is about a setting. One of seen classes (`-seen`, `-fg-seen`) has to be named: * alone leaves
+        it out, because a model for classes that nobody trained on is judged."""
+        plain = setting.rpartition(".")[0]
+        if plain.endswith(SEEN) and SEEN not in self.setting:
+            return False
+        return any(fnmatchcase(name, self.setting) for name in (setting, plain))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +189,8 @@ class _Verdict:
 
 def _refuse_reports(better: Sequence[Paired], sides: Sequence[Side]) -> None:
     for report in (side.report for side in sides):
-        for setting in report.settings if report.use != "selection" else ():
+        of_reports = [s for s in report.settings if report.use != "selection" or s.rpartition(".")[0].endswith(SEEN)]
+        for setting in of_reports:
             if rule := next((rule for rule in better if rule.names(setting)), None):
                 raise ConfigError(
                     f"better: {rule.setting!r} names {setting}, whose results are for reports only. Name pseudo-unseen "

@@ -89,6 +89,8 @@ class Cost:
     """Of the asked modes that do more for a pair than a dot product, together, per pair; 0 = there is none."""
     tile: int = 1
     """Photos precomputed at once."""
+    lacks: frozenset[str] = frozenset()
+    """Modes that the network has not, by its configuration."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,9 @@ class Estimate:
             return 0
         queries, gallery = search["sketch"], search["photo"]
         asked = self.config.evaluation.modes
-        pays = [mode for mode in METHODS[method].MODES if mode.pair_network]
+        pays = [
+            mode for mode in METHODS[method].MODES if mode.pair_network and mode.name not in self.costs[method].lacks
+        ]
         depths = {rerank_depth(name) for name in asked for mode in pays if mode.number(name) is not None}
         every = None in depths or not asked  # fused and the mode that it combines share scores
         return queries * (sum(min(depth, gallery) for depth in depths if depth) + gallery * every)
@@ -274,7 +278,13 @@ def cost_of(config: ExperimentConfig, name: str, classes: Sequence[str]) -> Cost
         m: sum(count_flop(lambda m=m, one=one: one.precompute(encoding, m)) for one in scorers) for m in _MODALITIES
     }
     pair, tile = sum(_pair(one, encoding) for one in scorers), min(one.tile for one in scorers)
-    return dataclasses.replace(cost, precompute=precompute, pair=pair, tile=tile)
+    declared = {mode.name: mode for mode in method.MODES}
+    lacks = {
+        mode.name
+        for mode in method.MODES
+        if not all(declared[name].ready(method) for name in mode.combined or (() if mode.shortlist else (mode.name,)))
+    }
+    return dataclasses.replace(cost, precompute=precompute, pair=pair, tile=tile, lacks=frozenset(lacks))
 
 
 def _paid(method: RetrievalMethod, asked: Sequence[str]) -> list[str]:

@@ -58,6 +58,7 @@ def explain(
         finds = shown
         if mode is None and shown != method.modes[0]:  # a pair network over a whole gallery takes long
             finds = f"rerank-{max(SHORTLIST, top)}"
+            shown = method.ranked_by(finds)  # a zse_sbir with late ranks by late: what is shown is what ranked
         matches = find(drawn, gallery, checkpoint, checkpoint_url, workspace, top=top, mode=finds)
         names = [match.path for match in matches]
         files = read_photos(gallery, names)

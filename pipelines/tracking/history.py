@@ -90,6 +90,8 @@ class Standing:
     metrics: Mapping[str, float]
     """`<protocol>/<mode>/<metric>` with `.ci_low` and `.ci_high`, `cost/<mode>/...`."""
     run: str
+    zero_shot: bool = True
+    """False for a setting that searches seen classes on purpose."""
 
 
 def standings(store: Store) -> list[Standing]:
@@ -118,6 +120,7 @@ def standings(store: Store) -> list[Standing]:
                 device=tags.get("zse.device", ""),
                 metrics=run.data.metrics,
                 run=run.info.run_id,
+                zero_shot=tags.get("zse.zero_shot") != "false",
             )
         )
     return found

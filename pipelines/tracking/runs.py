@@ -332,7 +332,6 @@ def _evaluation_run(
         "zse.queries": str(first["queries"]),
         "zse.gallery": str(first["gallery"]),
         "zse.use": first["use"],
-        "zse.zero_shot": str(is_zero_shot(setting)).lower(),
         "zse.method": first["method"],
         "zse.setting": setting,
         "zse.report": report.url,
@@ -343,6 +342,7 @@ def _evaluation_run(
         "zse.model": trained.get("model", ""),
         "zse.command": shown(" ".join(sys.argv)),
         "mlflow.source.name": "zse evaluate",
+        **({} if is_zero_shot(first) else {"zse.zero_shot": "false"}),
         **({"zse.few_classes": str(first["classes"])} if first["classes"] < FEWEST else {}),
         **_git(),
     }

@@ -64,6 +64,11 @@ class ItemPlan:
                 self.incomplete.append(category)
         if len(self.classes) < 2:
             self._check_one_class()
+        if config.weights and config.pseudo_sketches:
+            raise ZseError(
+                "shard.weights counts the sketches of a union's parts, and shard.pseudo_sketches makes sketches of no "
+                "part. Leave out one of the two"
+            )
         self._parts = list(self._weighted_parts()) if config.weights else []
         self._photos_of: dict[str, list[int]] = {}
         for index in np.concatenate(self._photos):

@@ -162,7 +162,7 @@ def test_a_new_head_is_the_principal_axes_of_the_tokens_of_each_modality() -> No
     sides: dict[str, list[Any]] = {"sketch": [], "photo": []}
     with torch.no_grad():
         for batch in batches:
-            for name, value in vars(batch).items():
+            for value in vars(batch).values():
                 if value.ndim == 4:
                     tokens = method.backbone(value).tokens
                     drawn = value.shape[1] == 1

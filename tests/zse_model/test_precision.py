@@ -33,7 +33,7 @@ from zse_model.methods import (
     create_method,
 )
 from zse_model.methods.zse_sbir import hardest_negatives
-from zse_model.precision import full_precision
+from zse_model.precision import allow_tf32, full_precision
 from zse_model.scoring import DotProduct, score_all
 
 EVERY_LOSS = {
@@ -167,13 +167,21 @@ def test_float32_is_float32_on_a_gpu_unless_a_training_asks_for_tf32(precision: 
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [flag.allow_tf32 for flag in flags]
     try:
-        for flag in flags:
-            flag.allow_tf32 = not rounded
-        config = TrainConfig(steps=1, checks=1, batch_size=4, precision=precision)
-        fit(network("global"), Pictures(4, size=32), LocalContext(), config, prepare_steps=1)
-        assert [flag.allow_tf32 for flag in flags] == [rounded, rounded]
+        config = TrainConfig(steps=2, checks=2, batch_size=4, precision=precision)
+        method, seen = network("global"), []
+        method.register_forward_pre_hook(lambda *_: seen.append([flag.allow_tf32 for flag in flags]))
+
+        def validate(_: Any) -> dict[str, float]:
+            checked.append([flag.allow_tf32 for flag in flags])
+            return {"selection/mAP_all": 0.5}
+
+        checked: list[list[bool]] = []
+        allow_tf32(False)
+        fit(method, Pictures(4, size=32), LocalContext(), config, validate=validate, prepare_steps=1)
+        assert seen == [[rounded, rounded]] * 2 and checked == [[False, False]] * 3
+        allow_tf32(True)
         assert assigned_device().type in ("cpu", "cuda")
-        assert [flag.allow_tf32 for flag in flags] == [False, False], "a search or an evaluation in the same process"
+        assert [flag.allow_tf32 for flag in flags] == [False, False], "a search or an evaluation"
     finally:
         for flag, value in zip(flags, before, strict=True):
             flag.allow_tf32 = value

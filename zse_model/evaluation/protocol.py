@@ -7,7 +7,7 @@ for AP also of SAKE (Liu et al., ICCV 2019). Results beside published ones are g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,10 +123,10 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
 }
 
-SEEN = "-seen"
-"""How the forms of the settings end that search classes which were trained on, in held-back pictures."""
+SEEN, FINE_SEEN = "-seen", "-fg-seen"
+"""Forms of settings, `<split><form>.<fingerprint>`, that search held-back pictures of seen classes."""
 
 
-def is_zero_shot(setting: str) -> bool:
-    """Whether a setting, `<split><form>.<fingerprint>`, searches classes that no training has seen."""
-    return not setting.rpartition(".")[0].endswith(SEEN)
+def is_zero_shot(row: Mapping[str, Any]) -> bool:
+    """Whether the row of a result is of a setting that does not search seen classes on purpose."""
+    return row["setting"].rpartition(".")[0].removeprefix(row["split"]) not in (SEEN, FINE_SEEN)

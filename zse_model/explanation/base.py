@@ -39,7 +39,7 @@ class Explanation:
 
 @dataclass(frozen=True, kw_only=True)
 class Explainer:
-    """How a method is explained. A method declares it as `EXPLAINER`; the functions take the method first."""
+    """How a method is explained. A method declares it in `EXPLAINERS`; the functions take the method first."""
 
     mode: str
     """The mode whose score the explanation is about. Without it, a method's first mode is explained."""

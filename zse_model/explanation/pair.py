@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
@@ -26,10 +28,11 @@ def explainer(method: RetrievalMethod, mode: str | None = None) -> Explainer:
     return next((one for one in ready if one.mode in parts), ready[0])
 
 
-def mode_of_explanation(method: RetrievalMethod) -> str | None:
-    """The mode whose score an explanation is about; None if the method has no such mode or cannot be explained."""
+def mode_of_explanation(method: RetrievalMethod, among: Collection[str] | None = None) -> str | None:
+    """The first mode that an explanation is about, of `among` or of all; None if there is none or the method cannot be
+    explained."""
     about = (one.mode for one in method.EXPLAINERS if one.ready(method))
-    return next((mode for mode in about if method.has(mode)), None)
+    return next((mode for mode in about if method.has(mode) and (among is None or mode in among)), None)
 
 
 def explained_mode(method: RetrievalMethod) -> str:

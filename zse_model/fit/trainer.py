@@ -99,7 +99,6 @@ class Trainer:
                 f"A batch of {self.shares} shares takes at most as many workers{also}; got {context.world_size}"
             )
         method.to(context.device)
-        allow_tf32(config.precision == "tf32")
         if config.activation_checkpointing:
             method.checkpoint_activations()
         if config.compile:
@@ -159,6 +158,7 @@ class Trainer:
             group["lr"] = lr * group["scale"]
         self.method.train()
         self.optimizer.zero_grad()
+        allow_tf32(config.precision == "tf32")
         parts = [self._backward(self.window.fetch(batches).to(self.context.device), share) for share in self.mine]
         # One small all-reduce, read once: every worker learns the mean losses, so each sees a bad one in the same step,
         # and whether any worker is due.
@@ -170,6 +170,7 @@ class Trainer:
         if config.clip:
             nn.utils.clip_grad_norm_(self.method.parameters(), config.clip)
         self.optimizer.step()
+        allow_tf32(False)  # checks are exact
         images = 4 * config.batch_size * self.shares
         self.state.step, self.state.images = step + 1, self.state.images + images
         self.window.add(means, images, lr)

@@ -347,7 +347,8 @@ class ZseSbir(Placing):
     @torch.compiler.disable
     @torch.no_grad()
     def _relation_logits(self, sketches: Tensor, photos: Tensor) -> Tensor:
-        """rn's logits for all pairs of tokens [a, 1 + n, dim] and [b, 1 + n, dim], without dropout: float32 [a, b].
+        """rn's logits for all pairs of tokens [a, 1 + n, dim] and [b, 1 + n, dim], without the dropout of the pair network: float32
+        [a, b]. It costs a * b pairs, without a gradient.
 
         Left to eager under torch.compile: the scorer would break the graph five times, this does once.
         """

@@ -36,10 +36,14 @@ def page(found: prose.Tables) -> str:
     modes = ("ret", "rn", "fused", "late", "fused-late")
     parts += [
         prose.LATE_TEXT,
-        *tables.selection(shipped | late, modes, "lite2-192", by="ret"),
+        *tables.selection({**shipped, **late}, modes, "lite2-192", by="ret"),
         prose.LATE_READ.rstrip(),
     ]
-    parts += [prose.PHOTOS_TEXT, *tables.selection(shipped | photos, ("ret",), "lite2-192"), prose.PHOTOS_READ.rstrip()]
+    parts += [
+        prose.PHOTOS_TEXT,
+        *tables.selection({**shipped, **photos}, ("ret",), "lite2-192"),
+        prose.PHOTOS_READ.rstrip(),
+    ]
     parts += [prose.FINAL_TEXT, *tables.final(last), prose.CODES_TEXT, *tables.codes(last)]
     parts += [prose.GENERALISED_TEXT, *tables.generalised(last), prose.FINE_TEXT, *tables.fine_grained(last)]
     parts += [prose.CROSS_TEXT, *tables.across(last), prose.FAITHFUL_TEXT, *tables.faithful(chosen), ""]

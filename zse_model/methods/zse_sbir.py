@@ -13,7 +13,7 @@ in the paper's configuration.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -339,23 +339,10 @@ class ZseSbir(Placing):
         if c.late:
             losses["late"] = c.late * self.late_contrast(scores, labels)
         if c.late_distillation:
-            known = self._relation_logits(x[:b], x[2 * b :]).softmax(1)
+            known = _EAGER(self, x[:b], x[2 * b :]).softmax(1)
             divergence = soft_label_divergence(scores[:b] / c.late_temperature, known)
             losses["late_distillation"] = c.late_distillation * divergence
         return losses
-
-    @torch.compiler.disable
-    @torch.no_grad()
-    def _relation_logits(self, sketches: Tensor, photos: Tensor) -> Tensor:
-        """rn's logits for all pairs of tokens [a, 1 + n, dim] and [b, 1 + n, dim], without the dropout of the pair network: float32
-        [a, b]. It costs a * b pairs, without a gradient.
-
-        Left to eager under torch.compile: the scorer would break the graph five times, this does once.
-        """
-        assert self.sketch_attends is not None and self.photo_attends is not None and self.relation is not None
-        scorer = PairScorer(self.sketch_attends, self.photo_attends, self.relation)
-        ours, theirs = scorer.precompute({"tokens": sketches}, "sketch"), scorer.precompute({"tokens": photos}, "photo")
-        return scorer.score(ours, theirs).clone()  # an inference tensor cannot be kept for the backward pass
 
     def _pair_losses(self, sketches: Tensor, photos: Tensor) -> dict[str, Tensor]:
         """Tokens [2b, 1 + n, dim] of b pairs of a class, then of b pairs of two classes -> losses [b]."""
@@ -380,3 +367,17 @@ def hardest_negatives(sketches: Tensor, photos: Tensor, sketch_labels: Tensor, p
     own = torch.arange(len(sketches), 2 * len(sketches), device=photos.device)
     alone = (sketch_labels[:, None] == photo_labels).all(dim=1)
     return torch.where(alone, own, nearest_other(sketches, photos, sketch_labels, photo_labels))
+
+
+@torch.no_grad()
+def relation_logits(method: ZseSbir, sketches: Tensor, photos: Tensor) -> Tensor:
+    """rn's logits for all pairs of tokens [a, 1 + n, dim] and [b, 1 + n, dim], without the dropout of the pair network:
+    float32 [a, b]. It costs a * b pairs, without a gradient."""
+    assert method.sketch_attends is not None and method.photo_attends is not None and method.relation is not None
+    scorer = PairScorer(method.sketch_attends, method.photo_attends, method.relation)
+    ours, theirs = scorer.precompute({"tokens": sketches}, "sketch"), scorer.precompute({"tokens": photos}, "photo")
+    return scorer.score(ours, theirs).clone()  # an inference tensor cannot be kept for the backward pass
+
+
+# torch.compile leaves it out: the scorer would break a compiled graph five times, this does once.
+_EAGER: Any = torch.compiler.disable(relation_logits)

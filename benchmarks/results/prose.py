@@ -98,11 +98,14 @@ sketch and a photo ([scoring.md](scoring.md)): of `late_interaction` by themselv
 """
 
 LATE_READ = """
-`late` alone ranks worse than `ret`, and what it adds is much: `fused` of `late_interaction` is {late_over_global} above
-`global` after the same budget. The head of the places starts as the principal axes of the pretrained tokens, those of
-sketches and of photos each around their mean. Of `zse`, `late` learned from `rn` and from classes, and `fused-late` is
-{student_over_teacher} above `fused`, at a fortieth of the cost of a pair. With a random start, which was tried first and is not kept as a row,
-`late` had 0.247 and `fused` 0.409.
+`late` alone ranks worse than `ret`, and what it adds is much: `fused` of `late_interaction` is
+{late_over_global} above `global` after the same budget. Of `zse`, `late` learned from `rn` and
+from classes, and `fused-late` is {student_over_teacher} above `fused`, at a fortieth of the cost of
+a pair.
+
+The head of the places starts as the principal axes of the pretrained tokens, those of sketches and of photos each
+around their mean. With a random start, which was tried first and is not kept as a row, `late` had 0.247 and `fused`
+0.409.
 """
 
 PHOTOS_READ = """

@@ -114,6 +114,9 @@ class Backbone(nn.Module):
     Raises ZseError for an unknown model or argument, weights that do not fit, and outputs that the model does not have.
     """
 
+    _of_sketches: tuple[Any, ...] = ()
+    """The model with the sketches' own last blocks, if there are any."""
+
     def __init__(
         self,
         config: BackboneConfig,

@@ -66,6 +66,15 @@ def test_better_may_not_read_results_that_are_for_reports(tmp_path: Path) -> Non
             decide(Rules(better=(Paired(setting=setting, metric="mAP_all"),)), champion, candidate)
 
 
+def test_a_rule_is_about_seen_classes_only_if_it_names_them() -> None:
+    for setting in ("shop-seen.01234567", "shop-fg-seen.01234567"):
+        asked = {
+            name: Paired(setting=name, metric="mAP_all").names(setting) for name in ("*", "shop*", "*-seen", setting)
+        }
+        assert asked == {"*": False, "shop*": False, "*-seen": True, setting: True}
+    assert Paired(setting="*", metric="mAP_all").names("shop-generalised.01234567")
+
+
 def test_a_rule_without_a_common_measurement_fails(tmp_path: Path) -> None:
     champion, candidate = measured(tmp_path, "a", 0.5, 0.5), measured(tmp_path, "bb", 0.6, 0.6)
     for rule in (Paired(setting="other-selection", metric="mAP_all"), Paired(setting="shop-selection", metric="P_1")):

@@ -190,6 +190,14 @@ def test_what_a_run_takes_follows_from_counts_and_rates() -> None:
     assert found.encoding_bytes("zse_sbir") == 24 * 4 * (16 + 5 * 16), "a normalised token beside all five"
     sizes = found.data.picture_bytes
     assert found.pair_bytes() == 48 * 2 * (sizes["sketch"] + sizes["photo"])
+    asked = replace(config, evaluation=replace(config.evaluation, modes=("ret", "late", "rerank-5")))
+    pairs = {}
+    for late in (0.0, 1.0):
+        method = ZseSbirConfig(dim=16, heads=2, ffn=16, place_dim=8, late_distillation=late)
+        with_late = estimate(replace(asked, methods={"zse_sbir": method}))
+        pairs[late] = with_late.pairs("zse_sbir"), with_late.costs["zse_sbir"].pair
+    assert pairs[0.0] == (12 * 5, cost.pair), "a network without late ranks five photos a query by rn"
+    assert pairs[1.0][0] == 12 * 12 + 12 * 5 and pairs[1.0][1] < cost.pair / 5, "by late alone"
     assert Rates(100, 0.5).hours(1.8e17, "fp32") == pytest.approx(1.0)
     assert "at 100 TFLOP/s x 0.5" in shown(found, Rates(100, 0.5))
     memory = estimate(tiny(shard={"layout": "memory"}))

@@ -14,6 +14,8 @@ from PIL import Image
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import validate
+from pipelines.datasets.splits import load_split
+from pipelines.evaluate.searches import plan_searches
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
 from pipelines.judge.results import result_table, result_tables
 from pipelines.run import evaluate_checkpoint, run
@@ -22,7 +24,7 @@ from pipelines.train.items import ItemPlan
 from pipelines.train.shard import shard
 from pipelines.train.sources import MemorySource, ShardSource
 from pipelines.workspace.images import Images
-from pipelines.workspace.members import training_members
+from pipelines.workspace.members import held_back, training_members
 from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.parts import open_part, read_parts
 from tests.conftest import TINY, tiny, tiny_folder
@@ -402,6 +404,28 @@ def test_held_back_sketches_of_seen_classes_find_their_own_photos(prepared: tupl
         photos = 4  # of each unseen class
         expected = float(expected_average_precision(torch.tensor([photos]), gallery))
         assert f"{setting} (chance mAP_all {expected:.3f})" in str(result_table(out).title)
+
+
+def test_seen_classes_are_not_searched_where_no_sketch_has_a_photo(prepared: tuple[str, Images, Pairs]) -> None:
+    """Held-back sketches of one class and held-back photos of another: an evaluation must not end with an error."""
+    _, images, _ = prepared
+    config = tiny(dataset={"held_back": 0.4}, evaluation={"seen_classes": True})
+    split = load_split(config.dataset, images.counts)
+    everyone = images.members()
+    back = held_back(everyone, split) & np.isin(everyone.category, list(split.training))
+    with_both = [c for c in split.training if len(set(everyone.modality[back & (everyone.category == c)])) == 2][:2]
+    assert len(with_both) == 2
+    unseen = np.isin(everyone.category, list(split.unseen))
+
+    def planned(sketches_of: str, photos_of: str) -> list[str]:
+        sides = (
+            everyone.where((everyone.modality == m) & (unseen | (back & (everyone.category == c))))
+            for m, c in (("sketch", sketches_of), ("photo", photos_of))
+        )
+        return [s.task.setting for s in plan_searches(config, split, images.fingerprint, *sides, None)]
+
+    assert any("-seen." in name and "-fg" not in name for name in planned(with_both[0], with_both[0]))
+    assert not any("-seen." in name and "-fg" not in name for name in planned(*with_both))
 
 
 def test_one_class_trains_alone_and_chooses_by_held_back_pairs(tmp_path: Path) -> None:

@@ -114,6 +114,26 @@ def test_a_gallery_is_explained_in_the_order_of_the_search(world: Path, tmp_path
     assert len(list(tmp_path.glob("[123]-*.png"))) == 13
 
 
+def test_a_gallery_is_explained_by_what_ranked_it(world: Path, tmp_path: Path) -> None:
+    """A zse_sbir with late re-ranks by late, and its matches are drawn; a photo alone is explained by rn as ever."""
+    config = ZseSbirConfig(dim=32, heads=4, ffn=32, place_dim=8, late=1)
+    torch.manual_seed(1)
+    both = create_method("zse_sbir", config, BackboneConfig(name="test_resnet"), size=SIZE, classes=2).eval()
+    split = ZeroShotSplit(name="s", citation="c", seen=("a", "b"), unseen=("c",))
+    save_checkpoint(
+        Checkpoint("zse_sbir", both, TransformConfig(size=SIZE), split, seen_keys([]), {}), world / "with late"
+    )
+    options = ["--gallery", str(world / "gallery"), "--top", "3"]
+    printed = zse_explain(world, tmp_path, *options, checkpoint="with late")
+    late = zse_explain(world, tmp_path / "late", *options, "--mode", "late", checkpoint="with late")
+    scores = [float(line.split()[1]) for line in printed.splitlines()]
+    assert printed == late and scores == sorted(scores, reverse=True) and len(scores) == 3
+    assert "Scored by <code>late</code>" in (tmp_path / "explain.html").read_text()
+    assert len(list(tmp_path.glob("1-*.png"))) == 3, "matches, contributions, similarity"
+    zse_explain(world, tmp_path / "one", "--photo", str(world / "gallery" / "0 <i>.png"), checkpoint="with late")
+    assert "Scored by <code>rn</code>" in (tmp_path / "one" / "explain.html").read_text()
+
+
 def test_a_photo_is_explained_for_the_patches_asked_for(world: Path, tmp_path: Path) -> None:
     photo = str(world / "gallery" / "0 <i>.png")
     zse_explain(world, tmp_path, "--photo", photo, "--patch", "1,2", "--patch", "3,0", "--mode", "ret")

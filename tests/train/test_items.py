@@ -126,6 +126,11 @@ def test_pseudo_sketches_stand_in_for_a_share_of_the_drawings_and_for_classes_wi
         assert all(np.array_equal(x, y) for x, y in zip(out, plan.render(i, pictures), strict=True))
 
 
+def test_parts_of_a_union_are_not_weighted_where_sketches_are_of_no_part() -> None:
+    with pytest.raises(ValueError, match="Leave out one of the two"):
+        ItemPlan(training_members(members(), SPLIT), ShardConfig(weights={"x": 1.0}, pseudo_sketches=0.5))
+
+
 def test_without_pseudo_sketches_items_are_those_of_before() -> None:
     """Of 1afa7fd, whose pair shards are kept."""
     plan = ItemPlan(training_members(members(), SPLIT), ShardConfig(own_photo=0.5, hard_negatives=0.5, seed=3))

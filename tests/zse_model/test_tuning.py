@@ -248,7 +248,7 @@ def test_a_checkpoint_holds_the_merged_network_and_starts_another_tuning(weights
     )
     save_checkpoint(made, tmp_path / "c")
     loaded = load_checkpoint(tmp_path / "c")
-    assert loaded.digest == made.digest
+    assert loaded.digest == made.digest and loaded.method.backbone_config == method.backbone_config
     assert not any("parametrizations" in name for name in loaded.method.state_dict())
     asked = pictures(2, 3, size=64)
     expected = method.encode(asked, "photo")["embedding"]

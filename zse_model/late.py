@@ -32,8 +32,8 @@ class LocalHead(nn.Module):
     """Tokens of a backbone -> the vectors that late interaction compares.
 
     A new head is random until `start` makes it the principal axes of the tokens, which keep what the pretraining knows:
-    with a backbone that was tuned for 52 steps, untrained places of 64 axes ranked unseen classes as well as places
-    that were trained with it from random numbers (docs/results.md). Every sketch's places weigh alike at first.
+    after 52 steps `late` ranked unseen classes with a mAP_all of 0.321, from random numbers 0.247 (docs/results.md).
+    Every sketch's places weigh alike at first.
     """
 
     def __init__(self, width: int, dim: int) -> None:

@@ -94,14 +94,14 @@ LATE_TEXT = """
 
 EfficientNet-Lite2 at 192 px on the same classes, after about 4 CPU minutes, one seed. `late` compares the places of a
 sketch and a photo ([scoring.md](scoring.md)): of `late_interaction` by themselves, of `zse_sbir` as a student of `rn`.
-`late` costs 2.65 MFLOP a pair here, `rn` 106. The reference is the row `lite2-192` above.
+`late` costs 2.65 MFLOP a pair here and `rn` 127, as `zse run --dry-run` counts. The reference is the row `lite2-192` above.
 """
 
 LATE_READ = """
 `late` alone ranks worse than `ret`, and what it adds is much: `fused` of `late_interaction` is
 {late_over_global} above `global` after the same budget. Of `zse`, `late` learned from `rn` and
-from classes, and `fused-late` is {student_over_teacher} above `fused`, at a fortieth of the cost of
-a pair.
+from classes, and `fused-late` is {student_over_teacher} above `fused`, at 1/48 of the FLOPs of a
+pair.
 
 The head of the places starts as the principal axes of the pretrained tokens, those of sketches and of photos each
 around their mean. With a random start, in commit fe46402, `late` had 0.247 and `fused`

@@ -94,7 +94,8 @@ LATE_TEXT = """
 
 EfficientNet-Lite2 at 192 px on the same classes, after about 4 CPU minutes, one seed. `late` compares the places of a
 sketch and a photo ([scoring.md](scoring.md)): of `late_interaction` by themselves, of `zse_sbir` as a student of `rn`.
-`late` costs 2.65 MFLOP a pair here and `rn` 127, as `zse run --dry-run` counts. The reference is the row `lite2-192` above.
+`late` costs 2.65 MFLOP a pair here and `rn` 127, as `zse run --dry-run` counts. The reference is the row `lite2-192`
+above.
 """
 
 LATE_READ = """

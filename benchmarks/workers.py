@@ -23,13 +23,21 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.helpers.batches import CLASSES, SIZE, Pictures
 from zse_model.backbones import BackboneConfig
 from zse_model.fit import LocalContext, TrainConfig, fit
-from zse_model.methods import CrossATNetConfig, GlobalConfig, RetrievalMethod, ZseSbirConfig, create_method
+from zse_model.methods import (
+    CrossATNetConfig,
+    GlobalConfig,
+    LateInteractionConfig,
+    RetrievalMethod,
+    ZseSbirConfig,
+    create_method,
+)
 
 GLOBAL, STEPS = 8, 20
 METHODS: dict[str, Any] = {
     "global": GlobalConfig(dim=16, readout="head"),
     "zse_sbir": ZseSbirConfig(heads=2, ffn=32, contrast=1.0, classification=1.0, dropout=0.0),
     "crossatnet": CrossATNetConfig(dim=16, attention_dim=8, vector_dim=8, neighbours=2, bits=0),
+    "late_interaction": LateInteractionConfig(dim=16, place_dim=8, readout="head"),
 }
 
 

@@ -56,7 +56,8 @@ class Found:
     def column(self, key: str, part: str = "test") -> Column | None:
         """A metric, averaged over the seeds; None if no seed has it.
 
-        key: as in `record`, such as `ret/mAP_all`. part: "test", "cross" for the other data set, or "faithfulness".
+        key: as in `record`, such as `ret/mAP_all`. part: "test", "seen", "cross" for the other data set, or
+        "faithfulness_<mode>".
         """
         forms = [form for r in self.records if has(form := r.get(part, {}), key)]
         if not forms:

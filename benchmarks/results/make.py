@@ -45,12 +45,13 @@ def make(row: Row, seed: int, workspace: str) -> None:
         "cpu_minutes": round(training.cpu_seconds / 60, 2),
         "steps": training.training["steps"],
         "wall_minutes": round((time.time() - start) / 60, 1),
-        "test": measured(out, name),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        **measured(out, name),
     }
     if row.cross:
-        found["cross"] = measured(*across(config, training.url, workspace))
+        found["cross"] = measured(*across(config, training.url, workspace))["test"]
     if row.faithful:
-        found["faithfulness"] = faithfulness(out, name)
+        found |= faithfulness(out, name)
     record.write(row.file(seed), found)
 
 
@@ -69,21 +70,35 @@ def configured(row: Row, seed: int, workspace: str) -> ExperimentConfig:
 
 
 def measured(out: Outputs, name: str) -> dict[str, Any]:
-    """The metrics of the page: `ret/mAP_all` by class, `fg:ret/acc_1` by photo, `generalised:ret/mAP_all` with
-    held-back photos in the gallery."""
+    """The metrics of the page by part: "test", and "seen" of held-back sketches of seen classes, if asked for."""
     queries = Queries(out.reports[name])
-    columns = {key: queries.values(column).tolist() for column in queries.keys if (key := kept_as(column))}
-    return record.kept(queries.category.tolist(), [str(x) for x in queries.instance], columns)
+    columns: dict[str, dict[str, torch.Tensor]] = {}
+    for column in queries.keys:
+        part, key = kept_as(column)
+        if key is not None:
+            columns.setdefault(part, {})[key] = queries.values(column)
+    return {part: kept_part(queries, found) for part, found in columns.items()}
 
 
-def kept_as(column: str) -> str | None:
-    """The key of a report's column in a row; None for a column that no table draws."""
+def kept_part(queries: Queries, columns: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The record of the queries that the first column has a value of."""
+    asked = ~next(iter(columns.values())).isnan().numpy()
+    categories, photos = queries.category[asked].tolist(), [str(x) for x in queries.instance[asked]]
+    return record.kept(categories, photos, {key: values[asked].tolist() for key, values in columns.items()})
+
+
+def kept_as(column: str) -> tuple[str, str | None]:
+    """The part of a report's column, and its key in a row: `ret/mAP_all` by class, `fg:ret/acc_1` by photo,
+    `generalised:ret/mAP_all` with held-back photos in the gallery; None for a column that no table draws."""
     setting, protocol, mode, metric = column.split("/")
-    kind = re.search(r"-(fg|fg-class|fg-all|generalised)\.[0-9a-f]{8}$", setting)
-    generalised = kind is not None and kind[1] == "generalised"
-    if protocol != "plain" or metric not in KEPT or (generalised and metric != "mAP_all"):
-        return None
-    return (f"{kind[1]}:" if kind else "") + f"{mode}/{metric}"
+    found = re.search(r"-(fg|fg-class|fg-all|fg-seen|generalised|seen)\.[0-9a-f]{8}$", setting)
+    kind = found[1] if found else ""
+    by_class = kind in ("generalised", "seen")
+    if protocol != "plain" or metric not in KEPT or kind == "fg-seen" or (by_class and metric != "mAP_all"):
+        return "test", None
+    if kind == "seen":
+        return "seen", f"{mode}/{metric}"
+    return "test", (f"{kind}:" if kind else "") + f"{mode}/{metric}"
 
 
 def across(config: ExperimentConfig, checkpoint: str, workspace: str) -> tuple[Outputs, str]:
@@ -99,7 +114,8 @@ def across(config: ExperimentConfig, checkpoint: str, workspace: str) -> tuple[O
 
 
 def faithfulness(out: Outputs, name: str) -> dict[str, Any]:
-    """MEASURES for each order of the patches, on sketches of unseen classes with their own photos."""
+    """`faithfulness_<mode>` of each explained mode -> MEASURES for each order of the patches, on sketches of unseen
+    classes with their own photos."""
     checkpoint = load_checkpoint(out.checkpoints[name].url)
     members = out.images.members().of(categories=checkpoint.split.unseen)
     sketches, photos = pairs(members)
@@ -107,8 +123,13 @@ def faithfulness(out: Outputs, name: str) -> dict[str, Any]:
         [torch.from_numpy(decode_pixels(data)) for data in out.images.data(members.where(side))]
         for side in (sketches, photos)
     ]
-    columns = patches_removed(checkpoint.method, *sides)
-    return record.kept(members.category[sketches].tolist(), members.instance[sketches].tolist(), columns, digits=4)
+    found = {}
+    for explainer in checkpoint.method.EXPLAINERS:
+        if explainer.mode in checkpoint.method.modes:
+            columns = patches_removed(checkpoint.method, *sides, mode=explainer.mode)
+            categories, instances = members.category[sketches].tolist(), members.instance[sketches].tolist()
+            found[f"faithfulness_{explainer.mode}"] = record.kept(categories, instances, columns, digits=4)
+    return found
 
 
 def pairs(members: Members) -> tuple[np.ndarray, np.ndarray]:
@@ -120,15 +141,15 @@ def pairs(members: Members) -> tuple[np.ndarray, np.ndarray]:
 
 
 def patches_removed(
-    method: RetrievalMethod, sketches: Sequence[torch.Tensor], photos: Sequence[torch.Tensor]
+    method: RetrievalMethod, sketches: Sequence[torch.Tensor], photos: Sequence[torch.Tensor], *, mode: str
 ) -> dict[str, list[float]]:
     """`<order>/<measure>` -> value of each pair: how its score changes when photo patches are replaced."""
     generator = torch.Generator().manual_seed(0)
     columns: dict[str, list[float]] = {}
     for drawn, pixels in zip(sketches, photos, strict=True):
         sketch, photo = drawn[None], pixels.permute(2, 0, 1)
-        for order, patches in orders(method, sketch, photo, generator).items():
-            c = curves(method, sketch, photo, patches)
+        for order, patches in orders(method, sketch, photo, generator, mode).items():
+            c = curves(method, sketch, photo, patches, mode)
             values = (c.drop(0.1), c.drop(0.2), c.drop(0.3), c.deletion_auc, c.insertion_auc)
             for measure, value in zip(MEASURES, values, strict=True):
                 columns.setdefault(f"{order}/{measure}", []).append(value)

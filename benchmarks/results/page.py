@@ -9,7 +9,7 @@ from benchmarks.results.columns import Found, read
 from benchmarks.results.plan import ALL_ROWS, ROOT, Row
 
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
-NAMES = ("selection", "crossatnet", "rates", "recipes", "late", "photos", "final")
+NAMES = ("selection", "crossatnet", "rates", "recipes", "late", "photos", "budget", "final")
 
 
 def draw() -> None:
@@ -25,28 +25,23 @@ def by_table(rows: Iterable[Row]) -> dict[str, dict[str, Found]]:
 
 
 def page(found: prose.Tables) -> str:
-    chosen, parted, rates, recipes, late, photos, last = (found[name] for name in NAMES)
+    chosen, parted, rates, recipes, late, photos, budget, last = (found[name] for name in NAMES)
     parts = [prose.INTRODUCTION, *tables.selection(chosen, ("ret", "rn", "fused"), "zse"), prose.CHOSEN_TEXT]
     parts += [prose.CROSSATNET_TEXT, *tables.selection(parted, ("ret", "hash-64", "itq-64"), "crossatnet")]
     parts += [prose.PARTS_TEXT.rstrip(), prose.RATES_TEXT.rstrip()]
     for name, modes in (("global", ("ret",)), ("crossatnet", ("ret", "hash-64")), ("zse", ("ret", "rn", "fused"))):
         parts += ["", *tables.selection({k: v for k, v in rates.items() if k.startswith(name)}, modes, name)]
     parts += [prose.RECIPES_TEXT, *tables.selection(recipes, ("ret",), "lite2-192"), prose.RECIPES_READ.rstrip()]
-    shipped = {name: one for name, one in recipes.items() if name == "lite2-192"}
     modes = ("ret", "rn", "fused", "late", "fused-late")
-    parts += [
-        prose.LATE_TEXT,
-        *tables.selection({**shipped, **late}, modes, "lite2-192", by="ret"),
-        prose.LATE_READ.rstrip(),
-    ]
-    parts += [
-        prose.PHOTOS_TEXT,
-        *tables.selection({**shipped, **photos}, ("ret",), "lite2-192"),
-        prose.PHOTOS_READ.rstrip(),
-    ]
+    reference = {name: one for name, one in late.items() if name == "global"}
+    parts += [prose.LATE_TEXT, *tables.selection(late, modes, "global", by="ret"), prose.LATE_READ.rstrip()]
+    parts += [prose.PHOTOS_TEXT, *tables.selection({**reference, **photos}, ("ret",), "global")]
+    parts += [prose.PHOTOS_READ.rstrip(), prose.BUDGET_TEXT]
+    parts += tables.selection({**reference, **budget}, ("ret", "late", "fused"), "global", by="ret")
     parts += [prose.FINAL_TEXT, *tables.final(last), prose.CODES_TEXT, *tables.codes(last)]
     parts += [prose.GENERALISED_TEXT, *tables.generalised(last), prose.FINE_TEXT, *tables.fine_grained(last)]
-    parts += [prose.CROSS_TEXT, *tables.across(last), prose.FAITHFUL_TEXT, *tables.faithful(chosen), ""]
+    parts += [prose.CROSS_TEXT, *tables.across(last), prose.SEEN_TEXT, *tables.seen(last)]
+    parts += [prose.FAITHFUL_TEXT, *tables.faithful({**chosen, **last}), ""]
     # Replaced one by one, not with str.format, so that other braces, such as those of a table, stay.
     text = "\n".join(parts)
     for name, number in prose.numbers(found).items():

@@ -168,102 +168,75 @@ RECIPES = [
 ]
 
 
-def late(name: str, experiment: str, steps: int, *settings: str, note: str = "") -> Row:
-    return Row("late", name, experiment, (*on(LITE2, 192), *settings), note=note, steps=steps)
+# The batch of two workers of 8, in one process, which may have a GPU. All losses but `late_distillation` compare with
+# the whole batch either way.
+ONE_PROCESS = ("cluster.workers=0", "cluster.cpus_per_worker=2", "train.batch_size=16")
+LARGE = (*on(LITE2, 192), *ONE_PROCESS)
+# Of equal CPU time: 56 steps of `global` took 4.7 minutes, 52 of late interaction 4.5, 40 of ZSE-SBIR 6.1.
+STEPS = {"folder+global": 500, "folder+late_interaction": 460, "folder+zse_sbir": 360, "folder+crossatnet": 460}
+SEEDS = (0, 1, 2)
 
 
+def large(table: str, name: str, method: str, *settings: str, note: str = "", **options: Any) -> Row:
+    """A row of EfficientNet-Lite2 at 192 px. The settings of the method need no prefix; those with a dot stay."""
+    experiment = f"folder+{method}"
+    changed = tuple(s if "." in s.split("=")[0] else f"methods.{method}.{s}" for s in settings)
+    options = {"seeds": SEEDS, "steps": STEPS[experiment], **options}
+    return Row(table, name, experiment, (*LARGE, *changed), note=note, **options)
+
+
+ZSE_LATE = ("late=1", "late_distillation=1")
 LATE = [
-    late("late", "folder+late_interaction", 52, note="settings of `folder+late_interaction`"),
-    late(
-        "zse",
-        "folder+zse_sbir",
-        40,
-        "methods.zse_sbir.late=1",
-        "methods.zse_sbir.late_distillation=1",
-        note="with places that learn from classes and from `rn`",
-    ),
-    late("late-pairs", "folder+late_interaction", 52, "methods.late_interaction.pairs=1", note="and of known pairs"),
-    late(
-        "late-128",
-        "folder+late_interaction",
-        52,
-        "methods.late_interaction.place_dim=128",
-        note="places of 128 numbers",
-    ),
-    late(
-        "zse-distilled",
-        "folder+zse_sbir",
-        40,
-        "methods.zse_sbir.late_distillation=1",
-        note="that learn from `rn` alone",
-    ),
+    large("late", "global", "global", note="one vector a picture"),
+    large("late", "late-64", "late_interaction", "place_dim=64", note="places of 64 numbers"),
+    large("late", "late-96", "late_interaction", "place_dim=96", note="of 96"),
+    large("late", "late-128", "late_interaction", "place_dim=128", note="of 128"),
+    large("late", "late-256", "late_interaction", "place_dim=256", note="of 256"),
+    large("late", "late-96-pairs", "late_interaction", "place_dim=96", "pairs=1", note="and of known pairs"),
+    large("late", "zse", "zse_sbir", note="settings of `folder+zse_sbir`"),
+    large("late", "zse-late", "zse_sbir", *ZSE_LATE, "place_dim=96", note="`late` learns from classes and `rn`"),
+    large("late", "zse-distilled", "zse_sbir", ZSE_LATE[1], "place_dim=96", note="from `rn` alone"),
+    large("late", "crossatnet", "crossatnet", WORD2VEC, note="`folder+crossatnet`, word2vec vectors"),
+    large("late", "late-96-fast", "late_interaction", "place_dim=96", "train.backbone_lr=1", seeds=(0,)),
+    large("late", "late-96-slow", "late_interaction", "place_dim=96", "train.backbone_lr=0.15", seeds=(0,)),
+    large("late", "late-96-cold", "late_interaction", "place_dim=96", "late_temperature=0.03", seeds=(0,)),
+    large("late", "late-96-twice", "late_interaction", "place_dim=96", "late=2", seeds=(0,)),
+    large("late", "late-96-distillation", "late_interaction", "place_dim=96", "distillation=2", seeds=(0,)),
+    large("late", "late-96-batch-32", "late_interaction", "place_dim=96", "train.batch_size=32", seeds=(0,)),
 ]
 PHOTOS_ALONE = [
-    Row(
-        "photos",
-        name,
-        "folder+global",
-        (*on(LITE2, 192), *settings),
-        note=note,
-        steps=steps,
-    )
-    for name, steps, note, *settings in (
-        ("frozen", 2, "ImageNet's features", "backbone.frozen=0", "backbone.tune=frozen"),
-        ("photos-alone", 56, "no drawing was trained on", "shard.pseudo_sketches=1"),
-        ("half", 56, "half of the items are such", "shard.pseudo_sketches=0.5"),
-    )
+    large("photos", "frozen", "global", "backbone.frozen=0", "backbone.tune=frozen", note="ImageNet's", steps=2),
+    large("photos", "alone", "global", "shard.pseudo_sketches=1", note="no drawing was trained on"),
+    large("photos", "half", "global", "shard.pseudo_sketches=0.5", note="half of the items are such"),
+    large("photos", "late-alone", "late_interaction", "place_dim=96", "shard.pseudo_sketches=1", note="as `alone`"),
+]
+BUDGETS = [
+    large("budget", f"{name}-{steps}", method, *settings, steps=steps, seeds=(0,))
+    for name, method, *settings in (("global", "global"), ("late", "late_interaction", "place_dim=96"))
+    for steps in (125, 250, 1000, 3000)
 ]
 
-BEST = ()  # settings of `folder+zse_sbir` that the selection table chose; () = as shipped
-MODES = ("ret", "rn", "fused", "hash-64", "asym-64", "itq-64", "rerank-100")
+MODES = ("ret", "rn", "late", "fused", "fused-late", "hash-64", "asym-64", "itq-64", "rerank-100")
 ASKED = (
     f"evaluation.modes=[{','.join(MODES)}]",
     "evaluation.distractors=[drawn,held_back]",
+    "evaluation.seen_classes=true",
 )
-STEPS = {"folder+global": 560, "folder+zse_sbir": 410, "folder+crossatnet": 520}
 
 
-def final(name: str, experiment: str, *settings: str, note: str) -> list[Row]:
-    return [
-        Row(
-            "final",
-            f"{split}.{name}",
-            experiment,
-            (*ASKED, *settings),
-            (0, 1, 2),
-            note,
-            split,
-            STEPS[experiment],
-            split == "sketchy-25",
-        )
-        for split in ("sketchy-25", "sketchy-21")
-    ]
+def final(name: str, method: str, *settings: str, note: str, faithful: bool = False) -> list[Row]:
+    options = ({"split": "sketchy-25", "cross": True, "faithful": faithful}, {"split": "sketchy-21"})
+    return [large("final", f"{more['split']}.{name}", method, *ASKED, *settings, note=note, **more) for more in options]
 
 
 FINAL = [
-    *final("global", "folder+global", note="one vector a picture"),
-    *final("zse", "folder+zse_sbir", *BEST, note="with the auxiliary losses of `global`"),
-    *final(
-        "zse-published-losses",
-        "folder+zse_sbir",
-        *(f"methods.zse_sbir.{s}" for s in PUBLISHED),
-        note="triplet and relation losses only",
-    ),
-    *final(
-        "global-head",
-        "folder+global",
-        "methods.global.dim=512",
-        "methods.global.readout=head",
-        note="ranks by its 512-d head",
-    ),
-    *final("crossatnet", "folder+crossatnet", WORD2VEC, note="CrossATNet as reconstructed, 512-d"),
-    *final("crossatnet-d64", "folder+crossatnet", WORD2VEC, "methods.crossatnet.dim=64", note="64-d"),
-    *final(
-        "crossatnet-distillation",
-        "folder+crossatnet",
-        WORD2VEC,
-        "methods.crossatnet.distillation=1",
-        note="with distillation, as `global`",
-    ),
+    *final("global", "global", note="one vector a picture"),
+    *final("late", "late_interaction", "place_dim=96", note="places beside it", faithful=True),
+    *final("zse", "zse_sbir", *ZSE_LATE, "place_dim=96", note="with the losses of `global`, and `late`", faithful=True),
+    *final("crossatnet", "crossatnet", WORD2VEC, note="CrossATNet as reconstructed, 512-d"),
+    *final("zse-published-losses", "zse_sbir", *PUBLISHED, note="triplet and relation losses only"),
+    *final("global-head", "global", "dim=512", "readout=head", note="ranks by its 512-d head"),
+    *final("crossatnet-distillation", "crossatnet", WORD2VEC, "distillation=1", note="with distillation, as `global`"),
+    *final("crossatnet-d64", "crossatnet", WORD2VEC, "dim=64", note="64-d"),
 ]
-ALL_ROWS = [*SELECTION, *CROSSATNET, *RATES, *RECIPES, *LATE, *PHOTOS_ALONE, *FINAL]
+ALL_ROWS = [*SELECTION, *CROSSATNET, *RATES, *RECIPES, *LATE, *PHOTOS_ALONE, *BUDGETS, *FINAL]

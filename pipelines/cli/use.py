@@ -43,7 +43,11 @@ def search(
     ] = None,
     rerank: Annotated[
         int | None,
-        typer.Option("--rerank", min=1, help="With --index and a mode of codes: rank so many again by embeddings."),
+        typer.Option("--rerank", min=1, help="With --index: rank the best so many of --mode again by --rerank-mode."),
+    ] = None,
+    rerank_mode: Annotated[
+        str | None,
+        typer.Option("--rerank-mode", help="With --rerank: the mode that ranks, such as late. Default: the first."),
     ] = None,
     rerank_by: Annotated[
         str | None,
@@ -62,6 +66,8 @@ def search(
 
     Many sketches: `zse search --sketches drawings/ --index URL --model MODEL --out answers.parquet`
 
+    Codes find and places rank, with --index: `--mode asym-64 --rerank 1000 --rerank-mode late`
+
     To search by codes and re-rank with a second checkpoint: `--mode asym-64 --rerank-by CHECKPOINT --depth 200`
     """
     check_output("--out", out)
@@ -72,19 +78,28 @@ def search(
     if sketches is not None:
         if index is None or page != 1:
             raise ZseError("--sketches goes with --index, and without --page")
-        _search_folder(sketches, index, checkpoint, workspace, str(out), top=top, where=where, mode=mode, rerank=rerank)
+        asked: dict[str, Any] = {"top": top, "where": where, "mode": mode, "rerank": rerank, "rerank_mode": rerank_mode}
+        _search_folder(sketches, index, checkpoint, workspace, str(out), **asked)
         return
     assert sketch is not None
     if index is not None:
         if rerank_by is not None:
             raise ZseError("--rerank-by goes with --gallery. With --index: --rerank N, or --mode rerank-N")
-        asked = {"top": top, "page": page, "where": where, "mode": mode, "rerank": rerank}
+        asked = {
+            "top": top,
+            "page": page,
+            "where": where,
+            "mode": mode,
+            "rerank": rerank,
+            "rerank_mode": rerank_mode,
+        }
         _search_index(sketch, index, checkpoint, workspace, out, **asked)
         return
     assert gallery is not None
-    if where is not None or rerank is not None or page != 1:
+    if where is not None or rerank is not None or rerank_mode is not None or page != 1:
         raise ZseError(
-            "--where, --rerank and --page go with --index. Make one: zse index FOLDER --index URL --model ..."
+            "--where, --rerank, --rerank-mode and --page go with --index. Make one: "
+            "zse index FOLDER --index URL --model ..."
         )
     from pipelines.search.search import search as find
     from zse_model.modes import rerank_depth

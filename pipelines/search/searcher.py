@@ -85,7 +85,9 @@ class Asked(TypedDict, total=False):
     mode: str | None
     """A retrieval mode of the model; None = its first."""
     rerank: int | None
-    """With a mode of codes: its best so many photos are ranked by the model's first mode."""
+    """The best so many photos of `mode`, such as one of codes, are ranked by `rerank_mode`."""
+    rerank_mode: str | None
+    """With `rerank`: a mode that scores a pair, such as late or fused; None = the model's first."""
     group: bool
     """Show a photo once that stands under several names or in several sizes; True."""
 
@@ -327,11 +329,20 @@ class _Search:
         where: str | None = None,
         mode: str | None = None,
         rerank: int | None = None,
+        rerank_mode: str | None = None,
         group: bool = True,
     ) -> None:
         self.now, self.method, self.top, self.rerank, self.group = now, now.checkpoint.method, top, rerank, group
         self.mode = mode or self.method.modes[0]
-        self.method.mode(self.mode)  # raises for an unknown mode before anything is read
+        self.rerank_mode = rerank_mode or self.method.modes[0]
+        for each in (self.mode, self.rerank_mode):
+            self.method.mode(each)  # raises for an unknown mode before anything is read
+        if rerank_mode is not None and rerank is None:
+            raise ZseError(f"rerank_mode {rerank_mode!r} needs rerank, the number of photos that it ranks again")
+        if rerank is not None:
+            self.method.scorer(self.rerank_mode)  # raises for a mode that scores no pairs
+            if self.method.mode(self.mode).shortlist:
+                raise ZseError(f"Mode {self.mode} ranks a shortlist already. Leave out rerank, or choose another mode")
         self.wanted, self.most = top * page, rerank if rerank is not None else rerank_depth(self.mode) or MOST
         if top < 1 or page < 1:
             raise ZseError(f"top and page must be 1 or more, got {top} and {page}")
@@ -380,7 +391,7 @@ class _Search:
             return self._ranked_again(queries, self._found(queries, finds, depth), ranks, k)
         if self.rerank is not None:
             found = self._found(queries, self.mode, self.rerank)
-            return self._ranked_again(queries, found, self.method.modes[0], k)
+            return self._ranked_again(queries, found, self.rerank_mode, k)
         return self._found(queries, self.mode, k)
 
     def _found(self, queries: Encoding, mode: str, k: int) -> Ranking:

@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> t
     """A workspace and what was trained in it."""
     workspace = str(tmp_path_factory.mktemp("codes"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 64)
+        patch.setattr("zse_model.methods.codes.CODE_PICTURES", 64)
         return workspace, run(experiment(), workspace, until="train").checkpoints["crossatnet"].url
 
 

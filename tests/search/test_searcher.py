@@ -6,7 +6,7 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,13 +19,18 @@ from pipelines.search.searcher import Found, Rows, Searcher
 from pipelines.workspace.photo_index import OtherCheckpointError
 from tests.encode.test_index import CODES, KEPT, OTHER, catalogue, photo, put, rows, updated
 from tests.helpers.pictures import picture, png
-from zse_model.checkpoint import load_checkpoint
+from tests.zse_model.test_crossatnet import with_codes
+from zse_model.backbones import BackboneConfig
+from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import rank
+from zse_model.methods import LateInteractionConfig, create_method
+from zse_model.methods.late_interaction import LateInteraction
 from zse_model.retrieval import encode
 from zse_model.scoring import score_all
+from zse_model.split import ZeroShotSplit
 from zse_model.synthetic import draw_photo
-from zse_model.transforms import BadPicture
+from zse_model.transforms import BadPicture, TransformConfig
 
 TOKENS = str(KEPT / "kept-tokens-zse_sbir-fbaf516a")
 SKETCH = png("sketch", 2)
@@ -96,6 +101,33 @@ def test_a_shortlist_is_ranked_again_by_its_rows(world: Path) -> None:
     same(opened(world).search(SKETCH, top=5, mode="asym-32", rerank=9, group=False), by_vectors[:5])
     with pytest.raises(ZseError, match="asym-32 ranks 9 photos, not 10"):
         opened(world).search(SKETCH, top=5, page=2, mode="asym-32", rerank=9)
+
+
+def test_codes_find_and_places_rank(world: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = LateInteractionConfig(dim=16, place_dim=16, bits=32)
+    method = create_method("late_interaction", config, BackboneConfig(name="test_resnet"), size=64, classes=2).eval()
+    late, split = (
+        with_codes(cast(LateInteraction, method)),
+        ZeroShotSplit(name="s", citation="c", seen=("a", "b"), unseen=("c",)),
+    )
+    checkpoint = str(tmp_path / "late")
+    save_checkpoint(
+        Checkpoint("late_interaction", late, TransformConfig(size=64), split, seen_keys([]), {}), Path(checkpoint)
+    )
+    updated(world / "photos", world / "index", checkpoint, tokens=True)
+    codes = [id for id, _ in expected(world, checkpoint, "asym-32", lambda row: True)[:9]]
+    by_places = [one for one in expected(world, checkpoint, "late", lambda row: True) if one[0] in codes]
+    asked = {"mode": "asym-32", "rerank": 9, "group": False}
+    searcher = opened(world, checkpoint)
+    same(searcher.search(SKETCH, top=9, rerank_mode="late", **asked), by_places)
+    assert [one[0] for one in by_places] != codes, "places rank otherwise"
+    with pytest.raises(ZseError, match="rerank_mode 'late' needs rerank, the number of photos"):
+        searcher.search(SKETCH, rerank_mode="late")
+    with pytest.raises(ZseError, match="Mode rerank-4 is no way of scoring every pair"):
+        searcher.search(SKETCH, top=3, rerank_mode="rerank-4", **asked)
+    with pytest.raises(ZseError, match="Mode rerank-9 ranks a shortlist already"):
+        searcher.search(SKETCH, top=3, mode="rerank-9", rerank=9)
 
 
 def test_an_index_without_tokens_names_the_option(world: Path, tmp_path: Path) -> None:

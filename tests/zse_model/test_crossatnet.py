@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from zse_model.explanation.base import UnexplainableError
 from zse_model.explanation.masks import MaskExplanation
 from zse_model.explanation.pair import explain_pair, mode_of_explanation
 from zse_model.methods import CrossATNetConfig, create_method
+from zse_model.methods.codes import Coding
 from zse_model.methods.crossatnet import CrossATNet
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import BadPicture, TransformConfig
@@ -29,10 +30,13 @@ def network(**changes: Any) -> CrossATNet:
     return method
 
 
-def with_codes(method: CrossATNet) -> CrossATNet:
+T = TypeVar("T", bound=Coding)
+
+
+def with_codes(method: T) -> T:
     """As after a training."""
-    x = torch.randn(80, method.config.dim, generator=torch.manual_seed(0))
     for name, head in method.codes.items():
+        x = torch.randn(80, head.mean.shape[1], generator=torch.manual_seed(0))
         head.fit_itq(x) if name.startswith("itq") else head.fit(x[:40], x[40:], torch.arange(80) % CLASSES)
     return method
 
@@ -129,7 +133,7 @@ def test_an_explanation_shows_the_masks_that_the_network_reads_with() -> None:
 
 
 def test_a_training_ends_with_the_baseline_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 64)
+    monkeypatch.setattr("zse_model.methods.codes.CODE_PICTURES", 64)
     method = network()
     assert method.modes == ("ret",) and method.rerank is None
     read = iter(itertools.repeat(batch(4), 5))

@@ -344,7 +344,7 @@ def test_the_guided_mask_is_a_target_that_attention_does_not_move() -> None:
 
 def test_codes_are_fitted_to_each_modality_as_it_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """And to no more batches than needed: two of 20 pictures are 40."""
-    monkeypatch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 40)
+    monkeypatch.setattr("zse_model.methods.codes.CODE_PICTURES", 40)
     method, second = crossatnet(bits=32), ([4, 3, 1, 1, 0], [0, 0, 4, 2, 1])
     method.conclude(iter([batch(), batch(*second)]))
     sketches = [embedded(method, picture) for role in ROLES[:2] for picture in features(method.backbone, role)] * 2

@@ -76,7 +76,7 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
         ZseSbirConfig(dim=32, heads=4, ffn=32, classification=1, contrast=1, distillation=1, dropped_units=()),
         CNN,
     ),
-    "zse_sbir, pooled readout": ("zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32, readout="pooled"), CNN),
+    "zse_sbir, pooled readout": ("zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32, readout="pooled", bits=32), CNN),
     "zse_sbir, transformer": ("zse_sbir", ZseSbirConfig(tokenizer="sketch", heads=4, ffn=32), VIT),
     "zse_sbir, both, released": (
         "zse_sbir",
@@ -99,14 +99,14 @@ VARIANTS: dict[str, tuple[str, Any, BackboneConfig]] = {
     "zse_sbir, late": ("zse_sbir", ZseSbirConfig(dim=32, heads=4, ffn=32, place_dim=16, late_distillation=1), CNN),
     "zse_sbir, late, transformer": (
         "zse_sbir",
-        ZseSbirConfig(tokenizer="sketch", heads=4, ffn=32, place_dim=16, late=1),
+        ZseSbirConfig(tokenizer="sketch", heads=4, ffn=32, place_dim=16, late=1, bits=64),
         VIT,
     ),
     "zse_sbir, figure": ("zse_sbir", ZseSbirConfig(heads=4, ffn=32, cross_attention="figure"), VIT),
 }
 
 VARIANTS |= {
-    "late_interaction": ("late_interaction", LateInteractionConfig(dim=16, place_dim=16), CNN),
+    "late_interaction": ("late_interaction", LateInteractionConfig(dim=16, place_dim=16, bits=32), CNN),
     "late_interaction, pairs": ("late_interaction", LateInteractionConfig(dim=16, place_dim=16, pairs=1), CNN),
     "late_interaction, transformer": ("late_interaction", LateInteractionConfig(dim=16, place_dim=16), VIT),
 }
@@ -119,7 +119,7 @@ def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> R
     torch.manual_seed(0)
     name, config, backbone = VARIANTS[request.param]
     method = create_method(name, config, backbone, size=SIZE, classes=CLASSES).eval()
-    monkeypatch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 32)
+    monkeypatch.setattr("zse_model.methods.codes.CODE_PICTURES", 32)
     method.conclude(itertools.repeat(batch(4)))
     with torch.no_grad():
         queries, gallery = method.encode(pictures(3, 1), "sketch"), method.encode(pictures(9, 3), "photo")
@@ -150,6 +150,8 @@ def test_every_method_of_the_registry_is_covered() -> None:
 def test_every_declared_mode_is_covered(method: RetrievalMethod) -> None:
     asked = (*method.modes, "rerank-4") if method.rerank else method.modes
     lacking = {"late", "fused-late"} if getattr(method, "local", None) is None else set()
+    lacking |= set() if method.bits else {"hash-N", "itq-N", "asym-N"}
+    lacking |= set() if method.rerank else {"rerank-K"}
     assert [method.mode(one) for one in asked] == [mode for mode in method.MODES if mode.name not in lacking]
     assert {mode: method.ranked_by(mode) for mode in method.modes} == dict(zip(method.modes, method.modes, strict=True))
     if method.rerank:
@@ -232,7 +234,7 @@ def test_codes_are_indexed_once_a_gallery(monkeypatch: pytest.MonkeyPatch) -> No
     torch.manual_seed(0)
     config = CrossATNetConfig(dim=16, vector_dim=8, neighbours=1, bits=32)
     method = create_method("crossatnet", config, CNN, size=SIZE, classes=CLASSES).eval()
-    monkeypatch.setattr("zse_model.methods.crossatnet.CODE_PICTURES", 32)
+    monkeypatch.setattr("zse_model.methods.codes.CODE_PICTURES", 32)
     method.conclude(itertools.repeat(batch(4)))
     queries, gallery = method.encode(pictures(3, 1), "sketch"), method.encode(pictures(9, 3), "photo")
     added: list[int] = []

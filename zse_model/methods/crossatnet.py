@@ -12,28 +12,24 @@ sketch-guided mask. A gallery is then encoded once, and retrieval is a dot produ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig, Features, sketches_in
-from zse_model.code_index import BITS, one_of
 from zse_model.errors import ZseError
 from zse_model.explanation.masks import MASKS
 from zse_model.gather import gathered
 from zse_model.graph import Edges, GraphEncoder
-from zse_model.hashing import Asymmetric, CodeHead, Hamming, pack
 from zse_model.layers import CosineClassifier
 from zse_model.losses import cosine_cross_entropy, item_means, nearest_other, normalised, triplet
-from zse_model.methods.base import Encoding, MethodConfig, Modality, RetrievalMethod, TrainBatch
+from zse_model.methods.base import Encoding, MethodConfig, Modality, TrainBatch
+from zse_model.methods.codes import RERANK_CODES, Coding, check_bits, code_modes
 from zse_model.methods.distillation import Distillation
-from zse_model.modes import RET, Mode
+from zse_model.modes import RET
 from zse_model.precision import full_precision
-
-CODE_PICTURES = 4096  # training pictures that codes are fitted to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,54 +72,15 @@ class CrossATNetConfig(MethodConfig):
         super().__post_init__()
         if not (self.triplet or self.classification or self.graph):
             raise ZseError("crossatnet: one of triplet, classification and graph must be above 0, to shape the space")
-        if self.bits not in (0, *BITS):
-            raise ZseError(f"crossatnet: bits must be 0 (no codes), {one_of(BITS)}, got {self.bits}")
+        check_bits("crossatnet", self.bits)
 
 
-EXPLAINED_CODES = (
-    "The score is the number of equal bits minus the number of different bits of two codes. A code is made from an "
-    "embedding. The masks show the weight of each place in the photo's embedding."
-)
-UNFITTED = "A training fits its codes at its end, with the bits of its configuration (bits above 0)."
-
-
-def fitted(kind: str) -> Callable[[CrossATNet], bool]:
-    """Whether a network has fitted codes of a kind, "hash" or "itq"."""
-    return lambda method: bool(method.bits) and method.codes[f"{kind}-{method.bits}"].fitted
-
-
-CODES = Mode(
-    name="hash-N",
-    score="Equal minus different bits of two learned codes.",
-    explanation=EXPLAINED_CODES,
-    bits=BITS,
-    ready=fitted("hash"),
-    lacking=UNFITTED,
-    scorer=lambda method, asked, _: Hamming(method.device, asked),
-)
-
-
-class CrossATNet(RetrievalMethod):
+class CrossATNet(Coding):
     Config = CrossATNetConfig
     MODES = (
         RET,
-        CODES,
-        replace(
-            CODES,
-            name="itq-N",
-            score="Equal minus different bits of two ITQ codes of the embeddings: the baseline.",
-            ready=fitted("itq"),
-        ),
-        replace(
-            CODES,
-            name="asym-N",
-            score="Equal minus different bits of a photo's hash-N and a sketch, weighted by the magnitudes of the "
-            "sketch's projection.",
-            scorer=lambda method, asked, _: Asymmetric(
-                method.device, CODES.called(method.bits), method.codes[CODES.called(method.bits)]
-            ),
-        ),
-        Mode(name="rerank-K", score="The K best by hash-N, ranked by ret.", shortlist=("hash-N", "ret")),
+        *code_modes(" The masks show the weight of each place in the photo's embedding."),
+        RERANK_CODES,
     )
     EXPLAINERS = (MASKS,)
     config: CrossATNetConfig
@@ -138,7 +95,6 @@ class CrossATNet(RetrievalMethod):
             )
         super().__init__(config, backbone, size=size, classes=classes)
         c = config
-        self.bits = c.bits
 
         def build() -> Backbone:
             return Backbone(
@@ -165,9 +121,7 @@ class CrossATNet(RetrievalMethod):
             self.graph.place(vectors, c.edges, c.neighbours)
         self.to_photo = nn.Linear(c.dim, pooled) if c.reconstruction else None
         self.to_sketch = nn.Linear(c.dim, pooled) if c.reconstruction else None
-        self.codes: Mapping[str, CodeHead] = nn.ModuleDict(  # type: ignore[assignment]
-            {f"{name}-{c.bits}": CodeHead(c.dim, c.bits) for name in ("hash", "itq") if c.bits}
-        )
+        self.build_codes(c.dim)
         if c.distillation:
             self.distillation = Distillation(classes, self.backbone.units, c.dropped_units)
 
@@ -226,7 +180,7 @@ class CrossATNet(RetrievalMethod):
         """The result of `encode`, from `features`."""
         assert features.tokens is not None
         x = self.embed(features, self.mask(features.tokens) if modality == "photo" else None)
-        return {"embedding": x, **{n: pack(head(x, modality)) for n, head in self.codes.items() if head.fitted}}
+        return {"embedding": x, **self.coded(x, modality)}
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)
@@ -295,22 +249,3 @@ class CrossATNet(RetrievalMethod):
             return self.backbone.classify(pooled)
         half = len(pooled) // 2
         return torch.cat([self.sketch_backbone.classify(pooled[:half]), self.backbone.classify(pooled[half:])])
-
-    @torch.no_grad()
-    def conclude(self, batches: Iterator[TrainBatch]) -> None:
-        """Fit the codes to the embeddings of CODE_PICTURES training pictures: closed forms, seconds."""
-        sketches: list[Tensor] = []
-        photos: list[Tensor] = []
-        labels: list[Tensor] = []
-        while self.codes and 2 * sum(map(len, photos)) < CODE_PICTURES:
-            batch = next(batches)
-            images, of = batch.pictures()
-            half = len(images) // 2
-            sketches.append(self.encode(images[:half], "sketch")["embedding"].cpu())
-            photos.append(self.encode(images[half:], "photo")["embedding"].cpu())
-            labels.append(of.view(2, half).cpu())
-        for name, head in self.codes.items():
-            if name.startswith("itq"):
-                head.fit_itq(torch.cat(sketches + photos))
-            else:
-                head.fit(torch.cat(sketches), torch.cat(photos), torch.cat(labels, dim=1).flatten())

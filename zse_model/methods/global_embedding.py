@@ -18,8 +18,10 @@ from zse_model.errors import ZseError
 from zse_model.gather import gathered
 from zse_model.layers import CosineClassifier
 from zse_model.losses import cross_modal_infonce, item_means, normalised
-from zse_model.methods.base import Encoding, MethodConfig, Modality, RetrievalMethod, TrainBatch
+from zse_model.methods.base import Encoding, MethodConfig, Modality, TrainBatch
+from zse_model.methods.codes import RERANK_CODES, Coding, check_bits, code_modes
 from zse_model.methods.distillation import Distillation
+from zse_model.modes import RET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class GlobalConfig(MethodConfig):
     """Of the contrast."""
     scale: float = 16.0
     """Of the cosine classifier's logits."""
+    bits: int = 0
+    """Of the codes, fitted when a training ends: 32, 64, 128 or 256; 0 = none."""
     dropped_units: tuple[int, ...] | None = None
     """Units of the pretrained classifier that are not distilled: those that name an unseen class. `zse` fills them in
     from the split; elsewhere distillation needs them, () where no class is unseen."""
@@ -56,10 +60,12 @@ class GlobalConfig(MethodConfig):
             raise ZseError(
                 f"{self.METHOD}: readout 'head' needs classification or contrast above 0, which train the head"
             )
+        check_bits(self.METHOD, self.bits)
 
 
-class GlobalEmbedding(RetrievalMethod):
+class GlobalEmbedding(Coding):
     Config = GlobalConfig
+    MODES = (RET, *code_modes(), RERANK_CODES)
     config: GlobalConfig
 
     READS_TOKENS: ClassVar[bool] = False
@@ -83,11 +89,12 @@ class GlobalEmbedding(RetrievalMethod):
             self.classifier = CosineClassifier(classes, c.dim, c.scale)
         if c.distillation:
             self.distillation = Distillation(classes, self.backbone.units, c.dropped_units)
+        self.build_codes(c.dim if c.readout == "head" else self.backbone.pooled_dim)
 
     def encode(self, images: Tensor, modality: Modality) -> Encoding:
-        """-> "embedding" [b, pooled_dim or dim], float32, L2-normalised."""
-        features = self.backbone(images, sketches=sketches_in(images, modality))
-        return {"embedding": self._embedding(features.pooled)}
+        """-> "embedding" [b, pooled_dim or dim], float32, L2-normalised, and its codes by name."""
+        x = self._embedding(self.backbone(images, sketches=sketches_in(images, modality)).pooled)
+        return {"embedding": x, **self.coded(x, modality)}
 
     def _embedding(self, pooled: Tensor) -> Tensor:
         """Pooled features [b, pooled_dim] -> what `ret` compares."""

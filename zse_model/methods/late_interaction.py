@@ -15,8 +15,9 @@ from torch import Tensor
 from zse_model.backbones import BackboneConfig, sketches_in
 from zse_model.errors import ZseError
 from zse_model.explanation.matches import MATCHES
-from zse_model.late import late_scores, pair_scores
+from zse_model.late import pair_scores
 from zse_model.methods.base import Encoding, Modality, TrainBatch
+from zse_model.methods.codes import code_modes
 from zse_model.methods.fusion import fused
 from zse_model.methods.global_embedding import GlobalConfig, GlobalEmbedding
 from zse_model.methods.places import LATE, Placing
@@ -33,7 +34,7 @@ class LateInteractionConfig(GlobalConfig):
     place_dim: int = 64
     """Of the vector of a place."""
     late: float = 1.0
-    """InfoNCE of classes, the mean of both directions, on the scores of a worker's sketches and photos."""
+    """InfoNCE of classes, the mean of both directions, on the scores of all sketches and photos of a step."""
     pairs: float = 0.0
     """A logistic loss of how much higher a sketch's photo scores than its negative: for known pairs and hard negatives.
     """
@@ -59,6 +60,7 @@ MODES = (
         explanation="fused is the weighted sum of ret and late. Its late part is the sum of the matches below.",
         places=True,
     ),
+    *code_modes(),
     Mode(
         name="rerank-K",
         score="The K best by ret, ranked by late.",
@@ -94,8 +96,8 @@ class LateInteraction(GlobalEmbedding, Placing):
         """-> "embedding" as `global`, and "places", float32 [b, n, place_dim]: of photos L2-normalised, of sketches as
         long as their weights, which sum to 1."""
         features = self.backbone(images, sketches=sketches_in(images, modality))
-        places = self.places(features.tokens, images, modality)
-        return {"embedding": self._embedding(features.pooled), "places": places}
+        x = self._embedding(features.pooled)
+        return {"embedding": x, **self.coded(x, modality), "places": self.places(features.tokens, images, modality)}
 
     def losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         c, b = self.config, len(batch)
@@ -104,7 +106,7 @@ class LateInteraction(GlobalEmbedding, Placing):
         losses = self._global_losses(features.pooled, labels)
         sketches, photos = self.places_of_batch(features.tokens, images)
         if c.late:
-            losses["late"] = c.late * self.late_contrast(late_scores(sketches, photos), labels)
+            losses["late"] = c.late * self.late_contrast(sketches, photos, labels)
         if c.pairs:
             own, other = (pair_scores(sketches[:b], some) for some in photos.split(b))
             losses["pairs"] = c.pairs * F.softplus((other - own) / c.late_temperature)

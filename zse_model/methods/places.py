@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from zse_model.errors import ZseError
-from zse_model.late import LateScorer, LocalHead, Moments, inked
+from zse_model.gather import gathered
+from zse_model.late import LateScorer, LocalHead, Moments, inked, late_scores
 from zse_model.losses import infonce, item_means
 from zse_model.methods.base import TrainBatch
 from zse_model.methods.fusion import Fusing
@@ -75,14 +76,14 @@ class Placing(Fusing):
             self.local.start(*(one.summed(total) for one in moments))
         super().measure_start(itertools.chain(few, batches), total)
 
-    def late_contrast(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """InfoNCE of classes, the mean of both directions: `late_scores` [2b, 2b] of a batch's sketches and photos, and
-        its labels int64 [4b] in the order of `TrainBatch.pictures` -> float32 [b]."""
-        two, t = len(scores), self.config.late_temperature
+    def late_contrast(self, sketches: Tensor, photos: Tensor, labels: Tensor) -> Tensor:
+        """InfoNCE of classes on late scores, the mean of both directions: `places_of_batch`, and labels int64 [4b] in
+        the order of `TrainBatch.pictures` -> float32 [b]. Candidates and anchors are those of `contrast`."""
+        two, t = len(sketches), self.config.late_temperature
         b, of, to = two // 2, labels[:two], labels[two:]
-        from_sketch = item_means(infonce(scores, of, to, t), b)
-        from_photo = infonce(scores.T[:b], to[:b], of, t)
-        return (from_sketch + from_photo) / 2
+        from_sketch = infonce(late_scores(sketches, gathered(photos)), of, gathered(to), t)
+        from_photo = infonce(late_scores(gathered(sketches), photos[:b]).T, to[:b], gathered(of), t)
+        return (item_means(from_sketch, b) + from_photo) / 2
 
     def places_of_batch(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Places of the sketches and of the photos of a batch, float32 [2b, n, place_dim] each: tokens

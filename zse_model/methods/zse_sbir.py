@@ -34,6 +34,7 @@ from zse_model.layers import (
 )
 from zse_model.losses import item_means, nearest_other, normalised, soft_label_divergence, triplet
 from zse_model.methods.base import Encoding, MethodConfig, Modality, TrainBatch
+from zse_model.methods.codes import Coding, check_bits, code_modes
 from zse_model.methods.distillation import Distillation
 from zse_model.methods.fusion import fused
 from zse_model.methods.global_embedding import contrast
@@ -95,6 +96,8 @@ class ZseSbirConfig(MethodConfig):
     """Of the vector of a place."""
     temperature: float = 0.07
     scale: float = 16.0
+    bits: int = 0
+    """Of the codes, fitted when a training ends: 32, 64, 128 or 256; 0 = none."""
     dropped_units: tuple[int, ...] | None = None
     """Units of the pretrained classifier that are not distilled: those that name an unseen class. `zse` fills them in
     from the split; elsewhere distillation needs them, () where no class is unseen."""
@@ -109,6 +112,7 @@ class ZseSbirConfig(MethodConfig):
             raise ZseError("zse_sbir: late_distillation teaches late what rn knows; it needs relation above 0")
         if self.layout == "released" and not self.pool:
             raise ZseError("layout: released is about what the strided convolution reads; it needs pool: true")
+        check_bits("zse_sbir", self.bits)
 
     def width(self, backbone: Backbone) -> int:
         """Width of the tokens on a backbone."""
@@ -185,6 +189,7 @@ MODES = (
         explanation="fused-late is the weighted sum of ret and late. Its late part is the sum of the matches below.",
         places=True,
     ),
+    *code_modes(),
     Mode(
         name="rerank-K",
         score="The K best by ret, ranked by late if the network has it, else by rn.",
@@ -194,7 +199,7 @@ MODES = (
 )
 
 
-class ZseSbir(Placing):
+class ZseSbir(Placing, Coding):
     Config = ZseSbirConfig
     MODES = MODES
     EXPLAINERS = (PATCHES, MATCHES)
@@ -243,6 +248,7 @@ class ZseSbir(Placing):
             self.classifier = CosineClassifier(classes, dim, c.scale)
         if c.distillation:
             self.distillation = Distillation(classes, self.backbone.units, c.dropped_units)
+        self.build_codes(self.backbone.pooled_dim if c.readout == "pooled" else dim)
 
     def _build_pair_network(self, dim: int) -> None:
         """Cross-attention, with separate weights for each direction, and the relation network."""
@@ -289,7 +295,8 @@ class ZseSbir(Placing):
         assert x is not None
         read = features.pooled if self.config.readout == "pooled" else x[:, 0]
         assert read is not None
-        encoding = {"embedding": normalised(read), "tokens": x.float()}
+        embedding = normalised(read)
+        encoding = {"embedding": embedding, **self.coded(embedding, modality), "tokens": x.float()}
         if features.positions is not None:
             encoding["positions"] = features.positions
         if self.local is not None and seen.tokens is not None:
@@ -321,7 +328,7 @@ class ZseSbir(Placing):
             losses |= self._pair_losses(x[: 2 * b], photos)
         if self.local is not None:
             tokens = torch.cat([part.tokens for part in seen if part.tokens is not None])
-            losses |= self._late_losses(late_scores(*self.places_of_batch(tokens, images)), x, labels)
+            losses |= self._late_losses(*self.places_of_batch(tokens, images), x, labels)
         if self.classifier is not None:
             losses["classification"] = c.classification * item_means(self.classifier(embedding, labels), b)
         if c.contrast:
@@ -332,15 +339,15 @@ class ZseSbir(Placing):
             losses["distillation"] = c.distillation * item_means(divergence, b)
         return losses
 
-    def _late_losses(self, scores: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """`late_scores` [2b, 2b], tokens [4b, 1 + n, dim] and labels [4b] of a batch -> losses [b]."""
+    def _late_losses(self, sketches: Tensor, photos: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """`places_of_batch`, tokens [4b, 1 + n, dim] and labels [4b] of a batch -> losses [b]."""
         c, b = self.config, len(labels) // 4
         losses: dict[str, Tensor] = {}
         if c.late:
-            losses["late"] = c.late * self.late_contrast(scores, labels)
+            losses["late"] = c.late * self.late_contrast(sketches, photos, labels)
         if c.late_distillation:
             known = _EAGER(self, x[:b], x[2 * b :]).softmax(1)
-            divergence = soft_label_divergence(scores[:b] / c.late_temperature, known)
+            divergence = soft_label_divergence(late_scores(sketches[:b], photos) / c.late_temperature, known)
             losses["late_distillation"] = c.late_distillation * divergence
         return losses
 

@@ -8,8 +8,21 @@ from importlib import import_module
 from itertools import takewhile
 
 ALL = ("scoring", "search", "training", "loading", "ingest", "distribution", "layouts", "duplicates", "scaling")
-LONG = ("codes", "workers", "compiling", "scale", "planning", "alarms", "drift", "gpu", "table", "index", "memory")
-WITH_OPTIONS = ("gpu",)
+LONG = (
+    "codes",
+    "late",
+    "workers",
+    "compiling",
+    "scale",
+    "planning",
+    "alarms",
+    "drift",
+    "gpu",
+    "table",
+    "index",
+    "memory",
+)
+WITH_OPTIONS = ("gpu", "late")
 
 
 def main(arguments: Sequence[str]) -> None:

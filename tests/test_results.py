@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 from benchmarks.results import prose, record
 from benchmarks.results.columns import Column, Found
+from benchmarks.results.make import kept_as, kept_part
 from benchmarks.results.page import PAGE, README, by_table, page, stale_quotes, with_table
 from benchmarks.results.plan import ALL_ROWS, FINAL, ROWS, SELECTION, Row
 from benchmarks.results.tables import readme
@@ -98,6 +101,43 @@ def test_sums_give_what_the_queries_gave(key: str, names: list[str]) -> None:
     assert bootstrap_interval(a.values, a.groups) == pytest.approx(bootstrap_interval(whole, groups), abs=1e-12)
     expected = paired_difference(whole, torch.from_numpy(other[key]), groups)
     assert vars(a.minus(b)) == pytest.approx(vars(expected), abs=1e-12)
+
+
+def test_a_column_is_of_all_seeds_or_none() -> None:
+    found, _ = drawn(0, CLASSES, PHOTOS)
+    assert found.column("ret/mAP_all") is not None
+    del found.records[1]["test"]["by_class"]["sums"]["ret/mAP_all"]
+    assert found.column("ret/mAP_all") is None
+
+
+@pytest.mark.parametrize(
+    ("column", "kept"),
+    [
+        ("sketchy-25.0123abcd/plain/ret/mAP_all", ("test", "ret/mAP_all")),
+        ("sketchy-25-fg-all.0123abcd/plain/late/acc_1", ("test", "fg-all:late/acc_1")),
+        ("sketchy-25-generalised.0123abcd/plain/ret/mAP_all", ("test", "generalised:ret/mAP_all")),
+        ("sketchy-25-generalised.0123abcd/plain/ret/P_25", ("test", None)),
+        ("sketchy-25-seen.0123abcd/plain/fused/mAP_all", ("seen", "fused/mAP_all")),
+        ("sketchy-25-seen.0123abcd/plain/fused/P_1", ("test", None)),
+        ("sketchy-25-fg-seen.0123abcd/plain/fused/acc_1", ("test", None)),
+        ("sketchy-25.0123abcd/zse_paper/ret/mAP_all", ("test", None)),
+    ],
+)
+def test_columns_of_a_report_have_a_part_and_a_key(column: str, kept: tuple[str, str | None]) -> None:
+    assert kept_as(column) == kept
+
+
+def test_a_part_keeps_the_queries_that_it_asked() -> None:
+    """Held-back sketches of seen classes are queries of the same report."""
+    queries: Any = SimpleNamespace(category=np.array(list("aab")), instance=np.array(["x", None, "y"]))
+    nan = float("nan")
+    values = {"ret/mAP_all": torch.tensor([0.5, 1.0, nan]).double(), "fg:ret/acc_1": torch.tensor([1.0, 0.0, nan])}
+    kept = kept_part(queries, values)
+    assert kept["by_class"] == {"queries": {"a": 2}, "sums": {"ret/mAP_all": [1.5]}}
+    with pytest.raises(ValueError, match="has queries without a value"):
+        kept_part(queries, values | {"late/mAP_all": torch.tensor([0.5, nan, nan])})
+    with pytest.raises(ValueError, match="answers queries that"):
+        kept_part(queries, values | {"late/mAP_all": torch.ones(3)})
 
 
 def test_rows_of_other_queries_are_not_paired() -> None:

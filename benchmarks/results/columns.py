@@ -54,13 +54,13 @@ class Found:
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def column(self, key: str, part: str = "test") -> Column | None:
-        """A metric, averaged over the seeds; None if no seed has it.
+        """A metric, averaged over the seeds; None unless all have it.
 
         key: as in `record`, such as `ret/mAP_all`. part: "test", "seen", "cross" for the other data set, or
         "faithfulness_<mode>".
         """
-        forms = [form for r in self.records if has(form := r.get(part, {}), key)]
-        if not forms:
+        forms = [r.get(part, {}) for r in self.records]
+        if not forms or not all(has(form, key) for form in forms):
             return None
         counts, _ = sums_of(forms[0], key)
         mean = np.mean([sums_of(form, key)[1] for form in forms], axis=0) / counts

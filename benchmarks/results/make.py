@@ -81,8 +81,12 @@ def measured(out: Outputs, name: str) -> dict[str, Any]:
 
 
 def kept_part(queries: Queries, columns: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The record of the queries that the first column has a value of."""
-    asked = ~next(iter(columns.values())).isnan().numpy()
+    """The record of the queries that the columns have a value of. Raises ValueError for columns of other queries."""
+    first, *others = columns
+    asked = ~columns[first].isnan().numpy()
+    for other in others:
+        if not columns[other][~asked].isnan().all():
+            raise ValueError(f"{other} answers queries that {first} does not. A part has one set of queries.")
     categories, photos = queries.category[asked].tolist(), [str(x) for x in queries.instance[asked]]
     return record.kept(categories, photos, {key: values[asked].tolist() for key, values in columns.items()})
 

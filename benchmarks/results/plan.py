@@ -168,11 +168,12 @@ RECIPES = [
 ]
 
 
-# The batch of two workers of 8, in one process, which may have a GPU. All losses but `late_distillation` compare with
-# the whole batch either way.
+# The batch of two workers of 8, in one process, which may have a GPU. With `train.gather` the losses but
+# `late_distillation` compare with the same pictures either way; batch norms do not.
 ONE_PROCESS = ("cluster.workers=0", "cluster.cpus_per_worker=2", "train.batch_size=16")
 LARGE = (*on(LITE2, 192), *ONE_PROCESS)
-# Of equal CPU time: 56 steps of `global` took 4.7 minutes, 52 of late interaction 4.5, 40 of ZSE-SBIR 6.1.
+# Of about equal FLOPs. In CPU minutes, with the first steps' costs: 56 steps of `global` took 4.7, 52 of late
+# interaction 4.5, 40 of ZSE-SBIR 6.1.
 STEPS = {"folder+global": 500, "folder+late_interaction": 460, "folder+zse_sbir": 360, "folder+crossatnet": 460}
 SEEDS = (0, 1, 2)
 

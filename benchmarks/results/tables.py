@@ -171,7 +171,7 @@ def faithful_rows(name: str, one: Found, mode: str) -> list[str]:
 LABELS = {
     "global": "`global`",
     "late": "`late_interaction`",
-    "zse": "`zse_sbir`",
+    "zse": "`zse_sbir` with `late`",
     "zse-published-losses": "`zse_sbir`, the published losses alone",
     "crossatnet": "`crossatnet`",
 }

@@ -131,7 +131,7 @@ def _search_index(sketch: str, index: str, model: str, workspace: str, out: Path
         return last(f"no photo on page {page}", command("index", "--index", index, "--status"))
     words = ["--sketch", sketch, "--index", index, "--model", model, "--workspace", workspace]
     for name, value in (asked | {"page": page + 1}).items():
-        words += [f"--{name}", str(value)] if value is not None else []
+        words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
     last(str(out), command("search", *words, "--out", str(out)))
 
 

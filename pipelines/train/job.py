@@ -31,7 +31,7 @@ from zse_model.checkpoint import (
 from zse_model.fit import (
     TrainConfig,
 )
-from zse_model.methods import RetrievalMethod, ZseSbirConfig, create_method
+from zse_model.methods import CrossATNetConfig, RetrievalMethod, ZseSbirConfig, create_method
 from zse_model.split import ZeroShotSplit, imagenet_units_naming
 
 
@@ -139,6 +139,8 @@ def _licence(config: ExperimentConfig) -> str | None:
 def _method_identity(method: Any) -> dict[str, Any]:
     """The part of a method's configuration in the key. Undecided `dropped_units` are () there, as in older keys."""
     settings = to_dict(method)
+    if not isinstance(method, CrossATNetConfig):
+        settings = _without_newer(settings, {"bits": 0})
     if isinstance(method, ZseSbirConfig):
         newer = {"late": 0.0, "late_distillation": 0.0, "late_temperature": 0.05, "place_dim": 64}
         settings = _without_newer(settings, newer)

@@ -78,6 +78,17 @@ def test_what_follows_a_search_an_explanation_and_an_index(place: Path, monkeypa
     assert words[:4] == ["zse", "search", "--sketch", "FILE"] and has(words, *inputs)
 
 
+def test_what_follows_a_search_of_an_index(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = SimpleNamespace(id="a", score=0.5, metadata={}, repeats=())
+    monkeypatch.setattr("pipelines.search.searcher.Searcher.open", lambda *_, **__: None)
+    monkeypatch.setattr("pipelines.search.search.search_index", lambda *_, **__: [one])
+    monkeypatch.setattr("pipelines.cli.use.checkpoint_folder", lambda *_: AWKWARD)
+    inputs = ["--index", AWKWARD, "--model", AWKWARD, "--where", "price < 3", "--mode", "asym-64"]
+    again = ["--rerank", "500", "--rerank-mode", "late"]
+    (words,) = following("search", "--sketch", AWKWARD, *inputs, *again)
+    assert has(words, *inputs[:4]) and has(words, *inputs[4:]) and has(words, *again) and has(words, "--page", "2")
+
+
 def test_what_follows_a_comparison_and_a_promotion(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.judge.compare.compare_all", lambda *_, **__: [])
     monkeypatch.setattr("pipelines.judge.reevaluate.how_to_evaluate", lambda _: None)

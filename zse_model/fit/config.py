@@ -23,8 +23,8 @@ class TrainConfig:
     accumulate: int = 1
     """Batches a worker and step, whose gradients are averaged. A loss compares pictures within one batch only."""
     gather: bool = False
-    """Compare the embeddings of a batch with those of all workers, in contrast and in crossatnet's triplets. Such
-    losses are then the same for any number of workers, if the backbone has no batch norm (docs/pipeline.md)."""
+    """Compare the embeddings of a batch with those of all workers, in contrast, late and crossatnet's triplets.
+    Such losses are then the same for any number of workers, if the backbone has no batch norm (docs/pipeline.md)."""
     lr: float = 5e-4
     backbone_lr: float = 1.0
     """Of the backbone, as a share of lr."""

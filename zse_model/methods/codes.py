@@ -86,7 +86,7 @@ class Coding(RetrievalMethod):
 
     @torch.no_grad()
     def conclude(self, batches: Iterator[TrainBatch]) -> None:
-        """Fit the codes to the embeddings of CODE_PICTURES training pictures: closed forms, seconds."""
+        """Fit the codes to the embeddings of CODE_PICTURES training pictures: closed forms."""
         sketches: list[Tensor] = []
         photos: list[Tensor] = []
         labels: list[Tensor] = []

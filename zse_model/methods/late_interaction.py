@@ -60,7 +60,7 @@ MODES = (
         explanation="fused is the weighted sum of ret and late. Its late part is the sum of the matches below.",
         places=True,
     ),
-    *code_modes(),
+    *code_modes(" The pictures below are not part of it."),
     Mode(
         name="rerank-K",
         score="The K best by ret, ranked by late.",

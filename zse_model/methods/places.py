@@ -78,11 +78,15 @@ class Placing(Fusing):
 
     def late_contrast(self, sketches: Tensor, photos: Tensor, labels: Tensor) -> Tensor:
         """InfoNCE of classes on late scores, the mean of both directions: `places_of_batch`, and labels int64 [4b] in
-        the order of `TrainBatch.pictures` -> float32 [b]. Candidates and anchors are those of `contrast`."""
+        the order of `TrainBatch.pictures` -> float32 [b]. Candidates and anchors are those of `contrast`: with
+        `gathering`, the pictures of all workers, whose places travel and whose scores take `late_scores`' memory."""
         two, t = len(sketches), self.config.late_temperature
         b, of, to = two // 2, labels[:two], labels[two:]
-        from_sketch = infonce(late_scores(sketches, gathered(photos)), of, gathered(to), t)
-        from_photo = infonce(late_scores(gathered(sketches), photos[:b]).T, to[:b], gathered(of), t)
+        others, their_sketches = gathered(photos), gathered(sketches)
+        scores = late_scores(sketches, others)
+        of_photos = scores.T[:b] if others is photos else late_scores(their_sketches, photos[:b]).T
+        from_sketch = infonce(scores, of, gathered(to), t)
+        from_photo = infonce(of_photos, to[:b], gathered(of), t)
         return (item_means(from_sketch, b) + from_photo) / 2
 
     def places_of_batch(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:

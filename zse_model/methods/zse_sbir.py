@@ -189,7 +189,7 @@ MODES = (
         explanation="fused-late is the weighted sum of ret and late. Its late part is the sum of the matches below.",
         places=True,
     ),
-    *code_modes(),
+    *code_modes(" The pictures below are not part of it."),
     Mode(
         name="rerank-K",
         score="The K best by ret, ranked by late if the network has it, else by rn.",

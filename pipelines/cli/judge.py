@@ -48,7 +48,7 @@ def compare(
 def _following(name: str, workspace: str) -> str:
     """`zse explain` for the model; for a report or an MLflow run the user fills in the checkpoint.
 
-    `zse search` for a checkpoint of a method whose modes declare no explanation.
+    `zse search` for a checkpoint of a method that declares no explanation.
     """
     from pipelines.cli.options import searched
     from pipelines.store.storage import exists, join, read_json
@@ -61,7 +61,7 @@ def _following(name: str, workspace: str) -> str:
     elif exists(join(name, INFO)):
         checkpoint = name
         method = METHODS.get(read_json(join(name, INFO))["method"])
-        if method and not any(mode.explanation for mode in method.MODES):
+        if method and not method.EXPLAINERS:
             return command("search", "--sketch", "FILE", *searched("FOLDER", name, workspace))
     inputs = ["--sketch", "FILE", "--photo", "FILE", "--checkpoint", checkpoint, "--workspace", workspace]
     return command("explain", *inputs)

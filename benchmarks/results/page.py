@@ -9,7 +9,7 @@ from benchmarks.results.columns import Found, read
 from benchmarks.results.plan import ALL_ROWS, ROOT, Row
 
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
-NAMES = ("selection", "crossatnet", "rates", "recipes", "late", "photos", "budget", "final")
+NAMES = ("selection", "crossatnet", "rates", "recipes", "late", "photos", "styles", "budget", "final")
 
 
 def draw() -> None:
@@ -25,7 +25,7 @@ def by_table(rows: Iterable[Row]) -> dict[str, dict[str, Found]]:
 
 
 def page(found: prose.Tables) -> str:
-    chosen, parted, rates, recipes, late, photos, budget, last = (found[name] for name in NAMES)
+    chosen, parted, rates, recipes, late, photos, styles, budget, last = (found[name] for name in NAMES)
     parts = [prose.INTRODUCTION, *tables.selection(chosen, ("ret", "rn", "fused"), "zse"), prose.CHOSEN_TEXT]
     parts += [prose.CROSSATNET_TEXT, *tables.selection(parted, ("ret", "hash-64", "itq-64"), "crossatnet")]
     parts += [prose.PARTS_TEXT.rstrip(), prose.RATES_TEXT.rstrip()]
@@ -36,7 +36,7 @@ def page(found: prose.Tables) -> str:
     reference = {name: one for name, one in late.items() if name == "global"}
     parts += [prose.LATE_TEXT, *tables.selection(late, modes, "global", by="ret"), prose.LATE_READ.rstrip()]
     parts += [prose.PHOTOS_TEXT, *tables.selection({**reference, **photos}, ("ret",), "global")]
-    parts += [prose.PHOTOS_READ.rstrip(), prose.BUDGET_TEXT]
+    parts += [prose.PHOTOS_READ.rstrip(), prose.STYLES_TEXT, *tables.styles(styles), prose.BUDGET_TEXT]
     parts += tables.selection({**reference, **budget}, ("ret", "late", "fused"), "global", by="ret")
     parts += [prose.FINAL_TEXT, *tables.final(last), prose.CODES_TEXT, *tables.codes(last)]
     parts += [prose.GENERALISED_TEXT, *tables.generalised(last), prose.FINE_TEXT, *tables.fine_grained(last)]

@@ -211,6 +211,16 @@ PHOTOS_ALONE = [
     large("photos", "half", "global", "shard.pseudo_sketches=0.5", note="half of the items are such"),
     large("photos", "late-alone", "late_interaction", "place_dim=96", "shard.pseudo_sketches=1", note="as `alone`"),
 ]
+STROKES = tuple(f"shard.augment.{kind}" for kind in ("wobble=0.03", "pressure=0.5", "gaps=0.3", "merge=0.015"))
+STYLES = [
+    large("styles", name, "late_interaction", *settings, note=note, steps=160, cross=True)
+    for name, note, *settings in (
+        ("plain", "settings of `folder+late_interaction`"),
+        ("strokes", "wobbled, of varying width, with gaps, merged", *STROKES),
+        ("pseudo", "a quarter of the items is drawn from photos", "shard.pseudo_sketches=0.25"),
+        ("both", "", *STROKES, "shard.pseudo_sketches=0.25"),
+    )
+]
 BUDGETS = [
     large("budget", f"{name}-{steps}", method, *settings, steps=steps, seeds=(0,))
     for name, method, *settings in (("global", "global"), ("late", "late_interaction", "place_dim=96"))
@@ -240,4 +250,4 @@ FINAL = [
     *final("crossatnet-distillation", "crossatnet", WORD2VEC, "distillation=1", note="with distillation, as `global`"),
     *final("crossatnet-d64", "crossatnet", WORD2VEC, "dim=64", note="64-d"),
 ]
-ALL_ROWS = [*SELECTION, *CROSSATNET, *RATES, *RECIPES, *LATE, *PHOTOS_ALONE, *BUDGETS, *FINAL]
+ALL_ROWS = [*SELECTION, *CROSSATNET, *RATES, *RECIPES, *LATE, *PHOTOS_ALONE, *STYLES, *BUDGETS, *FINAL]

@@ -77,6 +77,21 @@ def by_mode(found: Rows, metrics: Mapping[str, str], part: str = "test") -> list
     return lines
 
 
+def styles(found: Rows) -> list[str]:
+    """Each row on both styles of drawing, and what it has more than the row `plain`, by `fused`."""
+    parts = {"Sketchy": "test", "QuickDraw": "cross"}
+    lines = head("row", "seeds", *parts, *(f"{name}, minus `plain`" for name in parts), "")
+    for name, one in found.items():
+        columns = [one.column("fused/mAP_all", part) for part in parts.values()]
+        if not all(columns):
+            lines.append(not_run(one, 7))
+            continue
+        theirs = [found["plain"].column("fused/mAP_all", part) for part in parts.values()]
+        gained = [text(a.minus(b)) if a and b and name != "plain" else "" for a, b in zip(columns, theirs, strict=True)]
+        lines.append(line(name, str(len(one.records)), *map(cell, columns), *gained, one.row.note))
+    return lines
+
+
 def final(found: Rows) -> list[str]:
     lines = head("row", "seeds", "mode", "mAP_all", "minus `global`", "P_25", "P_1")
     for name, one in found.items():

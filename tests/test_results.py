@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.results import prose, record
 from benchmarks.results.columns import Column, Found
+from benchmarks.results.costs import costs
 from benchmarks.results.make import kept_as, kept_part
 from benchmarks.results.page import PAGE, README, by_table, page, stale_quotes, with_table
 from benchmarks.results.plan import ALL_ROWS, FINAL, ROWS, SELECTION, Row
@@ -161,3 +162,12 @@ def test_a_row_is_written_whole(tmp_path: Path) -> None:
     record.write(tmp_path / "rows" / "a.json", {"test": form})
     assert json.loads((tmp_path / "rows" / "a.json").read_text()) == {"test": form}
     assert [p.name for p in (tmp_path / "rows").iterdir()] == ["a.json"]
+
+
+def test_costs_are_those_of_the_networks() -> None:
+    """A place of 96 numbers is the most that costs a thirtieth of `rn`: 144 places of a sketch with 144 of a photo."""
+    zse, late = costs("zse"), costs("late")
+    assert late["late"] == (2 * 144 * 144 * 96, 2 * 144 * 96)
+    assert late["fused"] == (late["late"][0] + 2 * 1280, late["late"][1] + 2 * 1280)
+    assert zse["rn"][0] > 30 * zse["late"][0] and zse["late"] == late["late"]
+    assert costs("crossatnet")["hash-64"][1] == 8 and "hash-64" not in late

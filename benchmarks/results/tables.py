@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from benchmarks.results.columns import Column, Found, text
+from benchmarks.results.costs import costs
 from benchmarks.results.plan import MEASURES, MODES
 
 Rows = Mapping[str, Found]
@@ -202,7 +203,8 @@ README_ROWS = (
 
 def readme(found: Rows) -> list[str]:
     """A line for each method and mode that was run."""
-    lines = head("method", "mode", "mAP_all, 25 unseen", "minus `global`", "mAP_all, 21 unseen", "minus `global`")
+    names = ("method", "mode", "bytes a photo", "MFLOP a pair")
+    lines = head(*names, "mAP_all, 25 unseen", "minus `global`", "mAP_all, 21 unseen", "minus `global`")
     for name, mode in README_ROWS:
         cells = []
         for split in SPLITS:
@@ -211,5 +213,7 @@ def readme(found: Rows) -> list[str]:
             versus = text(ours.minus(theirs)) if ours and theirs and name != "global" else ""
             cells += [cell(ours), versus]
         if any(found[f"{split}.{name}"].column(f"{mode}/mAP_all") for split in SPLITS):
-            lines.append(line(LABELS[name], f"`{mode}`", *cells).replace("|  |", "| |"))
+            flop, size = costs(name)[mode]
+            cost = f"{size:,}", f"{flop / 1e6:.2g}" if flop < 1e6 else f"{flop / 1e6:.0f}"
+            lines.append(line(LABELS[name], f"`{mode}`", *cost, *cells).replace("|  |", "| |"))
     return lines

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.results.tables import line
 from benchmarks.world import originals
 from pipelines.encode.index import index
 from pipelines.search.searcher import Searcher
@@ -85,8 +86,9 @@ def recalled(checkpoint: Checkpoint, method: LateInteraction, folder: Path, coun
         for name, head in heads.items():
             codes[name].add(pack(head(some["embedding"], "photo")))
     ret, late = (torch.cat(parts, dim=1) for parts in exact.values())
-    print(f"{count:,} photos of {len(photos['embedding']):,} real ones, {asked} queries; late scored in "
-          f"{time.time() - began:.0f} s: {late.numel() / (time.time() - began):,.0f} pairs/s")  # fmt: skip
+    took = time.time() - began
+    made = f"{count:,} photos of {len(photos['embedding']):,} real ones, {asked} queries"
+    print(f"{made}; {late.numel() / took:,.0f} pairs/s by late, the making of the photos included")
     truths = {"late": late, "fused": method.fuse("fused", ret, late)}
 
     finders: dict[str, Callable[[int, int], Tensor]] = {
@@ -96,8 +98,8 @@ def recalled(checkpoint: Checkpoint, method: LateInteraction, folder: Path, coun
         weights = Asymmetric(method.device, name, head).precompute({"embedding": queries["embedding"]}, "sketch")
         finders[name] = lambda i, k, name=name, weights=weights: codes[name].search(weights[i : i + 1], k).indices[0]
     columns = [(k, first) for k in DEPTHS for first in FIRST if k < count]
-    print("| shortlist | bytes a photo | p50 of 1,000, ms | ranked by | "
-          + " | ".join(f"first {first} in {k:,}" for k, first in columns) + " |")  # fmt: skip
+    names = ("shortlist", "bytes a photo", "p50 of 1,000, ms", "ranked by")
+    print(line(*names, *(f"first {first} in {k:,}" for k, first in columns)))
     for name, find in finders.items():
         size = 2 * rows.dim if name == "ret" else int(name.split("-")[1]) // 8
         took = median(lambda i, find=find: find(i % asked, min(1000, count)))
@@ -105,8 +107,7 @@ def recalled(checkpoint: Checkpoint, method: LateInteraction, folder: Path, coun
         for ranked_by, scores in truths.items():
             best = scores.topk(max(FIRST), dim=1).indices
             shares = [share(lists[k], best[:, :first]) for k, first in columns]
-            print(f"| {name} | {size:,} | {took:.1f} | {ranked_by} | "
-                  + " | ".join(f"{value:.3f}" for value in shares) + " |")  # fmt: skip
+            print(line(name, f"{size:,}", f"{took:.1f}", ranked_by, *(f"{value:.3f}" for value in shares)))
 
 
 def timed(checkpoint: Checkpoint, place_dim: int, url: str, folder: Path, scratch: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks.results import prose, record
+from benchmarks.results.__main__ import finished
 from benchmarks.results.columns import Column, Found
 from benchmarks.results.costs import costs
 from benchmarks.results.make import kept_as, kept_part
@@ -62,6 +63,18 @@ def test_the_files_are_small_and_of_rows_that_are_declared() -> None:
     for file in kept:
         (row, seed), command = files[file], json.loads(file.read_text())["command"]
         assert command.startswith(f"zse run -e {row.experiment} --set ") and f"train.seed={seed} " in f"{command} "
+
+
+def test_a_row_without_a_planned_part_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not [
+        row.name for row in ALL_ROWS for seed in row.seeds if row.file(seed).exists() and not finished(row, seed)
+    ]
+    monkeypatch.setattr("benchmarks.results.plan.ROWS", tmp_path)
+    row = Row("t", "n", "folder+global", cross=True, faithful=True)
+    assert not finished(row, 0)
+    for parts, whole in (({}, False), ({"cross": 1}, False), ({"cross": 1, "faithfulness_rn": 1}, True)):
+        row.file(0).write_text(json.dumps(parts))
+        assert finished(row, 0) == whole
 
 
 def test_the_page_says_what_was_not_run() -> None:

@@ -12,6 +12,7 @@ continue an interrupted row.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -55,8 +56,17 @@ def missing(only: str) -> list[tuple[Row, int]]:
         for seed in range(3)
         for row in ALL_ROWS
         if seed in row.seeds
-        if f"{row.table}.{row.name}".startswith(only) and not row.file(seed).exists()
+        if f"{row.table}.{row.name}".startswith(only) and not finished(row, seed)
     ]
+
+
+def finished(row: Row, seed: int) -> bool:
+    """Whether the row's file exists and has what the row plans to measure."""
+    if not row.file(seed).exists():
+        return False
+    found = json.loads(row.file(seed).read_text())
+    faithful = any(part.startswith("faithfulness_") for part in found)
+    return ("cross" in found or not row.cross) and (faithful or not row.faithful)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 SHIPPED, OURS = ("zse_model", "pipelines"), ("zse_model", "pipelines", "benchmarks", "tests")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
-INDEX = [Requirement(line) for line in PROJECT["optional-dependencies"]["index"]]
+OPTIONAL = [Requirement(line) for extra in ("index", "serve") for line in PROJECT["optional-dependencies"][extra]]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 
 
@@ -56,11 +56,11 @@ def undeclared(folder: str, declared: set[str]) -> list[str]:
 
 @pytest.mark.parametrize("folder", OURS)
 def test_what_is_imported_is_declared(folder: str) -> None:
-    assert undeclared(folder, names(RUNTIME) | (names(INDEX) if folder in SHIPPED else names(EXTRAS))) == []
+    assert undeclared(folder, names(RUNTIME) | (names(OPTIONAL) if folder in SHIPPED else names(EXTRAS))) == []
 
 
 def test_what_is_not_declared_is_found() -> None:
-    assert undeclared("pipelines", names(RUNTIME + INDEX) - {"pandas", "botocore"}) == ["botocore", "pandas"]
+    assert undeclared("pipelines", names(RUNTIME + OPTIONAL) - {"pandas", "botocore"}) == ["botocore", "pandas"]
 
 
 def distribution(folder: Path, name: str, version: str, package: str) -> str:

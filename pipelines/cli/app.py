@@ -36,7 +36,7 @@ app = typer.Typer(
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (stages.quickstart, stages.run, stages.experiments, stages.methods),
     "Stages": (stages.ingest, stages.shard, stages.train, stages.embed, stages.evaluate),
-    "Search": (catalogue.index, use.search, use.explain),
+    "Search": (catalogue.index, use.search, use.serve, use.explain),
     "Choose and watch": (judge.compare, judge.promote, judge.report, judge.reevaluate),
     "Cluster": (operate.doctor, operate.status),
     "Data": (operate.import_checkpoint,),

@@ -149,6 +149,69 @@ def _line(rank: int, score: float, id: str) -> str:
     return f"{rank:3d}  {score:8.4f}  {printable(id)}"
 
 
+def serve(
+    index: Annotated[str, typer.Option("--index", "-i", help="The index to search, which `zse index` made.")],
+    model: Annotated[str, typer.Option("--model", "-m", help=f"The model to search with: {CHECKPOINT}")],
+    workspace: Workspace = WORKSPACE,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen at; 0.0.0.0 = every network of the machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 = any free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="A name that requests may be sent to, such as that of a proxy. Default: those of this machine with "
+            "--host 127.0.0.1, all others with another --host. Repeatable.",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origin",
+            metavar="https://SITE",
+            help="Another site whose pages may read the answers (CORS). Repeatable.",
+        ),
+    ] = None,
+    originals: Annotated[
+        bool, typer.Option("--originals", help="Also give out the photos themselves, not thumbnails only.")
+    ] = False,
+    on: Annotated[
+        str, typer.Option("--on", metavar="uvicorn|ray", help="One process here, or replicas on a Ray cluster.")
+    ] = "uvicorn",
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="With --on ray: processes that answer.")] = 1,
+) -> None:
+    """Search an index over HTTP: a page to draw on at `/`, an API at `/v1`, its documentation at `/docs`.
+
+    The service takes up new versions of the index, and a new champion, between two requests. ZSE_TOKEN in the
+    environment sets a bearer token that requests must carry. SIGTERM ends the service when running requests are done.
+
+    Example: `zse serve --index s3://bucket/photos.index --model models:/zse@champion`
+    """
+    if on not in ("uvicorn", "ray") or (on == "uvicorn" and replicas != 1):
+        raise ZseError(f"--on {on} --replicas {replicas}: give --on uvicorn, which is one process, or --on ray")
+    try:
+        from pipelines.serve.run import serve as run
+        from pipelines.serve.service import Settings
+    except ModuleNotFoundError as error:
+        raise ZseError(f"{error.name} is not installed: pip install 'zse-retrieval[serve]'") from error
+    checkpoint_folder(model, workspace)  # names a model that does not exist
+    settings = Settings(
+        index=index,
+        model=model,
+        workspace=workspace,
+        hosts=tuple(name.lower() for name in allow_host or ()),
+        origins=tuple(allow_origin or ()),
+        originals=originals,
+    )
+    if on == "ray":
+        from pipelines.serve.replicas import serve_replicas
+
+        return serve_replicas(settings, host, port, replicas)
+    run(settings, host, port)
+
+
 def explain(
     sketch: Annotated[str, typer.Option("--sketch", help="The query: a picture or SVG file or URL.")],
     checkpoint: Annotated[

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -73,6 +74,30 @@ class Found:
     """Ids of photos with the same picture, which stand lower."""
 
 
+@dataclass(frozen=True)
+class Photo:
+    """A photo of an index."""
+
+    id: str
+    width: int
+    """Pixels, upright."""
+    height: int
+    indexed_at: datetime
+    thumbnail: bytes = field(repr=False)
+    """JPEG, upright, at most 256 pixels long."""
+    metadata: Mapping[str, Any]
+    """The user's own columns."""
+
+
+class AskedError(ZseError):
+    """A search that cannot be answered as it was asked."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+        """The field of `Asked`, or `like`."""
+
+
 class Asked(TypedDict, total=False):
     """What a search is asked for, beside the drawing."""
 
@@ -88,6 +113,9 @@ class Asked(TypedDict, total=False):
     """The best so many photos of `mode`, such as one of codes, are ranked by `rerank_mode`."""
     rerank_mode: str | None
     """With `rerank`: a mode that scores a pair, such as late or fused; None = the model's first."""
+    pairs: int | None
+    """Photos that a network of pairs, or one of places, may compare with the drawing; None = any number. Above it the
+    search is refused: it would take long."""
     group: bool
     """Show a photo once that stands under several names or in several sizes; True."""
 
@@ -115,6 +143,30 @@ class Snapshot:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def answers(self, drawn: Sequence[np.ndarray], **asked: Unpack[Asked]) -> list[list[Found]]:
+        """As `Searcher.answers`, of this snapshot."""
+        return _Search(self, **asked).drawn(drawn)
+
+    def like(self, id: str, **asked: Unpack[Asked]) -> list[Found]:
+        """As `Searcher.search(like=id)`, of this snapshot."""
+        return _Search(self, **asked).like(id)
+
+    def photos(self, ids: Sequence[str]) -> dict[str, Photo]:
+        """Those of the photos that the index has, by id."""
+        known = self.table.addresses(list(dict.fromkeys(ids)))
+        own = self.own_columns
+        names = ["id", "width", "height", "indexed_at", "thumbnail"]
+        rows = self.table.take(np.array(list(known.values()), dtype=np.int64), [*names, *own]).to_pylist()
+        return {
+            row["id"]: Photo(**{name: row[name] for name in names}, metadata={name: row[name] for name in own})
+            for row in rows
+        }
+
+    @property
+    def own_columns(self) -> list[str]:
+        """Names of the user's own columns."""
+        return own_columns(self.table.schema, self.forms)
 
     @property
     def forms(self) -> Mapping[str, EncodingForm]:
@@ -249,15 +301,15 @@ class Searcher:
         """
         if (query is None) == (like is None):
             raise ZseError("Give a drawing, or like=ID of an indexed photo")
-        if query is not None:
-            return self.answers([prepared(query, self.checkpoint.transforms, name)], **asked)[0]
-        return self._retried(lambda now: _Search(now, **asked).like(str(like)))
+        if query is None:
+            return self.ask(lambda now: now.like(str(like), **asked))
+        return self.ask(lambda now: now.answers([prepared(query, now.checkpoint.transforms, name)], **asked)[0])
 
     def answers(self, drawn: Sequence[np.ndarray], **asked: Unpack[Asked]) -> list[list[Found]]:
         """What `search` finds for each prepared drawing, uint8 [s, s]: they are encoded and ranked together."""
-        return self._retried(lambda now: _Search(now, **asked).drawn(drawn))
+        return self.ask(lambda now: now.answers(drawn, **asked))
 
-    def _retried(self, work: Callable[[Snapshot], T]) -> T:
+    def ask(self, work: Callable[[Snapshot], T]) -> T:
         """`work` on what serves now; on the next version if this one was purged, or is so old that it was deleted."""
         try:
             return work(self._now)
@@ -330,27 +382,33 @@ class _Search:
         mode: str | None = None,
         rerank: int | None = None,
         rerank_mode: str | None = None,
+        pairs: int | None = None,
         group: bool = True,
     ) -> None:
-        self.now, self.method, self.top, self.rerank, self.group = now, now.checkpoint.method, top, rerank, group
+        self.now, self.method, self.top, self.group = now, now.checkpoint.method, top, group
+        self.rerank, self.pairs = rerank, pairs
         self.mode = mode or self.method.modes[0]
         self.rerank_mode = rerank_mode or self.method.modes[0]
-        for each in (self.mode, self.rerank_mode):
-            self.method.mode(each)  # raises for an unknown mode before anything is read
+        for name, each in (("mode", self.mode), ("rerank_mode", self.rerank_mode)):
+            with asking(name):
+                self.method.mode(each)  # raises for an unknown mode before anything is read
         if rerank_mode is not None and rerank is None:
-            raise ZseError(f"rerank_mode {rerank_mode!r} needs rerank, the number of photos that it ranks again")
+            message = f"rerank_mode {rerank_mode!r} needs rerank, the number of photos that it ranks again"
+            raise AskedError("rerank_mode", message)
         if rerank is not None:
-            self.method.scorer(self.rerank_mode)  # raises for a mode that scores no pairs
+            with asking("rerank_mode"):
+                self.method.scorer(self.rerank_mode)  # raises for a mode that scores no pairs
             if self.method.mode(self.mode).shortlist:
-                raise ZseError(f"Mode {self.mode} ranks a shortlist already. Leave out rerank, or choose another mode")
-        self.wanted, self.most = top * page, rerank if rerank is not None else rerank_depth(self.mode) or MOST
+                message = f"Mode {self.mode} ranks a shortlist already. Leave out rerank, or choose another mode"
+                raise AskedError("rerank", message)
+        self.wanted, self.most = top * page, deepest(self.mode, rerank)
         if top < 1 or page < 1:
-            raise ZseError(f"top and page must be 1 or more, got {top} and {page}")
+            raise AskedError("top" if top < 1 else "page", f"top and page must be 1 or more, got {top} and {page}")
         if self.wanted > self.most:
-            raise ZseError(
-                f"{self.mode} ranks {self.most} photos, not {self.wanted}. Ask for fewer, or have more ranked again"
-            )
-        self.among = now.matching(where)
+            message = f"{self.mode} ranks {self.most} photos, not {self.wanted}. Ask for fewer"
+            raise AskedError("page", f"{message}, or have more ranked again")
+        with asking("where"):
+            self.among = now.matching(where)
 
     @torch.no_grad()
     def drawn(self, drawings: Sequence[np.ndarray]) -> list[list[Found]]:
@@ -364,7 +422,8 @@ class _Search:
         """The page of photos like an indexed one."""
         found = self.now.table.addresses([id])
         if not found:
-            raise ZseError(f"The index has no photo {printable(id)!r}. An id is the path below the catalogue")
+            message = f"The index has no photo {printable(id)!r}. An id is the path below the catalogue"
+            raise AskedError("like", message)
         (own,) = self.now.rows.positions(np.array(list(found.values()))).tolist()
         queries = self.now.encodings(torch.tensor([own]), list(self.now.forms))
         return self._page(queries, self._first(queries, min(self.wanted + 1, self.most)), own)
@@ -396,6 +455,7 @@ class _Search:
 
     def _found(self, queries: Encoding, mode: str, k: int) -> Ranking:
         """The first k of each query by a mode that scores every photo."""
+        self._allow(mode, len(self.now) if self.among is None else len(self.among))
         scorer = self.method.scorer(mode)
         names = self._stored(mode, scorer.reads("photo"))
         if self.method.mode(mode).bits:
@@ -410,6 +470,7 @@ class _Search:
 
     def _ranked_again(self, queries: Encoding, found: Ranking, mode: str, k: int) -> Ranking:
         """The first k of each row of a ranking by another mode, whose encodings are read by row."""
+        self._allow(mode, found.indices.shape[1])
         scorer = self.method.scorer(mode)
         names = self._stored(mode, scorer.reads("photo"))
         best = []
@@ -420,12 +481,22 @@ class _Search:
             best.append((positions[ranking.indices], ranking.scores))
         return Ranking(*(torch.cat(each) for each in zip(*best, strict=True)))
 
+    def _allow(self, mode: str, photos: int) -> None:
+        """Raises AskedError if a mode that compares pairs would compare too many photos."""
+        if self.pairs is not None and photos > self.pairs and self.method.mode(mode).pair_network:
+            raise AskedError(
+                "mode" if self.rerank is None else "rerank",
+                f"{mode} compares at most {self.pairs:,} photos here, not {photos:,}. Have fewer ranked again, or "
+                "filter",
+            )
+
     def _stored(self, mode: str, names: Sequence[str]) -> Sequence[str]:
         """The names. Raises ZseError for one that the index does not keep."""
         if missing := [name for name in names if name not in self.now.forms]:
-            raise ZseError(
-                f"Mode {mode} reads {', '.join(missing)}, which {self.now.generation.url} was indexed without. Index "
-                "the photos with --tokens, or choose another mode"
+            raise AskedError(
+                "mode",
+                f"Mode {mode} reads {', '.join(missing)}, which {self.now.generation.name} was indexed without. Index "
+                "the photos with --tokens, or choose another mode",
             )
         return names
 
@@ -446,7 +517,7 @@ class _Search:
 
     def _shown(self, groups: Sequence[tuple[float, list[int]]]) -> list[Found]:
         table, rows = self.now.table, self.now.rows
-        own = own_columns(table.schema, self.now.forms)
+        own = self.now.own_columns
         first = np.array([positions[0] for _, positions in groups], dtype=np.int64)
         others = np.array([position for _, positions in groups for position in positions[1:]], dtype=np.int64)
         shown = table.take(rows.addresses(first), ["id", "thumbnail", *own]).to_pylist()
@@ -461,6 +532,22 @@ class _Search:
             )
             for row, (score, positions) in zip(shown, groups, strict=True)
         ]
+
+
+def deepest(mode: str, rerank: int | None) -> int:
+    """Photos of all pages of a query."""
+    return rerank if rerank is not None else rerank_depth(mode) or MOST
+
+
+@contextmanager
+def asking(field: str) -> Iterator[None]:
+    """Raise a ZseError as an AskedError that names the field. A store that failed is no mistake of who asks."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except ZseError as error:
+        raise AskedError(field, str(error)) from error
 
 
 def _row(of: Any, i: int) -> Any:

@@ -223,7 +223,8 @@ def _filtering(where: str | None, schema: pa.Schema) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        if where is None:
+        # A filter that cannot be read is a ValueError; one that fails on a row says so. All else is the store.
+        if where is None or not (isinstance(error, ValueError) or "applying filter expression" in str(error)):
             raise StorageError(f"The index cannot be read: {_first_line(error)}") from error
         plain = (
             pa.types.is_string,

@@ -16,6 +16,10 @@ import typer
 import yaml
 
 from pipelines.cli.app import app
+from pipelines.serve.app import create_app
+from pipelines.serve.guard import TOKEN
+from pipelines.serve.run import GRACE
+from pipelines.serve.service import Settings
 from tests.infra.published import refusals
 from tests.infra.test_manifests import INFRA, PROJECT, RAY, mappings
 
@@ -116,7 +120,9 @@ def test_jobs_only_run_zse(overlay: Documents) -> None:
                 assert submit["command"][:3] == ["ray", "job", "submit"] and submit["command"][-1] == "--"
                 assert submit["args"][0] == "zse"
             case "Deployment":
-                assert all(container["command"][:2] == ["mlflow", "server"] for container in containers)
+                assert all(
+                    container["command"][:2] in (["mlflow", "server"], ["zse", "serve"]) for container in containers
+                )
             case kind:
                 passive = {"Service", "ServiceAccount", "ConfigMap", "NetworkPolicy"}
                 assert kind in passive, f"{name}: say here what a {kind} may run"
@@ -185,6 +191,29 @@ def test_the_index_follows_its_catalogue_every_night(overlay: Documents) -> None
     assert (parsed.params["source"], parsed.params["index"]) == (settings["PHOTOS"], settings["INDEX"])
 
 
+def test_the_service_is_probed_where_it_answers(overlay: Documents) -> None:
+    deployment, service = overlay["Deployment/zse-serve"]["spec"], overlay["Service/zse-serve"]["spec"]
+    pod = deployment["template"]["spec"]
+    (container,) = pod["containers"]
+    settings = overlay["ConfigMap/zse"]["data"]
+    verb, *arguments = [re.sub(r"\$\((\w+)\)", lambda name: settings[name[1]], word) for word in container["args"]]
+    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    parsed = serve.make_context("serve", [verb, *arguments])
+    assert (parsed.params["index"], parsed.params["host"]) == (settings["INDEX"], "0.0.0.0")
+    assert container["ports"][0]["containerPort"] == parsed.params["port"]
+    assert service["ports"][0]["targetPort"] == container["ports"][0]["name"]
+    assert service["selector"].items() <= deployment["template"]["metadata"]["labels"].items()
+    paths = [container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "readiness", "liveness")]
+    assert paths == ["/readyz", "/readyz", "/healthz"] and set(paths) <= {route.path for route in routes()}
+    assert pod["terminationGracePeriodSeconds"] > GRACE + int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    (token,) = container["env"]
+    assert token["name"] == TOKEN
+
+
+def routes() -> list[Any]:
+    return create_app(Settings(index="", model=""), None).routes
+
+
 def test_what_is_referred_to_is_there(overlay: Documents) -> None:
     settings = overlay["ConfigMap/zse"]["data"]
     for pod in pods(overlay):
@@ -209,7 +238,7 @@ def test_secrets_are_references(overlay: Documents) -> None:
         assert one["kind"] != "Secret"
         for node in mappings(one):
             for variable in node.get("env", []):
-                secret = re.search("SECRET|PASSWORD|AUTH_TOKEN|ACCESS_KEY|BACKEND_STORE_URI", variable["name"])
+                secret = re.search("SECRET|PASSWORD|TOKEN|ACCESS_KEY|BACKEND_STORE_URI", variable["name"])
                 assert not secret or "secretKeyRef" in variable["valueFrom"], f"{name}: {variable['name']}"
 
 

@@ -1,0 +1,142 @@
+"""What a request asks for: its JSON or its form, checked, with a drawing that no text of a client becomes a path of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from pipelines.search.query import Query, Strokes, prepared
+from pipelines.search.searcher import MOST, Asked
+from pipelines.serve.problems import ServiceError
+from pipelines.store.table import LONGEST
+from zse_model.transforms import TransformConfig
+
+TOP = 200  # photos of a page
+PAIRS = 5_000  # photos that a network of pairs compares with a drawing: some 10 s on two cores
+LONGEST_ID = 4096  # characters: the longest path of most file systems
+
+
+class Drawn(BaseModel):
+    """What every request with a drawing may have."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    strokes: list[list[list[float]]] | None = Field(
+        None, description="The drawing: [[[x, ...], [y, ...]], ...], y downwards, any scale."
+    )
+    mode: str | None = Field(None, max_length=100, description="A retrieval mode of the model; its first by default.")
+
+
+class SearchRequest(Drawn):
+    """A search by a drawing, or for photos like an indexed one."""
+
+    like: str | None = Field(None, max_length=LONGEST_ID, description="Instead of a drawing: the id of a photo.")
+    top: int = Field(20, ge=1, le=TOP, description="Photos a page.")
+    page: int = Field(1, ge=1, le=MOST, description="From 1.")
+    where: str | None = Field(None, max_length=LONGEST, description="A filter over metadata, such as price < 100.")
+    rerank: int | None = Field(None, ge=1, le=MOST, description="Rank the best so many again by rerank_mode.")
+    rerank_mode: str | None = Field(None, max_length=100, description="With rerank: the mode that ranks, such as late.")
+    group: bool = Field(True, description="Show a photo once that stands under several names.")
+
+    def asked(self) -> Asked:
+        return Asked(
+            top=self.top,
+            page=self.page,
+            where=self.where or None,
+            mode=self.mode or None,
+            rerank=self.rerank,
+            rerank_mode=self.rerank_mode or None,
+            pairs=PAIRS,
+            group=self.group,
+        )
+
+
+class ExplainRequest(Drawn):
+    """An explanation of a drawing and a photo."""
+
+    id: str = Field(max_length=LONGEST_ID, description="The photo.")
+
+
+Body = TypeVar("Body", bound=Drawn)
+
+
+@dataclass
+class Drawing:
+    """A drawing of a request, and how a model sees it."""
+
+    query: bytes | Strokes
+    name: str
+    """The field of the request that it came in."""
+    _seen: dict[TransformConfig, np.ndarray] = field(default_factory=dict)
+
+    def seen(self, transforms: TransformConfig) -> np.ndarray:
+        """uint8 [s, s], made once. Raises as `pipelines.search.query.prepared`."""
+        if transforms not in self._seen:
+            query: Query = self.query
+            self._seen[transforms] = prepared(query, transforms, "The drawing")
+        return self._seen[transforms]
+
+
+async def read(request: Request, kind: type[Body], seconds: float) -> tuple[Body, Drawing | None]:
+    """The body of a request and its drawing. Raises ServiceError: 400, 408, 413, 415 or 422, which names the field."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(request, kind)
+    except TimeoutError as error:
+        raise ServiceError(408, f"The body did not arrive within {seconds:g} s") from error
+
+
+async def _read(request: Request, kind: type[Body]) -> tuple[Body, Drawing | None]:
+    type_, _, _ = request.headers.get("content-type", "").partition(";")
+    type_ = type_.strip().lower()
+    if type_ == "application/json":
+        body = await request.body()
+        asked = _checked(kind, lambda: kind.model_validate_json(body))
+        return asked, None if asked.strokes is None else Drawing(asked.strokes, "strokes")
+    if type_ != "multipart/form-data":
+        raise ServiceError(415, "Send application/json with strokes, or multipart/form-data with a file `drawing`")
+    try:
+        async with request.form(max_files=1, max_fields=20, max_part_size=LONGEST_ID) as form:
+            return await _of_form(form, kind)
+    except HTTPException as error:
+        raise ServiceError(400, f"The form cannot be read: {error.detail}") from error
+
+
+async def _of_form(form: FormData, kind: type[Body]) -> tuple[Body, Drawing | None]:
+    texts: dict[str, str] = {}
+    drawing = None
+    for name, value in form.multi_items():
+        if name in texts or (name == "drawing" and drawing is not None):
+            raise ServiceError(422, f"{name!r} is given twice", field=name)
+        if name == "strokes":
+            raise ServiceError(422, "Send strokes as application/json", field="strokes")
+        if isinstance(value, UploadFile) != (name == "drawing"):
+            raise ServiceError(422, "`drawing` is a file, and the only one", field=name)
+        if isinstance(value, UploadFile):
+            drawing = Drawing(await value.read(), "drawing")
+        elif value:
+            texts[name] = value
+    return _checked(kind, lambda: kind.model_validate(texts)), drawing
+
+
+def _checked(kind: type[Body], validate: Any) -> Body:
+    try:
+        return validate()
+    except ValidationError as error:
+        first: Mapping[str, Any] = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise ServiceError(400, f"The body is no JSON: {first['msg']}") from error
+        place = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(kind.model_fields)
+            raise ServiceError(422, f"There is no field {place[0]!r}. Fields: {known}", field=place[0]) from error
+        detail = f"{'.'.join(place)}: {first['msg']}" if place else first["msg"]
+        raise ServiceError(422, detail, field=place[0] if place else None) from error

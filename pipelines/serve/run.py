@@ -1,0 +1,101 @@
+"""Run the service by uvicorn, until SIGTERM or Ctrl-C; `zse serve` calls `serve`."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import uvicorn
+from fastapi import FastAPI
+
+from pipelines.runtime.progress import say
+from pipelines.serve.app import create_app
+from pipelines.serve.guard import TOKEN, token_of_environment
+from pipelines.serve.service import Settings
+from zse_model.errors import ZseError
+
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+CONNECTIONS = 1024
+GRACE = 30  # s that running requests may take after SIGTERM; Kubernetes kills a pod after 30 s unless told otherwise
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Answer requests until the process is told to end. Requests that run then are finished first.
+
+    settings: `hosts` are names beside those of this machine; a service that only this machine reaches answers to no
+    other name. port: 0 = any free one. Raises ZseError for a port that cannot be had, and for an index that cannot be
+    opened.
+    """
+    token, local = token_of_environment(), _is_local(host)
+    if local:
+        settings = replace(settings, hosts=(*LOCAL, *settings.hosts))
+    elif token is None:
+        say(f"Whoever reaches port {port} can search, and sees thumbnails and metadata. {TOKEN} sets a bearer token")
+    with _listening(host, port) as listening:
+        address = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
+
+        def failed() -> None:
+            server.should_exit = True
+
+        app = create_app(settings, token, failed)
+        server = server_of(app)
+        say(f"{address} opens the page when the index is loaded. Ctrl-C ends the service")
+        with _ended_in_peace():
+            server.run(sockets=[listening])
+        if (error := app.state.service.failed) is not None:
+            raise error
+        say("All requests are answered. The service has ended")
+
+
+def server_of(app: FastAPI) -> uvicorn.Server:
+    """Uvicorn as the service needs it. h11, because uvicorn's other parser limits no header."""
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        log_level=logging.WARNING,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=GRACE,
+    )
+    return uvicorn.Server(config)
+
+
+@contextmanager
+def _ended_in_peace() -> Iterator[None]:
+    """Uvicorn raises the signal that ended it again, when all is answered. Then it is no error."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens: before the index is loaded, a port that is in use is an error."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise ZseError(f"--host {host} is no address of this machine: {error.strerror}") from error
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+        listening.listen(CONNECTIONS)
+    except OSError as error:
+        listening.close()
+        raise ZseError(f"--host {host} --port {port} cannot be had: {error.strerror}. Give another --port") from error
+    return listening

@@ -1,0 +1,313 @@
+"""What the service does, without HTTP: loads a searcher, follows its index, and answers with JSON values."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+
+from pipelines.drawing.explanations import CAPTIONS, explained, png
+from pipelines.encode.gallery import read_photos
+from pipelines.runtime.progress import say
+from pipelines.runtime.redaction import printable
+from pipelines.search.query import MAX_POINTS, prepared_photo
+from pipelines.search.searcher import MOST, Asked, AskedError, Found, Photo, Searcher, Snapshot, asking, deepest
+from pipelines.serve.asked import PAIRS, TOP, Drawing, SearchRequest
+from pipelines.serve.batches import Batches
+from pipelines.serve.columns import columns, plain_row
+from pipelines.serve.metrics import Metrics
+from pipelines.serve.problems import GONE, ServiceError
+from pipelines.workspace.photo_index import PhotoIndex
+from zse_model.explanation.base import UnexplainableError
+from zse_model.explanation.pair import explained_mode, explainer
+from zse_model.transforms import MAX_PIXELS
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+SHORTLIST = 100  # photos that a network of pairs ranks again in a large index
+DECODERS = 2  # pictures that are decoded at once: one of 64 megapixels takes 0.5 GB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What `zse serve` was given."""
+
+    index: str
+    model: str
+    workspace: str = "workspace"
+    tracking: str | None = None
+    hosts: tuple[str, ...] = ()
+    """Host names that requests may be sent to; () = all."""
+    origins: tuple[str, ...] = ()
+    """Other sites whose pages may read the answers (CORS)."""
+    originals: bool = False
+    """Whether the photos themselves can be had."""
+    body_bytes: int = 10_000_000
+    seconds: float = 30.0
+    """Of a request."""
+    waiting: int = 64
+    """Requests that may wait for the model or run."""
+
+
+class Service:
+    """Answers once it has opened the index. Methods raise what `as_service_error` knows."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self.failed: Exception | None = None
+        """Why the index could not be opened."""
+        self._searcher: Searcher | None = None
+        self._batches = Batches(self.metrics.together.observe)
+        self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
+        self._columns: tuple[Any, list[dict[str, Any]]] | None = None
+        self._reading_columns = threading.Lock()
+        self._under_way = 0
+
+    # Life -----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def running(self, failed: Callable[[], object] | None) -> Iterator[None]:
+        """Open the index and follow it, until the context ends. What waits for the model is done first.
+
+        failed: None = raise if the index cannot be opened. Else it is opened in a thread, which calls `failed` if that
+        cannot be done; the attribute `failed` says why.
+        """
+        with ExitStack() as stack:
+            stack.callback(self._decoders.shutdown)
+            self._batches.start()
+            stack.callback(self._batches.stop)
+            ended = threading.Event()
+            if failed is None:
+                self._searcher = self._opened()
+            threading.Thread(target=self._follow, args=(failed, ended), name="index", daemon=True).start()
+            stack.callback(ended.set)
+            yield
+
+    def _follow(self, failed: Callable[[], object] | None, ended: threading.Event) -> None:
+        if failed is not None:
+            try:
+                self._searcher = self._opened()
+            except Exception as error:
+                self.failed = error
+                failed()
+                return
+        with self.searcher.following():
+            ended.wait()
+
+    def _opened(self) -> Searcher:
+        """The searcher, with what its first mode compares in memory."""
+        given, began = self.settings, time.monotonic()
+        searcher = Searcher.open(given.index, given.model, workspace=given.workspace, tracking=given.tracking)
+        searcher.answers([_any_drawing(searcher.checkpoint.transforms.size)], top=1)
+        say(f"{len(searcher):,} photos can be searched, after {time.monotonic() - began:.1f} s")
+        return searcher
+
+    @property
+    def searcher(self) -> Searcher:
+        """Raises ServiceError until the index is open."""
+        if self._searcher is None:
+            raise ServiceError(503, "The index is being loaded", headers={"Retry-After": "1"})
+        return self._searcher
+
+    async def done(
+        self,
+        gone: asyncio.Future[Any],
+        work: Callable[[Sequence[Item]], Sequence[Answer]],
+        item: Item,
+        drawing: Drawing | None,
+        key: Hashable = None,
+    ) -> Answer:
+        """The answer to an item, from the thread of the model. The drawing is decoded before.
+
+        gone: is done when nobody waits for the answer any more; then, and after the time limit, work that has not
+        begun is left out. Raises ServiceError: 503 if too many wait, 504 after the time limit.
+        """
+        transforms = self.searcher.checkpoint.transforms
+        if self._under_way >= self.settings.waiting:
+            self.metrics.refused.inc()
+            raise ServiceError(503, "Too many requests wait. Try again in a second", headers={"Retry-After": "1"})
+        self._under_way += 1
+        self.metrics.under_way.set(self._under_way)
+        try:
+            async with asyncio.timeout(self.settings.seconds):
+                if drawing is not None:
+                    await asyncio.get_running_loop().run_in_executor(self._decoders, drawing.seen, transforms)
+                if gone.done():
+                    raise ServiceError(GONE, "The client has gone")
+                future = asyncio.wrap_future(self._batches.submit(work, item, key))
+                await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not future.done():
+                    future.cancel()
+                    raise ServiceError(GONE, "The client has gone")
+                return future.result()
+        except TimeoutError as error:
+            raise ServiceError(504, f"The answer took more than {self.settings.seconds:g} s") from error
+        finally:
+            self._under_way -= 1
+            self.metrics.under_way.set(self._under_way)
+
+    # Answers: work of the model's thread, on items that came together -------------------------------------------------
+
+    def drawn(self, items: Sequence[tuple[Drawing, SearchRequest]]) -> list[dict[str, Any]]:
+        """Searches by drawings, all asked for alike."""
+        asked = items[0][1].asked()
+
+        def work(now: Snapshot) -> list[dict[str, Any]]:
+            seen = [drawing.seen(now.checkpoint.transforms) for drawing, _ in items]
+            return [self._found(now, found, asked) for found in now.answers(seen, **asked)]
+
+        return self.searcher.ask(work)
+
+    def like(self, items: Sequence[SearchRequest]) -> list[dict[str, Any]]:
+        """A search for photos like an indexed one."""
+        (item,) = items
+        asked = item.asked()
+        return [self.searcher.ask(lambda now: self._found(now, now.like(str(item.like), **asked), asked))]
+
+    def explained(self, items: Sequence[tuple[Drawing, str, str | None]]) -> list[dict[str, Any]]:
+        """An explanation of a drawing and the thumbnail of a photo, by a mode."""
+        ((drawing, id, mode),) = items
+        return [self.searcher.ask(lambda now: self._explained(now, drawing, id, mode))]
+
+    def _found(self, now: Snapshot, found: Sequence[Found], asked: Asked) -> dict[str, Any]:
+        mode, top, page = (
+            asked.get("mode") or now.checkpoint.method.modes[0],
+            asked.get("top", 20),
+            asked.get("page", 1),
+        )
+        photos = [
+            {
+                "id": one.id,
+                "score": round(one.score, 6),
+                "thumbnail": thumbnail_url(one.id),
+                "metadata": plain_row(one.metadata),
+                "repeats": one.repeats,
+            }
+            for one in found
+        ]
+        more = len(found) == top and top * (page + 1) <= deepest(mode, asked.get("rerank"))
+        return {"photos": photos, "page": page, "top": top, "more": more, "mode": mode} | self._which(now)
+
+    def _explained(self, now: Snapshot, drawing: Drawing, id: str, mode: str | None) -> dict[str, Any]:
+        photo = now.photos([id]).get(id)
+        if photo is None:
+            raise AskedError("id", f"The index has no photo {printable(id)!r}")
+        method, transforms = now.checkpoint.method, now.checkpoint.transforms
+        pixels = prepared_photo(photo.thumbnail, transforms, id)
+        drawn = drawing.seen(transforms)
+        with asking("mode"):
+            found = explained(method, drawn, pixels, printable(id), mode or explained_mode(method))
+        pictures = [
+            {"key": key, "title": CAPTIONS[key][0], "text": CAPTIONS[key][1], "png": _data_url(png(picture))}
+            for key, picture in found.pictures.items()
+        ]
+        explanation = found.explanation
+        return {
+            "id": id,
+            "score": explanation.score,
+            "scores": explanation.scores,
+            "mode": explanation.mode,
+            "pictures": pictures,
+            "notes": found.notes,
+            "detail": found.detail,
+        } | self._which(now)
+
+    # Answers without the model ----------------------------------------------------------------------------------------
+
+    def about(self) -> dict[str, Any]:
+        """What the page needs to know. The first answer of a version of the index reads the user's columns."""
+        return self.searcher.ask(self._about)
+
+    def _about(self, now: Snapshot) -> dict[str, Any]:
+        with self._reading_columns:
+            if self._columns is None or self._columns[0] != now.made:
+                self._columns = now.made, columns(now)
+            own = self._columns[1]
+        limits = {
+            "body_bytes": self.settings.body_bytes,
+            "pixels": MAX_PIXELS,
+            "points": MAX_POINTS,
+            "photos": MOST,
+            "top": TOP,
+        }
+        method = now.checkpoint.method
+        modes = [{"name": name, "help": method.mode(name).score} for name in _modes(now)]
+        return self._which(now) | {
+            "photos": len(now),
+            "modes": modes,
+            "explains": _explains(now),
+            "columns": own,
+            "originals": self.settings.originals,
+            "limits": limits,
+        }
+
+    def _which(self, now: Snapshot) -> dict[str, Any]:
+        """The model and the index of an answer."""
+        self.metrics.photos.set(len(now))
+        self.metrics.version.set(now.table.version)
+        name = self.settings.model if self.settings.model.startswith("models:/") else now.checkpoint.name
+        model = {"name": name, "method": now.checkpoint.name, "checkpoint": now.generation.checkpoint_hash[:12]}
+        return {"model": model, "index": {"generation": now.generation.name, "version": now.table.version}}
+
+    def photos(self, ids: Sequence[str]) -> dict[str, Photo]:
+        """Those of the photos that the index has."""
+        return self.searcher.ask(lambda now: now.photos(ids))
+
+    def original(self, id: str) -> bytes:
+        """The content of a photo of the index. Raises ServiceError for a photo that is not there, or no longer."""
+        if not self.photos([id]):
+            raise ServiceError(404, "The index has no photo of this id")
+        (content,) = read_photos(PhotoIndex(self.settings.index).required().url, [id])
+        if isinstance(content, FileNotFoundError):
+            raise ServiceError(404, "The photo was removed after it was indexed")
+        if isinstance(content, Exception):
+            raise content
+        return content
+
+
+def thumbnail_url(id: str) -> str:
+    """Relative to the service. A client must not take away the dots of a/../b, so there the slashes are escaped."""
+    return "v1/thumbnails/" + quote(id, safe="" if {"", ".", ".."} & set(id.split("/")) else "/")
+
+
+def _any_drawing(size: int) -> np.ndarray:
+    drawing = np.full((size, size), 255, np.uint8)
+    drawing[size // 4 : size // 2, size // 4] = 0
+    return drawing
+
+
+def _modes(now: Snapshot) -> list[str]:
+    """The modes that answer within seconds. A network of pairs ranks a shortlist of a large index."""
+    method, every = now.checkpoint.method, len(now) <= PAIRS
+    modes = [name for name in method.modes if every or not method.mode(name).pair_network]
+    if method.rerank and not every:
+        modes.append(f"rerank-{min(SHORTLIST, PAIRS)}")
+    return [name for name in modes if _stored(now, name)]
+
+
+def _stored(now: Snapshot, mode: str) -> bool:
+    """Whether the index keeps what a mode reads."""
+    method = now.checkpoint.method
+    parts = method.rerank or () if method.mode(mode).shortlist else (mode,)
+    return all(name in now.forms for part in parts for name in method.scorer(part).reads("photo"))
+
+
+def _explains(now: Snapshot) -> bool:
+    try:
+        explainer(now.checkpoint.method)
+    except UnexplainableError:
+        return False
+    return True
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

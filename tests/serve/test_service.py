@@ -1,0 +1,328 @@
+"""The service over HTTP: its answers are the searcher's, what cannot be answered is named, and nothing else leaks."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+
+from pipelines.search.searcher import Searcher
+from pipelines.serve.guard import TOKEN, token_of_environment
+from pipelines.serve.service import Settings, thumbnail_url
+from tests.encode.test_index import put, rows, updated
+from tests.helpers.pictures import picture, png
+from tests.search.test_searcher import TOKENS
+from tests.serve.client import STROKES, Answer, asked, form, searched
+from tests.serve.conftest import NAMES, Running, running, until_ready
+from zse_model.errors import ZseError
+from zse_model.synthetic import draw_photo
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M1 1L8 8M1 8L8 1" stroke="black"/></svg>'
+
+
+@pytest.fixture(scope="module")
+def searcher(service: Running) -> Searcher:
+    return Searcher.open(str(service.index), TOKENS)
+
+
+def pairs(answer: Answer) -> list[tuple[str, float]]:
+    assert answer.status == 200, answer.body
+    return [(one["id"], one["score"]) for one in answer.json["photos"]]
+
+
+def expected(searcher: Searcher, *query: Any, **options: Any) -> list[tuple[str, float]]:
+    return [(one.id, pytest.approx(one.score, abs=1e-5)) for one in searcher.search(*query, **options)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"top": 7, "page": 2},
+        {"mode": "fused"},
+        {"where": "price < 9", "group": False},
+        {"mode": "rerank-9", "top": 5},
+    ],
+    ids=str,
+)
+def test_a_drawing_finds_what_the_searcher_finds(service: Running, searcher: Searcher, options: Any) -> None:
+    answer = searched(service.url, **options)
+    assert pairs(answer) == expected(searcher, STROKES, **options)
+    assert answer.json["index"] == {"generation": searcher.generation.name, "version": searcher.version}
+    assert answer.json["model"]["checkpoint"] == searcher.generation.checkpoint_hash[:12]
+
+
+@pytest.mark.parametrize("drawing", [png("sketch", 3), png("sketch", 3, "WEBP"), SVG], ids=["png", "webp", "svg"])
+def test_a_file_finds_what_the_searcher_finds(service: Running, searcher: Searcher, drawing: bytes) -> None:
+    body, kind = form(("drawing", drawing), ("top", "5"), ("where", "new"), ("mode", ""))
+    answer = asked(f"{service.url}v1/search", body, kind)
+    assert pairs(answer) == expected(searcher, drawing, top=5, where="new")
+
+
+def test_photos_like_a_photo_are_found(service: Running, searcher: Searcher) -> None:
+    id = f"{searcher.search(STROKES)[0].id}"
+    assert pairs(searched(service.url, like=id, top=4)) == expected(searcher, like=id, top=4)
+
+
+def test_pages_end_where_no_photo_follows(service: Running) -> None:
+    pages = [searched(service.url, top=10, page=page, group=False).json for page in range(1, 6)]
+    found = [one["id"] for page in pages for one in page["photos"]]
+    assert len(found) == len(set(found)) == 45 and [page["more"] for page in pages] == [True] * 4 + [False]
+    last = searched(service.url, mode="rerank-20", top=10, page=2).json
+    assert not last["more"], "rerank-20 ranks no third page"
+
+
+def test_every_name_leads_to_its_own_thumbnail(service: Running) -> None:
+    stored = {row["id"]: row for row in rows(service.index, TOKENS)}
+    assert set(NAMES) < set(stored)
+    for id, row in stored.items():
+        answer = asked(service.url + thumbnail_url(id))
+        assert (answer.status, answer.body, answer.headers["content-type"]) == (200, row["thumbnail"], "image/jpeg")
+        assert asked(service.url + thumbnail_url(id), if_none_match=answer.headers["etag"]).status == 304
+    for odd in ("a/../b", "..", "/x", "a//b", "./a"):
+        assert "/" not in thumbnail_url(odd).removeprefix("v1/thumbnails/"), "a client takes dots and slashes away"
+
+
+def test_of_ten_ids_nine_are_answered_and_one_is_named(service: Running) -> None:
+    known = [row["id"] for row in rows(service.index, TOKENS)][-9:]
+    query = "&".join(f"id={quote(id)}" for id in [*known, "no/such.png"])
+    answer = asked(f"{service.url}v1/photos?{query}").json
+    assert sorted(one["id"] for one in answer["photos"]) == sorted(known) and answer["missing"] == ["no/such.png"]
+    one = asked(f"{service.url}v1/photos/{quote(known[0])}").json
+    assert (one["id"], one["width"]) == (known[0], 200) and set(one["metadata"]) == {"category", "price", "new", "day"}
+
+
+def test_about_names_what_the_page_offers(service: Running) -> None:
+    about = asked(f"{service.url}v1/about").json
+    assert about["photos"] == 45 and about["explains"] is True
+    assert [mode["name"] for mode in about["modes"]] == ["ret", "rn", "fused"]
+    category, price, new, day = about["columns"]
+    assert category["values"] == sorted(category["values"]) and len(category["values"]) == 10
+    assert (price["low"], price["high"]) == (0, 39) and new == {"name": "new", "type": "boolean"}
+    assert (day["type"], day["low"], day["high"]) == ("date", "2026-01-01", "2026-01-28")
+
+
+def test_an_explanation_has_pictures_and_how_to_read_them(service: Running) -> None:
+    id = searched(service.url, mode="rn").json["photos"][0]["id"]
+    body = json.dumps({"strokes": STROKES, "id": id, "mode": "rn"}).encode()
+    answer = asked(f"{service.url}v1/explain", body).json
+    assert (answer["id"], answer["mode"]) == (id, "rn") and answer["score"] == answer["scores"]["rn"]
+    for one in answer["pictures"]:
+        head, _, data = one["png"].partition(",")
+        assert head == "data:image/png;base64" and Image.open(io.BytesIO(base64.b64decode(data))).width > 100
+        assert one["title"] and one["text"]
+    for wrong, field in (({"id": "x"}, "id"), ({"mode": "nope"}, "mode"), ({"strokes": []}, "strokes")):
+        answer = asked(f"{service.url}v1/explain", json.dumps({"strokes": STROKES, "id": id} | wrong).encode())
+        assert (answer.status, answer.json["field"]) == (422, field), answer.body
+
+
+def test_requests_that_come_together_are_encoded_together(
+    service: Running, searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawings = [[[[0, 100], [0, 10 * i]], [[0, 100], [50, 5 * i]]] for i in range(12)]
+    wanted = [expected(searcher, drawing, top=6) for drawing in drawings]
+    together = counted(service, monkeypatch, block := threading.Event())
+    with ThreadPoolExecutor(12) as pool:
+        answers = [pool.submit(searched, service.url, strokes=drawing, top=6) for drawing in drawings]
+        while service.service._under_way < 12:
+            time.sleep(0.01)
+        block.set()
+        assert [pairs(answer.result()) for answer in answers] == wanted
+    assert sum(together) == 12 and len(together) <= 4, together
+
+
+def counted(service: Running, monkeypatch: pytest.MonkeyPatch, release: threading.Event) -> list[int]:
+    """The number of drawings of each call of the model. The first call waits for `release`."""
+    counts: list[int] = []
+    answers = Searcher.ask
+
+    def asking(self: Searcher, work: Callable[[Any], Any]) -> Any:
+        release.wait(30)
+        found = answers(self, work)
+        counts.append(len(found))
+        return found
+
+    monkeypatch.setattr(Searcher, "ask", asking)
+    return counts
+
+
+def test_a_network_of_pairs_is_kept_from_all_photos_of_a_large_index(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One such search would keep all others waiting."""
+    monkeypatch.setattr("pipelines.serve.asked.PAIRS", 20)
+    monkeypatch.setattr("pipelines.serve.service.PAIRS", 20)
+    for wrong in ({"mode": "rn"}, {"mode": "fused"}, {"mode": "rerank-21"}, {"rerank": 21, "rerank_mode": "rn"}):
+        answer = searched(service.url, **wrong)
+        assert (answer.status, answer.json["field"]) == (422, "mode" if "mode" in wrong else "rerank"), answer.body
+        assert "at most 20 photos" in answer.json["detail"]
+    for right in ({"mode": "rn", "where": "price < 20"}, {"mode": "rerank-20"}, {"rerank": 20, "rerank_mode": "rn"}):
+        assert len(pairs(searched(service.url, **right))) == 20
+    assert [mode["name"] for mode in asked(f"{service.url}v1/about").json["modes"]] == ["ret", "rerank-20"]
+
+
+def test_too_many_requests_are_told_to_come_back(catalogue: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(replace(catalogue, waiting=3)) as service, ThreadPoolExecutor(3) as pool:
+        counted(service, monkeypatch, block := threading.Event())
+        answers = [pool.submit(searched, service.url) for _ in range(3)]
+        while service.service._under_way < 3:
+            time.sleep(0.01)
+        refused = searched(service.url)
+        block.set()
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert [answer.result().status for answer in answers] == [200] * 3
+        assert "zse_serve_refused_total 1.0" in asked(f"{service.url}metrics").body.decode()
+
+
+def test_an_answer_that_takes_too_long_is_given_up(catalogue: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(replace(catalogue, seconds=0.5)) as service:
+        counted(service, monkeypatch, block := threading.Event())
+        answer = searched(service.url)
+        block.set()
+        assert (answer.status, answer.json["detail"]) == (504, "The answer took more than 0.5 s")
+        assert searched(service.url).status == 200
+
+
+def test_work_of_a_client_that_has_gone_is_left_out(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the page ends the request before the next one."""
+    counts = counted(service, monkeypatch, block := threading.Event())
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(searched, service.url, top=1)
+        while service.service._under_way < 1:
+            time.sleep(0.01)
+        time.sleep(0.1)  # the first is with the model: what follows waits
+        for i in range(5):
+            connection = http.client.HTTPConnection(service.url.split("/")[2])
+            body = json.dumps({"strokes": STROKES, "top": 2 + i})
+            connection.request("POST", "/v1/search", body, {"content-type": "application/json"})
+            while service.service._under_way < 2:
+                time.sleep(0.01)
+            connection.close()
+            while service.service._under_way > 1:
+                time.sleep(0.01)
+        block.set()
+        assert first.result().status == 200 and counts == [1]
+
+
+def test_a_changed_index_is_taken_up_without_a_failed_request(tmp_path: Path) -> None:
+    for i in range(8):
+        put(tmp_path / "photos" / f"{i}.png", picture(draw_photo("fish", i, size=64)))
+    updated(tmp_path / "photos", tmp_path / "index", TOKENS)
+    with running(Settings(index=str(tmp_path / "index"), model=TOKENS)) as service, ThreadPoolExecutor(4) as pool:
+        ended = threading.Event()
+
+        def clients() -> list[tuple[int, int, bool]]:
+            seen = []
+            while not ended.is_set():
+                answer = searched(service.url, top=20, group=False)
+                found = [one["id"] for one in answer.json.get("photos", [])]
+                seen.append((answer.status, answer.json["index"]["version"], "9.png" in found))
+            return seen
+
+        asking = [pool.submit(clients) for _ in range(4)]
+        put(tmp_path / "photos" / "9.png", picture(draw_photo("fish", 9, size=64)))
+        (tmp_path / "photos" / "1.png").unlink()
+        before = service.service.searcher.version
+        updated(None, tmp_path / "index", TOKENS)
+        assert service.service.searcher.follow()
+        assert searched(service.url, top=20).json["index"]["version"] == service.service.searcher.version > before
+        time.sleep(0.2)
+        ended.set()
+        seen = [one for client in asking for one in client.result()]
+    assert {status for status, _, _ in seen} == {200}
+    versions = {version: {new for _, v, new in seen if v == version} for _, version, _ in seen}
+    assert versions == {before: {False}, max(versions): {True}}, "each answer is of one version, whole"
+
+
+def test_it_is_ready_when_the_index_is_loaded(catalogue: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, really = threading.Event(), Searcher.open
+
+    def slow(*arguments: Any, **options: Any) -> Searcher:
+        load.wait(30)
+        return really(*arguments, **options)
+
+    monkeypatch.setattr(Searcher, "open", slow)
+    with running(catalogue, wait=False) as service:
+        states = [asked(service.url + path) for path in ("healthz", "readyz", "v1/about", "")]
+        answer = searched(service.url)
+        load.set()
+        assert [state.status for state in states] == [200, 503, 503, 200]
+        assert (answer.status, answer.json["detail"], answer.headers["retry-after"]) == (
+            503,
+            "The index is being loaded",
+            "1",
+        )
+        until_ready(service)
+        assert searched(service.url).json["milliseconds"] < 5000, "the first search finds the index in memory"
+
+
+@pytest.fixture(scope="module")
+def guarded(catalogue: Settings) -> Iterator[Running]:
+    settings = replace(catalogue, hosts=("127.0.0.1",), origins=("https://shop.example",), originals=True)
+    with running(settings, token="correct-horse-battery") as service:
+        yield service
+
+
+@pytest.mark.parametrize(
+    "path", ["v1/about", "v1/photos?id=a", "v1/thumbnails/a", "v1/originals/a", "metrics", "nothing"]
+)
+def test_a_token_is_asked_for(guarded: Running, path: str) -> None:
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic correct-horse-battery"}):
+        answer = asked(guarded.url + path, **headers)
+        assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+    assert asked(guarded.url + path, authorization="Bearer correct-horse-battery").status != 401
+
+
+@pytest.mark.parametrize(
+    "path", ["healthz", "readyz", "docs", "openapi.json", "swagger/swagger-ui.css", "page/docs.js"]
+)
+def test_files_and_probes_need_no_token(guarded: Running, path: str) -> None:
+    assert asked(guarded.url + path).status == 200
+
+
+def test_a_weak_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN, "short")
+    with pytest.raises(ZseError, match="ZSE_TOKEN must have at least 16"):
+        token_of_environment()
+
+
+def test_another_host_name_is_refused(guarded: Running) -> None:
+    """A page of another site, whose name is made to lead to this machine."""
+    answer = asked(f"{guarded.url}v1/about", host="evil.example:8000", authorization="Bearer correct-horse-battery")
+    assert answer.status == 421
+    assert asked(f"{guarded.url}healthz", host="127.0.0.1").status == 200
+
+
+def test_pages_of_other_sites_read_answers_only_where_named(guarded: Running, service: Running) -> None:
+    named, other = "https://shop.example", "https://evil.example"
+    assert asked(f"{guarded.url}healthz", origin=named).headers["access-control-allow-origin"] == named
+    assert "access-control-allow-origin" not in asked(f"{guarded.url}healthz", origin=other).headers
+    assert "access-control-allow-origin" not in asked(f"{service.url}healthz", origin=named).headers
+
+
+def test_originals_are_given_out_where_allowed(guarded: Running, service: Running) -> None:
+    id, token = NAMES[3], "Bearer correct-horse-battery"
+    answer = asked(f"{guarded.url}v1/originals/{quote(id)}", authorization=token)
+    assert answer.body == (guarded.photos / id).read_bytes() and answer.headers["content-type"] == "image/jpeg"
+    for path in ("../about.csv", "..%2Fabout.csv", "%2e%2e/about.csv", "/etc/passwd", "a/../../about.csv"):
+        assert asked(f"{guarded.url}v1/originals/{path}", authorization=token).status == 404
+    assert asked(f"{service.url}v1/originals/{quote(id)}").status == 404
+
+
+def test_metrics_have_routes_and_no_ids(service: Running) -> None:
+    asked(service.url + thumbnail_url(NAMES[0]))
+    text = asked(f"{service.url}metrics").body.decode()
+    assert 'route="/v1/thumbnails/{id:path}",status="200"' in text and "gr%C3%BCn" not in text and "grün" not in text
+    assert "zse_serve_photos 45.0" in text

@@ -26,7 +26,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@# Before 0.2.0 the distribution was called zse. Uninstalling it later would also remove the command.
 	@$(BIN)/pip uninstall --quiet --yes --disable-pip-version-check zse 2> /dev/null || true
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,serve,weights]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,serve,demo,weights]"
 	@touch $@
 
 quickstart: $(VENV)/installed

@@ -8,6 +8,7 @@ from operator import or_
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipelines.datasets.adapters.domains import Domains, DomainsConfig
+from pipelines.datasets.adapters.emoji import EmojiConfig, EmojiPictures
 from pipelines.datasets.adapters.folder import Folder, FolderConfig
 from pipelines.datasets.adapters.qmul import Qmul, QmulConfig
 from pipelines.datasets.adapters.quickdraw_extended import QuickDrawExtended, QuickDrawExtendedConfig
@@ -26,6 +27,7 @@ ADAPTERS: dict[type[DatasetConfig], Any] = {
     QmulConfig: Qmul,
     DomainsConfig: Domains,
     SyntheticConfig: Synthetic,
+    EmojiConfig: EmojiPictures,
 }
 if TYPE_CHECKING:
     AnyPartConfig: TypeAlias = DatasetConfig

@@ -1,0 +1,450 @@
+"""The page in a real Chromium: hands that draw, pictures, filters, answers that are late or refused, hostile names."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from tests.serve.browser import (
+    Opens,
+    draw_by_finger,
+    draw_by_mouse,
+    draw_by_pen,
+    ink,
+    is_wider_than_window,
+    launched,
+    on_paper,
+    opening,
+    ready,
+    strokes,
+    until,
+)
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Route
+
+pytestmark = pytest.mark.cluster
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M1 1L8 8" stroke="#000"/></svg>'
+EVIL = "<img src=x onerror=window.hacked=1>"
+GIVE_FILE = """([kind, name, type, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name, {type}));
+    const event = kind === "paste" ? new ClipboardEvent(kind, {clipboardData: data, bubbles: true, cancelable: true})
+        : new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true});
+    document.body.dispatchEvent(event);
+}"""
+KEEP_SENT_FILE = """const set = FormData.prototype.set;
+FormData.prototype.set = function (name, value, ...rest) {
+    if (name === "drawing") window.sent = value;
+    return set.call(this, name, value, ...rest);
+};"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture
+def opens(browser: Browser, service: Any) -> Iterator[Opens]:
+    with opening(browser, service.url) as open_:
+        yield open_
+
+
+def png(size: tuple[int, int] = (60, 40), mode: str = "1") -> bytes:
+    """A cross, black on white."""
+    picture = Image.new(mode, size, "white")
+    picture.paste(0, (size[0] // 2, 0, size[0] // 2 + max(1, size[0] // 20), size[1]))
+    picture.paste(0, (0, size[1] // 2, size[0], size[1] // 2 + max(1, size[1] // 20)))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def photo(id: str, score: float = 0.5, **fields: Any) -> dict[str, Any]:
+    return {"id": id, "score": score, "thumbnail": "v1/thumbnails/any", "metadata": {}, "repeats": []} | fields
+
+
+def answer(photos: list[dict[str, Any]], page: int = 1, more: bool = False) -> dict[str, Any]:
+    return {"photos": photos, "page": page, "more": more, "index": {"generation": "g", "version": 1}}
+
+
+def answered_by(page: Page, *answers: dict[str, Any]) -> None:
+    """Searches get the answers in turn, and each thumbnail is one picture."""
+    left = list(answers)
+    page.route("**/v1/search", lambda route: route.fulfill(json=left.pop(0) if len(left) > 1 else left[0]))
+    page.route("**/v1/thumbnails/**", lambda route: route.fulfill(body=png(), content_type="image/png"))
+
+
+def names(page: Page) -> list[str]:
+    return page.locator(".tile bdi:first-child").all_inner_texts()
+
+
+def found(page: Page) -> None:
+    page.locator(".tile").first.wait_for()
+
+
+@pytest.mark.parametrize(
+    ("device", "draw"), [("desktop", draw_by_mouse), ("phone", draw_by_finger), ("desktop", draw_by_pen)]
+)
+def test_a_line_drawn_by_any_hand_is_sent_as_it_was_drawn(opens: Opens, device: str, draw: Any) -> None:
+    page, watch = opens(device)
+    draw(ready(page))
+    found(page)
+    (line,) = strokes(page)
+    ends = [line["points"][0], line["points"][-1]]
+    assert [value for x, y, _ in ends for value in (x, y)] == pytest.approx([200, 300, 800, 700], abs=4)
+    sent = watch.searches[-1].post_data_json["strokes"]
+    assert sent == [[[x for x, _, _ in line["points"]], [y for _, y, _ in line["points"]]]]
+    pressures = [pressure for _, _, pressure in line["points"]]
+    assert line["pressed"] is (draw is draw_by_pen)
+    assert (pressures[-1] - pressures[0] > 0.3) is (draw is draw_by_pen)
+    assert ink(page) == pytest.approx([0.2, 0.3, 0.8, 0.7], abs=0.05)
+    page.get_by_role("status").filter(has_text=re.compile(r"^\d+ photos found$")).wait_for()
+    assert not is_wider_than_window(page)
+
+
+def test_keys_draw_undo_clear_and_walk_through_the_photos(opens: Opens) -> None:
+    page, _ = opens()
+    keys = ready(page).keyboard
+    page.locator("#canvas").focus()
+    for key in ("Space", "ArrowRight", "Shift+ArrowDown", "Escape", "ArrowUp", "Enter", "Shift+ArrowLeft", "Enter"):
+        keys.press(key)
+    lines = [[point[:2] for point in line["points"]] for line in strokes(page)]
+    assert lines == [[[500, 500], [510, 500], [510, 550]], [[510, 540], [460, 540]]]
+    counts = []
+    for key in ("Control+z", "Control+Shift+Z", "Control+z", "Control+y", "Delete", "Control+z"):
+        keys.press(key)
+        counts.append(len(strokes(page)))
+    assert counts == [1, 2, 1, 2, 0, 2]
+    found(page)
+    page.locator("#count").focus()
+    for key in ("Tab", "ArrowRight", "ArrowDown", "Home", "End", "Enter"):
+        keys.press(key)
+    last = page.locator("#dialog-name").inner_text()
+    keys.press("Escape")
+    page.locator("#dialog").wait_for(state="hidden")
+    assert last == page.evaluate("document.activeElement.querySelector('img').alt") == names(page)[-1]
+
+
+def test_lines_and_tools_outlive_a_reload(opens: Opens) -> None:
+    page, watch = opens()
+    ready(page)
+    for y in (0.2, 0.5, 0.8):
+        draw_by_mouse(page, [(0.1, y), (0.9, y)])
+    page.get_by_label("Eraser").click()
+    draw_by_mouse(page, [(0.5, 0.4), (0.5, 0.6)])
+    assert [round(line["points"][0][1], -1) for line in strokes(page)] == [200, 800]
+    page.get_by_label("Undo").click()
+    page.get_by_label("Width of the pen").press("End")
+    with page.expect_response("**/v1/search") as response:
+        page.reload()
+    assert response.value.ok and len(watch.searches[-1].post_data_json["strokes"]) == 3
+    assert page.get_by_label("Width of the pen").input_value() == "40"
+    page.get_by_label("Redo").click()
+    assert len(strokes(page)) == 2
+    page.get_by_label("Clear").click()
+    page.locator("#empty").wait_for()
+    assert strokes(page) == [] and page.locator(".tile").count() == 0
+
+
+def test_zoom_rotation_and_resize_change_neither_the_drawing_nor_the_query(opens: Opens) -> None:
+    page, watch = opens("phone")
+    draw_by_finger(ready(page))
+    found(page)
+    before = ink(page)
+    client = page.context.new_cdp_session(page)
+    client.send("Emulation.setPageScaleFactor", {"pageScaleFactor": 1.5})
+    page.set_viewport_size({"width": 740, "height": 360})
+    until(page, "canvas.width === Math.round(canvas.clientWidth * devicePixelRatio)")
+    page.wait_for_timeout(100)  # a frame
+    assert ink(page) == pytest.approx(before, abs=0.02)
+    with page.expect_response("**/v1/search"):
+        page.get_by_role("button", name="Search").press("Enter")
+    assert watch.searches[-1].post_data_json["strokes"] == watch.searches[0].post_data_json["strokes"]
+    client.send("Emulation.setPageScaleFactor", {"pageScaleFactor": 1})
+    page.evaluate("scrollTo(0, 0)")
+    draw_by_finger(page, [(0.1, 0.9), (0.9, 0.9)])
+    assert strokes(page)[-1]["points"][-1][:2] == pytest.approx([900, 900], abs=8)
+
+
+def test_an_empty_paper_asks_nothing(opens: Opens) -> None:
+    page, watch = opens()
+    ready(page).get_by_role("button", name="Search").click()
+    assert "Draw something first" in page.locator("#message").inner_text()
+    draw_by_mouse(page, [(0.5, 0.5), (0.5, 0.5)])  # a speck
+    page.wait_for_timeout(500)
+    assert watch.searches == []
+
+
+def test_a_browser_that_guards_its_canvas_finds_the_same(opens: Opens) -> None:
+    guard = """for (const name of ["toDataURL", "toBlob"])
+        HTMLCanvasElement.prototype[name] = () => { throw new Error("guarded"); };
+    CanvasRenderingContext2D.prototype.getImageData = () => { throw new Error("guarded"); };"""
+    page, watch = opens(prepare=lambda page: page.add_init_script(guard))
+    draw_by_mouse(ready(page))
+    found(page)
+    assert watch.searches[-1].post_data_json["strokes"]
+
+
+def test_photos_appear_while_a_long_line_is_drawn(opens: Opens) -> None:
+    def few_points(route: Route) -> None:
+        about = route.fetch().json()
+        route.fulfill(json=about | {"limits": about["limits"] | {"points": 50}})
+
+    page, watch = opens(prepare=lambda page: page.route("**/v1/about", few_points))
+    ready(page)
+    positions = on_paper(page, [(0.1 + 0.8 * (i % 2), 0.1 + i / 100) for i in range(80)])
+    page.mouse.move(*positions[0])
+    page.mouse.down()
+    began = time.monotonic()
+    for position in positions:
+        page.mouse.move(*position, steps=3)
+        page.wait_for_timeout(20)
+    most = (time.monotonic() - began) / 0.7 + 1
+    assert page.locator(".tile").count() and 1 <= len(watch.searches) <= most
+    with page.expect_response("**/v1/search"):
+        page.mouse.up()
+    sizes = [sum(len(x) for x, _ in search.post_data_json["strokes"]) for search in watch.searches]
+    assert max(sizes) <= 50 and len(strokes(page)[0]["points"]) > 150
+
+
+@pytest.mark.parametrize("how", ["file", "paste", "drop"])
+def test_a_picture_is_the_query_until_the_drawing_comes_back(opens: Opens, how: str) -> None:
+    page, watch = opens()
+    draw_by_mouse(ready(page))
+    found(page)
+    with page.expect_response("**/v1/search") as response:
+        if how == "file":
+            page.set_input_files("#file", {"name": "cross.png", "mimeType": "image/png", "buffer": png()})
+        else:
+            page.evaluate(GIVE_FILE, [how, "cross.png", "image/png", list(png())])
+    assert response.value.ok and "multipart/form-data" in watch.searches[-1].headers["content-type"]
+    assert page.locator("#instead-text").inner_text() == "cross.png" and page.get_by_label("Undo").is_disabled()
+    until(page, "document.getElementById('instead-picture').naturalWidth === 60")
+    with page.expect_response("**/v1/search"):
+        page.get_by_role("button", name="Back to drawing").click()
+    assert watch.searches[-1].post_data_json["strokes"] and page.get_by_label("Undo").is_enabled()
+
+
+def test_a_large_picture_is_shrunk_an_svg_is_sent_as_it_is_and_a_text_is_refused(opens: Opens) -> None:
+    page, watch = opens(prepare=lambda page: page.add_init_script(KEEP_SENT_FILE))
+    ready(page)
+    page.set_input_files("#file", {"name": "a.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    page.locator("#message").filter(has_text="a.txt is no picture that can be read").wait_for()
+    page.set_input_files("#file", {"name": "cut.png", "mimeType": "image/png", "buffer": png()[:50]})
+    page.locator("#message").filter(has_text="cut.png is no picture that can be read").wait_for()
+    assert watch.searches == []
+    with page.expect_response("**/v1/search") as response:
+        page.set_input_files("#file", {"name": "a.svg", "mimeType": "image/svg+xml", "buffer": SVG.encode()})
+    assert response.value.ok and page.evaluate("sent.text()") == SVG
+    with page.expect_response("**/v1/search") as response:
+        page.set_input_files("#file", {"name": "big.png", "mimeType": "image/png", "buffer": png((9000, 7000))})
+    assert response.value.ok
+    assert page.evaluate("createImageBitmap(sent).then(({width, height}) => [width, height])") == [2048, 1593]
+
+
+def test_filters_ask_for_what_they_show(opens: Opens) -> None:
+    page, _ = opens()
+    draw_by_mouse(ready(page))
+    page.get_by_text("Filters", exact=True).click()
+
+    def metadata() -> list[dict[str, Any]]:
+        return [found["metadata"] for found in response.value.json()["photos"]]
+
+    category = page.get_by_label("category", exact=True)
+    with page.expect_response(lambda response: "category" in (response.request.post_data or "")) as response:
+        category.select_option(index=1)
+    shown = category.locator("option:checked").inner_text()
+    assert {row["category"] for row in metadata()} == {shown}
+    category.select_option("")
+    with page.expect_response(lambda response: "price" in (response.request.post_data or "")) as response:
+        page.get_by_label("price, at most").fill("20.5")
+        page.get_by_label("new", exact=True).select_option("Yes")
+    assert metadata() and all(row["price"] <= 20.5 and row["new"] for row in metadata())
+    page.get_by_role("button", name="Clear the filters").click()
+    day = page.get_by_label("day, to").get_attribute("min") or ""
+    with page.expect_response(lambda response: "day" in (response.request.post_data or "")) as response:
+        page.get_by_label("day, to").fill(day)
+    assert {row["day"] for row in metadata()} == {day}
+    problem = {"status": 422, "title": "Unprocessable", "field": "where", "detail": "The filter cannot be used"}
+    page.route("**/v1/search", lambda route: route.fulfill(status=422, json=problem))
+    page.get_by_label("price, at least").fill("1")
+    page.locator("#filter-message").filter(has_text="The filter cannot be used.").wait_for()
+
+
+def test_a_photo_is_explained_and_leads_to_others_like_it(opens: Opens) -> None:
+    page, watch = opens()
+    draw_by_mouse(ready(page))
+    page.locator(".tile").nth(1).click()
+    dialog = page.get_by_role("dialog")
+    assert {"id", "score", "category", "price", "new", "day"} <= set(dialog.locator("th").all_inner_texts())
+    dialog.get_by_role("button", name="Explain").click()
+    dialog.locator("figure").first.wait_for(timeout=60_000)
+    assert dialog.locator("figcaption").first.inner_text()
+    assert dialog.locator("figure img").first.evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 9
+    id = dialog.locator("td").first.inner_text()
+    with page.expect_response("**/v1/search") as response:
+        dialog.get_by_role("button", name="More like this").click()
+    assert response.value.ok and watch.searches[-1].post_data_json["like"] == id
+    assert page.locator("#instead-text").inner_text() == f"Photos like {id.split('/')[-1]}"
+    page.locator(".tile").first.click()
+    assert dialog.get_by_role("button", name="Explain").is_hidden()
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+
+
+def test_an_older_answer_never_replaces_a_newer_one(opens: Opens) -> None:
+    held: list[Route] = []
+
+    def answers(route: Route) -> None:
+        if held:
+            route.fulfill(json=answer([photo("newer.jpg")]))
+        else:
+            held.append(route)
+
+    def prepare(page: Page) -> None:
+        answered_by(page, {})
+        page.route("**/v1/search", answers)
+
+    page, watch = opens(prepare=prepare)
+    with page.expect_request("**/v1/search"):
+        draw_by_mouse(ready(page))
+    draw_by_mouse(page, [(0.1, 0.1), (0.9, 0.1)])
+    found(page)
+    held[0].fulfill(json=answer([photo("older.jpg")]))
+    page.wait_for_timeout(200)
+    assert names(page) == ["newer.jpg"] and len(watch.searches) == 2
+
+
+def test_a_busy_service_is_asked_again(opens: Opens) -> None:
+    refused = set()
+
+    def first_refused(route: Route) -> None:
+        if route.request.url in refused:
+            route.continue_()
+            return
+        refused.add(route.request.url)
+        detail = "The index is being loaded" if "about" in route.request.url else "Too many searches wait"
+        route.fulfill(status=503, headers={"Retry-After": "1"}, json={"status": 503, "detail": detail})
+
+    page, _ = opens(prepare=lambda page: page.route(re.compile("/v1/(about|search)"), first_refused))
+    page.locator("#message").filter(has_text="The index is being loaded. The page asks again in 1 second.").wait_for()
+    draw_by_mouse(ready(page))
+    page.locator("#message").filter(has_text="Too many searches wait. The page asks again").wait_for()
+    found(page)
+    assert page.locator("#message").inner_text() == ""
+
+
+def test_a_token_is_asked_for_and_goes_with_every_request(opens: Opens) -> None:
+    def guarded(route: Route) -> None:
+        if route.request.headers.get("authorization") == "Bearer right":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"status": 401, "detail": "A token is needed"})
+
+    page, _ = opens(prepare=lambda page: page.route("**/v1/**", guarded))
+    for token in ("wrong", "right"):
+        page.get_by_label("This service asks for a token.").fill(token)
+        page.keyboard.press("Enter")
+        page.locator("#message").filter(has_text="refused" if token == "wrong" else re.compile("^$")).wait_for(
+            state="attached"
+        )
+    draw_by_mouse(ready(page))
+    until(page, "document.querySelector('.tile img')?.naturalWidth > 9")
+    assert page.locator(".tile img").first.get_attribute("src").startswith("blob:")
+    assert page.evaluate("localStorage.length") == 0 and page.context.cookies() == []
+
+
+def test_five_thousand_photos_are_a_bounded_page(opens: Opens) -> None:
+    pages = [answer([photo(f"{500 * i + j}.jpg") for j in range(500)], page=i + 1, more=i < 9) for i in range(10)]
+    page, _ = opens(prepare=lambda page: answered_by(page, *pages))
+    draw_by_mouse(ready(page))
+    more = page.get_by_role("button", name="More", exact=True)
+    for i in range(1, 10):
+        more.click()
+        page.locator("#count").filter(has_text=f"{500 * (i + 1):,} photos").wait_for()
+    more.wait_for(state="hidden")
+    for at in (0, 0.5, 1):
+        page.evaluate(f"scrollTo(0, {at} * document.scrollingElement.scrollHeight)")
+        until(
+            page,
+            "[...document.querySelectorAll('.tile')].some((tile) => {"
+            "const {top, bottom} = tile.getBoundingClientRect(); return top < innerHeight && bottom > 0; })",
+        )
+        assert page.locator("*").count() < 1500
+    page.locator(".tile").last.press("End")
+    assert page.evaluate("document.activeElement.querySelector('img').alt") == "4999.jpg"
+
+
+def test_names_are_text_whatever_they_are(opens: Opens) -> None:
+    longest, arabic = "x" * 3000 + ".jpg", "صور/قطة.jpg"
+    photos = [
+        photo(EVIL, repeats=[EVIL, EVIL], metadata={EVIL: EVIL, "zero_shot": True}),
+        photo(longest, metadata={"text": longest}),
+        photo(arabic),
+    ]
+    page, _ = opens("phone", lambda page: answered_by(page, answer(photos)))
+    draw_by_finger(ready(page))
+    found(page)
+    assert names(page) == [EVIL, longest, "قطة.jpg"]
+    first = page.locator(".tile").first
+    assert f"also as {EVIL} and 1 more" in first.inner_text()
+    assert page.get_by_text("never trained on").count() == 1
+    for i in range(3):
+        page.locator(".tile").nth(i).click()
+        assert page.locator("#dialog td").first.inner_text() == photos[i]["id"]
+        assert page.evaluate(
+            "const {scrollWidth, clientWidth} = document.getElementById('dialog');scrollWidth <= clientWidth"
+        )
+        page.keyboard.press("Escape")
+    assert page.evaluate("window.hacked") is None and not is_wider_than_window(page)
+
+
+def test_the_page_works_below_a_prefix(opens: Opens) -> None:
+    def without_prefix(route: Route) -> None:
+        route.continue_(url=route.request.url.replace("/any/prefix/", "/"))
+
+    page, _ = opens(prepare=lambda page: page.route("**/any/prefix/**", without_prefix), below="any/prefix/")
+    draw_by_mouse(ready(page))
+    found(page)
+    until(page, "document.querySelector('.tile img').naturalWidth > 9")
+
+
+@pytest.mark.parametrize("device", ["desktop", "phone", "dark"])
+def test_axe_finds_no_serious_fault(opens: Opens, device: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+
+    def faults() -> list[str]:
+        violations = axe.run(page).response["violations"]
+        return [
+            json.dumps([one["id"], [node["html"] for node in one["nodes"]]])
+            for one in violations
+            if one["impact"] in ("serious", "critical")
+        ]
+
+    page, _ = opens(device)
+    assert faults() == []
+    draw_by_mouse(ready(page))
+    found(page)
+    for summary in page.locator("summary:visible").all():
+        summary.click()
+    assert faults() == []
+    if device == "phone":
+        sizes = page.locator("button:visible, select:visible, summary:visible, input:visible").evaluate_all(
+            "(all) => all.map((one) => one.getBoundingClientRect().height)"
+        )
+        assert min(sizes) >= 44
+    page.locator(".tile").first.click()
+    page.get_by_role("button", name="Explain").click()
+    page.locator("figure").first.wait_for(timeout=60_000)
+    assert faults() == []

@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation local-cluster chaos mutants quick clean
+.PHONY: help quickstart demo test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation local-cluster chaos mutants quick clean
 
 help:
 	@echo "make quickstart   run all stages on built-in data"
+	@echo "make demo         draw it, find the emoji: train, index, and serve a page to draw on"
 	@echo "make test         lint, types, import rules, tests"
 	@echo "make quick        the tests of one process that take less than a second each: 100 s"
 	@echo "make test-cluster the tests that take minutes: submitted jobs, killed processes, PostgreSQL, a browser"
@@ -31,6 +32,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 quickstart: $(VENV)/installed
 	$(BIN)/zse quickstart --workspace $(WORKSPACE)
+
+demo: $(VENV)/installed
+	$(BIN)/zse demo --workspace $(WORKSPACE)
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[1]
 SHIPPED, OURS = ("zse_model", "pipelines"), ("zse_model", "pipelines", "benchmarks", "tests")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
-OPTIONAL = [Requirement(line) for extra in ("index", "serve") for line in PROJECT["optional-dependencies"][extra]]
+OPTIONAL = [
+    Requirement(line) for extra in ("demo", "index", "serve") for line in PROJECT["optional-dependencies"][extra]
+]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 
 

@@ -34,7 +34,7 @@ app = typer.Typer(
     "Then give `zse run --experiment folder+global` a folder with `sketch/<class>/*` and `photo/<class>/*`.",
 )
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Start here": (stages.quickstart, stages.run, stages.experiments, stages.methods),
+    "Start here": (stages.quickstart, stages.demo, stages.run, stages.experiments, stages.methods),
     "Stages": (stages.ingest, stages.shard, stages.train, stages.embed, stages.evaluate),
     "Search": (catalogue.index, use.search, use.serve, use.explain),
     "Choose and watch": (judge.compare, judge.promote, judge.report, judge.reevaluate),

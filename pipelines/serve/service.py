@@ -49,6 +49,10 @@ class Settings:
     """Host names that requests may be sent to; () = all."""
     origins: tuple[str, ...] = ()
     """Other sites whose pages may read the answers (CORS)."""
+    mode: str | None = None
+    """The retrieval mode of requests that name none; None = the model's first."""
+    credit: str | None = None
+    """Whose photos these are: the page shows it."""
     originals: bool = False
     """Whether the photos themselves can be had."""
     body_bytes: int = 10_000_000
@@ -107,7 +111,7 @@ class Service:
         """The searcher, with what its first mode compares in memory."""
         given, began = self.settings, time.monotonic()
         searcher = Searcher.open(given.index, given.model, workspace=given.workspace, tracking=given.tracking)
-        searcher.answers([_any_drawing(searcher.checkpoint.transforms.size)], top=1)
+        searcher.answers([_any_drawing(searcher.checkpoint.transforms.size)], top=1, mode=given.mode)
         say(f"{len(searcher):,} photos can be searched, after {time.monotonic() - began:.1f} s")
         return searcher
 
@@ -159,7 +163,7 @@ class Service:
 
     def drawn(self, items: Sequence[tuple[Drawing, SearchRequest]]) -> list[dict[str, Any]]:
         """Searches by drawings, all asked for alike."""
-        asked = items[0][1].asked()
+        asked = self._asked(items[0][1])
 
         def work(now: Snapshot) -> list[dict[str, Any]]:
             seen = [drawing.seen(now.checkpoint.transforms) for drawing, _ in items]
@@ -170,13 +174,17 @@ class Service:
     def like(self, items: Sequence[SearchRequest]) -> list[dict[str, Any]]:
         """A search for photos like an indexed one."""
         (item,) = items
-        asked = item.asked()
+        asked = self._asked(item)
         return [self.searcher.ask(lambda now: self._found(now, now.like(str(item.like), **asked), asked))]
 
     def explained(self, items: Sequence[tuple[Drawing, str, str | None]]) -> list[dict[str, Any]]:
         """An explanation of a drawing and the thumbnail of a photo, by a mode."""
         ((drawing, id, mode),) = items
         return [self.searcher.ask(lambda now: self._explained(now, drawing, id, mode))]
+
+    def _asked(self, request: SearchRequest) -> Asked:
+        asked = request.asked()
+        return asked if asked.get("mode") or self.settings.mode is None else asked | Asked(mode=self.settings.mode)
 
     def _found(self, now: Snapshot, found: Sequence[Found], asked: Asked) -> dict[str, Any]:
         mode, top, page = (
@@ -240,12 +248,14 @@ class Service:
             "top": TOP,
         }
         method = now.checkpoint.method
-        modes = [{"name": name, "help": method.mode(name).score} for name in _modes(now)]
+        first = sorted(_modes(now), key=lambda name: name != self.settings.mode)
+        modes = [{"name": name, "help": method.mode(name).score} for name in first]
         return self._which(now) | {
             "photos": len(now),
             "modes": modes,
             "explains": _explains(now),
             "columns": own,
+            "credit": self.settings.credit,
             "originals": self.settings.originals,
             "limits": limits,
         }

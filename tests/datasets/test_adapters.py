@@ -290,7 +290,7 @@ def test_the_examples_of_the_documentation_are_valid() -> None:
     text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
     examples = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
     adapters = {validate(TINY | example).dataset.adapter for example in examples}
-    assert adapters == {adapter_of(kind) for kind in DATASETS} - {"folder", "synthetic"}
+    assert adapters == {adapter_of(kind) for kind in DATASETS} - {"folder", "synthetic", "emoji"}
     assert load_experiment("folder+global", ["dataset.adapter=sketchy"]).dataset.adapter == "sketchy"
 
 

@@ -10,6 +10,7 @@ from pipelines.datasets import emoji
 from pipelines.datasets.base import DatasetConfig, ImageRecord
 from pipelines.datasets.strokes import LINE_WIDTH, SIZE, draw
 from zse_model.errors import ZseError
+from zse_model.transforms import Modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +33,13 @@ class EmojiPictures:
 
     def records(self) -> list[ImageRecord]:
         emoji.every_emoji()  # raises if the pictures are not installed
-        records = [
-            self._record(modality, category, file)
-            for category, codes in emoji.pictures().items()
-            for modality, files in (
-                ("sketch", [f"{i:02d}" for i in range(len(emoji.drawings()[category]))]),
-                ("photo", codes),
-            )
-            for file in files
-        ]
+        records = []
+        for category, codes in emoji.pictures().items():
+            records += [self._record("photo", category, code) for code in codes]
+            records += [self._record("sketch", category, f"{i:02d}") for i in range(len(emoji.drawings()[category]))]
         return sorted(records, key=lambda record: record.id)
 
-    def _record(self, modality: Literal["sketch", "photo"], category: str, file: str) -> ImageRecord:
+    def _record(self, modality: Modality, category: str, file: str) -> ImageRecord:
         path = f"{modality}/{category}/{file}.png"
         version = f"{self.config.size} px"
         return ImageRecord(

@@ -495,8 +495,9 @@ async function start() {
   search();
 }
 
-function showAbout({ photos, model, index }) {
+function showAbout({ photos, model, index, credit }) {
   const network = `${model.name} (${model.method}, checkpoint ${model.checkpoint})`;
+  $("credit").textContent = credit ?? "";
   $("about").textContent = [counted(photos, "photo"), `index version ${index.version}`, network].join(" · ");
 }
 

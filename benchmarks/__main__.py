@@ -21,8 +21,9 @@ LONG = (
     "table",
     "index",
     "memory",
+    "serve",
 )
-WITH_OPTIONS = ("gpu", "late")
+WITH_OPTIONS = ("gpu", "late", "serve")
 
 
 def main(arguments: Sequence[str]) -> None:

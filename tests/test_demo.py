@@ -66,7 +66,11 @@ def test_pictures_are_installed_or_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_every_emoji_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a network that has never seen one; the metrics are counted by hand."""
-    kept = [one for one in emoji.every_emoji() if one.code in ("1F419", "1F511", "1F34E", "1F600", "2B50", "1F31F")]
+    kept = [
+        one
+        for one in emoji.every_emoji()
+        if one.code in ("1F419", "1F511", "1F34E", "1F600", "2B50", "1F31F", "231A", "1F4AF")
+    ]
     monkeypatch.setattr(emoji, "every_emoji", lambda: kept)
     write_pictures(tmp_path, UNSEEN.unseen)
     about = list(csv.DictReader((tmp_path / "about.csv").open()))
@@ -77,9 +81,14 @@ def test_every_emoji_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("glowing star", "star", "true"),
         ("red apple", "apple", "false"),
         ("grinning face", "smiley face", "false"),
+        ("watch", "wristwatch", "false"),
+        ("hundred points", "", "true"),
     }
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted(one["path"] for one in about)
     before = (tmp_path / "pictures" / "octopus (1F419).png").stat().st_mtime_ns
+    write_pictures(tmp_path, ["apple"])
+    assert "red apple,apple,true" in (tmp_path / "about.csv").read_text(), "as this split has it"
+    assert "octopus,octopus,false" in (tmp_path / "about.csv").read_text()
     write_pictures(tmp_path, UNSEEN.unseen)
     assert (tmp_path / "pictures" / "octopus (1F419).png").stat().st_mtime_ns == before, "once"
     updated(tmp_path / "pictures", tmp_path / "index", TOKENS, metadata=str(tmp_path / "about.csv"), tokens=True)

@@ -197,11 +197,19 @@ def demo(
 
     Example: `zse demo --workspace workspace --port 8000`
     """
+    try:
+        from pipelines.serve.run import listening
+        from pipelines.serve.run import serve as run_service
+        from pipelines.serve.service import Settings
+    except ModuleNotFoundError as error:
+        raise ZseError(f"{error.name} is not installed: pip install 'zse-retrieval[serve]'") from error
     from pipelines.datasets.emoji import CREDIT
     from pipelines.demo import EXPERIMENT, MODE
     from pipelines.demo import demo as make
     from pipelines.judge.results import result_tables
 
+    if serve:
+        listening("127.0.0.1", port).close()  # raises for a port that is in use, before minutes of work
     made = make(loaded(EXPERIMENT, set_, workspace), workspace)
     for table in result_tables(made.outputs):
         show(table)
@@ -210,9 +218,6 @@ def demo(
     serving = command("serve", *options, "--port", str(port))
     if not serve:
         return last(f"{made.index}, an index of {made.found.pictures:,} emoji", serving)
-    from pipelines.serve.run import serve as run_service
-    from pipelines.serve.service import Settings
-
     say(f"Result: {made.index}, an index of {made.found.pictures:,} emoji. To serve it again: {serving}")
     settings = Settings(index=made.index, model=made.checkpoint, workspace=workspace, mode=MODE, credit=CREDIT)
     run_service(settings, "127.0.0.1", port)

@@ -311,10 +311,12 @@ class Searcher:
 
     def ask(self, work: Callable[[Snapshot], T]) -> T:
         """`work` on what serves now; on the next version if this one was purged, or is so old that it was deleted."""
+        now = self._now
         try:
-            return work(self._now)
+            return work(now)
         except StorageError:
-            if not self.follow():
+            self.follow()
+            if self._now is now:  # another thread may have taken up the next version meanwhile
                 raise
             return work(self._now)
 
@@ -385,7 +387,7 @@ class _Search:
         pairs: int | None = None,
         group: bool = True,
     ) -> None:
-        self.now, self.method, self.top, self.group = now, now.checkpoint.method, top, group
+        self.now, self.method, self.group = now, now.checkpoint.method, group
         self.rerank, self.pairs = rerank, pairs
         self.mode = mode or self.method.modes[0]
         self.rerank_mode = rerank_mode or self.method.modes[0]
@@ -401,11 +403,12 @@ class _Search:
             if self.method.mode(self.mode).shortlist:
                 message = f"Mode {self.mode} ranks a shortlist already. Leave out rerank, or choose another mode"
                 raise AskedError("rerank", message)
-        self.wanted, self.most = top * page, deepest(self.mode, rerank)
+        self.start, self.most = top * (page - 1), deepest(self.mode, rerank)
+        self.wanted = min(top * page, self.most)  # the last page of a shortlist is short
         if top < 1 or page < 1:
             raise AskedError("top" if top < 1 else "page", f"top and page must be 1 or more, got {top} and {page}")
-        if self.wanted > self.most:
-            message = f"{self.mode} ranks {self.most} photos, not {self.wanted}. Ask for fewer"
+        if self.start >= self.most or top > self.most:
+            message = f"{self.mode} ranks {self.most} photos, not {top * page}. Ask for fewer"
             raise AskedError("page", f"{message}, or have more ranked again")
         with asking("where"):
             self.among = now.matching(where)
@@ -437,7 +440,7 @@ class _Search:
             depth = min(self.most, 2 * depth)
             ranking = self._first(query, depth)
             groups = self._groups(ranking, own)
-        return self._shown(groups[self.wanted - self.top : self.wanted])
+        return self._shown(groups[self.start : self.wanted])
 
     def _first(self, queries: Encoding, k: int) -> Ranking:
         """The first k of each query, [q, k]; fewer where fewer pass the filter."""

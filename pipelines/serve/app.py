@@ -56,6 +56,7 @@ def create_app(settings: Settings, token: str | None, failed: Callable[[], objec
         description="Find photos by a drawing.",
         lifespan=running,
         docs_url=None,
+        redirect_slashes=False,  # a redirect would name the host that the client has named
         redoc_url=None,
     )
     app.state.service = service
@@ -90,12 +91,10 @@ def _add_search(app: FastAPI, service: Service) -> None:
             )
         async with _gone(request) as gone:
             if drawing is None:
-                found = await service.done(gone, service.like, asked, None, key=object())
+                found = await service.done(gone, service.like, asked, None)
             else:
-                alike = asked.model_copy(update={"strokes": None}).model_dump_json()
-                found = await _about_drawing(
-                    drawing, service.done(gone, service.drawn, (drawing, asked), drawing, alike)
-                )
+                item, key = (drawing, asked), service.key(asked)
+                found = await _about_drawing(drawing, service.done(gone, service.drawn, item, drawing, key))
         return JSONResponse(found | {"milliseconds": round(1000 * (time.monotonic() - began))})
 
     @app.post("/v1/explain", openapi_extra=_either(ExplainRequest))
@@ -106,9 +105,7 @@ def _add_search(app: FastAPI, service: Service) -> None:
             raise ServiceError(422, "Give a drawing: strokes or a picture", field="strokes")
         item = drawing, asked.id, asked.mode or None
         async with _gone(request) as gone:
-            return JSONResponse(
-                await _about_drawing(drawing, service.done(gone, service.explained, item, drawing, object()))
-            )
+            return JSONResponse(await _about_drawing(drawing, service.done(gone, service.explained, item, drawing)))
 
 
 async def _about_drawing(drawing: Drawing, answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
@@ -140,7 +137,7 @@ def _add_photos(app: FastAPI, service: Service) -> None:
     @app.get("/v1/thumbnails/{id:path}", response_class=Response)
     def thumbnail(id: str, request: Request) -> Response:
         """The thumbnail of a photo: a JPEG, upright, at most 256 pixels long."""
-        return _cached(_known(service, id).thumbnail, "image/jpeg", request)
+        return _cached(service.thumbnail(id), "image/jpeg", request)
 
     if service.settings.originals:
 
@@ -153,11 +150,13 @@ def _add_photos(app: FastAPI, service: Service) -> None:
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", response_class=PlainTextResponse)
     async def alive() -> str:
         """Whether the process answers."""
         return "ok\n"
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", response_class=PlainTextResponse)
     async def ready() -> str:
         """Whether the index is loaded."""
@@ -171,6 +170,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
 
 
 def _add_pages(app: FastAPI) -> None:
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})

@@ -9,19 +9,28 @@ from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from pipelines.search.query import Query, Strokes, prepared
+from pipelines.search.query import MAX_POINTS, Query, Strokes, prepared
 from pipelines.search.searcher import MOST, Asked
 from pipelines.serve.problems import ServiceError
 from pipelines.store.table import LONGEST
 from zse_model.transforms import TransformConfig
 
+ARRIVING = 10.0  # s for a body
 TOP = 200  # photos of a page
 PAIRS = 5_000  # photos that a network of pairs compares with a drawing: some 10 s on two cores
+JSON_BYTES = 32 * MAX_POINTS  # of strokes with as many points as are drawn, and more digits than matter
+SCANS = 100  # of a progressive JPEG, each of which is decoded: usual files have ten, a hostile one thousands
+ERRORS = 20  # of a request, each of which is a dictionary
 LONGEST_ID = 4096  # characters: the longest path of most file systems
+
+
+_NUMBERS: Any = {"type": "array", "items": {"type": "number"}}
+_STROKES: Any = {"type": "array", "items": {"type": "array", "items": _NUMBERS}}
 
 
 class Drawn(BaseModel):
@@ -29,8 +38,10 @@ class Drawn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strokes: list[list[list[float]]] | None = Field(
-        None, description="The drawing: [[[x, ...], [y, ...]], ...], y downwards, any scale."
+    strokes: list[Any] | None = Field(  # `prepared` checks each, and stops at the first that is wrong
+        None,
+        description="The drawing: [[[x, ...], [y, ...]], ...], y downwards, any scale.",
+        json_schema_extra={"anyOf": [_STROKES, {"type": "null"}]},
     )
     mode: str | None = Field(None, max_length=100, description="A retrieval mode of the model; its first by default.")
 
@@ -88,10 +99,10 @@ class Drawing:
 async def read(request: Request, kind: type[Body], seconds: float) -> tuple[Body, Drawing | None]:
     """The body of a request and its drawing. Raises ServiceError: 400, 408, 413, 415 or 422, which names the field."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(min(seconds, ARRIVING)):
             return await _read(request, kind)
     except TimeoutError as error:
-        raise ServiceError(408, f"The body did not arrive within {seconds:g} s") from error
+        raise ServiceError(408, f"The body did not arrive within {min(seconds, ARRIVING):g} s") from error
 
 
 async def _read(request: Request, kind: type[Body]) -> tuple[Body, Drawing | None]:
@@ -99,8 +110,9 @@ async def _read(request: Request, kind: type[Body]) -> tuple[Body, Drawing | Non
     type_ = type_.strip().lower()
     if type_ == "application/json":
         body = await request.body()
-        # In a thread: the strokes of 10 MB take 0.2 s.
-        asked = await asyncio.to_thread(_checked, kind, lambda: kind.model_validate_json(body))
+        if len(body) > JSON_BYTES:
+            raise ServiceError(413, f"The JSON is above the limit of {JSON_BYTES:,} bytes. Leave out points")
+        asked = await asyncio.to_thread(_checked, kind, lambda: kind.model_validate(_object(body)))
         return asked, None if asked.strokes is None else Drawing(asked.strokes, "strokes")
     if type_ != "multipart/form-data":
         raise ServiceError(415, "Send application/json with strokes, or multipart/form-data with a file `drawing`")
@@ -122,19 +134,29 @@ async def _of_form(form: FormData, kind: type[Body]) -> tuple[Body, Drawing | No
         if isinstance(value, UploadFile) != (name == "drawing"):
             raise ServiceError(422, "`drawing` is a file, and the only one", field=name)
         if isinstance(value, UploadFile):
-            drawing = Drawing(await value.read(), "drawing")
+            content = await value.read()
+            drawing = Drawing(content, "drawing")
+            if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > SCANS:
+                raise ServiceError(422, f"A JPEG of more than {SCANS} scans takes long to decode", field="drawing")
         elif value:
             texts[name] = value
     return _checked(kind, lambda: kind.model_validate(texts)), drawing
+
+
+def _object(body: bytes) -> Any:
+    try:
+        return from_json(body)
+    except ValueError as error:
+        raise ServiceError(400, f"The body is no JSON: {error}") from error
 
 
 def _checked(kind: type[Body], validate: Callable[[], Body]) -> Body:
     try:
         return validate()
     except ValidationError as error:
+        if error.error_count() > ERRORS:
+            raise ServiceError(422, "The request has many fields that do not exist or are wrong") from error
         first: Mapping[str, Any] = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        if first["type"] == "json_invalid":
-            raise ServiceError(400, f"The body is no JSON: {first['msg']}") from error
         place = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
             known = ", ".join(kind.model_fields)

@@ -40,19 +40,19 @@ class Batches:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Do what waits, then end."""
+    def stop(self, seconds: float) -> None:
+        """Do what waits, then end; give up after so many seconds."""
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(seconds)
 
     def submit(
         self, work: Callable[[Sequence[Item]], Sequence[Answer]], item: Item, key: Hashable = None
     ) -> Future[Answer]:
-        """The answer to an item. Items of one work with equal keys are done together.
+        """The answer to an item. Items of one work with equal keys are done together; without a key, alone.
 
         A cancelled future is left out, if its work has not begun.
         """
-        job = _Job(work, key, item)
+        job = _Job(work, object() if key is None else key, item)
         self._jobs.put(job)
         return job.future
 

@@ -16,7 +16,9 @@ from zse_model.errors import ZseError
 
 TOKEN = "ZSE_TOKEN"
 SHORTEST = 16  # characters of a token: it can be guessed from anywhere
-OPEN = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
+PROBES = ("/healthz", "/readyz")
+"""Answered under any host name: Kubernetes asks by the address of the pod."""
+OPEN = ("/", "/docs", "/openapi.json", *PROBES)
 FILES = ("/page/", "/swagger/")
 """Answered without a token: probes have none, and the page asks its user for it. Nothing of the index is in them."""
 POLICY = (
@@ -28,6 +30,7 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-cache",  # an upgrade must not mix old and new files of the page
 }
 
@@ -35,6 +38,7 @@ HEADERS = {
 def token_of_environment() -> str | None:
     """The token that requests must carry; None = none. Raises ZseError for one that is too short or no ASCII."""
     token = os.environ.get(TOKEN)
+    token = token if token is None else token.strip()  # a secret that was made of a file ends with a new line
     if token is not None and (len(token) < SHORTEST or not token.isascii()):
         raise ZseError(
             f"{TOKEN} must have at least {SHORTEST} ASCII characters, such as those of: openssl rand -hex 24"
@@ -59,8 +63,10 @@ class Guard:
         self._app, self._token, self._hosts, self._body_bytes, self._took = app, token, hosts, body_bytes, took
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return  # no WebSocket is served
         began, status, read = time.monotonic(), 0, 0
 
         async def sent(message: Message) -> None:
@@ -93,7 +99,7 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers, path = Headers(scope=scope), scope["path"]
-        if self._hosts and _name(headers.get("host", "")) not in self._hosts:
+        if self._hosts and path not in PROBES and _name(headers.get("host", "")) not in self._hosts:
             raise ServiceError(
                 421, "This service does not answer to this host name. zse serve --allow-host NAME adds one"
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from dataclasses import replace
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipelines.runtime.progress import say
 from pipelines.serve.app import create_app
@@ -21,6 +24,8 @@ from zse_model.errors import ZseError
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 CONNECTIONS = 1024
+FIRST = 10.0  # s until the header of a connection's first request must be complete
+KEEP_ALIVE = 75  # s: longer than a proxy keeps an idle connection, which would else send into a closed one
 GRACE = 30  # s that running requests may take after SIGTERM; Kubernetes kills a pod after 30 s unless told otherwise
 
 
@@ -31,13 +36,9 @@ def serve(settings: Settings, host: str, port: int) -> None:
     other name. port: 0 = any free one. Raises ZseError for a port that cannot be had, and for an index that cannot be
     opened.
     """
-    token, local = token_of_environment(), _is_local(host)
-    if local:
-        settings = replace(settings, hosts=(*LOCAL, *settings.hosts))
-    elif token is None:
-        say(f"Whoever reaches port {port} can search, and sees thumbnails and metadata. {TOKEN} sets a bearer token")
-    with _listening(host, port) as listening:
-        address = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
+    settings, token = guarded(settings, host)
+    with listening(host, port) as opened:
+        address = f"http://{host if ':' not in host else f'[{host}]'}:{opened.getsockname()[1]}"
 
         def failed() -> None:
             server.should_exit = True
@@ -46,22 +47,58 @@ def serve(settings: Settings, host: str, port: int) -> None:
         server = server_of(app)
         say(f"{address} opens the page when the index is loaded. Ctrl-C ends the service")
         with _ended_in_peace():
-            server.run(sockets=[listening])
+            server.run(sockets=[opened])
         if (error := app.state.service.failed) is not None:
             raise error
-        say("All requests are answered. The service has ended")
+        say("The service has ended")
+
+
+def guarded(settings: Settings, host: str) -> tuple[Settings, str | None]:
+    """The settings with the host names that are answered to at an address, and the token. Without both, whoever reaches
+    the address is told to be able to search.
+
+    Raises ZseError for a name with a port, and for an origin with a path: a request would never match them.
+    """
+    for name in settings.hosts:
+        if not re.fullmatch(r"[^:/\s]+|\[[0-9a-f:]+\]", name):
+            raise ZseError(
+                f"--allow-host {name}: give a name without scheme, port and path, such as photos.example.org"
+            )
+    for origin in settings.origins:
+        if not re.fullmatch(r"https?://[^/\s]+", origin):
+            raise ZseError(f"--allow-origin {origin}: give scheme and host alone, such as https://example.org")
+    token = token_of_environment()
+    if _is_local(host):
+        return replace(settings, hosts=(*LOCAL, *settings.hosts)), token
+    if token is None:
+        say(f"Whoever reaches {host} can search, and sees thumbnails and metadata. {TOKEN} sets a bearer token")
+    return settings, token
+
+
+class _Impatient(H11Protocol):
+    """Uvicorn waits for the first request of a connection for ever, and refuses all others above `CONNECTIONS`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(FIRST, self._close_unless_asked)
+
+    def _close_unless_asked(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 def server_of(app: FastAPI) -> uvicorn.Server:
     """Uvicorn as the service needs it. h11, because uvicorn's other parser limits no header."""
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=_Impatient,
+        ws="none",
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GRACE,
+        timeout_keep_alive=KEEP_ALIVE,
     )
     return uvicorn.Server(config)
 
@@ -84,7 +121,7 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
     """A socket that listens: before the index is loaded, a port that is in use is an error."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]

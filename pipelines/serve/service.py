@@ -6,8 +6,9 @@ import asyncio
 import base64
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from pipelines.search.searcher import MOST, Asked, AskedError, Found, Photo, Sea
 from pipelines.serve.asked import PAIRS, TOP, Drawing, SearchRequest
 from pipelines.serve.batches import Batches
 from pipelines.serve.columns import columns, plain_row
+from pipelines.serve.filters import check_filter
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.problems import GONE, ServiceError
 from pipelines.workspace.photo_index import PhotoIndex
@@ -33,6 +35,7 @@ from zse_model.transforms import MAX_PIXELS
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+KEPT = 2_000  # thumbnails, of some 10 kB: each of a page is asked for after its search
 SHORTLIST = 100  # photos that a network of pairs ranks again in a large index
 DECODERS = 2  # pictures that are decoded at once: one of 64 megapixels takes 0.5 GB
 
@@ -71,10 +74,14 @@ class Service:
         """Why the index could not be opened."""
         self._searcher: Searcher | None = None
         self._batches = Batches(self.metrics.together.observe)
-        self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
+        # Apart, so that pictures that take long to decode keep no strokes waiting.
+        self._decoders = {name: ThreadPoolExecutor(DECODERS, name) for name in ("drawing", "strokes")}
+        self._thumbnails: OrderedDict[tuple[Any, str], bytes] = OrderedDict()
         self._columns: tuple[Any, list[dict[str, Any]]] | None = None
         self._reading_columns = threading.Lock()
         self._under_way = 0
+        self.metrics.photos.set_function(lambda: len(self._searcher) if self._searcher else 0)
+        self.metrics.version.set_function(lambda: self._searcher.version if self._searcher else 0)
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -86,9 +93,10 @@ class Service:
         cannot be done; the attribute `failed` says why.
         """
         with ExitStack() as stack:
-            stack.callback(self._decoders.shutdown)
+            for pool in self._decoders.values():
+                stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             self._batches.start()
-            stack.callback(self._batches.stop)
+            stack.callback(self._batches.stop, self.settings.seconds)
             ended = threading.Event()
             if failed is None:
                 self._searcher = self._opened()
@@ -111,7 +119,8 @@ class Service:
         """The searcher, with what its first mode compares in memory."""
         given, began = self.settings, time.monotonic()
         searcher = Searcher.open(given.index, given.model, workspace=given.workspace, tracking=given.tracking)
-        searcher.answers([_any_drawing(searcher.checkpoint.transforms.size)], top=1, mode=given.mode)
+        # A mode that every request would be refused for is refused here.
+        searcher.answers([_any_drawing(searcher.checkpoint.transforms.size)], top=1, mode=given.mode, pairs=PAIRS)
         say(f"{len(searcher):,} photos can be searched, after {time.monotonic() - began:.1f} s")
         return searcher
 
@@ -141,21 +150,15 @@ class Service:
             raise ServiceError(503, "Too many requests wait. Try again in a second", headers={"Retry-After": "1"})
         self._under_way += 1
         self.metrics.under_way.set(self._under_way)
+        limit = asyncio.timeout(self.settings.seconds)
         try:
-            async with asyncio.timeout(self.settings.seconds):
+            async with limit:
                 if drawing is not None:
-                    await asyncio.get_running_loop().run_in_executor(self._decoders, drawing.seen, transforms)
-                if gone.done():
-                    raise ServiceError(GONE, "The client has gone")
-                future = asyncio.wrap_future(self._batches.submit(work, item, key))
-                try:
-                    await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
-                    if future.done():
-                        return future.result()
-                    raise ServiceError(GONE, "The client has gone")
-                finally:
-                    future.cancel()  # does nothing to a future that is done
+                    await _unless(gone, self._decoders[drawing.name].submit(drawing.seen, transforms))
+                return await _unless(gone, self._batches.submit(work, item, key))
         except TimeoutError as error:
+            if not limit.expired():
+                raise RuntimeError("a TimeoutError of the work") from error
             raise ServiceError(504, f"The answer took more than {self.settings.seconds:g} s") from error
         finally:
             self._under_way -= 1
@@ -163,11 +166,19 @@ class Service:
 
     # Answers: work of the model's thread, on items that came together -------------------------------------------------
 
+    def key(self, request: SearchRequest) -> Hashable:
+        """Searches with equal keys may be done together. One by a network of pairs is done alone: it takes long."""
+        asked, method = self._asked(request), self.searcher.checkpoint.method
+        with asking("mode"):
+            slow = method.mode(asked.get("mode") or method.modes[0]).pair_network
+        return None if slow or request.rerank else request.model_copy(update={"strokes": None}).model_dump_json()
+
     def drawn(self, items: Sequence[tuple[Drawing, SearchRequest]]) -> list[dict[str, Any]]:
         """Searches by drawings, all asked for alike."""
         asked = self._asked(items[0][1])
 
         def work(now: Snapshot) -> list[dict[str, Any]]:
+            _check_filter(now, asked)
             seen = [drawing.seen(now.checkpoint.transforms) for drawing, _ in items]
             return [self._found(now, found, asked) for found in now.answers(seen, **asked)]
 
@@ -177,7 +188,12 @@ class Service:
         """A search for photos like an indexed one."""
         (item,) = items
         asked = self._asked(item)
-        return [self.searcher.ask(lambda now: self._found(now, now.like(str(item.like), **asked), asked))]
+
+        def work(now: Snapshot) -> dict[str, Any]:
+            _check_filter(now, asked)
+            return self._found(now, now.like(str(item.like), **asked), asked)
+
+        return [self.searcher.ask(work)]
 
     def explained(self, items: Sequence[tuple[Drawing, str, str | None]]) -> list[dict[str, Any]]:
         """An explanation of a drawing and the thumbnail of a photo, by a mode."""
@@ -204,7 +220,11 @@ class Service:
             }
             for one in found
         ]
-        more = len(found) == top and top * (page + 1) <= deepest(mode, asked.get("rerank"))
+        more = len(found) == top and top * page < deepest(mode, asked.get("rerank"))
+        for one in found:
+            self._thumbnails[now.made, one.id] = one.thumbnail
+        while len(self._thumbnails) > KEPT:
+            self._thumbnails.popitem(last=False)
         return {"photos": photos, "page": page, "top": top, "more": more, "mode": mode} | self._which(now)
 
     def _explained(self, now: Snapshot, drawing: Drawing, id: str, mode: str | None) -> dict[str, Any]:
@@ -264,8 +284,6 @@ class Service:
 
     def _which(self, now: Snapshot) -> dict[str, Any]:
         """The model and the index of an answer."""
-        self.metrics.photos.set(len(now))
-        self.metrics.version.set(now.table.version)
         name = self.settings.model if self.settings.model.startswith("models:/") else now.checkpoint.name
         model = {"name": name, "method": now.checkpoint.name, "checkpoint": now.generation.checkpoint_hash[:12]}
         return {"model": model, "index": {"generation": now.generation.name, "version": now.table.version}}
@@ -273,6 +291,14 @@ class Service:
     def photos(self, ids: Sequence[str]) -> dict[str, Photo]:
         """Those of the photos that the index has."""
         return self.searcher.ask(lambda now: now.photos(ids))
+
+    def thumbnail(self, id: str) -> bytes:
+        """Of a photo. Those of the last answers are at hand. Raises ServiceError for a photo that is not there."""
+        if (kept := self._thumbnails.get((self.searcher.made, id))) is not None:
+            return kept
+        if (photo := self.photos([id]).get(id)) is None:
+            raise ServiceError(404, "The index has no photo of this id")
+        return photo.thumbnail
 
     def original(self, id: str) -> bytes:
         """The content of a photo of the index. Raises ServiceError for a photo that is not there, or no longer."""
@@ -286,9 +312,26 @@ class Service:
         return content
 
 
+def _check_filter(now: Snapshot, asked: Asked) -> None:
+    if where := asked.get("where"):
+        check_filter(where, now.own_columns)
+
+
 def thumbnail_url(id: str) -> str:
-    """Relative to the service. A client must not take away the dots of a/../b, so there the slashes are escaped."""
+    """Relative to the service. A client removes the dots of a/../b, so its slashes are escaped."""
     return "v1/thumbnails/" + quote(id, safe="" if {"", ".", ".."} & set(id.split("/")) else "/")
+
+
+async def _unless(gone: asyncio.Future[Any], work: Future[Answer]) -> Answer:
+    """The answer of the work. If the client goes first, or this is cancelled, work that has not begun is left out."""
+    future = asyncio.wrap_future(work)
+    try:
+        await asyncio.wait((future, gone), return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            return future.result()
+        raise ServiceError(GONE, "The client has gone")
+    finally:
+        future.cancel()  # does nothing to a future that is done
 
 
 def _any_drawing(size: int) -> np.ndarray:

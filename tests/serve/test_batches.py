@@ -18,7 +18,7 @@ def batches() -> Iterator[Batches]:
     batches = Batches(counts.append)
     batches.start()
     yield batches
-    batches.stop()
+    batches.stop(30)
 
 
 def doubled(items: Sequence[int]) -> list[int]:
@@ -41,7 +41,7 @@ def blocked(batches: Batches) -> threading.Event:
 
 def test_each_item_gets_its_own_answer(batches: Batches) -> None:
     release = blocked(batches)
-    futures = [batches.submit(doubled, i) for i in range(40)]
+    futures = [batches.submit(doubled, i, key="k") for i in range(40)]
     release.set()
     assert [future.result(30) for future in futures] == [2 * i for i in range(40)]
     assert sum(counts) == 41 and max(counts) == MOST
@@ -59,7 +59,7 @@ def test_an_error_is_that_of_its_batch(batches: Batches) -> None:
         raise RuntimeError(f"cannot do {len(items)}")
 
     release = blocked(batches)
-    wrong, right = [batches.submit(broken, i) for i in range(2)], batches.submit(doubled, 4)
+    wrong, right = [batches.submit(broken, i, key="k") for i in range(2)], batches.submit(doubled, 4)
     release.set()
     assert right.result(30) == 8
     for future in wrong:
@@ -73,7 +73,7 @@ def test_an_answer_too_few_is_an_error_and_not_a_wait(batches: Batches) -> None:
         return items[:1]
 
     release = blocked(batches)
-    futures = [batches.submit(first, i) for i in range(2)]
+    futures = [batches.submit(first, i, key="k") for i in range(2)]
     release.set()
     with pytest.raises(ValueError, match="shorter"):
         [future.result(5) for future in futures]
@@ -81,7 +81,7 @@ def test_an_answer_too_few_is_an_error_and_not_a_wait(batches: Batches) -> None:
 
 def test_what_was_cancelled_is_left_out(batches: Batches) -> None:
     release = blocked(batches)
-    futures = [batches.submit(doubled, i) for i in range(3)]
+    futures = [batches.submit(doubled, i, key="k") for i in range(3)]
     assert futures[1].cancel()
     release.set()
     assert [futures[0].result(30), futures[2].result(30)] == [0, 4] and counts == [1, 2]
@@ -94,5 +94,5 @@ def test_what_waits_is_done_before_the_end() -> None:
     release = blocked(batches)
     futures = [batches.submit(doubled, i) for i in range(30)]
     threading.Timer(0.05, release.set).start()
-    batches.stop()
+    batches.stop(30)
     assert all(future.done() for future in futures) and sum(counts) == 31

@@ -20,6 +20,8 @@ from PIL import Image
 
 from pipelines.search.searcher import Searcher
 from pipelines.serve.guard import TOKEN, token_of_environment
+from pipelines.serve.run import LOCAL
+from pipelines.serve.run import guarded as guarded_by
 from pipelines.serve.service import Settings, thumbnail_url
 from tests.encode.test_index import put, rows, updated
 from tests.helpers.pictures import picture, png
@@ -173,6 +175,68 @@ def test_a_network_of_pairs_is_kept_from_all_photos_of_a_large_index(
     assert [mode["name"] for mode in asked(f"{service.url}v1/about").json["modes"]] == ["ret", "rerank-20"]
 
 
+@pytest.mark.parametrize(
+    ("where", "wrong"),
+    [
+        ("levenshtein(repeat(id, 1500), repeat(id, 1499)) > 1", "levenshtein"),
+        ("length(repeat('a', 100000000)) > 5", "repeat"),
+        ("version LIKE '%'", "version"),
+        ("sha256 IS NOT NULL", "sha256"),
+        ("look IS NULL", "look"),
+        ("price < 1; DELETE", "; DELETE"),
+        ("price < 1 -- x", "-- x"),
+    ],
+)
+def test_a_filter_names_columns_and_few_functions(service: Running, where: str, wrong: str) -> None:
+    """Others take minutes of the model's thread, or gigabytes, or read what is the index's own."""
+    answer = searched(service.url, where=where)
+    assert (answer.status, answer.json["field"]) == (422, "where") and wrong in answer.json["detail"], answer.body
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "CAST(`price` AS DOUBLE) >= 3 AND contains(lower(category), 'app')",
+        "day >= DATE '2026-01-03' AND day < DATE '2026-02-01' OR new IS NULL",
+        "NOT (category IN ('it''s', 'cat') AND price BETWEEN 1 AND 2e1) AND id LIKE '%.png'",
+        "width > 10 AND upper(category) <> 'X' AND price / 2 != 3.5",
+    ],
+)
+def test_a_filter_of_columns_is_answered(service: Running, where: str) -> None:
+    assert searched(service.url, where=where).status == 200
+
+
+def test_a_hundred_thousand_wrong_points_take_no_time(service: Running) -> None:
+    began = time.monotonic()
+    for body in (b'{"strokes": [[[' + b"[]," * 500_000 + b"[]]]]}", b"{" + b'"a": 1,' * 300_000 + b'"b": 2}'):
+        assert asked(f"{service.url}v1/search", body).status == 422
+    assert time.monotonic() - began < 5
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_refused(service: Running) -> None:
+    data = picture(draw_photo("fish", 1, size=64), "JPEG", progressive=True)
+    assert asked(f"{service.url}v1/search", *form(("drawing", data))).status == 200
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    answer = asked(f"{service.url}v1/search", *form(("drawing", data[:-2] + 200 * scan + data[-2:])))
+    assert (answer.status, answer.json["field"]) == (422, "drawing") and "scans" in answer.json["detail"]
+
+
+def test_a_search_by_a_network_of_pairs_is_done_alone(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = counted(service, monkeypatch, block := threading.Event())
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(searched, service.url, mode="rn", top=3) for _ in range(4)]
+        while service.service._under_way < 4:
+            time.sleep(0.01)
+        block.set()
+        assert [answer.result().status for answer in answers] == [200] * 4 and together == [1, 1, 1, 1]
+
+
+def test_a_photo_that_was_just_found_is_not_looked_up_again(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = searched(service.url, top=9).json["photos"]
+    monkeypatch.setattr("pipelines.search.searcher.Snapshot.photos", lambda *_: pytest.fail("looked up"))
+    assert all(asked(service.url + one["thumbnail"]).status == 200 for one in found)
+
+
 def test_too_many_requests_are_told_to_come_back(catalogue: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with running(replace(catalogue, waiting=3)) as service, ThreadPoolExecutor(3) as pool:
         counted(service, monkeypatch, block := threading.Event())
@@ -271,7 +335,7 @@ def test_it_is_ready_when_the_index_is_loaded(catalogue: Settings, monkeypatch: 
             "1",
         )
         until_ready(service)
-        assert searched(service.url).json["milliseconds"] < 5000, "the first search finds the index in memory"
+        assert service.service.searcher._now.loaded, "the first search finds the index in memory"
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +362,21 @@ def test_files_and_probes_need_no_token(guarded: Running, path: str) -> None:
     assert asked(guarded.url + path).status == 200
 
 
+def test_only_this_machine_is_served_without_a_token(capsys: pytest.CaptureFixture[str]) -> None:
+    """By uvicorn and by Ray alike: both ask `guarded`."""
+    given = Settings(index="i", model="m")
+    assert guarded_by(given, "127.0.0.1")[0].hosts == guarded_by(given, "::1")[0].hosts == LOCAL
+    assert guarded_by(given, "0.0.0.0")[0].hosts == () and "can search" in capsys.readouterr().err
+    for wrong in (replace(given, hosts=("example.org:80",)), replace(given, origins=("https://a.org/",))):
+        with pytest.raises(ZseError, match="--allow-"):
+            guarded_by(wrong, "0.0.0.0")
+
+
+def test_a_token_of_a_file_has_no_line_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN, "correct-horse-battery\n")
+    assert token_of_environment() == "correct-horse-battery"
+
+
 def test_a_weak_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN, "short")
     with pytest.raises(ZseError, match="ZSE_TOKEN must have at least 16"):
@@ -308,6 +387,8 @@ def test_another_host_name_is_refused(guarded: Running) -> None:
     """A page of another site, whose name is made to lead to this machine."""
     answer = asked(f"{guarded.url}v1/about", host="evil.example:8000", authorization="Bearer correct-horse-battery")
     assert answer.status == 421
+    for probe in ("healthz", "readyz"):
+        assert asked(guarded.url + probe, host="10.2.3.4:8000").status == 200, "Kubernetes asks by the pod's address"
     assert asked(f"{guarded.url}healthz", host="127.0.0.1").status == 200
 
 

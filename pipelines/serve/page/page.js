@@ -114,7 +114,14 @@ function show(request, { photos, more, index }) {
   $("count").textContent = more ? `${found}, and there are more` : found;
   if (!isDrawing()) announce(found, QUIET);
   if (!state.results.length) say(request.where ? "No photo passes the filters." : "The index holds no photo.");
-  showAbout({ ...state.about, index });
+  if (index.version !== state.about.index.version || index.generation !== state.about.index.generation) refresh();
+}
+
+// The index or the model has changed: its columns, modes and number of photos may have, too.
+async function refresh() {
+  state.about = await json("v1/about").catch(() => state.about);
+  showAbout(state.about);
+  showSettings(state.about);
 }
 
 function showNothing() {
@@ -151,7 +158,12 @@ function askForToken() {
 
 function useToken(event) {
   event.preventDefault();
-  remember("token", $("token").value);
+  const token = $("token").value.trim();
+  if (!/^[\x21-\x7e]+$/.test(token)) {
+    say("A token has letters, digits and signs of ASCII only.");
+    return;
+  }
+  remember("token", token);
   $("token").value = "";
   $("token-form").hidden = true;
   start();

@@ -71,6 +71,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "pipelines/workspace/images.py": ("workspace/test_artefacts.py", "workspace/test_kept.py"),
     "pipelines/workspace/kept.py": ("workspace/test_artefacts.py", "workspace/test_kept.py"),
     "pipelines/store/lease.py": ("store/test_lease.py",),
+    "pipelines/serve/batches.py": ("serve/test_batches.py",),
+    "pipelines/serve/filters.py": ("serve/test_filters.py",),
     "pipelines/judge/rules.py": ("judge/test_promote.py",),
     "pipelines/operate/preflight.py": ("operate/test_preflight.py",),
 }

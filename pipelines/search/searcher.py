@@ -92,10 +92,11 @@ class Photo:
 class AskedError(ZseError):
     """A search that cannot be answered as it was asked."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, message: str, field: str = "") -> None:
+        """field: of `Asked`, or `like`. It has a default, because an error that comes from another process is made of
+        its message, and then gets its attributes."""
         super().__init__(message)
         self.field = field
-        """The field of `Asked`, or `like`."""
 
 
 class Asked(TypedDict, total=False):
@@ -396,20 +397,20 @@ class _Search:
                 self.method.mode(each)  # raises for an unknown mode before anything is read
         if rerank_mode is not None and rerank is None:
             message = f"rerank_mode {rerank_mode!r} needs rerank, the number of photos that it ranks again"
-            raise AskedError("rerank_mode", message)
+            raise AskedError(message, "rerank_mode")
         if rerank is not None:
             with asking("rerank_mode"):
                 self.method.scorer(self.rerank_mode)  # raises for a mode that scores no pairs
             if self.method.mode(self.mode).shortlist:
                 message = f"Mode {self.mode} ranks a shortlist already. Leave out rerank, or choose another mode"
-                raise AskedError("rerank", message)
+                raise AskedError(message, "rerank")
         self.start, self.most = top * (page - 1), deepest(self.mode, rerank)
         self.wanted = min(top * page, self.most)  # the last page of a shortlist is short
         if top < 1 or page < 1:
-            raise AskedError("top" if top < 1 else "page", f"top and page must be 1 or more, got {top} and {page}")
+            raise AskedError(f"top and page must be 1 or more, got {top} and {page}", "top" if top < 1 else "page")
         if self.start >= self.most or top > self.most:
             message = f"{self.mode} ranks {self.most} photos, not {top * page}. Ask for fewer"
-            raise AskedError("page", f"{message}, or have more ranked again")
+            raise AskedError(f"{message}, or have more ranked again", "page")
         with asking("where"):
             self.among = now.matching(where)
 
@@ -426,7 +427,7 @@ class _Search:
         found = self.now.table.addresses([id])
         if not found:
             message = f"The index has no photo {printable(id)!r}. An id is the path below the catalogue"
-            raise AskedError("like", message)
+            raise AskedError(message, "like")
         (own,) = self.now.rows.positions(np.array(list(found.values()))).tolist()
         queries = self.now.encodings(torch.tensor([own]), list(self.now.forms))
         return self._page(queries, self._first(queries, min(self.wanted + 1, self.most)), own)
@@ -488,18 +489,18 @@ class _Search:
         """Raises AskedError if a mode that compares pairs would compare too many photos."""
         if self.pairs is not None and photos > self.pairs and self.method.mode(mode).pair_network:
             raise AskedError(
-                "mode" if self.rerank is None else "rerank",
                 f"{mode} compares at most {self.pairs:,} photos here, not {photos:,}. Have fewer ranked again, or "
                 "filter",
+                "mode" if self.rerank is None else "rerank",
             )
 
     def _stored(self, mode: str, names: Sequence[str]) -> Sequence[str]:
         """The names. Raises ZseError for one that the index does not keep."""
         if missing := [name for name in names if name not in self.now.forms]:
             raise AskedError(
-                "mode",
                 f"Mode {mode} reads {', '.join(missing)}, which {self.now.generation.name} was indexed without. Index "
                 "the photos with --tokens, or choose another mode",
+                "mode",
             )
         return names
 
@@ -550,7 +551,7 @@ def asking(field: str) -> Iterator[None]:
     except StorageError:
         raise
     except ZseError as error:
-        raise AskedError(field, str(error)) from error
+        raise AskedError(str(error), field) from error
 
 
 def _row(of: Any, i: int) -> Any:

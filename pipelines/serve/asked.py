@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -29,6 +28,7 @@ ERRORS = 20  # of a request, each of which is a dictionary
 LONGEST_ID = 4096  # characters: the longest path of most file systems
 
 
+_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 _NUMBERS: Any = {"type": "array", "items": {"type": "number"}}
 _STROKES: Any = {"type": "array", "items": {"type": "array", "items": _NUMBERS}}
 
@@ -145,9 +145,9 @@ async def _of_form(form: FormData, kind: type[Body]) -> tuple[Body, Drawing | No
 
 def _object(body: bytes) -> Any:
     try:
-        return from_json(body)
-    except ValueError as error:
-        raise ServiceError(400, f"The body is no JSON: {error}") from error
+        return _JSON.validate_json(body)
+    except ValidationError as error:
+        raise ServiceError(400, f"The body is no JSON: {error.errors(include_url=False)[0]['msg']}") from error
 
 
 def _checked(kind: type[Body], validate: Callable[[], Body]) -> Body:

@@ -32,12 +32,12 @@ def check_filter(where: str, columns: Collection[str]) -> None:
     while at < len(where):
         part = _PARTS.match(where, at)
         if part is None or where.startswith("--", at):
-            raise AskedError("where", f"The filter cannot be used from {where[at : at + 20]!r} on")
+            raise AskedError(f"The filter cannot be used from {where[at : at + 20]!r} on", "where")
         word = part["word"]
         if part["quoted"] is not None:
             _check_column(part["quoted"], columns)
         elif word is not None and part["call"] and word.lower() not in (*FUNCTIONS, *KEYWORDS):
-            raise AskedError("where", f"A filter has no function {word!r}. Functions: {', '.join(FUNCTIONS)}")
+            raise AskedError(f"A filter has no function {word!r}. Functions: {', '.join(FUNCTIONS)}", "where")
         elif word is not None and not part["call"] and word.lower() not in (*KEYWORDS, *TYPES):
             _check_column(word, columns)
         at = part.end()
@@ -46,4 +46,4 @@ def check_filter(where: str, columns: Collection[str]) -> None:
 def _check_column(name: str, columns: Collection[str]) -> None:
     known = [*columns, *OWN]
     if name.lower() not in {one.lower() for one in known}:
-        raise AskedError("where", f"There is no column {name!r}. Columns: {', '.join(known)}")
+        raise AskedError(f"There is no column {name!r}. Columns: {', '.join(known)}", "where")

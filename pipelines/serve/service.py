@@ -230,7 +230,7 @@ class Service:
     def _explained(self, now: Snapshot, drawing: Drawing, id: str, mode: str | None) -> dict[str, Any]:
         photo = now.photos([id]).get(id)
         if photo is None:
-            raise AskedError("id", f"The index has no photo {printable(id)!r}")
+            raise AskedError(f"The index has no photo {printable(id)!r}", "id")
         method, transforms = now.checkpoint.method, now.checkpoint.transforms
         pixels = prepared_photo(photo.thumbnail, transforms, id)
         drawn = drawing.seen(transforms)

@@ -9,7 +9,9 @@ A model is logged from code: `ranker.py` and the two packages as text, the weigh
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -88,14 +90,17 @@ def _save(checkpoint: Path, folder: Path, model_id: str) -> None:
     from mlflow.pyfunc import save_model
     from mlflow.types import ParamSchema, ParamSpec
 
-    with warnings.catch_warnings():  # no example input: it would put a picture into every model
+    with (
+        warnings.catch_warnings(),
+        TemporaryDirectory() as temporary,
+    ):  # no example input: it would put a picture into every model
         warnings.filterwarnings("ignore", message="(?s).*An input example was not provided")
         save_model(
             str(folder),
             mlflow_model=Model(model_id=model_id),
             python_model=str(Path(pipelines.__path__[0], "search", "ranker.py")),
             artifacts={"checkpoint": str(checkpoint)},
-            code_paths=[str(Path(module.__path__[0])) for module in (pipelines, zse_model)],
+            code_paths=[_code(Path(module.__path__[0]), temporary) for module in (pipelines, zse_model)],
             pip_requirements=requirements(),
             # Parameters only: the input may be bytes, an array or text, see ranker.py.
             signature=ModelSignature(
@@ -103,6 +108,12 @@ def _save(checkpoint: Path, folder: Path, model_id: str) -> None:
             ),
             model_config={"index": ""},
         )
+
+
+def _code(package: Path, folder: str) -> str:
+    """A copy of a package for a model, which has no use for the page, the service and the drawings of the demo."""
+    ignored = shutil.ignore_patterns("__pycache__", "serve", "emoji")
+    return shutil.copytree(package, os.path.join(folder, package.name), ignore=ignored)
 
 
 def installed() -> Distribution:

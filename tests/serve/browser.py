@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Request, Response
@@ -33,11 +34,10 @@ CONSOLE_OF_STATUS = "Failed to load resource: the server responded with a status
 @contextmanager
 def launched() -> Iterator[Browser]:
     """Chromium. Skips a test where there is none. Its event loop runs until it is left."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:
-        pytest.skip("chromium is not installed")
-    with api.sync_playwright() as playwright:
+        pytest.skip("only a browser shows what the page does: install Debian's chromium (apt-get install chromium)")
+    with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 
 

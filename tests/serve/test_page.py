@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from tests.serve.browser import (
@@ -422,7 +423,7 @@ def test_the_page_works_below_a_prefix(opens: Opens) -> None:
 
 @pytest.mark.parametrize("device", ["desktop", "phone", "dark"])
 def test_axe_finds_no_serious_fault(opens: Opens, device: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    axe = Axe()
 
     def faults() -> list[str]:
         violations = axe.run(page).response["violations"]

@@ -84,4 +84,5 @@ def index(
         delete_many=delete_many,
     )
     say(done.text())
-    last(absolute(index), command("search", "--sketch", "FILE", "--index", absolute(index), "--model", model))
+    options = ["--index", absolute(index), "--model", model]
+    last(absolute(index), command("search", "--sketch", "FILE", *options), command("serve", *options))

@@ -132,7 +132,7 @@ def _add_photos(app: FastAPI, service: Service) -> None:
     @app.get("/v1/photos/{id:path}")
     def photo(id: str) -> JSONResponse:
         """A photo by its id."""
-        return JSONResponse(_photo(_known(service, id)))
+        return JSONResponse(_photo(service.photo(id)))
 
     @app.get("/v1/thumbnails/{id:path}", response_class=Response)
     def thumbnail(id: str, request: Request) -> Response:
@@ -201,13 +201,6 @@ def _either(kind: type[SearchRequest] | type[ExplainRequest]) -> dict[str, Any]:
     form = {"type": "object", "properties": {"drawing": picture} | texts}
     content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}
-
-
-def _known(service: Service, id: str) -> Photo:
-    found = service.photos([id]).get(id)
-    if found is None:
-        raise ServiceError(404, "The index has no photo of this id")
-    return found
 
 
 def _photo(of: Photo) -> dict[str, Any]:

@@ -292,18 +292,21 @@ class Service:
         """Those of the photos that the index has."""
         return self.searcher.ask(lambda now: now.photos(ids))
 
+    def photo(self, id: str) -> Photo:
+        """Raises ServiceError for a photo that the index does not have."""
+        if (photo := self.photos([id]).get(id)) is None:
+            raise ServiceError(404, "The index has no photo of this id")
+        return photo
+
     def thumbnail(self, id: str) -> bytes:
         """Of a photo. Those of the last answers are at hand. Raises ServiceError for a photo that is not there."""
         if (kept := self._thumbnails.get((self.searcher.made, id))) is not None:
             return kept
-        if (photo := self.photos([id]).get(id)) is None:
-            raise ServiceError(404, "The index has no photo of this id")
-        return photo.thumbnail
+        return self.photo(id).thumbnail
 
     def original(self, id: str) -> bytes:
         """The content of a photo of the index. Raises ServiceError for a photo that is not there, or no longer."""
-        if not self.photos([id]):
-            raise ServiceError(404, "The index has no photo of this id")
+        self.photo(id)
         (content,) = read_photos(PhotoIndex(self.settings.index).required().url, [id])
         if isinstance(content, FileNotFoundError):
             raise ServiceError(404, "The photo was removed after it was indexed")

@@ -131,6 +131,22 @@ def test_codes_find_and_places_rank(world: Path, tmp_path: Path) -> None:
         searcher.search(SKETCH, top=3, mode="rerank-9", rerank=9)
 
 
+def test_a_search_that_lost_its_version_is_answered_by_the_one_that_came_meanwhile(world: Path) -> None:
+    """Another thread took it up first, so that `follow` finds nothing new."""
+    searcher, later = opened(world), opened(world)._now
+    assert not searcher.follow()
+
+    def work(now: Any) -> str:
+        if now is not later:
+            searcher._now = later
+            raise StorageError("purged")
+        return "answered"
+
+    assert searcher.ask(work) == "answered"
+    with pytest.raises(StorageError, match="gone"):
+        searcher.ask(lambda now: (_ for _ in ()).throw(StorageError("gone")))
+
+
 def test_an_index_without_tokens_names_the_option(world: Path, tmp_path: Path) -> None:
     updated(world / "photos", tmp_path / "index", TOKENS)
     with pytest.raises(ZseError, match="indexed without. Index the photos with --tokens"):

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart demo test test-cluster check audit bench bench-scale bench-gpu results demo-reevaluation screenshots local-cluster chaos mutants quick clean
+.PHONY: help quickstart demo test test-cluster check audit bench bench-scale bench-gpu sizes results demo-reevaluation screenshots local-cluster chaos mutants quick clean
 
 help:
 	@echo "make TORCH=cpu ... install torch without CUDA: 5 GB less, for machines without a GPU"
@@ -23,6 +23,7 @@ help:
 	@echo "make local-cluster  run a head, 3 nodes, MLflow on PostgreSQL and an S3 store on this machine, until Ctrl-C"
 	@echo "make chaos        20 random faults during a training and a re-evaluation: the results must not change"
 	@echo "make mutants      plant 300 faults, one at a time: the tests must fail; an hour, continues after an interruption"
+	@echo "make sizes        measure what a photo and a query cost here, and compute README's table of catalogues: 5 minutes"
 	@echo "make results      measure the missing rows of docs/results.md; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -77,6 +78,9 @@ bench-scale: $(VENV)/installed
 
 bench-gpu: $(VENV)/installed
 	$(BIN)/python -m benchmarks gpu --out gpu.json
+
+sizes: $(VENV)/installed
+	$(BIN)/python -m benchmarks sizes --measure
 
 results: $(VENV)/installed
 	$(BIN)/python -m benchmarks.results

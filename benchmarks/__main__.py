@@ -22,8 +22,9 @@ LONG = (
     "index",
     "memory",
     "serve",
+    "sizes",
 )
-WITH_OPTIONS = ("gpu", "late", "serve")
+WITH_OPTIONS = ("gpu", "late", "serve", "sizes")
 
 
 def main(arguments: Sequence[str]) -> None:

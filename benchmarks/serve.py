@@ -1,10 +1,11 @@
-"""Measure the service: requests a second, p50 and p99 of one client and of eight, and whether its memory stays flat.
+"""Measure the service: requests a second, p50 and p99 of one client and of eight, and whether its memory grows.
 
     python -m benchmarks serve --index photos.index --model models:/zse@champion
     ... --seconds 60 --clients 8 --mode fused
 
 Each client sends the next drawing when it has the answer to the last. Drawings are lines at random, all different, sent
-as strokes; an answer has 20 photos. The service is a process of its own, as `zse serve` starts it.
+as strokes; an answer has 20 photos. The service is a process of its own, as `zse serve` starts it. Its memory is read
+every second; the slope of a line through the second half says whether it grows.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 import psutil
 
 WARM = 3.0  # s before anything is counted
+GROWS = 1.0  # MB a minute, from which memory is said to grow; give enough --seconds to tell it from chance
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -43,12 +45,9 @@ def main(arguments: Sequence[str]) -> None:
         about = json.loads(_answer(port, "GET", "/v1/about")[1])
         print(f"{about['photos']:,} photos, {about['model']['method']}, {given.mode or about['modes'][0]['name']}")
         _load(port, asked, 1, WARM)
-        memory = [process.memory_info().rss]
         alone = _load(port, asked, 1, given.seconds / 4)
-        together = []
-        for _ in range(4):
-            together += _load(port, asked, given.clients, given.seconds / 4)
-            memory.append(process.memory_info().rss)
+        with _memory_of(process) as memory:
+            together = _load(port, asked, given.clients, given.seconds)
         text = _answer(port, "GET", "/metrics")[1].decode()
     _line("1 client", alone, given.seconds / 4)
     _line(f"{given.clients} clients", together, given.seconds)
@@ -58,7 +57,10 @@ def main(arguments: Sequence[str]) -> None:
     print(
         f"{given.clients} clients / 1 client: {ratio:.2f} x the throughput; {requests / batches:.1f} requests a batch"
     )
-    print("memory, MB: " + ", ".join(f"{rss / 1e6:.0f}" for rss in memory))
+    print("memory, MB: " + ", ".join(f"{memory[round(at * (len(memory) - 1) / 4)][1]:.0f}" for at in range(5)))
+    slope = 60 * np.polyfit(*np.array(memory[len(memory) // 2 :]).T, 1)[0]
+    verdict = "grows" if slope >= GROWS else "does not grow"
+    print(f"memory in the second half: {slope:+.2f} MB a minute, so it {verdict} (from {GROWS:g} MB a minute)")
 
 
 def _load(port: int, asked: Mapping[str, Any], clients: int, seconds: float) -> list[float]:
@@ -99,6 +101,27 @@ def _drawings(seed: int) -> Iterator[list[list[list[int]]]]:
             steps = random.normal(0, 8, (2, 30)).cumsum(1).cumsum(1)
             strokes.append((random.uniform(0, 512, (2, 1)) + steps).round().astype(int).tolist())
         yield strokes
+
+
+@contextmanager
+def _memory_of(process: psutil.Process) -> Iterator[list[tuple[float, float]]]:
+    """(s, MB) of every second of the context."""
+    read: list[tuple[float, float]] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while True:
+            read.append((time.monotonic(), process.memory_info().rss / 1e6))
+            if ended.wait(1):
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield read
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _line(what: str, took: Sequence[float], seconds: float) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import loading, scale, scaling
+from benchmarks import loading, scale, scaling, sizes
 from tests.helpers.batches import Pictures
 from zse_model.methods import METHODS, TrainBatch
 
@@ -35,6 +35,36 @@ def test_the_plan_follows_its_formulas() -> None:
     assert one.cost == pytest.approx(3 * one.hours) and one.hours == pytest.approx((80 + 16) / 3600)
     assert (four.reduced, four.gathered, four.steps) == pytest.approx((4 * 100 * 1.5, 3 * 3 * 32 * 8, 20))
     assert four.images == pytest.approx(4 * 32 / (1 + (600 + 2304) / 1e3)), "transfers are waited for"
+
+
+def test_sizes_follow_the_constants() -> None:
+    of = sizes.Constants(
+        index_cpu_s=0.36,
+        row_bytes=4000,
+        place_bytes=0,
+        embedding_bytes=2000,
+        code_bytes=8,
+        process_mb=1000,
+        query_ms=50,
+        embeddings_ms=100,
+        codes_ms=2,
+        shortlist_ms=30,
+        cores=2,
+    )
+    head, _, *rows = sizes.table(of)
+    assert head.startswith("| photos | searched by | first index, CPU hours | machines of 16 cores, 8 hours |")
+    assert rows[2] == "| 2,000,000 | `ret` | 200 | 2 | 8.0 | 250 | 5.0 |"
+    assert rows[4] == "| 100,000,000 | `asym-64`, 1,000 ranked again | 10,000 | 79 | 400 | 280 | 1.8 |"
+
+
+def test_the_constants_of_sizes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"BACKBONE": "tf_efficientnet_lite0", "SIZE": 64, "PHOTOS": 12, "ROWS": 2000, "CODES": 2000, "STEP": 1000}
+    for name, value in {**small, "SHORTLIST": 10, "PIXELS": (320, 240)}.items():
+        monkeypatch.setattr(sizes, name, value)
+    found = sizes.measure()
+    assert (found.embedding_bytes, found.code_bytes, found.place_bytes) == (2560, 8, 4 * 4 * 96 * 2)
+    assert 1000 < found.row_bytes < 100_000 and 100 < found.process_mb < 4000
+    assert min(found.index_cpu_s, found.query_ms, found.embeddings_ms, found.codes_ms) > 0
 
 
 def test_the_share_of_waiting_counts_the_time_between_steps() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import sizes
 from pipelines.store.urls import ARCHIVES
 from tests.encode.test_index import catalogue, updated
 from tests.helpers.kept import SAMPLES
@@ -79,3 +80,25 @@ def test_the_searcher_of_the_docs_searches(tmp_path: Path) -> None:
     known: dict[str, Any] = {}
     exec(code, known)
     assert len(known["found"]) == 10 and all(one.metadata["price"] < 100 for one in known["found"])
+
+
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder,) = (SAMPLES / "workspace" / "checkpoints").glob("kept-maps-crossatnet-*")
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(), re.DOTALL)
+    assert len(code.splitlines()) <= 15 and '"workspace/checkpoints/..."' in code
+    monkeypatch.chdir(tmp_path)
+    catalogue(tmp_path / "photos", 12)
+    Path("cat.png").write_bytes(png("sketch", 1))
+    exec(code.replace("workspace/checkpoints/...", str(folder)), {})
+    *found, like = capsys.readouterr().out.splitlines()[-6:]
+    assert len({line.split()[1] for line in found}) == 5 and like.count(".png") == 11
+    assert Path("best.jpg").read_bytes().startswith(b"\xff\xd8")
+
+
+def test_the_table_of_sizes_is_that_of_the_constants() -> None:
+    lines = (DOCS.parent / "README.md").read_text().splitlines()
+    expected = sizes.table(sizes.kept())
+    start = lines.index(expected[0])
+    assert lines[start : start + len(expected)] == expected, "run python -m benchmarks sizes --measure"

@@ -16,8 +16,9 @@ from benchmarks.results import prose, record
 from benchmarks.results.__main__ import finished
 from benchmarks.results.columns import Column, Found
 from benchmarks.results.costs import costs
+from benchmarks.results.figures import figures
 from benchmarks.results.make import kept_as, kept_part
-from benchmarks.results.page import PAGE, README, by_table, page, stale_quotes, with_table
+from benchmarks.results.page import PAGE, PICTURES, README, by_table, page, stale_quotes, with_table
 from benchmarks.results.plan import ALL_ROWS, FINAL, ROWS, SELECTION, Row
 from benchmarks.results.tables import readme
 from pipelines.config.load import load_experiment
@@ -45,6 +46,7 @@ def found() -> dict[str, dict[str, Found]]:
 def test_the_pages_are_what_the_rows_give(found: dict[str, dict[str, Found]]) -> None:
     """`python -m benchmarks.results --page` draws them again."""
     assert page(found) == PAGE.read_text()
+    assert {path.stem: path.read_text() for path in PICTURES.iterdir()} == figures(found)
     assert with_table(text := README.read_text(), readme(found["final"])) == text
     assert stale_quotes() == []
 

@@ -1,4 +1,5 @@
-"""Draw docs/results.md and the table of the README, and find outdated quotes of the rows on other pages."""
+"""Draw docs/results.md with its figures and the table of the README, and find outdated quotes of the rows on other
+pages."""
 
 from __future__ import annotations
 
@@ -6,15 +7,20 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.results import prose, tables
 from benchmarks.results.columns import Found, read
+from benchmarks.results.figures import figures
 from benchmarks.results.plan import ALL_ROWS, ROOT, Row
 
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+PICTURES = ROOT / "docs" / "pictures" / "results"
 NAMES = ("selection", "crossatnet", "rates", "recipes", "late", "photos", "styles", "budget", "final")
 
 
 def draw() -> None:
-    """Write the page and the README's table."""
+    """Write the page, its figures and the README's table."""
     found = by_table(ALL_ROWS)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for name, drawn in figures(found).items():
+        (PICTURES / f"{name}.svg").write_text(drawn)
     PAGE.write_text(page(found))
     README.write_text(with_table(README.read_text(), tables.readme(found["final"])))
 
@@ -26,21 +32,34 @@ def by_table(rows: Iterable[Row]) -> dict[str, dict[str, Found]]:
 
 def page(found: prose.Tables) -> str:
     chosen, parted, rates, recipes, late, photos, styles, budget, last = (found[name] for name in NAMES)
-    parts = [prose.INTRODUCTION, *tables.selection(chosen, ("ret", "rn", "fused"), "zse"), prose.CHOSEN_TEXT]
-    parts += [prose.CROSSATNET_TEXT, *tables.selection(parted, ("ret", "hash-64", "itq-64"), "crossatnet")]
-    parts += [prose.PARTS_TEXT.rstrip(), prose.RATES_TEXT.rstrip()]
+    drawn = figures(found)
+
+    def table(name: str, *lines: str) -> list[str]:
+        """The lines of a table, below its figure."""
+        picture = [f"![Means and intervals of the table below](pictures/results/{name}.svg)"] if name in drawn else []
+        return [*picture, *([""] if picture and lines else []), *lines]
+
+    parts = [prose.INTRODUCTION, *table("selection", *tables.selection(chosen, ("ret", "rn", "fused"), "zse"))]
+    parts += [prose.CHOSEN_TEXT, prose.CROSSATNET_TEXT]
+    parts += table("crossatnet", *tables.selection(parted, ("ret", "hash-64", "itq-64"), "crossatnet"))
+    parts += [prose.PARTS_TEXT.rstrip(), prose.RATES_TEXT, *table("rates")]
     for name, modes in (("global", ("ret",)), ("crossatnet", ("ret", "hash-64")), ("zse", ("ret", "rn", "fused"))):
         parts += ["", *tables.selection({k: v for k, v in rates.items() if k.startswith(name)}, modes, name)]
-    parts += [prose.RECIPES_TEXT, *tables.selection(recipes, ("ret",), "lite2-192"), prose.RECIPES_READ.rstrip()]
+    parts += [prose.RECIPES_TEXT, *table("recipes", *tables.selection(recipes, ("ret",), "lite2-192"))]
+    parts += [prose.RECIPES_READ.rstrip()]
     modes = ("ret", "rn", "fused", "late", "fused-late")
     reference = {name: one for name, one in late.items() if name == "global"}
-    parts += [prose.LATE_TEXT, *tables.selection(late, modes, "global", by="ret"), prose.LATE_READ.rstrip()]
-    parts += [prose.PHOTOS_TEXT, *tables.selection({**reference, **photos}, ("ret",), "global")]
-    parts += [prose.PHOTOS_READ.rstrip(), prose.STYLES_TEXT, *tables.styles(styles), prose.BUDGET_TEXT]
+    parts += [prose.LATE_TEXT, *table("late", *tables.selection(late, modes, "global", by="ret"))]
+    parts += [prose.LATE_READ.rstrip(), prose.PHOTOS_TEXT]
+    parts += table("photos", *tables.selection({**reference, **photos}, ("ret",), "global"))
+    parts += [prose.PHOTOS_READ.rstrip(), prose.STYLES_TEXT, *table("styles", *tables.styles(styles))]
+    parts += [prose.BUDGET_TEXT]
     parts += tables.selection({**reference, **budget}, ("ret", "late", "fused"), "global", by="ret")
-    parts += [prose.FINAL_TEXT, *tables.final(last), prose.CODES_TEXT, *tables.codes(last)]
-    parts += [prose.GENERALISED_TEXT, *tables.generalised(last), prose.FINE_TEXT, *tables.fine_grained(last)]
-    parts += [prose.CROSS_TEXT, *tables.across(last), prose.SEEN_TEXT, *tables.seen(last)]
+    parts += [prose.FINAL_TEXT, *table("final", *tables.final(last)), prose.CODES_TEXT, *tables.codes(last)]
+    parts += [prose.GENERALISED_TEXT, *table("generalised", *tables.generalised(last))]
+    parts += [prose.FINE_TEXT, *table("fine", *tables.fine_grained(last))]
+    parts += [prose.CROSS_TEXT, *table("across", *tables.across(last))]
+    parts += [prose.SEEN_TEXT, *table("seen", *tables.seen(last))]
     parts += [prose.FAITHFUL_TEXT, *tables.faithful({**chosen, **last}), ""]
     # Replaced one by one, not with str.format, so that other braces, such as those of a table, stay.
     text = "\n".join(parts)

@@ -99,7 +99,8 @@ a photo ([scoring.md](scoring.md)): of `late_interaction` by themselves, of `zse
 
 LATE_READ = """
 `late` alone ranks worse than `ret`, and adds to it: `fused` of `late_interaction` is {fused_over_ret} above its own
-`ret`, and {late_over_global} above `global`.
+`ret`, and {late_over_global} above `global`. In `zse_sbir`, `fused-late` (`ret` and `late`) is {fused_late_over_fused}
+above `fused` (`ret` and `rn`), at 1/32 of its FLOP.
 
 The head of the places starts as the principal axes of the pretrained tokens, those of sketches and of photos each
 around their mean. After 52 steps of two workers and one seed, `late` had 0.321 and `fused` 0.452 (commit 6b4af51); with
@@ -212,6 +213,7 @@ def numbers(tables: Tables) -> dict[str, str]:
         "size_high": f"{max(gains):.3f}" if gains else "-",
         "over_mobilenet": difference(tables["recipes"], "lite2-192", "mobilenetv2-192", "ret"),
         "fused_over_ret": across_tables(tables, ("late", "late-96", "fused"), ("late", "late-96", "ret")),
+        "fused_late_over_fused": across_tables(tables, ("late", "zse-late", "fused-late"), ("late", "zse-late", "fused")),
         "late_over_global": across_tables(tables, ("late", "late-96", "fused"), ("late", "global", "ret")),
         "photos_over_frozen": difference(tables["photos"], "alone", "frozen", "ret"),
         "photos_share": share(tables["photos"].get("alone"), tables["late"].get("global")),

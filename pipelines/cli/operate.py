@@ -89,7 +89,10 @@ def status(
         for one in begun:
             show(f"half done: {one}")
     following = ("status", trainings[-1].name) if trainings else ("run", "--experiment", "NAME")
-    last(f"{len(trainings)} trainings in {place}", command(*following, "--workspace", workspace))
+    last(
+        f"{len(trainings)} training{'s' * (len(trainings) != 1)} in {place}",
+        command(*following, "--workspace", workspace),
+    )
 
 
 def import_checkpoint(

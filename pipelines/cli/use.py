@@ -128,7 +128,9 @@ def _search_index(sketch: str, index: str, model: str, workspace: str, out: Path
         own = "".join(f"  {name}={value}" for name, value in one.metadata.items() if value is not None)
         show(_line(i, one.score, one.id) + own + (f"  (+{len(one.repeats)} repeated)" if one.repeats else ""))
     if not found:
-        return last(f"no photo on page {page}", command("index", "--index", index, "--status"))
+        where = asked.get("where")
+        none = f"no photo passes {where}" if where and page == 1 else f"no photo on page {page}"
+        return last(none, command("index", "--index", index, "--status"))
     words = ["--sketch", sketch, "--index", index, "--model", model, "--workspace", workspace]
     for name, value in (asked | {"page": page + 1}).items():
         words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []

@@ -118,9 +118,12 @@ def _listings(sources: Sequence[str]) -> list[tuple[DatasetConfig, list[ImageRec
                 nearest = max(nearest or error, error, key=lambda e: len(e.found))
         if found:
             return found
-    there = f"Found {', '.join(nearest.found)}. " if nearest and nearest.found else ""
+    none = f"{', '.join(sources)} has none of the layouts of docs/datasets.md"
+    if nearest and nearest.found:
+        raise LayoutError(f"{none}. Found {', '.join(nearest.found)}. The nearest layout: {nearest}")
     raise LayoutError(
-        f"{', '.join(sources)} has none of the layouts of docs/datasets.md. {there}The nearest layout: {nearest}"
+        f"{none}: there is no folder of sketches and none of photos. A data set to train on has sketch/<class>/* and "
+        f"photo/<class>/*. To search photos, which need no classes: zse index {sources[0]} --index URL --model MODEL"
     )
 
 

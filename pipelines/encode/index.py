@@ -82,8 +82,9 @@ class Indexed:
 
     def text(self) -> str:
         """One line for people."""
-        kinds = ("new", "changed", "moved", "described", "deleted", "skipped")
-        counts = ", ".join(f"{getattr(self, kind):,} {kind}" for kind in kinds if getattr(self, kind))
+        kinds = {"new": "new", "changed": "changed", "moved": "moved", "described": "with other metadata"}
+        kinds |= {"deleted": "deleted", "skipped": "skipped"}
+        counts = ", ".join(f"{getattr(self, kind):,} {said}" for kind, said in kinds.items() if getattr(self, kind))
         return f"{self.photos:,} photos are indexed" + (f": {counts}" if counts else "; nothing has changed")
 
 
@@ -121,7 +122,7 @@ def index(
     url: str,
     checkpoint_url: str,
     *,
-    called: str,
+    called: str | None = None,
     metadata: str | None = None,
     tokens: bool = False,
     delete_many: bool = False,
@@ -129,8 +130,8 @@ def index(
 ) -> Indexed:
     """Make the index at `url` hold every photo of `source`, encoded by a checkpoint.
 
-    source, metadata: None = as in the run before. called: the name of the checkpoint, such as models:/zse@champion.
-    tokens: of a new generation: also keep the encodings of patches. delete_many: delete even if most of
+    source, metadata: None = as in the run before. called: the name of the checkpoint, such as models:/zse@champion;
+    None = its URL. tokens: of a new generation: also keep the encodings of places. delete_many: delete even if most of
     the photos are gone. checkpoint: the content of `checkpoint_url`, if that is loaded already.
     Raises ZseError for another source than the run before's, for metadata that cannot be joined, and if most photos are
     gone; StorageError for a source without photos.
@@ -144,7 +145,7 @@ def index(
     with turn(there.url):
         followed = _followed(there, source, metadata)
         catalogue = _listed(followed.url, there.url)
-        table = _photos(place, checkpoint, called, tokens)
+        table = _photos(place, checkpoint, called or checkpoint_url, tokens)
         skipped = Table.create(place, SKIPPED, SKIPPED_SCHEMA)
         plan = _planned(catalogue, table, skipped)
         if not delete_many:
@@ -388,7 +389,8 @@ def _photos(place: str, checkpoint: Checkpoint, called: str, tokens: bool) -> Ta
     kept = forms_of(about_of(table.schema)["encodings"])
     if missing := sorted(set(forms) - set(kept)):
         raise ZseError(
-            f"{place} was indexed without {', '.join(missing)}. Delete this folder and run the same command again"
+            f"{place} was indexed without {', '.join(missing)}. To have them, delete this folder and run the same "
+            "command again: it encodes every photo anew"
         )
     return table
 
@@ -401,10 +403,13 @@ def _described(
         return None
     described = read_metadata(url, [field.name for field in OWN] + list(forms))
     used = pc.sum(pc.is_in(described["id"], catalogue.photos["id"])).as_py() or 0
-    if used < described.num_rows:
-        level = logging.INFO if used else logging.WARNING
-        paths = "" if used else ". Its paths must be those below the source, such as cats/1.jpg"
-        say(f"{used:,} of {described.num_rows:,} rows of {url} name a photo{paths}", level)
+    if described.num_rows and not used and len(catalogue.photos):
+        raise ZseError(
+            f"None of the {described.num_rows:,} rows of {url} names a photo of {catalogue.source}. Its paths must be "
+            f"those below the source, such as {printable(catalogue.photos['id'][0].as_py())}; its first is "
+            f"{printable(str(described['id'][0].as_py()))}"
+        )
+    say(f"{used:,} of {described.num_rows:,} rows of {url} name a photo")
     stored = {name: table.schema.field(name).type for name in own_columns(table.schema, forms)}
     for field in described.schema:
         if pa.types.is_null(field.type):  # as CSV reads a column without a value

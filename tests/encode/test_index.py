@@ -333,11 +333,16 @@ def test_columns_as_pandas_writes_them(tmp_path: Path) -> None:
     assert updated(None, url).described == 0
 
 
-def test_metadata_that_name_no_photo_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, file = catalogue(tmp_path / "photos", 1), tmp_path / "about.csv"
+def test_metadata_that_name_no_photo_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, file, url = catalogue(tmp_path / "photos", 2), tmp_path / "about.csv", tmp_path / "index"
+    file.write_text("path,price\na/0.png,10\nb/9.png,20\n")
+    updated(source, url, metadata=str(file))
+    assert "1 of 2 rows" in capsys.readouterr().err
     file.write_text("path,price\nphotos/a/0.png,10\n")
-    updated(source, tmp_path / "index", metadata=str(file))
-    assert "0 of 1 rows" in capsys.readouterr().err
+    wrong = r"None of the 1 rows of .*about.csv names a photo of .*such as a/0.png; its first is photos/a/0.png"
+    with pytest.raises(ZseError, match=wrong):
+        updated(source, url, metadata=str(file))
+    assert rows(url)[0]["price"] == 10, "the metadata of before stay"
 
 
 def test_the_index_of_another_checkpoint_is_refused_and_named(tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def main(arguments: Sequence[str]) -> None:
         f"{given.clients} clients / 1 client: {ratio:.2f} x the throughput; {requests / batches:.1f} requests a batch"
     )
     print("memory, MB: " + ", ".join(f"{memory[round(at * (len(memory) - 1) / 4)][1]:.0f}" for at in range(5)))
-    slope = 60 * np.polyfit(*np.array(memory[len(memory) // 2 :]).T, 1)[0]
+    seconds, megabytes = np.array(memory[len(memory) // 2 :]).T
+    slope = 60 * np.polyfit(seconds, megabytes, 1)[0]
     verdict = "grows" if slope >= GROWS else "does not grow"
     print(f"memory in the second half: {slope:+.2f} MB a minute, so it {verdict} (from {GROWS:g} MB a minute)")
 

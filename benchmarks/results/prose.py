@@ -213,7 +213,9 @@ def numbers(tables: Tables) -> dict[str, str]:
         "size_high": f"{max(gains):.3f}" if gains else "-",
         "over_mobilenet": difference(tables["recipes"], "lite2-192", "mobilenetv2-192", "ret"),
         "fused_over_ret": across_tables(tables, ("late", "late-96", "fused"), ("late", "late-96", "ret")),
-        "fused_late_over_fused": across_tables(tables, ("late", "zse-late", "fused-late"), ("late", "zse-late", "fused")),
+        "fused_late_over_fused": across_tables(
+            tables, ("late", "zse-late", "fused-late"), ("late", "zse-late", "fused")
+        ),
         "late_over_global": across_tables(tables, ("late", "late-96", "fused"), ("late", "global", "ret")),
         "photos_over_frozen": difference(tables["photos"], "alone", "frozen", "ret"),
         "photos_share": share(tables["photos"].get("alone"), tables["late"].get("global")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import mimetypes
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,8 +25,9 @@ from pipelines.search.searcher import Photo
 from pipelines.serve.asked import Drawing, ExplainRequest, SearchRequest, read
 from pipelines.serve.columns import plain, plain_row
 from pipelines.serve.guard import Guard
+from pipelines.serve.originals import Originals
 from pipelines.serve.problems import ServiceError, as_service_error
-from pipelines.serve.service import Service, Settings, thumbnail_url
+from pipelines.serve.service import Service, Settings, urls
 
 VERSION = version("zse-retrieval")
 PAGE = Path(__file__).parent / "page"
@@ -65,7 +65,13 @@ def create_app(settings: Settings, token: str | None, failed: Callable[[], objec
     _add_probes(app, service)
     _add_pages(app)
     app.add_middleware(
-        Guard, token=token, hosts=settings.hosts, body_bytes=settings.body_bytes, took=service.metrics.took
+        Guard,
+        token=token,
+        hosts=settings.hosts,
+        body_bytes=settings.body_bytes,
+        buffered_bytes=settings.buffered_bytes,
+        took=service.metrics.took,
+        refused=service.metrics.refused.inc,
     )
     if settings.origins:
         app.add_middleware(
@@ -118,21 +124,21 @@ async def _about_drawing(drawing: Drawing, answer: Awaitable[dict[str, Any]]) ->
 
 def _add_photos(app: FastAPI, service: Service) -> None:
     @app.get("/v1/about")
-    def about() -> JSONResponse:
+    async def about() -> JSONResponse:
         """The model, the index, its columns and the limits."""
-        return JSONResponse(service.about() | {"version": VERSION})
+        return JSONResponse(await service.about() | {"version": VERSION})
 
     @app.get("/v1/photos")
     def photos(id: Annotated[list[str], Query(max_length=IDS)]) -> JSONResponse:
         """Photos by their ids, `?id=a&id=b`: those that the index has, and the ids that it has not."""
         found = service.photos(id)
         missing = [one for one in dict.fromkeys(id) if one not in found]
-        return JSONResponse({"photos": [_photo(found[one]) for one in found], "missing": missing})
+        return JSONResponse({"photos": [_photo(found[one], service.settings) for one in found], "missing": missing})
 
     @app.get("/v1/photos/{id:path}")
     def photo(id: str) -> JSONResponse:
         """A photo by its id."""
-        return JSONResponse(_photo(service.photo(id)))
+        return JSONResponse(_photo(service.photo(id), service.settings))
 
     @app.get("/v1/thumbnails/{id:path}", response_class=Response)
     def thumbnail(id: str, request: Request) -> Response:
@@ -140,13 +146,13 @@ def _add_photos(app: FastAPI, service: Service) -> None:
         return _cached(service.thumbnail(id), "image/jpeg", request)
 
     if service.settings.originals:
+        originals = Originals(service.settings.index, service.settings.originals_at_once)
 
         @app.get("/v1/originals/{id:path}", response_class=Response)
         def original(id: str, request: Request) -> Response:
             """The file of a photo."""
-            kind = mimetypes.guess_type(id)[0] or ""
-            kind = kind if kind.startswith("image/") and "svg" not in kind else "application/octet-stream"
-            return _cached(service.original(id), kind, request)
+            service.photo(id)
+            return originals.answer(id, request)
 
 
 def _add_probes(app: FastAPI, service: Service) -> None:
@@ -203,9 +209,9 @@ def _either(kind: type[SearchRequest] | type[ExplainRequest]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _photo(of: Photo) -> dict[str, Any]:
+def _photo(of: Photo, settings: Settings) -> dict[str, Any]:
     about = {name: plain(getattr(of, name)) for name in ("id", "width", "height", "indexed_at")}
-    return about | {"metadata": plain_row(of.metadata), "thumbnail": thumbnail_url(of.id)}
+    return about | {"metadata": plain_row(of.metadata)} | urls(of.id, of.thumbnail, settings.originals)
 
 
 def _cached(content: bytes, kind: str, request: Request) -> Response:

@@ -56,11 +56,17 @@ class Guard:
         token: str | None,
         hosts: Sequence[str],
         body_bytes: int,
+        buffered_bytes: int,
         took: Callable[[str, int, float], object],
+        refused: Callable[[], object],
     ) -> None:
         """hosts: names that a request may be sent to; () = all. A page of another site whose name leads to this machine
-        (DNS rebinding) is refused by it. took: called with the route, the status and the seconds of each answer."""
-        self._app, self._token, self._hosts, self._body_bytes, self._took = app, token, hosts, body_bytes, took
+        (DNS rebinding) is refused by it. body_bytes: of a body; buffered_bytes: of the bodies of all requests that are
+        under way. took: called with the route, the status and the seconds of each answer. refused: called when the
+        bodies of others leave no room."""
+        self._app, self._token, self._hosts, self._took, self._refused = app, token, hosts, took, refused
+        self._body_bytes, self._buffered_bytes = body_bytes, buffered_bytes
+        self._buffered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -81,9 +87,15 @@ class Guard:
         async def received() -> Message:
             nonlocal read
             message = await receive()
-            read += len(message.get("body", b""))
+            came = len(message.get("body", b""))
+            read += came
+            self._buffered += came
             if read > self._body_bytes:
                 raise self._too_large()
+            if self._buffered > self._buffered_bytes:
+                self._refused()
+                detail = "Too many bodies arrive at once. Try again in a second"
+                raise ServiceError(503, detail, headers={"Retry-After": "1", "Connection": "close"})
             return message
 
         try:
@@ -95,6 +107,7 @@ class Guard:
                 raise
             await answer.response()(scope, receive, sent)
         finally:
+            self._buffered -= read
             self._took(getattr(scope.get("route"), "path", "other"), status, time.monotonic() - began)
 
     def _check(self, scope: Scope) -> None:

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-TOGETHER = (1, 2, 4, 8, 16)
+TOGETHER = (1, 2, 3, 4, 6, 8)
 
 
 class Metrics:
@@ -23,7 +23,7 @@ class Metrics:
             "zse_serve_batch", "Requests that the model did together", buckets=TOGETHER, registry=self._all
         )
         self.under_way = Gauge("zse_serve_under_way", "Requests that wait for the model or run", registry=self._all)
-        self.refused = Counter("zse_serve_refused", "Requests refused because too many waited", registry=self._all)
+        self.refused = Counter("zse_serve_refused", "Requests refused because too much waited", registry=self._all)
         self.photos = Gauge("zse_serve_photos", "Photos of the index that answers", registry=self._all)
         self.version = Gauge("zse_serve_index_version", "Version of the index that answers", registry=self._all)
 

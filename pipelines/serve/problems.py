@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from pipelines.runtime.errors import StorageError
@@ -45,6 +46,8 @@ def as_service_error(error: BaseException, field: str | None = None) -> ServiceE
     """The answer to an error. field: what a picture or a ZseError without a field of its own is about."""
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, ClientDisconnect):
+        return ServiceError(GONE, "The client has gone")
     if isinstance(error, StorageError):
         say(f"The index cannot be read: {error}", logging.ERROR)
         return ServiceError(503, "The index cannot be read just now", headers={"Retry-After": "5"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import threading
 import time
 from collections import OrderedDict
@@ -17,18 +18,17 @@ from urllib.parse import quote
 import numpy as np
 
 from pipelines.drawing.explanations import CAPTIONS, explained, png
-from pipelines.encode.gallery import read_photos
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.search.query import MAX_POINTS, prepared_photo
 from pipelines.search.searcher import MOST, Asked, AskedError, Found, Photo, Searcher, Snapshot, asking, deepest
 from pipelines.serve.asked import PAIRS, TOP, Drawing, SearchRequest
+from pipelines.serve.batches import MOST as TOGETHER
 from pipelines.serve.batches import Batches
 from pipelines.serve.columns import columns, plain_row
 from pipelines.serve.filters import check_filter
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.problems import GONE, ServiceError
-from pipelines.workspace.photo_index import PhotoIndex
 from zse_model.explanation.base import UnexplainableError
 from zse_model.explanation.pair import explained_mode, explainer
 from zse_model.transforms import MAX_PIXELS
@@ -58,7 +58,10 @@ class Settings:
     """Whose photos these are: the page shows it."""
     originals: bool = False
     """Whether the photos themselves can be had."""
+    originals_at_once: int = 8
     body_bytes: int = 10_000_000
+    buffered_bytes: int = 100_000_000
+    """Of the bodies of all requests that are under way."""
     seconds: float = 30.0
     """Of a request."""
     waiting: int = 64
@@ -73,12 +76,12 @@ class Service:
         self.failed: Exception | None = None
         """Why the index could not be opened."""
         self._searcher: Searcher | None = None
-        self._batches = Batches(self.metrics.together.observe)
+        self._batches = Batches(self._took)
         # Apart, so that pictures that take long to decode keep no strokes waiting.
         self._decoders = {name: ThreadPoolExecutor(DECODERS, name) for name in ("drawing", "strokes")}
         self._thumbnails: OrderedDict[tuple[Any, str], bytes] = OrderedDict()
         self._columns: tuple[Any, list[dict[str, Any]]] | None = None
-        self._reading_columns = threading.Lock()
+        self._reading_columns = asyncio.Lock()  # of the event loop: what waits for it keeps no thread
         self._under_way = 0
         self.metrics.photos.set_function(lambda: len(self._searcher) if self._searcher else 0)
         self.metrics.version.set_function(lambda: self._searcher.version if self._searcher else 0)
@@ -116,13 +119,33 @@ class Service:
             ended.wait()
 
     def _opened(self) -> Searcher:
-        """The searcher, with what its first mode compares in memory."""
+        """The searcher, with what its first mode compares in memory. Raises for a mode that every request would be
+        refused for.
+
+        The mode answers a batch of each size, by the thread of the model. Torch prepares each size when it first comes,
+        and the heap of the thread keeps what the largest took: so the memory has its final size before the first
+        request, which waits for nothing.
+        """
         given, began = self.settings, time.monotonic()
         searcher = Searcher.open(given.index, given.model, workspace=given.workspace, tracking=given.tracking)
-        # A mode that every request would be refused for is refused here.
-        searcher.answers([_any_drawing(searcher.checkpoint.transforms.size)], top=1, mode=given.mode, pairs=PAIRS)
+        drawing = _any_drawing(searcher.checkpoint.transforms.size)
+
+        def answered(sizes: Sequence[int]) -> list[int]:
+            for size in sizes:
+                searcher.answers([drawing] * size, top=1, mode=given.mode, pairs=PAIRS, group=False)
+            return list(sizes)
+
+        self._batches.submit(answered, 1).result()
+        if not _alone(searcher, given.mode):
+            for size in range(2, TOGETHER + 1):
+                self._batches.submit(answered, size).result()
         say(f"{len(searcher):,} photos can be searched, after {time.monotonic() - began:.1f} s")
         return searcher
+
+    def _took(self, count: int) -> None:
+        """A batch of so many requests is done by the model."""
+        if self._searcher is not None:  # before, there are no requests
+            self.metrics.together.observe(count)
 
     @property
     def searcher(self) -> Searcher:
@@ -168,10 +191,8 @@ class Service:
 
     def key(self, request: SearchRequest) -> Hashable:
         """Searches with equal keys may be done together. One by a network of pairs is done alone: it takes long."""
-        asked, method = self._asked(request), self.searcher.checkpoint.method
-        with asking("mode"):
-            slow = method.mode(asked.get("mode") or method.modes[0]).pair_network
-        return None if slow or request.rerank else request.model_copy(update={"strokes": None}).model_dump_json()
+        alone = request.rerank or _alone(self.searcher, self._asked(request).get("mode"))
+        return None if alone else request.model_copy(update={"strokes": None}).model_dump_json()
 
     def drawn(self, items: Sequence[tuple[Drawing, SearchRequest]]) -> list[dict[str, Any]]:
         """Searches by drawings, all asked for alike."""
@@ -214,10 +235,10 @@ class Service:
             {
                 "id": one.id,
                 "score": round(one.score, 6),
-                "thumbnail": thumbnail_url(one.id),
                 "metadata": plain_row(one.metadata),
                 "repeats": one.repeats,
             }
+            | urls(one.id, one.thumbnail, self.settings.originals)
             for one in found
         ]
         more = len(found) == top and top * page < deepest(mode, asked.get("rerank"))
@@ -253,15 +274,15 @@ class Service:
 
     # Answers without the model ----------------------------------------------------------------------------------------
 
-    def about(self) -> dict[str, Any]:
+    async def about(self) -> dict[str, Any]:
         """What the page needs to know. The first answer of a version of the index reads the user's columns."""
-        return self.searcher.ask(self._about)
+        async with self._reading_columns:
+            return await asyncio.to_thread(self.searcher.ask, self._about)
 
     def _about(self, now: Snapshot) -> dict[str, Any]:
-        with self._reading_columns:
-            if self._columns is None or self._columns[0] != now.made:
-                self._columns = now.made, columns(now)
-            own = self._columns[1]
+        if self._columns is None or self._columns[0] != now.made:
+            self._columns = now.made, columns(now)
+        own = self._columns[1]
         limits = {
             "body_bytes": self.settings.body_bytes,
             "pixels": MAX_PIXELS,
@@ -286,7 +307,8 @@ class Service:
         """The model and the index of an answer."""
         name = self.settings.model if self.settings.model.startswith("models:/") else now.checkpoint.name
         model = {"name": name, "method": now.checkpoint.name, "checkpoint": now.generation.checkpoint_hash[:12]}
-        return {"model": model, "index": {"generation": now.generation.name, "version": now.table.version}}
+        made, version = now.made
+        return {"model": model, "index": {"generation": now.generation.name, "made": made, "version": version}}
 
     def photos(self, ids: Sequence[str]) -> dict[str, Photo]:
         """Those of the photos that the index has."""
@@ -304,25 +326,27 @@ class Service:
             return kept
         return self.photo(id).thumbnail
 
-    def original(self, id: str) -> bytes:
-        """The content of a photo of the index. Raises ServiceError for a photo that is not there, or no longer."""
-        self.photo(id)
-        (content,) = read_photos(PhotoIndex(self.settings.index).required().url, [id])
-        if isinstance(content, FileNotFoundError):
-            raise ServiceError(404, "The photo was removed after it was indexed")
-        if isinstance(content, Exception):
-            raise content
-        return content
-
 
 def _check_filter(now: Snapshot, asked: Asked) -> None:
     if where := asked.get("where"):
         check_filter(where, now.own_columns)
 
 
+def urls(id: str, thumbnail: bytes, originals: bool) -> dict[str, str]:
+    """Where a photo's thumbnail is, and the photo itself where that is allowed; relative to the service. The URL of a
+    thumbnail names its content: a browser that keeps it shows no photo that had the id before."""
+    found = {"thumbnail": f"{thumbnail_url(id)}?is={hashlib.sha256(thumbnail).hexdigest()[:12]}"}
+    return found | ({"original": _url("originals", id)} if originals else {})
+
+
 def thumbnail_url(id: str) -> str:
-    """Relative to the service. A client removes the dots of a/../b, so its slashes are escaped."""
-    return "v1/thumbnails/" + quote(id, safe="" if {"", ".", ".."} & set(id.split("/")) else "/")
+    """Relative to the service."""
+    return _url("thumbnails", id)
+
+
+def _url(what: str, id: str) -> str:
+    """A client removes the dots of a/../b, so its slashes are escaped."""
+    return f"v1/{what}/" + quote(id, safe="" if {"", ".", ".."} & set(id.split("/")) else "/")
 
 
 async def _unless(gone: asyncio.Future[Any], work: Future[Answer]) -> Answer:
@@ -335,6 +359,13 @@ async def _unless(gone: asyncio.Future[Any], work: Future[Answer]) -> Answer:
         raise ServiceError(GONE, "The client has gone")
     finally:
         future.cancel()  # does nothing to a future that is done
+
+
+def _alone(searcher: Searcher, mode: str | None) -> bool:
+    """Whether a search by the mode, or by the first one, is done alone: a network of pairs takes long."""
+    method = searcher.checkpoint.method
+    with asking("mode"):
+        return method.mode(mode or method.modes[0]).pair_network
 
 
 def _any_drawing(size: int) -> np.ndarray:

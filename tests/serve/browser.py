@@ -53,6 +53,11 @@ class Watch:
         page.on("console", lambda said: self._console(said.type, said.text))
         page.on("pageerror", lambda error: self.faults.append(str(error)))
 
+    @property
+    def bodies(self) -> list[Any]:
+        """The JSON of each search."""
+        return [search.post_data_json for search in self.searches]
+
     def _request(self, request: Request) -> None:
         where = urlsplit(request.url)
         if where.scheme not in ("blob", "data") and where.netloc != self.origin:
@@ -63,7 +68,11 @@ class Watch:
     def _response(self, response: Response) -> None:
         """Answers of the API are each test's own; a file or a thumbnail that is missing is a fault."""
         path = urlsplit(response.url).path
-        if response.status >= 400 and not path.endswith(("/v1/about", "/v1/search", "/v1/explain")):
+        if (
+            response.status >= 400
+            and not path.endswith(("/v1/about", "/v1/search", "/v1/explain"))
+            and "/v1/originals/" not in path
+        ):
             self.faults.append(f"{response.status} {path}")
 
     def _console(self, kind: str, text: str) -> None:

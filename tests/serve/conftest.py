@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from fastapi import FastAPI
 from pipelines.serve.app import create_app
 from pipelines.serve.run import server_of
 from pipelines.serve.service import Service, Settings
+from tests.encode.test_index import NAMES as ODD
 from tests.encode.test_index import put, updated
 from tests.helpers.pictures import picture
 from tests.search.test_searcher import TOKENS
@@ -88,6 +90,20 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             writer.writerow([name, name.partition("/")[0], i, str(i % 2 == 0).lower(), f"2026-01-{i % 28 + 1:02d}"])
     updated(folder / "photos", folder / "index", TOKENS, metadata=str(folder / "about.csv"), tokens=True)
     return Settings(index=str(folder / "index"), model=TOKENS)
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, dict[str, int]]]:
+    """A service of photos whose names are in many scripts, one of them not in UTF-8; and the seed of each drawn photo
+    by its id."""
+    folder = tmp_path_factory.mktemp("odd")
+    for seed, name in enumerate(ODD):
+        put(folder / "photos" / name, picture(draw_photo("fish", seed, size=48), "JPEG"))
+    path = Path(os.fsdecode(os.fsencode(folder / "photos") + b"/\xff\xfe.jpg"))
+    put(path, picture(draw_photo("fish", len(ODD), size=48), "JPEG"))
+    updated(folder / "photos", folder / "index", TOKENS)
+    with running(Settings(index=str(folder / "index"), model=TOKENS, originals=True)) as started:
+        yield started, {name: seed for seed, name in enumerate([*ODD, r"\udcff\udcfe.jpg"])}
 
 
 @pytest.fixture(scope="session")

@@ -5,14 +5,21 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
+from pipelines.serve.service import Settings
+from tests.encode.test_index import put, rows, updated
+from tests.helpers.pictures import picture
+from tests.search.test_searcher import TOKENS
 from tests.serve.browser import (
     Opens,
     draw_by_finger,
@@ -27,6 +34,9 @@ from tests.serve.browser import (
     strokes,
     until,
 )
+from tests.serve.client import asked
+from tests.serve.conftest import Running, running
+from zse_model.synthetic import CATEGORIES, draw_photo
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -61,13 +71,16 @@ def opens(browser: Browser, service: Any) -> Iterator[Opens]:
         yield open_
 
 
-def png(size: tuple[int, int] = (60, 40), mode: str = "1") -> bytes:
+SIZE_OF_SENT = "createImageBitmap(sent).then(({width, height}) => [width, height])"
+
+
+def png(size: tuple[int, int] = (60, 40), mode: str = "1", kind: str = "PNG", **options: Any) -> bytes:
     """A cross, black on white."""
     picture = Image.new(mode, size, "white")
-    picture.paste(0, (size[0] // 2, 0, size[0] // 2 + max(1, size[0] // 20), size[1]))
-    picture.paste(0, (0, size[1] // 2, size[0], size[1] // 2 + max(1, size[1] // 20)))
+    picture.paste("black", (size[0] // 2, 0, size[0] // 2 + max(1, size[0] // 20), size[1]))
+    picture.paste("black", (0, size[1] // 2, size[0], size[1] // 2 + max(1, size[1] // 20)))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
+    picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -76,7 +89,7 @@ def photo(id: str, score: float = 0.5, **fields: Any) -> dict[str, Any]:
 
 
 def answer(photos: list[dict[str, Any]], page: int = 1, more: bool = False) -> dict[str, Any]:
-    return {"photos": photos, "page": page, "more": more, "index": {"generation": "g", "version": 1}}
+    return {"photos": photos, "page": page, "more": more, "index": {"generation": "g", "version": 1}, "model": {}}
 
 
 def answered_by(page: Page, *answers: dict[str, Any]) -> None:
@@ -104,7 +117,7 @@ def test_a_line_drawn_by_any_hand_is_sent_as_it_was_drawn(opens: Opens, device: 
     (line,) = strokes(page)
     ends = [line["points"][0], line["points"][-1]]
     assert [value for x, y, _ in ends for value in (x, y)] == pytest.approx([200, 300, 800, 700], abs=4)
-    sent = watch.searches[-1].post_data_json["strokes"]
+    sent = watch.bodies[-1]["strokes"]
     assert sent == [[[x for x, _, _ in line["points"]], [y for _, y, _ in line["points"]]]]
     pressures = [pressure for _, _, pressure in line["points"]]
     assert line["pressed"] is (draw is draw_by_pen)
@@ -149,7 +162,7 @@ def test_lines_and_tools_outlive_a_reload(opens: Opens) -> None:
     page.get_by_label("Width of the pen").press("End")
     with page.expect_response("**/v1/search") as response:
         page.reload()
-    assert response.value.ok and len(watch.searches[-1].post_data_json["strokes"]) == 3
+    assert response.value.ok and len(watch.bodies[-1]["strokes"]) == 3
     assert page.get_by_label("Width of the pen").input_value() == "40"
     page.get_by_label("Redo").click()
     assert len(strokes(page)) == 2
@@ -171,7 +184,7 @@ def test_zoom_rotation_and_resize_change_neither_the_drawing_nor_the_query(opens
     assert ink(page) == pytest.approx(before, abs=0.02)
     with page.expect_response("**/v1/search"):
         page.get_by_role("button", name="Search").press("Enter")
-    assert watch.searches[-1].post_data_json["strokes"] == watch.searches[0].post_data_json["strokes"]
+    assert watch.bodies[-1]["strokes"] == watch.bodies[0]["strokes"]
     client.send("Emulation.setPageScaleFactor", {"pageScaleFactor": 1})
     page.evaluate("scrollTo(0, 0)")
     draw_by_finger(page, [(0.1, 0.9), (0.9, 0.9)])
@@ -187,14 +200,30 @@ def test_an_empty_paper_asks_nothing(opens: Opens) -> None:
     assert watch.searches == []
 
 
-def test_a_browser_that_guards_its_canvas_finds_the_same(opens: Opens) -> None:
-    guard = """for (const name of ["toDataURL", "toBlob"])
-        HTMLCanvasElement.prototype[name] = () => { throw new Error("guarded"); };
-    CanvasRenderingContext2D.prototype.getImageData = () => { throw new Error("guarded"); };"""
-    page, watch = opens(prepare=lambda page: page.add_init_script(guard))
+def test_a_browser_that_adds_noise_to_its_canvas_finds_the_same_ten_first(opens: Opens) -> None:
+    noise = """const {getImageData, putImageData} = CanvasRenderingContext2D.prototype;
+    function noisy(context, ...box) {
+        const pixels = getImageData.call(context, ...box);
+        for (let i = 0; i < pixels.data.length; i++) pixels.data[i] ^= Math.floor(256 * Math.random());
+        return pixels;
+    }
+    CanvasRenderingContext2D.prototype.getImageData = function (...box) { return noisy(this, ...box); };
+    for (const name of ["toDataURL", "toBlob"]) {
+        const really = HTMLCanvasElement.prototype[name];
+        HTMLCanvasElement.prototype[name] = function (...given) {
+            putImageData.call(this.getContext("2d"), noisy(this.getContext("2d"), 0, 0, this.width, this.height), 0, 0);
+            return really.apply(this, given);
+        };
+    }"""
+    page, _ = opens()
     draw_by_mouse(ready(page))
     found(page)
-    assert watch.searches[-1].post_data_json["strokes"]
+    drawing = json.dumps(page.evaluate("sessionStorage.getItem('zse.drawing')"))
+    again = f"sessionStorage.setItem('zse.drawing', {drawing}); {noise}"
+    guarded, watch = opens(prepare=lambda page: page.add_init_script(again))
+    found(ready(guarded))
+    assert len(names(page)[:10]) == 10 and names(guarded)[:10] == names(page)[:10]
+    assert watch.bodies[-1]["strokes"]
 
 
 def test_photos_appear_while_a_long_line_is_drawn(opens: Opens) -> None:
@@ -215,7 +244,7 @@ def test_photos_appear_while_a_long_line_is_drawn(opens: Opens) -> None:
     assert page.locator(".tile").count() and 1 <= len(watch.searches) <= most
     with page.expect_response("**/v1/search"):
         page.mouse.up()
-    sizes = [sum(len(x) for x, _ in search.post_data_json["strokes"]) for search in watch.searches]
+    sizes = [sum(len(x) for x, _ in body["strokes"]) for body in watch.bodies]
     assert max(sizes) <= 50 and len(strokes(page)[0]["points"]) > 150
 
 
@@ -234,7 +263,7 @@ def test_a_picture_is_the_query_until_the_drawing_comes_back(opens: Opens, how: 
     until(page, "document.getElementById('instead-picture').naturalWidth === 60")
     with page.expect_response("**/v1/search"):
         page.get_by_role("button", name="Back to drawing").click()
-    assert watch.searches[-1].post_data_json["strokes"] and page.get_by_label("Undo").is_enabled()
+    assert watch.bodies[-1]["strokes"] and page.get_by_label("Undo").is_enabled()
 
 
 def test_a_large_picture_is_shrunk_an_svg_is_sent_as_it_is_and_a_text_is_refused(opens: Opens) -> None:
@@ -251,7 +280,13 @@ def test_a_large_picture_is_shrunk_an_svg_is_sent_as_it_is_and_a_text_is_refused
     with page.expect_response("**/v1/search") as response:
         page.set_input_files("#file", {"name": "big.png", "mimeType": "image/png", "buffer": png((9000, 7000))})
     assert response.value.ok
-    assert page.evaluate("createImageBitmap(sent).then(({width, height}) => [width, height])") == [2048, 1593]
+    assert page.evaluate(SIZE_OF_SENT) == [2048, 1593]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a camera on its side: the stored rows are columns
+    with page.expect_response("**/v1/search") as response:
+        big = png((4000, 1000), "RGB", "JPEG", exif=turned)
+        page.set_input_files("#file", {"name": "turned.jpg", "mimeType": "image/jpeg", "buffer": big})
+    assert response.value.ok and page.evaluate(SIZE_OF_SENT) == [512, 2048]
 
 
 def test_filters_ask_for_what_they_show(opens: Opens) -> None:
@@ -296,7 +331,7 @@ def test_a_photo_is_explained_and_leads_to_others_like_it(opens: Opens) -> None:
     id = dialog.locator("td").first.inner_text()
     with page.expect_response("**/v1/search") as response:
         dialog.get_by_role("button", name="More like this").click()
-    assert response.value.ok and watch.searches[-1].post_data_json["like"] == id
+    assert response.value.ok and watch.bodies[-1]["like"] == id
     assert page.locator("#instead-text").inner_text() == f"Photos like {id.split('/')[-1]}"
     page.locator(".tile").first.click()
     assert dialog.get_by_role("button", name="Explain").is_hidden()
@@ -362,7 +397,7 @@ def test_a_token_is_asked_for_and_goes_with_every_request(opens: Opens) -> None:
         )
     draw_by_mouse(ready(page))
     until(page, "document.querySelector('.tile img')?.naturalWidth > 9")
-    assert page.locator(".tile img").first.get_attribute("src").startswith("blob:")
+    assert str(page.locator(".tile img").first.get_attribute("src")).startswith("blob:")
     assert page.evaluate("localStorage.length") == 0 and page.context.cookies() == []
 
 
@@ -409,6 +444,101 @@ def test_names_are_text_whatever_they_are(opens: Opens) -> None:
         )
         page.keyboard.press("Escape")
     assert page.evaluate("window.hacked") is None and not is_wider_than_window(page)
+
+
+def test_names_in_every_script_show_their_own_thumbnails(browser: Browser, odd: tuple[Running, dict[str, int]]) -> None:
+    service, seeds = odd
+    stored = {row["id"]: row["thumbnail"] for row in rows(service.index, TOKENS)}
+    with opening(browser, service.url) as open_:
+        page, _ = open_()
+        draw_by_mouse(ready(page))
+        found(page)
+        until(page, "[...document.querySelectorAll('.tile img')].every((image) => image.naturalWidth > 9)")
+        tiles = page.locator(".tile").evaluate_all("(all) => all.map((one) => [one.title, one.firstChild.currentSrc])")
+        assert {id for id, _ in tiles} == set(seeds)
+        for id, address in tiles:
+            assert asked(address).body == stored[id], id
+
+
+@pytest.mark.parametrize("token", [None, "correct-horse-battery"])
+def test_the_photo_itself_is_opened_where_allowed(
+    browser: Browser, opens: Opens, catalogue: Settings, token: str | None
+) -> None:
+    page, _ = opens()
+    draw_by_mouse(ready(page))
+    page.locator(".tile").first.click()
+    assert page.get_by_role("link", name="Open the photo").is_hidden(), "not allowed"
+    page.context.close()
+    with running(replace(catalogue, originals=True), token) as service, opening(browser, service.url) as open_:
+        given = f"sessionStorage.setItem('zse.token', JSON.stringify({json.dumps(token)}))" if token else ""
+        page, _ = open_(prepare=lambda page: page.add_init_script(given))
+        draw_by_mouse(ready(page))
+        page.locator(".tile").first.click()
+        id = page.locator("#dialog td").first.inner_text()
+        link = page.get_by_role("link", name="Open the photo")
+        page.get_by_role("button", name="Explain").focus()
+        page.keyboard.press("Tab")
+        assert link.evaluate("(link) => link === document.activeElement")
+        with page.expect_popup() as opened:
+            page.keyboard.press("Enter")
+        width = "document.images[0]?.naturalWidth"
+        opened.value.wait_for_load_state()
+        assert opened.value.evaluate(width) == Image.open(service.photos / id).width
+        assert opened.value.evaluate("opener") is None
+        if token is None:
+            return
+        page.keyboard.press("Escape")
+        page.locator(".tile").nth(1).click()  # the browser keeps the first
+        other = service.photos / page.locator("#dialog td").first.inner_text()
+        other.rename(service.photos / "moved")
+        try:
+            link.press("Enter")
+            page.locator("#explanation").filter(has_text="was removed after it was indexed").wait_for()
+        finally:
+            (service.photos / "moved").rename(other)
+
+
+@pytest.mark.parametrize("how", ["changed", "made anew"])
+def test_pages_of_two_versions_are_never_mixed(browser: Browser, tmp_path: Path, how: str) -> None:
+    """The index changes between page 1 and page 2. Made anew, it has the same name and number as before."""
+    source, url = tmp_path / "photos", tmp_path / "index"
+    for i in range(120):
+        put(source / f"{i:03d}.png", picture(draw_photo(CATEGORIES[i % 40], i, size=48)))
+    (tmp_path / "about.csv").write_text("path,kind\n" + "".join(f"{i:03d}.png,{'ab'[i % 2]}\n" for i in range(120)))
+    options = {"metadata": str(tmp_path / "about.csv")}
+    updated(source, url, TOKENS, **options)
+    with running(Settings(index=str(url), model=TOKENS)) as service, opening(browser, service.url) as open_:
+        page, watch = open_()
+        draw_by_mouse(ready(page))
+        page.locator("#count").filter(has_text="48 photos found, and there are more").wait_for()
+        old = names(page)
+        page.get_by_text("Filters", exact=True).click()
+        with page.expect_response("**/v1/search"):
+            page.get_by_label("kind", exact=True).select_option("a")
+        page.locator("#count").filter(has_text=re.compile("^48 photos found")).wait_for()
+        before = service.service.searcher.version
+        if how == "made anew":
+            shutil.rmtree(url)
+        (source / old[0]).unlink()
+        for i in (7, 8):  # of either kind
+            put(source / f"{i:03d}.png", picture(draw_photo(CATEGORIES[50], 500 + i, size=48)))
+        updated(source, url, TOKENS, **options)
+        assert service.service.searcher.follow()
+        assert (service.service.searcher.version == before) is (how == "made anew")
+        asked_before = len(watch.searches)
+        page.get_by_role("button", name="More", exact=True).click()
+        message = page.locator("#message[aria-live=polite]")
+        message.filter(has_text="The photos of this service have changed. The search began again.").wait_for()
+        sent = watch.bodies[asked_before:]
+        assert [one.get("page") for one in sent] == [2, 1] and {one["where"] for one in sent} == {"`kind` = 'a'"}
+        now = asked(f"{service.url}v1/search", json.dumps(sent[1]).encode()).json["photos"]
+        assert page.locator("#count").inner_text().startswith("48 photos found")
+        shown = page.locator(".tile").evaluate_all("(all) => all.map((one) => one.title)")
+        assert shown == [one["id"] for one in now][: len(shown)] and old[0] not in shown
+        assert page.get_by_label("kind", exact=True).locator("option:checked").inner_text() == "a", "it is still chosen"
+        page.get_by_role("button", name="More", exact=True).click()
+        page.locator("#count").filter(has_text=re.compile("^(59|60) photos found$")).wait_for()
+        assert message.inner_text() == "", "one version: the page follows"
 
 
 def test_the_page_works_below_a_prefix(opens: Opens) -> None:

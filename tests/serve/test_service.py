@@ -6,9 +6,11 @@ import base64
 import http.client
 import io
 import json
+import random
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +21,12 @@ import pytest
 from PIL import Image
 
 from pipelines.search.searcher import Searcher
-from pipelines.serve.guard import TOKEN, token_of_environment
+from pipelines.serve.batches import MOST
+from pipelines.serve.guard import TOKEN, Guard, token_of_environment
 from pipelines.serve.run import LOCAL
 from pipelines.serve.run import guarded as guarded_by
 from pipelines.serve.service import Settings, thumbnail_url
+from pipelines.store.storage import RangeFile
 from tests.encode.test_index import put, rows, updated
 from tests.helpers.pictures import picture, png
 from tests.search.test_searcher import TOKENS
@@ -44,7 +48,7 @@ def pairs(answer: Answer) -> list[tuple[str, float]]:
     return [(one["id"], one["score"]) for one in answer.json["photos"]]
 
 
-def expected(searcher: Searcher, *query: Any, **options: Any) -> list[tuple[str, float]]:
+def expected(searcher: Searcher, *query: Any, **options: Any) -> list[tuple[str, Any]]:
     return [(one.id, pytest.approx(one.score, abs=1e-5)) for one in searcher.search(*query, **options)]
 
 
@@ -62,7 +66,8 @@ def expected(searcher: Searcher, *query: Any, **options: Any) -> list[tuple[str,
 def test_a_drawing_finds_what_the_searcher_finds(service: Running, searcher: Searcher, options: Any) -> None:
     answer = searched(service.url, **options)
     assert pairs(answer) == expected(searcher, STROKES, **options)
-    assert answer.json["index"] == {"generation": searcher.generation.name, "version": searcher.version}
+    made, version = searcher.made
+    assert answer.json["index"] == {"generation": searcher.generation.name, "made": made, "version": version}
     assert answer.json["model"]["checkpoint"] == searcher.generation.checkpoint_hash[:12]
 
 
@@ -338,6 +343,84 @@ def test_it_is_ready_when_the_index_is_loaded(catalogue: Settings, monkeypatch: 
         assert service.service.searcher._now.loaded, "the first search finds the index in memory"
 
 
+@pytest.mark.parametrize(("mode", "sizes"), [(None, range(1, MOST + 1)), ("rn", [1])])
+def test_the_first_search_of_any_batch_finds_the_model_warm(
+    catalogue: Settings, monkeypatch: pytest.MonkeyPatch, mode: str | None, sizes: Sequence[int]
+) -> None:
+    done: list[tuple[int, str]] = []
+    really = Searcher.answers
+
+    def answers(self: Searcher, drawn: Sequence[Any], **asked: Any) -> Any:
+        done.append((len(drawn), threading.current_thread().name))
+        return really(self, drawn, **asked)
+
+    monkeypatch.setattr(Searcher, "answers", answers)
+    with running(replace(catalogue, mode=mode)) as service:
+        assert done == [(size, "model") for size in sizes], "by the thread whose heap the model uses"
+        assert "zse_serve_batch_count 0.0" in asked(f"{service.url}metrics").body.decode()
+
+
+def test_nothing_but_about_waits_for_the_columns(catalogue: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, count = threading.Event(), 50  # more than the threads that answer requests
+
+    def slow(now: Any) -> list[Any]:
+        read.wait(60)
+        return []
+
+    monkeypatch.setattr("pipelines.serve.service.columns", slow)
+    with running(catalogue) as service, ThreadPoolExecutor(count + 1) as pool:
+        abouts = [pool.submit(asked, f"{service.url}v1/about") for _ in range(count)]
+        try:
+            while len(service.service._reading_columns._waiters or ()) < count - 1:
+                time.sleep(0.01)
+            for path in ("healthz", "readyz", "metrics", thumbnail_url(NAMES[0]), "page/page.js"):
+                assert pool.submit(asked, service.url + path).result(10).status == 200
+            assert pool.submit(searched, service.url).result(10).status == 200
+        finally:
+            read.set()
+        assert {about.result().status for about in abouts} == {200}
+
+
+def started(service: Running, sent: int, length: int) -> socket.socket:
+    """A search that has sent so many bytes of a body of `length`."""
+    host, _, port = service.url.split("/")[2].partition(":")
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    body = json.dumps({"strokes": STROKES}).encode().ljust(length)
+    head = f"POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    connection.sendall(head.encode() + body[:sent])
+    return connection
+
+
+def test_bodies_that_arrive_at_once_have_a_limit(catalogue: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    with running(replace(catalogue, buffered_bytes=50_000)) as service:
+        arriving = [started(service, 20_000, 20_001) for _ in range(2)]
+        announced = [started(service, 0, 40_000) for _ in range(4)]  # which takes no memory
+        guard = guard_of(service)
+        while guard._buffered < 40_000:
+            time.sleep(0.01)
+        large, small = json.dumps({"strokes": STROKES}).encode().ljust(20_000), searched(service.url)
+        refused = asked(f"{service.url}v1/search", large)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1") and "bodies" in refused.json["detail"]
+        assert small.status == 200, "it fits"
+        arriving[0].close()
+        arriving[1].sendall(b" ")
+        assert arriving[1].recv(65536).startswith(b"HTTP/1.1 200")
+        while guard._buffered:
+            time.sleep(0.01)
+        assert asked(f"{service.url}v1/search", large).status == 200
+        assert "zse_serve_refused_total 1.0" in asked(f"{service.url}metrics").body.decode()
+        for connection in (arriving[1], *announced):
+            connection.close()
+    assert "incident" not in capsys.readouterr().err, "a client that goes is no defect"
+
+
+def guard_of(service: Running) -> Guard:
+    layer: Any = service.app.middleware_stack
+    while not isinstance(layer, Guard):
+        layer = layer.app
+    return layer
+
+
 @pytest.fixture(scope="module")
 def guarded(catalogue: Settings) -> Iterator[Running]:
     settings = replace(catalogue, hosts=("127.0.0.1",), origins=("https://shop.example",), originals=True)
@@ -350,7 +433,7 @@ def guarded(catalogue: Settings) -> Iterator[Running]:
 )
 def test_a_token_is_asked_for(guarded: Running, path: str) -> None:
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic correct-horse-battery"}):
-        answer = asked(guarded.url + path, **headers)
+        answer = asked(guarded.url + path, None, **headers)
         assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
     assert asked(guarded.url + path, authorization="Bearer correct-horse-battery").status != 401
 
@@ -403,9 +486,85 @@ def test_originals_are_given_out_where_allowed(guarded: Running, service: Runnin
     id, token = NAMES[3], "Bearer correct-horse-battery"
     answer = asked(f"{guarded.url}v1/originals/{quote(id)}", authorization=token)
     assert answer.body == (guarded.photos / id).read_bytes() and answer.headers["content-type"] == "image/jpeg"
+    kept = answer.headers["etag"]
+    assert asked(f"{guarded.url}v1/originals/{quote(id)}", authorization=token, if_none_match=kept).status == 304
+    body = json.dumps({"like": id}).encode()
+    for one in asked(f"{guarded.url}v1/search", body, authorization=token).json["photos"]:
+        assert (
+            asked(guarded.url + one["original"], authorization=token).body == (guarded.photos / one["id"]).read_bytes()
+        )
+    assert "original" not in searched(service.url).json["photos"][0]
+    assert "original" not in asked(f"{service.url}v1/photos/{quote(id)}").json
     for path in ("../about.csv", "..%2Fabout.csv", "%2e%2e/about.csv", "/etc/passwd", "a/../../about.csv"):
         assert asked(f"{guarded.url}v1/originals/{path}", authorization=token).status == 404
     assert asked(f"{service.url}v1/originals/{quote(id)}").status == 404
+
+
+def test_every_original_has_its_name(odd: tuple[Running, dict[str, int]]) -> None:
+    service, seeds = odd
+    for id, seed in seeds.items():
+        one = asked(f"{service.url}v1/photos/{quote(id)}").json
+        assert asked(service.url + one["original"]).body == picture(draw_photo("fish", seed, size=48), "JPEG"), id
+
+
+def reads_none_of(service: Running, id: str) -> socket.socket:
+    """A client of an original that never reads."""
+    host, _, port = service.url.split("/")[2].partition(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect((host, int(port)))
+    connection.sendall(f"GET /v1/originals/{quote(id)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return connection
+
+
+def test_originals_are_sent_in_parts_and_few_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = tmp_path / "photos" / "1.png"
+    put(large, picture(draw_photo("fish", 1, size=64)))
+    updated(tmp_path / "photos", tmp_path / "index", TOKENS)
+    put(large, content := random.Random(0).randbytes(30_000_000))
+    sizes: list[int] = []
+    really = RangeFile.read
+
+    def read(self: RangeFile, size: int | None = -1) -> bytes:
+        sizes.append(len(part := really(self, size)))
+        return part
+
+    monkeypatch.setattr(RangeFile, "read", read)
+    settings = Settings(index=str(tmp_path / "index"), model=TOKENS, originals=True, originals_at_once=2)
+    with running(settings) as service:
+        url = f"{service.url}v1/originals/1.png"
+        answer = asked(url)
+        assert answer.body == content and int(answer.headers["content-length"]) == len(content)
+        assert max(sizes) <= 2**20 and sum(sizes) == len(content), "never whole in memory"
+        sizes.clear()
+        waiting = [reads_none_of(service, "1.png") for _ in range(2)]
+        while len(sizes) < 2:
+            time.sleep(0.01)
+        refused = asked(url)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert searched(service.url).status == 200
+        waiting.pop().close()
+        assert until_answered(url) == content, "a client that has gone has no place"
+        assert sum(sizes) < 2 * len(content), "what nobody reads is not read"
+        monkeypatch.setattr("pipelines.serve.originals.STALLED", 0.3)
+        waiting.append(reads_none_of(service, "1.png"))
+        time.sleep(0.1)
+        waiting[0].close()
+        waiting.append(reads_none_of(service, "1.png"))
+        assert until_answered(url) == content, "a client that does not read loses its place"
+        large.unlink()
+        assert asked(url).status == 404
+        for connection in waiting:
+            connection.close()
+
+
+def until_answered(url: str) -> bytes:
+    for _ in range(200):
+        if (answer := asked(url)).status == 200:
+            return answer.body
+        assert answer.status == 503
+        time.sleep(0.05)
+    raise TimeoutError(url)
 
 
 def test_metrics_have_routes_and_no_ids(service: Running) -> None:

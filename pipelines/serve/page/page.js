@@ -3,7 +3,7 @@
 import { $, announce, clamped, counted, element, fileName, isolated, on, remember, remembered, say, sentence }
   from "./basics.js";
 import { blockPaper, isDrawing, isEmpty, openPaper, strokesToSend } from "./drawing.js";
-import { bodyOf, json, Problem, showBlob, showPicture } from "./service.js";
+import { bodyOf, fetchBlob, json, Problem, showBlob, showPicture } from "./service.js";
 
 const AFTER_STROKE = 250; // ms from the end of a line to its search.
 const WHILE_DRAWING = 700; // ms between searches while a line is drawn.
@@ -14,6 +14,7 @@ const LONGEST_SIDE = 2048; // px of a picture that is sent.
 const OTHER_FIELDS = 10_000; // Bytes of a form beside its picture.
 const BYTES_OF_POINT = 16; // At most, as JSON: two numbers such as 999.9, and commas.
 const DECODED = /^image\/(png|jpeg|gif|webp|bmp)$/; // What every browser can decode.
+const KEPT = 60_000; // ms that a photo which was opened can be loaded.
 const DAY = 24 * 3600 * 1000; // ms
 
 const state = {
@@ -21,6 +22,7 @@ const state = {
   picture: null, // A File or Blob that is the query, instead of the drawing.
   like: null, // A photo that is the query, instead of the drawing.
   request: null, // The search that the results answer.
+  version: "", // Of the index and the model that answered it.
   results: [],
   more: false, // The service has another page.
   clauses: [], // Functions, one for each filter field: its SQL, or "".
@@ -82,14 +84,17 @@ function nextPage() {
   ask({ ...state.request, page: state.request.page + 1 });
 }
 
-async function ask(request) {
+// note: told with the photos.
+async function ask(request, note = "") {
   const control = (running = new AbortController());
   const { query, ...fields } = request;
   $("answer").setAttribute("aria-busy", "true");
   try {
     const body = bodyOf(query, { ...fields, top: Math.min(SHOWN, state.about.limits.top) });
     const answer = await json("v1/search", { body, signal: control.signal });
-    if (!control.signal.aborted) show(request, answer);
+    if (control.signal.aborted) return;
+    if (request.page > 1 && versionOf(answer) !== state.version) return startAgain(request);
+    show(request, answer, note);
   } catch (error) {
     if (!control.signal.aborted) fail(error);
   }
@@ -101,10 +106,20 @@ function stopRunning() {
   $("answer").setAttribute("aria-busy", "false");
 }
 
-function show(request, { photos, more, index }) {
+// Two answers of one version rank the same photos by the same model. Their pages fit together; others may repeat photos
+// and leave some out.
+const versionOf = ({ index, model }) => JSON.stringify([index, model]);
+
+function startAgain(request) {
+  return ask({ ...request, page: 1 }, "The photos of this service have changed. The search began again.");
+}
+
+function show(request, answer, note) {
+  const { photos, more } = answer;
   const first = request.page === 1;
-  Object.assign(state, { request, more, results: first ? photos : [...state.results, ...photos] });
-  say("");
+  const version = versionOf(answer);
+  Object.assign(state, { request, version, more, results: first ? photos : [...state.results, ...photos] });
+  say(note);
   $("filter-message").textContent = "";
   if (first) resetGrid();
   layGrid();
@@ -114,15 +129,42 @@ function show(request, { photos, more, index }) {
   $("count").textContent = more ? `${found}, and there are more` : found;
   if (!isDrawing()) announce(found, QUIET);
   if (!state.results.length) say(request.where ? "No photo passes the filters." : "The index holds no photo.");
-  if (index.version !== state.about.index.version || index.generation !== state.about.index.generation) refresh();
+  if (version !== versionOf(state.about)) refresh();
 }
 
 // The index or the model has changed: its columns, modes and number of photos may have, too.
 async function refresh() {
   state.about = await json("v1/about").catch(() => state.about);
   showAbout(state.about);
+  const chosen = choices();
   showSettings(state.about);
+  choose(chosen);
 }
+
+// What was chosen stays so, unless it is gone: then the photos are searched without it.
+function choices() {
+  const text = (field) => field.selectedOptions?.[0].text ?? field.value;
+  const fields = [...settingFields()];
+  const given = fields.filter((field) => field.value !== "").map((field) => [field.ariaLabel, text(field)]);
+  return { given, focused: fields.find((field) => field === document.activeElement)?.ariaLabel };
+}
+
+function choose({ focused, given }) {
+  const fields = new Map([...settingFields()].map((field) => [field.ariaLabel, field]));
+  let lost = false;
+  for (const [label, text] of given) {
+    const field = fields.get(label);
+    const value = field?.options ? [...field.options].find((option) => option.text === text)?.value : text;
+    if (field && value !== undefined) field.value = value;
+    else lost = true;
+  }
+  fields.get(focused)?.focus();
+  showFiltersUsed();
+  showModeHelp();
+  if (lost && !isBlank()) search();
+}
+
+const settingFields = () => $("more-ways").querySelectorAll("input, select"); // Those of filters, and of the mode.
 
 function showNothing() {
   Object.assign(state, { request: null, more: false, results: [] });
@@ -314,10 +356,14 @@ function addFilter(column) {
   state.clauses.push(...fields.map(([field, clause]) => clauseOf(field, clause)));
 }
 
-function filtersChanged() {
+function showFiltersUsed() {
   const used = clausesInUse().length;
   $("filters-used").textContent = used ? ` (${used})` : "";
   $("filters-clear").disabled = !used;
+}
+
+function filtersChanged() {
+  showFiltersUsed();
   $("filter-message").textContent = "";
   if (!isBlank()) schedule(AFTER_STROKE);
 }
@@ -439,7 +485,22 @@ function openPhoto(photo) {
   $("explain").hidden = !state.about.explains || "like" in state.request.query;
   $("explain").disabled = false;
   $("explanation").replaceChildren();
+  $("original").hidden = !photo.original;
+  if (photo.original) $("original").href = photo.original;
   $("dialog").showModal();
+}
+
+// A link sends no token: with one, the bytes are fetched.
+async function openOriginal(event) {
+  if (!remembered("token")) return;
+  event.preventDefault();
+  try {
+    const href = URL.createObjectURL(await fetchBlob(opened.original));
+    element("a", { href, target: "_blank", rel: "noopener" }).click();
+    setTimeout(() => URL.revokeObjectURL(href), KEPT);
+  } catch (error) {
+    $("explanation").replaceChildren(element("p", { textContent: error.message }));
+  }
 }
 
 function tableRow([name, value]) {
@@ -556,6 +617,7 @@ function listen() {
   on($("close"), { click: closePhoto });
   on($("like"), { click: moreLikeThis });
   on($("explain"), { click: explain });
+  on($("original"), { click: openOriginal });
 }
 
 listen();

@@ -64,14 +64,16 @@ export function bodyOf(query, fields) {
   return form;
 }
 
+export const fetchBlob = async (path) => (await call(path)).blob();
+
 // An <img> sends no token: with one, the bytes are fetched.
 export async function showPicture(image, path) {
   if (!remembered("token")) {
     image.src = new URL(path, document.baseURI).href;
     return;
   }
-  const answer = await call(path).catch(() => null);
-  if (answer) showBlob(image, await answer.blob());
+  const blob = await fetchBlob(path).catch(() => null);
+  if (blob) showBlob(image, blob);
 }
 
 export function showBlob(image, blob) {

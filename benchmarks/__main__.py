@@ -21,9 +21,10 @@ LONG = (
     "table",
     "index",
     "memory",
+    "photographed",
     "serve",
 )
-WITH_OPTIONS = ("gpu", "late", "serve")
+WITH_OPTIONS = ("gpu", "late", "photographed", "serve")
 
 
 def main(arguments: Sequence[str]) -> None:

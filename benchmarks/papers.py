@@ -2,8 +2,8 @@
 
 `photographed` draws one sheet of paper with the drawing, lays it on a desk, lights it, and takes its picture: coloured
 paper with grain, ruled or squared, a felt pen, a ballpoint or a pencil, a gradient of light, a shadow with a soft edge,
-vignetting, perspective, blur, noise, JPEG and an EXIF orientation. A quarter are scans: flat, evenly lit, grey, with the
-dark edge of a lid.
+vignetting, perspective, blur, noise, JPEG and an EXIF orientation. A quarter are scans: flat, evenly lit, with the
+dark lid at an edge.
 
 There are two families. Their papers, rulings, pens, desks and seeds are disjoint. Cleaning was made by `tuning` alone;
 `reported` is read for the reported figure. The strengths were fixed before cleaning was written: without it less than
@@ -89,21 +89,16 @@ def photographed(drawing: np.ndarray, family: str, name: str, side: int = 1000) 
     chance = np.random.default_rng([made.seed, zlib.crc32(name.encode())])
     scan = chance.random() < 0.25
     height, width = (side, side * 3 // 4) if chance.random() < 0.5 else (side * 3 // 4, side)
-    page, cover = _page(drawing, made, chance, side)
+    page = _page(drawing, made, chance, width * 9 // 10, height * 9 // 10)
     corners = _corners(chance, width, height, scan)
     desk = np.asarray(made.desks[chance.integers(len(made.desks))], dtype=np.float32)
-    scene = _laid(page, cover, corners, _desk(chance, desk, width, height, scan))
+    scene = _laid(page, corners, _desk(chance, desk, width, height, scan))
     scene *= _light(chance, width, height, scan)[..., None] * (1 - chance.uniform(0, 0.12, 3).astype(np.float32))
     return _file(scene, chance, scan)
 
 
-def _page(
-    drawing: np.ndarray, made: Family, chance: np.random.Generator, side: int
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """The sheet, float32 [h, w, 3] reflectances, and its width and height."""
-    width, height = side * 7 // 10, side * 9 // 10
-    if chance.random() < 0.5:
-        width, height = height, width
+def _page(drawing: np.ndarray, made: Family, chance: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """The sheet, float32 [h, w, 3] reflectances."""
     paper = np.asarray(made.papers[chance.integers(len(made.papers))], dtype=np.float32)
     grain = _field(chance, width, height, 2) * chance.uniform(0.01, 0.025) + _field(chance, width, height, 60) * 0.02
     page = paper * (1 + grain[..., None])
@@ -118,7 +113,7 @@ def _page(
     ink = np.asarray(Image.fromarray(255 - drawing).resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
     ink = np.clip(ink / 255, 0, 1) * (1 - worn * np.clip(_field(chance, size, size, 3), 0, 1))
     page[top : top + size, left : left + size] *= 1 - ink[..., None] * (1 - np.asarray(colour, dtype=np.float32))
-    return page.clip(0, 1), (width, height)
+    return page.clip(0, 1)
 
 
 def _lines(ruling: Ruling, width: int, height: int) -> np.ndarray:
@@ -152,9 +147,9 @@ def _desk(chance: np.random.Generator, colour: np.ndarray, width: int, height: i
     return colour * (1 + 0.15 * streaks[..., None] + 0.05 * _field(chance, width, height, 2)[..., None])
 
 
-def _laid(page: np.ndarray, size: tuple[int, int], corners: np.ndarray, desk: np.ndarray) -> np.ndarray:
+def _laid(page: np.ndarray, corners: np.ndarray, desk: np.ndarray) -> np.ndarray:
     """The page on the desk, float32 [h, w, 3]."""
-    (width, height), (rows, columns) = size, desk.shape[:2]
+    (height, width), (rows, columns) = page.shape[:2], desk.shape[:2]
     of = np.array([(0, 0), (0, height), (width, height), (width, 0)], dtype=float)
     system = np.zeros((8, 8))
     for i, ((x, y), (u, v)) in enumerate(zip(corners, of, strict=True)):

@@ -63,16 +63,15 @@ def main(arguments: Sequence[str] = ()) -> None:
     if options.out:
         sheet(taken[:: max(1, len(taken) // 30)], checkpoint).save(options.out)
     print(line("mode", "sketches", "mAP_all", "of the clean"))
-    task = Task(
-        setting="unseen", query_labels=labels, gallery_labels=of, query_groups=labels, metrics=("mAP_all", "P_1")
-    )
+    task = Task(setting="unseen", query_labels=labels, gallery_labels=of, query_groups=labels, metrics=("mAP_all",))
+    queries = {row: encode_all(checkpoint, *given) for row, given in rows.items()}
     for mode in options.modes.split(","):
         whole = None
-        for row, (given, clean) in rows.items():
-            drawn = [drawing(data, clean, checkpoint) for data in given]
-            found = mean_precision(checkpoint, drawn, gallery, mode, task)
+        for row, encoded in queries.items():
+            result = evaluate_scores([checkpoint.method.score(encoded, gallery, mode)], task)
+            found = float(result.values("plain", "mAP_all").nanmean())
             whole = whole or found
-            print(line(mode, row, f"{found:.3f}", f"{found / whole:.2f}"))
+            print(line(mode, row, f"{found:.3f}", f"{found / whole:.2f}"), flush=True)
 
 
 def files(folder: Path, classes: Sequence[str], each: int | None) -> tuple[list[Path], Tensor]:
@@ -124,10 +123,6 @@ def drawing(data: bytes, clean: Clean, checkpoint: Checkpoint) -> np.ndarray:
         return np.full((checkpoint.transforms.size, checkpoint.transforms.size), 255, dtype=np.uint8)
 
 
-def mean_precision(
-    checkpoint: Checkpoint, drawn: Sequence[np.ndarray], gallery: Encoding, mode: str, task: Task
-) -> float:
-    """mAP_all of prepared drawings."""
-    queries = encode(checkpoint, [torch.from_numpy(one)[None] for one in drawn], "sketch")
-    result = evaluate_scores([checkpoint.method.score(queries, gallery, mode)], task)
-    return float(result.values("plain", "mAP_all").nanmean())
+def encode_all(checkpoint: Checkpoint, given: Sequence[bytes], clean: Clean) -> Encoding:
+    """Encodings of the drawings of pictures."""
+    return encode(checkpoint, [torch.from_numpy(drawing(data, clean, checkpoint))[None] for data in given], "sketch")

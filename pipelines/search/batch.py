@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.datasets.archives import opened
+from pipelines.datasets.drawn import DRAWN
 from pipelines.datasets.tree import is_picture
 from pipelines.encode.photos import as_bytes, from_bytes
 from pipelines.runtime.errors import StorageError
@@ -29,7 +30,7 @@ from pipelines.store import storage
 from zse_model.transforms import ENDINGS, BadPicture
 
 PART, ALONE = 64, 1000  # sketches a task, and sketches that one process searches before a second has loaded the index
-SKETCHES = (*ENDINGS, ".svg", ".svgz", ".json")  # of the files that are queries
+SKETCHES = (*ENDINGS, *DRAWN)  # of the files that are queries
 ANSWERS = pa.schema(
     [
         ("sketch", pa.string()),

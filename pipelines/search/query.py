@@ -6,7 +6,6 @@ read: a service gives `prepared` bytes or strokes, never a client's text.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -19,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from PIL import Image
 
-from pipelines.datasets.strokes import LINE_WIDTH, SIZE, draw
+from pipelines.datasets.strokes import LINE_WIDTH, SIZE, draw, strokes_of
 from pipelines.datasets.svg import is_svg, render_apart
 from pipelines.datasets.tree import unreadable
 from pipelines.runtime.errors import StorageError
@@ -35,7 +34,6 @@ Query: TypeAlias = str | Path | bytes | np.ndarray | Image.Image | Strokes
 
 MAX_POINTS = 100_000  # of strokes: seven minutes with a pen that reports 240 points a second; drawn in about 2 s
 SVG_SIDE = 512  # px, as the data set `tuberlin` has it by default; twice the network's size if that is more
-MAX_JSON = 8 * 2**20  # bytes of strokes as JSON, of MAX_POINTS with 40 digits each
 LONGEST_NAME = 300  # characters of a query's name in an error; text that is no path may be a whole document
 
 # The first bytes of pictures that are not read -> an ending of such files.
@@ -211,18 +209,8 @@ def _drawn(strokes: Sequence[Any], size: int) -> bytes:
 
 def _drawn_file(data: bytes, size: int) -> bytes:
     """The strokes of a JSON document as a PNG file. Raises BadPicture for another document."""
-    if len(data) > MAX_JSON:
-        raise BadPicture(f"{len(data):,} bytes of JSON are above the limit of {MAX_JSON:,}")
     try:
-        given = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadPicture(f"not JSON that can be read: {error}") from error
-    if isinstance(given, dict):
-        given = given.get("drawing", given.get("strokes"))
-    if not isinstance(given, list):
-        raise BadPicture("JSON without strokes [[[x, ...], [y, ...]], ...], of itself or as `drawing` or `strokes`")
-    try:
-        return _drawn(given, size)
+        return _drawn(strokes_of(data), size)
     except ZseError as error:
         raise error if isinstance(error, BadPicture) else BadPicture(str(error)) from error
 

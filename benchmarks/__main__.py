@@ -21,10 +21,11 @@ LONG = (
     "table",
     "index",
     "memory",
+    "photographed",
     "serve",
     "sizes",
 )
-WITH_OPTIONS = ("gpu", "late", "serve", "sizes")
+WITH_OPTIONS = ("gpu", "late", "photographed", "serve", "sizes")
 
 
 def main(arguments: Sequence[str]) -> None:

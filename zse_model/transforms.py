@@ -151,6 +151,21 @@ def prepare_sketch(data: bytes, config: TransformConfig) -> np.ndarray:
     return square
 
 
+@_refusing
+def grey_drawing(data: bytes, side: int) -> tuple[Image.Image, bool]:
+    """A drawing in grey as its file has it, upright and at most `side` px long, and whether it has transparent pixels,
+    which are white here. Raises `BadPicture` and nothing else.
+    """
+    picture = _open(data)
+    picture.draft("L", (side, side))
+    picture.load()
+    orientation = _orientation(picture)
+    transparent = picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema()[0] != 255
+    grey = _drawing(picture)
+    grey.thumbnail((side, side), Image.Resampling.BOX, reducing_gap=2.0)
+    return _upright(grey, orientation), transparent
+
+
 def prepare_photo(data: bytes, config: TransformConfig) -> np.ndarray:
     """A photo as uint8 RGB [size, size, 3]: upright, the whole picture, its aspect ratio ignored (as ZSE-SBIR does).
 

@@ -13,13 +13,19 @@ from pipelines.runtime.progress import say, show
 from pipelines.runtime.redaction import printable
 from zse_model.errors import ZseError
 
+CLEAN = (
+    "Whether the sketch is cleaned: a photo or scan of paper becomes a drawing, and another photo is refused (auto); "
+    "each picture (always); none (never)."
+)
+
 
 def search(
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", "--model", "-c", "-m", help=f"The model to search with: {CHECKPOINT}")
     ],
     sketch: Annotated[
-        str | None, typer.Option("--sketch", help="The query: a picture or SVG file or URL.", show_default=False)
+        str | None,
+        typer.Option("--sketch", help="The query: a picture, SVG or strokes (.json), file or URL.", show_default=False),
     ] = None,
     sketches: Annotated[
         str | None,
@@ -56,6 +62,11 @@ def search(
         ),
     ] = None,
     depth: Annotated[int, typer.Option("--depth", min=1, help="Number of results that --rerank-by re-ranks.")] = 100,
+    clean: Annotated[str, typer.Option("--clean", metavar="auto|always|never", help=CLEAN)] = "auto",
+    drawing: Annotated[
+        Path | None,
+        typer.Option("--drawing", help="With --sketch: a PNG file to write the drawing to, as the model reads it."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture file of the results.")] = Path("search.png"),
 ) -> None:
     """Rank the photos of an index or of a folder by a sketch. Prints and draws the best ones.
@@ -76,10 +87,10 @@ def search(
     if (sketch is None) == (sketches is None):
         raise ZseError("Give either --sketch FILE or --sketches FOLDER")
     if sketches is not None:
-        if index is None or page != 1:
-            raise ZseError("--sketches goes with --index, and without --page")
+        if index is None or page != 1 or drawing is not None:
+            raise ZseError("--sketches goes with --index, and without --page and --drawing")
         asked: dict[str, Any] = {"top": top, "where": where, "mode": mode, "rerank": rerank, "rerank_mode": rerank_mode}
-        _search_folder(sketches, index, checkpoint, workspace, str(out), **asked)
+        _search_folder(sketches, index, checkpoint, workspace, str(out), clean=clean, **asked)
         return
     assert sketch is not None
     if index is not None:
@@ -93,7 +104,7 @@ def search(
             "rerank": rerank,
             "rerank_mode": rerank_mode,
         }
-        _search_index(sketch, index, checkpoint, workspace, out, **asked)
+        _search_index(sketch, index, checkpoint, workspace, out, clean, drawing, **asked)
         return
     assert gallery is not None
     if where is not None or rerank is not None or rerank_mode is not None or page != 1:
@@ -101,28 +112,47 @@ def search(
             "--where, --rerank, --rerank-mode and --page go with --index. Make one: "
             "zse index FOLDER --index URL --model ..."
         )
+    from pipelines.search.cleaning import clean_of
     from pipelines.search.search import search as find
     from zse_model.modes import rerank_depth
 
     finds, ranks = checkpoint_folder(checkpoint, workspace), rerank_by and checkpoint_folder(rerank_by, workspace)
-    found = find(sketch, gallery, finds, workspace, top=top, mode=mode, picture=out, rerank_by=ranks, depth=depth)
+    found = find(
+        sketch,
+        gallery,
+        finds,
+        workspace,
+        top=top,
+        mode=mode,
+        picture=out,
+        rerank_by=ranks,
+        depth=depth,
+        clean=clean_of(clean),
+        drawing=drawing,
+    )
     for i, match in enumerate(found, 1):
         show(_line(i, match.score, match.path))
     more = 5 * top
     words = ["--sketch", sketch, *searched(gallery, checkpoint, workspace), "--top", str(more)]
     if mode:
         words += ["--mode", mode if rerank_depth(mode) is None else f"rerank-{more}"]
+    words += ["--clean", clean] if clean != "auto" else []
     if rerank_by:
         words += ["--rerank-by", rerank_by, "--depth", str(max(depth, more))]
     last(str(out), command("search", *words, "--out", str(out)))
 
 
-def _search_index(sketch: str, index: str, model: str, workspace: str, out: Path, **asked: Any) -> None:
+def _search_index(
+    sketch: str, index: str, model: str, workspace: str, out: Path, clean: str, drawing: Path | None, **asked: Any
+) -> None:
+    from pipelines.search.cleaning import clean_of
     from pipelines.search.search import search_index
     from pipelines.search.searcher import Searcher
 
     checkpoint_folder(model, workspace)  # names a model that does not exist
-    found = search_index(sketch, Searcher.open(index, model, workspace=workspace), out, **asked)
+    how = clean_of(clean)
+    searcher = Searcher.open(index, model, workspace=workspace)
+    found = search_index(sketch, searcher, out, clean=how, drawing=drawing, **asked)
     top, page = asked["top"], asked["page"]
     for i, one in enumerate(found, (page - 1) * top + 1):
         own = "".join(f"  {name}={value}" for name, value in one.metadata.items() if value is not None)
@@ -132,17 +162,21 @@ def _search_index(sketch: str, index: str, model: str, workspace: str, out: Path
         none = f"no photo passes {where}" if where and page == 1 else f"no photo on page {page}"
         return last(none, command("index", "--index", index, "--status"))
     words = ["--sketch", sketch, "--index", index, "--model", model, "--workspace", workspace]
+    words += ["--clean", clean] if clean != "auto" else []
     for name, value in (asked | {"page": page + 1}).items():
         words += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
     last(str(out), command("search", *words, "--out", str(out)))
 
 
-def _search_folder(sketches: str, index: str, model: str, workspace: str, out: str, **asked: Any) -> None:
+def _search_folder(sketches: str, index: str, model: str, workspace: str, out: str, clean: str, **asked: Any) -> None:
     from pipelines.search.batch import search_folder
+    from pipelines.search.cleaning import clean_of
 
     if not out.endswith(".parquet"):
         raise ZseError(f"--out {out}: the answers to a folder of sketches are one .parquet file")
-    total, bad = search_folder(sketches, index, checkpoint_folder(model, workspace), out, **asked)
+    total, bad = search_folder(
+        sketches, index, checkpoint_folder(model, workspace), out, clean=clean_of(clean), **asked
+    )
     say(f"{total - bad:,} sketches are answered" + (f"; {bad} are not: see the column error" if bad else ""))
     last(out, f"python -c \"import pandas; print(pandas.read_parquet('{out}'))\"")
 
@@ -223,7 +257,7 @@ def serve(
 
 
 def explain(
-    sketch: Annotated[str, typer.Option("--sketch", help="The query: a picture or SVG file or URL.")],
+    sketch: Annotated[str, typer.Option("--sketch", help="The query: a picture, SVG or strokes (.json), file or URL.")],
     checkpoint: Annotated[
         str,
         typer.Option(
@@ -248,6 +282,7 @@ def explain(
         list[str] | None,
         typer.Option("--patch", metavar="row,column", help="A sketch patch to follow, counted from 0. Repeatable."),
     ] = None,
+    clean: Annotated[str, typer.Option("--clean", metavar="auto|always|never", help=CLEAN)] = "auto",
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The output folder for explain.html and its PNG files.")
     ] = Path("explained"),
@@ -259,6 +294,7 @@ def explain(
 
     Example: `zse explain --sketch cat.png --photo cat.jpg --mode rn --patch 2,3 --checkpoint workspace/checkpoints/...`
     """
+    from pipelines.search.cleaning import clean_of
     from pipelines.search.explain import PAGE
     from pipelines.search.explain import explain as draw
     from pipelines.store.storage import join, read_json
@@ -268,12 +304,24 @@ def explain(
     check_output("--out", out, folder=True)
     patches = [_patch(text) for text in patch or []]
     used = checkpoint_folder(checkpoint, workspace)
-    found = draw(sketch, used, workspace, out, photo=photo, gallery=gallery, top=top, mode=mode, patches=patches)
+    found = draw(
+        sketch,
+        used,
+        workspace,
+        out,
+        photo=photo,
+        gallery=gallery,
+        top=top,
+        mode=mode,
+        patches=patches,
+        clean=clean_of(clean),
+    )
     for i, match in enumerate(found):
         show(f"{i + 1:3d}  {match.score:8.4f}  {printable(match.path)}")
     one = ["--photo", str(photo), "--checkpoint", checkpoint, "--workspace", workspace]
     words = one if photo is not None else [*searched(str(gallery), checkpoint, workspace), "--top", str(top)]
     words += ["--mode", mode] if mode else []
+    words += ["--clean", clean] if clean != "auto" else []
     explainers = METHODS[read_json(join(used, INFO))["method"]].EXPLAINERS
     if any(explainer.patches for explainer in explainers):
         following = command("explain", "--sketch", sketch, *words, "--patch", "ROW,COLUMN", "--out", str(out))

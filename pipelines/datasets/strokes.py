@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -13,6 +15,23 @@ from zse_model.errors import ZseError
 OVERSAMPLING = 4  # drawn larger and averaged, since Pillow's lines are not antialiased
 MARGIN = 1 / 16  # white border on each side, as a share of the picture's side
 SIZE, LINE_WIDTH = 256, 3.0  # px: the defaults of `quickdraw_strokes`
+MAX_JSON = 8 * 2**20  # bytes of a document: 100,000 points with 40 digits each
+
+
+def strokes_of(document: bytes) -> list[Any]:
+    """The strokes of a JSON document: a list, or an object with the list as `drawing` or `strokes`, such as a line of
+    Quick, Draw! Raises ZseError for another document; the strokes themselves are not checked."""
+    if len(document) > MAX_JSON:
+        raise ZseError(f"{len(document):,} bytes of JSON are above the limit of {MAX_JSON:,}")
+    try:
+        given = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise ZseError(f"not JSON that can be read: {error}") from error
+    if isinstance(given, dict):
+        given = given.get("drawing", given.get("strokes"))
+    if not isinstance(given, list):
+        raise ZseError("JSON without strokes [[[x, ...], [y, ...]], ...], of itself or as `drawing` or `strokes`")
+    return given
 
 
 def draw(strokes: Sequence[Sequence[Sequence[float]]], size: int, line_width: float) -> bytes:

@@ -16,18 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.datasets.archives import opened
+from pipelines.datasets.drawn import DRAWN
 from pipelines.datasets.tree import is_picture
 from pipelines.encode.photos import as_bytes, from_bytes
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import model_workers, run_parts
 from pipelines.runtime.redaction import printable
-from pipelines.search.query import prepared
+from pipelines.search.cleaning import Clean, clean_of
+from pipelines.search.query import prepare_query
 from pipelines.search.searcher import Asked, Searcher
 from pipelines.store import storage
-from zse_model.transforms import BadPicture
+from zse_model.transforms import ENDINGS, BadPicture
 
 PART, ALONE = 64, 1000  # sketches a task, and sketches that one process searches before a second has loaded the index
+SKETCHES = (*ENDINGS, *DRAWN)  # of the files that are queries
 ANSWERS = pa.schema(
     [
         ("sketch", pa.string()),
@@ -39,20 +42,30 @@ ANSWERS = pa.schema(
 )
 
 
-def search_folder(sketches: str, index: str, checkpoint: str, out: str, **asked: Unpack[Asked]) -> tuple[int, int]:
+def search_folder(
+    sketches: str, index: str, checkpoint: str, out: str, *, clean: Clean = "auto", **asked: Unpack[Asked]
+) -> tuple[int, int]:
     """Write the answers to all sketches below a folder to `out`; returns the number of sketches, and of those without
     an answer.
 
-    checkpoint: a folder or URL. Raises StorageError for a folder without sketches, and what `Searcher` raises.
+    checkpoint: a folder or URL. clean: as in `prepare_query`.
+    Raises StorageError for a folder without sketches, and what `Searcher` raises.
     """
+    clean_of(clean)
     folder = opened(sketches).folder
-    names = sorted(file.path for file in storage.list_files(folder) if is_picture(file.path) or _is_svg(file.path))
+    names = sorted(file.path for file in storage.list_files(folder) if is_picture(file.path, SKETCHES))
     if not names:
-        raise StorageError(f"{sketches} holds no sketches. Give a folder of pictures or SVG files")
+        raise StorageError(f"{sketches} holds no sketches. Give a folder of pictures, SVG or .json files")
     tasks = [{"paths": json.dumps(names[i : i + PART])} for i in range(0, len(names), PART)]
     alone = len(names) < ALONE
-    constructor = {"index": index, "checkpoint": checkpoint, "folder": folder, "asked": json.dumps(asked)}
-    answers, read = [], Counter[tuple[str, int]]()
+    constructor = {
+        "index": index,
+        "checkpoint": checkpoint,
+        "folder": folder,
+        "asked": json.dumps(asked),
+        "clean": clean,
+    }
+    answers, read, changed = [], Counter[tuple[str, int]](), 0
     for part in run_parts(
         tasks,
         SearchSketches,
@@ -65,6 +78,9 @@ def search_folder(sketches: str, index: str, checkpoint: str, out: str, **asked:
     ):
         answers.append(from_bytes(part["answers"]))
         read[part["generation"], part["version"]] += part["rows"]
+        changed += part["cleaned"]
+    if changed:
+        say(f"{changed:,} sketches are pictures of drawings, and were cleaned. --clean never takes them as they are")
     if len(read) > 1:
         of = ", ".join(f"version {version} of {made} for {count:,} sketches" for (made, version), count in read.items())
         say(f"{index} changed during the search, which read {of}. For one version, search again", logging.WARNING)
@@ -78,13 +94,14 @@ def search_folder(sketches: str, index: str, checkpoint: str, out: str, **asked:
 class SearchSketches:
     """An actor that holds the model and the index. Each call answers some sketches."""
 
-    def __init__(self, index: str, checkpoint: str, folder: str, asked: str) -> None:
+    def __init__(self, index: str, checkpoint: str, folder: str, asked: str, clean: Clean) -> None:
         self.searcher, self.folder = Searcher.open(index, checkpoint), folder
         self.asked = json.loads(asked)
+        self.clean: Clean = clean
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         paths = json.loads(task["paths"])
-        drawn, rows = {}, []
+        drawn, rows, changed = {}, [], 0
         for path, data in zip(paths, storage.read_many(self.folder, paths), strict=True):
             name = printable(path)
             try:
@@ -92,7 +109,8 @@ class SearchSketches:
                     raise BadPicture(f"{name} was deleted during the search")
                 if isinstance(data, Exception):
                     raise data
-                drawn[name] = prepared(data, self.searcher.checkpoint.transforms, name)
+                query = prepare_query(data, self.searcher.checkpoint.transforms, name, self.clean)
+                drawn[name], changed = query.drawing, changed + query.cleaned.changed
             except BadPicture as error:
                 rows.append({"sketch": name, "error": str(error)})
         answers = self.searcher.answers(list(drawn.values()), **self.asked) if drawn else []
@@ -103,8 +121,10 @@ class SearchSketches:
         rows.sort(key=lambda row: row["sketch"])  # stable: ranks stay in order
         table = pa.Table.from_pylist(rows, schema=ANSWERS)
         generation, version = self.searcher.made
-        return {"answers": as_bytes(table), "rows": len(paths), "generation": generation, "version": version}
-
-
-def _is_svg(path: str) -> bool:
-    return path.lower().endswith((".svg", ".svgz"))
+        return {
+            "answers": as_bytes(table),
+            "rows": len(paths),
+            "cleaned": changed,
+            "generation": generation,
+            "version": version,
+        }

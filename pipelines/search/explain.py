@@ -11,9 +11,10 @@ from pathlib import Path
 from pipelines.drawing.explanations import Explained, explained, png
 from pipelines.encode.gallery import read_photos
 from pipelines.runtime.redaction import printable
+from pipelines.search.cleaning import Clean
 from pipelines.search.explanation_page import page
-from pipelines.search.query import prepared, prepared_photo
-from pipelines.search.search import Match, find
+from pipelines.search.query import prepare_query, prepared_photo
+from pipelines.search.search import Match, find, told
 from pipelines.store import storage
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
@@ -34,11 +35,12 @@ def explain(
     top: int,
     mode: str | None,
     patches: Sequence[tuple[int, int]],
+    clean: Clean = "auto",
 ) -> list[Match]:
     """Explain one photo, or the `top` photos of a gallery. Returns them with their scores, best first.
 
     mode: None = the mode that the pictures explain (`explained_mode`); in a gallery it then re-ranks the SHORTLIST of
-    the first mode. patches: (row, column) of sketch patches to follow, from 0.
+    the first mode. patches: (row, column) of sketch patches to follow, from 0. clean: as in `prepare_query`.
     Raises ZseError unless exactly one of photo and gallery is given, UnexplainableError for a method that
     cannot be explained, BadPicture with the name of an unusable picture.
     """
@@ -50,7 +52,7 @@ def explain(
     explainer(method)  # raises before a gallery is encoded
     shown = mode or explained_mode(method)
     method.mode(shown)
-    drawn = prepared(sketch, transforms)
+    drawn = told(sketch, prepare_query(sketch, transforms, clean=clean))
     if photo is not None:
         names, files = [photo], [storage.read_bytes(photo)]
     else:

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -17,11 +18,12 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from PIL import Image
 
-from pipelines.datasets.strokes import LINE_WIDTH, SIZE, draw
+from pipelines.datasets.strokes import LINE_WIDTH, SIZE, draw, strokes_of
 from pipelines.datasets.svg import is_svg, render_apart
 from pipelines.datasets.tree import unreadable
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.redaction import printable
+from pipelines.search.cleaning import NO_DRAWING, Clean, Cleaned, cleaned
 from pipelines.store import storage
 from zse_model.errors import ZseError
 from zse_model.retrieval import picture_file
@@ -46,22 +48,45 @@ _FOREIGN = {
 }
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
-def prepared(query: Query, transforms: TransformConfig, name: str | None = None) -> np.ndarray:
-    """A query as `zse_model.transforms.prepare_sketch` makes it: uint8 [s, s], 255 paper and 0 ink.
+@dataclass(frozen=True)
+class PreparedQuery:
+    """A query as networks read it."""
 
-    query: a path or URL; the bytes of a picture file or of an SVG or .svgz document; an array uint8 [h, w], [h, w, 3]
-        or [h, w, 4]; a PIL image, of which the current frame is taken; or strokes `[[[x, ...], [y, ...]], ...]`, y
-        downwards, any finite numbers, scaled to fit. A third list of a stroke, times or pressures, is ignored. A
-        single point is a speck, and blank.
+    drawing: np.ndarray
+    """uint8 [s, s], 255 paper and 0 ink."""
+    cleaned: Cleaned
+    """What was done to its picture."""
+
+
+def prepared(query: Query, transforms: TransformConfig, name: str | None = None, clean: Clean = "auto") -> np.ndarray:
+    """The drawing of `prepare_query`: uint8 [s, s], 255 paper and 0 ink."""
+    return prepare_query(query, transforms, name, clean).drawing
+
+
+def prepare_query(
+    query: Query, transforms: TransformConfig, name: str | None = None, clean: Clean = "auto"
+) -> PreparedQuery:
+    """Clean a query (`cleaning.cleaned`), and prepare it as `zse_model.transforms.prepare_sketch` does.
+
+    query: a path or URL; the bytes of a picture file, of an SVG or .svgz document or of strokes as JSON; an array uint8
+        [h, w], [h, w, 3] or [h, w, 4]; a PIL image, of which the current frame is taken; or strokes `[[[x, ...],
+        [y, ...]], ...]`, y downwards, any finite numbers, scaled to fit. A third list of a stroke, times or pressures,
+        is ignored. A single point is a speck, and blank. JSON is the list of strokes, or an object with the list as
+        `drawing` or `strokes`, such as a line of Quick, Draw!
     name: of the query in errors. Default: its path, or `the query`.
+    clean: `auto` cleans a photo or scan of paper and refuses a photo of something else; `always` cleans every picture;
+        `never` cleans none. SVG and strokes are clean.
 
-    Raises BadPicture for a query that is blank or cannot be decoded or drawn, ZseError for another type, malformed
-    strokes and more than MAX_POINTS points, StorageError for a file that cannot be read.
+    Raises BadPicture for a query that is blank, no drawing, or cannot be decoded or drawn, ZseError for another type,
+    malformed strokes and more than MAX_POINTS points, StorageError for a file that cannot be read.
     """
     name = _name(query, name)
-    return _named(prepare_sketch, query_file(query, transforms.size, name), transforms, name)
+    data, drawn = _file(query, transforms.size, name)
+    done = Cleaned(data, False, "clean: strokes or SVG") if drawn else _named(cleaned, data, clean, name)
+    return PreparedQuery(_named(prepare_sketch, done.file, transforms, name), done)
 
 
 def prepared_photo(data: bytes, transforms: TransformConfig, name: str) -> np.ndarray:
@@ -72,17 +97,24 @@ def prepared_photo(data: bytes, transforms: TransformConfig, name: str) -> np.nd
 
 def query_file(query: Query, size: int, name: str | None = None) -> bytes:
     """The bytes of a picture file with the drawing of a query. SVG and strokes are rendered for a network that reads
-    `size` px. Raises as `prepared`, except for the faults that decoding shows."""
-    name = _name(query, name)
+    `size` px. Raises as `prepared`, except for the faults that cleaning and decoding show."""
+    return _file(query, size, _name(query, name))[0]
+
+
+def _file(query: Query, size: int, name: str) -> tuple[bytes, bool]:
+    """As `query_file`; and whether it was drawn here, of SVG or strokes."""
     try:
         if isinstance(query, str | Path):
             query = _read(os.fspath(query), name)
         if isinstance(query, bytes | bytearray | memoryview):
-            return _picture(bytes(query), size)
+            data = bytes(query)
+            if data.lstrip()[:1] in (b"[", b"{"):  # no picture begins so
+                return _drawn_file(data, size), True
+            return _picture(data, size), is_svg(data)
         if isinstance(query, list | tuple):
-            return _drawn(query, size)
+            return _drawn(query, size), True
         if isinstance(query, np.ndarray | Image.Image):
-            return _file_of_pixels(query)
+            return _file_of_pixels(query), False
     except BadPicture as error:
         raise _bad(name, error) from error
     except StorageError:
@@ -100,10 +132,10 @@ def _name(query: Query, name: str | None) -> str:
     return printable(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}...")
 
 
-def _named(prepare: Callable[[bytes, TransformConfig], T], data: bytes, transforms: TransformConfig, name: str) -> T:
+def _named(prepare: Callable[[bytes, C], T], data: bytes, config: C, name: str) -> T:
     """`prepare` of a picture's bytes. Raises BadPicture with the picture's name and the next step."""
     try:
-        return prepare(data, transforms)
+        return prepare(data, config)
     except BadPicture as error:
         raise _bad(name, error) from error
 
@@ -113,6 +145,8 @@ def _bad(name: str, error: BadPicture) -> BadPicture:
     step = "Give another picture"
     if reason.startswith("blank"):
         step = "Give a drawing whose strokes stand out from its ground"
+    elif reason.startswith(NO_DRAWING):
+        step = "Give a drawing or a picture of one; clean = always cleans it, clean = never takes it as it is"
     elif "above the limit" in reason:
         step = "Scale it down"
     return BadPicture(f"{name}: {reason}. {step}")
@@ -171,6 +205,14 @@ def _drawn(strokes: Sequence[Any], size: int) -> bytes:
     placed = [np.ldexp(line, -exponent).tolist() for line in lines]
     side = max(SIZE, size)
     return draw(placed, side, LINE_WIDTH * side / SIZE)
+
+
+def _drawn_file(data: bytes, size: int) -> bytes:
+    """The strokes of a JSON document as a PNG file. Raises BadPicture for another document."""
+    try:
+        return _drawn(strokes_of(data), size)
+    except ZseError as error:
+        raise error if isinstance(error, BadPicture) else BadPicture(str(error)) from error
 
 
 def _points(stroke: Any, i: int) -> int:

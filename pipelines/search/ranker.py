@@ -44,7 +44,8 @@ class Ranker(PythonModel):
 
         model_input: one sketch, a list of sketches, or a data frame with the column `sketch`. A sketch is the bytes of
             a picture file or an SVG, the same bytes as base64 text, or an array uint8 [h, w], [h, w, 3] or [h, w, 4].
-        params: `top`, photos per sketch (default 10); `mode`, a retrieval mode (default: the method's first).
+        params: `top`, photos per sketch (default 10); `mode`, a retrieval mode (default: the method's first); `clean`,
+            auto, always or never (default auto): whether photos and scans of drawings are cleaned.
         Raises ZseError for a missing index, the index of another checkpoint, other input, or an unknown mode;
             BadPicture for an unusable sketch.
         """
@@ -56,7 +57,8 @@ class Ranker(PythonModel):
         if top < 1:
             raise ZseError(f"params: top must be at least 1, got {top}")
         transforms = self._checkpoint.transforms
-        drawn = [prepared(one, transforms, f"Sketch {i}") for i, one in enumerate(_queries(model_input))]
+        clean = params.get("clean") or "auto"
+        drawn = [prepared(one, transforms, f"Sketch {i}", clean) for i, one in enumerate(_queries(model_input))]
         if isinstance(photos, Searcher):
             photos.follow()
             answers = photos.answers(drawn, top=top, mode=mode, group=False)

@@ -18,10 +18,13 @@ from pipelines.drawing.sheets import Row, draw_sheet
 from pipelines.encode.device import usable_device
 from pipelines.encode.gallery import Gallery, gallery_index, read_photos
 from pipelines.runtime.errors import StorageError
+from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
-from pipelines.search.query import Query, prepared, prepared_photo
+from pipelines.search.cleaning import Clean
+from pipelines.search.query import PreparedQuery, Query, prepare_query, prepared, prepared_photo
 from pipelines.search.searcher import Asked, Found, Searcher
 from pipelines.store import storage
+from pipelines.workspace.pictures import encode_sketch
 from pipelines.workspace.tensors import to_tensor
 from zse_model import retrieval
 from zse_model.checkpoint import Checkpoint, load_checkpoint
@@ -49,22 +52,25 @@ def search(
     picture: Path,
     rerank_by: str | None = None,
     depth: int = 100,
+    clean: Clean = "auto",
+    drawing: Path | None = None,
 ) -> list[Match]:
     """The `top` photos, best first. Writes a PNG of the sketch and the photos to `picture`.
 
     mode: None = the method's first mode. rerank_by: a second checkpoint, which re-ranks the first `depth` photos.
+    clean: as in `prepare_query`. drawing: a PNG file to write the drawing to, as the network reads it.
     Raises BadPicture for an unusable sketch, ZseError for an unknown mode, and for a `top` above `depth`.
     """
     if rerank_by is not None and top > depth:
         raise ZseError(f"--top {top} is more than the {depth} photos that are re-ranked. Give --depth {top} or more")
     with storage.local_copy(checkpoint_url) as copy:
         checkpoint = load_checkpoint(copy)
-    drawn = prepared(sketch, checkpoint.transforms)
+    drawn = told(sketch, prepare_query(sketch, checkpoint.transforms, clean=clean), drawing)
     wanted = depth if rerank_by else top
     found = find(drawn, gallery, checkpoint, checkpoint_url, workspace, top=wanted, mode=mode)
     if rerank_by is not None:
         with storage.local_copy(rerank_by) as copy:
-            found = reranked(sketch, gallery, found, load_checkpoint(copy))[:top]
+            found = reranked(sketch, gallery, found, load_checkpoint(copy), clean)[:top]
     photos = [_shown(data, checkpoint) for data in read_photos(gallery, [match.path for match in found])]
     draw_matches(picture, drawn, photos, found)
     return found
@@ -87,10 +93,28 @@ def draw_matches(picture: Path, drawn: np.ndarray, photos: Sequence[np.ndarray],
     picture.write_bytes(draw_sheet(rows))
 
 
-def search_index(sketch: str, searcher: Searcher, picture: Path, **asked: Unpack[Asked]) -> list[Found]:
-    """One page of an index's photos, as `Searcher.search` finds them. Writes a PNG as `search` does."""
+def told(sketch: str, query: PreparedQuery, drawing: Path | None = None) -> np.ndarray:
+    """The drawing of a query. Says what was cleaned, and writes it to the PNG file `drawing`."""
+    if query.cleaned.changed:
+        say(f"{printable(sketch)} is a picture of a drawing: {query.cleaned.done}. --clean never takes it as it is")
+    if drawing is not None:
+        drawing.parent.mkdir(parents=True, exist_ok=True)
+        drawing.write_bytes(encode_sketch(query.drawing))
+    return query.drawing
+
+
+def search_index(
+    sketch: str,
+    searcher: Searcher,
+    picture: Path,
+    *,
+    clean: Clean = "auto",
+    drawing: Path | None = None,
+    **asked: Unpack[Asked],
+) -> list[Found]:
+    """One page of an index's photos, as `Searcher.search` finds them. Writes PNG files as `search` does."""
     transforms = searcher.checkpoint.transforms
-    drawn = prepared(sketch, transforms)
+    drawn = told(sketch, prepare_query(sketch, transforms, clean=clean), drawing)
     (found,) = searcher.answers([drawn], **asked)
     if found:
         photos = [prepare_photo(one.thumbnail, transforms) for one in found]
@@ -138,13 +162,15 @@ def ranked(method: RetrievalMethod, drawn: list[np.ndarray], photos: Gallery, mo
     return method.search(queries, lambda: photos.tiles(names), mode, min(top, len(photos.ids)), photos.indices)
 
 
-def reranked(sketch: Query, gallery: str, found: list[Match], checkpoint: Checkpoint) -> list[Match]:
+def reranked(
+    sketch: Query, gallery: str, found: list[Match], checkpoint: Checkpoint, clean: Clean = "auto"
+) -> list[Match]:
     """The found photos, re-ranked by a second checkpoint: by its pair network, if it has one.
 
     Raises StorageError for a photo that was removed meanwhile.
     """
     checkpoint.method.to(usable_device())
-    drawn = prepared(sketch, checkpoint.transforms)
+    drawn = prepared(sketch, checkpoint.transforms, clean=clean)
     photos = []
     for match, data in zip(found, read_photos(gallery, [match.path for match in found]), strict=True):
         if isinstance(data, Exception):

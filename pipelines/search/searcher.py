@@ -29,6 +29,7 @@ from pipelines.runtime.background import repeated
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
+from pipelines.search.cleaning import Clean
 from pipelines.search.query import Query, prepared
 from pipelines.store import storage
 from pipelines.store.table import ROW, SCANNED
@@ -291,11 +292,18 @@ class Searcher:
         return len(self._now)
 
     def search(
-        self, query: Query | None = None, *, like: str | None = None, name: str | None = None, **asked: Unpack[Asked]
+        self,
+        query: Query | None = None,
+        *,
+        like: str | None = None,
+        name: str | None = None,
+        clean: Clean = "auto",
+        **asked: Unpack[Asked],
     ) -> list[Found]:
         """The photos of one page, best first; equal scores in stored order. Pages neither repeat nor leave out a photo.
 
         query: a drawing: a picture file's path or bytes, SVG, an array, or strokes. name: of the drawing, in errors.
+        clean: whether a photo or scan of a drawing is cleaned: auto, always or never (`prepare_query`).
         like: the id of an indexed photo instead: photos like it, without itself. asked: see `Asked`.
         Raises BadPicture for an unusable drawing, ZseError for an unknown mode, id or filter, and for pages beyond
         `MOST` photos or beyond the photos that are re-ranked.
@@ -304,7 +312,7 @@ class Searcher:
             raise ZseError("Give a drawing, or like=ID of an indexed photo")
         if query is None:
             return self.ask(lambda now: now.like(str(like), **asked))
-        return self.ask(lambda now: now.answers([prepared(query, now.checkpoint.transforms, name)], **asked)[0])
+        return self.ask(lambda now: now.answers([prepared(query, now.checkpoint.transforms, name, clean)], **asked)[0])
 
     def answers(self, drawn: Sequence[np.ndarray], **asked: Unpack[Asked]) -> list[list[Found]]:
         """What `search` finds for each prepared drawing, uint8 [s, s]: they are encoded and ranked together."""

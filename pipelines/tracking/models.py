@@ -104,7 +104,13 @@ def _save(checkpoint: Path, folder: Path, model_id: str) -> None:
             pip_requirements=requirements(),
             # Parameters only: the input may be bytes, an array or text, see ranker.py.
             signature=ModelSignature(
-                params=ParamSchema([ParamSpec("top", "long", 10), ParamSpec("mode", "string", "")]),
+                params=ParamSchema(
+                    [
+                        ParamSpec("top", "long", 10),
+                        ParamSpec("mode", "string", ""),
+                        ParamSpec("clean", "string", "auto"),
+                    ]
+                ),
             ),
             model_config={"index": ""},
         )

@@ -130,6 +130,30 @@ def test_tuberlin_under_its_names(sketches: str, photos: str, tmp_path: Path) ->
     assert {r.instance for r in records} == {None}
 
 
+def test_a_folder_has_sketches_as_svg_and_strokes(tmp_path: Path) -> None:
+    line = b'<svg xmlns="http://www.w3.org/2000/svg"><path d="M1 1L8 8L8 1" fill="none" stroke="#000"/></svg>'
+    files = {
+        "sketch/ant/1.svg": line,
+        "sketch/ant/2.svgz": gzip.compress(line),
+        "sketch/ant/3.json": b'{"word": "ant", "drawing": [[[0, 9, 9], [0, 0, 9]]]}',
+        "sketch/ant/4.json": b"[[[0, 9], [0]]]",
+        "sketch/ant/5.json": b"{}",
+        "photo/ant/1.jpg": png("photo", 0),
+        "photo/ant/2.svg": line,
+    }
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    made = create_dataset(config("folder", str(tmp_path)))
+    records = made.records()
+    assert [r.path for r in records] == [name for name in sorted(files) if name != "photo/ant/2.svg"]
+    photo, *drawn, wrong, none = made.read(records)
+    assert photo == files["photo/ant/1.jpg"]
+    for data in drawn:
+        assert isinstance(data, bytes) and prepare_sketch(data, TransformConfig(size=64)).min() == 0
+    assert isinstance(wrong, BadPicture) and isinstance(none, BadPicture) and "without strokes" in str(none)
+
+
 def test_tuberlin_svg_is_drawn(tmp_path: Path) -> None:
     source = build(tmp_path, ["png/ufo/9.png", "ImageResized/ufo/a.jpg"])
     svg = tmp_path / "svg" / "ufo"

@@ -6,15 +6,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from benchmarks.papers import photographed
 from pipelines.runtime.errors import StorageError
 from pipelines.search import batch
 from pipelines.search.batch import SearchSketches, search_folder
+from pipelines.search.query import prepared
+from pipelines.search.search import search_index
 from pipelines.search.searcher import Searcher
 from tests.encode.test_index import CODES, catalogue, put, updated
 from tests.helpers.pictures import png
+from tests.search.test_cleaning import drawing
 from zse_model.errors import ZseError
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><path d="M1 1L8 8L8 1" fill="none" stroke="#000"/></svg>'
@@ -84,6 +90,45 @@ def test_an_index_that_changes_during_the_search_is_named(
     search_folder(str(tmp_path / "sketches"), str(tmp_path / "index"), CODES, str(tmp_path / "out.parquet"))
     said = " ".join(capsys.readouterr().err.split())
     assert re.search(r"changed during the search, which read version \d+ of \S+ for 2 sketches, version", said)
+
+
+def test_photos_of_drawings_and_strokes_are_answered_and_others_named(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "sketches" / "house.jpg", photographed(drawing(), "tuning", "house 1", 400))
+    put(tmp_path / "sketches" / "noise.png", png("photo", 0))
+    put(tmp_path / "sketches" / "strokes.json", b'{"drawing": [[[0, 9, 9], [0, 0, 9]]]}')
+    put(tmp_path / "sketches" / "wrong.json", b"[[1, 2]]")
+
+    def found(**asked: Any) -> dict[str, str | None]:
+        search_folder(
+            str(tmp_path / "sketches"), str(world / "index"), CODES, str(tmp_path / "o.parquet"), top=1, **asked
+        )
+        return {row["sketch"]: row["error"] for row in pq.read_table(tmp_path / "o.parquet").to_pylist()}
+
+    errors = found()
+    assert errors["house.jpg"] is None and errors["strokes.json"] is None
+    assert "stroke 0 must be" in str(errors["wrong.json"])
+    assert "1 sketches are pictures of drawings" in " ".join(capsys.readouterr().err.split())
+    assert found(clean="never")["house.jpg"] is None
+    assert "pictures of drawings" not in capsys.readouterr().err
+    with pytest.raises(ZseError, match="clean is 'no'"):
+        found(clean="no")
+
+
+def test_one_sketch_is_cleaned_shown_and_told(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sketch = tmp_path / "house.jpg"
+    put(sketch, photographed(drawing(), "tuning", "house 1", 400))
+    searcher = Searcher.open(str(world / "index"), CODES)
+    shown = tmp_path / "new" / "drawing.png"
+    found = search_index(str(sketch), searcher, tmp_path / "found.png", drawing=shown)
+    assert "flattened the paper" in " ".join(capsys.readouterr().err.split())
+    transforms = searcher.checkpoint.transforms
+    np.testing.assert_array_equal(np.asarray(Image.open(shown)), prepared(sketch, transforms))
+    assert [one.score for one in searcher.search(sketch)] == [one.score for one in found]
+    as_it_is = search_index(str(sketch), searcher, tmp_path / "found.png", clean="never")
+    assert [one.score for one in as_it_is] == [one.score for one in searcher.search(sketch, clean="never")]
+    assert [one.score for one in as_it_is] != [one.score for one in found]
 
 
 @pytest.mark.ray

@@ -1,7 +1,8 @@
 """`folder`: `sketch/<class>/*` and `photo/<class>/*` below any fsspec URL, with an optional `pairs.tsv`.
 
 `pairs.tsv` names the photo that a sketch was drawn from: columns class, sketch, photo (file names). Folders below a
-class belong to the class. Hidden files and files with other endings than a picture's are passed over.
+class belong to the class. A sketch may be an SVG document (.svg, .svgz) or strokes (.json). Hidden files and files with
+other endings than these are passed over.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.drawn import DRAWN, picture_of
 from pipelines.datasets.texts import named, table, tell
-from pipelines.datasets.tree import Branch, Tree, TreeConfig, by_name, look_up
+from pipelines.datasets.tree import PICTURES, Branch, Tree, TreeConfig, by_name, look_up
 from pipelines.runtime.progress import say
 from pipelines.store import storage
 from zse_model.errors import ZseError
@@ -33,7 +35,7 @@ class Folder:
     def records(self) -> list[ImageRecord]:
         pairs = self._pairs()
         branches = (
-            Branch(modality="sketch", folders=("sketch",)),
+            Branch(modality="sketch", folders=("sketch",), endings=(*PICTURES, *DRAWN)),
             # With a pairs.tsv every photo is an instance, also one without a sketch.
             Branch(modality="photo", folders=("photo",), instance=lambda c, file: f"{c}/{file}" if pairs else None),
         )
@@ -87,7 +89,7 @@ class Folder:
         return [replace(r, instance=drawn[r.id]) if r.id in drawn else r for r in records]
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:
-        return self.tree.read(records)
+        return [picture_of(record.path, data) for record, data in zip(records, self.tree.read(records), strict=True)]
 
 
 def _name(record: ImageRecord) -> str:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.datasets.base import ImageRecord
-from pipelines.datasets.svg import render
+from pipelines.datasets.drawn import rasterise
 from pipelines.datasets.tree import PICTURES, Branch, Tree, TreeConfig
 from zse_model.errors import ZseError
-from zse_model.transforms import BadPicture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +53,3 @@ class TUBerlin:
         data = self.tree.read(records)
         is_svg = [record.path.lower().endswith(".svg") for record in records]
         return [rasterise(d, self.config.svg_size) if svg else d for svg, d in zip(is_svg, data, strict=True)]
-
-
-def rasterise(svg: bytes | Exception, size: int) -> bytes | Exception:
-    """Render an SVG drawing as a PNG whose longer side is `size` px, on white. Returns BadPicture for bytes that are
-    not an SVG drawing, and for a drawing that embeds another file or URL: neither is read."""
-    if isinstance(svg, Exception):
-        return svg
-    try:
-        return render(svg, size, background="white")
-    except ValueError as error:
-        return BadPicture(f"not an SVG drawing: {error}")

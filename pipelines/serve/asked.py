@@ -13,7 +13,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from pipelines.search.query import MAX_POINTS, Query, Strokes, prepared
+from pipelines.search.cleaning import Clean
+from pipelines.search.query import MAX_POINTS, PreparedQuery, Query, Strokes, prepare_query
 from pipelines.search.searcher import MOST, Asked
 from pipelines.serve.problems import ServiceError
 from pipelines.store.table import LONGEST
@@ -44,6 +45,11 @@ class Drawn(BaseModel):
         json_schema_extra={"anyOf": [_STROKES, {"type": "null"}]},
     )
     mode: str | None = Field(None, max_length=100, description="A retrieval mode of the model; its first by default.")
+    clean: Clean = Field(
+        "auto",
+        description="Of a picture of a drawing: auto cleans a photo or scan of paper, and refuses a photo of something "
+        "else; always cleans every picture; never takes it as it is.",
+    )
 
 
 class SearchRequest(Drawn):
@@ -86,14 +92,19 @@ class Drawing:
     query: bytes | Strokes
     name: str
     """The field of the request that it came in."""
-    _seen: dict[TransformConfig, np.ndarray] = field(default_factory=dict)
+    clean: Clean
+    _prepared: dict[TransformConfig, PreparedQuery] = field(default_factory=dict)
 
     def seen(self, transforms: TransformConfig) -> np.ndarray:
-        """uint8 [s, s], made once. Raises as `pipelines.search.query.prepared`."""
-        if transforms not in self._seen:
+        """uint8 [s, s]. Raises as `pipelines.search.query.prepare_query`."""
+        return self.prepared(transforms).drawing
+
+    def prepared(self, transforms: TransformConfig) -> PreparedQuery:
+        """The drawing and what was done to its picture, made once."""
+        if transforms not in self._prepared:
             query: Query = self.query
-            self._seen[transforms] = prepared(query, transforms, "The drawing")
-        return self._seen[transforms]
+            self._prepared[transforms] = prepare_query(query, transforms, "The drawing", self.clean)
+        return self._prepared[transforms]
 
 
 async def read(request: Request, kind: type[Body], seconds: float) -> tuple[Body, Drawing | None]:
@@ -113,7 +124,7 @@ async def _read(request: Request, kind: type[Body]) -> tuple[Body, Drawing | Non
         if len(body) > JSON_BYTES:
             raise ServiceError(413, f"The JSON is above the limit of {JSON_BYTES:,} bytes. Leave out points")
         asked = await asyncio.to_thread(_checked, kind, lambda: kind.model_validate(_object(body)))
-        return asked, None if asked.strokes is None else Drawing(asked.strokes, "strokes")
+        return asked, None if asked.strokes is None else Drawing(asked.strokes, "strokes", asked.clean)
     if type_ != "multipart/form-data":
         raise ServiceError(415, "Send application/json with strokes, or multipart/form-data with a file `drawing`")
     try:
@@ -125,9 +136,9 @@ async def _read(request: Request, kind: type[Body]) -> tuple[Body, Drawing | Non
 
 async def _of_form(form: FormData, kind: type[Body]) -> tuple[Body, Drawing | None]:
     texts: dict[str, str] = {}
-    drawing = None
+    content: bytes | None = None
     for name, value in form.multi_items():
-        if name in texts or (name == "drawing" and drawing is not None):
+        if name in texts or (name == "drawing" and content is not None):
             raise ServiceError(422, f"{name!r} is given twice", field=name)
         if name == "strokes":
             raise ServiceError(422, "Send strokes as application/json", field="strokes")
@@ -135,12 +146,12 @@ async def _of_form(form: FormData, kind: type[Body]) -> tuple[Body, Drawing | No
             raise ServiceError(422, "`drawing` is a file, and the only one", field=name)
         if isinstance(value, UploadFile):
             content = await value.read()
-            drawing = Drawing(content, "drawing")
             if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > SCANS:
                 raise ServiceError(422, f"A JPEG of more than {SCANS} scans takes long to decode", field="drawing")
         elif value:
             texts[name] = value
-    return _checked(kind, lambda: kind.model_validate(texts)), drawing
+    asked = _checked(kind, lambda: kind.model_validate(texts))
+    return asked, None if content is None else Drawing(content, "drawing", asked.clean)
 
 
 def _object(body: bytes) -> Any:

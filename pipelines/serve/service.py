@@ -29,6 +29,7 @@ from pipelines.serve.columns import columns, plain_row
 from pipelines.serve.filters import check_filter
 from pipelines.serve.metrics import Metrics
 from pipelines.serve.problems import GONE, ServiceError
+from pipelines.workspace.pictures import encode_sketch
 from zse_model.explanation.base import UnexplainableError
 from zse_model.explanation.pair import explained_mode, explainer
 from zse_model.transforms import MAX_PIXELS
@@ -201,7 +202,8 @@ class Service:
         def work(now: Snapshot) -> list[dict[str, Any]]:
             _check_filter(now, asked)
             seen = [drawing.seen(now.checkpoint.transforms) for drawing, _ in items]
-            return [self._found(now, found, asked) for found in now.answers(seen, **asked)]
+            answers = [self._found(now, found, asked) for found in now.answers(seen, **asked)]
+            return [answer | self._cleaned(now, drawing) for answer, (drawing, _) in zip(answers, items, strict=True)]
 
         return self.searcher.ask(work)
 
@@ -220,6 +222,13 @@ class Service:
         """An explanation of a drawing and the thumbnail of a photo, by a mode."""
         ((drawing, id, mode),) = items
         return [self.searcher.ask(lambda now: self._explained(now, drawing, id, mode))]
+
+    def _cleaned(self, now: Snapshot, drawing: Drawing) -> dict[str, Any]:
+        """What was done to the picture of a drawing, if it was cleaned: in words, and the drawing as a PNG."""
+        found = drawing.prepared(now.checkpoint.transforms)
+        if not found.cleaned.changed:
+            return {}
+        return {"cleaned": {"done": found.cleaned.done, "png": _data_url(encode_sketch(found.drawing))}}
 
     def _asked(self, request: SearchRequest) -> Asked:
         asked = request.asked()

@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
+from benchmarks.papers import photographed
 from pipelines.serve.service import Settings
 from tests.encode.test_index import put, rows, updated
 from tests.helpers.pictures import picture
@@ -36,7 +38,7 @@ from tests.serve.browser import (
 )
 from tests.serve.client import asked
 from tests.serve.conftest import Running, running
-from zse_model.synthetic import CATEGORIES, draw_photo
+from zse_model.synthetic import CATEGORIES, draw_photo, draw_sketch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, Route
@@ -287,6 +289,34 @@ def test_a_large_picture_is_shrunk_an_svg_is_sent_as_it_is_and_a_text_is_refused
         big = png((4000, 1000), "RGB", "JPEG", exif=turned)
         page.set_input_files("#file", {"name": "turned.jpg", "mimeType": "image/jpeg", "buffer": big})
     assert response.value.ok and page.evaluate(SIZE_OF_SENT) == [512, 2048]
+
+
+def test_a_photographed_drawing_is_shown_as_it_was_cleaned(opens: Opens) -> None:
+    page, watch = opens(prepare=lambda page: page.add_init_script(KEEP_SENT_FILE))
+    ready(page)
+    taken = photographed(np.asarray(draw_sketch("fish", 1, size=256)), "tuning", "fish 1", 600)
+    with page.expect_response("**/v1/search") as response:
+        page.set_input_files("#file", {"name": "taken.jpg", "mimeType": "image/jpeg", "buffer": taken})
+    assert response.value.json()["cleaned"]
+    page.locator("#instead-text").filter(has_text=re.compile(r"taken\.jpg: flattened the paper")).wait_for()
+    assert (page.locator("#instead-picture").get_attribute("src") or "").startswith("data:image/png")
+    with page.expect_response("**/v1/search") as response:
+        page.get_by_role("button", name="Use it as it is").click()
+    assert "cleaned" not in response.value.json()
+    assert (page.locator("#instead-picture").get_attribute("src") or "").startswith("blob:")
+    with page.expect_response("**/v1/search") as response:
+        page.get_by_role("button", name="Clean it").click()
+    assert response.value.json()["cleaned"]
+    scene = Image.fromarray(draw_photo("apple", 0)).resize((512, 512))
+    with page.expect_response("**/v1/search") as response:
+        page.set_input_files(
+            "#file", {"name": "apple.png", "mimeType": "image/png", "buffer": picture(np.asarray(scene))}
+        )
+    assert response.value.status == 422
+    page.locator("#message").filter(has_text="a photo, not a drawing").wait_for()
+    with page.expect_response("**/v1/search") as response:
+        page.get_by_role("button", name="Use it as it is").click()
+    assert response.value.ok
 
 
 def test_filters_ask_for_what_they_show(opens: Opens) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.papers import photographed
+from benchmarks.world import as_bytes
 from pipelines.search.searcher import Snapshot
 from pipelines.serve.service import Settings
 from tests.encode.test_index import put, updated
@@ -168,3 +171,23 @@ def test_a_photo_that_is_deleted_and_comes_back_as_another_is_the_other(tmp_path
         after = found()
         assert set(after) == set(pictures) and shows(asked(service.url + after["3.png"]).body, other)
         assert {id for id in pictures if before[id] != after[id]} == {"3.png"}, "a browser keeps the others only"
+
+
+def test_a_photographed_drawing_is_cleaned_and_shown(service: Running) -> None:
+    taken = photographed(np.asarray(draw_sketch("fish", 1, size=256)), "tuning", "fish 1", 600)
+    scene = as_bytes(Image.fromarray(draw_photo("apple", 0)).resize((512, 512)), "JPEG", quality=90)
+
+    def answer(data: bytes, clean: str = "") -> Any:
+        return asked(f"{service.url}v1/search", *form(("drawing", data), ("clean", clean)))
+
+    found = answer(taken).json
+    assert "flattened the paper" in found["cleaned"]["done"] and found["photos"]
+    shown = Image.open(io.BytesIO(base64.b64decode(found["cleaned"]["png"].partition(",")[2])))
+    assert np.median(np.asarray(shown)) == 255, "paper is white"
+    assert "cleaned" not in answer(taken, "never").json
+    assert "cleaned" not in answer(picture(draw_sketch("fish", 1, size=256))).json, "a clean drawing stays as it is"
+    refused = answer(scene)
+    assert (refused.status, refused.json["field"]) == (422, "drawing"), refused.json
+    assert "a photo, not a drawing" in refused.json["detail"]
+    assert answer(scene, "never").status == 200
+    assert answer(taken, "maybe").json["field"] == "clean"

@@ -33,7 +33,7 @@ from tests.search.test_searcher import TOKENS
 from tests.serve.client import STROKES, Answer, asked, form, searched
 from tests.serve.conftest import NAMES, Running, running, until_ready
 from zse_model.errors import ZseError
-from zse_model.synthetic import draw_photo
+from zse_model.synthetic import draw_photo, draw_sketch
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M1 1L8 8M1 8L8 1" stroke="black"/></svg>'
 
@@ -219,7 +219,7 @@ def test_a_hundred_thousand_wrong_points_take_no_time(service: Running) -> None:
 
 
 def test_a_jpeg_of_hundreds_of_scans_is_refused(service: Running) -> None:
-    data = picture(draw_photo("fish", 1, size=64), "JPEG", progressive=True)
+    data = picture(draw_sketch("fish", 1, size=64), "JPEG", progressive=True)
     assert asked(f"{service.url}v1/search", *form(("drawing", data))).status == 200
     scan = data[data.rindex(b"\xff\xda") : -2]
     answer = asked(f"{service.url}v1/search", *form(("drawing", data[:-2] + 200 * scan + data[-2:])))

@@ -20,6 +20,7 @@ const DAY = 24 * 3600 * 1000; // ms
 const state = {
   about: null, // The answer of v1/about.
   picture: null, // A File or Blob that is the query, instead of the drawing.
+  clean: "auto", // What the service does to the picture: a photo of paper is cleaned.
   like: null, // A photo that is the query, instead of the drawing.
   request: null, // The search that the results answer.
   version: "", // Of the index and the model that answered it.
@@ -71,7 +72,8 @@ function search() {
   stopAsking();
   if (!state.about) return;
   if (isBlank()) showNothing();
-  else ask({ query: query(), where: clausesInUse().join(" AND "), mode: $("mode").value, page: 1 });
+  else ask({ query: query(), clean: state.picture && state.clean, where: clausesInUse().join(" AND "),
+    mode: $("mode").value, page: 1 });
 }
 
 function submit() {
@@ -121,6 +123,7 @@ function show(request, answer, note) {
   Object.assign(state, { request, version, more, results: first ? photos : [...state.results, ...photos] });
   say(note);
   $("filter-message").textContent = "";
+  if (answer.cleaned && first) showCleaned(answer.cleaned);
   if (first) resetGrid();
   layGrid();
   $("more").hidden = !more;
@@ -184,6 +187,7 @@ function fail(error) {
     $("filter-message").textContent = error.message;
   } else if (error instanceof Problem) {
     say(error.message);
+    if (error.field === "drawing" && state.picture && state.clean === "auto") offerToClean("never");
   } else {
     say("The answer of the service cannot be read.");
     console.error(error);
@@ -214,7 +218,8 @@ function useToken(event) {
 // A picture, or a photo of the index, covers the paper while it is the query.
 
 function cover(picture, like, ...text) {
-  Object.assign(state, { picture, like });
+  Object.assign(state, { picture, like, clean: "auto" });
+  $("clean").hidden = true;
   $("instead-picture").removeAttribute("src");
   $("instead-text").replaceChildren(...text);
   $("instead").hidden = false;
@@ -230,16 +235,38 @@ function uncover() {
   search();
 }
 
+// The drawing that the service made of a photo or scan of paper.
+function showCleaned({ done, png }) {
+  $("instead-picture").src = png;
+  $("instead-text").replaceChildren(isolated(nameOf(state.picture)), sentence(`: ${done}`));
+  offerToClean("never");
+}
+
+function offerToClean(clean) {
+  Object.assign($("clean"), { value: clean, textContent: clean === "never" ? "Use it as it is" : "Clean it" });
+  $("clean").hidden = false;
+}
+
+function cleanOtherwise() {
+  state.clean = $("clean").value;
+  showBlob($("instead-picture"), state.picture);
+  $("instead-text").replaceChildren(isolated(nameOf(state.picture)));
+  offerToClean(state.clean === "never" ? "auto" : "never");
+  search();
+}
+
 function searchLike(photo) {
   cover(null, photo, "Photos like ", isolated(fileName(photo.id)));
   showPicture($("instead-picture"), photo.thumbnail);
 }
 
+const nameOf = (file) => file.name || "Picture";
+
 async function usePicture(file) {
   if (!file || !state.about) return;
   try {
     const ready = await readyToSend(file);
-    cover(ready, null, isolated(file.name || "Picture"));
+    cover(ready, null, isolated(nameOf(file)));
     showBlob($("instead-picture"), ready);
   } catch (error) {
     fail(error);
@@ -256,7 +283,9 @@ async function readyToSend(file) {
   if (bitmap) {
     const longest = Math.max(bitmap.width, bitmap.height);
     const fits = file.size <= room && longest <= LONGEST_SIDE && bitmap.width * bitmap.height <= pixels;
-    return fits ? file : shrunk(bitmap, Math.min(LONGEST_SIDE, longest, Math.floor(Math.sqrt(pixels))), room);
+    if (fits) return file;
+    const blob = await shrunk(bitmap, Math.min(LONGEST_SIDE, longest, Math.floor(Math.sqrt(pixels))), room);
+    return new File([blob], name, { type: blob.type });
   }
   if (!svg && (!file.type.startsWith("image/") || DECODED.test(file.type))) {
     throw new Problem(415, `${name} is no picture that can be read. Choose a PNG, JPEG, WebP or SVG`);
@@ -516,12 +545,12 @@ function shownValue(value) {
 
 async function explain() {
   const control = (explaining = new AbortController());
-  const { query, mode } = state.request;
+  const { query, mode, clean } = state.request;
   const tell = (text) => $("explanation").replaceChildren(element("p", { textContent: text }));
   $("explain").disabled = true;
   tell("The explanation is being made.");
   try {
-    const body = bodyOf(query, { id: opened.id, mode });
+    const body = bodyOf(query, { id: opened.id, mode, clean });
     const answer = await json("v1/explain", { body, signal: control.signal }, { tell });
     if (!control.signal.aborted) $("explanation").replaceChildren(...explanation(answer));
   } catch (error) {
@@ -609,6 +638,7 @@ function listen() {
   on($("upload"), { click: () => $("file").click() });
   on($("file"), { change: fileChosen });
   on($("remove"), { click: uncover });
+  on($("clean"), { click: cleanOtherwise });
   on($("filter-fields"), { input: filtersChanged });
   on($("filters-clear"), { click: clearFilters });
   on($("mode"), { change: modeChanged });

@@ -30,6 +30,7 @@ import psutil
 
 WARM = 3.0  # s before anything is counted
 GROWS = 1.0  # MB a minute, from which memory is said to grow; give enough --seconds to tell it from chance
+LONG = 240  # s that show whether memory grows
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -60,8 +61,10 @@ def main(arguments: Sequence[str]) -> None:
     print("memory, MB: " + ", ".join(f"{memory[round(at * (len(memory) - 1) / 4)][1]:.0f}" for at in range(5)))
     seconds, megabytes = np.array(memory[len(memory) // 2 :]).T
     slope = 60 * np.polyfit(seconds, megabytes, 1)[0]
-    verdict = "grows" if slope >= GROWS else "does not grow"
-    print(f"memory in the second half: {slope:+.2f} MB a minute, so it {verdict} (from {GROWS:g} MB a minute)")
+    verdict = "it grows" if slope >= GROWS else "it does not grow"
+    if given.seconds < LONG:
+        verdict = f"which {LONG} s or more (--seconds) would tell from noise"
+    print(f"memory in the second half: {slope:+.2f} MB a minute; {verdict} (from {GROWS:g} MB a minute)")
 
 
 def _load(port: int, asked: Mapping[str, Any], clients: int, seconds: float) -> list[float]:

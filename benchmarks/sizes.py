@@ -1,7 +1,7 @@
 """Compute what a catalogue of photos takes, the table "is it for me" of README.md, from measured constants.
 
     python -m benchmarks sizes              print the table from benchmarks/sizes.json
-    python -m benchmarks sizes --measure    measure the constants here (10 minutes, 5 GB of memory), then draw the table
+    python -m benchmarks sizes --measure    measure the constants here (5 minutes, 5 GB of memory), then draw the table
 
 The constants are of `late_interaction` on EfficientNet-Lite2 at 192 px with random weights: speed does not depend on
 them. The photos are those of Caltech-101 beside the repository, else drawn ones, enlarged to 1,600 x 1,200 pixels and
@@ -30,7 +30,9 @@ from benchmarks.late import median
 from benchmarks.results.page import README, with_table
 from benchmarks.results.tables import head, line
 from pipelines.encode.index import index
+from pipelines.search.query import prepared
 from pipelines.search.searcher import Searcher
+from pipelines.serve.batches import MOST as TOGETHER
 from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, save_checkpoint
 from zse_model.code_index import CodeIndex
@@ -65,7 +67,7 @@ class Constants:
     code_bytes: int
     """In memory, a photo, where `asym-64` finds a shortlist."""
     process_mb: float
-    """Memory of a process that has searched a small index."""
+    """Memory of a process that has searched a small index, by as many drawings at once as a service does."""
     query_ms: float
     """Of a query on a small index: prepare and encode the drawing, read 20 thumbnails."""
     embeddings_ms: float
@@ -102,7 +104,7 @@ def table(of: Constants) -> list[str]:
         f"machines of {MACHINE_CORES} cores, {NIGHT_HOURS} hours",
         "on disk, GB",
         "ms a query",
-        "the service, GB of memory",
+        "memory, GB",
     )
     for photos, mode in CATALOGUES:
         hours = photos * of.index_cpu_s / 3600
@@ -203,6 +205,8 @@ def queried(folder: Path, checkpoint: str, shortlist: int) -> tuple[float, float
     """(MB of a process that searches, ms of a query by `ret`, ms more to read and rank a shortlist)."""
     searcher = Searcher.open(str(folder / "index"), checkpoint)
     drawing = [[[0, 60, 30, 80], [0, 10, 60, 90]], [[10, 20], [70, 15]]]
+    drawn = prepared(drawing, searcher.checkpoint.transforms)
+    searcher.answers([drawn] * TOGETHER, group=False)  # as a service does before it is ready
     whole = median(lambda _: searcher.search(drawing, group=False))
     found = median(lambda _: searcher.search(drawing, mode=f"asym-{BITS}", top=10, group=False))
     ranked = median(

@@ -121,9 +121,10 @@ def _listings(sources: Sequence[str]) -> list[tuple[DatasetConfig, list[ImageRec
     none = f"{', '.join(sources)} has none of the layouts of docs/datasets.md"
     if nearest and nearest.found:
         raise LayoutError(f"{none}. Found {', '.join(nearest.found)}. The nearest layout: {nearest}")
+    index = command("index", sources[0], "--index", "URL", "--model", "MODEL")
     raise LayoutError(
         f"{none}: there is no folder of sketches and none of photos. A data set to train on has sketch/<class>/* and "
-        f"photo/<class>/*. To search photos, which need no classes: zse index {sources[0]} --index URL --model MODEL"
+        f"photo/<class>/*. To search photos, which need no classes: {index}"
     )
 
 

@@ -145,13 +145,14 @@ def index(
     with turn(there.url):
         followed = _followed(there, source, metadata)
         catalogue = _listed(followed.url, there.url)
+        metadata_rows = _metadata(followed.metadata, catalogue, checkpoint)
         table = _photos(place, checkpoint, called or checkpoint_url, tokens)
         skipped = Table.create(place, SKIPPED, SKIPPED_SCHEMA)
         plan = _planned(catalogue, table, skipped)
         if not delete_many:
             _refuse_many(len(plan.gone), len(table), followed.url, there.url)
         about = about_of(table.schema)
-        described = _described(followed.metadata, table, catalogue, forms_of(about["encodings"]))
+        described = None if metadata_rows is None else _described(metadata_rows, table, forms_of(about["encodings"]))
         there.follow(followed)
         run = _Run(catalogue, plan, table, skipped, described)
         run.encode(checkpoint_url)
@@ -395,21 +396,24 @@ def _photos(place: str, checkpoint: Checkpoint, called: str, tokens: bool) -> Ta
     return table
 
 
-def _described(
-    url: str | None, table: Table, catalogue: Catalogue, forms: Mapping[str, EncodingForm]
-) -> pa.Table | None:
-    """The metadata of a file; gives the table its columns. A column of another type than before is made again."""
+def _metadata(url: str | None, catalogue: Catalogue, checkpoint: Checkpoint) -> pa.Table | None:
+    """The metadata of a file. Raises ZseError for a file of which no row names a photo: before the index is touched."""
     if url is None:
         return None
-    described = read_metadata(url, [field.name for field in OWN] + list(forms))
-    used = pc.sum(pc.is_in(described["id"], catalogue.photos["id"])).as_py() or 0
-    if described.num_rows and not used and len(catalogue.photos):
+    found = read_metadata(url, [field.name for field in OWN] + list(stored_forms(checkpoint, tokens=True)))
+    used = pc.sum(pc.is_in(found["id"], catalogue.photos["id"])).as_py() or 0
+    if found.num_rows and not used and len(catalogue.photos):
         raise ZseError(
-            f"None of the {described.num_rows:,} rows of {url} names a photo of {catalogue.source}. Its paths must be "
+            f"None of the {found.num_rows:,} rows of {url} names a photo of {catalogue.source}. Its paths must be "
             f"those below the source, such as {printable(catalogue.photos['id'][0].as_py())}; its first is "
-            f"{printable(str(described['id'][0].as_py()))}"
+            f"{printable(str(found['id'][0].as_py()))}"
         )
-    say(f"{used:,} of {described.num_rows:,} rows of {url} name a photo")
+    say(f"{used:,} of {found.num_rows:,} rows of {url} name a photo")
+    return found
+
+
+def _described(described: pa.Table, table: Table, forms: Mapping[str, EncodingForm]) -> pa.Table:
+    """Metadata as they are stored; gives the table its columns. A column of another type than before is made again."""
     stored = {name: table.schema.field(name).type for name in own_columns(table.schema, forms)}
     for field in described.schema:
         if pa.types.is_null(field.type):  # as CSV reads a column without a value

@@ -6,10 +6,13 @@ made where a report cannot be read says so instead.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.judge.compare import Compared, Side, compare
+from pipelines.runtime.errors import StorageError
+from pipelines.runtime.progress import say
 from pipelines.tracking.history import Standing
 from pipelines.workspace.reports import Report
 from zse_model.errors import ZseError
@@ -27,20 +30,51 @@ class Evidence:
     chance: float | None
     """The expected mAP_all of a random order; None if it is not known."""
     relevant: float | None
-    """Mean number of relevant photos a query; None if it is not known."""
+    """Mean number of relevant photos a query; None if it is not known, as with photos of other classes in between."""
 
 
-def evidence(lines: Sequence[Line], metric: str) -> Evidence:
+class Reports:
+    """The reports of a page. Each is opened once, and a store that does not answer is asked once: it is retried for
+    minutes."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Report | None] = {}
+        self._away: set[str] = set()
+
+    def of(self, one: Standing) -> Report | None:
+        """The report of an evaluation, if it can be read here and is still that of the evaluation."""
+        if one.report not in self._found:
+            self._found[one.report] = self._opened(one.report)
+        report = self._found[one.report]
+        return report if report and report.checkpoint_hash == one.checkpoint_hash else None
+
+    def _opened(self, url: str) -> Report | None:
+        store = "/".join(url.split("/")[:3]) if "://" in url else ""
+        if not url or store in self._away:
+            return None
+        try:
+            report = Report.find(url)
+            return report if report and report.has(Report.ROWS) and report.has(Report.QUERIES) else None
+        except StorageError as error:
+            say(f"The page does without reports: {error}", logging.WARNING)
+            self._away |= {store} - {""}
+        except ZseError:
+            pass  # the folder of another report
+        return None
+
+
+def evidence(lines: Sequence[Line], metric: str, reports: Reports) -> Evidence:
     """lines: those of a setting, the best by `metric` first; at least one."""
     best = lines[0][0]
-    report = found(best)
+    report = reports.of(best)
     rows = [] if report is None else [row for row in report.rows() if row["setting"] == best.setting]
     chance = None if report is None or metric != "mAP_all" else (report.chance or {}).get(best.setting)
-    relevant = best.gallery / rows[0]["classes"] if rows and rows[0]["classes"] else None
-    return Evidence(sentence(lines, metric), chance, relevant)
+    by_class = metric == "mAP_all" and not best.setting.rpartition(".")[0].endswith("-generalised")
+    relevant = best.gallery / rows[0]["classes"] if by_class and rows and rows[0]["classes"] else None
+    return Evidence(sentence(lines, metric, reports), chance, relevant)
 
 
-def sentence(lines: Sequence[Line], metric: str) -> str:
+def sentence(lines: Sequence[Line], metric: str, reports: Reports) -> str:
     """Who leads, and how far it is above the next model."""
     (best, mode), *rest = lines
     value = f"{best.metrics[f'plain/{mode}/{metric}']:.3f}"
@@ -50,7 +84,7 @@ def sentence(lines: Sequence[Line], metric: str) -> str:
     other, their = following
     leads = f"{called(best)} leads: by {mode} its {metric} is {value}."
     next_one = f"the next model, {called(other)} by {their}"
-    if (compared := paired((other, their), (best, mode), metric)) is None:
+    if (compared := paired((other, their), (best, mode), metric, reports)) is None:
         return (
             f"{leads} Whether {next_one}, is significantly lower is not known: their reports cannot be compared here."
         )
@@ -77,9 +111,9 @@ def called(one: Standing) -> str:
     return words if one.model == one.method else f"{words} ({one.model})"
 
 
-def paired(lower: Line, higher: Line, metric: str) -> Compared | None:
+def paired(lower: Line, higher: Line, metric: str, reports: Reports) -> Compared | None:
     """The higher line minus the lower one on the same queries; None if the reports cannot be compared."""
-    sides = [Side(called(one), report) for one, _ in (lower, higher) if (report := found(one))]
+    sides = [Side(called(one), report) for one, _ in (lower, higher) if (report := reports.of(one))]
     if len(sides) < 2:
         return None
     try:
@@ -90,12 +124,3 @@ def paired(lower: Line, higher: Line, metric: str) -> Compared | None:
         )
     except (ZseError, StopIteration):
         return None
-
-
-def found(one: Standing) -> Report | None:
-    """The report of an evaluation, if it can be read here and is still that of the evaluation."""
-    try:
-        report = Report.find(one.report) if one.report else None
-    except ZseError:
-        return None
-    return report if report and report.checkpoint_hash == one.checkpoint_hash else None

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 from PIL import Image
 
 from pipelines.datasets.published import Setting, load_settings
 from pipelines.drawing import pages
-from pipelines.judge.leading import Evidence, called, evidence
+from pipelines.judge.leading import Evidence, Reports, called, evidence
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import shown
 from pipelines.store import storage
@@ -112,6 +112,7 @@ class Section:
     published: Setting | None = None
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     """Name -> PNG of the best model."""
+    reports: Reports = field(default_factory=Reports)
 
     @cached_property
     def first(self) -> str:
@@ -133,7 +134,7 @@ class Section:
     @cached_property
     def evidence(self) -> Evidence | None:
         """Who leads, and chance; None without a line."""
-        return evidence(self.lines(), self.first) if self.lines() else None
+        return evidence(self.lines(), self.first, self.reports) if self.lines() else None
 
     @property
     def about(self) -> str:
@@ -146,9 +147,11 @@ class Section:
 
     @cached_property
     def top(self) -> float:
-        """The end of the chart's axis: the highest value and interval, to the next tenth."""
-        values = [x for row in self.rows() for x in (row.value, *(row.interval or ())) if x is not None]
-        return min(1.0, ceil(10 * max(values, default=1.0) + 1e-9) / 10) or 0.1
+        """The end of the chart's axis: the highest of values, intervals and chance, to the next tenth."""
+        chance = self.evidence.chance if self.evidence else None
+        values = [x for row in self.rows() for x in (row.value, *(row.interval or ()))]
+        known = [x for x in (*values, chance) if x is not None and isfinite(x)]
+        return min(1.0, ceil(10 * max(known, default=1.0) + 1e-9) / 10)
 
     def shown_pictures(self) -> list[tuple[str, bytes]]:
         """(caption, PNG), the best answers first."""
@@ -277,11 +280,11 @@ def sections(everything: Sequence[Standing], known: Sequence[Setting]) -> list[S
     for one in everything:
         by_name.setdefault(one.setting.rpartition(".")[0], []).append(one)
     published = {setting.split + setting.form: setting for setting in known}
-    found = []
+    found, reports = [], Reports()
     for name, each in sorted(by_name.items()):
         newest = max(each, key=lambda one: one.started).setting
         now = {one.checkpoint_hash + one.method: one for one in each if one.setting == newest}
-        found.append(Section(name, list(now.values()), each, published.get(name)))
+        found.append(Section(name, list(now.values()), each, published.get(name), reports=reports))
     return found
 
 

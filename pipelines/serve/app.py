@@ -146,7 +146,7 @@ def _add_photos(app: FastAPI, service: Service) -> None:
         return _cached(service.thumbnail(id), "image/jpeg", request)
 
     if service.settings.originals:
-        originals = Originals(service.settings.index, service.settings.originals_at_once)
+        originals = Originals(service.settings.index, service.settings.originals_at_once, service.metrics.refused.inc)
 
         @app.get("/v1/originals/{id:path}", response_class=Response)
         def original(id: str, request: Request) -> Response:

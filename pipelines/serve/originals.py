@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -28,9 +28,9 @@ STALLED = 30.0  # s that a client may take for a part
 class Originals:
     """The photos of an index."""
 
-    def __init__(self, index: str, most: int) -> None:
-        """most: photos that are sent at once."""
-        self._index, self._most = index, most
+    def __init__(self, index: str, most: int, refused: Callable[[], object]) -> None:
+        """most: photos that are sent at once. refused: called for each photo beyond them."""
+        self._index, self._most, self.refused = index, most, refused
         self._under_way = 0
 
     def answer(self, id: str, request: Request) -> Response:
@@ -65,12 +65,13 @@ class _Sent(StreamingResponse):
                 await send(message)
 
         if self._of._under_way >= self._of._most:
+            self._of.refused()
             raise ServiceError(503, "Too many photos are sent. Try again in a second", headers={"Retry-After": "1"})
         self._of._under_way += 1
         try:
             await super().__call__(scope, receive, sent)
         except TimeoutError:
-            return  # the server closes a connection whose answer is not complete
+            return  # the server closes the connection, and the kernel ends it
         finally:
             self._of._under_way -= 1
 

@@ -26,6 +26,7 @@ LOCAL = ("localhost", "127.0.0.1", "[::1]")
 CONNECTIONS = 1024
 FIRST = 10.0  # s until the header of a connection's first request must be complete
 KEEP_ALIVE = 75  # s: longer than a proxy keeps an idle connection, which would else send into a closed one
+UNREAD = 30  # s that a client may leave what was sent to it unread; then the kernel ends its connection
 GRACE = 30  # s that running requests may take after SIGTERM; Kubernetes kills a pod after 30 s unless told otherwise
 
 
@@ -76,10 +77,14 @@ def guarded(settings: Settings, host: str) -> tuple[Settings, str | None]:
 
 
 class _Impatient(H11Protocol):
-    """Uvicorn waits for the first request of a connection for ever, and refuses all others above `CONNECTIONS`."""
+    """Uvicorn waits for ever for the first request of a connection, and for a client that does not read. Above
+    `CONNECTIONS` it refuses all others."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNREAD)
         self.loop.call_later(FIRST, self._close_unless_asked)
 
     def _close_unless_asked(self) -> None:

@@ -343,6 +343,9 @@ def test_metadata_that_name_no_photo_are_refused(tmp_path: Path, capsys: pytest.
     with pytest.raises(ZseError, match=wrong):
         updated(source, url, metadata=str(file))
     assert rows(url)[0]["price"] == 10, "the metadata of before stay"
+    with pytest.raises(ZseError, match=wrong):
+        updated(source, tmp_path / "new", metadata=str(file))
+    assert not (tmp_path / "new" / "generations").exists(), "a refused run leaves nothing that another is bound by"
 
 
 def test_the_index_of_another_checkpoint_is_refused_and_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.judge import leading, standings
 from pipelines.judge.compare import Side
+from pipelines.runtime.errors import StorageError
 from pipelines.tracking.history import Standing
 from tests.helpers.reports import TEST, measured
 
@@ -45,9 +46,11 @@ def test_a_lead_that_cannot_be_tested_says_why(tmp_path: Path) -> None:
     assert "their reports cannot be compared here" in read(replace(a, report=str(tmp_path / "gone")), b)
     assert "their reports cannot be compared here" in read(replace(a, checkpoint_hash="another"), b)
     assert "global (bb) is the only model here: by ret its mAP_all is 0.600." in read(b)
+    (Path(other.report.url) / "report.json").unlink()
+    assert "their reports cannot be compared here" in read(a, b)
     few = [measured(tmp_path / "few", name, mean, mean, classes=3)[0] for name, mean in (("a", 0.5), ("bb", 0.6))]
     lines = [(standing(side, 0.5, setting=side.report.settings[0]), "ret") for side in few[::-1]]
-    assert leading.sentence(lines, "mAP_all").endswith("with 3 classes there is no test of that.")
+    assert leading.sentence(lines, "mAP_all", leading.Reports()).endswith("with 3 classes there is no test of that.")
 
 
 def test_chance_and_metrics_are_those_of_the_gallery(tmp_path: Path) -> None:
@@ -60,6 +63,24 @@ def test_chance_and_metrics_are_those_of_the_gallery(tmp_path: Path) -> None:
     small = read(replace(one, gallery=150))  # 15 relevant photos: P_25 cannot reach 1, and mAP_200 is mAP_all
     assert "model and mode mAP_all P_1 MFLOP a pair" in small
     assert re.search(r"0\.500 2\b", heads), "0.002 GFLOP are 2 MFLOP"
+    section = standings.Section("shop", [standing(side, 0.02)], [])
+    assert section.evidence and section.evidence.relevant == 30 and section.top == 0.1
+    other = standing(side, 0.5, setting="shop-generalised.01234567")  # 300 photos, most of them of other classes
+    assert leading.evidence([(other, "ret")], "mAP_all", leading.Reports()).relevant is None
+
+
+def test_a_store_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def away(url: str) -> None:
+        asked.append(url)
+        raise StorageError(f"{url} does not answer")
+
+    monkeypatch.setattr(leading.Report, "find", away)
+    one = Standing(TEST, "report", "m", "m", "", "c", 1, 1, 0, "", "", {"plain/ret/mAP_all": 0.5}, "r")
+    each = [replace(one, checkpoint_hash=str(i), report=f"s3://bucket/reports/{i}") for i in range(5)]
+    assert "cannot be compared here" in read(*each)
+    assert asked == ["s3://bucket/reports/0"]
 
 
 @pytest.mark.parametrize("drift", ["", "sketches with +2.0 standard deviations of ink"])

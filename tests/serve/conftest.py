@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from pipelines.serve.app import create_app
@@ -34,6 +35,7 @@ class Running:
     url: str
     """With a slash at its end."""
     app: FastAPI
+    server: uvicorn.Server
     index: Path
     photos: Path
 
@@ -53,6 +55,7 @@ def running(settings: Settings, token: str | None = None, wait: bool = True) -> 
     service = Running(
         f"http://127.0.0.1:{listening.getsockname()[1]}/",
         app,
+        server,
         Path(settings.index),
         Path(settings.index).parent / "photos",
     )

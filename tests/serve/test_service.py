@@ -542,16 +542,23 @@ def test_originals_are_sent_in_parts_and_few_at_once(tmp_path: Path, monkeypatch
             time.sleep(0.01)
         refused = asked(url)
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert b"zse_serve_refused_total 1.0" in asked(f"{service.url}metrics").body
         assert searched(service.url).status == 200
         waiting.pop().close()
         assert until_answered(url) == content, "a client that has gone has no place"
         assert sum(sizes) < 2 * len(content), "what nobody reads is not read"
         monkeypatch.setattr("pipelines.serve.originals.STALLED", 0.3)
+        monkeypatch.setattr("pipelines.serve.run.UNREAD", 1)
         waiting.append(reads_none_of(service, "1.png"))
         time.sleep(0.1)
         waiting[0].close()
         waiting.append(reads_none_of(service, "1.png"))
         assert until_answered(url) == content, "a client that does not read loses its place"
+        held = service.server.server_state.connections
+        until = time.monotonic() + 10
+        while held and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not held, "and its connection"
         large.unlink()
         assert asked(url).status == 404
         for connection in waiting:

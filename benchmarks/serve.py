@@ -61,10 +61,9 @@ def main(arguments: Sequence[str]) -> None:
     print("memory, MB: " + ", ".join(f"{memory[round(at * (len(memory) - 1) / 4)][1]:.0f}" for at in range(5)))
     seconds, megabytes = np.array(memory[len(memory) // 2 :]).T
     slope = 60 * np.polyfit(seconds, megabytes, 1)[0]
-    verdict = "it grows" if slope >= GROWS else "it does not grow"
-    if given.seconds < LONG:
-        verdict = f"which {LONG} s or more (--seconds) would tell from noise"
-    print(f"memory in the second half: {slope:+.2f} MB a minute; {verdict} (from {GROWS:g} MB a minute)")
+    grows = f"it {'grows' if slope >= GROWS else 'does not grow'} (from {GROWS:g} MB a minute)"
+    verdict = grows if given.seconds >= LONG else f"--seconds {LONG} or more would tell whether it grows"
+    print(f"memory in the second half: {slope:+.2f} MB a minute; {verdict}")
 
 
 def _load(port: int, asked: Mapping[str, Any], clients: int, seconds: float) -> list[float]:

@@ -45,8 +45,9 @@ def found() -> dict[str, dict[str, Found]]:
 
 def test_the_pages_are_what_the_rows_give(found: dict[str, dict[str, Found]]) -> None:
     """`python -m benchmarks.results --page` draws them again."""
-    assert page(found) == PAGE.read_text()
-    assert {path.stem: path.read_text() for path in PICTURES.iterdir()} == figures(found)
+    drawn = figures(found)
+    assert page(found, drawn) == PAGE.read_text()
+    assert {path.stem: path.read_text() for path in PICTURES.iterdir()} == drawn
     assert with_table(text := README.read_text(), readme(found["final"])) == text
     assert stale_quotes() == []
 
@@ -80,9 +81,9 @@ def test_a_row_without_a_planned_part_is_made_again(tmp_path: Path, monkeypatch:
 
 
 def test_the_page_says_what_was_not_run() -> None:
-    text = page(
-        by_table([*SELECTION, Row("final", "sketchy-25.never", "folder+global", split="sketchy-25", cross=True)])
-    )
+    never = Row("final", "sketchy-25.never", "folder+global", split="sketchy-25", cross=True)
+    found = by_table([*SELECTION, never])
+    text = page(found, figures(found))
     assert text.count("| sketchy-25.never | not run |") == 5
     assert "{" not in text
 

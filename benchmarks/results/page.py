@@ -3,7 +3,7 @@ pages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from benchmarks.results import prose, tables
 from benchmarks.results.columns import Found, read
@@ -18,10 +18,14 @@ NAMES = ("selection", "crossatnet", "rates", "recipes", "late", "photos", "style
 def draw() -> None:
     """Write the page, its figures and the README's table."""
     found = by_table(ALL_ROWS)
+    drawn = figures(found)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for name, drawn in figures(found).items():
-        (PICTURES / f"{name}.svg").write_text(drawn)
-    PAGE.write_text(page(found))
+    for path in PICTURES.iterdir():
+        if path.stem not in drawn:
+            path.unlink()
+    for name, figure in drawn.items():
+        (PICTURES / f"{name}.svg").write_text(figure)
+    PAGE.write_text(page(found, drawn))
     README.write_text(with_table(README.read_text(), tables.readme(found["final"])))
 
 
@@ -30,9 +34,9 @@ def by_table(rows: Iterable[Row]) -> dict[str, dict[str, Found]]:
     return {name: {one.row.name: one for one in found if one.row.table == name} for name in NAMES}
 
 
-def page(found: prose.Tables) -> str:
+def page(found: prose.Tables, drawn: Collection[str]) -> str:
+    """drawn: names of the figures."""
     chosen, parted, rates, recipes, late, photos, styles, budget, last = (found[name] for name in NAMES)
-    drawn = figures(found)
 
     def table(name: str, *lines: str) -> list[str]:
         """The lines of a table, below its figure."""

@@ -559,7 +559,6 @@ def test_originals_are_sent_in_parts_and_few_at_once(tmp_path: Path, monkeypatch
             connection.close()
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux ends a connection that is not read")
 def test_a_client_that_does_not_read_loses_its_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(large := tmp_path / "photos" / "1.png", picture(draw_photo("fish", 1, size=64)))
     updated(tmp_path / "photos", tmp_path / "index", TOKENS)

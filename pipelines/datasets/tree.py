@@ -88,10 +88,26 @@ class TreeConfig(DatasetConfig):
     """A folder, URL or archive (.zip .7z .tar .tar.gz .tar.bz2 .tar.xz), or several that make up the data set."""
     lists: tuple[FileLists, ...] = ()
     """Lists of the pictures that belong to the data set. Empty = all pictures."""
+    name: str = ""
+    """Name in outputs and settings: lower case letters, digits and `_.-`. Empty = that of the first source's folder."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            source = self.source if isinstance(self.source, str) else next(iter(self.source), "")
+            object.__setattr__(self, "name", name_of(source))
+        super().__post_init__()
 
     def placed(self, place: Place) -> Self:
         lists = tuple(group.placed(place) for group in self.lists)
         return replace(super().placed(place), source=placed_source(self.source, place), lists=lists)
+
+
+def name_of(source: str) -> str:
+    """The last part of a path or URL as a data set's name; `folder` if no character of it is allowed in one."""
+    last = source.rstrip("/").rpartition("/")[2].lower()
+    for ending in sorted(storage.ARCHIVES, key=len, reverse=True):
+        last = last.removesuffix(ending)
+    return re.sub("[^a-z0-9_.-]+", "-", last).strip("-.") or "folder"
 
 
 def placed_source(source: str | tuple[str, ...], place: Place) -> str | tuple[str, ...]:

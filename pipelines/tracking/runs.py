@@ -40,6 +40,9 @@ from zse_model.split import FEWEST
 
 BATCH = 500  # metrics per request; MLflow takes at most 1000
 COMMIT = Path(__file__).parents[1] / "COMMIT"  # in an image, where the code has no repository
+# MLflow sorts the sections of a run's charts by name and opens the first: a training's begin with what tells whether it
+# learns. Its other metrics stand under their own names.
+FIRST = {"train/loss": "_training/loss", "selection/mAP_all": "_training/selection_mAP_all"}
 GIT = 10.0  # s, limit for a git command
 
 
@@ -292,8 +295,9 @@ def _log_history(store: Store, run_id: str, history: list[dict[str, float]], at:
     metrics = [
         Metric(key, value, at, int(event["step"]), **of)
         for event in history
-        for key, value in event.items()
-        if key not in ("step", "total")
+        for name, value in event.items()
+        if name not in ("step", "total")
+        for key in (name, *filter(None, [FIRST.get(name)]))
     ]
     for i in range(0, len(metrics), BATCH):
         store.client.log_batch(run_id, metrics=metrics[i : i + BATCH])

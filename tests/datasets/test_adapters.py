@@ -26,6 +26,7 @@ from PIL import Image
 
 from pipelines.config.load import load_experiment, validate
 from pipelines.datasets import archives
+from pipelines.datasets.adapters.folder import FolderConfig
 from pipelines.datasets.archives import ArchiveError
 from pipelines.datasets.base import ImageRecord
 from pipelines.datasets.registry import DATASETS, create_dataset
@@ -668,3 +669,19 @@ def test_an_archive_and_a_bucket_of_strokes_go_through_ingest(tmp_path: Path, sc
         images = ingest(validate(raw), str(tmp_path / "w"))
         assert images.counts == counts
         assert len(images.skipped) == skipped and images.source == dataset["source"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("s3://bucket/Shoes 2026/", "shoes-2026"),
+        ("/data/Sketchy.tar.gz", "sketchy"),
+        ("s3://bucket", "bucket"),
+        (("/data/first", "/data/second"), "first"),
+        ("/data/каталог", "folder"),
+        ("/data/.hidden", "hidden"),
+    ],
+)
+def test_a_folder_gives_its_data_set_a_name(source: str | tuple[str, ...], name: str) -> None:
+    assert FolderConfig(source=source, split="all").name == name
+    assert FolderConfig(source=source, split="all", name="mine").name == "mine"

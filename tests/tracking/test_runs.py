@@ -50,6 +50,11 @@ def test_a_run_is_tracked_once_with_everything_a_reader_needs(tmp_path: Path) ->
     assert training.data.metrics["train/cpu_minutes"] > 0
     steps = [m.step for m in client.get_metric_history(training.info.run_id, "train/loss")]
     assert steps == sorted(set(steps)) and steps[-1] == 6
+    # The first section of the run's charts.
+    first = [key for key in sorted(training.data.metrics) if key.startswith("_training/")]
+    assert first == sorted(training.data.metrics)[: len(first)]
+    assert [m.step for m in client.get_metric_history(training.info.run_id, "_training/loss")] == steps
+    assert training.data.metrics["_training/selection_mAP_all"] == training.data.metrics["selection/mAP_all"]
     assert training.data.tags["zse.split_hash"] == out.rows()[0]["split_hash"]
     assert training.inputs.dataset_inputs[0].dataset.digest == out.rows()[0]["dataset_fingerprint"][:8]
 

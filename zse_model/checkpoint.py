@@ -29,7 +29,7 @@ from zse_model.methods import METHODS, RetrievalMethod, create_method
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
 from zse_model.tuning import ORIGINAL, is_lora, merged, with_lora_names, with_sketch_blocks
-from zse_model.weight_names import OPTIONAL, module_of, original, todays
+from zse_model.weight_names import LATER, OPTIONAL, module_of, original, todays
 
 FORMAT_VERSION = 1
 WEIGHTS, INFO, SEEN = "model.safetensors", "checkpoint.json", "seen.safetensors"
@@ -179,6 +179,7 @@ def fitting(method: nn.Module, weights: Mapping[str, Tensor], file: Path) -> dic
     dtypes, and finite.
     """
     own = method.state_dict()
+    weights = {**{name: own[name] for name in LATER & own.keys() - weights.keys()}, **weights}
     names = todays(weights, own, next((name for name, kind in METHODS.items() if type(method) is kind), ""))
     lacking, besides = own.keys() - set(names.values()), [name for name, today in names.items() if today not in own]
     for what, left in (("lacks", lacking), ("also has", besides)):
@@ -209,9 +210,19 @@ def read_seen(folder: Path) -> Tensor:
 
 
 # Heads may differ between stages: after token selection the relation network has another size.
-HEADS = ("local.", "relation.", "classifier.", "distillation.", "fusion", "backbone.classifier.", "graph.", "codes.")
+HEADS = (
+    "local.",
+    "relation.",
+    "classifier.",
+    "distillation.",
+    "fusion",
+    "backbone.classifier.",
+    "graph.",
+    "codes.",
+    "confidence",
+)
 # Never taken over: measured when a training ends, or set from its class vectors.
-OWN = ("fusion", "codes.", "graph.vectors", "graph.adjacency")
+OWN = ("fusion", "confidence", "codes.", "graph.vectors", "graph.adjacency")
 
 
 def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
@@ -294,7 +305,8 @@ def _info(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _digest(info: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256(_canonical(info).encode())
-    named = [(original(name, info["method"]), value) for name, value in state.items()]
+    there = {name: value for name, value in state.items() if name not in LATER or bool(value.any())}
+    named = [(original(name, info["method"]), value) for name, value in there.items()]
     for name, value in sorted(named, key=itemgetter(0)):
         sha.update(name.encode())
         sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

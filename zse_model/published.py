@@ -79,7 +79,7 @@ NAMES: tuple[tuple[str, str], ...] = (
 UNUSED = re.compile(r"ca\.encoder\.layers\.\d+\..*|(?:sa\.model\.)?(?:mlp_head|head|fc)\..*")
 # Prefixes of parameters that a file of the backbone alone does not hold.
 BEYOND_BACKBONE = ("tokenizer.", "sketch_attends.", "photo_attends.", "relation.")
-OURS = {"fusion"}  # chosen after a training of ours; an imported network has no mode fused
+OURS = {"fusion", "confidence"}  # chosen after a training of ours; an imported network has neither
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
 OPTIONAL: Mapping[str, frozenset[str]] = {"zse_sbir": frozenset({"relation", "sketch_attends", "photo_attends"})}
 """Method -> modules that a loss weight of 0 does not build. Earlier versions built and did not train them."""
 
+LATER = frozenset({"confidence"})
+"""Buffers that files of earlier versions lack. Of zeros, as they then are, they do not count in a digest."""
+
 
 def original(name: str, method: str) -> str:
     """The name that a weight of a method had when its part was introduced, by its name in any version. Digests are over

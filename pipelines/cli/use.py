@@ -131,7 +131,7 @@ def search(
         drawing=drawing,
     )
     for i, match in enumerate(found, 1):
-        show(_line(i, match.score, match.path))
+        show(_line(i, match.score, match.confidence, match.path))
     more = 5 * top
     words = ["--sketch", sketch, *searched(gallery, checkpoint, workspace), "--top", str(more)]
     if mode:
@@ -156,7 +156,11 @@ def _search_index(
     top, page = asked["top"], asked["page"]
     for i, one in enumerate(found, (page - 1) * top + 1):
         own = "".join(f"  {name}={value}" for name, value in one.metadata.items() if value is not None)
-        show(_line(i, one.score, one.id) + own + (f"  (+{len(one.repeats)} repeated)" if one.repeats else ""))
+        show(
+            _line(i, one.score, one.confidence, one.id)
+            + own
+            + (f"  (+{len(one.repeats)} repeated)" if one.repeats else "")
+        )
     if not found:
         where = asked.get("where")
         none = f"no photo passes {where}" if where and page == 1 else f"no photo on page {page}"
@@ -181,8 +185,9 @@ def _search_folder(sketches: str, index: str, model: str, workspace: str, out: s
     last(out, f"python -c \"import pandas; print(pandas.read_parquet('{out}'))\"")
 
 
-def _line(rank: int, score: float, id: str) -> str:
-    return f"{rank:3d}  {score:8.4f}  {printable(id)}"
+def _line(rank: int, score: float, confidence: float | None, id: str) -> str:
+    sure = "" if confidence is None else f"{confidence:4.0%}  "
+    return f"{rank:3d}  {score:8.4f}  {sure}{printable(id)}"
 
 
 def serve(

@@ -60,6 +60,24 @@ def confusion(shares: np.ndarray, names: Sequence[str], first: int) -> bytes:
     return to_png(figure)
 
 
+def reliability_diagram(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """A PNG with one line a mode: the share of relevant photos over the confidence that was said, the diagonal dotted.
+
+    bins: mode -> `Reliability.bins`. The area of a point is as the share of the mode's photos.
+    """
+    figure = Figure(figsize=(4.8, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot((0, 1), (0, 1), color="grey", linestyle=":", label="as said")
+    for mode, each in bins.items():
+        said, true, photos = (np.array([one[key] for one in each]) for key in ("confidence", "relevant", "photos"))
+        (line,) = axes.plot(said, true, linewidth=1, label=mode)
+        axes.scatter(said, true, s=8 + 160 * photos / photos.sum(), color=line.get_color(), alpha=0.7)
+    axes.set(xlabel="confidence of found photos", ylabel="share that is relevant", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return to_png(figure)
+
+
 def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():

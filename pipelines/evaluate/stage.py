@@ -15,6 +15,7 @@ from pipelines.config.experiment import ExperimentConfig, experiment_of
 from pipelines.datasets.splits import stands_verbatim
 from pipelines.drawing import sheets
 from pipelines.drawing.explanations import explanation_sheets
+from pipelines.evaluate.confidences import write_confidences
 from pipelines.evaluate.costs import cost
 from pipelines.evaluate.matrices import Matrices
 from pipelines.evaluate.rankings import evaluate_searches, find_shortlists, union_of_shortlists
@@ -77,6 +78,7 @@ def evaluate(
         found = _explanations(checkpoint.method, shown, evaluations[shown][0], images, queries, first)
         for name, png in found.items():
             storage.write_bytes(storage.join(place.url, Report.SHEETS, name), png)
+    write_confidences(place.url, checkpoint.method, searches, evaluations)
     storage.write_json(
         storage.join(place.url, Report.COSTS), _costs(checkpoint.method, encodings, modes, config.evaluation.precision)
     )

@@ -39,6 +39,7 @@ PICTURES = {
     "explained-best.png": "Explained: a sketch that is answered best",
     "explained-typical.png": "Explained: one in the middle",
     "explained-worst.png": "Explained: one that is answered worst",
+    "reliability.png": "Confidence that is said, and the share of photos that are of the sketch's class",
 }
 UNSEEN = "unseen classes, by class"
 FORMS = {
@@ -144,6 +145,20 @@ class Section:
     def drifts(self) -> list[tuple[str, str]]:
         """(model, what drifted, in words), once for each model."""
         return [(called(one), one.drift) for one in self.now if one.drift]
+
+    @property
+    def confidence(self) -> str:
+        """How far the confidences of the leading model's best mode with confidences are right; empty without one."""
+        for one, mode in self.lines():
+            ece, refused, caught = (one.metrics.get(f"confidence/{mode}/{key}") for key in ("ece", "refused", "caught"))
+            if ece is None or refused is None:
+                continue
+            said = f"The confidences of {called(one)} by {mode} are {100 * ece:.0f} points off on average. "
+            said += f"{refused:.0%} of the sketches are told that nothing is similar"
+            return said + (
+                f", and {caught:.0%} once the photos of their class are left out." if caught is not None else "."
+            )
+        return ""
 
     @cached_property
     def top(self) -> float:

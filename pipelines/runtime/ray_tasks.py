@@ -167,6 +167,9 @@ def quiet_ray_data() -> None:
     context.raise_original_map_exception = True
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.execution_no_progress_timeout_s = (
+        -1
+    )  # a part of a pair network may take hours on CPUs: Ray ends it after 0.5
     context.execution_options.verbose_progress = False
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)

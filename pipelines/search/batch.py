@@ -1,7 +1,8 @@
 """Search an index with every sketch of a folder; `zse search --sketches` calls `search_folder`.
 
-The output is one Parquet file: sketch (path below the folder), rank (from 1), id, score. A sketch that cannot be used,
-or finds nothing, has one row with the reason as `error`. Many sketches are shared by workers, each with the whole
+The output is one Parquet file: sketch (path below the folder), rank (from 1), id, score, confidence (null without one)
+and similar (false on all rows of a sketch for which nothing similar was found). A sketch that cannot be used, or that
+no photo answers, has one row with the reason as `error`. Many sketches are shared by workers, each with the whole
 index.
 """
 
@@ -37,6 +38,8 @@ ANSWERS = pa.schema(
         ("rank", pa.int32()),
         ("id", pa.string()),
         ("score", pa.float32()),
+        ("confidence", pa.float32()),
+        ("similar", pa.bool_()),
         ("error", pa.string()),
     ]
 )
@@ -115,7 +118,17 @@ class SearchSketches:
                 rows.append({"sketch": name, "error": str(error)})
         answers = self.searcher.answers(list(drawn.values()), **self.asked) if drawn else []
         for name, found in zip(drawn, answers, strict=True):
-            rows += [{"sketch": name, "rank": i, "id": one.id, "score": one.score} for i, one in enumerate(found, 1)]
+            rows += [
+                {
+                    "sketch": name,
+                    "rank": i,
+                    "id": one.id,
+                    "score": one.score,
+                    "confidence": one.confidence,
+                    "similar": found.similar,
+                }
+                for i, one in enumerate(found, 1)
+            ]
             if not found:
                 rows.append({"sketch": name, "error": "no photo passes the filter"})
         rows.sort(key=lambda row: row["sketch"])  # stable: ranks stay in order

@@ -40,7 +40,8 @@ class Ranker(PythonModel):
     def predict(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """The best photos of each sketch: columns query (position of the sketch), rank (from 1), id, score (float32).
+        """The best photos of each sketch: columns query (position of the sketch), rank (from 1), id, score (float32),
+        confidence (float32, NaN without one).
 
         model_input: one sketch, a list of sketches, or a data frame with the column `sketch`. A sketch is the bytes of
             a picture file or an SVG, the same bytes as base64 text, or an array uint8 [h, w], [h, w, 3] or [h, w, 4].
@@ -62,17 +63,21 @@ class Ranker(PythonModel):
         if isinstance(photos, Searcher):
             photos.follow()
             answers = photos.answers(drawn, top=top, mode=mode, group=False)
-            found = [[(one.id, one.score) for one in each] for each in answers]
+            found = [[(one.id, one.score, one.confidence) for one in each] for each in answers]
         else:
             ranking = ranked(method, drawn, photos, mode, top)
             ids = [[photos.ids[i] for i in row] for row in ranking.indices.tolist()]
-            found = [list(zip(*row, strict=True)) for row in zip(ids, ranking.scores.tolist(), strict=True)]
+            found = [
+                [(id, score, None) for id, score in zip(*row, strict=True)]
+                for row in zip(ids, ranking.scores.tolist(), strict=True)
+            ]
         rows = [
-            (query, rank, id, score)
+            (query, rank, id, score, confidence)
             for query, answers in enumerate(found)
-            for rank, (id, score) in enumerate(answers, start=1)
+            for rank, (id, score, confidence) in enumerate(answers, start=1)
         ]
-        return pd.DataFrame(rows, columns=["query", "rank", "id", "score"]).astype({"score": np.float32})
+        table = pd.DataFrame(rows, columns=["query", "rank", "id", "score", "confidence"])
+        return table.astype({"score": np.float32, "confidence": np.float32})
 
     def _gallery(self) -> Gallery | Searcher:
         if self._photos is None:

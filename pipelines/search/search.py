@@ -22,7 +22,7 @@ from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.search.cleaning import Clean
 from pipelines.search.query import PreparedQuery, Query, prepare_query, prepared, prepared_photo
-from pipelines.search.searcher import Asked, Found, Searcher
+from pipelines.search.searcher import Asked, Found, Page, Searcher
 from pipelines.store import storage
 from pipelines.workspace.pictures import encode_sketch
 from pipelines.workspace.tensors import to_tensor
@@ -39,6 +39,8 @@ class Match:
     path: str
     """Relative to the gallery."""
     score: float
+    confidence: float | None = None
+    """As `Found.confidence`; None for photos that a second checkpoint ranked."""
 
 
 def search(
@@ -115,11 +117,19 @@ def search_index(
     """One page of an index's photos, as `Searcher.search` finds them. Writes PNG files as `search` does."""
     transforms = searcher.checkpoint.transforms
     drawn = told(sketch, prepare_query(sketch, transforms, clean=clean), drawing)
-    (found,) = searcher.answers([drawn], **asked)
+    (answer,) = searcher.answers([drawn], **asked)
+    found = told_similar(answer)
     if found:
         photos = [prepare_photo(one.thumbnail, transforms) for one in found]
         draw_matches(picture, drawn, photos, [Match(one.id, one.score) for one in found])
     return found
+
+
+def told_similar(answer: Page) -> Page:
+    """The answer. Says if nothing similar was found."""
+    if answer.similar is False:
+        say("Nothing similar was found. The nearest photos:")
+    return answer
 
 
 def _shown(data: bytes | Exception, checkpoint: Checkpoint) -> np.ndarray:
@@ -149,8 +159,8 @@ def find(
     method = checkpoint.method.to(usable_device())
     method.mode(mode or method.modes[0])  # raises for an unknown mode before the gallery is encoded
     searcher = Searcher.of(gallery_index(gallery, checkpoint_url, workspace, checkpoint), checkpoint)
-    (found,) = searcher.answers([drawn], top=top, mode=mode, group=False)
-    return [Match(one.id, one.score) for one in found]
+    (answer,) = searcher.answers([drawn], top=top, mode=mode, group=False)
+    return [Match(one.id, one.score, one.confidence) for one in told_similar(answer)]
 
 
 @torch.inference_mode()

@@ -47,6 +47,7 @@ from pipelines.workspace.tensors import to_tensor
 from zse_model import retrieval, scoring
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
+from zse_model.confidence import SAMPLE, SHOWN, median_of
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.modes import rerank_depth
@@ -71,8 +72,21 @@ class Found:
     """JPEG, upright, at most 256 pixels long."""
     metadata: Mapping[str, Any]
     """The user's own columns."""
+    confidence: float | None = None
+    """0..1: how likely it shows what is drawn (`zse_model.confidence`), by the mode that compared all photos. None for
+    a model or a mode without confidences, and for photos like a photo."""
     repeats: tuple[str, ...] = ()
     """Ids of photos with the same picture, which stand lower."""
+
+
+class Page(list[Found]):
+    """The photos of one page, best first."""
+
+    def __init__(self, found: Sequence[Found] = (), similar: bool | None = None) -> None:
+        super().__init__(found)
+        self.similar = similar
+        """False = nothing similar was found: the best photo stands out less than in 9 of 10 searches for something that
+        is there. None without confidences, or without photos."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +145,7 @@ class Snapshot:
         self.rows = Rows(batch[ROW].to_numpy() for batch in self.table.scan(["version"]))
         self._lock = threading.Lock()
         self._indices: dict[str, CodeIndex | VectorIndex] = {}
+        self._samples: dict[tuple[str, ...], Encoding] = {}
 
     @property
     def loaded(self) -> list[str]:
@@ -146,11 +161,11 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def answers(self, drawn: Sequence[np.ndarray], **asked: Unpack[Asked]) -> list[list[Found]]:
+    def answers(self, drawn: Sequence[np.ndarray], **asked: Unpack[Asked]) -> list[Page]:
         """As `Searcher.answers`, of this snapshot."""
         return _Search(self, **asked).drawn(drawn)
 
-    def like(self, id: str, **asked: Unpack[Asked]) -> list[Found]:
+    def like(self, id: str, **asked: Unpack[Asked]) -> Page:
         """As `Searcher.search(like=id)`, of this snapshot."""
         return _Search(self, **asked).like(id)
 
@@ -197,6 +212,14 @@ class Snapshot:
         """Encodings of photos, float32 or uint8 [n, ...] each."""
         table = self.table.take(self.rows.addresses(positions.numpy()), names)
         return {name: _tensor(self.forms[name], table[name]) for name in names}
+
+    def sample(self, names: Sequence[str]) -> Encoding:
+        """Encodings of SAMPLE photos, or of all of fewer, at equal distances; read once."""
+        with self._lock:
+            if (key := tuple(names)) not in self._samples:
+                some = torch.linspace(0, len(self) - 1, min(SAMPLE, len(self))).long()
+                self._samples[key] = self.encodings(some, names)
+            return self._samples[key]
 
     def rows_at_once(self, names: Sequence[str]) -> int:
         """Photos whose named encodings take `TILE` bytes of memory."""
@@ -299,7 +322,7 @@ class Searcher:
         name: str | None = None,
         clean: Clean = "auto",
         **asked: Unpack[Asked],
-    ) -> list[Found]:
+    ) -> Page:
         """The photos of one page, best first; equal scores in stored order. Pages neither repeat nor leave out a photo.
 
         query: a drawing: a picture file's path or bytes, SVG, an array, or strokes. name: of the drawing, in errors.
@@ -314,7 +337,7 @@ class Searcher:
             return self.ask(lambda now: now.like(str(like), **asked))
         return self.ask(lambda now: now.answers([prepared(query, now.checkpoint.transforms, name, clean)], **asked)[0])
 
-    def answers(self, drawn: Sequence[np.ndarray], **asked: Unpack[Asked]) -> list[list[Found]]:
+    def answers(self, drawn: Sequence[np.ndarray], **asked: Unpack[Asked]) -> list[Page]:
         """What `search` finds for each prepared drawing, uint8 [s, s]: they are encoded and ranked together."""
         return self.ask(lambda now: now.answers(drawn, **asked))
 
@@ -423,14 +446,14 @@ class _Search:
             self.among = now.matching(where)
 
     @torch.no_grad()
-    def drawn(self, drawings: Sequence[np.ndarray]) -> list[list[Found]]:
+    def drawn(self, drawings: Sequence[np.ndarray]) -> list[Page]:
         """The page of each prepared drawing."""
         queries = retrieval.encode(self.now.checkpoint, to_tensor(drawings), "sketch")
         ranking = self._first(queries, self.wanted)
         return [self._page(_row(queries, i), _row(ranking, i), None) for i in range(len(drawings))]
 
     @torch.no_grad()
-    def like(self, id: str) -> list[Found]:
+    def like(self, id: str) -> Page:
         """The page of photos like an indexed one."""
         found = self.now.table.addresses([id])
         if not found:
@@ -440,7 +463,7 @@ class _Search:
         queries = self.now.encodings(torch.tensor([own]), list(self.now.forms))
         return self._page(queries, self._first(queries, min(self.wanted + 1, self.most)), own)
 
-    def _page(self, query: Encoding, ranking: Ranking, own: int | None) -> list[Found]:
+    def _page(self, query: Encoding, ranking: Ranking, own: int | None) -> Page:
         """ranking: [1, wanted], and one more with `own`, the position of a photo that is not shown. A longer ranking is
         made while repeated photos leave too few."""
         depth = min(self.wanted + (own is not None), self.most)
@@ -449,7 +472,39 @@ class _Search:
             depth = min(self.most, 2 * depth)
             ranking = self._first(query, depth)
             groups = self._groups(ranking, own)
-        return self._shown(groups[self.start : self.wanted])
+        shown = groups[self.start : self.wanted]
+        if own is not None or not groups or (confidence := self.method.confidence_of(self._finds)) is None:
+            return Page(self._shown(shown, [None] * len(shown)))
+        median = self._median(query)
+        first = self._found_scores(query, groups[:SHOWN])
+        confidences = confidence.of(self._found_scores(query, shown), median, self._searched)
+        similar = bool(confidence.similar(first.amax(1), median))
+        return Page(self._shown(shown, confidences[0].tolist()), similar)
+
+    @property
+    def _finds(self) -> str:
+        """The mode that compares all photos."""
+        depth = rerank_depth(self.mode)
+        return self.method.rerank[0] if depth is not None and self.method.rerank else self.mode
+
+    @property
+    def _searched(self) -> int:
+        """Photos that are compared: all, or those that pass the filter."""
+        return len(self.now) if self.among is None else len(self.among)
+
+    def _median(self, query: Encoding) -> Tensor:
+        """The median score of a query among the photos of the index, [1]: of a sample. A filter leaves it as it is,
+        because few photos that pass may all be relevant."""
+        scorer = self.method.scorer(self._finds)
+        return median_of(scoring.score_all(scorer, query, self.now.sample(scorer.reads("photo"))))
+
+    def _found_scores(self, query: Encoding, groups: Sequence[tuple[float, list[int]]]) -> Tensor:
+        """Scores of groups' first photos by the mode that compared all photos, float32 [1, n]."""
+        if self._finds == self.mode and self.rerank is None:
+            return torch.tensor([[score for score, _ in groups]])
+        scorer = self.method.scorer(self._finds)
+        positions = torch.tensor([positions[0] for _, positions in groups], dtype=torch.int64)
+        return scoring.score_all(scorer, query, self.now.encodings(positions, scorer.reads("photo")))
 
     def _first(self, queries: Encoding, k: int) -> Ranking:
         """The first k of each query, [q, k]; fewer where fewer pass the filter."""
@@ -467,7 +522,7 @@ class _Search:
 
     def _found(self, queries: Encoding, mode: str, k: int) -> Ranking:
         """The first k of each query by a mode that scores every photo."""
-        self._allow(mode, len(self.now) if self.among is None else len(self.among))
+        self._allow(mode, self._searched)
         scorer = self.method.scorer(mode)
         names = self._stored(mode, scorer.reads("photo"))
         if self.method.mode(mode).bits:
@@ -527,7 +582,7 @@ class _Search:
             groups.setdefault(first[i], (scores[i], []))[1].append(position)
         return list(groups.values())
 
-    def _shown(self, groups: Sequence[tuple[float, list[int]]]) -> list[Found]:
+    def _shown(self, groups: Sequence[tuple[float, list[int]]], confidences: Sequence[float | None]) -> list[Found]:
         table, rows = self.now.table, self.now.rows
         own = self.now.own_columns
         first = np.array([positions[0] for _, positions in groups], dtype=np.int64)
@@ -540,9 +595,10 @@ class _Search:
                 score=score,
                 thumbnail=row["thumbnail"],
                 metadata={name: row[name] for name in own},
+                confidence=confidence,
                 repeats=tuple(next(names) for _ in positions[1:]),
             )
-            for row, (score, positions) in zip(shown, groups, strict=True)
+            for row, (score, positions), confidence in zip(shown, groups, confidences, strict=True)
         ]
 
 

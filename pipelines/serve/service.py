@@ -21,7 +21,7 @@ from pipelines.drawing.explanations import CAPTIONS, explained, png
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.search.query import MAX_POINTS, prepared_photo
-from pipelines.search.searcher import MOST, Asked, AskedError, Found, Photo, Searcher, Snapshot, asking, deepest
+from pipelines.search.searcher import MOST, Asked, AskedError, Page, Photo, Searcher, Snapshot, asking, deepest
 from pipelines.serve.asked import PAIRS, TOP, Drawing, SearchRequest
 from pipelines.serve.batches import MOST as TOGETHER
 from pipelines.serve.batches import Batches
@@ -234,7 +234,7 @@ class Service:
         asked = request.asked()
         return asked if asked.get("mode") or self.settings.mode is None else asked | Asked(mode=self.settings.mode)
 
-    def _found(self, now: Snapshot, found: Sequence[Found], asked: Asked) -> dict[str, Any]:
+    def _found(self, now: Snapshot, found: Page, asked: Asked) -> dict[str, Any]:
         mode, top, page = (
             asked.get("mode") or now.checkpoint.method.modes[0],
             asked.get("top", 20),
@@ -244,6 +244,7 @@ class Service:
             {
                 "id": one.id,
                 "score": round(one.score, 6),
+                "confidence": None if one.confidence is None else round(one.confidence, 3),
                 "metadata": plain_row(one.metadata),
                 "repeats": one.repeats,
             }
@@ -255,7 +256,14 @@ class Service:
             self._thumbnails[now.made, one.id] = one.thumbnail
         while len(self._thumbnails) > KEPT:
             self._thumbnails.popitem(last=False)
-        return {"photos": photos, "page": page, "top": top, "more": more, "mode": mode} | self._which(now)
+        return {
+            "photos": photos,
+            "similar": found.similar,
+            "page": page,
+            "top": top,
+            "more": more,
+            "mode": mode,
+        } | self._which(now)
 
     def _explained(self, now: Snapshot, drawing: Drawing, id: str, mode: str | None) -> dict[str, Any]:
         photo = now.photos([id]).get(id)

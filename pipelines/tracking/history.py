@@ -143,10 +143,13 @@ def _registered(store: Store) -> dict[str, list[str]]:
 
 
 def pictures(store: Store, run: str) -> dict[str, bytes]:
-    """File name -> bytes of the retrieval sheets and explanations of an evaluation run."""
+    """File name -> bytes of the retrieval sheets, explanations and the reliability diagram of an evaluation run."""
     found = {}
     with translated(), transfer(0), tempfile.TemporaryDirectory() as temporary:
-        for artifact in store.client.list_artifacts(run, Report.SHEETS):
+        charts = (
+            one for one in store.client.list_artifacts(run, Report.CHARTS) if one.path.endswith(Report.RELIABILITY)
+        )
+        for artifact in (*store.client.list_artifacts(run, Report.SHEETS), *charts):
             found[Path(artifact.path).name] = Path(
                 store.client.download_artifacts(run, artifact.path, temporary)
             ).read_bytes()

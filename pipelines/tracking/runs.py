@@ -361,7 +361,7 @@ def _evaluation_run(
         _log_dataset(store, run_id, setting, first["dataset_fingerprint"], report.url, "evaluation")
         if model:
             client.log_inputs(run_id, models=[LoggedModelInput(trained["model"])])
-        log_metrics(store, run_id, short, at, **of, **model)
+        log_metrics(store, run_id, short | _confidences(report, setting), at, **of, **model)
         client.log_dict(run_id, {"rows": rows}, report.ROWS)
         client.log_text(run_id, "\n".join(requirements()) + "\n", "requirements.txt")
         if is_first:
@@ -373,6 +373,16 @@ def _evaluation_run(
     if not made and run.data.tags.get("zse.report") != report.url:  # the report was moved
         client.set_tag(run.info.run_id, "zse.report", report.url)
     return run.info.run_id, made
+
+
+def _confidences(report: Report, setting: str) -> dict[str, float]:
+    """What is known of a setting's confidences, by mode."""
+    return {
+        f"confidence/{row['mode']}/{key}": row[key]
+        for row in report.table(report.CONFIDENCE)
+        for key in ("ece", "refused", "caught")
+        if row["setting"] == setting and row[key] is not None
+    }
 
 
 def _log_tables(store: Store, run_id: str, at: int, report: Report) -> None:
@@ -389,7 +399,7 @@ def _log_tables(store: Store, run_id: str, at: int, report: Report) -> None:
     ]
     _log_history(store, run_id, steps, at)
     there = {artifact.path for artifact in client.list_artifacts(run_id)}
-    for file in (report.PER_CLASS, report.CONFUSION, report.COSTS):
+    for file in (report.PER_CLASS, report.CONFUSION, report.COSTS, report.CONFIDENCE):
         if file not in there and (table := report.table(file)):  # log_table would append
             client.log_table(run_id, {k: [row[k] for row in table] for k in table[0]}, file)
     with tempfile.TemporaryDirectory() as temporary:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed
 
+from pipelines.runtime.progress import say
 from pipelines.store import storage
 from pipelines.train.contexts import Event
 from pipelines.train.job import Job
@@ -33,6 +34,7 @@ from zse_model.fit import (
     FitState,
 )
 from zse_model.methods import RetrievalMethod
+from zse_model.split import FEWEST
 from zse_model.transforms import TransformConfig
 from zse_model.tuning import merged
 
@@ -52,6 +54,11 @@ def publish(job: Job, state_folder: Path, run_id: str | None) -> Training:
         "images": state.images,
         "workers": job.config.cluster.workers,
     }
+    if not bool(method.confidence.any()):
+        say(
+            f"Answers of this model have no confidence: it is fitted on at least {FEWEST} pseudo-unseen classes, and "
+            f"this training has {len(job.pairs.split.pseudo_unseen)}"
+        )
     last = hashlib.sha256((state_folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     extra = {"last_weights_sha256": last, "cpu_seconds": state.cpu_seconds, "mlflow_run": run_id}
     made = write_checkpoint(job, method, training, extra, state.history)

@@ -13,12 +13,15 @@ from pipelines.workspace.members import Members, held_back
 from pipelines.workspace.tensors import encode_pictures
 from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
 from zse_model.methods import Encoding, RetrievalMethod
-from zse_model.split import ZeroShotSplit
+from zse_model.split import FEWEST, ZeroShotSplit
 from zse_model.transforms import Modality
 
 PER_CLASS = 50  # pictures of each modality: enough to rank checkpoints, and cheap enough for every check
 
 CALIBRATION_QUERIES = 5  # per class; each is scored with every photo by every mode
+# Photos of seen classes for one of the selection's: a confidence that was fitted in the small gallery alone was 0.2 to
+# 0.3 too high in larger ones.
+DISTRACTORS = 4
 
 
 class Selection:
@@ -37,6 +40,7 @@ class Selection:
         self.batch_size, self.numbers = batch_size, {name: i for i, name in enumerate(sorted(set(names)))}
         self.sketches, self.query_labels = self._load(images, members, names, "sketch")
         self.photos, self.gallery_labels = self._load(images, members, names, "photo")
+        self.distractors = [] if pairs else _some_photos(images, split, DISTRACTORS * len(self.photos))
 
     @property
     def usable(self) -> bool:
@@ -59,7 +63,8 @@ class Selection:
         return {f"selection/{m}": float(found.values("plain", m).nanmean()) for m in found.task.metrics}
 
     def calibrate(self, method: RetrievalMethod) -> None:
-        """Let a method choose the weights of its combined modes, by mAP_all of CALIBRATION_QUERIES a class."""
+        """Let a method choose the weights of its combined modes, by mAP_all of CALIBRATION_QUERIES a class, then fit
+        its confidences."""
         queries, gallery = self._encode(method)
         few = torch.cat(
             [torch.nonzero(self.query_labels == c).flatten()[:CALIBRATION_QUERIES] for c in self.query_labels.unique()]
@@ -71,6 +76,26 @@ class Selection:
                 lambda scores: float(
                     self._evaluate(scores, self.query_labels[few]).values("plain", "mAP_all").nanmean()
                 ),
+            )
+            if self.distractors and len(self.query_labels.unique()) >= FEWEST:
+                self._fit_confidence(method, queries, gallery, few)
+
+    def _fit_confidence(self, method: RetrievalMethod, queries: Encoding, gallery: Encoding, few: torch.Tensor) -> None:
+        """Fit the confidence of each mode in two galleries: of the pseudo-unseen classes' photos, and of these and the
+        distractors.
+
+        few: the positions of `queries` that are asked, which have a relevant photo.
+        """
+        device = method.device
+        others = encode_pictures(lambda x: method.encode(x.to(device), "photo"), self.distractors, self.batch_size)
+        few = few[torch.isin(self.query_labels[few], self.gallery_labels)]
+        queries = {name: value[few] for name, value in queries.items()}
+        relevant = self.query_labels[few, None] == self.gallery_labels
+        beside = torch.zeros(len(few), len(self.distractors), dtype=torch.bool)
+        for mode in method.confident:
+            own, further = (method.score(queries, some, mode) for some in (gallery, others))
+            method.fit_confidence(
+                mode, [(own, relevant), (torch.cat([own, further], 1), torch.cat([relevant, beside], 1))]
             )
 
     def _encode(self, method: RetrievalMethod) -> tuple[Encoding, Encoding]:
@@ -89,6 +114,12 @@ class Selection:
             protocols=("plain",),
         )
         return evaluate_scores([scores], task)
+
+
+def _some_photos(images: Images, split: ZeroShotSplit, count: int) -> list[bytes]:
+    """Photos of training classes, the first by content hash."""
+    members = images.members().of(categories=split.training).by_content()
+    return images.data(members.where(np.flatnonzero(members.modality == "photo")[:count]))
 
 
 def _held_back_pairs(members: Members, split: ZeroShotSplit) -> Members:

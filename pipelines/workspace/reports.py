@@ -1,7 +1,8 @@
 """Read reports: the results of one checkpoint on one data set, written by `zse evaluate`.
 
 <workspace>/reports/<checkpoint>-<key>/report.json  queries.parquet  top.parquet  per_class.json  confusion.json
-                                       curves.json  costs.json  sheets/*.png  charts/*.png  manifest.json
+                                       curves.json  costs.json  confidence.json  sheets/*.png  charts/*.png
+                                       manifest.json
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Report(Kept):
 
     ROWS, QUERIES, TOP = "report.json", "queries.parquet", "top.parquet"
     PER_CLASS, CONFUSION, CURVES, COSTS = "per_class.json", "confusion.json", "curves.json", "costs.json"
+    CONFIDENCE = "confidence.json"
+    """How confidences agree with what is relevant, by setting and mode; empty for a model without confidences."""
+    RELIABILITY = "reliability.png"
     SHEETS, CHARTS = "sheets", "charts"
     """Folders of PNG files."""
 

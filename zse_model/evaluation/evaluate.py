@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from zse_model.confidence import Confidence, Reliability, reliability
 from zse_model.errors import ZseError
 from zse_model.evaluation.metrics import bootstrap_interval, expected_average_precision, interpolated_precision
 from zse_model.evaluation.protocol import PROTOCOLS, forms, is_metric
@@ -86,12 +87,16 @@ class Evaluation:
         task compare query by query (`metrics.paired_difference`).
     top: the first `keep` gallery items of every query.
     curves: float64 [q, 11], interpolated precision at recall 0, 0.1, ..., 1; NaN as above.
+    median: float32 [q], the lower median of a query's scores.
+    other: float32 [q], the best score of an item that is not relevant; NaN where all are.
     """
 
     task: Task
     per_query: Mapping[tuple[str, str], Tensor]
     top: Ranking
     curves: Tensor
+    median: Tensor
+    other: Tensor
 
     @property
     def answered(self) -> int:
@@ -159,6 +164,14 @@ class Evaluation:
             rows.append({"class": names[group], "queries": int((~mine.isnan()).sum()), "value": float(mine.nanmean())})
         return rows
 
+    def reliability(self, confidence: Confidence) -> Reliability:
+        """How the confidences of the answered queries' first items agree with what is relevant."""
+        answered = self.task.num_relevant > 0
+        scores, labels = self.top.scores[answered], self.task.gallery_labels[self.top.indices[answered]]
+        relevant = labels == self.task.query_labels[answered, None]
+        size = len(self.task.gallery_labels)
+        return reliability(confidence, scores, relevant, self.median[answered], self.other[answered], size)
+
     def precision_recall(self) -> Tensor:
         """Mean interpolated precision at recall 0, 0.1, ..., 1 over the answered queries: float64 [11]."""
         return self.curves.nanmean(0)
@@ -200,6 +213,7 @@ class Evaluator:
         self.curves = torch.empty(queries, 11, dtype=torch.float64)
         self.top_indices = torch.empty(queries, min(keep, size), dtype=torch.int64)
         self.top_scores = torch.empty(queries, min(keep, size), dtype=torch.float32)
+        self.median, self.other = torch.empty(queries), torch.empty(queries)
 
     def add(self, tile: Tensor) -> None:
         """The next query rows, float32 [b, g]. Raises: ValueError as `evaluate_scores`."""
@@ -220,6 +234,9 @@ class Evaluator:
             self.curves[rows][block.isneginf().any(1)] = torch.nan
             self.top_indices[rows] = indices[:, : self.keep]
             self.top_scores[rows] = block.gather(1, self.top_indices[rows])
+            self.median[rows] = _at(block, indices, torch.full((len(block),), size // 2))
+            first_other = relevant.int().argmin(1)
+            self.other[rows] = _at(block, indices, first_other).masked_fill(num_relevant == size, torch.nan)
             self.done += len(block)
 
     def result(self) -> Evaluation:
@@ -229,7 +246,19 @@ class Evaluator:
             raise ValueError(f"The tiles hold {self.done} queries, {task.setting} has {queries}.")
         self.curves[task.num_relevant == 0] = torch.nan
         top = Ranking(self.top_indices, self.top_scores)
-        return Evaluation(task=task, per_query=self.per_query, top=top, curves=self.curves)
+        return Evaluation(
+            task=task,
+            per_query=self.per_query,
+            top=top,
+            curves=self.curves,
+            median=self.median,
+            other=self.other,
+        )
+
+
+def _at(scores: Tensor, indices: Tensor, rank: Tensor) -> Tensor:
+    """The score of the item at a rank, [q], of scores and a whole ranking, [q, g] each, and ranks int64 [q]."""
+    return scores.gather(1, indices.gather(1, rank[:, None]))[:, 0]
 
 
 def _check_name(kind: str, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.code_index import CodeIndex
+from zse_model.confidence import Confidence, confidence_of, fit
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.explanation.base import Explainer
@@ -103,6 +104,8 @@ class RetrievalMethod(nn.Module, ABC):
     """None for a weight of 0."""
     distillation: Distillation | None
     """None for a weight of 0."""
+    confidence: Tensor
+    """float32 [modes, 3], a buffer: a row of `zse_model.confidence` for each of MODES; zeros = none."""
 
     def __init__(
         self, config: Any, backbone: BackboneConfig, *, size: int, classes: int, load_weights: bool = True
@@ -111,6 +114,7 @@ class RetrievalMethod(nn.Module, ABC):
         # First of all modules: an optimizer's state knows parameters by their order, also one of an earlier version.
         self.register_module("classifier", None)
         self.register_module("distillation", None)
+        self.register_buffer("confidence", torch.zeros(len(self.MODES), 3))
         self.config, self.backbone_config, self.size, self.classes = config, backbone, size, classes
 
     @abstractmethod
@@ -219,6 +223,26 @@ class RetrievalMethod(nn.Module, ABC):
     def calibrate(self, scores: Callable[[str], Tensor], value: Callable[[Tensor], float]) -> None:  # noqa: B027
         """Called once after a training, on its pseudo-unseen classes: choose how scores are combined. `scores(mode)` is
         float32 [q, g]; `value(scores)` is the metric to maximise. The choice must be a buffer."""
+
+    def confidence_of(self, asked: str) -> Confidence | None:
+        """The confidence of one of `modes`; None where its training fitted none."""
+        return confidence_of(self.confidence[self.MODES.index(self.mode(asked))])
+
+    @property
+    def confident(self) -> tuple[str, ...]:
+        """The modes that may have a confidence: all but those whose pairs a network compares, which would take
+        minutes to fit and a query's median seconds to find."""
+        return tuple(mode for mode in self.modes if not self.runs_network(mode))
+
+    def runs_network(self, asked: str) -> bool:
+        """Whether a network compares the pairs of a mode. The dot products of `places` are none."""
+        declared = self.mode(asked)
+        return declared.pair_network and not declared.places
+
+    @torch.no_grad()
+    def fit_confidence(self, mode: str, galleries: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Fit the confidence of one of `modes` after a training: scores and relevant photos as `confidence.fit`."""
+        self.confidence[self.MODES.index(self.mode(mode))] = fit(galleries).to(self.confidence)
 
     @property
     def device(self) -> torch.device:

@@ -26,6 +26,8 @@ const state = {
   version: "", // Of the index and the model that answered it.
   results: [],
   more: false, // The service has another page.
+  nothing: false, // Nothing similar was found,
+  anyway: false, // and the nearest photos are shown all the same.
   clauses: [], // Functions, one for each filter field: its SQL, or "".
 };
 
@@ -124,15 +126,31 @@ function show(request, answer, note) {
   say(note);
   $("filter-message").textContent = "";
   if (answer.cleaned && first) showCleaned(answer.cleaned);
+  if (first) state.nothing = answer.similar === false;
+  hideNearest();
   if (first) resetGrid();
   layGrid();
-  $("more").hidden = !more;
   $("empty").hidden = true;
   const found = `${counted(state.results.length, "photo")} found`;
-  $("count").textContent = more ? `${found}, and there are more` : found;
-  if (!isDrawing()) announce(found, QUIET);
+  $("count").textContent = state.nothing ? "Nothing similar found" : more ? `${found}, and there are more` : found;
+  if (!isDrawing()) announce(state.nothing ? "Nothing similar found" : found, QUIET);
   if (!state.results.length) say(request.where ? "No photo passes the filters." : "The index holds no photo.");
   if (version !== versionOf(state.about)) refresh();
+}
+
+// Photos for which nothing similar was found are shown when they are asked for, and then until the paper is cleared.
+function hideNearest() {
+  const hidden = state.nothing && !state.anyway;
+  $("nothing").hidden = !hidden;
+  $("grid").hidden = hidden;
+  $("more").hidden = hidden || !state.more;
+}
+
+function showNearest() {
+  state.anyway = true;
+  hideNearest();
+  layGrid();
+  $("count").focus();
 }
 
 // The index or the model has changed: its columns, modes and number of photos may have, too.
@@ -170,11 +188,11 @@ function choose({ focused, given }) {
 const settingFields = () => $("more-ways").querySelectorAll("input, select"); // Those of filters, and of the mode.
 
 function showNothing() {
-  Object.assign(state, { request: null, more: false, results: [] });
+  Object.assign(state, { request: null, more: false, results: [], nothing: false, anyway: false });
   say("");
+  hideNearest();
   resetGrid();
   layGrid();
-  $("more").hidden = true;
   $("empty").hidden = false;
   $("count").textContent = "Photos";
 }
@@ -478,8 +496,14 @@ function makeTile(i) {
   return element("div", { role: "listitem", ariaPosInSet: String(i + 1), ariaSetSize: String(total) }, button);
 }
 
-function scoreAndRepeats({ score, repeats }) {
-  const parts = [element("span", { className: "unseen", textContent: "score " }), score.toFixed(3)];
+const percent = (share) => `${Math.round(100 * share)} %`;
+
+function scoreAndRepeats({ score, confidence, repeats }) {
+  const sure = confidence !== null && confidence !== undefined;
+  const parts = [
+    element("span", { className: "unseen", textContent: sure ? "confidence " : "score " }),
+    sure ? percent(confidence) : score.toFixed(3),
+  ];
   if (repeats?.length) parts.push(" · also as ", isolated(fileName(repeats[0])));
   if (repeats?.length > 1) parts.push(` and ${repeats.length - 1} more`);
   return parts;
@@ -503,9 +527,10 @@ let explaining = null; // The AbortController of its explanation.
 
 function openPhoto(photo) {
   opened = photo;
-  const { id, score, repeats, metadata } = photo;
+  const { id, score, confidence, repeats, metadata } = photo;
   const also = repeats?.length ? [["also as", repeats.join(", ")]] : [];
-  const rows = [["id", id], ["score", score.toFixed(4)], ...also, ...Object.entries(metadata ?? {})];
+  const sure = typeof confidence === "number" ? [["confidence", percent(confidence)]] : [];
+  const rows = [["id", id], ...sure, ["score", score.toFixed(4)], ...also, ...Object.entries(metadata ?? {})];
   $("dialog-name").replaceChildren(isolated(fileName(id)));
   $("dialog-rows").replaceChildren(...rows.map(tableRow));
   $("dialog-picture").alt = fileName(id);
@@ -635,6 +660,7 @@ function listen() {
   on(grid, { keydown: gridKey });
   on($("search"), { click: submit });
   on($("more"), { click: nextPage });
+  on($("anyway"), { click: showNearest });
   on($("upload"), { click: () => $("file").click() });
   on($("file"), { change: fileChosen });
   on($("remove"), { click: uncover });

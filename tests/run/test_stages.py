@@ -281,6 +281,7 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     checkpoint = load_checkpoint(out.checkpoints["zse_sbir"].url)
     monkeypatch.setattr(stage, "ALONE", 0)
     monkeypatch.setattr(stage, "PHOTOS", 5)
+    monkeypatch.setattr(stage, "SKETCHES", 7)
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
     assert list(matrices.gallery.sha256) == sorted(matrices.gallery.sha256), "a gallery stands in content order"
     encoded = {}
@@ -302,13 +303,13 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
         torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
         assert (here.isfinite().sum(1) == (4 if mode == "rerank-4" else 12)).all()
     scores = stage.score(config, workspace, encodings, "rn")
-    parts = {p: p.read_bytes() for p in Path(scores.url).glob("part-*")}
-    assert len(parts) > 2
+    parts = {p: p.read_bytes() for p in Path(scores.url).glob("sketches-*")}
+    assert len(parts) == 6
     Path(scores.url, "manifest.json").unlink()
     sorted(parts)[1].unlink()
     left = sorted(parts)[0].stat().st_mtime_ns
     assert stage.score(config, workspace, encodings, "rn") == scores
-    assert {p: p.read_bytes() for p in Path(scores.url).glob("part-*")} == parts
+    assert {p: p.read_bytes() for p in Path(scores.url).glob("sketches-*")} == parts
     assert sorted(parts)[0].stat().st_mtime_ns == left, "what was there is not made again"
 
 

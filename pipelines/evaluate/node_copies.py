@@ -42,16 +42,18 @@ class NodeCopies:
 
     def __init__(self, encodings: Encodings) -> None:
         self.encodings, self.node = encodings, ray.get_runtime_context().get_node_id()
+        self.reader: Any = None  # held, because the reader ends with the last handle of the worker that started it
 
     def __call__(self, part: str, modality: str, names: Sequence[str]) -> Encoding:
         """Views of the node's copy, to be read only. Raises StorageError as `Encodings.values` does."""
         for _ in range(ATTEMPTS):
             try:
-                found: Any = ray.get(self._reader().read.remote(part, modality, tuple(names)))
+                self.reader = self.reader or self._reader()
+                found: Any = ray.get(self.reader.read.remote(part, modality, tuple(names)))
                 copy: Any = ray.get(found[0])
                 return {name: _view(array) for name, array in copy.items()}
             except (RayActorError, ObjectLostError):
-                continue
+                self.reader = None
             except RayTaskError as error:  # the reader's own error says what failed and what to do
                 raise error.cause from error
         return self.encodings.values(part, modality, names)

@@ -25,8 +25,8 @@ from pipelines.workspace.parts import open_part, write_part
 
 
 def _one_band(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Version 1: each part has the scores of all sketches with up to 256 photos."""
-    return {**manifest, "shards": [{**shard, "band": 0} for shard in manifest["shards"]]}
+    """Version 1: each part has the scores of all sketches with up to 256 photos, in many row groups."""
+    return {**manifest, "row_groups": True, "shards": [{**shard, "band": 0} for shard in manifest["shards"]]}
 
 
 class Scores(Kept):
@@ -42,10 +42,10 @@ class Scores(Kept):
         """Yield the score matrix in stored order, float32 [sketches of a band, photos]."""
         for _, band in groupby(self.manifest["shards"], key=lambda shard: shard["band"]):
             urls = [storage.join(self.url, shard["name"]) for shard in band]
-            blocks = list(storage.side_by_side(open_part, urls))
+            blocks = list(storage.side_by_side(partial(open_part, whole=not self.manifest.get("row_groups")), urls))
             for group in range(blocks[0].num_row_groups):
-                columns = list(storage.side_by_side(partial(_read, group=group), blocks))
-                yield torch.from_numpy(np.concatenate(columns, axis=1))
+                columns = storage.side_by_side(partial(_read, group=group), blocks)
+                yield torch.from_numpy(np.concatenate(list(columns), axis=1))
 
 
 def write_block(url: str, scores: Tensor) -> None:

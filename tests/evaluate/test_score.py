@@ -31,7 +31,7 @@ from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.search import rank
 from zse_model.scoring import score_all
 
-SIZE = tokens.Size(sketches=19, photos=22, part=18)
+SIZE = tokens.Size(sketches=19, photos=40, part=18)
 PARTS = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 
@@ -49,8 +49,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "PHOTOS", 4)
 
 
-def scored(encodings: Encodings, workspace: Path, among: torch.Tensor | None = None) -> Scores:
-    return stage.score(tokens.experiment(workspace), f"counted://{workspace}", encodings, "rn", among)
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Products of a few numbers wait for threads longer than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def scored(encodings: Encodings, workspace: Path, mode: str = "late", among: torch.Tensor | None = None) -> Scores:
+    return stage.score(tokens.experiment(workspace), f"counted://{workspace}", encodings, mode, among)
 
 
 def requests(kind: str) -> int:
@@ -103,10 +112,10 @@ def test_scores_are_equal_to_the_bit_for_blocks_of_any_size(
         queries = encodings.values(sketches, "sketch", ["tokens"])
         of_part = [encodings.values(part, "photo", ["tokens"])["tokens"].split(4) for part in encodings.parts("photo")]
         rows.append(torch.cat([score_all(scorer, queries, {"tokens": x}) for xs in of_part for x in xs], dim=1))
-    found = scored(encodings, tmp_path)
+    found = scored(encodings, tmp_path, "rn")
     assert torch.equal(torch.cat(list(found.rows())), torch.cat(rows))
     asked = rank(torch.cat(rows), 5).indices
-    listed = torch.cat(list(scored(encodings, tmp_path, asked).rows()))
+    listed = torch.cat(list(scored(encodings, tmp_path, "rn", asked).rows()))
     torch.testing.assert_close(listed.gather(1, asked), torch.cat(rows).gather(1, asked), rtol=1e-5, atol=1e-6)
     assert (listed.isfinite().sum(1) == 5).all(), "only pairs of a shortlist are scored"
 
@@ -128,7 +137,7 @@ def test_a_killed_scoring_continues_at_the_first_missing_block(
     with pytest.raises(KeyboardInterrupt):
         scored(encodings, tmp_path)
     order = [task["block"] for task in stage._planned(encodings, None)]
-    assert written == order[:3] and not storage.exists(f"{tmp_path}/scores/random-0-rn/manifest.json")
+    assert written == order[:3] and not storage.exists(f"{tmp_path}/scores/random-0-late/manifest.json")
     before, written[:] = requests("encodings"), [""] * 4  # no further kill
     found = scored(encodings, tmp_path)
     assert written[4:] == order[3:] and requests("encodings") > before

@@ -24,8 +24,9 @@ LONG = (
     "photographed",
     "serve",
     "sizes",
+    "tokens",
 )
-WITH_OPTIONS = ("gpu", "late", "photographed", "serve", "sizes")
+WITH_OPTIONS = ("gpu", "late", "photographed", "serve", "sizes", "tokens")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -54,8 +54,7 @@ class Matrices:
             for parts in zip(*map(self._stored, declared.combined), strict=True):
                 yield declared.combine(self.method, *parts)
         elif declared.pair_network:
-            for scores in score(self.config, self.workspace, self.encodings, mode, among).rows():
-                yield from scores.split(EMBEDDING_TILE)
+            yield from tiles(score(self.config, self.workspace, self.encodings, mode, among).rows())
         else:
             for start in range(0, count(self.sketches), EMBEDDING_TILE):
                 yield self._block(scored_by, start, EMBEDDING_TILE)
@@ -63,3 +62,15 @@ class Matrices:
     def _block(self, mode: str, start: int, rows: int) -> Tensor:
         sketches = {name: value[start : start + rows] for name, value in self.sketches.items()}
         return self.method.score(sketches, self.photos, mode)
+
+
+def tiles(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The rows of blocks of any height, in blocks of EMBEDDING_TILE rows; the last may have fewer."""
+    left: list[Tensor] = []
+    for block in blocks:
+        block = torch.cat([*left, block]) if left else block
+        whole = len(block) - len(block) % EMBEDDING_TILE
+        if whole:
+            yield from block[:whole].split(EMBEDDING_TILE)
+        left = [block[whole:]] if whole < len(block) else []
+    yield from left

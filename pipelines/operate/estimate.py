@@ -25,7 +25,7 @@ from pipelines.datasets.base import DatasetAdapter, ImageRecord, listed_members
 from pipelines.datasets.registry import create_dataset
 from pipelines.datasets.splits import load_split
 from pipelines.evaluate.costs import count_flop
-from pipelines.evaluate.score import PHOTOS
+from pipelines.evaluate.score import PHOTOS, SKETCHES
 from pipelines.operate.preflight import check_start
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.items import ItemPlan
@@ -157,16 +157,15 @@ class Estimate:
         cost, total = self.costs[method], 0
         for search in self.data.searches:
             if pairs := self._pairs(method, search):
-                tiles = _tasks(search) * math.ceil(PHOTOS / cost.tile)
-                times: Count = {"photo": search["photo"], "sketch": tiles * search["sketch"]}
+                tiles = math.ceil(search["photo"] / PHOTOS) * math.ceil(PHOTOS / cost.tile)
+                bands = math.ceil(search["sketch"] / SKETCHES)
+                times: Count = {"photo": bands * search["photo"], "sketch": tiles * search["sketch"]}
                 total += pairs * cost.pair + sum(times[m] * cost.precompute[m] for m in _MODALITIES)
         return total
 
     def scoring_reads(self, method: str) -> int:
-        """Bytes read for scoring: each task of up to `PHOTOS` photos reads the encodings of all sketches."""
-        if not self.pairs(method):
-            return 0
-        return sum(_tasks(search) * search["sketch"] for search in self.data.searches) * self.costs[method].stored
+        """Bytes that each node reads for scoring: every encoding once."""
+        return self.encoding_bytes(method) if self.pairs(method) else 0
 
     def score_bytes(self) -> int:
         """Bytes of the float32 scores of all pairs."""
@@ -189,10 +188,6 @@ class Estimate:
 
     def encoding_bytes(self, method: str) -> int:
         return sum(sum(search.values()) for search in self.data.searches) * self.costs[method].stored
-
-
-def _tasks(search: Count) -> int:
-    return math.ceil(search["photo"] / PHOTOS)
 
 
 def estimate(config: ExperimentConfig, records: Sequence[ImageRecord] | None = None) -> Estimate:
@@ -397,7 +392,7 @@ def table(found: Estimate, rates: Rates) -> Table:
             total = found.scoring(name)
             hours = rates.words(total, evaluation.precision)
             out.add_row("scoring pairs", flops(total), f"{hours}; {pairs:,} pairs, {flops(cost.pair)} each")
-            read = f"read: {_bytes(found.scoring_reads(name))} of encodings"
+            read = f"each node reads {_bytes(found.scoring_reads(name))} of encodings"
             out.add_row("scores", _bytes(found.score_bytes()), read)
         else:
             out.add_row("scoring pairs", "none", "a score is a product of two vectors")

@@ -1,12 +1,17 @@
-"""Repeat work in a background thread. Leases, gauges and messages about waiting use it."""
+"""Work in a background thread. Leases, gauges, messages about waiting and `score` use it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 from pipelines.runtime.progress import say
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @contextmanager
@@ -31,3 +36,14 @@ def repeated(work: Callable[[], object], every: float) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def one_ahead(work: Callable[[A], B], items: Iterable[A]) -> Iterator[tuple[A, B]]:
+    """Each item with the result of `work`, which runs in a thread for one item while the item before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        started = ((item, pool.submit(work, item)) for item in items)
+        current = next(started, None)
+        while current is not None:
+            following = next(started, None)
+            yield current[0], current[1].result()
+            current = following

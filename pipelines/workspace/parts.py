@@ -66,11 +66,16 @@ def write_part(url: str, table: pa.Table, *, row_group: int, extra: dict[str, An
     storage.write_bytes(url, encode_part(table, row_group=row_group, extra=extra))
 
 
-def open_part(url: str) -> pq.ParquetFile:
-    """Open a part to read by row group. Raises StorageError for a missing file and for one that is not Parquet."""
+def open_part(url: str, *, whole: bool = False) -> pq.ParquetFile:
+    """Open a part to read by row group. Raises StorageError for a missing file and for one that is not Parquet.
+
+    whole: request the file of a store at once, for a part that is read completely and fits in memory.
+    """
     try:
         if storage.is_local(url):
             return pq.ParquetFile(storage.absolute(url), memory_map=True)
+        if whole:
+            return pq.ParquetFile(pa.BufferReader(storage.read_bytes(url)))
         # Reads exact ranges and joins those of adjacent columns: a row group is one request.
         return pq.ParquetFile(storage.RangeFile(url), pre_buffer=True)
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from pipelines.datasets.splits import load_split
 from pipelines.evaluate.searches import plan_searches
 from pipelines.ingest.stage import TooManyBadPicturesError, ingest
 from pipelines.judge.results import result_table, result_tables
-from pipelines.run import evaluate_checkpoint, run
+from pipelines.run import evaluate_checkpoint, experiment_split, run
 from pipelines.store import storage
 from pipelines.train.items import ItemPlan
 from pipelines.train.shard import shard
@@ -263,6 +263,31 @@ def test_a_run_reports_every_row_and_a_second_run_does_nothing(prepared: tuple[s
     assert {p: p.stat().st_mtime_ns for p in Path(workspace).rglob("*") if p.is_file()} == stamps
 
 
+def test_raw_pixels_hands_the_metric_a_few_rows_at_a_time(
+    prepared: tuple[str, Images, Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not the whole matrix, which is 20 GB at QuickDraw's size."""
+    from pipelines.evaluate import raw_pixels as stage
+
+    workspace, images, _ = prepared
+    held: list[int] = []
+    evaluate_searches = stage.evaluate_searches
+
+    def watched(blocks: Any, *arguments: Any) -> Any:
+        def rows() -> Any:
+            for block in blocks:
+                held.append(block.untyped_storage().nbytes() // 4 // block.shape[1])
+                yield block
+
+        return evaluate_searches(rows(), *arguments)
+
+    monkeypatch.setattr(stage, "evaluate_searches", watched)
+    monkeypatch.setattr(stage, "EMBEDDING_TILE", 5)
+    config = replace(tiny(), name="pixels")
+    stage.raw_pixels(config, f"{workspace}/pixels", images, experiment_split(config, images))
+    assert held == [5, 5, 2]
+
+
 def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     prepared: tuple[str, Images, Pairs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +306,7 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
     checkpoint = load_checkpoint(out.checkpoints["zse_sbir"].url)
     monkeypatch.setattr(stage, "ALONE", 0)
     monkeypatch.setattr(stage, "PHOTOS", 5)
+    monkeypatch.setattr(stage, "SKETCHES", 7)
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)
     assert list(matrices.gallery.sha256) == sorted(matrices.gallery.sha256), "a gallery stands in content order"
     encoded = {}
@@ -302,13 +328,13 @@ def test_the_pair_network_scores_on_the_cluster_as_in_one_process(
         torch.testing.assert_close(there, here, atol=1e-5, rtol=1e-4)
         assert (here.isfinite().sum(1) == (4 if mode == "rerank-4" else 12)).all()
     scores = stage.score(config, workspace, encodings, "rn")
-    parts = {p: p.read_bytes() for p in Path(scores.url).glob("part-*")}
-    assert len(parts) > 2
+    parts = {p: p.read_bytes() for p in Path(scores.url).glob("sketches-*")}
+    assert len(parts) == 6
     Path(scores.url, "manifest.json").unlink()
     sorted(parts)[1].unlink()
     left = sorted(parts)[0].stat().st_mtime_ns
     assert stage.score(config, workspace, encodings, "rn") == scores
-    assert {p: p.read_bytes() for p in Path(scores.url).glob("part-*")} == parts
+    assert {p: p.read_bytes() for p in Path(scores.url).glob("sketches-*")} == parts
     assert sorted(parts)[0].stat().st_mtime_ns == left, "what was there is not made again"
 
 

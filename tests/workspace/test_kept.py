@@ -1,4 +1,4 @@
-"""Artefacts of earlier code open unchanged: images, pairs, checkpoints, encodings, reports, MLflow's database.
+"""Artefacts of earlier code open unchanged: images, pairs, checkpoints, encodings, scores, reports, MLflow's database.
 
 Keep this green. Code that changes an artefact raises its schema version and reads older versions. The samples in
 tests/kept are never written again; only the code that opens them may change.
@@ -35,6 +35,7 @@ from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.pictures import decode_pixels
 from pipelines.workspace.queries import Queries
 from pipelines.workspace.reports import Report
+from pipelines.workspace.scores import Scores
 from pipelines.workspace.tensors import encode_pictures
 from tests.helpers.kept import ROOT, kept_samples
 from zse_model.checkpoint import load_checkpoint
@@ -113,6 +114,14 @@ def test_encodings_open(expected: dict[str, Any], name: str) -> None:
         values.append({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
         assert torch.equal(found.values["embedding"], values[-1]["embedding"])
     check_scores(method, *values, expected["scores"][name])
+
+
+@pytest.mark.parametrize("name", ["maps/zse_sbir", "tokens/zse_sbir"])
+def test_scores_open(expected: dict[str, Any], name: str) -> None:
+    encodings = Encodings.open(expected["encodings"][name])
+    scores = Scores.open(f"{WORKSPACE}/scores/{encodings.name}-rn")
+    found = torch.cat(list(scores.rows()))
+    torch.testing.assert_close(found, torch.tensor(expected["scores"][name]["rn"]), rtol=1e-5, atol=1e-6)
 
 
 def test_reports_open_and_are_compared(expected: dict[str, Any]) -> None:

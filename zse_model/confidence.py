@@ -19,8 +19,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zse_model.errors import ZseError
-
 SHOWN = 20  # photos of a query that are fitted and checked: a first page
 REFUSED = 0.1  # share of the selection queries that the level refuses
 SAMPLE = 512  # photos whose scores give the median of a query: its standard error is then 0.06 of their deviation
@@ -64,7 +62,7 @@ def fit(galleries: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
     galleries: the scores of the same queries in galleries of different sizes, float32 [q, g], and which photos are
         relevant, bool [q, g]; each query has a relevant photo in each. The level is of the last.
-    Raises ZseError if the first photos of all queries are relevant, or none is: nothing tells them apart.
+    Zeros if the first photos of all queries are relevant, or none is: nothing tells them apart.
     """
     distances, relevant, sizes = [], [], []
     for scores, of_class in galleries:
@@ -74,7 +72,7 @@ def fit(galleries: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         sizes.append(torch.full_like(distances[-1], float(scores.shape[1])).log())
     d, y, offset = torch.cat(distances).double(), torch.cat(relevant).double(), torch.cat(sizes).double()
     if not 0 < float(y.sum()) < len(y):
-        raise ZseError("All first photos are relevant, or none is: a confidence cannot be fitted")
+        return torch.zeros(3)
     a, b = _logistic(d, y, offset)
     scores, _ = galleries[-1]
     level = (scores.amax(1) - median_of(scores)).double().quantile(REFUSED)

@@ -47,6 +47,8 @@ def evaluation_command(checkpoint: str, experiment: Experiment | None, workspace
         name = experiment["name"] if experiment["name"] in experiment_names() else BASE
         base = json.loads(json.dumps(to_dict(load_experiment(name))))
         options = ["--experiment", name]
+        if base["dataset"].get("source") != experiment["dataset"].get("source"):
+            base["dataset"]["name"] = ""  # it would follow the source
         for section in SECTIONS:
             for change in _changes(section, base[section], json.loads(json.dumps(experiment[section]))):
                 options += ["--set", change]

@@ -56,8 +56,8 @@ def publish(job: Job, state_folder: Path, run_id: str | None) -> Training:
     }
     if not bool(method.confidence.any()):
         say(
-            f"Answers of this model have no confidence: it is fitted on at least {FEWEST} pseudo-unseen classes, and "
-            f"this training has {len(job.pairs.split.pseudo_unseen)}"
+            f"Answers of this model have no confidence: it is fitted on {FEWEST} or more pseudo-unseen classes, and on "
+            f"answers some of which are right. This training has {len(job.pairs.split.pseudo_unseen)} such classes"
         )
     last = hashlib.sha256((state_folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     extra = {"last_weights_sha256": last, "cpu_seconds": state.cpu_seconds, "mlflow_run": run_id}

@@ -22,6 +22,7 @@ from tests.helpers.pictures import picture, png
 from tests.zse_model.test_crossatnet import with_codes
 from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
+from zse_model.confidence import Confidence, median_of
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import rank
 from zse_model.methods import LateInteractionConfig, create_method
@@ -303,3 +304,50 @@ def test_a_deleted_index_is_named(world: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "index")
     with pytest.raises(StorageError):
         searcher.search(SKETCH)
+
+
+def confident(searcher: Searcher, mode: str, level: float = -9.0) -> Confidence:
+    method = searcher.checkpoint.method
+    method.confidence[method.MODES.index(method.mode(mode))] = torch.tensor([1.0, 20.0, level])
+    return Confidence(1.0, 20.0, level)
+
+
+@pytest.mark.parametrize("mode", ["ret", "hash-32", "asym-32"])
+def test_confidences_are_those_of_all_scores(world: Path, mode: str) -> None:
+    searcher = opened(world)
+    assert searcher.search(SKETCH, mode=mode)[0].confidence is None
+    assert searcher.search(SKETCH, mode=mode).similar is None
+    confidence = confident(searcher, mode)
+    scores = torch.tensor([[score for _, score in expected(world, CODES, mode, lambda row: True)]])
+    median = median_of(scores)
+    found = searcher.search(SKETCH, top=5, page=2, mode=mode, group=False)
+    wanted = confidence.of(scores[:, 5:10], median, COUNT)[0].tolist()
+    assert [one.confidence for one in found] == pytest.approx(wanted, abs=1e-4)
+    few = searcher.search(SKETCH, mode=mode, where="price < 3", group=False)
+    assert len(few) == 3
+    one = torch.tensor([[few[0].score]])
+    assert few[0].confidence == pytest.approx(float(confidence.of(one, median, 3)), abs=1e-4)
+    assert searcher.search(like=few[0].id, mode=mode)[0].confidence is None  # fitted for drawings
+
+
+def test_a_photo_that_is_ranked_again_keeps_the_confidence_of_the_mode_that_found_it(world: Path) -> None:
+    searcher = opened(world, TOKENS)
+    confident(searcher, "ret")
+    first = {one.id: one.confidence for one in searcher.search(SKETCH, top=7, mode="ret", group=False)}
+    for again in (
+        searcher.search(SKETCH, top=7, mode="rerank-7", group=False),
+        searcher.search(SKETCH, top=7, mode="ret", rerank=7, rerank_mode="rn", group=False),
+    ):
+        assert {one.id: one.confidence for one in again} == pytest.approx(first, abs=1e-4)
+    assert searcher.search(SKETCH, mode="rn")[0].confidence is None
+
+
+def test_nothing_similar_is_said_below_the_level_on_every_page(world: Path) -> None:
+    searcher = opened(world)
+    scores = torch.tensor([[score for _, score in expected(world, CODES, "ret", lambda row: True)]])
+    distance = float(scores[0, 0] - median_of(scores)[0])
+    for level, similar in ((distance - 1e-3, True), (distance + 1e-3, False)):
+        confident(searcher, "ret", level)
+        for page in (1, 2):
+            assert searcher.search(SKETCH, top=5, page=page, mode="ret", group=False).similar is similar
+    assert searcher.search(SKETCH, where="price < 0").similar is None

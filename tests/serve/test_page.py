@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
@@ -609,3 +610,28 @@ def test_axe_finds_no_serious_fault(opens: Opens, device: str) -> None:
     page.get_by_role("button", name="Explain").click()
     page.locator("figure").first.wait_for(timeout=60_000)
     assert faults() == []
+
+
+def test_nothing_similar_is_said_and_the_nearest_photos_are_shown_on_request(opens: Opens, service: Running) -> None:
+    searcher = service.service.searcher
+    assert searcher is not None
+    method = searcher.checkpoint.method
+    row = method.confidence[method.MODES.index(method.mode("ret"))]
+    try:
+        row.copy_(torch.tensor([1.0, 20.0, 9.0]))  # no photo stands out by 9
+        page, _ = opens()
+        draw_by_mouse(ready(page))
+        heading = page.get_by_role("heading", name="Nothing similar found")
+        heading.wait_for()
+        tiles = page.locator("#grid button")
+        assert tiles.count() == 0 or not tiles.first.is_visible()
+        page.get_by_role("button", name="Show the nearest photos").click()
+        tiles.first.wait_for()
+        assert re.search(r"\d+ %", tiles.first.inner_text())
+        row.copy_(torch.tensor([1.0, 20.0, -9.0]))
+        page.get_by_role("button", name="Clear", exact=True).click()
+        draw_by_mouse(page)
+        page.get_by_role("heading", name=re.compile("photos found")).wait_for()
+        assert tiles.first.is_visible() and not page.get_by_role("button", name="Show the nearest").is_visible()
+    finally:
+        row.zero_()

@@ -8,11 +8,14 @@ relevant photos. The logarithm is Bayes' rule where a gallery grows by photos of
 of a catalogue in which a class has about as many photos as in the selection set; with fewer it is too high.
 
 "Nothing similar" is said where the best photo stands out less than in `REFUSED` of the searches whose class was there.
-It compares the distance from the median, so that a larger gallery does not refuse more.
+It compares the distance from the median in the first gallery of the fit, of the pseudo-unseen classes alone. The best of
+more photos stands out more, so a larger gallery refuses less. A level of confidence, and a level that grows with the
+logarithm of the gallery, refused too much (docs/searching.md).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,8 +40,7 @@ class Confidence:
 
     def of(self, scores: Tensor, median: Tensor, gallery: int) -> Tensor:
         """Confidences in 0..1, float32 [q, k], of scores [q, k], medians [q] and the number of photos searched."""
-        offset = torch.log(torch.tensor(float(max(gallery, 1))))
-        return torch.sigmoid(self.a + self.b * (scores - median[:, None]) - offset)
+        return torch.sigmoid(self.a + self.b * (scores - median[:, None]) - math.log(max(gallery, 1)))
 
     def similar(self, best: Tensor, median: Tensor) -> Tensor:
         """Whether anything is similar: bool [q], of the best scores [q] and medians [q]."""
@@ -60,8 +62,8 @@ def median_of(scores: Tensor) -> Tensor:
 def fit(galleries: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Fit a row of the buffer: a, b and the level, float32 [3].
 
-    galleries: the scores of the same queries in galleries of different sizes, float32 [q, g], and which photos are
-        relevant, bool [q, g]; each query has a relevant photo in each. The level is of the last.
+    galleries: the scores of the same queries in galleries of rising sizes, float32 [q, g], and which photos are
+        relevant, bool [q, g]; each query has a relevant photo in each. The level is of the first.
     Zeros if the first photos of all queries are relevant, or none is: nothing tells them apart.
     """
     distances, relevant, sizes = [], [], []
@@ -74,7 +76,7 @@ def fit(galleries: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     if not 0 < float(y.sum()) < len(y):
         return torch.zeros(3)
     a, b = _logistic(d, y, offset)
-    scores, _ = galleries[-1]
+    scores, _ = galleries[0]
     level = (scores.amax(1) - median_of(scores)).double().quantile(REFUSED)
     return torch.tensor([a, b, float(level)])
 

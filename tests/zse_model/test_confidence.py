@@ -44,10 +44,10 @@ def test_a_fit_holds_in_galleries_that_it_did_not_see(others: int) -> None:
     checked = evaluated(scores, 20).reliability(found)
     assert checked.ece < 0.05
     assert sum(bin["photos"] for bin in checked.bins) == 400 * 20
+    assert checked.refused < 2 * REFUSED  # a tenth where it was fitted
     # Without the query's own median, or the size of the gallery, it does not hold.
-    own = Confidence(found.a, found.b, found.level)
-    size = own.of(scores.topk(20).values, median_of(scores), 10 * (others + 20)).mean()
-    assert size < own.of(scores.topk(20).values, median_of(scores), others + 20).mean()
+    size = found.of(scores.topk(20).values, median_of(scores), 10 * (others + 20)).mean()
+    assert size < found.of(scores.topk(20).values, median_of(scores), others + 20).mean()
 
 
 def test_the_level_refuses_a_tenth_and_catches_what_is_absent() -> None:

@@ -8,8 +8,8 @@ relevant photos. The logarithm is Bayes' rule where a gallery grows by photos of
 of a catalogue in which a class has about as many photos as in the selection set; with fewer it is too high.
 
 "Nothing similar" is said where the best photo stands out less than in `REFUSED` of the searches whose class was there.
-It compares the distance from the median in the first gallery of the fit, of the pseudo-unseen classes alone. The best of
-more photos stands out more, so a larger gallery refuses less. A level of confidence, and a level that grows with the
+It compares the distance from the median in the first gallery of the fit, of the pseudo-unseen classes alone. The best
+of more photos stands out more, so a larger gallery refuses less. A level of confidence, and a level that grows with the
 logarithm of the gallery, refused too much (docs/searching.md).
 """
 

@@ -10,6 +10,7 @@ from itertools import takewhile
 ALL = ("scoring", "search", "training", "loading", "ingest", "distribution", "layouts", "duplicates", "scaling")
 LONG = (
     "codes",
+    "confidence",
     "late",
     "workers",
     "compiling",
@@ -26,7 +27,7 @@ LONG = (
     "sizes",
     "tokens",
 )
-WITH_OPTIONS = ("gpu", "late", "photographed", "serve", "sizes", "tokens")
+WITH_OPTIONS = ("confidence", "gpu", "late", "photographed", "serve", "sizes", "tokens")
 
 
 def main(arguments: Sequence[str]) -> None:

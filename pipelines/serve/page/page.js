@@ -132,7 +132,7 @@ function show(request, answer, note) {
   layGrid();
   $("empty").hidden = true;
   const found = `${counted(state.results.length, "photo")} found`;
-  $("count").textContent = state.nothing ? "Nothing similar found" : more ? `${found}, and there are more` : found;
+  if (!state.nothing) $("count").textContent = more ? `${found}, and there are more` : found;
   if (!isDrawing()) announce(state.nothing ? "Nothing similar found" : found, QUIET);
   if (!state.results.length) say(request.where ? "No photo passes the filters." : "The index holds no photo.");
   if (version !== versionOf(state.about)) refresh();
@@ -141,6 +141,7 @@ function show(request, answer, note) {
 // Photos for which nothing similar was found are shown when they are asked for, and then until the paper is cleared.
 function hideNearest() {
   const hidden = state.nothing && !state.anyway;
+  if (state.nothing) $("count").textContent = hidden ? "Nothing similar found" : "Nothing similar: the nearest photos";
   $("nothing").hidden = !hidden;
   $("grid").hidden = hidden;
   $("more").hidden = hidden || !state.more;

@@ -1,0 +1,113 @@
+"""Measure confidences: how they agree with what is relevant, and what "nothing similar" refuses and catches.
+
+    python -m benchmarks confidence --checkpoint workspace/checkpoints/...
+
+The unseen classes of the checkpoint's split search their photos, these and the photos of all other classes, and these
+and crops of the other photos, 20,000 in all. A checkpoint without confidences gets them first, from its pseudo-unseen
+classes as at the end of a training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.photographed import files
+from benchmarks.results.tables import line
+from benchmarks.world import originals
+from pipelines.train.selection import CALIBRATION_QUERIES, DISTRACTORS
+from zse_model import Task, encode, evaluate_scores, load_checkpoint
+from zse_model.checkpoint import Checkpoint
+
+LARGEST = 20_000  # photos of the largest gallery
+QUERIES = 100  # rows of scores at once
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks confidence", description=str(__doc__).split("\n\n")[0])
+    parser.add_argument("--checkpoint", required=True, help="folder of a checkpoint of the data's split")
+    parser.add_argument("--mode", default="ret", help="a mode that compares embeddings")
+    parser.add_argument("--largest", type=int, default=LARGEST, help="photos of the largest gallery")
+    options = parser.parse_args(arguments)
+    checkpoint = load_checkpoint(Path(options.checkpoint))
+    method, split, mode = checkpoint.method, checkpoint.split, options.mode
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = originals(Path(scratch))
+        if method.confidence_of(mode) is None:
+            _fit(checkpoint, folder, mode)
+        confidence = method.confidence_of(mode)
+        print(confidence)
+        sketches, labels = files(folder / "sketch", split.unseen, None)
+        photos, of = files(folder / "photo", split.unseen, None)
+        others, _ = files(folder / "photo", split.seen, None)
+        wanted = max(0, options.largest - len(photos) - len(others))
+        crops = [crop(others[i % len(others)], i) for i in range(wanted)]
+        queries = encode(checkpoint, sketches, "sketch")
+        galleries = [encode(checkpoint, some, "photo") for some in (photos, others, crops) if len(some)]
+    print(line("photos", "mAP_all", "ECE", "refused", "caught", "caught at 10 % refused"))
+    for n in range(1, len(galleries) + 1):
+        gallery = {name: torch.cat([each[name] for each in galleries[:n]]) for name in galleries[0]}
+        size = len(gallery["embedding"])
+        beside = torch.cat([of, of.new_full((size - len(of),), -1)])
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(0))  # ties must not favour a class
+        gallery = {name: value[order] for name, value in gallery.items()}
+        task = Task(
+            setting="unseen",
+            query_labels=labels,
+            gallery_labels=beside[order],
+            query_groups=labels,
+            metrics=("mAP_all",),
+            protocols=("plain",),
+        )
+        blocks = (
+            {name: value[i : i + QUERIES] for name, value in queries.items()} for i in range(0, len(labels), QUERIES)
+        )
+        found = evaluate_scores((method.score(block, gallery, mode) for block in blocks), task)
+        assert confidence is not None
+        checked = found.reliability(confidence)
+        present, absent = found.top.scores[:, 0] - found.median, found.other - found.median
+        own = float((absent < present.quantile(0.1)).float().mean())
+        value = float(found.values("plain", "mAP_all").nanmean())
+        told = (f"{x:.3f}" for x in (value, checked.ece, checked.refused, checked.caught, own))
+        print(line(f"{size:,}", *told), flush=True)
+        for one in checked.bins:
+            print("   ", ", ".join(f"{name} {x:.2f}" for name, x in one.items()))
+
+
+def crop(path: Path, number: int) -> bytes:
+    """A part of a photo, 0.45 to 0.85 of its area, half of them mirrored, as PNG."""
+    draw = random.Random(number)
+    with Image.open(path) as opened:
+        photo = opened.convert("RGB")
+    share = draw.uniform(0.45, 0.85) ** 0.5
+    width, height = int(photo.width * share), int(photo.height * share)
+    x, y = draw.randint(0, photo.width - width), draw.randint(0, photo.height - height)
+    part = photo.crop((x, y, x + width, y + height))
+    if draw.random() < 0.5:
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    buffer = io.BytesIO()
+    part.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _fit(checkpoint: Checkpoint, folder: Path, mode: str) -> None:
+    """As `Selection.calibrate`, from the files of the data."""
+    split = checkpoint.split
+    sketches, labels = files(folder / "sketch", split.pseudo_unseen, CALIBRATION_QUERIES)
+    photos, of = files(folder / "photo", split.pseudo_unseen, None)
+    others, _ = files(folder / "photo", split.training, None)
+    some = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[: DISTRACTORS * len(photos)]
+    queries = encode(checkpoint, sketches, "sketch")
+    own, beside = (encode(checkpoint, each, "photo") for each in (photos, [others[i] for i in some.tolist()]))
+    relevant: Tensor = labels[:, None] == of
+    scores = [checkpoint.method.score(queries, each, mode) for each in (own, beside)]
+    wider = torch.cat([relevant, torch.zeros_like(scores[1], dtype=torch.bool)], 1)
+    checkpoint.method.fit_confidence(mode, [(scores[0], relevant), (torch.cat(scores, 1), wider)])

@@ -64,7 +64,7 @@ def fit(galleries: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
     galleries: the scores of the same queries in galleries of rising sizes, float32 [q, g], and which photos are
         relevant, bool [q, g]; each query has a relevant photo in each. The level is of the first.
-    Zeros if the first photos of all queries are relevant, or none is: nothing tells them apart.
+    Zeros if the first photos of all queries are relevant, or none is, or a higher score is no better.
     """
     distances, relevant, sizes = [], [], []
     for scores, of_class in galleries:
@@ -76,13 +76,15 @@ def fit(galleries: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     if not 0 < float(y.sum()) < len(y):
         return torch.zeros(3)
     a, b = _logistic(d, y, offset)
+    if b <= 0:
+        return torch.zeros(3)
     scores, _ = galleries[0]
     level = (scores.amax(1) - median_of(scores)).double().quantile(REFUSED)
     return torch.tensor([a, b, float(level)])
 
 
 def _logistic(d: Tensor, y: Tensor, offset: Tensor) -> tuple[float, float]:
-    """a and b of logit = a + b d - offset by Newton's method, b above 0. Distances are scaled, and a faint penalty
+    """a and b of logit = a + b d - offset by Newton's method. Distances are scaled, and a faint penalty
     keeps b finite where the classes separate."""
     scale = d.std().clamp(min=1e-12)
     x = torch.stack([torch.ones_like(d), d / scale], 1)
@@ -97,7 +99,7 @@ def _logistic(d: Tensor, y: Tensor, offset: Tensor) -> tuple[float, float]:
         w -= step * min(1.0, 4.0 / float(step.abs().max().clamp(min=1e-12)))  # far from the solution a step overshoots
         if float(step.abs().max()) < 1e-9:
             break
-    return float(w[0]), max(float(w[1] / scale), 1e-6)
+    return float(w[0]), float(w[1] / scale)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Self, TypeVar
+from urllib.parse import urlsplit
 
 from pipelines.datasets.archives import opened
 from pipelines.datasets.base import DatasetConfig, ImageRecord, Place
@@ -104,7 +105,9 @@ class TreeConfig(DatasetConfig):
 
 def name_of(source: str) -> str:
     """The last part of a path or URL as a data set's name; `folder` if no character of it is allowed in one."""
-    last = source.rstrip("/").rpartition("/")[2].lower()
+    place = urlsplit(source) if "://" in source else None  # a user, password or signature is no part of a name
+    path = source if place is None else place.path.strip("/") or place.hostname or ""
+    last = path.rstrip("/").rpartition("/")[2].lower()
     for ending in sorted(storage.ARCHIVES, key=len, reverse=True):
         last = last.removesuffix(ending)
     return re.sub("[^a-z0-9_.-]+", "-", last).strip("-.") or "folder"

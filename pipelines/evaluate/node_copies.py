@@ -89,19 +89,20 @@ class Reader:
         with self.changing:
             reading = self.reading.setdefault(key, threading.Lock())
         with reading:  # a second worker that asks for the part waits for the first one's copy
-            if key not in self.kept:
-                values = self.encodings.values(part, modality, names)
-                self._keep(key, {name: value.numpy() for name, value in values.items()})
-            with self.changing:
-                self.kept.move_to_end(key)
-                return [self.kept[key][1]]
+            with self.changing:  # another part may push this one out at any time
+                if key in self.kept:
+                    self.kept.move_to_end(key)
+                    return [self.kept[key][1]]
+            values = self.encodings.values(part, modality, names)
+            return [self._keep(key, {name: value.numpy() for name, value in values.items()})]
 
-    def _keep(self, key: tuple[Any, ...], values: dict[str, np.ndarray]) -> None:
+    def _keep(self, key: tuple[Any, ...], values: dict[str, np.ndarray]) -> ray.ObjectRef:
         size = sum(value.nbytes for value in values.values())
         with self.changing:
             while self.kept and size + sum(kept for kept, _ in self.kept.values()) > self.most:
                 self.kept.popitem(last=False)
-            self.kept[key] = size, ray.put(values)
+            self.kept[key] = size, (copy := ray.put(values))
+        return copy
 
 
 def _view(array: np.ndarray) -> torch.Tensor:

@@ -47,7 +47,7 @@ from pipelines.workspace.tensors import to_tensor
 from zse_model import retrieval, scoring
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
-from zse_model.confidence import SAMPLE, SHOWN, median_of
+from zse_model.confidence import SAMPLE, median_of
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.modes import rerank_depth
@@ -215,11 +215,10 @@ class Snapshot:
 
     def sample(self, names: Sequence[str]) -> Encoding:
         """Encodings of SAMPLE photos, or of all of fewer, at equal distances; read once."""
-        with self._lock:
-            if (key := tuple(names)) not in self._samples:
-                some = torch.linspace(0, len(self) - 1, min(SAMPLE, len(self))).long()
-                self._samples[key] = self.encodings(some, names)
-            return self._samples[key]
+        if (key := tuple(names)) not in self._samples:  # read without the lock, which every search needs
+            some = torch.linspace(0, len(self) - 1, min(SAMPLE, len(self)), dtype=torch.float64).long()
+            self._samples.setdefault(key, self.encodings(some, names))
+        return self._samples[key]
 
     def rows_at_once(self, names: Sequence[str]) -> int:
         """Photos whose named encodings take `TILE` bytes of memory."""
@@ -476,9 +475,10 @@ class _Search:
         if own is not None or not groups or (confidence := self.method.confidence_of(self._finds)) is None:
             return Page(self._shown(shown, [None] * len(shown)))
         median = self._median(query)
-        first = self._found_scores(query, groups[:SHOWN])
         confidences = confidence.of(self._found_scores(query, shown), median, self._searched)
-        similar = bool(confidence.similar(first.amax(1), median))
+        # The best photo of the mode that compared all: a second mode may have ranked it lower.
+        best = self._found_scores(query, groups[:1]) if self._ranks_all else self._found(query, self._finds, 1).scores
+        similar = bool(confidence.similar(best[:, 0], median))
         return Page(self._shown(shown, confidences[0].tolist()), similar)
 
     @property
@@ -486,6 +486,11 @@ class _Search:
         """The mode that compares all photos."""
         depth = rerank_depth(self.mode)
         return self.method.rerank[0] if depth is not None and self.method.rerank else self.mode
+
+    @property
+    def _ranks_all(self) -> bool:
+        """Whether the mode that compares all photos ranks them, too."""
+        return self._finds == self.mode and self.rerank is None
 
     @property
     def _searched(self) -> int:
@@ -500,7 +505,7 @@ class _Search:
 
     def _found_scores(self, query: Encoding, groups: Sequence[tuple[float, list[int]]]) -> Tensor:
         """Scores of groups' first photos by the mode that compared all photos, float32 [1, n]."""
-        if self._finds == self.mode and self.rerank is None:
+        if self._ranks_all:
             return torch.tensor([[score for score, _ in groups]])
         scorer = self.method.scorer(self._finds)
         positions = torch.tensor([positions[0] for _, positions in groups], dtype=torch.int64)

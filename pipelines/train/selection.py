@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipelines.workspace.images import Images
-from pipelines.workspace.members import Members, held_back
+from pipelines.workspace.members import Members, held_back, training_members
 from pipelines.workspace.tensors import encode_pictures
 from zse_model.evaluation.evaluate import Evaluation, Task, evaluate_scores
 from zse_model.methods import Encoding, RetrievalMethod
@@ -22,6 +22,7 @@ CALIBRATION_QUERIES = 5  # per class; each is scored with every photo by every m
 # Photos of seen classes for one of the selection's: a confidence that was fitted in the small gallery alone was 0.2 to
 # 0.3 too high in larger ones.
 DISTRACTORS = 4
+AT_ONCE = 256  # distractors whose encodings are held
 
 
 class Selection:
@@ -40,7 +41,8 @@ class Selection:
         self.batch_size, self.numbers = batch_size, {name: i for i, name in enumerate(sorted(set(names)))}
         self.sketches, self.query_labels = self._load(images, members, names, "sketch")
         self.photos, self.gallery_labels = self._load(images, members, names, "photo")
-        self.distractors = [] if pairs else _some_photos(images, split, DISTRACTORS * len(self.photos))
+        self.images = images
+        self.distractors = None if pairs else _some_photos(images, split, DISTRACTORS * len(self.photos))
 
     @property
     def usable(self) -> bool:
@@ -77,7 +79,7 @@ class Selection:
                     self._evaluate(scores, self.query_labels[few]).values("plain", "mAP_all").nanmean()
                 ),
             )
-            if self.distractors and len(self.query_labels.unique()) >= FEWEST:
+            if self.distractors is not None and len(self.query_labels.unique()) >= FEWEST:
                 self._fit_confidence(method, queries, gallery, few)
 
     def _fit_confidence(self, method: RetrievalMethod, queries: Encoding, gallery: Encoding, few: torch.Tensor) -> None:
@@ -86,17 +88,29 @@ class Selection:
 
         few: the positions of `queries` that are asked, which have a relevant photo.
         """
-        device = method.device
-        others = encode_pictures(lambda x: method.encode(x.to(device), "photo"), self.distractors, self.batch_size)
         few = few[torch.isin(self.query_labels[few], self.gallery_labels)]
         queries = {name: value[few] for name, value in queries.items()}
         relevant = self.query_labels[few, None] == self.gallery_labels
-        beside = torch.zeros(len(few), len(self.distractors), dtype=torch.bool)
+        further = self._distractor_scores(method, queries)
         for mode in method.confident:
-            own, further = (method.score(queries, some, mode) for some in (gallery, others))
-            method.fit_confidence(
-                mode, [(own, relevant), (torch.cat([own, further], 1), torch.cat([relevant, beside], 1))]
+            own = method.score(queries, gallery, mode)
+            wider = torch.cat([own, *further[mode]], 1)
+            beside = torch.zeros(len(few), wider.shape[1] - own.shape[1], dtype=torch.bool)
+            method.fit_confidence(mode, [(own, relevant), (wider, torch.cat([relevant, beside], 1))])
+
+    def _distractor_scores(self, method: RetrievalMethod, queries: Encoding) -> dict[str, list[torch.Tensor]]:
+        """Mode -> scores of the distractors in blocks, float32 [q, at most AT_ONCE]. Tokens of all of them would take
+        gigabytes."""
+        assert self.distractors is not None
+        device, found = method.device, {mode: list[torch.Tensor]() for mode in method.confident}
+        for start in range(0, len(self.distractors), AT_ONCE):
+            photos = self.images.data(
+                self.distractors.where(np.arange(start, min(start + AT_ONCE, len(self.distractors))))
             )
+            block = encode_pictures(lambda x: method.encode(x.to(device), "photo"), photos, self.batch_size)
+            for mode, blocks in found.items():
+                blocks.append(method.score(queries, block, mode))
+        return found
 
     def _encode(self, method: RetrievalMethod) -> tuple[Encoding, Encoding]:
         device = method.device
@@ -116,10 +130,10 @@ class Selection:
         return evaluate_scores([scores], task)
 
 
-def _some_photos(images: Images, split: ZeroShotSplit, count: int) -> list[bytes]:
-    """Photos of training classes, the first by content hash."""
-    members = images.members().of(categories=split.training).by_content()
-    return images.data(members.where(np.flatnonzero(members.modality == "photo")[:count]))
+def _some_photos(images: Images, split: ZeroShotSplit, count: int) -> Members:
+    """Photos that are trained on, the first by content hash: none that a test asks for."""
+    members = training_members(images.members(), split).by_content()
+    return members.where(np.flatnonzero(members.modality == "photo")[:count])
 
 
 def _held_back_pairs(members: Members, split: ZeroShotSplit) -> Members:

@@ -79,7 +79,7 @@ def test_what_follows_a_search_an_explanation_and_an_index(place: Path, monkeypa
 
 
 def test_what_follows_a_search_of_an_index(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = SimpleNamespace(id="a", score=0.5, metadata={}, repeats=())
+    one = SimpleNamespace(id="a", score=0.5, confidence=None, metadata={}, repeats=())
     monkeypatch.setattr("pipelines.search.searcher.Searcher.open", lambda *_, **__: None)
     monkeypatch.setattr("pipelines.search.search.search_index", lambda *_, **__: [one])
     monkeypatch.setattr("pipelines.cli.use.checkpoint_folder", lambda *_: AWKWARD)

@@ -677,6 +677,8 @@ def test_an_archive_and_a_bucket_of_strokes_go_through_ingest(tmp_path: Path, sc
         ("s3://bucket/Shoes 2026/", "shoes-2026"),
         ("/data/Sketchy.tar.gz", "sketchy"),
         ("s3://bucket", "bucket"),
+        ("s3://KEY:SECRET@bucket/", "bucket"),
+        ("https://host/Shoes.zip?X-Amz-Signature=abc", "shoes"),
         (("/data/first", "/data/second"), "first"),
         ("/data/каталог", "folder"),
         ("/data/.hidden", "hidden"),

@@ -19,7 +19,7 @@ MANY = {"categories": list(CATEGORIES[:26]), "split": list(CATEGORIES[:4]), "pse
 
 
 def test_a_training_with_ten_pseudo_unseen_classes_is_confident(tmp_path: Path) -> None:
-    out = run(tiny(dataset=MANY, train={"steps": 3, "checks": 1}, tracking={"enabled": True}), str(tmp_path))
+    out = run(tiny(dataset=MANY, train={"steps": 60, "checks": 1}, tracking={"enabled": True}), str(tmp_path))
     (training,) = out.checkpoints.values()
     method = load_checkpoint(training.url).method
     confidence = method.confidence_of("ret")

@@ -217,6 +217,22 @@ def test_a_reader_reads_a_part_once_and_keeps_what_was_used_last(encodings: Enco
     assert read == [first, second, third, second]
 
 
+def test_a_part_that_another_pushes_out_is_still_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four threads, eight parts, and room for one and a half."""
+    parts = {str(i): {"tokens": torch.full((100,), float(i))} for i in range(8)}
+    monkeypatch.setattr("pipelines.evaluate.node_copies.ray.put", lambda values: values)
+    source = SimpleNamespace(values=lambda part, *_: parts[part])
+    reader = Reader(source, most=600)  # type: ignore[arg-type]
+
+    def ask(i: int) -> bool:
+        part = str((7 * i) % 8)
+        (copy,) = reader.read(part, "photo", ("tokens",))
+        return bool((copy["tokens"] == float(part)).all())  # type: ignore[index]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(2000)))
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_of_a_node_share_a_reader_and_outlive_it(tmp_path: Path) -> None:

@@ -350,4 +350,6 @@ def test_nothing_similar_is_said_below_the_level_on_every_page(world: Path) -> N
         confident(searcher, "ret", level)
         for page in (1, 2):
             assert searcher.search(SKETCH, top=5, page=page, mode="ret", group=False).similar is similar
+            again = searcher.search(SKETCH, top=1, page=page, mode="ret", rerank=9, rerank_mode="asym-32", group=False)
+            assert again.similar is similar
     assert searcher.search(SKETCH, where="price < 0").similar is None

@@ -26,6 +26,7 @@ from benchmarks.world import originals
 from pipelines.train.selection import CALIBRATION_QUERIES, DISTRACTORS
 from zse_model import Task, encode, evaluate_scores, load_checkpoint
 from zse_model.checkpoint import Checkpoint
+from zse_model.scoring import Encoding, count
 
 LARGEST = 20_000  # photos of the largest gallery
 QUERIES = 100  # rows of scores at once
@@ -43,43 +44,53 @@ def main(arguments: Sequence[str] = ()) -> None:
         folder = originals(Path(scratch))
         if method.confidence_of(mode) is None:
             _fit(checkpoint, folder, mode)
-        confidence = method.confidence_of(mode)
-        print(confidence)
+        print(method.confidence_of(mode), flush=True)
         sketches, labels = files(folder / "sketch", split.unseen, None)
         photos, of = files(folder / "photo", split.unseen, None)
         others, _ = files(folder / "photo", split.seen, None)
         wanted = max(0, options.largest - len(photos) - len(others))
-        crops = [crop(others[i % len(others)], i) for i in range(wanted)]
         queries = encode(checkpoint, sketches, "sketch")
-        galleries = [encode(checkpoint, some, "photo") for some in (photos, others, crops) if len(some)]
-    print(line("photos", "mAP_all", "ECE", "refused", "caught", "caught at 10 % refused"))
-    for n in range(1, len(galleries) + 1):
-        gallery = {name: torch.cat([each[name] for each in galleries[:n]]) for name in galleries[0]}
-        size = len(gallery["embedding"])
-        beside = torch.cat([of, of.new_full((size - len(of),), -1)])
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(0))  # ties must not favour a class
-        gallery = {name: value[order] for name, value in gallery.items()}
-        task = Task(
-            setting="unseen",
-            query_labels=labels,
-            gallery_labels=beside[order],
-            query_groups=labels,
-            metrics=("mAP_all",),
-            protocols=("plain",),
-        )
-        blocks = (
-            {name: value[i : i + QUERIES] for name, value in queries.items()} for i in range(0, len(labels), QUERIES)
-        )
-        found = evaluate_scores((method.score(block, gallery, mode) for block in blocks), task)
-        assert confidence is not None
-        checked = found.reliability(confidence)
-        present, absent = found.top.scores[:, 0] - found.median, found.other - found.median
-        own = float((absent < present.quantile(0.1)).float().mean())
-        value = float(found.values("plain", "mAP_all").nanmean())
-        told = (f"{x:.3f}" for x in (value, checked.ece, checked.refused, checked.caught, own))
-        print(line(f"{size:,}", *told), flush=True)
-        for one in checked.bins:
-            print("   ", ", ".join(f"{name} {x:.2f}" for name, x in one.items()))
+        print(line("photos", "mAP_all", "ECE", "refused", "caught", "caught at 10 % refused"))
+        gallery: Encoding = {}
+        for some in (photos, others, [crop(others[i % len(others)], i) for i in range(wanted)]):
+            if some:
+                encoded = encode(checkpoint, some, "photo")
+                further = {name: encoded[name] for name in method.scorer(mode).reads("photo")}
+                gallery = {
+                    name: torch.cat([gallery[name], value]) if gallery else value for name, value in further.items()
+                }
+                _measure(checkpoint, mode, queries, labels, gallery, of)
+
+
+def _measure(
+    checkpoint: Checkpoint, mode: str, queries: Encoding, labels: Tensor, gallery: Encoding, of: Tensor
+) -> None:
+    """Print a row and the bins of one gallery, whose first photos have the labels `of`; the others are of no class that
+    is asked."""
+    method, confidence = checkpoint.method, checkpoint.method.confidence_of(mode)
+    assert confidence is not None
+    size = count(gallery)
+    beside = torch.cat([of, of.new_full((size - len(of),), -1)])
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0))  # ties must not favour a class
+    gallery = {name: value[order] for name, value in gallery.items()}
+    task = Task(
+        setting="unseen",
+        query_labels=labels,
+        gallery_labels=beside[order],
+        query_groups=labels,
+        metrics=("mAP_all",),
+        protocols=("plain",),
+    )
+    blocks = ({name: value[i : i + QUERIES] for name, value in queries.items()} for i in range(0, len(labels), QUERIES))
+    found = evaluate_scores((method.score(block, gallery, mode) for block in blocks), task)
+    checked = found.reliability(confidence)
+    present, absent = found.top.scores[:, 0] - found.median, found.other - found.median
+    own = float((absent < present.quantile(0.1)).float().mean())
+    value = float(found.values("plain", "mAP_all").nanmean())
+    told = (f"{x:.3f}" for x in (value, checked.ece, checked.refused, checked.caught, own))
+    print(line(f"{size:,}", *told), flush=True)
+    for one in checked.bins:
+        print("   ", ", ".join(f"{name} {x:.2f}" for name, x in one.items()))
 
 
 def crop(path: Path, number: int) -> bytes:

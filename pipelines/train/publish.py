@@ -56,8 +56,9 @@ def publish(job: Job, state_folder: Path, run_id: str | None) -> Training:
     }
     if not bool(method.confidence.any()):
         say(
-            f"Answers of this model have no confidence: it is fitted on {FEWEST} or more pseudo-unseen classes, and on "
-            f"answers some of which are right. This training has {len(job.pairs.split.pseudo_unseen)} such classes"
+            f"Answers of this model have no confidence. It is fitted when a training ends, on {FEWEST} or more "
+            f"pseudo-unseen classes, if higher scores are right more often. This training has "
+            f"{len(job.pairs.split.pseudo_unseen)} such classes"
         )
     last = hashlib.sha256((state_folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     extra = {"last_weights_sha256": last, "cpu_seconds": state.cpu_seconds, "mlflow_run": run_id}

@@ -43,7 +43,7 @@ def test_a_training_with_fewer_says_that_it_has_none(tmp_path: Path, capsys: pyt
     (training,) = out.checkpoints.values()
     assert load_checkpoint(training.url).method.confidence_of("ret") is None
     said = capsys.readouterr()
-    assert "10 or more pseudo-unseen classes" in said.out + said.err
+    assert "Answers of this model have no confidence" in said.out + said.err
     report = out.reports["global"]
     assert report.table(Report.CONFIDENCE) == []
     assert not report.has(f"{Report.CHARTS}/{Report.RELIABILITY}")

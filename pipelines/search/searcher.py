@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import repeat
 from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -448,8 +449,13 @@ class _Search:
     def drawn(self, drawings: Sequence[np.ndarray]) -> list[Page]:
         """The page of each prepared drawing."""
         queries = retrieval.encode(self.now.checkpoint, to_tensor(drawings), "sketch")
-        ranking = self._first(queries, self.wanted)
-        return [self._page(_row(queries, i), _row(ranking, i), None) for i in range(len(drawings))]
+        ranking, best = self._first(queries, self.wanted)
+        sure = self.method.confidence_of(self._finds) is not None and best.shape[1] > 0
+        stands = zip(best.split(1), self._median(queries).split(1), strict=True) if sure else repeat(None)
+        return [
+            self._page(_row(queries, i), _row(ranking, i), None, one)
+            for i, one in zip(range(len(drawings)), stands, strict=False)
+        ]
 
     @torch.no_grad()
     def like(self, id: str) -> Page:
@@ -460,24 +466,25 @@ class _Search:
             raise AskedError(message, "like")
         (own,) = self.now.rows.positions(np.array(list(found.values()))).tolist()
         queries = self.now.encodings(torch.tensor([own]), list(self.now.forms))
-        return self._page(queries, self._first(queries, min(self.wanted + 1, self.most)), own)
+        ranking, _ = self._first(queries, min(self.wanted + 1, self.most))
+        return self._page(queries, ranking, own, None)
 
-    def _page(self, query: Encoding, ranking: Ranking, own: int | None) -> Page:
+    def _page(self, query: Encoding, ranking: Ranking, own: int | None, stands: tuple[Tensor, Tensor] | None) -> Page:
         """ranking: [1, wanted], and one more with `own`, the position of a photo that is not shown. A longer ranking is
-        made while repeated photos leave too few."""
+        made while repeated photos leave too few. stands: the best score of the mode that compared all photos, [1, 1],
+        and its median, [1]; None without confidences."""
         depth = min(self.wanted + (own is not None), self.most)
         groups = self._groups(ranking, own)
         while len(groups) < self.wanted and ranking.indices.shape[1] == depth < self.most:
             depth = min(self.most, 2 * depth)
-            ranking = self._first(query, depth)
+            ranking, _ = self._first(query, depth)
             groups = self._groups(ranking, own)
         shown = groups[self.start : self.wanted]
-        if own is not None or not groups or (confidence := self.method.confidence_of(self._finds)) is None:
+        confidence = self.method.confidence_of(self._finds)
+        if stands is None or confidence is None:
             return Page(self._shown(shown, [None] * len(shown)))
-        median = self._median(query)
+        best, median = stands
         confidences = confidence.of(self._found_scores(query, shown), median, self._searched)
-        # The best photo of the mode that compared all: a second mode may have ranked it lower.
-        best = self._found_scores(query, groups[:1]) if self._ranks_all else self._found(query, self._finds, 1).scores
         similar = bool(confidence.similar(best[:, 0], median))
         return Page(self._shown(shown, confidences[0].tolist()), similar)
 
@@ -497,11 +504,11 @@ class _Search:
         """Photos that are compared: all, or those that pass the filter."""
         return len(self.now) if self.among is None else len(self.among)
 
-    def _median(self, query: Encoding) -> Tensor:
-        """The median score of a query among the photos of the index, [1]: of a sample. A filter leaves it as it is,
+    def _median(self, queries: Encoding) -> Tensor:
+        """The median score of each query among the photos of the index, [q]: of a sample. A filter leaves it as it is,
         because few photos that pass may all be relevant."""
         scorer = self.method.scorer(self._finds)
-        return median_of(scoring.score_all(scorer, query, self.now.sample(scorer.reads("photo"))))
+        return median_of(scoring.score_all(scorer, queries, self.now.sample(scorer.reads("photo"))))
 
     def _found_scores(self, query: Encoding, groups: Sequence[tuple[float, list[int]]]) -> Tensor:
         """Scores of groups' first photos by the mode that compared all photos, float32 [1, n]."""
@@ -511,19 +518,19 @@ class _Search:
         positions = torch.tensor([positions[0] for _, positions in groups], dtype=torch.int64)
         return scoring.score_all(scorer, query, self.now.encodings(positions, scorer.reads("photo")))
 
-    def _first(self, queries: Encoding, k: int) -> Ranking:
-        """The first k of each query, [q, k]; fewer where fewer pass the filter."""
+    def _first(self, queries: Encoding, k: int) -> tuple[Ranking, Tensor]:
+        """The first k of each query, [q, k], fewer where fewer pass the filter; and the best score by the mode that
+        compared all photos, [q, 1], or [q, 0] without photos. A second mode may rank that photo lower."""
         if not len(self.now) or (self.among is not None and not len(self.among)):
             count = scoring.count(queries)
-            return Ranking(torch.zeros(count, 0, dtype=torch.int64), torch.zeros(count, 0))
-        depth = rerank_depth(self.mode)
-        if depth is not None and self.method.rerank:
-            finds, ranks = self.method.rerank
-            return self._ranked_again(queries, self._found(queries, finds, depth), ranks, k)
-        if self.rerank is not None:
-            found = self._found(queries, self.mode, self.rerank)
-            return self._ranked_again(queries, found, self.rerank_mode, k)
-        return self._found(queries, self.mode, k)
+            return Ranking(torch.zeros(count, 0, dtype=torch.int64), torch.zeros(count, 0)), torch.zeros(count, 0)
+        depth = rerank_depth(self.mode) or self.rerank
+        found = self._found(queries, self._finds, depth or k)
+        best = found.scores[:, :1]
+        if depth is None:
+            return found, best
+        ranks = self.rerank_mode if self.rerank is not None else self.method.ranked_by(self.mode)
+        return self._ranked_again(queries, found, ranks, k), best
 
     def _found(self, queries: Encoding, mode: str, k: int) -> Ranking:
         """The first k of each query by a mode that scores every photo."""

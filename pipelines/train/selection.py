@@ -80,22 +80,24 @@ class Selection:
                 ),
             )
             if self.distractors is not None and len(self.query_labels.unique()) >= FEWEST:
-                self._fit_confidence(method, queries, gallery, few)
+                self._fit_confidence(method, queries, gallery, self.query_labels[few])
 
-    def _fit_confidence(self, method: RetrievalMethod, queries: Encoding, gallery: Encoding, few: torch.Tensor) -> None:
+    def _fit_confidence(
+        self, method: RetrievalMethod, queries: Encoding, gallery: Encoding, labels: torch.Tensor
+    ) -> None:
         """Fit the confidence of each mode in two galleries: of the pseudo-unseen classes' photos, and of these and the
         distractors.
 
-        few: the positions of `queries` that are asked, which have a relevant photo.
+        labels: of the queries, int64 [q]. Queries without a relevant photo are left out.
         """
-        few = few[torch.isin(self.query_labels[few], self.gallery_labels)]
-        queries = {name: value[few] for name, value in queries.items()}
-        relevant = self.query_labels[few, None] == self.gallery_labels
+        answered = torch.isin(labels, self.gallery_labels)
+        queries, labels = {name: value[answered] for name, value in queries.items()}, labels[answered]
+        relevant = labels[:, None] == self.gallery_labels
         further = self._distractor_scores(method, queries)
         for mode in method.confident:
             own = method.score(queries, gallery, mode)
             wider = torch.cat([own, *further[mode]], 1)
-            beside = torch.zeros(len(few), wider.shape[1] - own.shape[1], dtype=torch.bool)
+            beside = torch.zeros(len(labels), wider.shape[1] - own.shape[1], dtype=torch.bool)
             method.fit_confidence(mode, [(own, relevant), (wider, torch.cat([relevant, beside], 1))])
 
     def _distractor_scores(self, method: RetrievalMethod, queries: Encoding) -> dict[str, list[torch.Tensor]]:

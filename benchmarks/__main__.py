@@ -18,6 +18,7 @@ LONG = (
     "planning",
     "alarms",
     "drift",
+    "driver",
     "gpu",
     "table",
     "index",
@@ -27,7 +28,7 @@ LONG = (
     "sizes",
     "tokens",
 )
-WITH_OPTIONS = ("confidence", "gpu", "late", "photographed", "serve", "sizes", "tokens")
+WITH_OPTIONS = ("confidence", "driver", "gpu", "late", "photographed", "serve", "sizes", "tokens")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ Imports no torch, so that workers start fast.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -32,9 +33,8 @@ def write_images(
     A bad picture is listed in the metadata of its part. Returns `rows` (pictures read) and `skipped` (JSON of `uri` and
     `reason`). Raises StorageError and OSError of the store.
     """
-    parts = {
-        name: [ImageRecord.of(values) for values in records] for name, records in json.loads(task["parts"]).items()
-    }
+    listed = json.loads(zlib.decompress(task["parts"]))
+    parts = {name: [ImageRecord.of(values) for values in records] for name, records in listed.items()}
     everything = [record for records in parts.values() for record in records]
     contents = iter(create_dataset(dataset).read(everything))
     skipped: list[dict[str, str]] = []
@@ -43,6 +43,12 @@ def write_images(
         write_part(storage.join(folder, name), table, row_group=ingest.row_group, extra={"skipped": bad})
         skipped += bad
     return {"rows": len(everything), "skipped": json.dumps(skipped)}
+
+
+def packed(parts: dict[str, list[list[Any]]]) -> bytes:
+    """What a task says of its parts: name -> values of the records. The tasks of a million pictures are in memory
+    together; their paths repeat themselves, so they take a quarter when compressed."""
+    return zlib.compress(json.dumps(parts).encode(), level=1)
 
 
 def _prepared(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress, groupby, islice
@@ -21,7 +22,7 @@ from typing import Any
 from pipelines.config.experiment import ExperimentConfig, to_dict
 from pipelines.datasets.base import ImageRecord
 from pipelines.datasets.registry import create_dataset
-from pipelines.ingest.prepare import write_images
+from pipelines.ingest.prepare import packed, write_images
 from pipelines.runtime import logs, prometheus
 from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import run_parts
@@ -63,9 +64,8 @@ def ingest(config: ExperimentConfig, workspace: str, planned: Planned | None = N
     if (done := Images.find(folder, planned.key)) is not None:
         return done
     write_parts(config, folder, parts)
-    listed = sum(map(len, parts.values()))
-    about = _about(folder, list(parts), config, listed)
-    skipped = about["skipped"]
+    about = _about(folder, parts, config)
+    skipped, listed = about["skipped"], about["listed"]
     _raise_if_asked(config, skipped)
     if len(skipped) > config.ingest.max_bad_fraction * listed:
         first = "\n".join(f"  {s['uri']}: {s['reason']}" for s in skipped[:10])
@@ -105,7 +105,7 @@ def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[Ima
     names = list(left)
     tasks = [
         {
-            "parts": json.dumps(
+            "parts": packed(
                 {name: [record.values() for record in left[name]] for name in names[batch.start : batch.stop]}
             )
         }
@@ -157,26 +157,40 @@ def _raise_if_asked(config: ExperimentConfig, skipped: list[dict[str, str]]) -> 
         raise BadPicture(f"{skipped[0]['uri']}: {skipped[0]['reason']} (ingest.on_bad is raise)")
 
 
-def _about(folder: str, parts: list[str], config: ExperimentConfig, listed: int) -> dict[str, Any]:
+def _about(folder: str, parts: dict[str, list[ImageRecord]], config: ExperimentConfig) -> dict[str, Any]:
     """The manifest's content, computed from the parts alone, so that it does not depend on the run that wrote them."""
-    written, skipped, content = [], [], []
+    rows: dict[str, int] = {}
+    skipped: dict[str, list[dict[str, str]]] = {}
     counts: dict[str, Counter[str]] = {}
-    tables = read_parts(folder, parts, ["modality", "category", "instance", "sha256"])
-    for name, table in zip(parts, tables, strict=True):
-        skipped.extend(part_extra(table.schema)["skipped"])
-        written.append({"name": name, "rows": table.num_rows})
-        for row in table.to_pylist():
-            counts.setdefault(row["category"], Counter())[row["modality"]] += 1
-            content.append(json.dumps([row["modality"], row["category"], row["instance"], row["sha256"]]))
+
+    def class_of(part: str) -> tuple[str, str]:
+        return parts[part][0].modality, parts[part][0].category
+
+    def content() -> Iterator[str]:
+        """A line for each picture, sorted. The classes come in the order of their lines, so that the lines of one class
+        are in memory, not those of all."""
+        ordered = sorted(parts, key=lambda part: json.dumps(class_of(part)))
+        tables = zip(ordered, read_parts(folder, ordered, ["instance", "sha256"]), strict=True)
+        for (modality, category), own in groupby(tables, key=lambda pair: class_of(pair[0])):
+            lines: list[str] = []
+            for part, table in own:
+                rows[part], skipped[part] = table.num_rows, part_extra(table.schema)["skipped"]
+                columns = (table[name].to_pylist() for name in ("instance", "sha256"))
+                lines += (json.dumps([modality, category, *values]) for values in zip(*columns, strict=True))
+            if lines:
+                counts.setdefault(category, Counter())[modality] += len(lines)
+            yield from sorted(lines)
+
+    fingerprint = storage.digest_lines(content())
     return {
         "dataset": config.dataset.name,
         "source": getattr(config.dataset, "source", None),
         "transforms": to_dict(config.transforms),
-        "listed": listed,
-        "pictures": sum(shard["rows"] for shard in written),
+        "listed": sum(map(len, parts.values())),
+        "pictures": sum(rows.values()),
         "counts": {c: dict(sorted(n.items())) for c, n in sorted(counts.items())},
-        "fingerprint": storage.digest_lines(sorted(content)),
-        "skipped": skipped,
-        "shards": written,
+        "fingerprint": fingerprint,
+        "skipped": [bad for part in parts for bad in skipped[part]],
+        "shards": [{"name": part, "rows": rows[part]} for part in parts],
         "row_group": config.ingest.row_group,
     }

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from pipelines.config.data import ShardConfig
+from pipelines.workspace.groups import Groups
 from pipelines.workspace.members import Members
 from zse_model.augment import augment_photo, augment_sketch
 from zse_model.errors import ZseError
@@ -41,27 +43,28 @@ class Item:
 class ItemPlan:
     """`plan[i]` is item i, the same in every process and in any order.
 
-    members: training members only. Raises ZseError if no item can be planned, and for weights that do not fit the parts
-    of a union.
+    members: training members only. The plan keeps arrays of their indices and none of their texts, so that a part of a
+    million pictures' items begins without reading them. Raises ZseError if no item can be planned, and for weights that
+    do not fit the parts of a union.
     """
 
     def __init__(self, members: Members, config: ShardConfig) -> None:
-        self.members, self.config = members, config
-        self.classes: list[str] = []
-        self.incomplete: list[str] = []
+        self.config = config
+        drawn = members.modality == "sketch"
+        sketches, photos = np.flatnonzero(drawn), np.flatnonzero(~drawn)
+        names, category = _coded(members.category)
+        has_sketches, has_photos = (
+            np.bincount(category[rows], minlength=len(names)) > 0 for rows in (sketches, photos)
+        )
+        complete = has_photos & (has_sketches | (config.pseudo_sketches > 0))
+        self.classes: list[str] = names[complete].tolist()
+        self.incomplete: list[str] = names[~complete].tolist()
         """Classes without a sketch (but for pseudo-sketches) or without a photo, which no item uses."""
-        self._sketches: list[np.ndarray] = []
-        self._photos: list[np.ndarray] = []
-        for category in sorted(set(members.category)):
-            inside = members.category == category
-            sketches = np.flatnonzero(inside & (members.modality == "sketch"))
-            photos = np.flatnonzero(inside & (members.modality == "photo"))
-            if len(photos) and (len(sketches) or config.pseudo_sketches):
-                self.classes.append(category)
-                self._sketches.append(sketches)
-                self._photos.append(photos)
-            else:
-                self.incomplete.append(category)
+        label = np.where(complete, np.cumsum(complete) - 1, -1)[category]
+        self._sketches = Groups.of(label, len(self.classes), sketches)
+        self._photos = Groups.of(label, len(self.classes), photos)
+        instances, self._instance = _coded(members.instance)
+        """int64 [members], -1 if unknown."""
         if len(self.classes) < 2:
             self._check_one_class()
         if config.weights and config.pseudo_sketches:
@@ -69,27 +72,25 @@ class ItemPlan:
                 "shard.weights counts the sketches of a union's parts, and shard.pseudo_sketches makes sketches of no "
                 "part. Leave out one of the two"
             )
-        self._parts = list(self._weighted_parts()) if config.weights else []
-        self._photos_of: dict[str, list[int]] = {}
-        for index in np.concatenate(self._photos):
-            instance: str | None = members.instance[int(index)]  # type: ignore[assignment]
-            if instance is not None:
-                self._photos_of.setdefault(instance, []).append(int(index))
+        self._parts = list(self._weighted_parts(members.id, sketches, label)) if config.weights else []
+        self._photos_of = Groups.of(self._instance, len(instances), self._photos.indices)
 
-    def _weighted_parts(self) -> Iterator[tuple[float, list[int], list[np.ndarray]]]:
+    def _weighted_parts(
+        self, ids: np.ndarray, sketches: np.ndarray, label: np.ndarray
+    ) -> Iterator[tuple[float, np.ndarray, Groups]]:
         """(weight, labels with sketches, sketches by label) of every part of a union. Raises ZseError if weights and
         parts differ."""
-        parts = np.array([id.split("/", 3)[2] for id in self.members.id])
-        there = {str(part) for part in parts[self.members.modality == "sketch"]}
+        parts = np.array([id.split("/", 3)[2] for id in ids[sketches]])
+        there = set(parts.tolist())
         if there != set(self.config.weights):
             raise ZseError(
                 f"shard.weights names {sorted(self.config.weights)}, but the parts with training sketches are "
                 f"{sorted(there)[:10]}. Give a weight to each of these parts and to no other"
             )
         for name, weight in self.config.weights.items():
-            inside = [sketches[parts[sketches] == name] for sketches in self._sketches]
-            labels = [label for label, sketches in enumerate(inside) if len(sketches)]
-            if not labels:
+            inside = Groups.of(label, len(self.classes), sketches[parts == name])
+            labels = np.flatnonzero(inside.sizes())
+            if not len(labels):
                 raise ZseError(
                     f"shard.weights: no training class has sketches of the part {name!r} and photos of any part. "
                     f"Remove {name} from dataset.parts and shard.weights"
@@ -103,7 +104,7 @@ class ItemPlan:
             return label, self._sketches[label]
         shares = np.array([weight for weight, _, _ in self._parts])
         _, labels, sketches = self._parts[int(rng.choice(len(shares), p=shares / shares.sum()))]
-        label = labels[int(rng.integers(len(labels)))]
+        label = int(labels[int(rng.integers(len(labels)))])
         return label, sketches[label]
 
     def _check_one_class(self) -> None:
@@ -115,9 +116,9 @@ class ItemPlan:
                 f"sketches or without photos: {self.incomplete[:20]}. One class with known pairs is enough with --set "
                 f"shard.hard_negatives=1 (now {self.config.hard_negatives})"
             )
-        instances = self.members.instance
-        unknown = sum(instance is None for rows in (self._sketches[0], self._photos[0]) for instance in instances[rows])
-        known = len(set(instances[self._photos[0]]) - {None})
+        drawn, photographed = self._instance[self._sketches[0]], self._instance[self._photos[0]]
+        unknown = np.count_nonzero(drawn < 0) + np.count_nonzero(photographed < 0)
+        known = len(np.unique(photographed[photographed >= 0]))
         if unknown or known < 3:
             raise ZseError(
                 f"Training on the class {self.classes[0]!r} alone needs the instance of every picture (unknown: "
@@ -133,13 +134,13 @@ class ItemPlan:
         first = int(rng.integers(len(sketches)))
         second = (first + 1 + int(rng.integers(max(len(sketches) - 1, 1)))) % len(sketches)
         sketch, sketch2 = int(sketches[first]), int(sketches[second])
-        own = self._photos_of.get(self.members.instance[sketch], [])
-        use_own = bool(own) and rng.random() < self.config.own_photo
+        instance = self._instance
+        own = self._photos_of[instance[sketch]] if instance[sketch] >= 0 else ()
+        use_own = len(own) > 0 and rng.random() < self.config.own_photo
         photo = int(rng.choice(own)) if use_own else int(rng.choice(photos))
         # The negative is paired with the second sketch. A hard negative is another instance of the same class.
-        instances = self.members.instance
-        others = photos[(instances[photos] != instances[sketch2]) & (instances[photos] != instances[photo])]
-        if instances[sketch2] is not None and len(others) and rng.random() < self.config.hard_negatives:
+        others = photos[(instance[photos] != instance[sketch2]) & (instance[photos] != instance[photo])]
+        if instance[sketch2] >= 0 and len(others) and rng.random() < self.config.hard_negatives:
             return Item(sketch, photo, sketch2, int(rng.choice(others)), label, label)
         negative_label = (label + 1 + int(rng.integers(len(self.classes) - 1))) % len(self.classes)
         return Item(sketch, photo, sketch2, int(rng.choice(self._photos[negative_label])), label, negative_label)
@@ -160,3 +161,13 @@ class ItemPlan:
             else:
                 out.append(augment_photo(picture, augment, rng, flip=bool(flip)))
         return out
+
+
+def _coded(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the different texts of an object [n] column, sorted; int64 [n], the place of each among them, -1 for None)."""
+    coded = pa.array(column, pa.string()).dictionary_encode()
+    texts = np.array(coded.dictionary.to_pylist(), dtype=object)
+    order = np.argsort(texts, kind="stable")
+    places = np.empty(len(texts) + 1, dtype=np.int64)
+    places[order], places[-1] = np.arange(len(texts)), -1
+    return texts[order], places[np.asarray(coded.indices.fill_null(-1))]

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from pipelines.config.data import ShardConfig
 from pipelines.store import storage
 from pipelines.train.items import ROLES, ItemPlan
 from pipelines.workspace.pairs import Pairs
@@ -24,26 +23,25 @@ def training_rows(folder: str, wanted: list[tuple[str, np.ndarray]]) -> pa.Table
     return pa.concat_tables(read_rows(folder, wanted, ["data"])).combine_chunks()
 
 
-def write_pairs(
-    task: dict[str, Any], *, folder: str, tables: list[Any], where: Any, members: Any, settings: ShardConfig
-) -> dict[str, Any]:
+def write_pairs(task: dict[str, Any], *, folder: str, tables: list[Any], where: Any, plan: Any) -> dict[str, Any]:
     """Write items [start, start + rows) as one part. Returns its name and rows.
 
     task: part, start, rows. tables: object references to `training_rows`. where: a reference to int64 [n, 2], table and
-    row of each member. members: a reference to the training members.
+    row of each member. plan: a reference to the `ItemPlan`, which is mapped and not copied.
     """
     pictures = [table["data"] for table in ray.get(tables)]
-    positions, plan = ray.get(where), ItemPlan(ray.get(members), settings)
+    positions: np.ndarray = ray.get(where)
+    items: ItemPlan = ray.get(plan)
     rows = []
     for i in range(task["start"], task["start"] + task["rows"]):
-        item = plan[i]
+        item = items[i]
         a, b, c, d = (decode_pixels(pictures[t][int(r)].as_py()) for t, r in positions[np.array(item.pictures())])
-        rendered = plan.render(i, (a, b, c, d))
+        rendered = items.render(i, (a, b, c, d))
         encoded = {
             role: (encode_sketch if role.startswith("sketch") else encode_photo)(picture)
             for role, picture in zip(ROLES, rendered, strict=True)
         }
         rows.append({"item": i, "label": item.label, "negative_label": item.negative_label, **encoded})
     table = pa.Table.from_pylist(rows, schema=Pairs.SCHEMA)
-    write_part(storage.join(folder, task["part"]), table, row_group=settings.row_group)
+    write_part(storage.join(folder, task["part"]), table, row_group=items.config.row_group)
     return {"part": task["part"], "rows": task["rows"]}

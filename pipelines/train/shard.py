@@ -55,7 +55,7 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
     if plan.incomplete:
         say(f"Classes without sketches or without photos are not trained on: {', '.join(plan.incomplete[:20])}")
     sheet = storage.join(folder, Pairs.SHEET)
-    storage.write_bytes(sheet, items_sheet(plan, images))
+    storage.write_bytes(sheet, items_sheet(plan, members, images))
     say(f"Some items, as a training sees them: {sheet}")
     written: list[dict[str, Any]] = []
     if settings.layout == "shards":
@@ -64,7 +64,7 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
             {"name": part_name(i, len(starts)), "rows": min(settings.part_size, settings.items - start)}
             for i, start in enumerate(starts)
         ]
-        _write(folder, written, images, members, settings, config.ingest.part_size)
+        _write(folder, written, images, members, plan, config.ingest.part_size)
     return Pairs.write(
         folder,
         key,
@@ -83,14 +83,14 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
     )
 
 
-def items_sheet(plan: ItemPlan, images: Images, items: int = 12) -> bytes:
+def items_sheet(plan: ItemPlan, members: Members, images: Images, items: int = 12) -> bytes:
     """A PNG of the first items, augmented: sketch, photo, another sketch of the class, photo of another class."""
     planned = [plan[i] for i in range(items)]
-    pixels = iter(decode_all(images, plan.members, np.array([item.pictures() for item in planned]).ravel()))
+    pixels = iter(decode_all(images, members, np.array([item.pictures() for item in planned]).ravel()))
     rows = []
     for i, item in enumerate(planned):
         sketch, *others = plan.render(i, (next(pixels), next(pixels), next(pixels), next(pixels)))
-        made = plan.members.modality[item.sketch] == "photo"
+        made = members.modality[item.sketch] == "photo"
         captions = [plan.classes[label] for label in (item.label, item.label, item.negative_label)]
         rows.append(Row(sketch, "from a photo" if made else "drawn", others, captions, None))
     return draw_sheet(rows)
@@ -108,12 +108,12 @@ def _write(
     written: list[dict[str, Any]],
     images: Images,
     members: Members,
-    settings: ShardConfig,
+    plan: ItemPlan,
     table_rows: int,
 ) -> None:
     there = storage.names(folder)
     tasks = [
-        {"part": part["name"], "start": i * settings.part_size, "rows": part["rows"]}
+        {"part": part["name"], "start": i * plan.config.part_size, "rows": part["rows"]}
         for i, part in enumerate(written)
         if part["name"] not in there
     ]
@@ -127,9 +127,7 @@ def _write(
     batches = batched_parts([len(rows) for _, rows in wanted], table_rows)
     tables = [load.remote(images.url, wanted[batch.start : batch.stop]) for batch in batches]
     where = _positions(members.part, batches)
-    work = partial(
-        write_pairs, folder=folder, tables=tables, where=ray.put(where), members=ray.put(members), settings=settings
-    )
+    work = partial(write_pairs, folder=folder, tables=tables, where=ray.put(where), plan=ray.put(plan))
     for _ in run_parts(tasks, work, what="Shard", unit="items", total=sum(task["rows"] for task in tasks)):
         pass
 

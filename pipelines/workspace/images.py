@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.workspace.groups import Groups
 from pipelines.workspace.kept import Kept
 from pipelines.workspace.members import Members
 from pipelines.workspace.parts import read_parts, read_rows
 
 _MEMBERS = ["id", "modality", "category", "instance", "sha256"]
+_REPEATED = ("modality", "category", "instance")
 
 
 class Images(Kept):
@@ -83,13 +85,13 @@ class Images(Kept):
         table = pa.concat_tables(tables)
         part = np.repeat(np.arange(len(tables)), [t.num_rows for t in tables])
         row = np.concatenate([np.arange(t.num_rows) for t in tables])
-        values = {c: np.asarray(table[c].to_pylist(), dtype=object) for c in _MEMBERS}
+        values = {c: _shared(table[c]) if c in _REPEATED else _objects(table[c].to_pylist()) for c in _MEMBERS}
         return Members(**values, part=part, row=row)
 
     def rows(self, members: Members) -> list[tuple[str, np.ndarray]]:
         """(part, int64 rows of the members in it), by part."""
         names = list(self.parts)
-        return [(names[part], members.row[members.part == part]) for part in np.unique(members.part)]
+        return [(names[members.part[own[0]]], members.row[own]) for own in _places(members)]
 
     def data(self, members: Members) -> list[bytes]:
         """The PNG or JPEG of each member, in order. Reads a few image shards at a time."""
@@ -112,4 +114,15 @@ class Images(Kept):
 
 def _places(members: Members) -> list[np.ndarray]:
     """int64 indices of the members in each part, by part."""
-    return [np.flatnonzero(members.part == part) for part in np.unique(members.part)]
+    parts = Groups.of(members.part, int(members.part.max(initial=-1)) + 1)
+    return [parts[int(part)] for part in np.flatnonzero(parts.sizes())]
+
+
+def _shared(column: pa.ChunkedArray) -> np.ndarray:
+    """object [n]. Equal texts are one object: of a million pictures, 250 names of classes and not a million."""
+    coded = column.dictionary_encode().combine_chunks()
+    return _objects([*coded.dictionary.to_pylist(), None])[np.asarray(coded.indices.fill_null(-1))]
+
+
+def _objects(values: list[str | None]) -> np.ndarray:
+    return np.array(values, dtype=object)

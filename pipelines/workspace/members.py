@@ -45,7 +45,7 @@ class Members:
         return dict(zip(self.sha256, self.id, strict=True))
 
     def of(self, *, categories: Iterable[str], modality: Modality | None = None) -> Members:
-        mask = np.isin(self.category, list(categories))
+        mask = _among(self.category, categories)
         return self.where(mask & (self.modality == modality) if modality else mask)
 
     def by_content(self) -> Members:
@@ -70,7 +70,7 @@ def tested_members(
 
     seen_classes: add held-back pictures of seen classes, sketches and photos.
     """
-    wanted = np.isin(members.category, list(split.unseen))
+    wanted = _among(members.category, split.unseen)
     if seen_classes:
         wanted |= held_back(members, split)
     for kind in distractors:
@@ -89,9 +89,12 @@ def leakable(
 
 def held_back(members: Members, split: ZeroShotSplit) -> np.ndarray:
     """bool [n], the pictures of seen classes that no training uses; in a union the same as in each part alone."""
-    keys = [own_name(instance or id) for instance, id in zip(members.instance, members.id, strict=True)]
-    kept = np.array([split.is_held_back(key) for key in keys], dtype=bool)
-    return kept & np.isin(members.category, list(split.seen))
+    kept = _among(members.category, split.seen)
+    if not split.held_back:
+        return np.zeros(len(members), dtype=bool)
+    ids, instances = members.id[kept], members.instance[kept]
+    kept[kept] = [split.is_held_back(own_name(instance or id)) for instance, id in zip(instances, ids, strict=True)]
+    return kept
 
 
 def drawn(members: Members) -> np.ndarray:
@@ -107,3 +110,9 @@ def counts(members: Members, categories: Sequence[str]) -> dict[str, dict[str, i
         if category in table:
             table[category][modality] += 1
     return table
+
+
+def _among(column: np.ndarray, wanted: Iterable[str]) -> np.ndarray:
+    """bool [n], which texts of a column are wanted. `np.isin` would sort the column: 2 s for a million texts."""
+    texts = set(wanted)
+    return np.fromiter((text in texts for text in column), dtype=bool, count=len(column))

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageOps
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.datasets.base import ImageRecord
 from pipelines.datasets.registry import create_dataset
-from pipelines.ingest.prepare import write_images
+from pipelines.ingest.prepare import packed, write_images
 from pipelines.ingest.stage import ingest, plan_ingest
 from pipelines.run import run
 from pipelines.runtime.errors import StorageError
@@ -108,7 +108,7 @@ PART = "part.parquet"
 
 def write_part(config: ExperimentConfig, records: list[ImageRecord], folder: Path) -> dict[str, Any]:
     """One ingest task, in this process."""
-    task = {"parts": json.dumps({PART: [record.values() for record in records]})}
+    task = {"parts": packed({PART: [record.values() for record in records]})}
     settings = {"transforms": config.transforms, "ingest": config.ingest}
     return write_images(task, folder=str(folder), dataset=config.dataset, **settings)
 

@@ -24,6 +24,7 @@ LONG = (
     "index",
     "memory",
     "photographed",
+    "roofline",
     "serve",
     "sizes",
     "tokens",

@@ -63,6 +63,16 @@ def test_the_level_refuses_a_tenth_and_catches_what_is_absent() -> None:
     assert checked.caught == pytest.approx(float((~found.similar(other.amax(1), median_of(scores))).float().mean()))
 
 
+@pytest.mark.parametrize("ranked", [5, 205])  # fewer than the kept items; more, and less than half of the gallery
+def test_a_shortlist_has_no_confidences(ranked: int) -> None:
+    scores, relevant = gallery(40, 20, 400, 4)
+    found = confidence_of(fit([(scores, relevant)]))
+    assert found is not None
+    kept = torch.full_like(scores, -math.inf).scatter(1, scores.topk(ranked).indices, scores.topk(ranked).values)
+    with pytest.raises(ValueError, match="some are -inf: not ranked"):
+        evaluated(kept, 20).reliability(found)
+
+
 def test_reliability_is_that_of_a_plain_count() -> None:
     confidence = Confidence(a=0.0, b=1.0, level=0.5)
     scores = torch.tensor([[2.0, 0.0], [0.0, -3.0]])

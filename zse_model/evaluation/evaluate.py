@@ -165,9 +165,15 @@ class Evaluation:
         return rows
 
     def reliability(self, confidence: Confidence) -> Reliability:
-        """How the confidences of the answered queries' first items agree with what is relevant."""
+        """How the confidences of the answered queries' first items agree with what is relevant. Raises ZseError if not
+        all of the gallery was ranked: a shortlist has no median."""
         answered = self.task.num_relevant > 0
         scores, labels = self.top.scores[answered], self.task.gallery_labels[self.top.indices[answered]]
+        if not (torch.isfinite(scores).all() and torch.isfinite(self.median[answered]).all()):
+            raise ZseError(
+                "Confidences need a score of every item, but some are -inf: not ranked. Ask for those of the mode that "
+                "makes the shortlist"
+            )
         relevant = labels == self.task.query_labels[answered, None]
         size = len(self.task.gallery_labels)
         return reliability(confidence, scores, relevant, self.median[answered], self.other[answered], size)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import loading, pairs, scale, scaling, sizes
+from benchmarks import distribution, loading, pairs, scale, scaling, sizes
 from tests.helpers.batches import Pictures
 from zse_model.methods import METHODS, TrainBatch
 
@@ -23,6 +23,24 @@ from zse_model.methods import METHODS, TrainBatch
 def test_a_changed_class_at_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scale.ingests(replace(scale.SMALL, pictures=(500,), changed=500), tmp_path)
     assert "one of 250 classes changed: 2 of 500 pictures read again" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_a_stage_reads_is_counted(tmp_path: Path) -> None:
+    source, workspace = scale.spread(scale.draw(tmp_path / "drawn"), tmp_path / "set", 500), str(tmp_path / "w")
+    config = distribution.experiment(str(source))
+    images = distribution.ingest_stage.ingest(config, workspace)
+    made = distribution.shard(config, workspace, images)
+    checkpoint = distribution.untrained(config, "zse_sbir", workspace, images, made)
+    with distribution.counting(tmp_path / "counts"), distribution.here():
+        counted = distribution.experiment(f"counted://{source}")
+        once, again = (distribution.costs(counted, f"counted://{tmp_path}/again", checkpoint) for _ in range(2))
+    pictures = sum(path.stat().st_size for path in source.rglob("*.*"))
+    assert pictures <= once["ingest"].read < 4 * pictures and once["ingest"].requests > 500
+    assert 0 < once["score"].requests < once["embed"].requests
+    assert again["ingest"].read < pictures / 10 and again["score"].requests < once["score"].requests, "all is there"
+    assert min(stage.cpu_s for stage in once.values()) > 0
 
 
 def test_the_plan_follows_its_formulas() -> None:

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help install quickstart demo test test-cluster check audit bench bench-scale bench-gpu sizes results demo-reevaluation screenshots local-cluster chaos mutants quick clean
+.PHONY: help install quickstart demo test test-cluster check audit bench bench-scale bench-gpu sizes scaling results demo-reevaluation screenshots local-cluster chaos mutants quick clean
 
 help:
 	@echo "make TORCH=cpu ... install torch without CUDA: 5 GB less, for machines without a GPU"
@@ -25,6 +25,7 @@ help:
 	@echo "make chaos        20 random faults during a training and a re-evaluation: the results must not change"
 	@echo "make mutants      plant 300 faults, one at a time: the tests must fail; an hour, continues after an interruption"
 	@echo "make sizes        measure what a photo and a query cost here, and compute README's table of catalogues: 5 minutes"
+	@echo "make scaling      compute the tables of docs/scaling.md and docs/scoring.md from kept constants: a minute"
 	@echo "make results      measure the missing rows of docs/results.md; DATA=folder WEIGHTS=file"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -84,6 +85,9 @@ bench-gpu: $(VENV)/installed
 
 sizes: $(VENV)/installed
 	$(BIN)/python -m benchmarks sizes --measure
+
+scaling: $(VENV)/installed
+	$(BIN)/python -m benchmarks scaling --page
 
 results: $(VENV)/installed
 	$(BIN)/python -m benchmarks.results

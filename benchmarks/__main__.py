@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from itertools import takewhile
 
-ALL = ("scoring", "search", "training", "loading", "ingest", "distribution", "layouts", "duplicates", "scaling")
+ALL = ("scoring", "search", "training", "loading", "ingest", "layouts", "duplicates", "scaling")
 LONG = (
     "codes",
     "confidence",
+    "distribution",
     "late",
     "workers",
     "compiling",
@@ -29,7 +30,18 @@ LONG = (
     "sizes",
     "tokens",
 )
-WITH_OPTIONS = ("confidence", "driver", "gpu", "late", "photographed", "serve", "sizes", "tokens")
+WITH_OPTIONS = (
+    "confidence",
+    "distribution",
+    "driver",
+    "gpu",
+    "late",
+    "photographed",
+    "scaling",
+    "serve",
+    "sizes",
+    "tokens",
+)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -115,7 +115,8 @@ def measure(size: Size, scratch: Path) -> Traffic:
     found = Traffic(tokens=(size.sketches + size.photos) * 4 * math.prod(SHAPES["places"]))
     config = experiment(scratch)
     before, stored = counts(), received()
-    with watched(look_every=5.0) as cost:
+    address = ray.get_runtime_context().gcs_address  # as on a cluster, `score` asks for one worker a task
+    with patch.dict(os.environ, RAY_ADDRESS=address), watched(look_every=5.0) as cost:
         scores = score(config, f"counted://{scratch}/w", encodings, "late")
     found.cpu = cost.cpu
     after = counts()
@@ -208,6 +209,7 @@ class Counted(LocalFileSystem):
         return data
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        _count(path, 0)
         target = Path(self._strip_protocol(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}")
@@ -248,18 +250,17 @@ def counting(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def cluster() -> Iterator[None]:
-    """A Ray with a head without CPUs and NODES nodes on this machine, joined by this process."""
+def cluster(nodes: int = NODES, cpus: int = CPUS) -> Iterator[None]:
+    """A Ray with a head without CPUs and `nodes` nodes on this machine, each a raylet, joined by this process."""
     there = None
     with patch.dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1])):  # workers run the same code
         try:
             head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
             there = Cluster(initialize_head=True, head_node_args=head)
-            for _ in range(NODES):
-                there.add_node(num_cpus=CPUS, object_store_memory=STORE)
+            for _ in range(nodes):
+                there.add_node(num_cpus=cpus, object_store_memory=STORE)
             hook = {"worker_process_setup_hook": register}
             ray.init(address=there.address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=hook)
-            os.environ["RAY_ADDRESS"] = str(there.address)  # as on a cluster, `score` asks for one worker a task
             yield
         finally:
             ray.shutdown()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import loading, scale, scaling, sizes
+from benchmarks import distribution, loading, scale, scaling, scoring_tables, sizes
 from tests.helpers.batches import Pictures
 from zse_model.methods import METHODS, TrainBatch
 
@@ -25,16 +25,60 @@ def test_a_changed_class_at_scale(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "one of 250 classes changed: 2 of 500 pictures read again" in capsys.readouterr().out
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_a_stage_reads_is_counted(tmp_path: Path) -> None:
+    source, workspace = scale.spread(scale.draw(tmp_path / "drawn"), tmp_path / "set", 500), str(tmp_path / "w")
+    config = distribution.experiment(str(source))
+    images = distribution.ingest_stage.ingest(config, workspace)
+    made = distribution.shard(config, workspace, images)
+    checkpoint = distribution.untrained(config, "zse_sbir", workspace, images, made)
+    with distribution.counting(tmp_path / "counts"), distribution.here():
+        counted = distribution.experiment(f"counted://{source}")
+        once, again = (distribution.costs(counted, f"counted://{tmp_path}/again", checkpoint) for _ in range(2))
+    pictures = sum(path.stat().st_size for path in source.rglob("*.*"))
+    assert pictures <= once["ingest"].read < 4 * pictures and once["ingest"].requests > 500
+    assert 0 < once["score"].requests < once["embed"].requests
+    assert again["ingest"].read < pictures / 10 and again["score"].requests < once["score"].requests, "all is there"
+    assert min(stage.cpu_s for stage in once.values()) > 0
+
+
 def test_the_plan_follows_its_formulas() -> None:
-    network = scaling.Network(parameters=100, step_flop=7e13, items_step=8, items=640, checks=4, dim=2)
-    measured = scaling.Measured(images_core=4.0, item_bytes=40.0)
-    assumed = scaling.Assumed(tflops=100, utilisation=0.7, network=1e3, store=500.0, price=3.0)
-    one, four = (scaling.row(gpus, network, measured, assumed) for gpus in (1, 4))
+    counted = scaling.Counted(
+        parameters=100, step_flop=7e13, items_step=8, items=640, checks=4, dim=2, late_flop=1, late_bytes=1
+    )
+    values = {"images_core": 4.0, "item_kib": 40 / 1024, "network": 1e-6, "store": 5e-7, "price": 3.0}
+    constants = {name: scaling.Constant(value, "", "", "assumed", "") for name, value in values.items()}
+    way = scaling.Way("compiled", tflops=70, compiling=20.0)
+    one, four = (scaling.row(gpus, counted, constants, way) for gpus in (1, 4))
     assert (one.step, one.reduced, one.gathered, one.images, one.cores) == pytest.approx((1.0, 0, 0, 32, 8))
     assert (one.steps, one.uploads, one.read) == pytest.approx((80, 5 * 1600 / 500, 320))
-    assert one.cost == pytest.approx(3 * one.hours) and one.hours == pytest.approx((80 + 16) / 3600)
+    assert one.cost == pytest.approx(3 * one.hours) and one.hours == pytest.approx((20 + 80 + 16) / 3600)
     assert (four.reduced, four.gathered, four.steps) == pytest.approx((4 * 100 * 1.5, 3 * 3 * 32 * 8, 20))
     assert four.images == pytest.approx(4 * 32 / (1 + (600 + 2304) / 1e3)), "transfers are waited for"
+
+
+def test_the_flop_of_a_pair_are_those_that_torch_counted() -> None:
+    counted = {
+        row["gflop_pair"] for row in scoring_tables.gpu("h100")["sections"]["pairs"]["rows"] if "gflop_pair" in row
+    }
+    assert counted == {round(scoring_tables.pair_flop() / 1e9, 3)}
+
+
+def test_a_node_reads_again_what_it_cannot_keep() -> None:
+    planned = [{"a": 1, "b": 1}, {"a": 1, "c": 1}, {"b": 1, "a": 1}]
+    assert [scoring_tables.most_read(planned, most, 1) for most in (3, 2, 1)] == [3, 5, 6], "used last, not read last"
+    assert scoring_tables.most_read(planned, 3, 2) == 2, "the first node has the blocks 0 and 2"
+
+
+def test_a_computed_part_stands_between_its_markers() -> None:
+    page = "Text\n\n<!-- computed: a -->\n\nold\n\n<!-- end -->\n\nMore\n"
+    made = scaling.with_parts(page, {"a": ["| new |"]})
+    assert made == page.replace("old", "| new |") == scaling.with_parts(made, {"a": ["| new |"]})
+    with pytest.raises(ValueError, match=r"markers of \['a'\], but \['a', 'b'\] are computed"):
+        scaling.with_parts(page, {"a": [], "b": []})
+    with pytest.raises(ValueError, match="no <!-- end --> after <!-- computed: a -->"):
+        scaling.with_parts(page.replace("<!-- end -->", ""), {"a": []})
 
 
 def test_sizes_follow_the_constants() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import sizes
+from benchmarks import scaling, sizes
 from pipelines.store.urls import ARCHIVES
 from tests.encode.test_index import catalogue, updated
 from tests.helpers.kept import SAMPLES
@@ -102,3 +102,9 @@ def test_the_table_of_sizes_is_that_of_the_constants() -> None:
     expected = sizes.table(sizes.kept())
     start = lines.index(expected[0])
     assert lines[start : start + len(expected)] == expected, "run python -m benchmarks sizes --measure"
+
+
+@pytest.mark.parametrize("page", scaling.pages(), ids=lambda page: page.name)
+def test_the_computed_parts_of_a_page_are_those_of_the_constants(page: Path) -> None:
+    text = page.read_text()
+    assert scaling.with_parts(text, scaling.pages()[page]) == text, "run make scaling"

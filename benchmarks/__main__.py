@@ -9,6 +9,7 @@ from itertools import takewhile
 
 ALL = ("scoring", "search", "training", "loading", "ingest", "distribution", "layouts", "duplicates", "scaling")
 LONG = (
+    "check",
     "codes",
     "confidence",
     "late",
@@ -27,7 +28,7 @@ LONG = (
     "sizes",
     "tokens",
 )
-WITH_OPTIONS = ("confidence", "gpu", "late", "photographed", "serve", "sizes", "tokens")
+WITH_OPTIONS = ("check", "confidence", "gpu", "late", "photographed", "serve", "sizes", "tokens")
 
 
 def main(arguments: Sequence[str]) -> None:

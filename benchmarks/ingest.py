@@ -9,7 +9,6 @@ speed of machines drifts.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import tempfile
@@ -19,14 +18,12 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import psutil
-import pyarrow.parquet as pq
 import ray
 from PIL import Image
 
 from benchmarks.world import as_bytes, originals, repeated
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import validate
-from pipelines.ingest.prepare import write_images
 from pipelines.ingest.stage import ingest, plan_ingest, write_parts
 
 SIZE, PICTURES, ROUNDS = 128, 50_000, 3
@@ -103,27 +100,12 @@ def worker_memory() -> float:
     return total
 
 
-def one_task(config: ExperimentConfig, workspace: Path) -> dict[str, bytes]:
-    """Ingest in this process, without Ray: path of a picture -> its prepared bytes, read back from the parts."""
-    planned = plan_ingest(config, str(workspace))
-    task = {name: [record.values() for record in records] for name, records in planned.parts.items()}
-    write_images(
-        {"parts": json.dumps(task)},
-        folder=planned.folder,
-        dataset=config.dataset,
-        transforms=config.transforms,
-        ingest=config.ingest,
-    )
-    tables = [pq.read_table(f"{planned.folder}/{name}", columns=["uri", "data"]) for name in planned.parts]
-    return {row["uri"]: row["data"] for table in tables for row in table.to_pylist()}
-
-
 def plain_loop(source: Path, cores: int) -> float:
     files = [str(p) for p in sorted(source.rglob("*")) if p.is_file()]
     with Pool(cores) as pool:
-        pool.map(converted, files[: 64 * cores])
+        pool.map(convert, files[: 64 * cores])
         start = time.perf_counter()
-        for _ in pool.imap_unordered(converted, files, chunksize=500):
+        for _ in pool.imap_unordered(convert, files, chunksize=500):
             pass
         taken = time.perf_counter() - start
         pool.close()  # not terminated: Ray's handler, inherited by the fork, would print its stack
@@ -131,18 +113,15 @@ def plain_loop(source: Path, cores: int) -> float:
     return taken
 
 
-def converted(path: str) -> int:
-    """The length of a prepared picture, which costs less to send to another process."""
-    return len(convert(path))
-
-
-def convert(path: str) -> bytes:
+def convert(path: str) -> int:
     """Prepare one picture of the plain loop."""
     image = Image.open(path)
     if "/sketch/" in path:
-        return as_bytes(image.convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR), "PNG", compress_level=1)
+        return len(
+            as_bytes(image.convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR), "PNG", compress_level=1)
+        )
     small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    return as_bytes(small, "JPEG", quality=92, subsampling=0)
+    return len(as_bytes(small, "JPEG", quality=92, subsampling=0))
 
 
 if __name__ == "__main__":

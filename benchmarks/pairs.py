@@ -114,39 +114,6 @@ def codes() -> Iterator[Ways]:
 
 
 @contextmanager
-def weighted_codes() -> Iterator[Ways]:
-    """the same by weights of the bits (`asym-64`), against NumPy's product with the signs and partition"""
-    import numpy as np
-    import torch
-
-    from benchmarks import plain
-    from zse_model.code_index import CodeIndex
-    from zse_model.hashing import unpack
-    from zse_model.memory import keep_freed_memory
-
-    keep_freed_memory()  # as `codes`
-    chance = np.random.default_rng(0)
-    gallery = torch.from_numpy(chance.integers(0, 256, (10**6, 8), dtype=np.uint8))
-    weights = torch.from_numpy(chance.integers(-2047, 2048, (25, 64))).float()
-    signs = (unpack(gallery).float() * 2 - 1).numpy()
-    index = CodeIndex(64)
-    index.add(gallery)
-
-    def difference(ours: Any, plainly: Any) -> float:
-        """Of the sums at the found positions: codes of equal sums may stand in another order."""
-        sums = [(torch.from_numpy(signs)[way] @ weights[:, :, None])[:, :, 0] for way in (ours, plainly)]
-        return largest(*sums)
-
-    yield Ways(
-        lambda: torch.cat([index.search(query[None], 100).indices for query in weights]),
-        lambda: torch.from_numpy(
-            np.concatenate([plain.by_products(query[None].numpy(), signs, 100)[0] for query in weights])
-        ),
-        difference,
-    )
-
-
-@contextmanager
 def vectors() -> Iterator[Ways]:
     """the first 20 of 200,000 rows of 256 numbers, 10 queries by `VectorIndex`, against NumPy's product and partition
 
@@ -215,52 +182,13 @@ def metrics() -> Iterator[Ways]:
     )
 
 
-@contextmanager
-def ingest() -> Iterator[Ways]:
-    """936 pictures of 128 px by an ingest of one process, against open, resize and encode by Pillow
-
-    Photos are compared. Sketches differ, because the plain way does not crop them to their ink."""
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    from benchmarks.ingest import convert, experiment, one_task
-    from benchmarks.world import drawn
-
-    with tempfile.TemporaryDirectory() as scratch:
-        source = drawn(Path(scratch, "drawn"), 500)
-        config = experiment(source)
-
-        def ours() -> dict[str, bytes]:
-            with tempfile.TemporaryDirectory() as workspace:
-                return one_task(config, Path(workspace))
-
-        def plainly() -> dict[str, bytes]:
-            return {str(path.relative_to(source)): convert(str(path)) for path in source.rglob("*.*")}
-
-        def difference(ours: dict[str, bytes], plainly: dict[str, bytes]) -> float:
-            if ours.keys() != plainly.keys():
-                return float("inf")
-            photos = [
-                [np.asarray(Image.open(io.BytesIO(way[p])), float) for way in (ours, plainly)]
-                for p in ours
-                if p.startswith("photo/")
-            ]
-            return max(float(np.abs(a - b).max()) for a, b in photos)
-
-        yield Ways(ours, plainly, difference)
-
-
 PAIRS: dict[str, Callable[[], AbstractContextManager[Ways]]] = {
     "rn": rn,
     "rn-bf16": rn_bf16,
     "late": late,
     "codes": codes,
-    "weighted-codes": weighted_codes,
     "vectors": vectors,
     "ranking": ranking,
     "metrics": metrics,
-    "ingest": ingest,
 }
 """Name -> comparison. The first line of its docstring is its line of the help."""

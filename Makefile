@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 
-.PHONY: help install quickstart demo test test-cluster check audit bench bench-scale bench-gpu sizes scaling results demo-reevaluation screenshots local-cluster chaos mutants quick clean
+.PHONY: help install quickstart demo test test-cluster check audit bench bench-check bench-scale bench-gpu sizes scaling results demo-reevaluation screenshots local-cluster chaos mutants quick clean
 
 help:
 	@echo "make TORCH=cpu ... install torch without CUDA: 5 GB less, for machines without a GPU"
@@ -17,6 +17,7 @@ help:
 	@echo "make check        lint, types, import rules, compatible packages"
 	@echo "make audit        list known vulnerabilities of the pinned packages; needs the internet"
 	@echo "make bench        run the benchmarks, each with its baseline"
+	@echo "make bench-check  compare the speed of short work with the kept ratios"
 	@echo "make bench-scale  run them at the size of the largest data sets: 15 minutes"
 	@echo "make bench-gpu    check and time a GPU: 8 minutes, writes gpu.json, needs only torch and timm"
 	@echo "make demo-reevaluation  a week of arriving data and promoted models: 6 minutes"
@@ -76,6 +77,9 @@ test-cluster: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks
+
+bench-check: $(VENV)/installed
+	$(BIN)/python -m benchmarks check
 
 bench-scale: $(VENV)/installed
 	$(BIN)/python -m benchmarks scale

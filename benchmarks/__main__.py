@@ -9,6 +9,7 @@ from itertools import takewhile
 
 ALL = ("scoring", "search", "training", "loading", "ingest", "layouts", "duplicates", "scaling")
 LONG = (
+    "check",
     "codes",
     "confidence",
     "distribution",
@@ -31,6 +32,7 @@ LONG = (
     "tokens",
 )
 WITH_OPTIONS = (
+    "check",
     "confidence",
     "distribution",
     "driver",

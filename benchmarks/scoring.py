@@ -51,7 +51,7 @@ def main() -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     method = released(device)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
-        sketches, photos, encoding = encoded(method, originals(Path(scratch)))
+        sketches, photos, encoding = encoded(method, originals(Path(scratch)), 20, PHOTOS)
         for dtype in (torch.float32, torch.bfloat16)[: 1 + has_bf16(device)]:
             rate, name = matrix_rate(device, dtype), str(dtype).removeprefix("torch.")
             print(f"matrix products of {name} run at {rate:.0f} GFLOP/s: {GFLOP['hoisted'] / rate * 1e3:.2f} ms a pair")
@@ -73,12 +73,12 @@ def released(device: torch.device) -> ZseSbir:
     return method.to(device).eval()
 
 
-def encoded(method: ZseSbir, source: Path) -> tuple[Encoding, Encoding, float]:
-    """Sketches and photos, evenly over the classes, and the seconds of encoding one picture."""
+def encoded(method: ZseSbir, source: Path, sketches: int, photos: int) -> tuple[Encoding, Encoding, float]:
+    """Some sketches and photos, evenly over the classes, and the seconds of encoding one picture."""
     transforms, out, seconds = TransformConfig(size=RELEASED_SIZE, recipe="published"), [], 0.0
     kinds: tuple[tuple[Modality, Callable[..., np.ndarray], int], ...] = (
-        ("sketch", prepare_sketch, 20),
-        ("photo", prepare_photo, PHOTOS),
+        ("sketch", prepare_sketch, sketches),
+        ("photo", prepare_photo, photos),
     )
     for modality, prepare, count in kinds:
         files = sorted(p for p in (source / modality).rglob("*") if p.is_file())
@@ -91,7 +91,7 @@ def encoded(method: ZseSbir, source: Path) -> tuple[Encoding, Encoding, float]:
             parts.append(method.encode(pixels.to(method.device), modality))
             seconds += now(method.device) - start
         out.append({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-    return out[0], out[1], seconds / (20 + len(out[1]["tokens"]))
+    return out[0], out[1], seconds / sum(len(pictures["tokens"]) for pictures in out)
 
 
 Relate: TypeAlias = Callable[[ZseSbir, Tensor, Tensor], Tensor]

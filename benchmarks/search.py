@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import plain
 from benchmarks.results.make import WEIGHTS
 from benchmarks.world import REAL, originals
 from pipelines.config.load import load_experiment
@@ -82,7 +83,7 @@ def main() -> None:
     floats, packed, numbers = queries.numpy(), asked[learned].numpy(), vectors.numpy()
     ways: dict[str, Callable[[int, int], object]] = {
         "floats, faiss IndexFlatIP": lambda i, n: flat.search(floats[i : i + n], K),
-        "floats, NumPy matmul and partition": lambda i, n: np.argpartition(-floats[i : i + n] @ numbers.T, K)[:, :K],
+        "floats, NumPy matmul and partition": lambda i, n: plain.by_products(floats[i : i + n], numbers, K),
         "float16 rows, VectorIndex": lambda i, n: rows.search(queries[i : i + n], K),
         f"{learned}, faiss IndexBinaryFlat": lambda i, n: binary.search(packed[i : i + n], K),
         f"{learned}, exact": lambda i, n: index.search(asked[learned][i : i + n], K),

@@ -16,13 +16,18 @@ def originals(scratch: Path) -> Path:
     if REAL.exists():
         return REAL
     print(f"{REAL} does not exist: using drawn pictures")
+    return drawn(scratch / "drawn", 3120)
+
+
+def drawn(root: Path, each: int) -> Path:
+    """A folder with sketch/<class>/*.png and photo/<class>/*.jpg: about `each` drawn pictures of either kind, the same
+    on every machine."""
     from zse_model.synthetic import CATEGORIES, draw_photo, draw_sketch
 
-    root = scratch / "drawn"
     for category in CATEGORIES:
         for modality in ("sketch", "photo"):
             (root / modality / category).mkdir(parents=True, exist_ok=True)
-        for i in range(3120 // len(CATEGORIES)):
+        for i in range(each // len(CATEGORIES)):
             Image.fromarray(draw_sketch(category, i)).save(root / "sketch" / category / f"{i}.png")
             Image.fromarray(draw_photo(category, i)).save(root / "photo" / category / f"{i}.jpg", quality=90)
     return root

@@ -35,6 +35,8 @@ SLOW = {
     "store/test_storage.py::test_a_request_that_keeps_failing_raises_an_error_with_the_reason": "an endless retry",
     "store/test_storage.py::test_many_reads_outlast_a_burst_of_slow_down": "503 SlowDown that ends a stage",
     "store/test_storage.py::test_uploads_and_downloads_of_a_folder_go_side_by_side": "transfers one after the other",
+    "test_bench_check.py::test_a_pair_is_measured_in_a_process_of_its_own": "a pair that cannot be measured",
+    "test_bench_check.py::test_a_process_of_a_pair_has_one_thread": "ratios that depend on the number of threads",
     "test_benchmarks.py::test_the_constants_of_sizes_are_measured": "README's constants, unmeasurable",
     "test_benchmarks.py::test_the_gpu_benchmark_compares_everything_that_a_method_computes": (
         "a method whose GPU path no benchmark checks"

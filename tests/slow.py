@@ -15,7 +15,7 @@ SLOW = {
     "encode/test_index.py::test_purged_photos_are_gone_from_every_byte_of_the_store": "deleted photos that stay",
     "judge/test_planning.py::test_what_exists_fetches_no_weights_and_is_read_once": "weights fetched for no report",
     "tracking/test_history.py::test_one_page_of_runs_is_held": "a year of runs in memory",
-    "tracking/test_history.py::test_older_evaluations_keep_what_is_drawn_over_time": "intervals of years that none sees",
+    "tracking/test_history.py::test_older_evaluations_keep_what_is_drawn_over_time": "intervals that no page shows",
     "tracking/test_history.py::test_the_store_is_asked_for_the_reports_of_a_model": "other models' runs that are sent",
     "operate/test_estimate.py::test_a_count_is_the_arithmetic_of_the_layers": "FLOPs that are not counted",
     "operate/test_estimate.py::test_every_experiment_of_a_paper_is_dry_run": "an experiment that cannot be built",

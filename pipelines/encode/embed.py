@@ -41,14 +41,17 @@ def embed(
     """Encode the unseen classes of `split` and the distractors, or return the existing encodings.
 
     Raises LeakError if the checkpoint has seen a tested class or picture, and ZseError for pictures that were prepared
-    in another way than those of the training.
+    in another way than those of the training. Encodings that exist are returned before the checkpoint is read:
+    `evaluate` refuses a split that they may not be tested by.
     """
-    members = _tested(config, images, training, split)
+    asked = config.evaluation
+    members = tested_members(images.members(), split, sorted(set(asked.distractors)), seen_classes=asked.seen_classes)
     key = storage.digest([training.digest, images.fingerprint, images.url, storage.digest_lines(members.id)])
     folder = Encodings.place(workspace, training.run_name, key)
     logs.about(run=folder.rsplit("/", 1)[1])
     if (done := Encodings.find(folder, key)) is not None:
         return done
+    _check(config, images, training, split, members)
     parts = _planned(images, members, config.ingest.part_size)
     there = storage.names(folder)
     tasks = [
@@ -67,19 +70,20 @@ def embed(
     )
 
 
-def _tested(config: ExperimentConfig, images: Images, training: Training, split: ZeroShotSplit) -> Members:
-    """The pictures that the test reads. Raises LeakError if the checkpoint was trained on a class of the test."""
+def _check(
+    config: ExperimentConfig, images: Images, training: Training, split: ZeroShotSplit, members: Members
+) -> None:
+    """Raise LeakError if the checkpoint was trained on a class of the test, ZseError for pictures of other
+    transforms."""
     with storage.local_copy(training.url) as copy:
         loaded = load_checkpoint(copy)
     check_transforms(loaded, images)
     distractors, seen_classes = sorted(set(config.evaluation.distractors)), config.evaluation.seen_classes
-    members = tested_members(images.members(), split, distractors, seen_classes=seen_classes)
     verbatim = stands_verbatim(loaded.split, split)
     tested = leakable(members, split, distractors, seen_classes=seen_classes)
     refuse_leaks(
         loaded, split, tested.names(), verbatim=verbatim, selection=config.evaluation.classes == "pseudo_unseen"
     )
-    return members
 
 
 def _planned(images: Images, members: Members, part_size: int) -> list[tuple[str, dict[str, int], str]]:

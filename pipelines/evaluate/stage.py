@@ -49,12 +49,12 @@ def evaluate(
 
     method: the name in the result rows. Raises LeakError if the checkpoint has seen tested classes or pictures.
     """
-    with storage.local_copy(encodings.checkpoint) as copy:
-        checkpoint = load_checkpoint(copy)
     place = place_of(config, workspace, encodings.name, {**encodings.about, "split": split.digest})
     logs.about(run=place.url.rsplit("/", 1)[1])
     if (done := Report.find(*place)) is not None:
         return done
+    with storage.local_copy(encodings.checkpoint) as copy:
+        checkpoint = load_checkpoint(copy)
     sketches, photos = (encodings.read(m, images) for m in ("sketch", "photo"))
     _refuse_leaks(config, checkpoint, split, (sketches.members, photos.members))
     matrices = Matrices(config, workspace, encodings, checkpoint, sketches, photos)

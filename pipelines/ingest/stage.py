@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress, groupby, islice
@@ -81,16 +81,21 @@ def ingest(config: ExperimentConfig, workspace: str, planned: Planned | None = N
     return images
 
 
-def plan_ingest(config: ExperimentConfig, workspace: str) -> Planned:
-    """List the pictures and plan their parts. Reads no picture."""
-    dataset = create_dataset(config.dataset)
+def listing(config: ExperimentConfig) -> list[ImageRecord]:
+    """The pictures of the data set, by id. Reads no picture."""
     say(f"Listing {getattr(config.dataset, 'source', config.dataset.name)} ...")
+    return create_dataset(config.dataset).records()
+
+
+def plan_ingest(config: ExperimentConfig, workspace: str, listed: Sequence[ImageRecord] | None = None) -> Planned:
+    """Plan the parts of the pictures. Reads no picture. listed: their `listing`, if it is known."""
+    pictures = listing(config) if listed is None else listed
     made_by = [Images.VERSION, Images.SCHEMA.names, to_dict(config.transforms), config.ingest.row_group]
     parts: dict[str, list[ImageRecord]] = {}
-    for _, alike in groupby(dataset.records(), key=lambda record: (record.modality, record.category)):
+    for _, alike in groupby(pictures, key=lambda record: (record.modality, record.category)):
         while records := list(islice(alike, config.ingest.part_size)):
-            listed = storage.digest_lines(json.dumps(record.values()) for record in records)
-            parts[Images.part_name(storage.digest([listed, *made_by], 16))] = records
+            lines = storage.digest_lines(json.dumps(record.values()) for record in records)
+            parts[Images.part_name(storage.digest([lines, *made_by], 16))] = records
     key = storage.digest(list(parts))
     return Planned(Images.place(workspace, config.dataset.name, key), key, parts)
 

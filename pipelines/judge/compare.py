@@ -11,7 +11,7 @@ unseen classes whose average precision differs most.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,11 @@ from pipelines.workspace.parts import open_part
 from pipelines.workspace.queries import Difference, Queries, difference, key_parts
 from pipelines.workspace.reports import Report
 from zse_model.errors import ZseError
+from zse_model.evaluation import PROTOCOLS
 from zse_model.split import FEWEST
 
+Wanted = Callable[[str, str], bool]
+"""(setting, protocol) -> whether its results are wanted."""
 KEYS = ("setting", "protocol", "mode", "metric")
 SHOWN = 4  # queries that gain most, and as many that lose most
 
@@ -92,13 +95,19 @@ def _drawable(pair: tuple[Side, Side], one: Compared) -> bool:
 
 
 def compare(
-    first: Side, second: Side, *, metric: str | None = None, mode: str | None = None, setting: str | None = None
+    first: Side,
+    second: Side,
+    *,
+    metric: str | None = None,
+    mode: str | None = None,
+    setting: str | None = None,
+    wanted: Wanted | None = None,
 ) -> list[Compared]:
     """Compare all common measurements of two reports on the same queries, or those of a metric, mode and setting.
 
     mode: None = each mode with itself, or the first mode of each report if they have none in common; `ret,fused` = ret
-    of the first, fused of the second. setting: the beginning of its name. Raises ZseError if the queries differ or
-    nothing is left to compare.
+    of the first, fused of the second. setting: the beginning of its name. wanted: the others are not compared. Raises
+    ZseError if the queries differ or nothing is left to compare.
     """
     a, b = Queries(first.report), Queries(second.report)
     mine = [key_parts(key) for key in a.keys]
@@ -127,6 +136,8 @@ def compare(
     found: list[Compared] = []
     refused: ZseError | None = None
     for x, y in asked:
+        if wanted is not None and not wanted(x[0], x[1]):
+            continue
         try:
             found.append(_compared(a, b, x, y))
         except ZseError as error:
@@ -146,24 +157,57 @@ def compare_reports(
 ) -> list[tuple[tuple[Side, Side], Compared]]:
     """`compare` each report of `first` with each of `second`; returns the results with their pairs of reports.
 
-    If several pairs have the same measurement, the first pair counts. Pairs of one split come before pairs of two
-    splits, which may have the same unseen classes. Raises ZseError if no pair can be compared.
+    If several pairs have the same measurement, the first pair counts. Raises ZseError if no pair can be compared.
+    """
+    found: dict[tuple[str, ...], tuple[tuple[Side, Side], Compared]] = {}
+    for pair, one in comparisons(first, second, metric=metric, mode=mode, setting=setting):
+        found.setdefault((one.setting, one.protocol, one.metric, *one.modes), (pair, one))
+    return list(found.values())
+
+
+def comparisons(
+    first: Sequence[Side],
+    second: Sequence[Side],
+    *,
+    metric: str | None = None,
+    mode: str | None = None,
+    setting: str | None = None,
+    wanted: Wanted | None = None,
+) -> Iterator[tuple[tuple[Side, Side], Compared]]:
+    """`compare` each report of `first` with each of `second`, one pair of reports at a time.
+
+    Pairs of one split come before pairs of two splits, which may have the same unseen classes. wanted: the values of a
+    pair are read, and resampled, only if it has a wanted setting. Raises ZseError if no pair can be compared.
     """
     measured = {side.report.url: measured_on(side) for side in (*first, *second)}
-    every = [(a, b, measured[a.report.url], measured[b.report.url]) for a in first for b in second]
-    pairs = [(a, b) for a, b, x, y in every if x == y]
-    pairs += [(a, b) for a, b, x, y in every if x != y and x[1] == y[1] and x[2] & y[2]]
-    found: dict[tuple[str, ...], tuple[tuple[Side, Side], Compared]] = {}
-    refused: ValueError | None = None
-    for pair in pairs or [(first[0], second[0])]:  # that pair raises the error
+    data: dict[str, list[Side]] = {}  # fingerprint -> the second reports on it
+    for side in second:
+        data.setdefault(side.report.fingerprint, []).append(side)
+    every = [(a, b) for a in first for b in data.get(a.report.fingerprint, ())]
+    alike = [measured[a.report.url] == measured[b.report.url] for a, b in every]
+    pairs = [pair for pair, same in zip(every, alike, strict=True) if same]
+    pairs += [pair for pair, same in zip(every, alike, strict=True) if not same and _overlap(*pair)]
+    asked = (pair for pair in pairs if wanted is None or _has(pair, wanted))
+    none, refused = True, None
+    for pair in asked if pairs else [(first[0], second[0])]:  # that pair raises the error
         try:
-            for one in compare(*pair, metric=metric, mode=mode, setting=setting):
-                found.setdefault((one.setting, one.protocol, one.metric, *one.modes), (pair, one))
+            for one in compare(*pair, metric=metric, mode=mode, setting=setting, wanted=wanted):
+                none = False
+                yield pair, one
         except ZseError as error:
             refused = refused or error
-    if not found and refused is not None:
+    if none and refused is not None:
         raise refused
-    return list(found.values())
+
+
+def _has(pair: tuple[Side, Side], wanted: Wanted) -> bool:
+    """Whether the first report of a pair has a wanted setting."""
+    return any(wanted(setting, protocol) for setting in pair[0].report.settings for protocol in PROTOCOLS)
+
+
+def _overlap(a: Side, b: Side) -> bool:
+    """Whether two reports have a setting in common."""
+    return not {*a.report.settings}.isdisjoint(b.report.settings)
 
 
 def measured_on(side: Side) -> tuple[str, str, frozenset[str]]:

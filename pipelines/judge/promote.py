@@ -46,7 +46,7 @@ def promote(
         reasons = tuple(_not_evaluated(model, theirs or ours, workspace, tracking) for model in lacking)
         decision = Decision(False, reasons, str(champion) if champion else None)
     else:
-        references = [] if theirs else _references(store)
+        references = [] if theirs else _references(store, ours[0].report.method)
         decision = decide(rules, theirs, ours, references=references, few_classes=few_classes, workspace=workspace)
     for reason in decision.reasons:
         say(f"{'holds' if reason.holds else 'FAILS'}  {reason.text}")
@@ -76,11 +76,11 @@ def _weights(side: Side) -> str:
     return side.report.checkpoint_hash
 
 
-def _references(store: Store) -> list[Side]:
-    """The evaluated reference rows, newest first: raw pixels and untrained networks."""
-    known = sorted(history.evaluated(store).values(), key=lambda one: -one.started)
-    named = [one for one in known if one.key.endswith(("-raw_pixels", "-untrained"))]
-    found = [(one.key, Report.find(one.report)) for one in named]
+def _references(store: Store, method: str) -> list[Side]:
+    """The evaluated reference rows of a method, newest first: raw pixels and its untrained network."""
+    rows = [history.evaluated(store, method=name) for name in ("raw_pixels", f"{method}-untrained")]
+    known = sorted((one for row in rows for one in row.values()), key=lambda one: -one.started)
+    found = [(one.key, Report.find(one.report)) for one in known]
     return [Side(key, report) for key, report in found if report is not None]
 
 

@@ -2,8 +2,11 @@
 
     <workspace>/reevaluations/<hash>/summary.json  summary.md
 
-The hash covers the models, the content of the data sets, and the outcome. If none of them changes, there is no new
-summary. A killed run continues where it stopped, like every stage that it runs.
+The hash covers the models, the content of the data sets, and the outcome. If none of them changes, the summary is that
+of the last time, and no report is read. A killed run continues where it stopped, like every stage that it runs.
+
+Whether a report exists is asked first: of MLflow, in one search a model, by the keys of listings. The weights of a
+model are fetched when one of its reports is missing.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from pipelines.config.experiment import ExperimentConfig
@@ -19,7 +23,7 @@ from pipelines.datasets.arrivals import DESCRIPTION, arrived
 from pipelines.datasets.base import DatasetConfig
 from pipelines.datasets.splits import MissingClassesError
 from pipelines.evaluate.report import report_key
-from pipelines.ingest.stage import TooManyBadPicturesError, ingest
+from pipelines.ingest.stage import TooManyBadPicturesError, ingest, listing, plan_ingest
 from pipelines.judge import drift
 from pipelines.judge.promote import promote
 from pipelines.judge.rules import Rules
@@ -28,13 +32,13 @@ from pipelines.run import evaluate_images, experiment_split
 from pipelines.runtime.errors import ConfigError, StorageError
 from pipelines.runtime.progress import say
 from pipelines.store import storage
-from pipelines.tracking import Store, TrackingError, checkpoint_of, history, registry, settle, translated
+from pipelines.tracking import Store, TrackingError, checkpoint_of, described, history, registry, settle, translated
 from pipelines.tracking.models import NAMES, REGISTERED
 from pipelines.workspace.encodings import Encodings
 from pipelines.workspace.images import Images
 from pipelines.workspace.reports import Report
 from pipelines.workspace.training import Training
-from zse_model.checkpoint import INFO, from_dict
+from zse_model.checkpoint import from_dict
 from zse_model.evaluation.leaks import LeakError
 from zse_model.transforms import BadPicture, TransformConfig
 
@@ -54,6 +58,7 @@ class Model:
     version: str
     """Its version and checkpoint now."""
     training: Training
+    """Its manifest: the weights may not be there yet (`described`)."""
     transforms: TransformConfig
 
 
@@ -106,29 +111,50 @@ def reevaluate(
         settle(store, workspace)
     models = _models(names, workspace, config, store)
     wanted, broken = _plan(arrived(catalog, allowed), models, workspace, config)
-    known = history.evaluated(store)
-    there = {one.key: _there(known, one) for one in wanted}
-    missing = [one for one in wanted if there[one.key] is None]
-    say(f"{len(wanted)} reports are needed, {len(missing)} are missing; {len(broken)} data sets cannot be used")
+    known: dict[str, history.Evaluated] = {}
+    for digest in dict.fromkeys(model.training.digest for model in models):
+        known |= history.evaluated(store, checkpoint_hash=digest)
+    found = storage.side_by_side(partial(_there, known), wanted)
+    there = {one.key: report for one, report in zip(wanted, found, strict=True)}
+    missing = sum(report is None for report in there.values())
+    say(f"{len(there)} reports are needed, {missing} are missing; {len(broken)} data sets cannot be used")
     summary = Summary(catalog, {m.name: m.version for m in models}, tolerance, broken=broken)
-    for one in wanted:
-        summary.lines.append(_line(one, workspace, there))
-    known = history.evaluated(store) if missing else known
-    _compare(summary, wanted, known, there)
-    _drift(summary, wanted, known, there, workspace, store)
+    summary.lines = [_made(one, workspace, there) for one in wanted]
+    for one, line in zip(wanted, summary.lines, strict=True):
+        known |= history.evaluated(store, key=one.key) if line.evaluated else {}
     if rules is not None:
         summary.promotion = _promoted(models, rules, workspace, config.tracking.uri)
-    came = [(line.refused, line.broken) for line in summary.lines]
-    asked = [[(m.name, m.training.digest) for m in models], [one.key for one in wanted], tolerance]
-    key = storage.digest([asked, broken, came, summary.promotion], 12)
-    folder = storage.join(workspace, "reevaluations", key)
-    new = not storage.exists(storage.join(folder, history.SUMMARY))
-    if new:
+    key = _key(summary, models, wanted)
+    if (last := _written(workspace, key)) and last.about(summary):
+        return dataclasses.replace(summary, lines=last.lines), _folder(workspace, key), False
+    _read(summary)
+    _compare(summary, wanted, known, there)
+    _drift(summary, wanted, known, there, workspace, store)
+    key = _key(summary, models, wanted)
+    folder = _folder(workspace, key)
+    if new := _written(workspace, key) is None:
         text = markdown(summary)
         history.log_reevaluation(store, key, summary.status, summary.as_json(), text)
         storage.write_bytes(storage.join(folder, history.TEXT), text.encode())
         storage.write_json(storage.join(folder, history.SUMMARY), summary.as_json())
     return summary, folder, new
+
+
+def _key(summary: Summary, models: Sequence[Model], wanted: Sequence[Wanted]) -> str:
+    """The hash of the inputs and the outcome of a re-evaluation."""
+    came = [(line.refused, line.broken) for line in summary.lines]
+    asked = [[(m.name, m.training.digest) for m in models], [one.key for one in wanted], summary.tolerance]
+    return storage.digest([asked, summary.broken, came, summary.promotion], 12)
+
+
+def _folder(workspace: str, key: str) -> str:
+    return storage.join(workspace, "reevaluations", key)
+
+
+def _written(workspace: str, key: str) -> Summary | None:
+    """The summary of an earlier run with the same key. It is written last, so the drift is in MLflow, too."""
+    url = storage.join(_folder(workspace, key), history.SUMMARY)
+    return Summary.of(storage.read_json(url)) if storage.exists(url) else None
 
 
 def _models(names: Sequence[str], workspace: str, config: ExperimentConfig, store: Store) -> list[Model]:
@@ -144,10 +170,9 @@ def _models(names: Sequence[str], workspace: str, config: ExperimentConfig, stor
                 say(f"{name} is left out: no version has this alias")
                 continue
             version = f"{there}, "
-        checkpoint = storage.absolute(checkpoint_of(asked, workspace, config.tracking.uri))
-        training = Training.open(checkpoint)
-        transforms = from_dict(TransformConfig, storage.read_json(storage.join(checkpoint, INFO))["transforms"])
-        found.append(Model(name, asked, f"{version}{checkpoint}", training, transforms))
+        training, info = described(asked, workspace, config.tracking.uri)
+        transforms = from_dict(TransformConfig, info["transforms"])
+        found.append(Model(name, asked, f"{version}{training.url}", training, transforms))
     if not found:
         raise TrackingError(f"None of {', '.join(names)} exists. Register one: zse promote CHECKPOINT --name zse")
     return found
@@ -178,30 +203,32 @@ def _plan(
 def _wanted(
     name: str, dataset: DatasetConfig, models: Sequence[Model], workspace: str, config: ExperimentConfig
 ) -> list[Wanted]:
-    """The needed reports of one data set. It is ingested once for all models with the same transforms."""
+    """The needed reports of one data set. It is listed once, and ingested once for all models with the same
+    transforms."""
     found: list[Wanted] = []
     ingested: dict[TransformConfig, Images] = {}
+    listed = listing(dataclasses.replace(config, dataset=dataset))
     for model in models:
         own = dataclasses.replace(config, dataset=dataset, transforms=model.transforms)
         if model.transforms not in ingested:
-            ingested[model.transforms] = ingest(own, workspace)
+            ingested[model.transforms] = ingest(own, workspace, plan_ingest(own, workspace, listed))
         images = ingested[model.transforms]
         key = report_key(own, experiment_split(own, images), images.fingerprint, model.training.digest)
         found.append(Wanted(model, name, own, images, f"{key}-{model.training.method}"))
     return found
 
 
-def _line(one: Wanted, workspace: str, reports: dict[str, Report | None]) -> Line:
-    """The summary's line of a report. reports: by key; a missing report is made and added."""
+def _made(one: Wanted, workspace: str, reports: dict[str, Report | None]) -> Line:
+    """The summary's line of a report, without results. reports: by key; a missing report is made and added."""
     line = Line(one.model.name, one.dataset)
     try:
         report = reports[one.key]
         if report is None:
-            out = evaluate_images(one.config, workspace, one.images, one.model.training)
+            folder = storage.absolute(checkpoint_of(one.model.asked, workspace, one.config.tracking.uri))
+            out = evaluate_images(one.config, workspace, one.images, Training.open(folder))
             report = reports[one.key] = out.reports[one.model.training.method]
             line.evaluated = True
         line.report = report.url
-        line.values = headlines(report.rows())
     except LeakError as error:
         line.refused = f"{error}. Name the classes to search as `split` in {one.dataset}/{DESCRIPTION}"
         say(f"{one.model.name} is refused on {one.dataset}: {error}")
@@ -209,6 +236,23 @@ def _line(one: Wanted, workspace: str, reports: dict[str, Report | None]) -> Lin
         line.broken = str(error)
         say(f"{one.model.name} failed on {one.dataset}: {error}")
     return line
+
+
+def _read(summary: Summary) -> None:
+    """Fill in the results of the reports. One that cannot be read is broken."""
+
+    def rows(line: Line) -> Any:
+        try:
+            return Report.open(line.report).rows() if line.report else None
+        except BROKEN as error:
+            return error
+
+    for line, found in zip(summary.lines, storage.side_by_side(rows, summary.lines), strict=True):
+        if isinstance(found, Exception):
+            line.broken = str(found)
+            say(f"{line.model} failed on {line.dataset}: {found}")
+        elif found is not None:
+            line.values = headlines(found)
 
 
 def _there(known: dict[str, history.Evaluated], one: Wanted) -> Report | None:
@@ -264,13 +308,13 @@ def _drift(
         report = reports[one.key]
         if report is None or not line.values:
             continue
-        if not report.has(DRIFT):
+        if measured := not report.has(DRIFT):
             storage.write_json(report.file(DRIFT), _measured(one, report, _last(one, known), workspace))
         found = report.table(DRIFT)
         line.drift, line.no_drift = found["drift"], found["unknown"]
         line.drift_classes = found.get("classes", {})  # older files lack it
-        if one.key in known:
-            said = "; ".join(drift.beyond(line.drift, line.drift_classes))
+        said = "; ".join(drift.beyond(line.drift, line.drift_classes))
+        if one.key in known and (measured or known[one.key].drift != said):
             history.log_drift(store, known[one.key], line.drift, said)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from pipelines.judge.compare import Compared, Side, compare_reports, measured_on
+from pipelines.judge.compare import Compared, Side, compare_reports, comparisons, measured_on
 from pipelines.judge.missing import evaluated_by, evaluation_command, searching
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.validate import read_section
@@ -213,15 +213,17 @@ def _paired(
 
     above: what the interval's lower end must exceed, or reach with `at`; with few classes, the difference itself.
     """
-    try:
-        compared = compare_reports(champion, candidate, metric=rule.metric, mode=rule.mode)
-        why = ""
-    except ZseError as error:
-        compared, why = [], str(error)
     newest: dict[str, tuple[Side, Compared]] = {}  # only the newest version of a data set counts
-    for (report, _), one in compared:
-        if rule.names(one.setting) and one.protocol == rule.protocol:
+
+    def wanted(setting: str, protocol: str) -> bool:
+        return rule.names(setting) and protocol == rule.protocol and setting.rpartition(".")[0] not in newest
+
+    why = ""
+    try:
+        for (report, _), one in comparisons(champion, candidate, metric=rule.metric, mode=rule.mode, wanted=wanted):
             newest.setdefault(one.setting.rpartition(".")[0], (report, one))
+    except ZseError as error:
+        why = str(error)
     if not newest:
         missing = _missing(rule, (champion, candidate), workspace) or f" {why}"
         yield _Verdict(False, f"{rule.setting} {rule.metric} {rule.mode}: no common measurement.{missing}")

@@ -270,10 +270,8 @@ def report(workspace: str, out: str, *, setting: str | None = None, pictures: bo
     there is no such setting.
     """
     store = Store.at(workspace)
-    everything = history.standings(store)
-    kept = [one for one in everything if one.setting.startswith(setting or "")]
-    if everything and not kept:
-        known = sorted({one.setting for one in everything})
+    kept = history.standings(store, setting or "")
+    if setting and not kept and (known := sorted({one.setting for one in history.standings(store)})):
         raise ZseError(f"No tracked setting begins with {setting!r}. Known: {', '.join(known)}")
     found = sections(kept, load_settings())
     for section in found:

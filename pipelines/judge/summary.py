@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -85,9 +86,39 @@ class Summary:
         undone = self.broken or not self.lines or any(line.broken or line.refused for line in self.lines)
         return PARTIAL if undone else FINE
 
+    def about(self, other: Summary) -> bool:
+        """Whether both are about the same reports."""
+        return [_about(line) for line in self.lines] == [_about(line) for line in other.lines]
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Summary:
+        """The summary of an earlier run, from `as_json`; none of its reports is made now."""
+        lines = [Line(**{**line, "evaluated": False, **_results(line)}) for line in data["lines"]]
+        own = {field.name: data[field.name] for field in fields(cls)}
+        return cls(**{**own, "lines": lines})
+
     def as_json(self) -> dict[str, Any]:
         worse = [{"model": line.model, "dataset": line.dataset} for line in self.regressions]
         return shown_within(_plain({"status": self.status, **asdict(self), "regressions": worse}))
+
+
+def _about(line: Line) -> tuple[str, ...]:
+    return line.model, line.dataset, shown(line.report)
+
+
+def _results(line: Mapping[str, Any]) -> dict[str, Any]:
+    """values, changes and first of a line of `as_json`."""
+
+    def difference(data: Mapping[str, Any]) -> Difference:
+        data = {name: nan if value is None else value for name, value in data.items()}
+        return Difference(**data)
+
+    changes = {
+        mode: Change(one["value"], one["before"], difference(one["difference"]))
+        for mode, one in line["changes"].items()
+    }
+    values = {mode: tuple(value) for mode, value in line["values"].items()}
+    return {"values": values, "changes": changes, "first": {m: difference(d) for m, d in line["first"].items()}}
 
 
 def changed(now: Report, before: Report) -> dict[str, Change]:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from pipelines.tracking.once import KEY, beside_others, kept_run, run_once
 from pipelines.tracking.runs import log_metrics
 from pipelines.tracking.store import Store, TrackingError, pages, transfer, translated
 from pipelines.workspace.reports import Report
+from zse_model.evaluation import LEADING
 
 REEVALUATIONS = "reevaluations"  # the experiment of the summaries
 SUMMARY, TEXT = "summary.json", "summary.md"  # files of a re-evaluation, in its folder and in MLflow
+KEPT = tuple(
+    f"zse.{name}"
+    for name in ("setting", "settings", "report", "dataset", "dataset_fingerprint", "checkpoint_hash", "use", "drift")
+)  # tags of an evaluation's run
 NOTE = 7500  # characters; PostgreSQL stores 8,000 of a tag
 
 
@@ -35,6 +42,8 @@ class Evaluated:
     """ms since 1970."""
     runs: Mapping[str, str]
     """Setting -> run id."""
+    drift: str | None
+    """What exceeds its limit, as `log_drift` logged it to every run; None if a run lacks it."""
 
     @property
     def settings(self) -> set[str]:
@@ -42,18 +51,36 @@ class Evaluated:
         return {setting.rpartition(".")[0] for setting in self.runs}
 
 
-def evaluated(store: Store) -> dict[str, Evaluated]:
-    """Key -> report, for the reports whose settings are all in MLflow."""
-    runs: dict[str, list[Any]] = {}
+@dataclass(frozen=True, slots=True)
+class _Logged:
+    """What is kept of an evaluation's run. Its metrics are not."""
+
+    id: str
+    experiment: str
+    started: int
+    tags: Mapping[str, str]
+
+    @staticmethod
+    def of(run: Any) -> _Logged:
+        kept = {name: run.data.tags[name] for name in KEPT if name in run.data.tags}
+        return _Logged(run.info.run_id, run.info.experiment_id, run.info.start_time, kept)
+
+
+def evaluated(store: Store, **having: str) -> dict[str, Evaluated]:
+    """Key -> report, for the reports whose settings are all in MLflow. having: values of `zse.<name>` to ask for, such
+    as `checkpoint_hash` or `key`; MLflow sends the metrics of every run that has them."""
+    runs: dict[str, dict[str, _Logged]] = {}
     with translated():
-        for run in store.runs("tags.`zse.kind` = 'evaluation' and attributes.status = 'FINISHED'"):
-            if key := run.data.tags.get(KEY):
-                runs.setdefault(key, []).append(run)
+        for run in _evaluations(store, **having):
+            runs.setdefault(run.data.tags[KEY], {})[run.info.run_id] = _Logged.of(run)
     found = {}
-    for key, each in runs.items():
-        tags, settings = each[0].data.tags, {run.data.tags["zse.setting"] for run in each}
+    for key, by_id in runs.items():
+        each = list(by_id.values())
+        tags, settings = each[0].tags, {run.tags["zse.setting"] for run in each}
         if len(each) > len(settings):  # two processes logged it at once and were killed before one deleted its run
-            each = [kept_run(store, id, key) for id in sorted({run.info.experiment_id for run in each})]
+            with translated():
+                each = [_Logged.of(kept_run(store, id, key)) for id in sorted({run.experiment for run in each})]
+        drifts = {run.tags.get("zse.drift") for run in each}
         if len(settings) == int(tags["zse.settings"]):
             found[key] = Evaluated(
                 key=key,
@@ -62,10 +89,17 @@ def evaluated(store: Store) -> dict[str, Evaluated]:
                 fingerprint=tags["zse.dataset_fingerprint"],
                 checkpoint_hash=tags["zse.checkpoint_hash"],
                 use=tags["zse.use"],
-                started=min(run.info.start_time for run in each),
-                runs={run.data.tags["zse.setting"]: run.info.run_id for run in each},
+                started=min(run.started for run in each),
+                runs={run.tags["zse.setting"]: run.id for run in each},
+                drift=drifts.pop() if len(drifts) == 1 else None,
             )
     return found
+
+
+def _evaluations(store: Store, *asked: str, **tags: str) -> Iterator[Any]:
+    """The finished runs of evaluations, newest first."""
+    runs = store.runs("attributes.status = 'FINISHED'", *asked, kind="evaluation", **tags)
+    return (run for run in runs if KEY in run.data.tags)
 
 
 @dataclass(frozen=True)
@@ -88,7 +122,8 @@ class Standing:
     drift: str
     device: str
     metrics: Mapping[str, float]
-    """`<protocol>/<mode>/<metric>` with `.ci_low` and `.ci_high`, `cost/<mode>/...`."""
+    """`<protocol>/<mode>/<metric>` with `.ci_low` and `.ci_high`, `cost/<mode>/...`; of an evaluation that a newer one
+    of its model or a newer version of the data follows, only `plain/<mode>/<one of LEADING>`."""
     run: str
     zero_shot: bool = True
     """False for a setting that searches seen classes on purpose."""
@@ -96,37 +131,56 @@ class Standing:
     """The URL of its report."""
 
 
-def standings(store: Store) -> list[Standing]:
-    """Every finished evaluation, oldest first."""
+def standings(store: Store, setting: str = "") -> list[Standing]:
+    """Every finished evaluation, oldest first. setting: only of settings whose names begin with this."""
+    pattern = re.sub(r"[^\w.+-]", "_", setting)  # `_` matches any character
+    beginning = [f"tags.`zse.setting` LIKE '{pattern}%'"] if setting else []
+    found: dict[str, Standing] = {}
+    newest: dict[str, str] = {}  # name of a setting -> the newest version of its data
+    shown: set[tuple[str, ...]] = set()
     with translated():
-        trainings = {run.info.run_id: run for run in store.runs("tags.`zse.kind` = 'training'")}
+        trainings = {
+            run.info.run_id: (run.info.run_name, run.data.tags["zse.setting"].rpartition(".")[0])
+            for run in store.runs(kind="training")
+        }
         names = _registered(store)
-        asked = "tags.`zse.kind` = 'evaluation' and attributes.status = 'FINISHED'"
-        runs = [run for run in store.runs(asked) if KEY in run.data.tags]
-    found = []
-    for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id)):
-        tags, training = run.data.tags, trainings.get(run.data.tags["zse.training_run"])
-        name = training.info.run_name if training else tags["zse.method"]
-        found.append(
-            Standing(
-                setting=tags["zse.setting"],
-                use=tags["zse.use"],
-                method=tags["zse.method"],
-                model=" ".join([name, *names.get(tags["zse.model"], [])]),
-                trained_on=training.data.tags["zse.setting"].rpartition(".")[0] if training else "",
-                checkpoint_hash=tags["zse.checkpoint_hash"],
-                queries=int(tags["zse.queries"]),
-                gallery=int(tags["zse.gallery"]),
-                started=run.info.start_time,
-                drift=tags.get("zse.drift", ""),
-                device=tags.get("zse.device", ""),
-                metrics=run.data.metrics,
-                run=run.info.run_id,
-                zero_shot=tags.get("zse.zero_shot") != "false",
-                report=tags.get("zse.report", ""),
-            )
-        )
-    return found
+        for run in _evaluations(store, *beginning):
+            if run.data.tags["zse.setting"].startswith(setting) and run.info.run_id not in found:
+                one = _standing(run, trainings, names)
+                model = one.setting, one.checkpoint_hash, one.method
+                current = newest.setdefault(one.setting.rpartition(".")[0], one.setting) == one.setting
+                kept = one.metrics if current and model not in shown else _course(one.metrics)
+                shown.add(model)
+                found[one.run] = replace(one, metrics={intern(name): value for name, value in kept.items()})
+    return sorted(found.values(), key=lambda one: (one.started, one.run))
+
+
+def _course(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of an older evaluation that are drawn over time: no intervals and no costs."""
+    return {name: value for name, value in metrics.items() if name.startswith("plain/") and name.endswith(LEADING)}
+
+
+def _standing(run: Any, trainings: Mapping[str, tuple[str, str]], names: Mapping[str, Sequence[str]]) -> Standing:
+    """trainings: run id -> name and split. names: id of a logged model -> its registered versions."""
+    tags = run.data.tags
+    name, trained_on = trainings.get(tags["zse.training_run"], (tags["zse.method"], ""))
+    return Standing(
+        setting=tags["zse.setting"],
+        use=tags["zse.use"],
+        method=tags["zse.method"],
+        model=" ".join([name, *names.get(tags["zse.model"], [])]),
+        trained_on=trained_on,
+        checkpoint_hash=tags["zse.checkpoint_hash"],
+        queries=int(tags["zse.queries"]),
+        gallery=int(tags["zse.gallery"]),
+        started=run.info.start_time,
+        drift=tags.get("zse.drift", ""),
+        device=tags.get("zse.device", ""),
+        metrics=run.data.metrics,
+        run=run.info.run_id,
+        zero_shot=tags.get("zse.zero_shot") != "false",
+        report=tags.get("zse.report", ""),
+    )
 
 
 def _registered(store: Store) -> dict[str, list[str]]:

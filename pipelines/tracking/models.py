@@ -14,6 +14,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import Distribution, distributions, version
 from importlib.util import find_spec
@@ -157,12 +158,59 @@ def checkpoint_of(name: str, workspace: str, configured: str | None = None) -> s
     if not name.startswith(REGISTERED):
         return name
     store = Store.at(workspace, configured)
+    model, digest = _identified(store, name)
+    return _complete(model, digest, workspace) or _copied(store, name, model, digest, workspace)
+
+
+def described(name: str, workspace: str, configured: str | None = None) -> tuple[Training, dict[str, Any]]:
+    """The manifest and the content of checkpoint.json of a name, without its weights. Names as of `checkpoint_of`.
+
+    The training has the folder that `checkpoint_of` returns. It is complete only after that: a model's own copy is not
+    fetched here, but these two files of it. Raises TrackingError as `checkpoint_of` does.
+    """
+    folder = storage.absolute(name)
+    if name.startswith(REGISTERED):
+        store = Store.at(workspace, configured)
+        model, digest = _identified(store, name)
+        if (found := _complete(model, digest, workspace)) is None:
+            with TemporaryDirectory(prefix="zse-") as temporary:
+                copy = _fetched(store, model, Path(temporary), INFO, MANIFEST)
+                training = Training.open(str(copy))
+                info = storage.read_json(str(copy / INFO))
+            if training.digest != digest:
+                raise TrackingError(_another(name, model))
+            return replace(training, url=_place(digest, workspace)), info
+        folder = storage.absolute(found)
+    return Training.open(folder), storage.read_json(storage.join(folder, INFO))
+
+
+def digest_of(name: str, workspace: str, configured: str | None = None) -> str | None:
+    """The digest of a name's checkpoint, without its files if the name is registered; None if there is no checkpoint.
+    Names as of `checkpoint_of`."""
+    if not name.startswith(REGISTERED):
+        return _digest(name)
+    return _identified(Store.at(workspace, configured), name)[1]
+
+
+def _identified(store: Store, name: str) -> tuple[Any, str]:
+    """The logged model of a registered name, and the digest of its checkpoint."""
     with translated():
         model = logged_model(store, name)
-    url, digest = model.tags.get("zse.checkpoint", ""), model.tags.get("zse.checkpoint_hash", "")
-    if not digest:
-        raise TrackingError(f"{name} was not logged by zse: it has no tag zse.checkpoint_hash. Name another model")
-    return url if url and _digest(url) == digest else _copied(store, name, model, digest, workspace)
+    if digest := model.tags.get("zse.checkpoint_hash", ""):
+        return model, digest
+    raise TrackingError(f"{name} was not logged by zse: it has no tag zse.checkpoint_hash. Name another model")
+
+
+def _complete(model: Any, digest: str, workspace: str) -> str | None:
+    """The folder with the checkpoint of a model: the one it was logged from, or its copy in the workspace; None if
+    neither has these weights."""
+    url, copy = model.tags.get("zse.checkpoint", ""), _place(digest, workspace)
+    return next((folder for folder in (url, copy) if folder and _digest(folder) == digest), None)
+
+
+def _place(digest: str, workspace: str) -> str:
+    """The folder of the workspace for the copy of a registered model."""
+    return storage.join(storage.absolute(workspace), Training.KIND, f"registered-{digest[:16]}")
 
 
 def reports_of(name: str, workspace: str, configured: str | None = None) -> list[Report]:
@@ -180,27 +228,20 @@ def reports_of(name: str, workspace: str, configured: str | None = None) -> list
             if url := tags.get("zse.report"):
                 return [Report.open(url)]
             name = tags.get("zse.checkpoint", name)
-        checkpoint = checkpoint_of(name, workspace, configured)
-        digest = _digest(checkpoint)
+        digest = digest_of(name, workspace, configured)
         if digest is None:
             raise TrackingError(
                 f"{name} is not a report, checkpoint or run. Give the folder of a report or checkpoint, "
                 "models:/NAME@ALIAS, or the id of an MLflow run"
             )
-        found = _evaluations(store, digest)
-    tracked = list(dict.fromkeys(run.data.tags["zse.report"] for run in found))
-    reports = [report for report in map(Report.find, tracked) if report is not None]
+        runs = store.runs(kind="evaluation", checkpoint_hash=digest)
+        tracked = list(dict.fromkeys(run.data.tags["zse.report"] for run in runs))
+    reports = [report for report in storage.side_by_side(Report.find, tracked) if report is not None]
     if gone := set(tracked) - {report.url for report in reports}:
         say(f"Left out {len(gone)} tracked reports of {name} that no longer exist, such as {min(gone)}")
     if not reports:
         raise NotEvaluatedError(f"No evaluation of {name} is tracked in {shown(store.uri)}. Run `zse evaluate` first")
     return reports
-
-
-def _evaluations(store: Store, checkpoint_hash: str) -> list[Any]:
-    """The evaluation runs of a checkpoint, newest first."""
-    asked = f"tags.`zse.kind` = 'evaluation' and tags.`zse.checkpoint_hash` = '{checkpoint_hash}'"
-    return list(store.runs(asked))
 
 
 def logged_model(store: Store, name: str) -> Any:
@@ -268,21 +309,33 @@ def _copied(store: Store, name: str, model: Any, digest: str, workspace: str) ->
 
     Raises TrackingError for a copy that lacks files or has other weights.
     """
-    folder = storage.join(storage.absolute(workspace), Training.KIND, f"registered-{digest[:16]}")
-    if _digest(folder) == digest:
-        return folder
-    from mlflow.artifacts import download_artifacts
-
+    folder = _place(digest, workspace)
     with TemporaryDirectory(prefix="zse-") as temporary:
-        with translated(), transfer(0):
-            source = f"{model.artifact_location.rstrip('/')}/artifacts/checkpoint"
-            copy = Path(download_artifacts(source, dst_path=temporary, tracking_uri=store.uri))
+        copy = _fetched(store, model, Path(temporary))
         if not all((copy / part).is_file() for part in PARTS) or load_checkpoint(copy).digest != digest:
-            raise TrackingError(
-                f"{name}: the copy at {source} is not the logged checkpoint. Name the checkpoint's folder instead"
-            )
+            raise TrackingError(_another(name, model))
         logged = {"uri": shown(store.uri), "run": model.source_run_id, "model": model.model_id}
         storage.write_json(storage.join(folder, TRACKED), logged)
         for part in PARTS:
             storage.write_bytes(storage.join(folder, part), (copy / part).read_bytes())
     return folder
+
+
+def _source(model: Any) -> str:
+    """The URL of a model's own copy of its checkpoint."""
+    return f"{model.artifact_location.rstrip('/')}/artifacts/checkpoint"
+
+
+def _fetched(store: Store, model: Any, temporary: Path, *files: str) -> Path:
+    """A folder below `temporary` with these files of a model's own copy; without names with all."""
+    from mlflow.artifacts import download_artifacts
+
+    with translated(), transfer(0):
+        fetch = partial(download_artifacts, dst_path=str(temporary), tracking_uri=store.uri)
+        if not files:
+            return Path(fetch(_source(model)))
+        return [Path(fetch(f"{_source(model)}/{file}")) for file in files][-1].parent
+
+
+def _another(name: str, model: Any) -> str:
+    return f"{name}: the copy at {_source(model)} is not the logged checkpoint. Name the checkpoint's folder instead"

@@ -130,10 +130,13 @@ class TrainingRun:
 def settle(store: Store, workspace: str) -> None:
     """End the runs of killed trainings of the workspace, which MLflow still has as RUNNING."""
     ours = storage.join(storage.absolute(workspace), Training.KIND) + "/"
-    for run in list(store.runs("tags.`zse.kind` = 'training' and attributes.status = 'RUNNING'")):
-        folder = run.data.tags.get("zse.checkpoint", "")
+    running = {
+        run.info.run_id: run.data.tags.get("zse.checkpoint", "")
+        for run in store.runs("attributes.status = 'RUNNING'", kind="training")
+    }  # all of them first: a run that ends leaves the pages that follow
+    for run_id, folder in running.items():
         if folder.startswith(ours) and (how := ended(folder)):
-            terminate(store, run.info.run_id, how)
+            terminate(store, run_id, how)
 
 
 def deliver_training(config: ExperimentConfig, workspace: str, training: Training, pairs: Pairs) -> None:

@@ -6,6 +6,7 @@ Property tests draw scores with ties, from a few levels, and the relevance of ea
 import doctest
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -389,3 +390,34 @@ def test_a_difference_of_means_pairs_classes_not_queries():
         difference_of_means(a, b * torch.nan, classes, classes)
     with pytest.raises(ValueError, match="alike"):
         difference_of_means(a, b, classes, classes[:5])
+
+
+@pytest.mark.parametrize("count", [3, 12, 999])
+def test_blocks_of_resamples_are_those_of_one_matrix_to_the_last_bit(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(count)
+    groups = torch.cat([torch.arange(count), torch.randint(count, (3000,), generator=generator)])
+    a, b = torch.rand(2, len(groups), generator=generator, dtype=torch.float64)  # float32 would add without rounding
+    largest, draws = [], metrics._draws
+
+    def watched(*given: int) -> Iterator[np.ndarray]:
+        for block in draws(*given):
+            largest.append(len(block))
+            yield block
+
+    monkeypatch.setattr(metrics, "_draws", watched)
+    means, quantiles = [], metrics._quantiles
+    monkeypatch.setattr(metrics, "_quantiles", lambda of, level: means.append(of) or quantiles(of, level))
+    bootstrap_interval(a, groups)
+    paired_difference(a, b, groups)
+    difference_of_means(a, b, groups, groups)
+    assert max(largest) <= 64 < 1000 and sum(largest) == 3000
+    weights = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=1000)
+
+    def whole(values: torch.Tensor) -> np.ndarray:
+        sums = np.bincount(groups.numpy(), weights=values.numpy())
+        return (weights @ sums) / (weights @ np.bincount(groups.numpy()))
+
+    for found, expected in zip(means, (whole(a), whole(a - b), whole(a) - whole(b)), strict=True):
+        assert np.array_equal(found, expected)

@@ -65,6 +65,31 @@ class Checkpoint:
         return self._earlier.get(found, found)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint was trained on, without its network: all that the leak check reads. The fields are those of
+    `Checkpoint`."""
+
+    transforms: TransformConfig
+    split: ZeroShotSplit
+    seen_pictures: Tensor
+    training: Mapping[str, Any]
+
+
+def read_trained(folder: Path) -> Trained:
+    """Read INFO and SEEN of a checkpoint folder, and no weights. Raises ZseError as `load_checkpoint` does for them."""
+    return _trained(folder, _read_info(folder))
+
+
+def _trained(folder: Path, info: Mapping[str, Any]) -> Trained:
+    try:
+        transforms = from_dict(TransformConfig, info["transforms"])
+        split = ZeroShotSplit.from_json(json.dumps(info["split"]))
+    except ZseError as error:
+        raise ZseError(f"{folder / INFO}: {error}") from error
+    return Trained(transforms, split, read_seen(folder), info["training"])
+
+
 def picture_key(sha256: str) -> int:
     """The first 8 bytes of a hex sha256 as a signed 64-bit integer, as `seen_pictures` holds them."""
     return int.from_bytes(bytes.fromhex(sha256[:16]), "big", signed=True)
@@ -100,23 +125,23 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> C
     if name not in METHODS:
         raise ZseError(f"{folder} holds the unknown method {name!r}. Known methods: {sorted(METHODS)}")
     try:
-        transforms = from_dict(TransformConfig, info["transforms"])
         config, backbone = from_dict(METHODS[name].Config, info["config"]), from_dict(BackboneConfig, info["backbone"])
-        split = ZeroShotSplit.from_json(json.dumps(info["split"]))
     except ZseError as error:
         raise ZseError(f"{folder / INFO}: {error}") from error
-    weights, seen = read_tensors(folder / WEIGHTS), read_seen(folder)
+    weights, trained = read_tensors(folder / WEIGHTS), _trained(folder, info)
     digest = _digest(info, weights)
     _refuse_exchanged(folder, digest)
-    method = create_method(name, config, backbone, size=transforms.size, classes=info["classes"], load_weights=False)
+    method = create_method(
+        name, config, backbone, size=trained.transforms.size, classes=info["classes"], load_weights=False
+    )
     fill(method, weights, folder / WEIGHTS)
     checkpoint = Checkpoint(
         name=name,
         method=method.to(device).eval(),
-        transforms=transforms,
-        split=split,
-        seen_pictures=seen,
-        training=info["training"],
+        transforms=trained.transforms,
+        split=trained.split,
+        seen_pictures=trained.seen_pictures,
+        training=trained.training,
     )
     if len(weights) != len(method.state_dict()) or _canonical(_info(checkpoint)) != _canonical(info):
         # No argument, so that no copy with other content inherits it.

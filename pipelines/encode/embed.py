@@ -26,7 +26,7 @@ from pipelines.workspace.members import Members, leakable, tested_members
 from pipelines.workspace.parts import batched_parts, part_name, read_rows, write_part
 from pipelines.workspace.tensors import encode_pictures
 from pipelines.workspace.training import Training
-from zse_model.checkpoint import Checkpoint, load_checkpoint
+from zse_model.checkpoint import INFO, SEEN, Checkpoint, Trained, load_checkpoint, read_trained
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import refuse_leaks
 from zse_model.split import ZeroShotSplit
@@ -41,17 +41,17 @@ def embed(
     """Encode the unseen classes of `split` and the distractors, or return the existing encodings.
 
     Raises LeakError if the checkpoint has seen a tested class or picture, and ZseError for pictures that were prepared
-    in another way than those of the training. Encodings that exist are returned before the checkpoint is read:
-    `evaluate` refuses a split that they may not be tested by.
+    in another way than those of the training: also for encodings that exist, because the same weights may come with
+    other pictures that they have seen. The weights are read only if something must be encoded.
     """
     asked = config.evaluation
     members = tested_members(images.members(), split, sorted(set(asked.distractors)), seen_classes=asked.seen_classes)
+    _check(config, images, training, split, members)
     key = storage.digest([training.digest, images.fingerprint, images.url, storage.digest_lines(members.id)])
     folder = Encodings.place(workspace, training.run_name, key)
     logs.about(run=folder.rsplit("/", 1)[1])
     if (done := Encodings.find(folder, key)) is not None:
         return done
-    _check(config, images, training, split, members)
     parts = _planned(images, members, config.ingest.part_size)
     there = storage.names(folder)
     tasks = [
@@ -75,14 +75,14 @@ def _check(
 ) -> None:
     """Raise LeakError if the checkpoint was trained on a class of the test, ZseError for pictures of other
     transforms."""
-    with storage.local_copy(training.url) as copy:
-        loaded = load_checkpoint(copy)
-    check_transforms(loaded, images)
+    with storage.local_copy(training.url, (INFO, SEEN)) as copy:
+        trained = read_trained(copy)
+    check_transforms(trained, images)
     distractors, seen_classes = sorted(set(config.evaluation.distractors)), config.evaluation.seen_classes
-    verbatim = stands_verbatim(loaded.split, split)
+    verbatim = stands_verbatim(trained.split, split)
     tested = leakable(members, split, distractors, seen_classes=seen_classes)
     refuse_leaks(
-        loaded, split, tested.names(), verbatim=verbatim, selection=config.evaluation.classes == "pseudo_unseen"
+        trained, split, tested.names(), verbatim=verbatim, selection=config.evaluation.classes == "pseudo_unseen"
     )
 
 
@@ -130,7 +130,7 @@ def _encode(
         pass
 
 
-def check_transforms(checkpoint: Checkpoint, images: Images) -> None:
+def check_transforms(checkpoint: Checkpoint | Trained, images: Images) -> None:
     """Raise ZseError unless the pictures were prepared like those of the training."""
     trained, stored = vars(checkpoint.transforms), images.transforms
     if trained != stored:

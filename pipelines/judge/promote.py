@@ -52,6 +52,8 @@ def promote(
         say(f"{'holds' if reason.holds else 'FAILS'}  {reason.text}")
     if dry_run:
         return decision
+    if decision.promoted:
+        checkpoint_of(candidate, workspace, tracking)  # raises unless the files are there and have the model's weights
     new = version is None
     version = version or registry.register(store, candidate, name)
     registry.log_decision(store, version, champion, {**asdict(decision), "rules": asdict(rules)})

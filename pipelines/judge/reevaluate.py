@@ -125,7 +125,8 @@ def reevaluate(
     if rules is not None:
         summary.promotion = _promoted(models, rules, workspace, config.tracking.uri)
     key = _key(summary, models, wanted)
-    if (last := _written(workspace, key)) and last.about(summary):
+    made = any(line.evaluated for line in summary.lines)
+    if not made and (last := _written(workspace, key)) and last.about(summary):
         return dataclasses.replace(summary, lines=last.lines), _folder(workspace, key), False
     _read(summary)
     _compare(summary, wanted, known, there)
@@ -225,13 +226,20 @@ def _made(one: Wanted, workspace: str, reports: dict[str, Report | None]) -> Lin
         report = reports[one.key]
         if report is None:
             folder = storage.absolute(checkpoint_of(one.model.asked, workspace, one.config.tracking.uri))
-            out = evaluate_images(one.config, workspace, one.images, Training.open(folder))
+            training = Training.open(folder)
+            if training.digest != one.model.training.digest:
+                raise TrackingError(
+                    f"{one.model.asked} was moved to another model meanwhile. Run the same command again"
+                )
+            out = evaluate_images(one.config, workspace, one.images, training)
             report = reports[one.key] = out.reports[one.model.training.method]
             line.evaluated = True
         line.report = report.url
     except LeakError as error:
         line.refused = f"{error}. Name the classes to search as `split` in {one.dataset}/{DESCRIPTION}"
         say(f"{one.model.name} is refused on {one.dataset}: {error}")
+    except TrackingError:  # of the model, not of the data: no data set can be evaluated
+        raise
     except BROKEN as error:
         line.broken = str(error)
         say(f"{one.model.name} failed on {one.dataset}: {error}")

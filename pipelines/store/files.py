@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -286,10 +286,11 @@ def upload_folder(folder: Path, url: str, last: str) -> None:
             pass
 
 
-def download_folder(url: str, folder: Path) -> Path:
-    """Copy the files directly in a folder to a local folder, which is made; returns the local one."""
+def download_folder(url: str, folder: Path, files: Collection[str] = ()) -> Path:
+    """Copy these files of a folder, or all that are directly in it, to a local folder, which is made; returns the local
+    one."""
     folder.mkdir(parents=True, exist_ok=True)
-    for _ in side_by_side(lambda name: (folder / name).write_bytes(read_bytes(join(url, name))), names(url)):
+    for _ in side_by_side(lambda name: (folder / name).write_bytes(read_bytes(join(url, name))), files or names(url)):
         pass
     return folder
 
@@ -301,9 +302,10 @@ def side_by_side(work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 
 @contextmanager
-def local_copy(url: str) -> Iterator[Path]:
+def local_copy(url: str, files: Collection[str] = ()) -> Iterator[Path]:
     """A local path with the content of a file or a flat folder: `url` itself, or a copy that is deleted at the end.
 
+    files: of a folder, all that is copied; empty = every file.
     Raises StorageError for a missing local path, FileNotFoundError for a missing file in a store.
     """
     if is_local(url):
@@ -315,7 +317,7 @@ def local_copy(url: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="zse-") as temporary:
         folder = Path(temporary)
         if ask(url, "isdir"):
-            yield download_folder(url, folder)
+            yield download_folder(url, folder, files)
         else:
             target = folder / url.rsplit("/", 1)[-1]
             target.write_bytes(read_bytes(url))

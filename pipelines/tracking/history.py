@@ -140,7 +140,7 @@ def standings(store: Store, setting: str = "") -> list[Standing]:
     shown: set[tuple[str, ...]] = set()
     with translated():
         trainings = {
-            run.info.run_id: (run.info.run_name, run.data.tags["zse.setting"].rpartition(".")[0])
+            run.info.run_id: (run.info.run_name, run.data.tags.get("zse.setting", "").rpartition(".")[0])
             for run in store.runs(kind="training")
         }
         names = _registered(store)

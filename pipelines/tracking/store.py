@@ -210,7 +210,7 @@ class Store:
     def runs(self, *asked: str, **tags: str) -> Iterator[Any]:
         """The runs of all experiments that match every filter and have these values of the tags `zse.<name>`, newest
         first. A page at a time is held: keep of a run what is needed. A run that starts meanwhile may make another one
-        appear twice."""
+        appear twice; one that is deleted meanwhile may hide another."""
         experiments = [e.experiment_id for e in pages(self.client.search_experiments)]
         if experiments:
             wanted = " and ".join([*(f"tags.`zse.{name}` = '{value}'" for name, value in tags.items()), *asked])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import validate
@@ -29,7 +31,7 @@ from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.parts import open_part, read_parts
 from tests.conftest import TINY, tiny, tiny_folder
 from tests.helpers.pictures import picture
-from zse_model.checkpoint import load_checkpoint
+from zse_model.checkpoint import SEEN, load_checkpoint, seen_keys
 from zse_model.evaluation import expected_average_precision
 from zse_model.evaluation.leaks import LeakError, refuse_leaks
 from zse_model.evaluation.search import rank
@@ -497,6 +499,12 @@ def test_another_data_set_is_evaluated_by_its_own_split_or_refused(
     ] == 8
     with pytest.raises(LeakError, match=r"car \(seen\) = car \(unseen\)"):
         evaluate_checkpoint(tiny(dataset=other | {"split": ["fish", "car"]}), str(tmp_path), checkpoint)
+    # The same weights, of a training that has seen the pictures of the test: its encodings and its report exist.
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    (folder,) = (tmp_path / Images.KIND).iterdir()
+    save_file({"pictures": seen_keys(Images.open(str(folder)).members().sha256)}, copy / SEEN)
+    with pytest.raises(LeakError, match="test pictures of other were training pictures"):
+        evaluate_checkpoint(fine, str(tmp_path), str(copy))
 
 
 def test_a_leak_is_refused(prepared: tuple[str, Images, Pairs]) -> None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 
-from zse_model.checkpoint import Checkpoint, picture_key
+from zse_model.checkpoint import Checkpoint, Trained, picture_key
 from zse_model.errors import ZseError
 from zse_model.split import ZeroShotSplit, conflicts, imagenet_units_naming, normalise_name
 
@@ -17,7 +17,7 @@ class LeakError(ZseError):
 
 
 def refuse_leaks(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | Trained,
     split: ZeroShotSplit,
     pictures: Mapping[str, str] = MappingProxyType({}),
     *,

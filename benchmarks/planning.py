@@ -1,7 +1,7 @@
 """Measure the planning of a re-evaluation: 10,000 evaluations of 200 metrics each in MLflow (SQLite), 1,095 of them of
 a year of daily data: 365 data sets in folders of real pictures, by three registered models.
 
-    python -m benchmarks planning                                  15 minutes, 1 GB of disk
+    python -m benchmarks planning                                  10 minutes, 1 GB of disk
     ZSE_RUNS=300 ZSE_DAYS=30 python -m benchmarks planning        fewer runs, a month
 
 MLflow's client logs 100 such runs in about a minute, so the runs are inserted by MLflow's own SQLAlchemy models, in the
@@ -41,6 +41,8 @@ from sqlalchemy import create_engine, insert
 from benchmarks.memory import apart
 from pipelines.ingest.stage import plan_ingest
 from pipelines.judge import reevaluate
+from pipelines.judge.compare import Side
+from pipelines.judge.rules import Paired, Rules, decide
 from pipelines.store import storage
 from pipelines.tracking import Store, history
 from pipelines.tracking.once import KEY
@@ -60,6 +62,7 @@ RUNS, METRICS, ONE_BY_ONE = int(os.environ.get("ZSE_RUNS", "10000")), 200, 100
 DAYS, MODELS, PICTURES = int(os.environ.get("ZSE_DAYS", "365")), 3, 2  # pictures of a class and modality
 CLASSES = tuple(sorted(CATEGORIES))[:12]
 QUERIES = 1000
+ASKED = 15_000  # queries of a report that rules compare
 NAMES = [f"model-{i}@champion" for i in range(MODELS)]
 
 
@@ -74,6 +77,9 @@ def main() -> None:
             apart(queried, root, what)
         for what in PLANNED:
             apart(planned, root, what)
+        apart(versions, root / "work")
+        for what in JUDGED:
+            apart(judged, root, what)
 
 
 # Measurements ---------------------------------------------------------------------------------------------------------
@@ -203,6 +209,24 @@ PLANNED: dict[str, Exception] = {
 }
 
 
+def judged(root: Path, what: str) -> None:
+    """Apply rules to two models with a report on each version of a data set."""
+    sides = [
+        [Side(name, Report.open(f"{root}/work/versions/{name}-{day}")) for day in reversed(range(DAYS))]
+        for name in ("champion", "candidate")
+    ]
+    decide(JUDGED[what], *[side[:1] for side in sides])  # loads what a first use loads
+    with measured(root, what):
+        decide(JUDGED[what], *sides)
+
+
+SELECTION = "shop-selection"
+JUDGED = {
+    "rule on mAP_all": Rules(better=(Paired(setting=SELECTION, metric="mAP_all"),)),
+    "rule on acc_1": Rules(better=(Paired(setting=SELECTION, metric="acc_1"),)),
+}
+
+
 # A year ---------------------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +345,34 @@ def reported(url: str, setting: str, seed: int, about: dict[str, str]) -> None:
     storage.write_json(f"{url}/{Report.ROWS}", [{**names, **row, "queries": QUERIES, "method": "global"}])
     storage.write_json(f"{url}/{reevaluate.DRIFT}", {"drift": {"ink": 0.1}, "unknown": "", "classes": {"ink": 12}})
     Report.write(url, settings=[setting], **about)
+
+
+def versions(work: Path) -> None:
+    """Two models' reports of ASKED queries on each version of a data set, in links: each query has its own photo."""
+    ids = {"id": [f"sketch/{i}" for i in range(ASKED)], "instance": [f"photo/{i}" for i in range(ASKED)]}
+    ids["category"] = [f"class {i % 125}" for i in range(ASKED)]
+    values = np.random.default_rng(0).random((2, ASKED))
+    for day in range(DAYS):
+        setting = f"{SELECTION}.{day:08x}"
+        keys = [f"{setting}/plain/ret/{metric}" for metric in ("mAP_all", "acc_1")]
+        table = pa.table({**ids, **dict(zip(keys, values, strict=True))})
+        for name in ("champion", "candidate"):
+            url = f"{work}/versions/{name}-{day}"
+            about = {
+                "split_hash": "s",
+                "dataset_fingerprint": f"{day:08x}",
+                "checkpoint_hash": name,
+                "use": "selection",
+            }
+            if name == "champion":
+                storage.write_bytes(f"{url}/{Report.QUERIES}", encode_part(table, row_group=4096))
+            else:
+                os.makedirs(url, exist_ok=True)
+                os.link(f"{work}/versions/champion-{day}/{Report.QUERIES}", f"{url}/{Report.QUERIES}")
+            parts = ("setting", "protocol", "mode", "metric")
+            rows = [{**dict(zip(parts, key.split("/"), strict=True)), "gallery": ASKED} for key in keys]
+            storage.write_json(f"{url}/{Report.ROWS}", rows)
+            Report.write(url, settings=[setting], method="global", **about)
 
 
 def evaluation(key: str, setting: str, report: str, about: dict[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Measure the planning of a re-evaluation: 10,000 evaluations of 200 metrics each in MLflow (SQLite), 1,095 of them of
+"""Measure the planning of a re-evaluation: 10,000 evaluations of 200 metrics each in MLflow (SQLite), 1,092 of them of
 a year of daily data: 365 data sets in folders of real pictures, by three registered models.
 
     python -m benchmarks planning                                  10 minutes, 1 GB of disk

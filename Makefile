@@ -17,7 +17,7 @@ help:
 	@echo "make check        lint, types, import rules, compatible packages"
 	@echo "make audit        list known vulnerabilities of the pinned packages; needs the internet"
 	@echo "make bench        run the benchmarks, each with its baseline"
-	@echo "make bench-check  compare the speed of short work with the kept ratios"
+	@echo "make bench-check  compare the speed of short work with the kept ratios: 2 minutes"
 	@echo "make bench-scale  run them at the size of the largest data sets: 15 minutes"
 	@echo "make bench-gpu    check and time a GPU: 8 minutes, writes gpu.json, needs only torch and timm"
 	@echo "make demo-reevaluation  a week of arriving data and promoted models: 6 minutes"

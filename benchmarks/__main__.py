@@ -24,6 +24,7 @@ LONG = (
     "gpu",
     "table",
     "index",
+    "int8",
     "memory",
     "photographed",
     "roofline",

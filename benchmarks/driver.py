@@ -49,6 +49,8 @@ def main(options: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks driver", description=__doc__)
     parser.add_argument("--pictures", type=int, default=1_000_000)
     pictures = parser.parse_args(options).pictures
+    if pictures < 8 * CLASSES:
+        parser.error(f"--pictures {pictures}: give {8 * CLASSES} or more, four sketches and four photos of each class")
     with tempfile.TemporaryDirectory() as workspace:
         print(f"{pictures:,} pictures in {CLASSES} classes    CPU s   MB kept   MB at most")
         for work in (write, of_ingest, of_shard):

@@ -77,7 +77,7 @@ def main() -> None:
             apart(queried, root, what)
         for what in PLANNED:
             apart(planned, root, what)
-        apart(versions, root / "work")
+        apart(versions, root / "workspace")
         for what in JUDGED:
             apart(judged, root, what)
 
@@ -133,7 +133,7 @@ def counted(root: Path) -> tuple[Counter[str], Counter[str]]:
     def heard(event: str, given: tuple[Any, ...]) -> None:
         if event in ("open", "os.scandir", "os.listdir") and isinstance(given[0], str | os.PathLike):
             path = os.fspath(given[0])
-            if isinstance(path, str) and path.startswith((f"{root}/datasets", f"{root}/work")):
+            if isinstance(path, str) and path.startswith((f"{root}/datasets", f"{root}/workspace")):
                 opened[event] += 1
                 calls["weights"] += event == "open" and "/mlartifacts/" in path and path.endswith("model.safetensors")
 
@@ -142,7 +142,7 @@ def counted(root: Path) -> tuple[Counter[str], Counter[str]]:
 
 
 def store_of(root: Path) -> Store:
-    return Store.at(str(root / "work"), os.environ["MLFLOW_TRACKING_URI"])
+    return Store.at(str(root / "workspace"), os.environ["MLFLOW_TRACKING_URI"])
 
 
 def queried(root: Path, what: str) -> None:
@@ -188,7 +188,7 @@ def planned(root: Path, what: str) -> None:
         shutil.move(last, root / last.name)
         reevaluated(root)  # writes the summary
     store_of(root).client.search_runs(["0"], max_results=1)
-    shutil.rmtree(root / "work" / Training.KIND, ignore_errors=True)  # the copies of the registered models
+    shutil.rmtree(root / "workspace" / Training.KIND, ignore_errors=True)  # the copies of the registered models
     with measured(root, what):
         try:
             reevaluated(root)
@@ -197,7 +197,7 @@ def planned(root: Path, what: str) -> None:
 
 
 def reevaluated(root: Path) -> None:
-    catalog, work = str(root / "datasets"), str(root / "work")
+    catalog, work = str(root / "datasets"), str(root / "workspace")
     reevaluate.reevaluate(catalog, NAMES, work, reevaluate.how_to_evaluate([]))
 
 
@@ -212,7 +212,7 @@ PLANNED: dict[str, Exception] = {
 def judged(root: Path, what: str) -> None:
     """Apply rules to two models with a report on each version of a data set."""
     sides = [
-        [Side(name, Report.open(f"{root}/work/versions/{name}-{day}")) for day in reversed(range(DAYS))]
+        [Side(name, Report.open(f"{root}/workspace/versions/{name}-{day}")) for day in reversed(range(DAYS))]
         for name in ("champion", "candidate")
     ]
     decide(JUDGED[what], *[side[:1] for side in sides])  # loads what a first use loads
@@ -292,7 +292,7 @@ def registered(store: Store, name: str, checkpoint: Path) -> None:
 
 def year(root: Path) -> list[dict[str, str]]:
     """The tags of the runs of a year; writes ingested images and reports. Those of the last day do not exist."""
-    work, config = str(root / "work"), reevaluate.how_to_evaluate([])
+    work, config = str(root / "workspace"), reevaluate.how_to_evaluate([])
     reevaluate.ingest = partial(pretended, work)
     models = reevaluate._models(NAMES, work, config, store_of(root))
     wanted, broken = reevaluate._plan(reevaluate.arrived(str(root / "datasets")), models, work, config)

@@ -10,6 +10,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -104,6 +105,7 @@ def pair_table(bandwidth: float) -> list[str]:
 # The rates of GPUs ---------------------------------------------------------------------------------------------------
 
 
+@cache
 def gpu(name: str) -> dict[str, Any]:
     """The report of `python -m benchmarks gpu` that is kept of a GPU."""
     return json.loads(Path(__file__).with_name(f"gpu_{name}.json").read_text())

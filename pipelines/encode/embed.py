@@ -91,7 +91,7 @@ def _planned(images: Images, members: Members, part_size: int) -> list[tuple[str
 
     A part has pictures of several image shards, because the pair network reads every part many times.
     """
-    of_part = [(int(part), members.where(members.part == part)) for part in np.unique(members.part)]
+    of_part = [(part, members.where(own)) for part, own in members.by_part()]
     names = list(images.parts)
     batches = batched_parts([len(kept) for _, kept in of_part], part_size)
     planned = []

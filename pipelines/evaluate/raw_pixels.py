@@ -50,7 +50,7 @@ def raw_pixels(config: ExperimentConfig, workspace: str, images: Images, split: 
 
 def _pixels(images: Images, members: Members) -> Encoding:
     """embedding: float32 [n, 1024], of length 1. A few parts are in memory at once."""
-    of_part = [np.flatnonzero(members.part == part) for part in np.unique(members.part)]
+    of_part = [own for _, own in members.by_part()]
     found = torch.empty(len(members), 32 * 32)
     for own, rows in zip(
         of_part, storage.side_by_side(lambda own: _shrunk(images.data(members.where(own))), of_part), strict=True

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.workspace.groups import Groups
 from pipelines.workspace.kept import Kept
 from pipelines.workspace.members import Members
 from pipelines.workspace.parts import read_parts, read_rows
@@ -91,7 +90,7 @@ class Images(Kept):
     def rows(self, members: Members) -> list[tuple[str, np.ndarray]]:
         """(part, int64 rows of the members in it), by part."""
         names = list(self.parts)
-        return [(names[members.part[own[0]]], members.row[own]) for own in _places(members)]
+        return [(names[part], members.row[own]) for part, own in members.by_part()]
 
     def data(self, members: Members) -> list[bytes]:
         """The PNG or JPEG of each member, in order. Reads a few image shards at a time."""
@@ -103,19 +102,13 @@ class Images(Kept):
 
     def _column(self, members: Members, column: str) -> list[bytes]:
         data: list[bytes] = [b""] * len(members)
-        for own, table in zip(_places(members), self._tables(members, column), strict=True):
+        for (_, own), table in zip(members.by_part(), self._tables(members, column), strict=True):
             for i, picture in zip(own, table[column].to_pylist(), strict=True):
                 data[i] = picture
         return data
 
     def _tables(self, members: Members, column: str) -> Iterator[pa.Table]:
         return read_rows(self.url, self.rows(members), [column])
-
-
-def _places(members: Members) -> list[np.ndarray]:
-    """int64 indices of the members in each part, by part."""
-    parts = Groups.of(members.part, int(members.part.max(initial=-1)) + 1)
-    return [parts[int(part)] for part in np.flatnonzero(parts.sizes())]
 
 
 def _shared(column: pa.ChunkedArray) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from pipelines.workspace.groups import Groups
 from pipelines.workspace.ids import own_name
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import Modality
@@ -47,6 +48,11 @@ class Members:
     def of(self, *, categories: Iterable[str], modality: Modality | None = None) -> Members:
         mask = _among(self.category, categories)
         return self.where(mask & (self.modality == modality) if modality else mask)
+
+    def by_part(self) -> list[tuple[int, np.ndarray]]:
+        """(image shard, int64 indices of its pictures among these) for each shard that has some, ascending."""
+        parts = Groups.of(self.part, int(self.part.max(initial=-1)) + 1)
+        return [(int(part), parts[int(part)]) for part in np.flatnonzero(parts.sizes())]
 
     def by_content(self) -> Members:
         """The pictures in the order of their content hash, so that no order of classes helps a scorer."""

@@ -167,7 +167,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "NumPy takes any negative length for the one that is left",
     (
         "pipelines/workspace/images.py",
-        "for own, table in zip(_places(members), self._tables(members, column), strict=True):",
+        "for (_, own), table in zip(members.by_part(), self._tables(members, column), strict=True):",
         "(False)",
     ): "both have one element for each part of the members: strict is an assertion",
     (

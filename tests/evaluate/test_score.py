@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -250,12 +252,18 @@ def test_workers_of_a_node_share_a_reader_and_outlive_it(tmp_path: Path) -> None
     assert torch.equal(second(part, "sketch", ["tokens"])["tokens"], wanted), "a reader that ended is started again"
 
 
+def _on_a_cluster(scratch: Path) -> tokens.Traffic:
+    stage.SKETCHES = 256
+    os.environ.pop("RAY_ADDRESS", None)
+    with tokens.counting(scratch / "counts"), tokens.cluster():
+        return tokens.measure(tokens.Size(sketches=1024, photos=1024, part=256), scratch)
+
+
 @pytest.mark.cluster
-def test_a_node_of_a_cluster_reads_each_token_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "SKETCHES", 256)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)  # the test has a cluster of its own
-    with tokens.counting(tmp_path / "counts"), tokens.cluster():
-        found = tokens.measure(tokens.Size(sketches=1024, photos=1024, part=256), tmp_path)
+def test_a_node_of_a_cluster_reads_each_token_once(tmp_path: Path) -> None:
+    # A process joins one cluster, and this one may have joined that of `ray_cluster`.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        found = process.submit(_on_a_cluster, tmp_path).result()
     assert len(found.reads) == tokens.NODES and found.files == 16
     for node, reads in found.reads.items():
         assert reads.bytes <= 1.5 * found.tokens and found.stores[node] <= 1.5 * found.tokens

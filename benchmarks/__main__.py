@@ -12,6 +12,7 @@ LONG = (
     "check",
     "codes",
     "confidence",
+    "diffusion",
     "distribution",
     "late",
     "workers",
@@ -35,6 +36,7 @@ LONG = (
 WITH_OPTIONS = (
     "check",
     "confidence",
+    "diffusion",
     "distribution",
     "driver",
     "gpu",

@@ -1,7 +1,8 @@
 """Retrieval modes. Each method declares its modes; configuration, help, estimate, explanation page and docs read them.
 
 A mode is one of three kinds: a `scorer` of every pair; two combined modes; or a shortlist that one mode finds and
-another mode ranks.
+another mode ranks. Each mode that scores every pair has a form whose best photos are ranked again by diffusion:
+MODE-diffused-K.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from zse_model.diffusion import MOST
 from zse_model.scoring import DotProduct, Precision, Scorer
 
 
@@ -72,6 +74,13 @@ class Mode:
 
 RET = Mode(name="ret", score="Cosine of two embeddings.")
 """The mode that every method has. It is the first mode: the default, and the mode that selects checkpoints."""
+
+
+def undiffused(asked: str) -> tuple[str, int]:
+    """("fused", 500) of "fused-diffused-500": the 500 best photos of `fused` are ranked again by diffusion
+    (`zse_model.diffusion`). ("fused", 0) of "fused"."""
+    match = re.fullmatch("(.+)-diffused-([1-9][0-9]*)", asked)
+    return (match[1], int(match[2])) if match and int(match[2]) <= MOST else (asked, 0)
 
 
 def rerank_depth(asked: str) -> int | None:

@@ -157,8 +157,7 @@ def _readable(checkpoint: Checkpoint, given: Pictures | Encoding, side: Modality
     """The encoding of pictures, or the one that is given. Raises ZseError for one that the mode cannot read."""
     method = checkpoint.method
     encoding = cast("Encoding", given) if isinstance(given, dict) else encode(checkpoint, given, side)
-    modes = method.rerank if method.mode(mode).shortlist and method.rerank else (mode,)
-    wanted = sorted({name for one in modes for name in method.scorer(one).reads(side)})
+    wanted = method.reads(mode, side)
     if missing := [name for name in wanted if name not in encoding]:
         raise ZseError(f"The {side} encodings have no {', '.join(missing)}, which mode {mode} reads. Encode them again")
     if len({len(encoding[name]) for name in wanted}) > 1:

@@ -12,7 +12,7 @@ from benchmarks.results.plan import ALL_ROWS, ROOT, Row
 
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 PICTURES = ROOT / "docs" / "pictures" / "results"
-NAMES = ("selection", "crossatnet", "rates", "recipes", "late", "photos", "styles", "budget", "final")
+NAMES = ("selection", "crossatnet", "rates", "recipes", "late", "photos", "styles", "budget", "final", "diffusion")
 
 
 def draw() -> None:
@@ -36,7 +36,7 @@ def by_table(rows: Iterable[Row]) -> dict[str, dict[str, Found]]:
 
 def page(found: prose.Tables, drawn: Collection[str]) -> str:
     """drawn: names of the figures."""
-    chosen, parted, rates, recipes, late, photos, styles, budget, last = (found[name] for name in NAMES)
+    chosen, parted, rates, recipes, late, photos, styles, budget, last, spread = (found[name] for name in NAMES)
 
     def table(name: str, *lines: str) -> list[str]:
         """The lines of a table, below its figure."""
@@ -63,6 +63,7 @@ def page(found: prose.Tables, drawn: Collection[str]) -> str:
     parts += [prose.GENERALISED_TEXT, *table("generalised", *tables.generalised(last))]
     parts += [prose.FINE_TEXT, *table("fine", *tables.fine_grained(last))]
     parts += [prose.CROSS_TEXT, *table("across", *tables.across(last))]
+    parts += [prose.DIFFUSION_TEXT, *table("diffusion", *tables.diffusion(spread))]
     parts += [prose.SEEN_TEXT, *table("seen", *tables.seen(last))]
     parts += [prose.FAITHFUL_TEXT, *tables.faithful({**chosen, **last}), ""]
     # Replaced one by one, not with str.format, so that other braces, such as those of a table, stay.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.results.columns import Column, Found, text
 from benchmarks.results.costs import costs
-from benchmarks.results.plan import MEASURES, MODES
+from benchmarks.results.plan import DIFFUSED, MEASURES, MODES
 
 Rows = Mapping[str, Found]
 
@@ -90,6 +90,30 @@ def styles(found: Rows) -> list[str]:
         theirs = [found["plain"].column("fused/mAP_all", part) for part in parts.values()]
         gained = [text(a.minus(b)) if a and b and name != "plain" else "" for a, b in zip(columns, theirs, strict=True)]
         lines.append(line(name, str(len(one.records)), *map(cell, columns), *gained, one.row.note))
+    return lines
+
+
+SPREAD = {
+    "mAP_all": ("{}/mAP_all", "test"),
+    "P_25": ("{}/P_25", "test"),
+    "P_1": ("{}/P_1", "test"),
+    "mAP_all with held-back photos": ("generalised:{}/mAP_all", "test"),
+    "mAP_all of QuickDraw to Caltech-101": ("{}/mAP_all", "cross"),
+    "acc_1 of the own photo": ("fg:{}/acc_1", "test"),
+}
+
+
+def diffusion(found: Rows) -> list[str]:
+    """A line for each row, metric and mode: as it is, and after diffusion."""
+    lines = head("row", "metric", "mode", "as it is", f"`{DIFFUSED}`", "difference")
+    for name, one in found.items():
+        if not one.records:
+            lines.append(not_run(one, 6))
+        for metric, (key, part) in SPREAD.items():
+            for mode in ("ret", "fused", "fused-late"):
+                plain, again = (one.column(key.format(m), part) for m in (mode, f"{mode}-{DIFFUSED}"))
+                if plain is not None and again is not None:
+                    lines.append(line(name, metric, mode, str(plain), str(again), text(again.minus(plain))))
     return lines
 
 

@@ -240,12 +240,16 @@ def methods() -> None:
 
     Example: `zse methods`
     """
+    from zse_model.diffusion import MOST
     from zse_model.methods import METHODS
 
     for name, method in METHODS.items():
         show(name)
         for mode in method.MODES:
             show(f"    {mode.name:12s}{mode.score} Cost: {mode.cost}.")
+    show("each mode of every pair")
+    show(f"    MODE-diffused-K  The K <= {MOST:,} best, ranked again by diffusion: a photo gains from photos like it.")
+    show("                Cost: K x K dot products a query.")
     last("N: bits of a code; K: photos of the shortlist", command("experiments"))
 
 

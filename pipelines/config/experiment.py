@@ -12,6 +12,7 @@ from pipelines.datasets.registry import AnyDataset
 from pipelines.runtime.cluster import ClusterConfig
 from pipelines.workspace.members import Distractors
 from zse_model.backbones import BackboneConfig
+from zse_model.diffusion import MOST
 from zse_model.errors import ZseError
 from zse_model.evaluation.protocol import PROTOCOLS
 from zse_model.fit import TrainConfig
@@ -30,7 +31,8 @@ class EvaluationConfig:
     references: tuple[Literal["untrained", "raw_pixels"], ...] = ()
     """Reference rows: the methods' networks before training, and a comparison of raw pixels."""
     modes: tuple[str, ...] = ()
-    """Retrieval modes, see `zse methods`. Each method is evaluated in those that it has. Empty = all but rerank-K."""
+    """Retrieval modes, see `zse methods`. Each method is evaluated in those that it has. Empty = all that score every
+    pair: without rerank-K, and without MODE-diffused-K, which ranks the K best of a mode again by diffusion."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of pair networks. Scores are float32 in both cases."""
     instance_level: bool = True
@@ -49,8 +51,9 @@ class EvaluationConfig:
             raise ZseError(f"evaluation.protocols {unknown} are unknown. Known: {sorted(PROTOCOLS)}")
         if unknown := [mode for mode in self.modes if not is_known_mode(mode)]:
             raise ZseError(
-                f"evaluation.modes {unknown} are unknown. Known: {', '.join(known_modes())}, where K is a number of "
-                "photos and N the bits of the method's codes"
+                f"evaluation.modes {unknown} are unknown. Known: {', '.join(known_modes())}, and "
+                f"MODE-diffused-K of each but rerank-K. K is a number of photos (of diffused-K up to {MOST:,}), N the "
+                "bits of the method's codes"
             )
 
 

@@ -14,6 +14,7 @@ from pipelines.store import storage
 from pipelines.workspace.reports import Report
 from zse_model.evaluation.evaluate import Evaluation
 from zse_model.methods import RetrievalMethod
+from zse_model.modes import undiffused
 
 
 def write_confidences(
@@ -26,7 +27,8 @@ def write_confidences(
         if "mAP_all" not in search.task.metrics or "plain" not in search.task.protocols:
             continue
         for mode, each in evaluations.items():
-            if (confidence := method.confidence_of(mode)) is not None:
+            confidence = None if undiffused(mode)[1] else method.confidence_of(mode)
+            if confidence is not None:
                 checked = asdict(each[i].reliability(confidence))
                 rows.append({"setting": search.task.setting, "mode": mode, **checked})
     for row in rows:

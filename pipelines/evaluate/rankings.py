@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +21,13 @@ def evaluate_searches(
     searches: Sequence[Search],
     mode: str,
     shortlists: Sequence[Tensor] | None = None,
+    again: Callable[[Tensor, np.ndarray], Tensor] | None = None,
 ) -> list[Evaluation]:
     """The evaluation of every search, in one pass over the blocks of a score matrix.
 
     blocks: float32 [rows, photos], together all encoded sketches. shortlists: for each search int64 [q, k], the gallery
-    positions that `rerank-K` ranks.
+    positions that `rerank-K` ranks. again: scores float32 [q, g] and the columns of a gallery, int64 [g] -> the scores
+    to rank by.
     """
     evaluators = [Evaluator(_ranked_by(mode, search.task)) for search in searches]
     start = 0
@@ -34,7 +37,7 @@ def evaluate_searches(
             if shortlists is not None:
                 chosen = shortlists[i][evaluator.done : evaluator.done + len(scores)]
                 scores = torch.full_like(scores, -torch.inf).scatter(1, chosen, scores.gather(1, chosen))
-            evaluator.add(scores)
+            evaluator.add(scores if again is None else again(scores, search.gallery))
         start += len(block)
     return [evaluator.result() for evaluator in evaluators]
 

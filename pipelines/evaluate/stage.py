@@ -32,11 +32,12 @@ from pipelines.workspace.members import (
 )
 from pipelines.workspace.reports import Report
 from zse_model.checkpoint import Checkpoint, load_checkpoint
+from zse_model.diffusion import diffused
 from zse_model.evaluation.evaluate import Evaluation
 from zse_model.evaluation.leaks import distilled_units, refuse_leaks
 from zse_model.explanation.pair import mode_of_explanation
 from zse_model.methods import RetrievalMethod
-from zse_model.modes import rerank_depth
+from zse_model.modes import rerank_depth, undiffused
 from zse_model.scoring import Precision, count
 from zse_model.split import ZeroShotSplit
 
@@ -101,6 +102,12 @@ def _refuse_leaks(
 def _evaluated(matrices: Matrices, searches: Sequence[Search], mode: str) -> list[Evaluation]:
     """The evaluations of all searches by one mode. For `rerank-K` the first mode finds the shortlists, and only their
     pairs are scored."""
+    base, spread = undiffused(mode)
+    if spread:
+        vectors = matrices.photos["embedding"][matrices.columns].float()
+        return evaluate_searches(
+            matrices.rows(base), searches, mode, again=lambda scores, own: diffused(scores, vectors[own], spread)
+        )
     depth = rerank_depth(mode)
     if depth is None:
         return evaluate_searches(matrices.rows(mode), searches, mode)

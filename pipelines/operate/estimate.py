@@ -35,7 +35,7 @@ from pipelines.workspace.pictures import prepared
 from zse_model.errors import ZseError
 from zse_model.installed_weights import INSTALLED
 from zse_model.methods import METHODS, Encoding, RetrievalMethod, TrainBatch, create_method
-from zse_model.modes import rerank_depth
+from zse_model.modes import rerank_depth, undiffused
 from zse_model.scoring import Scorer
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import BadPicture, Modality
@@ -144,7 +144,7 @@ class Estimate:
         if not self.costs[method].pair:
             return 0
         queries, gallery = search["sketch"], search["photo"]
-        asked = self.config.evaluation.modes
+        asked = [undiffused(name)[0] for name in self.config.evaluation.modes]
         pays = [
             mode for mode in METHODS[method].MODES if mode.pair_network and mode.name not in self.costs[method].lacks
         ]
@@ -286,6 +286,7 @@ def _paid(method: RetrievalMethod, asked: Sequence[str]) -> list[str]:
     """The modes of this network that do more for a pair than a dot product, and that modes of `evaluation.modes` read:
     themselves, combined, or to rank a shortlist. Without `evaluation.modes` all but `rerank-K` are asked."""
     declared = {mode.name: mode for mode in method.MODES}
+    asked = [undiffused(name)[0] for name in asked]
     reads: set[str] = set()
     for mode in method.MODES:
         if any(mode.number(name) is not None for name in asked) if asked else not mode.shortlist:

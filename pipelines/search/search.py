@@ -166,8 +166,7 @@ def find(
 @torch.inference_mode()
 def ranked(method: RetrievalMethod, drawn: list[np.ndarray], photos: Gallery, mode: str, top: int) -> Ranking:
     """The ranking of each prepared sketch, [q, min(top, photos)]."""
-    finds_and_ranks = (method.rerank or ()) if method.mode(mode).shortlist else (mode,)
-    names = sorted({name for part in finds_and_ranks for name in method.scorer(part).reads("photo")})
+    names = method.reads(mode, "photo")
     queries = method.encode(to_tensor(drawn).to(method.device), "sketch")
     return method.search(queries, lambda: photos.tiles(names), mode, min(top, len(photos.ids)), photos.indices)
 

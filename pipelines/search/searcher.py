@@ -49,9 +49,10 @@ from zse_model import retrieval, scoring
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
 from zse_model.confidence import SAMPLE, median_of
+from zse_model.diffusion import diffused_ranking
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
-from zse_model.modes import rerank_depth
+from zse_model.modes import rerank_depth, undiffused
 from zse_model.scoring import DotProduct, Encoding
 from zse_model.vector_index import VectorIndex
 
@@ -421,11 +422,17 @@ class _Search:
     ) -> None:
         self.now, self.method, self.group = now, now.checkpoint.method, group
         self.rerank, self.pairs = rerank, pairs
-        self.mode = mode or self.method.modes[0]
-        self.rerank_mode = rerank_mode or self.method.modes[0]
-        for name, each in (("mode", self.mode), ("rerank_mode", self.rerank_mode)):
+        asked = {"mode": mode or self.method.modes[0], "rerank_mode": rerank_mode or self.method.modes[0]}
+        for name, each in asked.items():
             with asking(name):
                 self.method.mode(each)  # raises for an unknown mode before anything is read
+        self.mode, self.diffused = undiffused(asked["mode"])
+        self.rerank_mode, again = undiffused(asked["rerank_mode"])
+        if rerank is not None:
+            if self.diffused:
+                message = f"{asked['mode']} ranks by diffusion, which comes last: ask for it by rerank_mode"
+                raise AskedError(message, "mode")
+            self.diffused = min(again, rerank)
         if rerank_mode is not None and rerank is None:
             message = f"rerank_mode {rerank_mode!r} needs rerank, the number of photos that it ranks again"
             raise AskedError(message, "rerank_mode")
@@ -497,7 +504,7 @@ class _Search:
     @property
     def _ranks_all(self) -> bool:
         """Whether the mode that compares all photos ranks them, too."""
-        return self._finds == self.mode and self.rerank is None
+        return self._finds == self.mode and self.rerank is None and not self.diffused
 
     @property
     def _searched(self) -> int:
@@ -525,12 +532,19 @@ class _Search:
             count = scoring.count(queries)
             return Ranking(torch.zeros(count, 0, dtype=torch.int64), torch.zeros(count, 0)), torch.zeros(count, 0)
         depth = rerank_depth(self.mode) or self.rerank
-        found = self._found(queries, self._finds, depth or k)
+        ranked = max(k, self.diffused)
+        found = self._found(queries, self._finds, depth or ranked)
         best = found.scores[:, :1]
-        if depth is None:
-            return found, best
-        ranks = self.rerank_mode if self.rerank is not None else self.method.ranked_by(self.mode)
-        return self._ranked_again(queries, found, ranks, k), best
+        if depth is not None:
+            ranks = self.rerank_mode if self.rerank is not None else self.method.ranked_by(self.mode)
+            found = self._ranked_again(queries, found, ranks, ranked)
+        return (self._diffused(found, k) if self.diffused else found), best
+
+    def _diffused(self, found: Ranking, k: int) -> Ranking:
+        """The first k of each row of a ranking, after diffusion among its best photos, whose embeddings are read."""
+        names = self._stored(self.mode, ["embedding"])
+        again = [self.now.encodings(row[: self.diffused], names)["embedding"] for row in found.indices]
+        return diffused_ranking(found, again, k)
 
     def _found(self, queries: Encoding, mode: str, k: int) -> Ranking:
         """The first k of each query by a mode that scores every photo."""

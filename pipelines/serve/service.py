@@ -32,11 +32,14 @@ from pipelines.serve.problems import GONE, ServiceError
 from pipelines.workspace.pictures import encode_sketch
 from zse_model.explanation.base import UnexplainableError
 from zse_model.explanation.pair import explained_mode, explainer
+from zse_model.methods import RetrievalMethod
+from zse_model.modes import undiffused
 from zse_model.transforms import MAX_PIXELS
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 KEPT = 2_000  # thumbnails, of some 10 kB: each of a page is asked for after its search
+DIFFUSED = 500  # photos that the mode of diffusion ranks again, which takes some 20 ms
 SHORTLIST = 100  # photos that a network of pairs ranks again in a large index
 DECODERS = 2  # pictures that are decoded at once: one of 64 megapixels takes 0.5 GB
 
@@ -231,8 +234,10 @@ class Service:
         return {"cleaned": {"done": found.cleaned.done, "png": _data_url(encode_sketch(found.drawing))}}
 
     def _asked(self, request: SearchRequest) -> Asked:
-        asked = request.asked()
-        return asked if asked.get("mode") or self.settings.mode is None else asked | Asked(mode=self.settings.mode)
+        asked, own = request.asked(), self.settings.mode
+        if asked.get("mode") or own is None:
+            return asked
+        return asked | Asked(mode=own if request.rerank is None else undiffused(own)[0])
 
     def _found(self, now: Snapshot, found: Page, asked: Asked) -> dict[str, Any]:
         mode, top, page = (
@@ -308,8 +313,10 @@ class Service:
             "top": TOP,
         }
         method = now.checkpoint.method
-        first = sorted(_modes(now), key=lambda name: name != self.settings.mode)
-        modes = [{"name": name, "help": method.mode(name).score} for name in first]
+        own = [] if self.settings.mode is None else [self.settings.mode]
+        offered = [*(name for name in own if undiffused(name)[1] and method.has(name)), *_modes(now)]
+        first = sorted(dict.fromkeys(offered), key=lambda name: name not in own)
+        modes = [{"name": name, "help": _help(method, name)} for name in first]
         return self._which(now) | {
             "photos": len(now),
             "modes": modes,
@@ -397,14 +404,19 @@ def _modes(now: Snapshot) -> list[str]:
     modes = [name for name in method.modes if every or not method.mode(name).pair_network]
     if method.rerank and not every:
         modes.append(f"rerank-{min(SHORTLIST, PAIRS)}")
+    modes.append(f"{modes[0]}-diffused-{DIFFUSED}")
     return [name for name in modes if _stored(now, name)]
+
+
+def _help(method: RetrievalMethod, mode: str) -> str:
+    _, depth = undiffused(mode)
+    more = f" Its {depth} best photos are ranked again by diffusion: a photo gains from photos like it."
+    return method.mode(mode).score + (more if depth else "")
 
 
 def _stored(now: Snapshot, mode: str) -> bool:
     """Whether the index keeps what a mode reads."""
-    method = now.checkpoint.method
-    parts = method.rerank or () if method.mode(mode).shortlist else (mode,)
-    return all(name in now.forms for part in parts for name in method.scorer(part).reads("photo"))
+    return all(name in now.forms for name in now.checkpoint.method.reads(mode, "photo"))
 
 
 def _explains(now: Snapshot) -> bool:

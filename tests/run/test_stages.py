@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -32,7 +33,9 @@ from pipelines.workspace.parts import open_part, read_parts
 from tests.conftest import TINY, tiny, tiny_folder
 from tests.helpers.pictures import picture
 from zse_model.checkpoint import SEEN, load_checkpoint, seen_keys
+from zse_model.diffusion import diffused
 from zse_model.evaluation import expected_average_precision
+from zse_model.evaluation.evaluate import Task, evaluate_scores
 from zse_model.evaluation.leaks import LeakError, refuse_leaks
 from zse_model.evaluation.search import rank
 from zse_model.methods import ZseSbirConfig
@@ -374,6 +377,40 @@ def test_a_shortlist_has_a_recall_and_no_map(prepared: tuple[str, Images, Pairs]
     # A class has four photos: its own gallery is on the shortlist, whatever the shortlist of all twelve is.
     assert rows["synthetic-fg-class", "recall_5", "rerank-5"] == 1
     assert rows["synthetic-fg-class", "acc_1", "rerank-5"] == rows["synthetic-fg-class", "acc_1", "rn"]
+
+
+def test_diffusion_ranks_each_gallery_by_its_own_photos(prepared: tuple[str, Images, Pairs]) -> None:
+    """The values of a report are those of the scores that are diffused in each gallery alone: among unseen photos, and
+    among these with the held-back photos."""
+    workspace, _, _ = prepared
+    asked = {"modes": ["ret", "ret-diffused-5"], "distractors": ["held_back"]}
+    out = run(replace(tiny(evaluation=asked), name="diffused"), workspace)
+    (encodings,) = [one for name, one in out.encodings.items() if name == "global"]
+    sketches, photos = (encodings.read(m, out.images) for m in ("sketch", "photo"))
+    vectors, unseen = photos.values["embedding"], set(experiment_split(tiny(), out.images).unseen)
+    scores = sketches.values["embedding"] @ vectors.T
+    classes = sorted({*sketches.members.category, *photos.members.category})
+    labels, theirs = (torch.tensor([classes.index(c) for c in m.members.category]) for m in (sketches, photos))
+    searched = np.isin(sketches.members.category, list(unseen))
+    rows = {(r["setting"].rsplit(".", 1)[0], r["mode"], r["metric"], r["protocol"]): r["value"] for r in out.rows()}
+    for setting, gallery in (
+        ("synthetic", np.isin(photos.members.category, list(unseen))),
+        ("synthetic-generalised", np.ones(len(photos.members), dtype=bool)),
+    ):
+        task = Task(
+            setting="s",
+            query_labels=labels[searched],
+            gallery_labels=theirs[gallery],
+            query_groups=labels[searched],
+            metrics=("mAP_all",),
+            protocols=("plain",),
+        )
+        again = diffused(scores[searched][:, gallery], vectors[gallery], 5)
+        found = float(evaluate_scores([again], task).values("plain", "mAP_all").mean())
+        assert rows[setting, "ret-diffused-5", "mAP_all", "plain"] == pytest.approx(found, abs=1e-9)
+        assert found != pytest.approx(rows[setting, "ret", "mAP_all", "plain"], abs=1e-9)
+    told = json.loads(Path(out.reports["global"].url, "confidence.json").read_text())
+    assert "ret-diffused-5" not in {row["mode"] for row in told}, "its scores say nothing of a photo alone"
 
 
 def test_distractors_make_harder_galleries(prepared: tuple[str, Images, Pairs]) -> None:

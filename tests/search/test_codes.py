@@ -66,7 +66,8 @@ def test_codes_are_evaluated_with_the_embedding_that_they_come_from(checkpoint: 
     assert found["rerank-12", "P_1"] == found["ret", "P_1"] and found["rerank-12", "recall_12"] == 1
     assert 0 < found["rerank-4", "recall_4"] < 1
     with pytest.raises(
-        ConfigError, match=r"\['hash-33'\] are unknown. Known: ret, hash-N, .*rn, late, fused, fused-late, where K is a"
+        ConfigError,
+        match=r"\['hash-33'\] are unknown. Known: ret, hash-N, .*fused-late, and MODE-diffused-K",
     ):
         experiment(evaluation={"modes": ["hash-33"]})
 

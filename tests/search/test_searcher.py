@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipelines.encode.index_upkeep import purge_photos
 from pipelines.runtime.errors import StorageError
-from pipelines.search.searcher import Found, Rows, Searcher
+from pipelines.search.searcher import AskedError, Found, Rows, Searcher
 from pipelines.workspace.photo_index import OtherCheckpointError
 from tests.encode.test_index import CODES, KEPT, OTHER, catalogue, photo, put, rows, updated
 from tests.helpers.pictures import picture, png
@@ -23,11 +23,13 @@ from tests.zse_model.test_crossatnet import with_codes
 from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
 from zse_model.confidence import Confidence, median_of
+from zse_model.diffusion import diffused
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import rank
 from zse_model.methods import LateInteractionConfig, create_method
 from zse_model.methods.late_interaction import LateInteraction
 from zse_model.retrieval import encode
+from zse_model.retrieval import search as retrieval_search
 from zse_model.scoring import score_all
 from zse_model.split import ZeroShotSplit
 from zse_model.synthetic import draw_photo
@@ -103,6 +105,39 @@ def test_a_shortlist_is_ranked_again_by_its_rows(world: Path) -> None:
     same(opened(world).search(SKETCH, top=5, page=2, mode="asym-32", rerank=9, group=False), by_vectors[5:])
     with pytest.raises(ZseError, match="asym-32 ranks 9 photos, not 15"):
         opened(world).search(SKETCH, top=5, page=3, mode="asym-32", rerank=9)
+
+
+def test_diffusion_ranks_the_best_of_a_mode_again(world: Path) -> None:
+    """The rows that a search reads, against all stored rows: alone, filtered, by pages and after codes."""
+    checkpoint = load_checkpoint(Path(CODES))
+    stored = {row["id"]: torch.from_numpy(np.array(row["embedding"])).float() for row in rows(world / "index", CODES)}
+
+    def wanted(mode: str, depth: int, among: Callable[[dict[str, Any]], bool]) -> list[tuple[str, float]]:
+        first = expected(world, CODES, mode, among)
+        vectors = torch.stack([stored[id] for id, _ in first])
+        again = rank(diffused(torch.tensor([[score for _, score in first]]), vectors, depth))
+        return [(first[i][0], s) for i, s in zip(again.indices[0].tolist(), again.scores[0].tolist(), strict=True)]
+
+    searcher = opened(world)
+    every = wanted("ret", 9, lambda row: True)
+    assert [id for id, _ in every] != [id for id, _ in expected(world, CODES, "ret", lambda row: True)]
+    same(searcher.search(SKETCH, top=COUNT, mode="ret-diffused-9", group=False), every)
+    pages = [searcher.search(SKETCH, top=4, page=page, mode="ret-diffused-9", group=False) for page in (1, 2, 3, 4)]
+    same([one for page in pages for one in page], every[:16])
+    odd = wanted("asym-32", 9, lambda row: row["price"] % 2 == 1)
+    same(searcher.search(SKETCH, top=COUNT, mode="asym-32-diffused-9", where="price % 2 = 1", group=False), odd)
+    codes = {id for id, _ in expected(world, CODES, "asym-32", lambda row: True)[:12]}
+    reranked = wanted("ret", 9, lambda row: row["id"] in codes)
+    asked: dict[str, Any] = {"mode": "asym-32", "rerank": 12, "rerank_mode": "ret-diffused-9"}
+    same(searcher.search(SKETCH, top=12, group=False, **asked), reranked)
+    likes = searcher.search(like=every[0][0], top=5, mode="ret-diffused-9", group=False)
+    assert len(likes) == 5 and every[0][0] not in [one.id for one in likes]
+    gallery = {"embedding": torch.stack(list(stored.values()))}
+    found = retrieval_search(checkpoint, [SKETCH], gallery, "ret-diffused-9", 5)
+    assert [list(stored)[i] for i in found.indices[0].tolist()] == [id for id, _ in every[:5]]
+    assert not searcher.search(SKETCH, mode="ret-diffused-9", where="price < 0")
+    with pytest.raises(AskedError, match="comes last: ask for it by rerank_mode"):
+        searcher.search(SKETCH, mode="asym-32-diffused-9", rerank=12)
 
 
 def test_codes_find_and_places_rank(world: Path, tmp_path: Path) -> None:

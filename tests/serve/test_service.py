@@ -60,6 +60,7 @@ def expected(searcher: Searcher, *query: Any, **options: Any) -> list[tuple[str,
         {"mode": "fused"},
         {"where": "price < 9", "group": False},
         {"mode": "rerank-9", "top": 5},
+        {"mode": "ret-diffused-9", "top": 7, "page": 2},
     ],
     ids=str,
 )
@@ -114,7 +115,8 @@ def test_of_ten_ids_nine_are_answered_and_one_is_named(service: Running) -> None
 def test_about_names_what_the_page_offers(service: Running) -> None:
     about = asked(f"{service.url}v1/about").json
     assert about["photos"] == 45 and about["explains"] is True
-    assert [mode["name"] for mode in about["modes"]] == ["ret", "rn", "fused"]
+    assert [mode["name"] for mode in about["modes"]] == ["ret", "rn", "fused", "ret-diffused-500"]
+    assert "ranked again by diffusion" in about["modes"][-1]["help"]
     category, price, new, day = about["columns"]
     assert category["values"] == sorted(category["values"]) and len(category["values"]) == 10
     assert (price["low"], price["high"]) == (0, 39) and new == {"name": "new", "type": "boolean"}
@@ -177,7 +179,11 @@ def test_a_network_of_pairs_is_kept_from_all_photos_of_a_large_index(
         assert "at most 20 photos" in answer.json["detail"]
     for right in ({"mode": "rn", "where": "price < 20"}, {"mode": "rerank-20"}, {"rerank": 20, "rerank_mode": "rn"}):
         assert len(pairs(searched(service.url, **right))) == 20
-    assert [mode["name"] for mode in asked(f"{service.url}v1/about").json["modes"]] == ["ret", "rerank-20"]
+    assert [mode["name"] for mode in asked(f"{service.url}v1/about").json["modes"]] == [
+        "ret",
+        "rerank-20",
+        "ret-diffused-500",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -358,6 +364,17 @@ def test_the_first_search_of_any_batch_finds_the_model_warm(
     with running(replace(catalogue, mode=mode)) as service:
         assert done == [(size, "model") for size in sizes], "by the thread whose heap the model uses"
         assert "zse_serve_batch_count 0.0" in asked(f"{service.url}metrics").body.decode()
+
+
+def test_a_service_answers_by_diffusion_where_it_is_told_to(catalogue: Settings, searcher: Searcher) -> None:
+    with running(replace(catalogue, mode="fused-diffused-9")) as service:
+        about = asked(f"{service.url}v1/about").json
+        assert [mode["name"] for mode in about["modes"]][:2] == ["fused-diffused-9", "ret"]
+        assert pairs(searched(service.url)) == expected(searcher, STROKES, mode="fused-diffused-9")
+        again = {"rerank": 7, "rerank_mode": "rn-diffused-5", "top": 7}
+        assert pairs(searched(service.url, **again)) == expected(searcher, STROKES, mode="fused", **again)
+        wrong = searched(service.url, mode="ret-diffused-5", rerank=7)
+        assert (wrong.status, wrong.json["field"]) == (422, "mode")
 
 
 def test_nothing_but_about_waits_for_the_columns(catalogue: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from zse_model.methods.crossatnet import CrossATNet, CrossATNetConfig
 from zse_model.methods.global_embedding import GlobalConfig, GlobalEmbedding
 from zse_model.methods.late_interaction import LateInteraction, LateInteractionConfig
 from zse_model.methods.zse_sbir import ZseSbir, ZseSbirConfig
+from zse_model.modes import undiffused
 
 METHODS: dict[str, type[RetrievalMethod]] = {
     "global": GlobalEmbedding,
@@ -30,8 +31,10 @@ def known_modes() -> dict[str, list[str]]:
 
 
 def is_known_mode(asked: str) -> bool:
-    """Whether a method declares the mode `asked`, such as `hash-64`."""
-    return any(mode.number(asked) is not None for method in METHODS.values() for mode in method.MODES)
+    """Whether a method declares the mode `asked`, such as `hash-64`, or the one of `hash-64-diffused-500`."""
+    base, depth = undiffused(asked)
+    declared = [mode for method in METHODS.values() for mode in method.MODES if mode.number(base) is not None]
+    return any(not (depth and mode.shortlist) for mode in declared)
 
 
 def create_method(

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from zse_model.backbones import Backbone, BackboneConfig
 from zse_model.code_index import CodeIndex
 from zse_model.confidence import Confidence, confidence_of, fit
+from zse_model.diffusion import MOST, diffused_ranking
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import Ranking
 from zse_model.explanation.base import Explainer
 from zse_model.layers import CosineClassifier
 from zse_model.methods.distillation import Distillation
-from zse_model.modes import RET, Mode, rerank_depth
+from zse_model.modes import RET, Mode, rerank_depth, undiffused
 from zse_model.scoring import Encoding, Fused, Precision, Scorer, score_all, search
 from zse_model.transforms import Modality
 
@@ -148,30 +149,40 @@ class RetrievalMethod(nn.Module, ABC):
 
     def has(self, asked: str) -> bool:
         """Whether this network ranks by a mode."""
-        return asked in self.modes or (self.rerank is not None and rerank_depth(asked) is not None)
+        return undiffused(asked)[0] in self.modes or (self.rerank is not None and rerank_depth(asked) is not None)
 
     def mode(self, asked: str) -> Mode:
-        """The declaration of a mode that this network has. Raises ZseError for another, with the reason."""
-        declared = next((mode for mode in self.MODES if mode.number(asked) is not None), None)
+        """The declaration of a mode that this network has; of MODE-diffused-K that of MODE, whose scores are diffused.
+        Raises ZseError for another, with the reason."""
+        base, _ = undiffused(asked)
+        declared = next((mode for mode in self.MODES if mode.number(base) is not None), None)
         if declared and self.has(asked):
             return declared
-        known = ", ".join((*self.modes, *(["rerank-K (such as rerank-100)"] if self.rerank else [])))
+        reranked = ["rerank-K (such as rerank-100)"] if self.rerank else []
+        known = ", ".join((*self.modes, *reranked, f"MODE-diffused-K (K up to {MOST:,})"))
         why = f" {declared.lacking}" if declared and declared.lacking else ""
         raise ZseError(f"Unknown retrieval mode {asked!r}. Modes of this model: {known}.{why}")
 
     def ranked_by(self, asked: str) -> str:
-        """The mode whose scores rank: `asked`, or the mode that ranks its shortlist."""
-        return self.rerank[1] if self.mode(asked).shortlist and self.rerank else asked
+        """The mode whose scores rank: `asked`, the mode that ranks its shortlist, or the mode that is diffused."""
+        return self.rerank[1] if self.mode(asked).shortlist and self.rerank else undiffused(asked)[0]
 
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
-        """The scorer of pairs for one of `modes`, with the current weights. Raises ZseError for another mode."""
-        declared = self.mode(mode)
+        """The scorer of pairs for one of `modes`, with the current weights; of MODE-diffused-K that of MODE. Raises
+        ZseError for another mode."""
+        declared, (mode, _) = self.mode(mode), undiffused(mode)
         if declared.shortlist:
             raise ZseError(f"Mode {mode} is no way of scoring every pair; it is {' then '.join(self.rerank or ())}")
         if declared.combined and declared.combine:
             first, second = (self.scorer(part, precision) for part in declared.combined)
             return Fused(partial(declared.combine, self), first, second)
         return declared.scorer(self, mode, precision)
+
+    def reads(self, mode: str, side: Modality) -> list[str]:
+        """Names of the encodings that a search by a mode reads, sorted. Raises ZseError for an unknown mode."""
+        parts = self.rerank if self.mode(mode).shortlist and self.rerank else (mode,)
+        names = {name for part in parts for name in self.scorer(part).reads(side)}
+        return sorted(names | ({"embedding"} if undiffused(mode)[1] and side == "photo" else set()))
 
     def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
         """Scores by one of `modes`, float32 [q, g] on the CPU, higher is more alike. Entry i, j depends on query i and
@@ -193,6 +204,10 @@ class RetrievalMethod(nn.Module, ABC):
         Raises ZseError for an unknown mode, an empty gallery, or a k beyond the K of rerank-K.
         """
         declared, depth = self.mode(mode), rerank_depth(mode)
+        base, diffused = undiffused(mode)
+        if diffused:
+            first = self.search(queries, gallery, base, max(k, diffused), indices)
+            return diffused_ranking(first, _embeddings(gallery(), first.indices[:, :diffused]), k)
         if declared.bits:
             return self._search_codes(queries, gallery, mode, k, {} if indices is None else indices)
         if depth is None or self.rerank is None:
@@ -275,3 +290,16 @@ class RetrievalMethod(nn.Module, ABC):
     def conclude(self, batches: Iterator[TrainBatch]) -> None:  # noqa: B027
         """Called once after a training on rank 0, in eval mode with its best weights: measure the trained network on
         training batches, which do not end. A result must be a buffer."""
+
+
+def _embeddings(gallery: Iterable[Encoding], positions: Tensor) -> list[Tensor]:
+    """For each row of positions, int64 [q, k], the embeddings of these photos of a gallery in tiles, float32 [k, d]."""
+    wanted, places = positions.unique(return_inverse=True)
+    found, start = [], 0
+    for tile in gallery:
+        end = start + len(tile["embedding"])
+        here = wanted[(wanted >= start) & (wanted < end)]
+        found.append(tile["embedding"][here - start].float().cpu())
+        start = end
+    every = torch.cat(found)
+    return [every[row] for row in places]

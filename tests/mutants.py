@@ -58,6 +58,8 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "zse_model/methods/late_interaction.py": ("zse_model/test_late.py", "zse_model/test_method_losses.py"),
     "zse_model/late.py": ("zse_model/test_late.py", "zse_model/test_method_losses.py"),
     "zse_model/tuning.py": ("zse_model/test_tuning.py",),
+    "zse_model/confidence.py": ("zse_model/test_confidence.py",),
+    "zse_model/diffusion.py": ("zse_model/test_diffusion.py",),
     "zse_model/explanation/matches.py": ("zse_model/test_late.py", "zse_model/test_method_losses.py"),
     "zse_model/methods/distillation.py": ("zse_model/test_method_losses.py", "zse_model/test_methods.py"),
     "zse_model/evaluation/metrics.py": ("zse_model/test_metrics.py", "zse_model/test_evaluate.py"),

@@ -57,7 +57,7 @@ def page(found: prose.Tables, drawn: Collection[str]) -> str:
     parts += [prose.LATE_READ.rstrip(), prose.PHOTOS_TEXT]
     parts += table("photos", *tables.selection({**reference, **photos}, ("ret",), "global"))
     parts += [prose.PHOTOS_READ.rstrip(), prose.STYLES_TEXT, *table("styles", *tables.styles(styles))]
-    parts += [prose.BUDGET_TEXT]
+    parts += [prose.STYLES_READ.rstrip(), prose.BUDGET_TEXT]
     parts += tables.selection({**reference, **budget}, ("ret", "late", "fused"), "global", by="ret")
     parts += [prose.FINAL_TEXT, *table("final", *tables.final(last)), prose.CODES_TEXT, *tables.codes(last)]
     parts += [prose.GENERALISED_TEXT, *table("generalised", *tables.generalised(last))]

@@ -129,6 +129,12 @@ Sketchy are of the 20 classes above; they were drawn by looking at a photo. The 
 seconds, from memory. They are of five classes that this training has not seen and every final row has seen.
 """
 
+STYLES_READ = """
+No way gains on either style: the settings of `folder+late_interaction` hold on both, and stay as they are. Both ways
+together lose {both_styles} on Sketchy; what augmented strokes alone lose, {strokes_styles}, is hardly told from 0. On
+QuickDraw the five classes leave intervals of 0.1 or more. One seed.
+"""
+
 BUDGET_TEXT = """
 ## Longer trainings
 
@@ -227,6 +233,8 @@ def numbers(tables: Tables) -> dict[str, str]:
             tables, ("late", "zse-late", "fused-late"), ("late", "zse-late", "fused")
         ),
         "late_over_global": across_tables(tables, ("late", "late-96", "fused"), ("late", "global", "ret")),
+        "both_styles": lost(tables["styles"], "both", "plain", "fused"),
+        "strokes_styles": lost(tables["styles"], "strokes", "plain", "fused"),
         "photos_over_frozen": difference(tables["photos"], "alone", "frozen", "ret"),
         "photos_share": share(tables["photos"].get("alone"), tables["late"].get("global")),
         "queries_25": queries(tables["final"], "sketchy-25.global"),

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 def shown(name: str, galleries: Sequence[tuple[Tensor, Tensor, Task]]) -> None:
-    found = (value(diffusion.diffused(scores, vectors, len(vectors)), task) for scores, vectors, task in galleries)
+    found = (value(diffusion.diffused(own, rows.__getitem__, len(rows)), task) for own, rows, task in galleries)
     print(line(name, *(f"{one:.3f}" for one in found)), flush=True)
 
 

@@ -2,18 +2,20 @@
 
 A photo that the query scores low stands high if photos like it score high: a random walk with restarts on the graph of
 the best photos and their nearest neighbours (Donoser and Bischof, CVPR 2013; the graph of a shortlist and the seeds are
-our design). Nothing is trained and no label is read. A score then depends on the other photos of the gallery.
+our design). Nothing is trained and no label is read. An order then depends on the other photos of the gallery.
 
 The constants were chosen on pseudo-unseen classes, with galleries of 1, 3, 10 and 25 photos a class: more neighbours or
-longer walks gain with many photos a class, and lose with one.
+longer walks gain with many photos a class, and lose with few.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
-from zse_model.evaluation.search import Ranking, order, rank
+from zse_model.evaluation.search import Ranking, order
 
 NEIGHBOURS = 5
 WALK = 0.8
@@ -21,58 +23,81 @@ WALK = 0.8
 SHARPNESS = 2.0
 """A photo of one standard deviation more is a seed of e^2 times the weight."""
 STEPS = 10
-MOST = 2000  # photos: their similarities and edges take 48 MB
+MOST = 2000  # photos that can be ranked again: their similarities take 16 MB
 
 
 def diffuse(scores: Tensor, vectors: Tensor) -> Tensor:
-    """The scores of a query's best photos after diffusion: float32 [k], above 0; the best is 1.
+    """How a query's best photos score after diffusion: float64 [k], 0 to 1; the best is 1. Photos of equal vectors are
+    one photo, with the best of their scores.
 
     scores: float32 [k], finite. vectors: float32 [k, d], L2-normalised: the photos' embeddings.
     """
-    count = len(scores)
+    first: dict[bytes, int] = {}
+    same = torch.tensor([first.setdefault(row.tobytes(), len(first)) for row in vectors.numpy()], dtype=torch.int64)
+    alone = torch.empty(len(first), dtype=torch.int64).scatter_(0, same.flip(0), torch.arange(len(same)).flip(0))
+    own = torch.zeros(len(first)).scatter_reduce(0, same, scores, "amax", include_self=False)
+    return _walk(own.double(), vectors[alone])[same]
+
+
+def _walk(own: Tensor, vectors: Tensor) -> Tensor:
+    """`diffuse` of different photos, float64 [k]."""
+    count, tiny = len(own), torch.finfo(torch.float64).tiny
     if count == 0:
-        return scores
-    tiny = torch.finfo(torch.float32).tiny
-    own = scores.double()
+        return own
     seeds = (SHARPNESS * (own - own.max()) / own.std(correction=0).clamp(min=tiny)).exp()
-    alike = vectors @ vectors.T
-    nearest, columns = alike.fill_diagonal_(-torch.inf).topk(min(NEIGHBOURS, count - 1))
-    edges = torch.zeros(count, count, dtype=torch.float64).scatter_(1, columns, nearest.double().clamp(min=0))
-    edges += edges.T.clone()
-    degree = edges.sum(1).clamp(min=tiny).rsqrt()
-    edges *= degree[:, None] * degree
+    alike = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
+    nearest, columns = alike.topk(min(NEIGHBOURS, count - 1))
+    edge, there = nearest.double().clamp(min=0).flatten(), columns.flatten()
+    here = torch.arange(count).repeat_interleave(columns.shape[1])
+    # An edge leads both ways, and counts twice between two photos that are each other's neighbours.
+    ends, starts, edge = torch.cat([here, there]), torch.cat([there, here]), torch.cat([edge, edge])
+    none = torch.zeros(count, dtype=torch.float64)
+    degree = none.index_add(0, ends, edge).clamp(min=tiny).rsqrt()
+    edge = edge * degree[ends] * degree[starts]
     spread = seeds
     for _ in range(STEPS):
-        spread = WALK * (edges @ spread) + (1 - WALK) * seeds
-    return (spread / spread.max()).float().clamp(min=tiny)
+        spread = WALK * none.index_add(0, ends, edge * spread[starts]) + (1 - WALK) * seeds
+    return spread / spread.max()
 
 
-def diffused(scores: Tensor, vectors: Tensor, depth: int) -> Tensor:
-    """Scores float32 [q, g] of a gallery -> those with which each query's best `depth` photos are ranked by diffusion.
-    All others follow, below 0 or 0, in their order; -inf stays.
+def diffused(scores: Tensor, vectors: Callable[[Tensor], Tensor], depth: int) -> Tensor:
+    """Scores float32 [q, g] of a gallery -> those with which each query's best `depth` photos stand in the order of
+    diffusion. All others keep their scores and their order; -inf stays.
 
-    vectors: float32 [g, d], L2-normalised.
+    vectors: positions int64 [k] -> their embeddings, float32 [k, d], L2-normalised.
     """
-    result = torch.empty_like(scores)
+    result = scores.clone()
     for row, best in enumerate(order(scores, depth)):
-        own = scores[row]
-        best = best[own[best].isfinite()]
-        result[row] = own - own[best[-1]] if len(best) else own
-        result[row, best] = diffuse(own[best], vectors[best])
+        best = best[scores[row, best].isfinite()]
+        again, dealt = _reordered(best, scores[row, best], vectors(best))
+        result[row, again] = dealt
     return result
 
 
-def diffused_ranking(first: Ranking, vectors: list[Tensor], k: int) -> Ranking:
-    """The first k of each row of a ranking whose first photos are ranked by diffusion, as `diffused` does.
+def diffused_ranking(first: Ranking, vectors: Iterable[Tensor], k: int) -> Ranking:
+    """The first k of each row of a ranking whose first photos stand in the order of diffusion, as of `diffused`.
 
     vectors: for each row float32 [at most its length, d], L2-normalised: of the photos to rank again.
     """
-    indices, scores = [], []
-    for row, own, theirs in zip(first.indices, first.scores, vectors, strict=True):
-        depth = len(theirs)
-        new = torch.cat([diffuse(own[:depth], theirs), own[depth:] - own[max(0, depth - 1)]])
-        in_order = row.argsort()  # ties go to the lower position
-        again = rank(new[in_order][None], k)
-        indices.append(row[in_order][again.indices])
-        scores.append(again.scores)
-    return Ranking(torch.cat(indices), torch.cat(scores))
+    indices, scores = first.indices.clone(), first.scores.clone()
+    for row, theirs in enumerate(vectors):
+        head = slice(0, len(theirs))
+        indices[row, head], scores[row, head] = _reordered(indices[row, head], scores[row, head], theirs)
+    return Ranking(indices[:, :k], scores[:, :k])
+
+
+def _reordered(positions: Tensor, scores: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions int64 [k] in the order of diffusion, and the scores that they stand with, float32 [k].
+
+    positions, scores: in the order of falling scores. The new order is dealt the same scores, the highest first, so
+    that pages and photos that follow fit. Equal ones are raised by the least that tells them apart.
+    """
+    by_place = positions.argsort()  # ties go to the lower position
+    spread = diffuse(scores[by_place], vectors[by_place])
+    again = positions[by_place][spread.argsort(descending=True, stable=True)]
+    bits = (scores + 0.0).numpy().view("int32").astype("int64")  # 0.0 + -0.0 is 0.0
+    steps = torch.from_numpy(bits ^ ((bits >> 31) & 0x7FFFFFFF))  # integers in the order of the floats
+    place = torch.arange(len(steps))
+    falling = (steps + 1 + place).flip(0).cummax(0).values.flip(0) - place if len(steps) else steps
+    bits = falling.numpy().astype("int32")
+    return again, torch.from_numpy((bits ^ ((bits >> 31) & 0x7FFFFFFF)).view("float32"))

@@ -83,6 +83,11 @@ def undiffused(asked: str) -> tuple[str, int]:
     return (match[1], int(match[2])) if match and int(match[2]) <= MOST else (asked, 0)
 
 
+def ranks_together(asked: str) -> str:
+    """Why results of a mode do not compare with published ones, which score each photo alone; empty if they do."""
+    return "diffusion ranks photos by each other" if undiffused(asked)[1] else ""
+
+
 def rerank_depth(asked: str) -> int | None:
     """The K of `rerank-K`; None for another mode."""
     return Mode(name="rerank-K", score="").number(asked)

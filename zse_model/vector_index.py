@@ -169,7 +169,7 @@ class VectorIndex:
             if members is None:
                 rows = self._parts[start // PART][: len(self) - start]
             else:
-                rows = self._rows(members[start : start + PART])
+                rows = self.rows(members[start : start + PART])
             yield start, self._multiplied(queries, rows)
 
     def _multiplied(self, queries: Tensor, rows: Tensor) -> Tensor:
@@ -184,13 +184,13 @@ class VectorIndex:
     def _exact(self, query: Tensor, positions: Tensor) -> Tensor:
         """Scores, float32 [n]. Each row is summed by itself: NumPy adds the numbers of every row in the same order."""
         sums = [
-            (self._rows(some).numpy().astype(np.float64) * query.double().numpy()).sum(1)
+            (self.rows(some).numpy().astype(np.float64) * query.double().numpy()).sum(1)
             for some in positions.split(self._step)
         ]
         return torch.from_numpy(np.concatenate(sums)).float()
 
-    def _rows(self, positions: Tensor) -> Tensor:
-        """float16 [n, dim]."""
+    def rows(self, positions: Tensor) -> Tensor:
+        """The rows at positions, int64 [n]: float16 [n, dim]."""
         rows = torch.empty(len(positions), self.dim, dtype=torch.float16)
         parts = positions // PART
         for part in parts.unique().tolist():

@@ -247,10 +247,10 @@ def methods() -> None:
         show(name)
         for mode in method.MODES:
             show(f"    {mode.name:12s}{mode.score} Cost: {mode.cost}.")
-    show("each mode of every pair")
-    show(f"    MODE-diffused-K  The K <= {MOST:,} best, ranked again by diffusion: a photo gains from photos like it.")
-    show("                Cost: K x K dot products a query.")
-    last("N: bits of a code; K: photos of the shortlist", command("experiments"))
+    show("all, for each mode but rerank-K")
+    show(f"    MODE-diffused-K, such as ret-diffused-500: its K best photos, at most {MOST:,}, are ranked again by")
+    show("                how they resemble each other. Cost: K x K dot products a query.")
+    last("N: bits of a code; K: photos that are ranked again", command("experiments"))
 
 
 def _stage(name: str, experiment: str, workspace: str, set_: list[str] | None) -> None:

@@ -45,7 +45,10 @@ def search(
     ] = None,
     mode: Annotated[
         str | None,
-        typer.Option("--mode", help="A retrieval mode of the model; `zse methods` lists all. Default: its first."),
+        typer.Option(
+            "--mode",
+            help="A mode of the model, such as ret-diffused-500; `zse methods` lists all. Default: its first.",
+        ),
     ] = None,
     rerank: Annotated[
         int | None,
@@ -78,6 +81,8 @@ def search(
     Many sketches: `zse search --sketches drawings/ --index URL --model MODEL --out answers.parquet`
 
     Codes find and places rank, with --index: `--mode asym-64 --rerank 1000 --rerank-mode late`
+
+    Photos that are alike stand together: `--mode ret-diffused-500`, or `--rerank-mode fused-diffused-500`
 
     To search by codes and re-rank with a second checkpoint: `--mode asym-64 --rerank-by CHECKPOINT --depth 200`
     """

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipelines.config.experiment import ExperimentConfig, experiment_of
 from pipelines.datasets.splits import stands_verbatim
@@ -22,7 +23,7 @@ from pipelines.evaluate.rankings import evaluate_searches, find_shortlists, unio
 from pipelines.evaluate.report import place_of, provenance_of, report_key, write_report
 from pipelines.evaluate.searches import Search, plan_searches, without_repeated
 from pipelines.runtime import logs
-from pipelines.runtime.progress import say
+from pipelines.runtime.progress import Meter, say
 from pipelines.store import storage
 from pipelines.workspace.encodings import Encodings
 from pipelines.workspace.images import Images
@@ -40,6 +41,8 @@ from zse_model.methods import RetrievalMethod
 from zse_model.modes import rerank_depth, undiffused
 from zse_model.scoring import Precision, count
 from zse_model.split import ZeroShotSplit
+
+DIFFUSED_AT_ONCE = 64  # queries between two signs of progress
 
 
 @logs.stage("evaluate")
@@ -73,10 +76,11 @@ def evaluate(
             f"{method} was distilled from {told} ImageNet units that name tested classes of {split.name}. "
             "distilled_test_units in its rows has the number"
         )
-    shown = mode_of_explanation(checkpoint.method, modes)
+    of_base = {undiffused(mode)[0]: mode for mode in sorted(modes, key=lambda mode: -undiffused(mode)[1])}
+    shown = mode_of_explanation(checkpoint.method, of_base)
     if shown is not None:
         queries, first = sketches.members.where(searches[0].queries), gallery.where(searches[0].gallery)
-        found = _explanations(checkpoint.method, shown, evaluations[shown][0], images, queries, first)
+        found = _explanations(checkpoint.method, shown, evaluations[of_base[shown]][0], images, queries, first)
         for name, png in found.items():
             storage.write_bytes(storage.join(place.url, Report.SHEETS, name), png)
     write_confidences(place.url, checkpoint.method, searches, evaluations)
@@ -104,10 +108,8 @@ def _evaluated(matrices: Matrices, searches: Sequence[Search], mode: str) -> lis
     pairs are scored."""
     base, spread = undiffused(mode)
     if spread:
-        vectors = matrices.photos["embedding"][matrices.columns].float()
-        return evaluate_searches(
-            matrices.rows(base), searches, mode, again=lambda scores, own: diffused(scores, vectors[own], spread)
-        )
+        with Meter(f"Diffuse {base}", sum(len(search.queries) for search in searches), "queries") as meter:
+            return evaluate_searches(matrices.rows(base), searches, mode, again=_diffusion(matrices, spread, meter))
     depth = rerank_depth(mode)
     if depth is None:
         return evaluate_searches(matrices.rows(mode), searches, mode)
@@ -117,10 +119,24 @@ def _evaluated(matrices: Matrices, searches: Sequence[Search], mode: str) -> lis
     return evaluate_searches(matrices.rows(mode, among), searches, mode, best)
 
 
+def _diffusion(matrices: Matrices, depth: int, meter: Meter) -> Callable[[Tensor, np.ndarray], Tensor]:
+    """`again` of `evaluate_searches`, which ranks the best photos of each query again by their embeddings."""
+    vectors = matrices.photos["embedding"][matrices.columns]
+
+    def again(scores: Tensor, gallery: np.ndarray) -> Tensor:
+        found = []
+        for some in scores.split(DIFFUSED_AT_ONCE):
+            found.append(diffused(some, lambda best: vectors[gallery[best]].float(), depth))
+            meter.update(meter.done + len(some))
+        return torch.cat(found)
+
+    return again
+
+
 def _costs(
     method: RetrievalMethod, encodings: Encodings, modes: Sequence[str], precision: Precision
 ) -> list[dict[str, Any]]:
-    """The costs of all modes but `rerank-K`, measured on one part of the encodings."""
+    """The costs of all modes but `rerank-K` and diffused ones, measured on one part of the encodings."""
     sketches, photos = (encodings.values(next(iter(encodings.parts(m))), m) for m in ("sketch", "photo"))
     return [cost(method, mode, precision, sketches, photos) for mode in modes if mode in method.modes]
 

@@ -34,6 +34,7 @@ from pipelines.workspace.queries import interval
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError
+from zse_model.modes import ranks_together
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import BadPicture
 
@@ -185,8 +186,8 @@ def settings_table(results: Sequence[Result]) -> Table:
                 row["metric"],
                 f"{row['value']:.3f}",
                 interval(row),
-                "" if result.difference else _published(setting, row["metric"]),
-                _comparison(result),
+                "" if result.difference or ranks_together(row["mode"]) else _published(setting, row["metric"]),
+                _comparison(result, row["mode"]),
             )
     return table
 
@@ -200,7 +201,8 @@ def _published(setting: Setting, metric: str) -> str:
     return "; ".join(found)
 
 
-def _comparison(result: Result) -> str:
+def _comparison(result: Result, mode: str) -> str:
     if not result.setting.published:
         return ""
-    return f"no: {result.difference}" if result.difference else "yes"
+    why = result.difference or ranks_together(mode)
+    return f"no: {why}" if why else "yes"

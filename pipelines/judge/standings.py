@@ -28,6 +28,7 @@ from pipelines.workspace.queries import FEW
 from pipelines.workspace.reports import MEASURES
 from zse_model.errors import ZseError
 from zse_model.evaluation import HEADLINES, LEADING, METRICS
+from zse_model.modes import ranks_together
 
 WIDE = 900  # px, the maximum width of a picture
 MINUTE = "%Y-%m-%d %H:%M"
@@ -188,7 +189,7 @@ class Section:
     def rows(self) -> list[Row]:
         """The table's rows: models, best first, then published rows of the same data and training."""
         rows = [self._row(one, mode) for one, mode in self.lines()]
-        if any(not self.difference(one) for one, _ in self.lines()):
+        if any(not self.difference(*line) for line in self.lines()):
             rows += map(self._published, self._known)
         return rows
 
@@ -237,7 +238,7 @@ class Section:
 
     def incomparable(self) -> list[str]:
         """Why rows are not comparable with published numbers."""
-        return sorted({self.difference(one) for one, _ in self.lines()} - {""}) if self._known else []
+        return sorted({self.difference(*line) for line in self.lines()} - {""}) if self._known else []
 
     def trend(self) -> Trend | None:
         """The first metric over the versions of the data; None if there is only one."""
@@ -249,8 +250,8 @@ class Section:
         found = [Course(*name, points) for name, points in courses.items() if len(points) > 1]
         return Trend(found) if found else None
 
-    def difference(self, one: Standing) -> str:
-        """Why an evaluation is not comparable with published numbers; empty if it is."""
+    def difference(self, one: Standing, mode: str) -> str:
+        """Why an evaluation by a mode is not comparable with published numbers; empty if it is."""
         known = self.published
         if known is None or not known.published:
             return "nothing is published for it"
@@ -260,7 +261,7 @@ class Section:
             return "the published counts are not known"
         if (one.queries, one.gallery) != (known.queries, known.gallery):
             return f"{one.queries:,} x {one.gallery:,}, published {known.queries:,} x {known.gallery:,}"
-        return ""
+        return ranks_together(mode)
 
 
 def report(workspace: str, out: str, *, setting: str | None = None, pictures: bool = True) -> tuple[int, int]:

@@ -5,7 +5,8 @@ The data set is listed, its split resolved and its items planned as in the stage
 pictures are prepared, for their size. Nothing is written, and no weights are fetched.
 
 FLOP are of matrix products and convolutions; a multiplication and an addition are two. `utilisation` covers all other
-operations. Left out: the searches that choose checkpoints, the preparation of the data, and waiting for storage.
+operations. Left out: the searches that choose checkpoints, diffusion, the preparation of the data, and waiting for
+storage.
 """
 
 from __future__ import annotations

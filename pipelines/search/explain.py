@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipelines.drawing.explanations import Explained, explained, png
 from pipelines.encode.gallery import read_photos
+from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.search.cleaning import Clean
 from pipelines.search.explanation_page import page
@@ -19,6 +20,7 @@ from pipelines.store import storage
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 from zse_model.explanation.pair import explained_mode, explainer
+from zse_model.modes import undiffused
 
 PAGE = "explain.html"
 SHORTLIST = 100  # photos that a pair network ranks if no mode is given
@@ -62,6 +64,9 @@ def explain(
             finds = f"rerank-{max(SHORTLIST, top)}"
             shown = method.ranked_by(finds)  # a zse_sbir with late ranks by late: what is shown is what ranked
         matches = find(drawn, gallery, checkpoint, checkpoint_url, workspace, top=top, mode=finds)
+        base, depth = undiffused(finds)
+        if depth:
+            say(f"{finds} ranks photos by each other. The scores below are of each photo alone, by {base}")
         names = [match.path for match in matches]
         files = read_photos(gallery, names)
     found: list[Explained] = []

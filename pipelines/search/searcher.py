@@ -215,6 +215,14 @@ class Snapshot:
         table = self.table.take(self.rows.addresses(positions.numpy()), names)
         return {name: _tensor(self.forms[name], table[name]) for name in names}
 
+    def embeddings(self, positions: Tensor) -> Tensor:
+        """Embeddings of photos, float32 [n, d], of memory if they are there."""
+        with self._lock:
+            index = self._indices.get("embedding")
+        if isinstance(index, VectorIndex):
+            return index.rows(positions).float()
+        return self.encodings(positions, ["embedding"])["embedding"]
+
     def sample(self, names: Sequence[str]) -> Encoding:
         """Encodings of SAMPLE photos, or of all of fewer, at equal distances; read once."""
         if (key := tuple(names)) not in self._samples:  # read without the lock, which every search needs
@@ -542,8 +550,7 @@ class _Search:
 
     def _diffused(self, found: Ranking, k: int) -> Ranking:
         """The first k of each row of a ranking, after diffusion among its best photos, whose embeddings are read."""
-        names = self._stored(self.mode, ["embedding"])
-        again = [self.now.encodings(row[: self.diffused], names)["embedding"] for row in found.indices]
+        again = (self.now.embeddings(row[: self.diffused]) for row in found.indices)
         return diffused_ranking(found, again, k)
 
     def _found(self, queries: Encoding, mode: str, k: int) -> Ranking:

@@ -313,9 +313,9 @@ class Service:
             "top": TOP,
         }
         method = now.checkpoint.method
-        own = [] if self.settings.mode is None else [self.settings.mode]
-        offered = [*(name for name in own if undiffused(name)[1] and method.has(name)), *_modes(now)]
-        first = sorted(dict.fromkeys(offered), key=lambda name: name not in own)
+        default = [] if self.settings.mode is None else [self.settings.mode]
+        offered = [*(name for name in default if undiffused(name)[1] and method.has(name)), *_modes(now)]
+        first = sorted(dict.fromkeys(offered), key=lambda name: name not in default)
         modes = [{"name": name, "help": _help(method, name)} for name in first]
         return self._which(now) | {
             "photos": len(now),
@@ -386,10 +386,12 @@ async def _unless(gone: asyncio.Future[Any], work: Future[Answer]) -> Answer:
 
 
 def _alone(searcher: Searcher, mode: str | None) -> bool:
-    """Whether a search by the mode, or by the first one, is done alone: a network of pairs takes long."""
+    """Whether a search by the mode, or by the first one, is done alone: a network of pairs takes long, and so does the
+    diffusion of many photos."""
     method = searcher.checkpoint.method
+    mode = mode or method.modes[0]
     with asking("mode"):
-        return method.mode(mode or method.modes[0]).pair_network
+        return method.mode(mode).pair_network or undiffused(mode)[1] > DIFFUSED
 
 
 def _any_drawing(size: int) -> np.ndarray:
@@ -404,7 +406,8 @@ def _modes(now: Snapshot) -> list[str]:
     modes = [name for name in method.modes if every or not method.mode(name).pair_network]
     if method.rerank and not every:
         modes.append(f"rerank-{min(SHORTLIST, PAIRS)}")
-    modes.append(f"{modes[0]}-diffused-{DIFFUSED}")
+    fused = [mode for mode in modes if method.mode(mode).combined and not method.runs_network(mode)]
+    modes += [f"{mode}-diffused-{DIFFUSED}" for mode in (modes[0], *fused)]
     return [name for name in modes if _stored(now, name)]
 
 

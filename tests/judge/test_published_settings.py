@@ -104,6 +104,9 @@ def test_one_checkpoint_on_all_settings(tmp_path: Path) -> None:
     same = replace(found["sketchy-25"].setting, queries=50, gallery=50)
     alike = replace(found["sketchy-25"], setting=same)
     assert alike.difference == "" and "ZSE-SBIR ret 0.736" in str(list(settings_table([alike]).columns[-2].cells))
+    together = replace(alike, rows=[{**row, "mode": "ret-diffused-500"} for row in alike.rows])
+    published, comparable = (list(column.cells) for column in settings_table([together]).columns[-2:])
+    assert not any(published) and set(comparable) == {"no: diffusion ranks photos by each other"}
     elsewhere = replace(alike, trained_on="sketchy-21")
     assert elsewhere.difference == "trained on sketchy-21, published on sketchy-25"
     across = {r["distilled_test_units"] for r in found["sketchy-25-to-tuberlin-21"].rows}

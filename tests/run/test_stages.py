@@ -405,7 +405,7 @@ def test_diffusion_ranks_each_gallery_by_its_own_photos(prepared: tuple[str, Ima
             metrics=("mAP_all",),
             protocols=("plain",),
         )
-        again = diffused(scores[searched][:, gallery], vectors[gallery], 5)
+        again = diffused(scores[searched][:, gallery], vectors[gallery].__getitem__, 5)
         found = float(evaluate_scores([again], task).values("plain", "mAP_all").mean())
         assert rows[setting, "ret-diffused-5", "mAP_all", "plain"] == pytest.approx(found, abs=1e-9)
         assert found != pytest.approx(rows[setting, "ret", "mAP_all", "plain"], abs=1e-9)

@@ -23,7 +23,7 @@ from tests.zse_model.test_crossatnet import with_codes
 from zse_model.backbones import BackboneConfig
 from zse_model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, seen_keys
 from zse_model.confidence import Confidence, median_of
-from zse_model.diffusion import diffused
+from zse_model.diffusion import diffused, diffused_ranking
 from zse_model.errors import ZseError
 from zse_model.evaluation.search import rank
 from zse_model.methods import LateInteractionConfig, create_method
@@ -115,7 +115,7 @@ def test_diffusion_ranks_the_best_of_a_mode_again(world: Path) -> None:
     def wanted(mode: str, depth: int, among: Callable[[dict[str, Any]], bool]) -> list[tuple[str, float]]:
         first = expected(world, CODES, mode, among)
         vectors = torch.stack([stored[id] for id, _ in first])
-        again = rank(diffused(torch.tensor([[score for _, score in first]]), vectors, depth))
+        again = rank(diffused(torch.tensor([[score for _, score in first]]), vectors.__getitem__, depth))
         return [(first[i][0], s) for i, s in zip(again.indices[0].tolist(), again.scores[0].tolist(), strict=True)]
 
     searcher = opened(world)
@@ -131,7 +131,12 @@ def test_diffusion_ranks_the_best_of_a_mode_again(world: Path) -> None:
     asked: dict[str, Any] = {"mode": "asym-32", "rerank": 12, "rerank_mode": "ret-diffused-9"}
     same(searcher.search(SKETCH, top=12, group=False, **asked), reranked)
     likes = searcher.search(like=every[0][0], top=5, mode="ret-diffused-9", group=False)
-    assert len(likes) == 5 and every[0][0] not in [one.id for one in likes]
+    ids, vectors = list(stored), torch.stack(list(stored.values()))
+    own = rank(stored[every[0][0]][None] @ vectors.T)
+    by_vectors = torch.stack([vectors[row[:9]] for row in own.indices])
+    alike = [ids[i] for i in diffused_ranking(own, by_vectors, COUNT).indices[0].tolist() if ids[i] != every[0][0]]
+    assert [one.id for one in likes] == alike[:5]
+    assert alike != [ids[i] for i in own.indices[0].tolist() if ids[i] != every[0][0]]
     gallery = {"embedding": torch.stack(list(stored.values()))}
     found = retrieval_search(checkpoint, [SKETCH], gallery, "ret-diffused-9", 5)
     assert [list(stored)[i] for i in found.indices[0].tolist()] == [id for id, _ in every[:5]]

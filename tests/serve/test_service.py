@@ -370,6 +370,7 @@ def test_a_service_answers_by_diffusion_where_it_is_told_to(catalogue: Settings,
     with running(replace(catalogue, mode="fused-diffused-9")) as service:
         about = asked(f"{service.url}v1/about").json
         assert [mode["name"] for mode in about["modes"]][:2] == ["fused-diffused-9", "ret"]
+        assert [column["name"] for column in about["columns"]][1:3] == ["price", "new"]
         assert pairs(searched(service.url)) == expected(searcher, STROKES, mode="fused-diffused-9")
         again = {"rerank": 7, "rerank_mode": "rn-diffused-5", "top": 7}
         assert pairs(searched(service.url, **again)) == expected(searcher, STROKES, mode="fused", **again)

@@ -81,6 +81,7 @@ def test_reliability_is_that_of_a_plain_count() -> None:
     said = [1 / (1 + math.exp(-x)) for x in (2.0, 0.0, 0.0, -3.0)]  # bins 8, 5, 5, 0
     assert checked.ece == pytest.approx((abs(said[0] - 1) + 2 * abs(said[1] - 0) + abs(said[3] - 1)) / 4)
     assert [(bin["photos"], bin["relevant"]) for bin in checked.bins] == [(1, 1.0), (2, 0.0), (1, 1.0)]
+    assert [(bin["low"], bin["high"]) for bin in checked.bins] == [(0.0, 0.1), (0.5, 0.6), (0.8, 0.9)]
     assert (checked.refused, checked.caught) == (0.5, 1.0)
 
 
@@ -88,6 +89,9 @@ def test_without_anything_to_tell_apart_there_is_no_confidence() -> None:
     scores, relevant = gallery(5, 20, 100, 0)
     assert confidence_of(fit([(scores, torch.zeros_like(relevant))])) is None
     assert confidence_of(fit([(-scores, relevant)])) is None  # a higher score is worse
+    best = torch.zeros_like(relevant)
+    best[0, scores[0].argmax()] = True
+    assert confidence_of(fit([(scores, best)])) is not None, "one relevant photo is one to tell apart"
     separate = scores + 100.0 * relevant  # no overlap: b stays finite
     assert bool(fit([(separate[:, :30], relevant[:, :30])]).isfinite().all())
 

@@ -159,7 +159,8 @@ class RetrievalMethod(nn.Module, ABC):
         if declared and self.has(asked):
             return declared
         reranked = ["rerank-K (such as rerank-100)"] if self.rerank else []
-        known = ", ".join((*self.modes, *reranked, f"MODE-diffused-K (K up to {MOST:,})"))
+        again = f"MODE-diffused-K of each but rerank-K (such as {self.modes[0]}-diffused-500; K up to {MOST:,})"
+        known = ", ".join((*self.modes, *reranked, again))
         why = f" {declared.lacking}" if declared and declared.lacking else ""
         raise ZseError(f"Unknown retrieval mode {asked!r}. Modes of this model: {known}.{why}")
 
@@ -168,9 +169,10 @@ class RetrievalMethod(nn.Module, ABC):
         return self.rerank[1] if self.mode(asked).shortlist and self.rerank else undiffused(asked)[0]
 
     def scorer(self, mode: str, precision: Precision = "fp32") -> Scorer:
-        """The scorer of pairs for one of `modes`, with the current weights; of MODE-diffused-K that of MODE. Raises
-        ZseError for another mode."""
-        declared, (mode, _) = self.mode(mode), undiffused(mode)
+        """The scorer of pairs for one of `modes`, with the current weights. Raises ZseError for another mode."""
+        declared, (base, depth) = self.mode(mode), undiffused(mode)
+        if depth:
+            raise ZseError(f"Mode {mode} is no way of scoring every pair; it ranks the {depth} best of {base} again")
         if declared.shortlist:
             raise ZseError(f"Mode {mode} is no way of scoring every pair; it is {' then '.join(self.rerank or ())}")
         if declared.combined and declared.combine:
@@ -180,9 +182,10 @@ class RetrievalMethod(nn.Module, ABC):
 
     def reads(self, mode: str, side: Modality) -> list[str]:
         """Names of the encodings that a search by a mode reads, sorted. Raises ZseError for an unknown mode."""
-        parts = self.rerank if self.mode(mode).shortlist and self.rerank else (mode,)
+        declared, (base, depth) = self.mode(mode), undiffused(mode)
+        parts = self.rerank if declared.shortlist and self.rerank else (base,)
         names = {name for part in parts for name in self.scorer(part).reads(side)}
-        return sorted(names | ({"embedding"} if undiffused(mode)[1] and side == "photo" else set()))
+        return sorted(names | ({"embedding"} if depth and side == "photo" else set()))
 
     def score(self, queries: Encoding, gallery: Encoding, mode: str) -> Tensor:
         """Scores by one of `modes`, float32 [q, g] on the CPU, higher is more alike. Entry i, j depends on query i and
@@ -292,7 +295,7 @@ class RetrievalMethod(nn.Module, ABC):
         training batches, which do not end. A result must be a buffer."""
 
 
-def _embeddings(gallery: Iterable[Encoding], positions: Tensor) -> list[Tensor]:
+def _embeddings(gallery: Iterable[Encoding], positions: Tensor) -> Iterator[Tensor]:
     """For each row of positions, int64 [q, k], the embeddings of these photos of a gallery in tiles, float32 [k, d]."""
     wanted, places = positions.unique(return_inverse=True)
     found, start = [], 0
@@ -302,4 +305,4 @@ def _embeddings(gallery: Iterable[Encoding], positions: Tensor) -> list[Tensor]:
         found.append(tile["embedding"][here - start].float().cpu())
         start = end
     every = torch.cat(found)
-    return [every[row] for row in places]
+    return (every[row] for row in places)

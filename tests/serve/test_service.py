@@ -128,6 +128,8 @@ def test_an_explanation_has_pictures_and_how_to_read_them(service: Running) -> N
     body = json.dumps({"strokes": STROKES, "id": id, "mode": "rn"}).encode()
     answer = asked(f"{service.url}v1/explain", body).json
     assert (answer["id"], answer["mode"]) == (id, "rn") and answer["score"] == answer["scores"]["rn"]
+    again = json.dumps({"strokes": STROKES, "id": id, "mode": "rn-diffused-9"}).encode()
+    assert asked(f"{service.url}v1/explain", again).json["mode"] == "rn", "a pair has no place among others"
     for one in answer["pictures"]:
         head, _, data = one["png"].partition(",")
         assert head == "data:image/png;base64" and Image.open(io.BytesIO(base64.b64decode(data))).width > 100

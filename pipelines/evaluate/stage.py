@@ -124,9 +124,9 @@ def _diffusion(matrices: Matrices, depth: int, meter: Meter) -> Callable[[Tensor
     vectors = matrices.photos["embedding"][matrices.columns]
 
     def again(scores: Tensor, gallery: np.ndarray) -> Tensor:
-        found = []
+        found, columns = [], torch.from_numpy(gallery)
         for some in scores.split(DIFFUSED_AT_ONCE):
-            found.append(diffused(some, lambda best: vectors[gallery[best]].float(), depth))
+            found.append(diffused(some, lambda best: vectors[columns[best]].float(), depth))
             meter.update(meter.done + len(some))
         return torch.cat(found)
 

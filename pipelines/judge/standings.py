@@ -261,7 +261,7 @@ class Section:
             return "the published counts are not known"
         if (one.queries, one.gallery) != (known.queries, known.gallery):
             return f"{one.queries:,} x {one.gallery:,}, published {known.queries:,} x {known.gallery:,}"
-        return ranks_together(mode)
+        return f"{mode}: {why}" if (why := ranks_together(mode)) else ""
 
 
 def report(workspace: str, out: str, *, setting: str | None = None, pictures: bool = True) -> tuple[int, int]:

@@ -383,7 +383,7 @@ def test_diffusion_ranks_each_gallery_by_its_own_photos(prepared: tuple[str, Ima
     """The values of a report are those of the scores that are diffused in each gallery alone: among unseen photos, and
     among these with the held-back photos."""
     workspace, _, _ = prepared
-    asked = {"modes": ["ret", "ret-diffused-5"], "distractors": ["held_back"]}
+    asked = {"modes": ["ret", "ret-diffused-5", "ret-diffused-1"], "distractors": ["held_back"]}
     out = run(replace(tiny(evaluation=asked), name="diffused"), workspace)
     (encodings,) = [one for name, one in out.encodings.items() if name == "global"]
     sketches, photos = (encodings.read(m, out.images) for m in ("sketch", "photo"))
@@ -409,6 +409,7 @@ def test_diffusion_ranks_each_gallery_by_its_own_photos(prepared: tuple[str, Ima
         found = float(evaluate_scores([again], task).values("plain", "mAP_all").mean())
         assert rows[setting, "ret-diffused-5", "mAP_all", "plain"] == pytest.approx(found, abs=1e-9)
         assert found != pytest.approx(rows[setting, "ret", "mAP_all", "plain"], abs=1e-9)
+        assert rows[setting, "ret-diffused-1", "mAP_all", "plain"] == rows[setting, "ret", "mAP_all", "plain"]
     told = json.loads(Path(out.reports["global"].url, "confidence.json").read_text())
     assert "ret-diffused-5" not in {row["mode"] for row in told}, "its scores say nothing of a photo alone"
 

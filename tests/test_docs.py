@@ -36,6 +36,11 @@ def test_the_endings_of_pictures_and_archives_are_those_that_are_read() -> None:
     assert [ending for ending in (*ENDINGS, *ARCHIVES) if f" {ending} " not in f" {text} "] == []
 
 
+@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_no_page_waits_for_a_number(page: Path) -> None:
+    assert not re.search(r"\b(TODO|TBD|FIXME|XXX)\b", page.read_text())
+
+
 def test_the_retrieval_modes_are_those_that_methods_declare() -> None:
     methods: dict[str, list[str]] = {}
     for name, method in METHODS.items():

@@ -103,7 +103,10 @@ def test_a_gallery_is_explained_in_the_order_of_the_search(world: Path, tmp_path
         mode="rn",
         picture=tmp_path / "search.png",
     )
-    assert printed.splitlines() == [f"{i + 1:3d}  {m.score:8.4f}  {m.path}" for i, m in enumerate(found)]
+    lines = [line.split(maxsplit=2) for line in printed.splitlines()]
+    assert [(place, path) for place, _, path in lines] == [(str(i + 1), m.path) for i, m in enumerate(found)]
+    # An index keeps tokens of 16 bits. A pair is explained from its pictures.
+    assert [float(score) for _, score, _ in lines] == pytest.approx([m.score for m in found], abs=1e-3)
 
     text = (tmp_path / "explain.html").read_text(encoding="utf-8")
     page = Page(text)

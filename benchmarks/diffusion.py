@@ -25,7 +25,7 @@ from benchmarks.world import originals
 from zse_model import Task, diffusion, encode, evaluate_scores, load_checkpoint
 
 DEPTHS = (100, 500, 1000, diffusion.MOST)
-DIM = 1408  # of EfficientNet-Lite2's tokens
+DIM = 1280  # of EfficientNet-Lite2's embeddings
 RUNS = 9
 A_CLASS = (1, 3, 10, 25)
 CHANGES: dict[str, tuple[float, ...]] = {

@@ -94,14 +94,14 @@ def _reordered(positions: Tensor, scores: Tensor, vectors: Tensor) -> tuple[Tens
     """Positions int64 [k] in the order of diffusion, and the scores that they stand with, float32 [k].
 
     positions, scores: in the order of falling scores. The new order is dealt the same scores, the highest first, so
-    that pages and photos that follow fit. Equal ones are raised by the least that tells them apart.
+    that pages and photos that follow fit. Equal ones, also to a photo that follows, are raised by the least that tells
+    them apart.
     """
     by_place = positions.argsort()  # ties go to the lower position
     spread = diffuse(scores[by_place], vectors[by_place])
     again = positions[by_place][spread.argsort(descending=True, stable=True)]
-    bits = (scores + 0.0).numpy().view(np.int32).astype(np.int64)  # 0.0 + -0.0 is 0.0
-    steps = torch.from_numpy(np.where(bits < 0, -(bits & 0x7FFFFFFF), bits))  # integers in the order of the floats
-    place = torch.arange(len(steps))
-    falling = ((steps + 1 + place).flip(0).cummax(0).values.flip(0) - place).numpy() if len(steps) else steps.numpy()
-    bits = np.where(falling < 0, -falling - 2**31, falling).astype(np.int32)
-    return again, torch.from_numpy(bits.view(np.float32))
+    dealt = scores.numpy().copy()
+    for i in range(len(dealt) - 1, -1, -1):
+        below = dealt[i + 1] if i + 1 < len(dealt) else dealt[i]
+        dealt[i] = max(dealt[i], np.nextafter(below, np.float32(np.inf)))
+    return again, torch.from_numpy(dealt)

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from benchmarks.results.columns import Column, Found
-from benchmarks.results.plan import DIFFUSED
+from benchmarks.results.plan import DIFFUSED, DIFFUSED_MODES
 from benchmarks.results.tables import LABELS, README_ROWS, SPLITS
 from zse_model.evaluation.metrics import bootstrap_interval
 
@@ -38,7 +38,7 @@ def figures(found: Mapping[str, Rows]) -> dict[str, str]:
         "fine": by_mode(final, BEST, {name: (f"{kind}:{{}}/acc_1", "test") for name, kind in galleries.items()}),
         "across": by_mode(final, BEST, {"QuickDraw to Caltech-101": CROSSED}),
         "diffusion": by_mode(
-            found["diffusion"], SPREAD, {"as they are": PLAIN, DIFFUSED: (f"{{}}-{DIFFUSED}/mAP_all", "test")}
+            found["diffusion"], DIFFUSED_MODES, {"as they are": PLAIN, DIFFUSED: (f"{{}}-{DIFFUSED}/mAP_all", "test")}
         ),
         "seen": by_mode(final, BEST, {"seen classes": ("{}/mAP_all", "seen")}),
     }
@@ -46,7 +46,6 @@ def figures(found: Mapping[str, Rows]) -> dict[str, str]:
 
 
 BEST = ("ret", "late", "fused", "fused-late", "hash-64", "asym-64")
-SPREAD = ("ret", "fused", "fused-late")
 PLAIN, GENERALISED, CROSSED = ("{}/mAP_all", "test"), ("generalised:{}/mAP_all", "test"), ("{}/mAP_all", "cross")
 
 

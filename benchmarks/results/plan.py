@@ -250,25 +250,25 @@ FINAL = [
     *final("crossatnet-distillation", "crossatnet", WORD2VEC, "distillation=1", note="with distillation, as `global`"),
     *final("crossatnet-d64", "crossatnet", WORD2VEC, "dim=64", note="64-d"),
 ]
-DIFFUSED = "diffused-500"
+DIFFUSED, DIFFUSED_MODES = "diffused-500", ("ret", "fused", "fused-late")
 
 
-def spread(split: str, name: str, method: str, *settings: str, modes: tuple[str, ...], **options: Any) -> Row:
+def diffusion(split: str, name: str, method: str, *settings: str, modes: tuple[str, ...], **options: Any) -> Row:
     """A row that evaluates the checkpoint of another row with and without diffusion."""
     asked = ",".join(form for mode in modes for form in (mode, f"{mode}-{DIFFUSED}"))
-    modes_first = (f"evaluation.modes=[{asked}]", *ASKED[1:])
-    return large("diffusion", f"{split}.{name}", method, *modes_first, *settings, split=split, seeds=(0,), **options)
+    settings = (f"evaluation.modes=[{asked}]", *ASKED[1:], *settings)
+    return large("diffusion", f"{split}.{name}", method, *settings, split=split, seeds=(0,), **options)
 
 
 PLACES, STUDENT = ("ret", "late", "fused"), ("ret", "late", "fused-late")
 DIFFUSED_FINAL = [
-    spread("sketchy-25", "late", "late_interaction", "place_dim=96", modes=PLACES, cross=True),
-    spread("sketchy-21", "late", "late_interaction", "place_dim=96", modes=PLACES),
-    spread("sketchy-25", "zse", "zse_sbir", *ZSE_LATE, "place_dim=96", modes=STUDENT, cross=True),
-    spread("sketchy-21", "zse", "zse_sbir", *ZSE_LATE, "place_dim=96", modes=STUDENT),
+    diffusion("sketchy-25", "late", "late_interaction", "place_dim=96", modes=PLACES, cross=True),
+    diffusion("sketchy-21", "late", "late_interaction", "place_dim=96", modes=PLACES),
+    diffusion("sketchy-25", "zse", "zse_sbir", *ZSE_LATE, "place_dim=96", modes=STUDENT, cross=True),
+    diffusion("sketchy-21", "zse", "zse_sbir", *ZSE_LATE, "place_dim=96", modes=STUDENT),
 ]
 DIFFUSION = [
-    spread("sketchy-selection", "late", "late_interaction", modes=PLACES, steps=160, cross=True),
+    diffusion("sketchy-selection", "late", "late_interaction", modes=PLACES, steps=160, cross=True),
     *DIFFUSED_FINAL,
 ]
 ALL_ROWS = [*SELECTION, *CROSSATNET, *RATES, *RECIPES, *LATE, *PHOTOS_ALONE, *STYLES, *BUDGETS, *FINAL, *DIFFUSION]

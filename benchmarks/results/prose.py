@@ -188,11 +188,11 @@ not seen under any name.
 DIFFUSION_TEXT = """
 ## Diffusion
 
-The same checkpoints; the 500 best photos of a mode are ranked again by how they resemble each other
-([scoring.md](scoring.md#diffusion)). The order then depends on the other photos of the gallery, so these numbers do not
-compare with published ones, whose methods score each photo alone. No label is read. The constants were chosen on
-pseudo-unseen classes, before the unseen classes were read. `acc_1 of the own photo` is among the drawn photos of all
-unseen classes.
+The same checkpoints, and that of the row `plain` above. The 500 best photos of a mode are ranked again by how they
+resemble each other ([scoring.md](scoring.md#diffusion)). The order then depends on the other photos of the gallery, so
+these numbers do not compare with published ones, whose methods score each photo alone. No label is read. The constants
+were chosen on pseudo-unseen classes, before the unseen classes were read. `acc_1 of the own photo` is among the drawn
+photos of all unseen classes.
 """
 
 SEEN_TEXT = """

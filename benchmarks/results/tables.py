@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.results.columns import Column, Found, text
 from benchmarks.results.costs import costs
-from benchmarks.results.plan import DIFFUSED, MEASURES, MODES
+from benchmarks.results.plan import DIFFUSED, DIFFUSED_MODES, MEASURES, MODES
 
 Rows = Mapping[str, Found]
 
@@ -93,7 +93,7 @@ def styles(found: Rows) -> list[str]:
     return lines
 
 
-SPREAD = {
+DIFFUSION = {
     "mAP_all": ("{}/mAP_all", "test"),
     "P_25": ("{}/P_25", "test"),
     "P_1": ("{}/P_1", "test"),
@@ -109,8 +109,8 @@ def diffusion(found: Rows) -> list[str]:
     for name, one in found.items():
         if not one.records:
             lines.append(not_run(one, 6))
-        for metric, (key, part) in SPREAD.items():
-            for mode in ("ret", "fused", "fused-late"):
+        for metric, (key, part) in DIFFUSION.items():
+            for mode in DIFFUSED_MODES:
                 plain, again = (one.column(key.format(m), part) for m in (mode, f"{mode}-{DIFFUSED}"))
                 if plain is not None and again is not None:
                     lines.append(line(name, metric, mode, str(plain), str(again), text(again.minus(plain))))

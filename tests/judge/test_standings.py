@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.datasets.published import Setting
 from pipelines.judge import leading, standings
 from pipelines.judge.compare import Side
 from pipelines.runtime.errors import StorageError
@@ -98,3 +99,17 @@ def test_pictures_are_open_with_the_best_answers_first(tmp_path: Path) -> None:
     section = standings.Section("shop-fg", [one], [one], None, {"bad.png": b"1", "other.png": b"2", "good.png": b"3"})
     assert [data for _, data in section.shown_pictures()] == [b"3", b"1", b"2"]
     assert section.about.endswith("own photo among their drawn photos")
+
+
+def test_a_row_by_diffusion_does_not_compare_with_published_ones(tmp_path: Path) -> None:
+    (_, side) = measured(tmp_path, "a", 0.5, 0.5)
+    one = standing(side, 0.5, trained_on="sketchy-25")
+    line = {"method": "CVH", "mode": "ret", "source": "paper", "mAP_all": 0.2}
+    known = Setting(name="shop", data="shop", split="sketchy-25", metrics=("mAP_all",), published=(line,))
+    known = replace(known, queries=one.queries, gallery=one.gallery)
+    again = {key.replace("/ret/", "/ret-diffused-500/"): value for key, value in one.metrics.items()}
+    both = standings.Section("shop", [replace(one, metrics={**one.metrics, **again})], [], known)
+    assert (both.difference(one, "ret"), len(both.rows())) == ("", 3)
+    assert both.incomparable() == ["ret-diffused-500: diffusion ranks photos by each other"]
+    alone = standings.Section("shop", [replace(one, metrics=again)], [], known)
+    assert len(alone.rows()) == 1, "no published row stands beside it"

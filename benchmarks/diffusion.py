@@ -63,11 +63,11 @@ def shown(name: str, galleries: Sequence[tuple[Tensor, Tensor, Task]]) -> None:
 
 def seconds(depth: int) -> float:
     """Median time of a query."""
-    vectors, scores = torch.nn.functional.normalize(torch.randn(depth, DIM), dim=1), torch.randn(depth)
+    vectors, scores = torch.nn.functional.normalize(torch.randn(depth, DIM), dim=1), torch.randn(1, depth)
     times = []
     for _ in range(RUNS):
         start = time.perf_counter()
-        diffusion.diffuse(scores, vectors)
+        diffusion.diffused(scores, vectors.__getitem__, depth)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 

@@ -15,7 +15,7 @@ import torch
 from benchmarks.results import prose, record
 from benchmarks.results.__main__ import finished
 from benchmarks.results.columns import Column, Found
-from benchmarks.results.costs import costs
+from benchmarks.results.costs import costs, costs_of, network
 from benchmarks.results.figures import figures
 from benchmarks.results.make import kept_as, kept_part
 from benchmarks.results.page import PAGE, PICTURES, README, by_table, page, stale_quotes, with_table
@@ -187,3 +187,6 @@ def test_costs_are_those_of_the_networks() -> None:
     assert late["fused"] == (late["late"][0] + 2 * 1280, late["late"][1] + 2 * 1280)
     assert zse["rn"][0] > 30 * zse["late"][0] and zse["late"] == late["late"]
     assert costs("crossatnet")["hash-64"][1] == 8 and "hash-64" not in late
+    student = ("backbone.weights=null", "methods.zse_sbir.late_distillation=1", "methods.zse_sbir.place_dim=64")
+    published = costs_of(network("zse_sbir-sketchy-25", student))
+    assert round(published["rn"][0] / published["late"][0]) == 457  # docs/results.md

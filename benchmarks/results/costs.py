@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 
-from benchmarks.results.plan import FINAL, Row
+from benchmarks.results.plan import FINAL
 from pipelines.config.load import load_experiment
 from pipelines.evaluate.costs import count_flop
 from pipelines.train.networks import buildable
@@ -21,7 +22,11 @@ CLASSES = 100
 def costs(row: str) -> dict[str, tuple[float, int]]:
     """Mode -> (FLOP of a pair, bytes of a photo) of a row of FINAL: floats as float16, codes of 64 bits."""
     (found,) = (one for one in FINAL if one.name == f"sketchy-25.{row}")
-    method = network(found)
+    return costs_of(network(found.experiment, [s for s in found.overrides(0) if "$" not in s]))
+
+
+def costs_of(method: RetrievalMethod) -> dict[str, tuple[float, int]]:
+    """`costs` of a network on the device "meta"."""
     with torch.no_grad():
         sizes = {"sketch": 1, "photo": 3}
         pictures = {
@@ -37,10 +42,9 @@ def costs(row: str) -> dict[str, tuple[float, int]]:
         }
 
 
-def network(row: Row) -> RetrievalMethod:
-    """The row's network without weights."""
-    settings = [s for s in row.overrides(0) if "$" not in s]
-    config = load_experiment(row.experiment, [*settings, "dataset.source=none"])
+def network(experiment: str, settings: Sequence[str]) -> RetrievalMethod:
+    """The network of an experiment of one method, on the device "meta"."""
+    config = load_experiment(experiment, [*settings, "dataset.source=none"])
     (name,) = config.methods
     with torch.device("meta"):
         return create_method(

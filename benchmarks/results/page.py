@@ -12,7 +12,19 @@ from benchmarks.results.plan import ALL_ROWS, ROOT, Row
 
 PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 PICTURES = ROOT / "docs" / "pictures" / "results"
-NAMES = ("selection", "crossatnet", "rates", "recipes", "late", "photos", "styles", "budget", "final", "diffusion")
+NAMES = (
+    "selection",
+    "crossatnet",
+    "rates",
+    "recipes",
+    "late",
+    "photos",
+    "styles",
+    "pairs",
+    "budget",
+    "final",
+    "diffusion",
+)
 
 
 def draw() -> None:
@@ -36,7 +48,7 @@ def by_table(rows: Iterable[Row]) -> dict[str, dict[str, Found]]:
 
 def page(found: prose.Tables, drawn: Collection[str]) -> str:
     """drawn: names of the figures."""
-    chosen, parted, rates, recipes, late, photos, styles, budget, last, spread = (found[name] for name in NAMES)
+    chosen, parted, rates, recipes, late, photos, styles, pairs, budget, last, spread = (found[name] for name in NAMES)
 
     def table(name: str, *lines: str) -> list[str]:
         """The lines of a table, below its figure."""
@@ -57,7 +69,8 @@ def page(found: prose.Tables, drawn: Collection[str]) -> str:
     parts += [prose.LATE_READ.rstrip(), prose.PHOTOS_TEXT]
     parts += table("photos", *tables.selection({**reference, **photos}, ("ret",), "global"))
     parts += [prose.PHOTOS_READ.rstrip(), prose.STYLES_TEXT, *table("styles", *tables.styles(styles))]
-    parts += [prose.STYLES_READ.rstrip(), prose.BUDGET_TEXT]
+    parts += [prose.STYLES_READ.rstrip(), prose.PAIRS_TEXT, *table("pairs", *tables.pairs(pairs))]
+    parts += [prose.PAIRS_READ.rstrip(), prose.BUDGET_TEXT]
     parts += tables.selection({**reference, **budget}, ("ret", "late", "fused"), "global", by="ret")
     parts += [prose.FINAL_TEXT, *table("final", *tables.final(last)), prose.CODES_TEXT, *tables.codes(last)]
     parts += [prose.GENERALISED_TEXT, *table("generalised", *tables.generalised(last))]

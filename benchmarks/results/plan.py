@@ -175,41 +175,25 @@ LARGE = (*on(LITE2, 192), *ONE_PROCESS)
 # Of about equal FLOPs. In CPU minutes, with the first steps' costs: 56 steps of `global` took 4.7, 52 of late
 # interaction 4.5, 40 of ZSE-SBIR 6.1.
 STEPS = {"folder+global": 500, "folder+late_interaction": 460, "folder+zse_sbir": 360, "folder+crossatnet": 460}
-SEEDS = (0, 1, 2)
 
 
 def large(table: str, name: str, method: str, *settings: str, note: str = "", **options: Any) -> Row:
     """A row of EfficientNet-Lite2 at 192 px. The settings of the method need no prefix; those with a dot stay."""
     experiment = f"folder+{method}"
     changed = tuple(s if "." in s.split("=")[0] else f"methods.{method}.{s}" for s in settings)
-    options = {"seeds": SEEDS, "steps": STEPS[experiment], **options}
+    options = {"steps": STEPS[experiment], **options}
     return Row(table, name, experiment, (*LARGE, *changed), note=note, **options)
 
 
 ZSE_LATE = ("late=1", "late_distillation=1")
 LATE = [
     large("late", "global", "global", note="one vector a picture"),
-    large("late", "late-64", "late_interaction", "place_dim=64", note="places of 64 numbers"),
     large("late", "late-96", "late_interaction", "place_dim=96", note="of 96"),
-    large("late", "late-128", "late_interaction", "place_dim=128", note="of 128"),
-    large("late", "late-256", "late_interaction", "place_dim=256", note="of 256"),
-    large("late", "late-96-pairs", "late_interaction", "place_dim=96", "pairs=1", note="and of known pairs"),
-    large("late", "zse", "zse_sbir", note="settings of `folder+zse_sbir`"),
     large("late", "zse-late", "zse_sbir", *ZSE_LATE, "place_dim=96", note="`late` learns from classes and `rn`"),
-    large("late", "zse-distilled", "zse_sbir", ZSE_LATE[1], "place_dim=96", note="from `rn` alone"),
-    large("late", "crossatnet", "crossatnet", WORD2VEC, note="`folder+crossatnet`, word2vec vectors"),
-    large("late", "late-96-fast", "late_interaction", "place_dim=96", "train.backbone_lr=1", seeds=(0,)),
-    large("late", "late-96-slow", "late_interaction", "place_dim=96", "train.backbone_lr=0.15", seeds=(0,)),
-    large("late", "late-96-cold", "late_interaction", "place_dim=96", "late_temperature=0.03", seeds=(0,)),
-    large("late", "late-96-twice", "late_interaction", "place_dim=96", "late=2", seeds=(0,)),
-    large("late", "late-96-distillation", "late_interaction", "place_dim=96", "distillation=2", seeds=(0,)),
-    large("late", "late-96-batch-32", "late_interaction", "place_dim=96", "train.batch_size=32", seeds=(0,)),
 ]
 PHOTOS_ALONE = [
     large("photos", "frozen", "global", "backbone.frozen=0", "backbone.tune=frozen", note="ImageNet's", steps=2),
     large("photos", "alone", "global", "shard.pseudo_sketches=1", note="no drawing was trained on"),
-    large("photos", "half", "global", "shard.pseudo_sketches=0.5", note="half of the items are such"),
-    large("photos", "late-alone", "late_interaction", "place_dim=96", "shard.pseudo_sketches=1", note="as `alone`"),
 ]
 STROKES = tuple(f"shard.augment.{kind}" for kind in ("wobble=0.03", "pressure=0.5", "gaps=0.3", "merge=0.015"))
 STYLES = [
@@ -221,8 +205,28 @@ STYLES = [
         ("both", "", *STROKES, "shard.pseudo_sketches=0.25"),
     )
 ]
+OWN = "shard.own_photo=1"
+PAIRS = [
+    large(
+        "pairs",
+        name,
+        "late_interaction",
+        "evaluation.modes=[ret,late,fused]",
+        "evaluation.distractors=[drawn]",
+        *settings,
+        note=note,
+        steps=160,
+    )
+    for name, note, *settings in (
+        ("plain", "settings of `folder+late_interaction`"),
+        ("own", "every sketch with its own photo", OWN),
+        ("pairs", "and half of the negatives are of the class", OWN, "pairs=1", "shard.hard_negatives=0.5"),
+        ("pairs-heavy", "weight 4", OWN, "pairs=4", "shard.hard_negatives=0.5"),
+        ("pairs-hard", "all negatives are of the class", OWN, "pairs=1", "shard.hard_negatives=1"),
+    )
+]
 BUDGETS = [
-    large("budget", f"{name}-{steps}", method, *settings, steps=steps, seeds=(0,))
+    large("budget", f"{name}-{steps}", method, *settings, steps=steps)
     for name, method, *settings in (("global", "global"), ("late", "late_interaction", "place_dim=96"))
     for steps in (125, 250, 1000, 3000)
 ]
@@ -237,7 +241,10 @@ ASKED = (
 
 def final(name: str, method: str, *settings: str, note: str, faithful: bool = False) -> list[Row]:
     options = ({"split": "sketchy-25", "cross": True, "faithful": faithful}, {"split": "sketchy-21"})
-    return [large("final", f"{more['split']}.{name}", method, *ASKED, *settings, note=note, **more) for more in options]
+    return [
+        large("final", f"{more['split']}.{name}", method, *ASKED, *settings, note=note, seeds=(0, 1, 2), **more)
+        for more in options
+    ]
 
 
 FINAL = [
@@ -245,10 +252,6 @@ FINAL = [
     *final("late", "late_interaction", "place_dim=96", note="places beside it", faithful=True),
     *final("zse", "zse_sbir", *ZSE_LATE, "place_dim=96", note="with the losses of `global`, and `late`", faithful=True),
     *final("crossatnet", "crossatnet", WORD2VEC, note="CrossATNet as reconstructed, 512-d"),
-    *final("zse-published-losses", "zse_sbir", *PUBLISHED, note="triplet and relation losses only"),
-    *final("global-head", "global", "dim=512", "readout=head", note="ranks by its 512-d head"),
-    *final("crossatnet-distillation", "crossatnet", WORD2VEC, "distillation=1", note="with distillation, as `global`"),
-    *final("crossatnet-d64", "crossatnet", WORD2VEC, "dim=64", note="64-d"),
 ]
 DIFFUSED, DIFFUSED_MODES = "diffused-500", ("ret", "fused", "fused-late")
 
@@ -257,7 +260,7 @@ def diffusion(split: str, name: str, method: str, *settings: str, modes: tuple[s
     """A row that evaluates the checkpoint of another row with and without diffusion."""
     asked = ",".join(form for mode in modes for form in (mode, f"{mode}-{DIFFUSED}"))
     settings = (f"evaluation.modes=[{asked}]", *ASKED[1:], *settings)
-    return large("diffusion", f"{split}.{name}", method, *settings, split=split, seeds=(0,), **options)
+    return large("diffusion", f"{split}.{name}", method, *settings, split=split, **options)
 
 
 PLACES, STUDENT = ("ret", "late", "fused"), ("ret", "late", "fused-late")
@@ -271,4 +274,16 @@ DIFFUSION = [
     diffusion("sketchy-selection", "late", "late_interaction", modes=PLACES, steps=160, cross=True),
     *DIFFUSED_FINAL,
 ]
-ALL_ROWS = [*SELECTION, *CROSSATNET, *RATES, *RECIPES, *LATE, *PHOTOS_ALONE, *STYLES, *BUDGETS, *FINAL, *DIFFUSION]
+ALL_ROWS = [
+    *SELECTION,
+    *CROSSATNET,
+    *RATES,
+    *RECIPES,
+    *LATE,
+    *PHOTOS_ALONE,
+    *STYLES,
+    *PAIRS,
+    *BUDGETS,
+    *FINAL,
+    *DIFFUSION,
+]

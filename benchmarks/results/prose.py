@@ -15,8 +15,9 @@ Tables = Mapping[str, Mapping[str, Found]]
 INTRODUCTION = """# Results
 
 This page has every measured row of the methods on real pictures, for readers who compare methods or settings.
-`make results DATA=folder WEIGHTS=file` makes the rows; each row is one file of `benchmarks/results/rows/` with its
-command. The words are in the [glossary](glossary.md).
+`make results DATA=folder WEIGHTS=file` makes the rows. DATA holds the folders `sketchy125_128`, `class_vectors` and
+`quickdraw_x_caltech101`. Each row is one file of `benchmarks/results/rows/` with its command. The words are in the
+[glossary](glossary.md).
 
 - **Data**: a 128 px subset of Sketchy (25 photos and 25 sketches a class). The results are not comparable with
   published numbers.
@@ -101,7 +102,8 @@ a photo ([scoring.md](scoring.md)): of `late_interaction` by themselves, of `zse
 LATE_READ = """
 `late` alone ranks worse than `ret`, and adds to it: `fused` of `late_interaction` is {fused_over_ret} above its own
 `ret`, and {late_over_global} above `global`. In `zse_sbir`, `fused-late` (`ret` and `late`) is {fused_late_over_fused}
-above `fused` (`ret` and `rn`), at 1/32 of its FLOP.
+above `fused` (`ret` and `rn`), at 1/32 of its FLOP. With ViT-B/16 at 224 px (`zse_sbir-sketchy-25`) and places of 64
+numbers it is 1/457: 4.9 of 2,245 MFLOP.
 
 The head of the places starts as the principal axes of the pretrained tokens, those of sketches and of photos each
 around their mean. After 52 steps of two workers and one seed, `late` had 0.321 and `fused` 0.452 (commit 6b4af51); with
@@ -136,6 +138,19 @@ together lose {both_styles} on Sketchy; what augmented strokes alone lose, {stro
 QuickDraw the five classes leave intervals of 0.1 or more. One seed.
 """
 
+PAIRS_TEXT = """
+## Finding the very photo
+
+`folder+late_interaction` on the 20 classes above, after 160 steps. It trains half of its sketches with the photo they
+were drawn from, the others with any photo of the class (`shard.own_photo`), and its negatives are of other classes.
+The other rows train every sketch with its own photo. `methods.late_interaction.pairs` asks that this photo scores above
+a negative, which may be of the same class (`shard.hard_negatives`). A sketch then searches for its photo among those of
+its class, the drawn photos of the 20 classes, and all drawn photos of the data.
+"""
+
+PAIRS_READ = """
+"""
+
 BUDGET_TEXT = """
 ## Longer trainings
 
@@ -146,7 +161,7 @@ FINAL_TEXT = """
 ## Final table
 
 The unseen classes of two published splits, EfficientNet-Lite2 at 192 px, trained on nine tenths of the seen photos for
-500 steps of `global`, 460 of `late_interaction` and `crossatnet`, 360 of `zse_sbir`: some 40 CPU minutes on two such
+500 steps of `global`, 460 of `late_interaction` and `crossatnet`, 360 of `zse_sbir`: 24 to 40 CPU minutes on two such
 cores, by the steps and minutes of the tables above. `folder+*` trains for 15. A row ran in one process with 16 items a
 step; `folder+*` has two workers of 8, whose batch norms see half as many pictures. `zse` also trains `late`, which
 `folder+zse_sbir` leaves out. There are
@@ -158,9 +173,9 @@ were read once for each row, and nothing was chosen by them. The former table, o
 CODES_TEXT = """
 ## Codes
 
-The same checkpoints, with floats and with codes: `ret` is the cosine of the embeddings, 2,048 (512-d) or 256 (64-d)
-bytes a photo. `hash-64` is 64 learned bits on both sides, `asym-64` learned bits of the photos with the sketch's
-projection before its signs, `itq-64` 64 bits of ITQ; each has 8 bytes a photo. `global-head` has 512 floats too.
+The same checkpoints, with floats and with codes: `ret` is the cosine of the embeddings of 512 numbers, 1,024 bytes a
+photo in an index. `hash-64` is 64 learned bits on both sides, `asym-64` learned bits of the photos with the sketch's
+projection before its signs, `itq-64` 64 bits of ITQ; each has 8 bytes a photo.
 """
 
 GENERALISED_TEXT = """

@@ -93,6 +93,26 @@ def styles(found: Rows) -> list[str]:
     return lines
 
 
+def pairs(found: Rows) -> list[str]:
+    """What each row finds by class and by photo, and what it has more than the row `plain`."""
+    keys = {
+        "mAP_all of `fused`": "fused/mAP_all",
+        "acc_1 of `late`, photos of the class": "fg-class:late/acc_1",
+        "unseen": "fg:late/acc_1",
+        "all": "fg-all:late/acc_1",
+    }
+    lines = head("row", "steps", *keys, "mAP_all minus `plain`", "all minus `plain`", "")
+    for name, one in found.items():
+        columns = [one.column(key) for key in keys.values()]
+        if not all(columns):
+            lines.append(not_run(one, 9))
+            continue
+        theirs = [found["plain"].column(key) for key in keys.values()]
+        gained = [text(a.minus(b)) if a and b and name != "plain" else "" for a, b in zip(columns, theirs, strict=True)]
+        lines.append(line(name, str(one.row.steps), *map(cell, columns), gained[0], gained[-1], one.row.note))
+    return lines
+
+
 DIFFUSION = {
     "mAP_all": ("{}/mAP_all", "test"),
     "P_25": ("{}/P_25", "test"),
@@ -132,24 +152,20 @@ def final(found: Rows) -> list[str]:
 
 
 def codes(found: Rows) -> list[str]:
-    names = "row", "seeds", "floats", "minus `global-head`", "hash-64", "asym-64", "itq-64"
+    names = "row", "seeds", "floats", "hash-64", "asym-64", "itq-64"
     lines = head(*names, "hash-64 / floats", "asym-64 / floats", "hash-64 minus itq-64")
-    for one in found.values():
-        if one.row.experiment == "folder+crossatnet":
-            lines.append(codes_row(one, found[f"{one.row.split}.global-head"]))
-    return lines
+    return [*lines, *(codes_row(one) for one in found.values() if one.row.experiment == "folder+crossatnet")]
 
 
-def codes_row(one: Found, reference: Found) -> str:
+def codes_row(one: Found) -> str:
     columns = [c for mode in ("ret", "hash-64", "asym-64", "itq-64") if (c := one.column(f"{mode}/mAP_all"))]
     if len(columns) < 4:
-        return not_run(one, 10)
+        return not_run(one, 9)
     floats, learned, asymmetric, itq = columns
     return line(
         one.row.name,
         str(len(one.records)),
         str(floats),
-        difference(one, reference, "ret", "ret"),
         *map(str, (learned, asymmetric, itq)),
         *(f"{codes.mean / floats.mean:.2f}" for codes in (learned, asymmetric)),
         difference(one, one, "hash-64", "itq-64"),
@@ -212,7 +228,6 @@ LABELS = {
     "global": "`global`",
     "late": "`late_interaction`",
     "zse": "`zse_sbir` with `late`",
-    "zse-published-losses": "`zse_sbir`, the published losses alone",
     "crossatnet": "`crossatnet`",
 }
 SPLITS = ("sketchy-25", "sketchy-21")
@@ -221,7 +236,6 @@ README_ROWS = (
     *(("late", mode) for mode in ("late", "fused")),
     *(("zse", mode) for mode in ("ret", "rn", "fused", "late", "fused-late")),
     *(("crossatnet", mode) for mode in ("ret", "hash-64", "asym-64")),
-    ("zse-published-losses", "fused"),
 )
 
 

@@ -31,7 +31,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Search photos with a sketch, in classes that the model was never trained on.\n\n"
     "Start with `zse quickstart`: it draws a small data set, trains two methods and searches unseen classes. "
-    "Then give `zse run --experiment folder+global` a folder with `sketch/<class>/*` and `photo/<class>/*`.",
+    "Then give `zse run --experiment folder+late_interaction` a folder with `sketch/<class>/*` and `photo/<class>/*`, "
+    "and let `zse index` and `zse serve` search your own photos with the model.",
 )
 VERBS: dict[str, tuple[Callable[..., None], ...]] = {
     "Start here": (stages.quickstart, stages.demo, stages.run, stages.experiments, stages.methods),

@@ -32,7 +32,8 @@ def index(
     tokens: Annotated[
         bool,
         typer.Option(
-            "--tokens", help="Also keep what modes read that compare patches (rn, late, fused, rerank-K): large."
+            "--tokens",
+            help="Also keep what modes read that compare patches (rn, late, fused, fused-late, rerank-K): large.",
         ),
     ] = False,
     delete_many: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import WORKSPACE, Set, Workspace, check_output, last
+from pipelines.cli.options import WORKSPACE, Workspace, check_output, last
 from pipelines.runtime.commands import command, repeated
 from pipelines.runtime.progress import show
 from zse_model.errors import ZseError
@@ -126,7 +126,16 @@ def reevaluate(
         str, typer.Option("--models", help="Comma-separated: zse@champion, models:/zse/3, or a checkpoint.")
     ] = "zse@champion,zse@challenger",
     workspace: Workspace = WORKSPACE,
-    set_: Set = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="a.b=c",
+            help="Override a field of evaluation, ingest, cluster or tracking. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     promote: Annotated[
         bool, typer.Option("--promote", help="Apply the rules of `zse promote` to every model but the first.")
     ] = False,

@@ -27,7 +27,7 @@ def doctor(
     Lists problems with their fixes. Exit code 1: a run would fail. To check another cluster, submit the command to it:
     `ray job submit ... -- zse doctor ...`.
 
-    Example: `zse doctor --workspace s3://bucket/zse --experiment folder+zse_sbir --set dataset.source=s3://bucket/images`
+    Example: `zse doctor -w s3://bucket/zse -e folder+zse_sbir -s dataset.source=s3://bucket/pics -s dataset.split=FILE`
     """
     from pipelines.operate.doctor import examine
     from pipelines.operate.nodes import Finding

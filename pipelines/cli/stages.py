@@ -159,7 +159,7 @@ def run(
 ) -> None:
     """Run the stages ingest, shard, train, embed and evaluate of an experiment; skip finished stages.
 
-    Example: `zse run -e folder+zse_sbir -w s3://bucket/zse --set dataset.source=s3://bucket/pictures`
+    Example: `zse run -e folder+global -w s3://bucket/zse -s dataset.source=s3://bucket/pics -s dataset.split=random-10`
 
     `--dry-run` lists the data, resolves the split, builds the networks without memory and estimates the run's cost.
     """
@@ -192,7 +192,7 @@ def demo(
 ) -> None:
     """Draw it, find the emoji: train on drawings for 4 CPU minutes, index every emoji, and serve the page.
 
-    It takes 8 minutes on two cores. 40 classes are unseen: nothing of theirs is trained on, and the page marks them. A
+    It takes 5 minutes on two cores. 40 classes are unseen: nothing of theirs is trained on, and the page marks them. A
     second run makes nothing again. Needs the extras demo, serve and weights, which `make` installs.
 
     Example: `zse demo --workspace workspace --port 8000`

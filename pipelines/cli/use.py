@@ -56,7 +56,9 @@ def search(
     ] = None,
     rerank_mode: Annotated[
         str | None,
-        typer.Option("--rerank-mode", help="With --rerank: the mode that ranks, such as late. Default: the first."),
+        typer.Option(
+            "--rerank-mode", help="With --rerank: the mode that ranks, such as fused. Default: the model's first mode."
+        ),
     ] = None,
     rerank_by: Annotated[
         str | None,
@@ -80,7 +82,7 @@ def search(
 
     Many sketches: `zse search --sketches drawings/ --index URL --model MODEL --out answers.parquet`
 
-    Codes find and places rank, with --index: `--mode asym-64 --rerank 1000 --rerank-mode late`
+    Codes find and places rank, with --index: `--mode asym-64 --rerank 1000 --rerank-mode fused`
 
     Photos that are alike stand together: `--mode ret-diffused-500`, or `--rerank-mode fused-diffused-500`
 
@@ -302,7 +304,9 @@ def explain(
     For zse_sbir: the corresponding patches, the attention and a synthesis. For the mode late, of zse_sbir too: the
     matches that the score is the sum of. For crossatnet: the photo's own mask and the mask that the sketch guides.
 
-    Example: `zse explain --sketch cat.png --photo cat.jpg --mode rn --patch 2,3 --checkpoint workspace/checkpoints/...`
+    Example: `zse explain --sketch cat.png --photo cat.jpg --checkpoint workspace/checkpoints/...`
+
+    Of zse_sbir, one patch of the sketch: `--mode rn --patch 2,3`
     """
     from pipelines.search.cleaning import clean_of
     from pipelines.search.explain import PAGE

@@ -22,7 +22,7 @@ GAUGES = {
 }
 COUNTERS = {  # Ray adds _total
     "zse_bad_files": "Pictures skipped by an ingest, without those of parts kept from an earlier run",
-    "zse_pairs_scored": "Pairs of a sketch and a photo scored by a pair network",
+    "zse_pairs_scored": "Pairs of a sketch and a photo scored by a pair network or by late",
 }
 EVERY = 5.0  # s; Ray 2.60 sends a gauge once per set and drops it two reports (20 s) later
 

@@ -20,7 +20,7 @@ from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.training import Training
 
 AWKWARD = "my #1 'q' $HOME [x] :cat: é"
-SETTINGS = ["dataset.source=/data/pics #2", "dataset.split=[bee, it's, $x]", "backbone.weights=null"]
+SETTINGS = ["dataset.source=/data/pics #2", "dataset.split=[bee, it's, $x]", "backbone.weights=installed"]
 GIVEN = [word for setting in SETTINGS for word in ("--set", setting)]
 
 

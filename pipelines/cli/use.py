@@ -94,8 +94,8 @@ def search(
     if (sketch is None) == (sketches is None):
         raise ZseError("Give either --sketch FILE or --sketches FOLDER")
     if sketches is not None:
-        if index is None or page != 1 or drawing is not None:
-            raise ZseError("--sketches goes with --index, and without --page and --drawing")
+        if index is None or page != 1 or drawing is not None or rerank_by is not None:
+            raise ZseError("--sketches goes with --index, and without --page, --drawing and --rerank-by")
         asked: dict[str, Any] = {"top": top, "where": where, "mode": mode, "rerank": rerank, "rerank_mode": rerank_mode}
         _search_folder(sketches, index, checkpoint, workspace, str(out), clean=clean, **asked)
         return
@@ -142,7 +142,7 @@ def search(
     more = 5 * top
     words = ["--sketch", sketch, *searched(gallery, checkpoint, workspace), "--top", str(more)]
     if mode:
-        words += ["--mode", mode if rerank_depth(mode) is None else f"rerank-{more}"]
+        words += ["--mode", mode if (shortlist := rerank_depth(mode)) is None else f"rerank-{max(more, shortlist)}"]
     words += ["--clean", clean] if clean != "auto" else []
     if rerank_by:
         words += ["--rerank-by", rerank_by, "--depth", str(max(depth, more))]

@@ -1,7 +1,7 @@
 """Bring an index of photos up to date with the catalogue that it follows. `zse index` calls `index`.
 
-New and changed photos are encoded and committed in steps of `STEP`, in the order of their paths; then changed metadata
-is written, and photos that are gone are deleted. So a killed run loses one step, and the same command goes on to the
+Changed metadata are written first. New and changed photos are encoded and committed in steps of `STEP`, in the order of
+their paths; then photos that are gone are deleted. So a killed run loses one step, and the same command goes on to the
 same rows in the same order. A photo is known by its path and the version that the store gives; a photo that moved is
 known by its content and keeps its encodings.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -98,7 +99,7 @@ class Catalogue:
     photos: pa.Table
     """id, version; sorted by id"""
     unread: list[dict[str, str]]
-    """id, version, reason: pictures of formats that are not read"""
+    """id, version, reason: pictures of formats that are not read, and links that lead nowhere"""
 
 
 @dataclass
@@ -142,27 +143,42 @@ def index(
         with storage.local_copy(checkpoint_url) as copy:
             checkpoint = load_checkpoint(copy)
     place = there.place(checkpoint.name, checkpoint.digest)
-    with turn(there.url):
+    with turn(there.url) as refuse_lost:
         followed = _followed(there, source, metadata)
         catalogue = _listed(followed.url, there.url)
         metadata_rows = _metadata(followed.metadata, catalogue, checkpoint)
         table = _photos(place, checkpoint, called or checkpoint_url, tokens)
         skipped = Table.create(place, SKIPPED, SKIPPED_SCHEMA)
         plan = _planned(catalogue, table, skipped)
-        if not delete_many:
-            _refuse_many(len(plan.gone), len(table), followed.url, there.url)
+        photos = len(table)
+
+        def refuse_many(lost: int) -> None:
+            if not delete_many and lost > MANY and lost > photos / 2:
+                raise ZseError(
+                    f"{lost:,} of the {photos:,} photos in {there.url} are no longer in {followed.url}, or cannot be "
+                    "read any more. If that is meant, run the same command with --delete-many"
+                )
+
+        refuse_many(len(plan.gone))
         about = about_of(table.schema)
-        described = None if metadata_rows is None else _described(metadata_rows, table, forms_of(about["encodings"]))
+        described, written = None, 0
+        if metadata_rows is not None:
+            described = _described(metadata_rows, table, forms_of(about["encodings"]))
+            written = _describe(described, table, plan, refuse_lost)
+            if written:  # these rows have other addresses
+                plan = _planned(catalogue, table, skipped)
         there.follow(followed)
-        run = _Run(catalogue, plan, table, skipped, described)
+        run = _Run(catalogue, plan, table, skipped, described, refuse_lost)
+        run.done.described = written
         run.encode(checkpoint_url)
-        run.delete()
-        run.describe()
+        run.delete(refuse_many)
         for one in (table, skipped):
             one.compact_if_scattered()
         if Generation.find(place, checkpoint.digest) is None:
             Generation.write(place, checkpoint.digest, **about)
         run.done.photos, run.done.skipped = len(table), len(skipped)
+    if run.missing:
+        say(f"{len(run.missing):,} photos were deleted while this ran, such as {printable(run.missing[0])}")
     if run.bad:
         files = catalogue.photos.num_rows + len(catalogue.unread)
         say(f"Skipped {len(run.bad)} of {files} files:\n  " + "\n  ".join(run.bad[:SHOWN]))
@@ -173,10 +189,17 @@ class _Run:
     """A pass over a catalogue. Its steps are commits."""
 
     def __init__(
-        self, catalogue: Catalogue, plan: Plan, table: Table, skipped: Table, described: pa.Table | None
+        self,
+        catalogue: Catalogue,
+        plan: Plan,
+        table: Table,
+        skipped: Table,
+        described: pa.Table | None,
+        refuse_lost: Callable[[], None],
     ) -> None:
+        """refuse_lost: raises where another process writes to the index now; called before each commit."""
         self.catalogue, self.plan, self.table, self.skipped = catalogue, plan, table, skipped
-        self.described = described
+        self.described, self.refuse_lost = described, refuse_lost
         self.forms = forms_of(about_of(table.schema)["encodings"])
         self.own = own_columns(table.schema, self.forms)
         self.before = table.reopened()
@@ -185,6 +208,8 @@ class _Run:
         """sha256 of the photos that are gone or have another version -> address in `before`"""
         self.bad: list[str] = []
         """Lines that name the files that were skipped."""
+        self.spoiled: list[dict[str, str]] = []
+        """Files that cannot be used any more; the index has an older version of them until `delete`."""
         self.missing: list[str] = []
         """Paths of photos that a worker did not find."""
         self.done = Indexed()
@@ -241,6 +266,7 @@ class _Run:
 
     def _commit(self, parts: Sequence[dict[str, Any]]) -> None:
         """Write the photos of some parts, then the files that cannot be used."""
+        self.refuse_lost()
         encoded, moved = (pa.concat_tables([from_bytes(part[name]) for part in parts]) for name in ("encoded", "moved"))
         addresses = np.array([self.known[content] for content in moved["sha256"].to_pylist()], dtype=np.int64)
         values = self.before.take(addresses, list(self.forms))
@@ -257,6 +283,9 @@ class _Run:
         bad = [pair for part in parts for pair in json.loads(part["skipped"])]
         versions = self._versions(pa.array([id for id, _ in bad], pa.string())).to_pylist()
         self._skip([{"id": id, "version": v, "reason": why} for (id, why), v in zip(bad, versions, strict=True)])
+        # A new permission changes neither size nor time: without a version the file is read again in each run.
+        locked = [pair for part in parts for pair in json.loads(part["locked"])]
+        self._note([{"id": id, "version": "", "reason": why} for id, why in locked])
 
     def _versions(self, ids: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
         """The versions of wanted photos."""
@@ -274,35 +303,27 @@ class _Run:
         return rows.select(self.table.schema.names).cast(self.table.schema)
 
     def _skip(self, bad: Sequence[dict[str, str]]) -> None:
-        """Note files that cannot be used. The index then has no older version of them either."""
+        """Note files that cannot be used. `delete` decides on those of which the index has an older version."""
+        self._note([one for one in bad if one["id"] not in self.plan.older])
+        self.spoiled += [one for one in bad if one["id"] in self.plan.older]
+
+    def _note(self, bad: Sequence[dict[str, str]]) -> None:
+        """Write files to the table of those that were skipped."""
         if bad:
             self.bad += [f"{printable(one['id'])}: {one['reason']}" for one in bad]
-            older = [self.plan.older[one["id"]] for one in bad if one["id"] in self.plan.older]
-            self.table.delete(np.array(older, dtype=np.int64))
             self.skipped.upsert(pa.Table.from_pylist(list(bad), schema=SKIPPED_SCHEMA).sort_by("id"))
 
-    def describe(self) -> None:
-        """Write the metadata of unchanged photos where it is another than before."""
-        if self.described is None or not self.own:
-            return
-        stored = _whole(self.table, ["id", *self.own])
-        joined = _joined(stored["id"], self.described)
-        other = np.zeros(stored.num_rows, dtype=bool)
-        for name in self.own:
-            same = pc.equal(stored[name], joined[name])
-            both_null = pc.and_(pc.is_null(stored[name]), pc.is_null(joined[name]))
-            other |= ~pc.or_kleene(same, both_null).fill_null(False).to_numpy(zero_copy_only=False)
-        rows = joined.append_column("id", stored["id"]).filter(pa.array(other)).sort_by("id")
-        for i in range(0, rows.num_rows, STEP):
-            self.table.update(rows.slice(i, STEP))
-        self.done.described = rows.num_rows
-
-    def delete(self) -> None:
-        """Delete the photos that are gone: after `encode`, which reads the encodings of those that moved, and before
-        `describe`, which gives rows other addresses."""
-        self.table.delete(self.plan.gone)
+    def delete(self, refuse_many: Callable[[int], None]) -> None:
+        """Delete the photos that are gone or cannot be used any more: after `encode`, which reads the encodings of
+        those that moved. refuse_many: raises for a number of deletions that somebody must confirm."""
+        older = np.array([self.plan.older[one["id"]] for one in self.spoiled], dtype=np.int64)
+        lost = np.concatenate([self.plan.gone, older])
+        refuse_many(len(lost))
+        self.refuse_lost()
+        self.table.delete(lost)
         self.skipped.delete(self.plan.stale)
-        self.done.deleted = len(self.plan.gone)
+        self._note(self.spoiled)
+        self.done.deleted = len(lost)
 
 
 def _followed(there: PhotoIndex, source: str | None, metadata: str | None) -> Source:
@@ -321,21 +342,24 @@ def _followed(there: PhotoIndex, source: str | None, metadata: str | None) -> So
 
 
 @contextmanager
-def turn(url: str) -> Iterator[None]:
-    """Hold the lease of an index. Waits for another process that writes to it."""
+def turn(url: str) -> Iterator[Callable[[], None]]:
+    """Hold the lease of an index. Waits for another process that writes to it. Gives a function that raises HeldError
+    if another process has taken the lease, because this one was suspended for longer than a lease lasts."""
     with ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(held(url, f"The index {url}"))
+                lease = stack.enter_context(held(url, f"The index {url}"))
                 break
             except HeldError as error:
                 say(f"{error}. Waiting for it", logging.WARNING)
-        yield
+        yield lease.refuse_lost
 
 
 def _listed(source: str, index: str) -> Catalogue:
     """List the photos of a source; an index in the source is none of them. Raises StorageError if there are none."""
     place, passed = opened(source), PassedOver()
+    if index == place.folder:
+        raise ZseError(f"The index and the photos are one folder, {index}. Give another --index")
     own = f"{index}/".removeprefix(f"{place.folder}/")
     tables, unread, ids, versions = [], [], [], []
     shown = time.monotonic()
@@ -349,6 +373,9 @@ def _listed(source: str, index: str) -> Catalogue:
         if file.path.startswith(own):
             continue
         version = f"{place.version or file.version}:{file.size}"
+        if is_picture(file.path) and not (place.version or file.version):
+            unread.append({"id": as_id(file.path), "version": "", "reason": "a link that leads nowhere"})
+            continue
         if is_picture(file.path):
             ids.append(as_id(file.path))
         elif (reason := unreadable(file.path)) is not None:
@@ -401,6 +428,7 @@ def _metadata(url: str | None, catalogue: Catalogue, checkpoint: Checkpoint) -> 
     if url is None:
         return None
     found = read_metadata(url, [field.name for field in OWN] + list(stored_forms(checkpoint, tokens=True)))
+    found = _spelt_as(catalogue.photos["id"], found)
     used = pc.sum(pc.is_in(found["id"], catalogue.photos["id"])).as_py() or 0
     if found.num_rows and not used and len(catalogue.photos):
         raise ZseError(
@@ -412,6 +440,23 @@ def _metadata(url: str | None, catalogue: Catalogue, checkpoint: Checkpoint) -> 
     return found
 
 
+def _spelt_as(ids: pa.ChunkedArray, found: pa.Table) -> pa.Table:
+    """Metadata whose names of photos are spelt as those of the catalogue: macOS stores an accent as a letter of its
+    own, tables do not, and both look the same."""
+    here = ids.filter(pc.invert(pc.string_is_ascii(ids))).to_pylist()
+    forms: dict[str, list[str]] = {}
+    for id in here:
+        forms.setdefault(unicodedata.normalize("NFC", id), []).append(id)
+    known, named = set(here), found["id"].to_pylist()
+    taken = known & set(named)
+
+    def spelt(name: str) -> str:
+        same = [] if name.isascii() or name in known else forms.get(unicodedata.normalize("NFC", name), [])
+        return same[0] if len(same) == 1 and same[0] not in taken else name
+
+    return found.set_column(0, "id", pa.array([spelt(name) for name in named], pa.string())) if here else found
+
+
 def _described(described: pa.Table, table: Table, forms: Mapping[str, EncodingForm]) -> pa.Table:
     """Metadata as they are stored; gives the table its columns. A column of another type than before is made again."""
     stored = {name: table.schema.field(name).type for name in own_columns(table.schema, forms)}
@@ -420,12 +465,38 @@ def _described(described: pa.Table, table: Table, forms: Mapping[str, EncodingFo
             at = described.schema.get_field_index(field.name)
             column = described[field.name].cast(stored.get(field.name, pa.string()))
             described = described.set_column(at, field.name, column)
+    for name, kind in stored.items():  # whole numbers today, decimals yesterday
+        if pa.types.is_floating(kind) and name in described.schema.names:
+            at, column = described.schema.get_field_index(name), described[name]
+            if pa.types.is_integer(column.type):
+                described = described.set_column(at, name, column.cast(kind, safe=False))
     given = {field.name: field.type for field in described.schema if field.name != "id"}
     if old := [name for name in stored if given.get(name) != stored[name]]:
         table.drop_columns(old)
     if new := [pa.field(name, kind) for name, kind in given.items() if name in old or name not in stored]:
         table.add_columns(pa.schema(new))
     return described
+
+
+def _describe(described: pa.Table, table: Table, plan: Plan, refuse_lost: Callable[[], None]) -> int:
+    """Write the metadata of photos that stay as they are, where it is another than before. Gives their number."""
+    own = [name for name in described.schema.names if name != "id"]
+    if not own:
+        return 0
+    stored = _whole(table, ["id", *own])
+    changing = pa.array(np.concatenate([plan.gone, np.array([*plan.older.values()], dtype=np.int64)]), pa.int64())
+    stored = stored.filter(pc.invert(pc.is_in(stored[ROW].cast(pa.int64()), changing)))
+    joined = _joined(stored["id"], described)
+    other = np.zeros(stored.num_rows, dtype=bool)
+    for name in own:
+        same = pc.equal(stored[name], joined[name])
+        both_null = pc.and_(pc.is_null(stored[name]), pc.is_null(joined[name]))
+        other |= ~pc.or_kleene(same, both_null).fill_null(False).to_numpy(zero_copy_only=False)
+    rows = joined.append_column("id", stored["id"]).filter(pa.array(other)).sort_by("id")
+    for i in range(0, rows.num_rows, STEP):
+        refuse_lost()
+        table.update(rows.slice(i, STEP))
+    return rows.num_rows
 
 
 def _planned(catalogue: Catalogue, table: Table, skipped: Table) -> Plan:
@@ -450,14 +521,6 @@ def _same_version(files: pa.Table, known: pa.Table) -> pa.ChunkedArray:
     """bool [files]: a known file has this id and this version."""
     places = pc.index_in(files["id"], known["id"])
     return pc.fill_null(pc.equal(known["version"].take(places), files["version"]), False)
-
-
-def _refuse_many(gone: int, photos: int, source: str, url: str) -> None:
-    if gone > MANY and gone > photos / 2:
-        raise ZseError(
-            f"{gone:,} of the {photos:,} photos in {url} are no longer in {source}. If that is meant, run the same "
-            "command with --delete-many"
-        )
 
 
 def _whole(table: Table, columns: Sequence[str]) -> pa.Table:

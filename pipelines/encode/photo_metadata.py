@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 from pyarrow import csv, parquet
 
+from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
 from zse_model.errors import ZseError
@@ -17,6 +19,8 @@ from zse_model.errors import ZseError
 pc: Any = pyarrow.compute  # makes its functions when it is imported: type checkers do not see them
 KEYS = ("path", "id", "file_name")  # names of the column that names the photo
 ENDINGS = (".csv", ".tsv", ".parquet")
+LEADING = r"^\s*[+-]?0\d"
+LEADING_OR_LONG = r"^\s*[+-]?(0\d|\d{16,}\s*$)"
 
 
 def read_metadata(url: str, reserved: Sequence[str]) -> pa.Table:
@@ -59,13 +63,46 @@ def _read(url: str) -> pa.Table:
     try:
         if url.lower().endswith(".parquet"):
             return parquet.read_table(io.BytesIO(data))
-        options = csv.ParseOptions(delimiter="\t" if url.lower().endswith(".tsv") else ",", newlines_in_values=True)
-        texts = dict.fromkeys(KEYS, pa.string())  # a path of digits is a text
-        return csv.read_csv(
-            io.BytesIO(data), parse_options=options, convert_options=csv.ConvertOptions(column_types=texts)
-        )
+        return _delimited(url, data)
     except (pa.ArrowException, OSError) as error:
         raise ZseError(f"--metadata {url} cannot be read: {printable(str(error))}") from error
+
+
+def _delimited(url: str, data: bytes) -> pa.Table:
+    """A .csv or .tsv file. Numbers that are codes stay text: of 00123 or of a number with more digits than an integer
+    holds, a number would lose digits."""
+    tabs = url.lower().endswith(".tsv")
+    # A quote in a .tsv file is a character of the text. As a quotation mark it would join rows.
+    options = csv.ParseOptions(delimiter="\t", quote_char=False) if tabs else csv.ParseOptions(newlines_in_values=True)
+
+    def read(texts: Sequence[str], **more: Any) -> pa.Table:
+        convert = csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()), **more)
+        return csv.read_csv(io.BytesIO(data), parse_options=options, convert_options=convert)
+
+    found = read(KEYS)  # a path of digits is a text
+    numbers = [f.name for f in found.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)]
+    codes = []
+    if numbers and len(set(found.column_names)) == found.num_columns:
+        texts = read(numbers, include_columns=numbers, strings_can_be_null=True, null_values=[""])
+        for name in numbers:
+            digits = LEADING if pa.types.is_integer(found.schema.field(name).type) else LEADING_OR_LONG
+            if pc.any(pc.match_substring_regex(texts[name], digits)).as_py():
+                found = found.set_column(found.schema.get_field_index(name), name, texts[name])
+                codes.append(name)
+    if codes:
+        say(f"{url}: {_some(codes)} is kept as text, because a number would lose digits")
+    more = found.num_columns - 1
+    for name, column in zip(found.column_names, found.columns, strict=True):
+        if not tabs and more and pa.types.is_string(column.type):
+            rows = pc.match_substring_regex(column, rf"\n[^\n]*(,[^\n]*){{{more}}}")
+            if pc.any(rows).as_py():
+                first = pc.index(rows, True).as_py() + 1
+                say(
+                    f"{url}: the {name} of row {first} holds a whole line of the file. Is a quotation mark missing, or "
+                    "one too many?",
+                    logging.WARNING,
+                )
+    return found
 
 
 def _plain(url: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -40,10 +40,11 @@ class EncodePhotos:
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """task: `paths`, as JSON. Returns `encoded` and `moved`, tables as Arrow's IPC; the photos of `moved` are
-        known and have no encodings. `skipped`: (id, reason) of the others, as JSON. `missing`: paths without
-        a file: deleted since the listing, or not on this machine. `rows`: number of paths."""
+        known and have no encodings. `skipped`: (id, reason) of those that are no usable pictures, as JSON. `locked`:
+        of those that may not be read. `missing`: paths without a file: deleted since the listing, or not on this
+        machine. `rows`: number of paths."""
         paths = json.loads(task["paths"])
-        rows, pixels, moved, skipped, missing = [], [], [], [], []
+        rows, pixels, moved, skipped, locked, missing = [], [], [], [], [], []
         for path, data in zip(paths, storage.read_many(self.source, paths), strict=True):
             try:
                 if isinstance(data, Exception):
@@ -54,7 +55,7 @@ class EncodePhotos:
             except FileNotFoundError:
                 missing.append(path)
             except PermissionError as error:
-                skipped.append((as_id(path), f"cannot be read: {error.strerror}"))
+                locked.append((as_id(path), f"cannot be read: {error.strerror}"))
             else:
                 if row["sha256"] in self.known:
                     moved.append(row)
@@ -70,6 +71,7 @@ class EncodePhotos:
             "encoded": as_bytes(table),
             "moved": as_bytes(_table(moved)),
             "skipped": json.dumps(skipped),
+            "locked": json.dumps(locked),
             "missing": json.dumps(missing),
             "rows": len(paths),
         }

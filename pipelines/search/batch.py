@@ -28,6 +28,7 @@ from pipelines.search.cleaning import Clean, clean_of
 from pipelines.search.query import prepare_query
 from pipelines.search.searcher import Asked, Searcher
 from pipelines.store import storage
+from pipelines.workspace.ids import as_id
 from zse_model.transforms import ENDINGS, BadPicture
 
 PART, ALONE = 64, 1000  # sketches a task, and sketches that one process searches before a second has loaded the index
@@ -106,13 +107,13 @@ class SearchSketches:
         paths = json.loads(task["paths"])
         drawn, rows, changed = {}, [], 0
         for path, data in zip(paths, storage.read_many(self.folder, paths), strict=True):
-            name = printable(path)
+            name = as_id(path)
             try:
                 if isinstance(data, FileNotFoundError):
-                    raise BadPicture(f"{name} was deleted during the search")
+                    raise BadPicture(f"{printable(path)} was deleted during the search")
                 if isinstance(data, Exception):
                     raise data
-                query = prepare_query(data, self.searcher.checkpoint.transforms, name, self.clean)
+                query = prepare_query(data, self.searcher.checkpoint.transforms, printable(path), self.clean)
                 drawn[name], changed = query.drawing, changed + query.cleaned.changed
             except BadPicture as error:
                 rows.append({"sketch": name, "error": str(error)})

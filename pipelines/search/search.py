@@ -160,6 +160,8 @@ def find(
     method.mode(mode or method.modes[0])  # raises for an unknown mode before the gallery is encoded
     searcher = Searcher.of(gallery_index(gallery, checkpoint_url, workspace, checkpoint), checkpoint)
     (answer,) = searcher.answers([drawn], top=top, mode=mode, group=False)
+    if not answer:
+        raise StorageError(f"None of the photos in {gallery} can be used")
     return [Match(one.id, one.score, one.confidence) for one in told_similar(answer)]
 
 

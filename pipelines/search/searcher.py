@@ -11,6 +11,7 @@ number). Everything else is read by row for the photos that are shown. Our desig
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import threading
@@ -23,6 +24,7 @@ from typing import Any, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pipelines.encode.device import usable_device
@@ -35,7 +37,7 @@ from pipelines.search.query import Query, prepared
 from pipelines.store import storage
 from pipelines.store.table import ROW, SCANNED
 from pipelines.tracking import checkpoint_of
-from pipelines.workspace.looks import SIDE, first_of
+from pipelines.workspace.looks import SIDE, details, first_of
 from pipelines.workspace.photo_index import (
     EncodingForm,
     Generation,
@@ -500,7 +502,8 @@ class _Search:
             return Page(self._shown(shown, [None] * len(shown)))
         best, median = stands
         confidences = confidence.of(self._found_scores(query, shown), median, self._searched)
-        similar = bool(confidence.similar(best[:, 0], median))
+        # One photo is its own median: how far it stands out says nothing.
+        similar = bool(confidence.similar(best[:, 0], median)) if len(self.now) > 1 else None
         return Page(self._shown(shown, confidences[0].tolist()), similar)
 
     @property
@@ -607,13 +610,19 @@ class _Search:
         positions, scores = ranking.indices[0][kept], ranking.scores[0][kept].tolist()
         first = range(len(positions))
         if self.group and len(positions):
-            table = self.now.table.take(self.now.rows.addresses(positions.numpy()), ["look"])
+            addresses = self.now.rows.addresses(positions.numpy())
+            table = self.now.table.take(addresses, ["look"])
             looks = np.frombuffer(b"".join(table["look"].to_pylist()), dtype=np.uint8)
-            first = first_of(looks.reshape(-1, SIDE * SIDE * 3))
+            first = first_of(looks.reshape(-1, SIDE * SIDE * 3), lambda near: self._details(addresses[near]))
         groups: dict[int, tuple[float, list[int]]] = {}
         for i, position in enumerate(positions.tolist()):
             groups.setdefault(first[i], (scores[i], []))[1].append(position)
         return list(groups.values())
+
+    def _details(self, addresses: np.ndarray) -> list[np.ndarray]:
+        """The `details` of photos, of their thumbnails."""
+        thumbnails = self.now.table.take(addresses, ["thumbnail"])["thumbnail"].to_pylist()
+        return [details(Image.open(io.BytesIO(data))) for data in thumbnails]
 
     def _shown(self, groups: Sequence[tuple[float, list[int]]], confidences: Sequence[float | None]) -> list[Found]:
         table, rows = self.now.table, self.now.rows

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,32 @@ class HeldError(ZseError):
     """Another process works in the folder."""
 
 
+@dataclass(frozen=True)
+class Lease:
+    folder: str
+    number: int
+    what: str
+    note: dict[str, Any] = field(default_factory=dict)
+    """Each renewal writes it."""
+
+    @property
+    def url(self) -> str:
+        return _url(self.folder, self.number)
+
+    def refuse_lost(self) -> None:
+        """Raise HeldError if another process has taken the lease: this one was suspended, as a machine that sleeps
+        is, for longer than a lease lasts."""
+        if (last := max(_numbers(self.folder), default=0)) > self.number:
+            raise HeldError(_message(self.what, _read(_url(self.folder, last)) or {}))
+
+
 @contextmanager
-def held(folder: str, what: str) -> Iterator[dict[str, Any]]:
-    """Hold the lease of a folder. Gives a note, a dict that each renewal writes. Raises HeldError if another process
-    holds and renews the lease.
+def held(folder: str, what: str) -> Iterator[Lease]:
+    """Hold the lease of a folder. Raises HeldError if another process holds and renews the lease.
 
     If there is a lease, this waits up to `STALE` seconds for its renewal, unless its process ran on this machine and is
     gone. `what` is the name of the work in the error.
     """
-    note: dict[str, Any] = {}
     me = {
         "host": platform.node(),
         "processes": _processes(),
@@ -57,17 +75,17 @@ def held(folder: str, what: str) -> Iterator[dict[str, Any]]:
     before = _numbers(folder)
     if before and (other := _alive(_url(folder, before[-1]))):
         raise HeldError(_message(what, other))
-    mine = _url(folder, max(before, default=0) + 1)
-    if not storage.create(mine, _signed(me)):
-        raise HeldError(_message(what, _read(mine) or {}))
+    mine = Lease(folder, max(before, default=0) + 1, what)
+    if not storage.create(mine.url, _signed(me)):
+        raise HeldError(_message(what, _read(mine.url) or {}))
     for old in before:
         storage.remove(_url(folder, old))
     try:
-        with repeated(lambda: _renew(mine, me | {"note": dict(note)}), EVERY):
-            yield note
+        with repeated(lambda: _renew(mine.url, me | {"note": dict(mine.note)}), EVERY):
+            yield mine
     finally:
         with suppress(StorageError):  # without a store the lease expires by itself
-            storage.remove(mine)
+            storage.remove(mine.url)
 
 
 def holder(folder: str) -> dict[str, Any] | None:

@@ -215,11 +215,17 @@ def _translated(place: str) -> Iterator[None]:
         raise StorageError(f"{place}: the index cannot be read or written: {_first_line(error)}") from error
 
 
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`")
+
+
 @contextmanager
 def _filtering(where: str | None, schema: pa.Schema) -> Iterator[None]:
     """Raise ZseError for an error of a filter, with the columns that it may use."""
     if where is not None and (len(where) > LONGEST or "\0" in where):
         raise ZseError(f"A filter has at most {LONGEST} characters, and no zero byte; this one has {len(where)}")
+    # Lance reads up to such a mark and leaves out what follows, which may be the condition that matters.
+    if where is not None and (mark := re.search(r";|--|/\*", _QUOTED.sub("''", where))):
+        raise ZseError(f"The filter {printable(where)!r} has {mark[0]} outside quoted text. Join conditions by AND")
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:

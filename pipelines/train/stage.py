@@ -50,8 +50,8 @@ def train(config: ExperimentConfig, method: str, workspace: str, images: Images,
     logs.about(run=job.name)
     if (done := Training.find(job.folder, job.key)) is not None:
         return done
-    with held(job.folder, job.name) as note:
-        return Training.find(job.folder, job.key) or _train(job, workspace, note)
+    with held(job.folder, job.name) as lease:
+        return Training.find(job.folder, job.key) or _train(job, workspace, lease.note)
 
 
 def _train(job: Job, workspace: str, note: dict[str, Any]) -> Training:

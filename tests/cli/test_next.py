@@ -70,6 +70,14 @@ def test_what_follows_a_search_an_explanation_and_an_index(place: Path, monkeypa
     assert has(words, "--sketch", AWKWARD) and has(words, *inputs) and has(words, "--rerank-by", AWKWARD)
     top, depth = (int(words[words.index(option) + 1]) for option in ("--top", "--depth"))
     assert depth >= top > 30, "what is asked for next is allowed"
+    (words,) = following("search", "--sketch", AWKWARD, *inputs, "--mode", "rerank-200", "--top", "20")
+    assert has(
+        words,
+        "--mode",
+        "rerank-200",
+    ), "the same ranking, and more of it"
+    (words,) = following("search", "--sketch", AWKWARD, *inputs, "--mode", "ret-diffused-500", "--top", "20")
+    assert has(words, "--mode", "ret-diffused-500")
     (words,) = following("explain", "--sketch", AWKWARD, *inputs, "--out", "o ut")
     assert has(words, "--sketch", AWKWARD) and has(words, *inputs) and has(words, "--out", "o ut")
     (words,) = following("explain", "--sketch", AWKWARD, "--photo", AWKWARD, *inputs[2:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from pipelines.encode.index import Indexed, index
 from pipelines.encode.index_upkeep import compact_index, index_status, purge_photos
 from pipelines.runtime.errors import StorageError
 from pipelines.store import storage
+from pipelines.store.lease import HeldError
 from pipelines.store.table import ROW, Table
 from pipelines.workspace.ids import as_path
 from pipelines.workspace.photo_index import OtherCheckpointError, PhotoIndex
@@ -313,6 +315,71 @@ def test_a_column_may_change_its_type_and_be_empty_for_a_night(tmp_path: Path) -
         assert photos(url).count("price IS NULL") == sum(value is None for value in own.values())
 
 
+def test_metadata_of_another_type_are_there_while_photos_are_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that follows the index filters by them, and the run may be killed."""
+    source, url, file = catalogue(tmp_path / "photos", 2), tmp_path / "index", tmp_path / "about.csv"
+    file.write_text("path,price\na/0.png,7\nb/1.png,8\n")
+    updated(source, url, metadata=str(file))
+    file.write_text("path,price\na/0.png,9.99\nb/1.png,8\nc/9.png,1\n")
+    put(source / "c" / "9.png", photo(9))
+
+    def killed(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(encoding, "encode", killed)
+        updated(None, url)
+    assert photos(url).count("price < 100") == 2
+    done = updated(None, url)
+    assert (done.new, done.described) == (1, 0) and photos(url).count("price < 100") == 3
+    file.write_text("path,price\na/0.png,9\nb/1.png,8\nc/9.png,1\n")
+    updated(None, url)
+    assert pa.types.is_floating(photos(url).schema.field("price").type), "whole numbers are no other type"
+
+
+def test_codes_keep_their_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, url, file = catalogue(tmp_path / "photos", 2), tmp_path / "index", tmp_path / "about.csv"
+    file.write_text(
+        "path,sku,ean,price,share\na/0.png,00123,12345678901234567891,10,0.5\nb/1.png,4,12345678901234567892,0,-0.25\n"
+    )
+    updated(source, url, metadata=str(file))
+    first, second = rows(url)
+    assert (first["sku"], first["ean"], second["ean"]) == ("00123", "12345678901234567891", "12345678901234567892")
+    assert (first["price"], first["share"], second["share"]) == (10, 0.5, -0.25)
+    assert photos(url).count("sku = '00123' AND ean = '12345678901234567891'") == 1
+    assert "sku, ean is kept as text" in capsys.readouterr().err
+
+
+def test_quotation_marks_swallow_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, url = catalogue(tmp_path / "photos", 3), tmp_path / "index"
+    lines = ["path,price,title", 'a/0.png,5,"Hello" World', "b/1.png,7,plain", 'a/2.png,8,"Bye']
+    tabs, commas = tmp_path / "about.tsv", tmp_path / "about.csv"
+    tabs.write_text("\n".join(lines).replace(",", "\t") + "\n")
+    updated(source, url, metadata=str(tabs))
+    assert [(row["price"], row["title"]) for row in rows(url)] == [(5, '"Hello" World'), (8, '"Bye'), (7, "plain")]
+    capsys.readouterr()
+    commas.write_text('path,price,title\na/0.png,5,"Hello\nb/1.png,7,plain\na/2.png,8,Bye"\n')
+    updated(source, tmp_path / "other", metadata=str(commas))
+    assert "the title of row 1 holds a whole line of the file" in capsys.readouterr().err
+    commas.write_text('path,title\na/0.png,"of two\nlines"\n')
+    updated(source, tmp_path / "third", metadata=str(commas))
+    assert "whole line" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_metadata_name_a_photo_whose_accents_are_stored_otherwise(tmp_path: Path, form: Any) -> None:
+    source, url, file = tmp_path / "photos", tmp_path / "index", tmp_path / "about.csv"
+    name = unicodedata.normalize(form, "café.png")
+    put(source / name, photo(0))
+    put(source / "b.png", photo(1))
+    other = unicodedata.normalize("NFD" if form == "NFC" else "NFC", "café.png")
+    file.write_text(f"path,price\n{other},3\nb.png,4\n")
+    updated(source, url, metadata=str(file))
+    assert {row["id"]: row["price"] for row in rows(url)} == {name: 3, "b.png": 4}
+
+
 def test_columns_as_pandas_writes_them(tmp_path: Path) -> None:
     source, url, file = catalogue(tmp_path / "photos", 2), tmp_path / "index", tmp_path / "about.parquet"
     day = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -513,6 +580,60 @@ def without(row: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in names}
 
 
+def test_photos_that_became_unreadable_are_deleted_only_when_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk truncates files, and a cloud's placeholders are empty."""
+    monkeypatch.setattr(indexing, "MANY", 2)
+    source, url = catalogue(tmp_path / "photos", 6), tmp_path / "index"
+    updated(source, url)
+    for i in range(4):
+        put(source / "ab"[i % 2] / f"{i}.png", b"")
+    for _ in range(2):
+        with pytest.raises(ZseError, match="4 of the 6 photos .* cannot be read any more.*--delete-many"):
+            updated(None, url)
+        assert len(ids(url)) == 6 and skipped(url) == {}
+    put(source / "a" / "0.png", photo(0))
+    put(source / "b" / "1.png", photo(1))
+    done = updated(None, url)
+    assert (done.deleted, done.skipped, len(ids(url))) == (2, 2, 4)
+
+
+def test_a_link_that_leads_nowhere_is_named_and_its_photo_is_gone(tmp_path: Path) -> None:
+    source, url = catalogue(tmp_path / "photos", 3), tmp_path / "index"
+    put(tmp_path / "elsewhere.png", photo(9))
+    (source / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    assert updated(source, url).photos == 4
+    (tmp_path / "elsewhere.png").unlink()
+    done = updated(None, url)
+    assert (done.photos, done.deleted) == (3, 1) and skipped(url) == {"link.png": "a link that leads nowhere"}
+    assert updated(None, url).text() == "3 photos are indexed: 1 skipped"
+    put(tmp_path / "elsewhere.png", photo(10))
+    assert updated(None, url).photos == 4 and skipped(url) == {}
+
+
+def test_a_writer_that_was_suspended_writes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has taken its lease meanwhile."""
+    source, url = catalogue(tmp_path / "photos", 3), tmp_path / "index"
+    updated(source, url)
+    put(source / "c" / "9.png", photo(9))
+
+    def suspended(*given: Any, **options: Any) -> Any:
+        storage.write_json(str(url / "lease" / "7.json"), {"host": "other", "pid": 1, "since": 0.0})
+        return encode(*given, **options)
+
+    monkeypatch.setattr(encoding, "encode", suspended)
+    with pytest.raises(HeldError, match="The index .* is being made by process 1 on other"):
+        updated(None, url)
+    assert len(ids(url)) == 3
+
+
+def test_the_index_is_not_the_folder_of_the_photos(tmp_path: Path) -> None:
+    source = catalogue(tmp_path / "photos", 2)
+    with pytest.raises(ZseError, match="The index and the photos are one folder"):
+        updated(source, source)
+
+
 def test_what_workers_cannot_see_is_no_deleted_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, url = catalogue(tmp_path / "photos", 3), tmp_path / "index"
     read = storage.read_many
@@ -532,6 +653,11 @@ def test_a_photo_that_may_not_be_read_is_skipped(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(storage, "read_many", lambda url, paths: [refused, *read(url, paths[1:])])
     updated(source, url)
     assert skipped(url) == {"a/0.png": "cannot be read: Permission denied"} and len(ids(url)) == 2
+    monkeypatch.undo()
+    assert updated(None, url).photos == 3 and skipped(url) == {}, "a permission changes neither size nor time"
+    put(source / "a" / "0.png", photo(30))
+    monkeypatch.setattr(storage, "read_many", lambda url, paths: [refused, *read(url, paths[1:])])
+    assert updated(None, url).deleted == 0 and len(ids(url)) == 3, "the photo of before stays"
 
 
 def test_the_same_bytes_in_another_version_are_not_encoded_again(tmp_path: Path, encoded: list[int]) -> None:
@@ -597,6 +723,14 @@ def test_a_filter_has_a_limit(tmp_path: Path) -> None:
     for bad in (" AND ".join(["width < 1000"] * 1000), "id = 'a\0'"):
         with pytest.raises(ZseError, match="at most 2000 characters"):
             photos(tmp_path / "index").count(bad)
+
+
+@pytest.mark.parametrize("mark", ["; width < 1", "-- AND width < 1", "/* AND width < 1"])
+def test_no_part_of_a_filter_is_left_out(tmp_path: Path, mark: str) -> None:
+    updated(catalogue(tmp_path / "photos", 1), tmp_path / "index")
+    with pytest.raises(ZseError, match="outside quoted text. Join conditions by AND"):
+        photos(tmp_path / "index").count(f"width < 1000 {mark}")
+    assert photos(tmp_path / "index").count("id != 'it''s; -- /*' AND width > - -1") == 1
 
 
 @pytest.mark.parametrize("given", ["source", "metadata"])

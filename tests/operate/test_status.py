@@ -46,8 +46,8 @@ def test_a_training_from_its_first_state_to_its_report(store: FaultyStore, monke
     assert "Next: zse train -e 'my tiny.yaml' --set train.steps=6" in told("tiny", "-w", WORKSPACE).stderr
 
     monkeypatch.setattr("pipelines.store.lease.EVERY", 0.05)
-    with held(found.folder, name) as note:  # as who trains it says how far it is
-        note.update(step=5, total=6, images_per_second=12.0, seconds_left=75.0)
+    with held(found.folder, name) as lease:  # as who trains it says how far it is
+        lease.note.update(step=5, total=6, images_per_second=12.0, seconds_left=75.0)
         end = time.monotonic() + 20
         while (found := job.status(WORKSPACE, name)).step != 5 and time.monotonic() < end:
             time.sleep(0.05)

@@ -19,9 +19,10 @@ from pipelines.search.query import prepared
 from pipelines.search.search import search_index
 from pipelines.search.searcher import Searcher
 from tests.encode.test_index import CODES, catalogue, put, updated
-from tests.helpers.pictures import png
+from tests.helpers.pictures import picture, png
 from tests.search.test_cleaning import drawing
 from zse_model.errors import ZseError
+from zse_model.synthetic import draw_sketch
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><path d="M1 1L8 8L8 1" fill="none" stroke="#000"/></svg>'
 
@@ -60,6 +61,15 @@ def test_a_folder_of_sketches_is_answered_as_each_alone(world: Path, tmp_path: P
         assert [(row["rank"], row["id"], row["score"]) for row in mine] == [
             (i, one.id, pytest.approx(one.score)) for i, one in enumerate(found, 1)
         ]
+
+
+def test_sketches_whose_names_look_alike_have_an_answer_each(world: Path, tmp_path: Path) -> None:
+    names = ["a\nb.png", "a\\nb.png", "a/b\t.png"]
+    for i, name in enumerate(names):
+        put(tmp_path / "sketches" / name, picture(draw_sketch("cat", i, size=48), "PNG"))
+    done = search_folder(str(tmp_path / "sketches"), str(world / "index"), CODES, str(tmp_path / "o.parquet"), top=1)
+    assert done == (3, 0)
+    assert sorted(pq.read_table(tmp_path / "o.parquet")["sketch"].to_pylist()) == sorted(names)
 
 
 def test_what_cannot_be_searched_ends_before_a_file_is_written(world: Path, tmp_path: Path) -> None:

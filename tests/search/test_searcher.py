@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pipelines.encode.index_upkeep import purge_photos
 from pipelines.runtime.errors import StorageError
@@ -240,6 +240,29 @@ def test_one_photo_in_many_files_is_shown_once(tmp_path: Path) -> None:
     assert {group.id, *group.repeats} == {f"same{i}.{k}" for i, k in enumerate(["png", "webp", *["jpeg"] * 4])}
     two = [one.id for page in (1, 2, 3) for one in searcher.search(SKETCH, top=2, page=page)]
     assert two == [one.id for one in found], "pages of groups are those of one long page"
+
+
+def product(kind: str, side: int = 100) -> bytes:
+    """Something gold on white ground."""
+    ground = Image.new("RGB", (800, 800), "white")
+    draw, low, high, thick = ImageDraw.Draw(ground), 400 - side // 2, 400 + side // 2, side // 10
+    if kind == "ring":
+        draw.ellipse((low, low, high, high), outline=(212, 175, 55), width=thick)
+    else:
+        draw.rectangle((400 - thick, low, 400 + thick, high), fill=(212, 175, 55))
+        draw.rectangle((low, 400 - thick, high, 400 + thick), fill=(212, 175, 55))
+    return picture(np.asarray(ground), "PNG")
+
+
+@pytest.mark.parametrize("side", [60, 100])
+def test_products_on_a_white_ground_are_no_repeats(tmp_path: Path, side: int) -> None:
+    for kind in ("ring", "cross"):
+        put(tmp_path / "photos" / f"{kind}.png", product(kind, side))
+        small = Image.open(io.BytesIO(product(kind, side))).resize((400, 400))
+        put(tmp_path / "photos" / f"{kind}-small.jpg", picture(np.asarray(small), "JPEG", quality=70))
+    updated(tmp_path / "photos", tmp_path / "index")
+    found = Searcher.open(str(tmp_path / "index"), CODES).search(SKETCH, top=20)
+    assert sorted((one.id[:4], one.repeats[0][:4]) for one in found) == [("cros", "cros"), ("ring", "ring")]
 
 
 def test_more_like_a_photo(world: Path) -> None:

@@ -56,6 +56,14 @@ def test_a_live_holder_is_recognised_by_renewals_and_not_by_its_clock(tmp_path: 
     assert [file.name for file in (tmp_path / "lease").iterdir()] == ["3.json"]
 
 
+def test_a_holder_that_was_suspended_learns_that_its_lease_is_taken(tmp_path: Path) -> None:
+    with held(str(tmp_path), "the training") as lease:
+        lease.refuse_lost()
+        write(tmp_path, ELSEWHERE)
+        with pytest.raises(HeldError, match="the training is being made by process .* on other"):
+            lease.refuse_lost()
+
+
 @pytest.mark.parametrize("clock", [-3600, 0, 3600])
 def test_a_holder_without_renewals_loses_the_lease_after_the_same_time(
     tmp_path: Path, clock: float, capsys: pytest.CaptureFixture[str]
@@ -112,7 +120,8 @@ def test_a_holder_writes_its_note_at_each_renewal_and_says_when_it_cannot(
     def away(*_: object) -> None:
         raise StorageError("503")
 
-    with held(str(tmp_path), "the training") as note:
+    with held(str(tmp_path), "the training") as lease:
+        note = lease.note
         assert [file.name for file in (tmp_path / "lease").iterdir()] == ["1.json"]
         note["step"] = 3
         until(lambda: (holder(str(tmp_path)) or {}).get("note") == {"step": 3})

@@ -9,6 +9,7 @@ from itertools import takewhile
 
 ALL = ("scoring", "search", "training", "loading", "ingest", "layouts", "duplicates", "scaling")
 LONG = (
+    "averaging",
     "check",
     "codes",
     "confidence",
@@ -34,6 +35,7 @@ LONG = (
     "tokens",
 )
 WITH_OPTIONS = (
+    "averaging",
     "check",
     "confidence",
     "diffusion",

@@ -25,6 +25,7 @@ def figures(found: Mapping[str, Rows]) -> dict[str, str]:
     """Name of a figure -> SVG. Lines without a value are left out, and a figure without a line."""
     final = {one.row.name: one for one in found["final"].values() if one.records}
     galleries = {"photos of its class": "fg-class", "unseen": "fg", "all drawn photos": "fg-all"}
+    photo = {name: (f"{kind}:{{}}/acc_1", "test") for name, kind in galleries.items()}
     drawn = {
         "selection": by_row(found["selection"], ("ret", "rn", "fused")),
         "crossatnet": by_row(found["crossatnet"], ("ret", "hash-64", "itq-64")),
@@ -33,16 +34,19 @@ def figures(found: Mapping[str, Rows]) -> dict[str, str]:
         "late": by_row(found["late"], ("ret", "rn", "fused", "late", "fused-late")),
         "photos": by_row({**of(found["late"], "global"), **found["photos"]}, ("ret",)),
         "styles": by_mode(found["styles"], ("fused",), {"Sketchy": ("{}/mAP_all", "test"), "QuickDraw": CROSSED}),
+        "pairs": by_mode(found["pairs"], ("ret", "late", "fused"), photo),
         "final": by_method(found["final"]),
         "generalised": by_mode(final, BEST, {"unseen photos": PLAIN, "and held-back photos": GENERALISED}),
-        "fine": by_mode(final, BEST, {name: (f"{kind}:{{}}/acc_1", "test") for name, kind in galleries.items()}),
+        "fine": by_mode(final, BEST, photo),
         "across": by_mode(final, BEST, {"QuickDraw to Caltech-101": CROSSED}),
         "diffusion": by_mode(
             found["diffusion"], DIFFUSED_MODES, {"as they are": PLAIN, DIFFUSED: (f"{{}}-{DIFFUSED}/mAP_all", "test")}
         ),
         "seen": by_mode(final, BEST, {"seen classes": ("{}/mAP_all", "seen")}),
     }
-    return {name: svg(lines, "acc_1" if name == "fine" else "mAP_all") for name, lines in drawn.items() if lines}
+    return {
+        name: svg(lines, "acc_1" if name in ("pairs", "fine") else "mAP_all") for name, lines in drawn.items() if lines
+    }
 
 
 BEST = ("ret", "late", "fused", "fused-late", "hash-64", "asym-64")

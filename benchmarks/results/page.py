@@ -21,7 +21,6 @@ NAMES = (
     "photos",
     "styles",
     "pairs",
-    "budget",
     "final",
     "diffusion",
 )
@@ -48,7 +47,7 @@ def by_table(rows: Iterable[Row]) -> dict[str, dict[str, Found]]:
 
 def page(found: prose.Tables, drawn: Collection[str]) -> str:
     """drawn: names of the figures."""
-    chosen, parted, rates, recipes, late, photos, styles, pairs, budget, last, spread = (found[name] for name in NAMES)
+    chosen, parted, rates, recipes, late, photos, styles, pairs, last, spread = (found[name] for name in NAMES)
 
     def table(name: str, *lines: str) -> list[str]:
         """The lines of a table, below its figure."""
@@ -70,8 +69,9 @@ def page(found: prose.Tables, drawn: Collection[str]) -> str:
     parts += table("photos", *tables.selection({**reference, **photos}, ("ret",), "global"))
     parts += [prose.PHOTOS_READ.rstrip(), prose.STYLES_TEXT, *table("styles", *tables.styles(styles))]
     parts += [prose.STYLES_READ.rstrip(), prose.PAIRS_TEXT, *table("pairs", *tables.pairs(pairs))]
-    parts += [prose.PAIRS_READ.rstrip(), prose.BUDGET_TEXT]
-    parts += tables.selection({**reference, **budget}, ("ret", "late", "fused"), "global", by="ret")
+    parts += [prose.PAIRS_READ.rstrip(), prose.LONGER_TEXT]
+    longer = {name: one for name, one in {**pairs, **late}.items() if name in ("plain", "late-96")}
+    parts += tables.selection(longer, ("ret", "late", "fused"), "plain")
     parts += [prose.FINAL_TEXT, *table("final", *tables.final(last)), prose.CODES_TEXT, *tables.codes(last)]
     parts += [prose.GENERALISED_TEXT, *table("generalised", *tables.generalised(last))]
     parts += [prose.FINE_TEXT, *table("fine", *tables.fine_grained(last))]

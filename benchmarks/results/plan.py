@@ -195,6 +195,8 @@ PHOTOS_ALONE = [
     large("photos", "frozen", "global", "backbone.frozen=0", "backbone.tune=frozen", note="ImageNet's", steps=2),
     large("photos", "alone", "global", "shard.pseudo_sketches=1", note="no drawing was trained on"),
 ]
+KNOWN = ("shard.own_photo=1", "pairs=1", "shard.hard_negatives=0.5")
+DRAWN = "evaluation.distractors=[drawn]"
 STROKES = tuple(f"shard.augment.{kind}" for kind in ("wobble=0.03", "pressure=0.5", "gaps=0.3", "merge=0.015"))
 STYLES = [
     large("styles", name, "late_interaction", *settings, note=note, steps=160, cross=True)
@@ -205,32 +207,15 @@ STYLES = [
         ("both", "", *STROKES, "shard.pseudo_sketches=0.25"),
     )
 ]
-OWN = "shard.own_photo=1"
 PAIRS = [
     large(
-        "pairs",
-        name,
-        "late_interaction",
-        "evaluation.modes=[ret,late,fused]",
-        "evaluation.distractors=[drawn]",
-        *settings,
-        note=note,
-        steps=160,
+        "pairs", name, "late_interaction", "evaluation.modes=[ret,late,fused]", DRAWN, *settings, note=note, steps=160
     )
     for name, note, *settings in (
         ("plain", "settings of `folder+late_interaction`"),
-        ("own", "every sketch with its own photo", OWN),
-        ("pairs", "and half of the negatives are of the class", OWN, "pairs=1", "shard.hard_negatives=0.5"),
-        ("pairs-heavy", "weight 4", OWN, "pairs=4", "shard.hard_negatives=0.5"),
-        ("pairs-hard", "all negatives are of the class", OWN, "pairs=1", "shard.hard_negatives=1"),
+        ("pairs", "own photos, and half of the negatives of the class", *KNOWN),
     )
 ]
-BUDGETS = [
-    large("budget", f"{name}-{steps}", method, *settings, steps=steps)
-    for name, method, *settings in (("global", "global"), ("late", "late_interaction", "place_dim=96"))
-    for steps in (125, 250, 1000, 3000)
-]
-
 MODES = ("ret", "rn", "late", "fused", "fused-late", "hash-64", "asym-64", "itq-64", "rerank-100")
 ASKED = (
     f"evaluation.modes=[{','.join(MODES)}]",
@@ -283,7 +268,6 @@ ALL_ROWS = [
     *PHOTOS_ALONE,
     *STYLES,
     *PAIRS,
-    *BUDGETS,
     *FINAL,
     *DIFFUSION,
 ]

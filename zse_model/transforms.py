@@ -104,7 +104,7 @@ def _refusing(prepare: Callable[Concatenate[bytes, P], T]) -> Callable[Concatena
     def refusing(data: bytes, *options: P.args, **named: P.kwargs) -> T:
         try:
             return prepare(data, *options, **named)
-        except (BadPicture, MemoryError):  # memory is short on this machine: the picture may be good
+        except BadPicture:
             raise
         except UnidentifiedImageError as error:
             raise BadPicture(f"not a picture in a known format ({', '.join(FORMATS)})") from error

@@ -58,6 +58,7 @@ STEP_BYTES = 2**28  # of the encodings of a commit
 ALONE = 1000  # photos that one process encodes before a second process has loaded its network
 LISTED = 16_384  # files of a listing that are Python objects at once
 SHOWN = 5  # skipped files that are named
+EXACT = 2**53  # up to here each integer is a float64
 MANY = 100  # deletions that need no confirmation, whatever their share
 
 
@@ -115,7 +116,9 @@ class Plan:
     gone: np.ndarray
     """int64 [n], addresses of the photos that are gone"""
     stale: np.ndarray
-    """int64 [n], addresses of the skipped files that are gone or have changed"""
+    """int64 [n], addresses of the skipped files that are gone or have changed, or that have no version"""
+    locked: dict[str, tuple[int, str]]
+    """id -> address and reason of the skipped files that have no version: they are read again in each run"""
 
 
 def index(
@@ -160,28 +163,24 @@ def index(
                 )
 
         refuse_many(len(plan.gone))
+        there.follow(followed)
         about = about_of(table.schema)
         described, written = None, 0
         if metadata_rows is not None:
+            refuse_lost()
             described = _described(metadata_rows, table, forms_of(about["encodings"]))
             written = _describe(described, table, plan, refuse_lost)
-            if written:  # these rows have other addresses
-                plan = _planned(catalogue, table, skipped)
-        there.follow(followed)
+            plan = _planned(catalogue, table, skipped)  # rows that were written have other addresses
         run = _Run(catalogue, plan, table, skipped, described, refuse_lost)
         run.done.described = written
         run.encode(checkpoint_url)
+        run.tell()
         run.delete(refuse_many)
         for one in (table, skipped):
             one.compact_if_scattered()
         if Generation.find(place, checkpoint.digest) is None:
             Generation.write(place, checkpoint.digest, **about)
         run.done.photos, run.done.skipped = len(table), len(skipped)
-    if run.missing:
-        say(f"{len(run.missing):,} photos were deleted while this ran, such as {printable(run.missing[0])}")
-    if run.bad:
-        files = catalogue.photos.num_rows + len(catalogue.unread)
-        say(f"Skipped {len(run.bad)} of {files} files:\n  " + "\n  ".join(run.bad[:SHOWN]))
     return run.done
 
 
@@ -210,6 +209,8 @@ class _Run:
         """Lines that name the files that were skipped."""
         self.spoiled: list[dict[str, str]] = []
         """Files that cannot be used any more; the index has an older version of them until `delete`."""
+        self.still: set[int] = set()
+        """Addresses of skipped files that may not be read, as in the run before."""
         self.missing: list[str] = []
         """Paths of photos that a worker did not find."""
         self.done = Indexed()
@@ -285,7 +286,13 @@ class _Run:
         self._skip([{"id": id, "version": v, "reason": why} for (id, why), v in zip(bad, versions, strict=True)])
         # A new permission changes neither size nor time: without a version the file is read again in each run.
         locked = [pair for part in parts for pair in json.loads(part["locked"])]
-        self._note([{"id": id, "version": "", "reason": why} for id, why in locked])
+        for id, why in locked:
+            address, before = self.plan.locked.get(id, (-1, ""))
+            if before == why:
+                self.still.add(address)
+            else:
+                self._note([{"id": id, "version": "", "reason": why}])
+        self._name([{"id": id, "reason": why} for id, why in locked])
 
     def _versions(self, ids: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
         """The versions of wanted photos."""
@@ -304,14 +311,25 @@ class _Run:
 
     def _skip(self, bad: Sequence[dict[str, str]]) -> None:
         """Note files that cannot be used. `delete` decides on those of which the index has an older version."""
+        self._name(bad)
         self._note([one for one in bad if one["id"] not in self.plan.older])
         self.spoiled += [one for one in bad if one["id"] in self.plan.older]
 
     def _note(self, bad: Sequence[dict[str, str]]) -> None:
         """Write files to the table of those that were skipped."""
         if bad:
-            self.bad += [f"{printable(one['id'])}: {one['reason']}" for one in bad]
             self.skipped.upsert(pa.Table.from_pylist(list(bad), schema=SKIPPED_SCHEMA).sort_by("id"))
+
+    def _name(self, bad: Sequence[Mapping[str, str]]) -> None:
+        self.bad += [f"{printable(one['id'])}: {one['reason']}" for one in bad]
+
+    def tell(self) -> None:
+        """Name photos that were not indexed."""
+        if self.missing:
+            say(f"{len(self.missing):,} photos were deleted while this ran, such as {printable(self.missing[0])}")
+        if self.bad:
+            files = self.catalogue.photos.num_rows + len(self.catalogue.unread)
+            say(f"Skipped {len(self.bad)} of {files} files:\n  " + "\n  ".join(self.bad[:SHOWN]))
 
     def delete(self, refuse_many: Callable[[int], None]) -> None:
         """Delete the photos that are gone or cannot be used any more: after `encode`, which reads the encodings of
@@ -321,7 +339,7 @@ class _Run:
         refuse_many(len(lost))
         self.refuse_lost()
         self.table.delete(lost)
-        self.skipped.delete(self.plan.stale)
+        self.skipped.delete(np.setdiff1d(self.plan.stale, np.array([*self.still], dtype=np.int64)))
         self._note(self.spoiled)
         self.done.deleted = len(lost)
 
@@ -468,7 +486,7 @@ def _described(described: pa.Table, table: Table, forms: Mapping[str, EncodingFo
     for name, kind in stored.items():  # whole numbers today, decimals yesterday
         if pa.types.is_floating(kind) and name in described.schema.names:
             at, column = described.schema.get_field_index(name), described[name]
-            if pa.types.is_integer(column.type):
+            if pa.types.is_integer(column.type) and not pc.any(pc.greater(pc.abs(column), EXACT)).as_py():
                 described = described.set_column(at, name, column.cast(kind, safe=False))
     given = {field.name: field.type for field in described.schema if field.name != "id"}
     if old := [name for name in stored if given.get(name) != stored[name]]:
@@ -479,13 +497,13 @@ def _described(described: pa.Table, table: Table, forms: Mapping[str, EncodingFo
 
 
 def _describe(described: pa.Table, table: Table, plan: Plan, refuse_lost: Callable[[], None]) -> int:
-    """Write the metadata of photos that stay as they are, where it is another than before. Gives their number."""
+    """Write the metadata of photos that stay, where it is another than before. Gives the number of those that are not
+    read again."""
     own = [name for name in described.schema.names if name != "id"]
     if not own:
         return 0
     stored = _whole(table, ["id", *own])
-    changing = pa.array(np.concatenate([plan.gone, np.array([*plan.older.values()], dtype=np.int64)]), pa.int64())
-    stored = stored.filter(pc.invert(pc.is_in(stored[ROW].cast(pa.int64()), changing)))
+    stored = stored.filter(pc.invert(pc.is_in(stored[ROW].cast(pa.int64()), pa.array(plan.gone, pa.int64()))))
     joined = _joined(stored["id"], described)
     other = np.zeros(stored.num_rows, dtype=bool)
     for name in own:
@@ -496,11 +514,12 @@ def _describe(described: pa.Table, table: Table, plan: Plan, refuse_lost: Callab
     for i in range(0, rows.num_rows, STEP):
         refuse_lost()
         table.update(rows.slice(i, STEP))
-    return rows.num_rows
+    return sum(id not in plan.older for id in rows["id"].to_pylist())
 
 
 def _planned(catalogue: Catalogue, table: Table, skipped: Table) -> Plan:
-    listed, stored, bad = catalogue.photos, _whole(table, ["id", "version"]), _whole(skipped, ["id", "version"])
+    listed, stored = catalogue.photos, _whole(table, ["id", "version"])
+    bad = _whole(skipped, ["id", "version", "reason"])
     is_stored, is_bad = _same_version(listed, stored), _same_version(listed, bad)
     wanted = listed.filter(pc.invert(pc.or_(is_stored, is_bad)))
     old = stored.filter(pc.is_in(stored["id"], wanted["id"]))
@@ -514,6 +533,7 @@ def _planned(catalogue: Catalogue, table: Table, skipped: Table) -> Plan:
         unread=unread.filter(pc.invert(_same_version(unread, bad))).to_pylist(),
         gone=_addresses(gone),
         stale=_addresses(stale),
+        locked={row["id"]: (row[ROW], row["reason"]) for row in bad.filter(pc.equal(bad["version"], "")).to_pylist()},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 from pyarrow import csv, parquet
 
+from pipelines.datasets.tree import is_picture
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.store import storage
@@ -19,6 +21,7 @@ from zse_model.errors import ZseError
 pc: Any = pyarrow.compute  # makes its functions when it is imported: type checkers do not see them
 KEYS = ("path", "id", "file_name")  # names of the column that names the photo
 ENDINGS = (".csv", ".tsv", ".parquet")
+QUOTED_FIELD = re.compile(rb'(?:^|\t)"[^\t\n]*"(?=\t|\r?$)', re.MULTILINE)
 LEADING = r"^\s*[+-]?0\d"
 LEADING_OR_LONG = r"^\s*[+-]?(0\d|\d{16,}\s*$)"
 
@@ -71,9 +74,10 @@ def _read(url: str) -> pa.Table:
 def _delimited(url: str, data: bytes) -> pa.Table:
     """A .csv or .tsv file. Numbers that are codes stay text: of 00123 or of a number with more digits than an integer
     holds, a number would lose digits."""
-    tabs = url.lower().endswith(".tsv")
-    # A quote in a .tsv file is a character of the text. As a quotation mark it would join rows.
-    options = csv.ParseOptions(delimiter="\t", quote_char=False) if tabs else csv.ParseOptions(newlines_in_values=True)
+    mark = "\t" if url.lower().endswith(".tsv") else ","
+    # Most .tsv files have no quotation marks: a quote is a character of the text, and would join rows.
+    quoted = mark == "," or QUOTED_FIELD.search(data) is not None
+    options = csv.ParseOptions(delimiter=mark, quote_char=quoted and '"', newlines_in_values=quoted)
 
     def read(texts: Sequence[str], **more: Any) -> pa.Table:
         convert = csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()), **more)
@@ -83,7 +87,7 @@ def _delimited(url: str, data: bytes) -> pa.Table:
     numbers = [f.name for f in found.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)]
     codes = []
     if numbers and len(set(found.column_names)) == found.num_columns:
-        texts = read(numbers, include_columns=numbers, strings_can_be_null=True, null_values=[""])
+        texts = read(numbers, include_columns=numbers, strings_can_be_null=True)
         for name in numbers:
             digits = LEADING if pa.types.is_integer(found.schema.field(name).type) else LEADING_OR_LONG
             if pc.any(pc.match_substring_regex(texts[name], digits)).as_py():
@@ -91,18 +95,22 @@ def _delimited(url: str, data: bytes) -> pa.Table:
                 codes.append(name)
     if codes:
         say(f"{url}: {_some(codes)} is kept as text, because a number would lose digits")
-    more = found.num_columns - 1
-    for name, column in zip(found.column_names, found.columns, strict=True):
-        if not tabs and more and pa.types.is_string(column.type):
-            rows = pc.match_substring_regex(column, rf"\n[^\n]*(,[^\n]*){{{more}}}")
-            if pc.any(rows).as_py():
-                first = pc.index(rows, True).as_py() + 1
-                say(
-                    f"{url}: the {name} of row {first} holds a whole line of the file. Is a quotation mark missing, or "
-                    "one too many?",
-                    logging.WARNING,
-                )
+    if quoted and (swallowed := _swallowed(found, mark)):
+        say(f"{url}: {swallowed} holds a whole line of the file. Is a quotation mark missing?", logging.WARNING)
     return found
+
+
+def _swallowed(table: pa.Table, mark: str) -> str | None:
+    """The first text that has a line of as many fields as a row, one of them the path of a picture."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_string(column.type) and table.num_columns > 1:
+            broken = pc.match_substring(column, "\n")
+            for text in column.filter(broken).to_pylist():
+                for line in text.split("\n")[1:]:
+                    fields = line.split(mark)
+                    if len(fields) >= table.num_columns and any(is_picture(field.strip('" ')) for field in fields):
+                        return f"the {name} that begins with {printable(text.splitlines()[0][:20])!r}"
+    return None
 
 
 def _plain(url: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:

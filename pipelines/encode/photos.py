@@ -41,7 +41,7 @@ class EncodePhotos:
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         """task: `paths`, as JSON. Returns `encoded` and `moved`, tables as Arrow's IPC; the photos of `moved` are
         known and have no encodings. `skipped`: (id, reason) of those that are no usable pictures, as JSON. `locked`:
-        of those that may not be read. `missing`: paths without a file: deleted since the listing, or not on this
+        of those that may not be read now. `missing`: paths without a file: deleted since the listing, or not on this
         machine. `rows`: number of paths."""
         paths = json.loads(task["paths"])
         rows, pixels, moved, skipped, locked, missing = [], [], [], [], [], []
@@ -51,7 +51,9 @@ class EncodePhotos:
                     raise data
                 row, square = _row(path, data, self.checkpoint)
             except BadPicture as error:
-                skipped.append((as_id(path), printable(str(error))))
+                # Where memory was short, the picture may be good: it is tried again, too.
+                bad = locked if isinstance(error.__cause__, MemoryError) else skipped
+                bad.append((as_id(path), printable(str(error))))
             except FileNotFoundError:
                 missing.append(path)
             except PermissionError as error:

@@ -44,6 +44,7 @@ class Lease:
     folder: str
     number: int
     what: str
+    id: str
     note: dict[str, Any] = field(default_factory=dict)
     """Each renewal writes it."""
 
@@ -52,10 +53,30 @@ class Lease:
         return _url(self.folder, self.number)
 
     def refuse_lost(self) -> None:
-        """Raise HeldError if another process has taken the lease: this one was suspended, as a machine that sleeps
-        is, for longer than a lease lasts."""
-        if (last := max(_numbers(self.folder), default=0)) > self.number:
-            raise HeldError(_message(self.what, _read(_url(self.folder, last)) or {}))
+        """Raise HeldError if another process has taken the lease, and may have ended since: this one was suspended, as
+        a machine that sleeps is, for longer than a lease lasts."""
+        last = max(_numbers(self.folder), default=0)
+        found = _read(_url(self.folder, last)) if last else None
+        if last != self.number or (found or {}).get("id") != self.id:
+            raise HeldError(
+                _message(self.what, found)
+                if found
+                else f"{self.what} was made by another process while this one was suspended. Run the same command again"
+            )
+
+    def renew(self, me: dict[str, Any]) -> None:
+        """Write the lease again, if it is still this process's: a renewal must not hide that it was taken."""
+        try:
+            found = _read(self.url)
+            if found is not None and found.get("id") == self.id:
+                storage.write_bytes(self.url, _signed(me | {"note": dict(self.note)}))
+        except (StorageError, OSError) as error:
+            say(f"Could not renew the lease {self.url} ({error}). Retrying every {EVERY:.0f} s", logging.WARNING)
+
+    def end(self) -> None:
+        """Delete the lease, if it is still this process's."""
+        if (_read(self.url) or {}).get("id") == self.id:
+            storage.remove(self.url)
 
 
 @contextmanager
@@ -75,17 +96,17 @@ def held(folder: str, what: str) -> Iterator[Lease]:
     before = _numbers(folder)
     if before and (other := _alive(_url(folder, before[-1]))):
         raise HeldError(_message(what, other))
-    mine = Lease(folder, max(before, default=0) + 1, what)
+    mine = Lease(folder, max(before, default=0) + 1, what, me["id"])
     if not storage.create(mine.url, _signed(me)):
         raise HeldError(_message(what, _read(mine.url) or {}))
     for old in before:
         storage.remove(_url(folder, old))
     try:
-        with repeated(lambda: _renew(mine.url, me | {"note": dict(mine.note)}), EVERY):
+        with repeated(lambda: mine.renew(me), EVERY):
             yield mine
     finally:
         with suppress(StorageError):  # without a store the lease expires by itself
-            storage.remove(mine.url)
+            mine.end()
 
 
 def holder(folder: str) -> dict[str, Any] | None:
@@ -106,13 +127,6 @@ def _numbers(folder: str) -> list[int]:
 
 def _signed(me: dict[str, Any]) -> bytes:
     return storage.as_json({**me, "renewed": time.time()})
-
-
-def _renew(url: str, me: dict[str, Any]) -> None:
-    try:
-        storage.write_bytes(url, _signed(me))
-    except (StorageError, OSError) as error:
-        say(f"Could not renew the lease {url} ({error}). Retrying every {EVERY:.0f} s", logging.WARNING)
 
 
 def _alive(url: str) -> dict[str, Any] | None:

@@ -85,7 +85,7 @@ class Table:
     def count(self, where: str | None = None) -> int:
         """Number of rows, or of those that pass a filter. Raises ZseError for a filter that cannot be read."""
         with _filtering(where, self.schema):
-            return int(self._table.count_rows(where))
+            return int(self._table.count_rows(_whole(where)))
 
     def upsert(self, rows: pa.Table) -> None:
         """Insert rows, and replace those with a known id, in one commit. They are stored last, in the given order."""
@@ -125,7 +125,7 @@ class Table:
         """
         query = self._table.search().select(list(columns)).with_row_id(True).limit(2**32 - 1)
         if where is not None:
-            query = query.where(where)
+            query = query.where(_whole(where))
         with _filtering(where, self.schema):
             yield from query.to_batches(rows)
 
@@ -218,14 +218,22 @@ def _translated(place: str) -> Iterator[None]:
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`")
 
 
+def _whole(where: str | None) -> str | None:
+    """A filter in brackets. Without them Lance reads up to what cannot continue a condition, such as a second condition
+    without AND, `;` or `LIMIT`, and leaves out the rest, which may be the condition that matters."""
+    return None if where is None else f"({where})"
+
+
 @contextmanager
 def _filtering(where: str | None, schema: pa.Schema) -> Iterator[None]:
     """Raise ZseError for an error of a filter, with the columns that it may use."""
     if where is not None and (len(where) > LONGEST or "\0" in where):
         raise ZseError(f"A filter has at most {LONGEST} characters, and no zero byte; this one has {len(where)}")
-    # Lance reads up to such a mark and leaves out what follows, which may be the condition that matters.
-    if where is not None and (mark := re.search(r";|--|/\*", _QUOTED.sub("''", where))):
-        raise ZseError(f"The filter {printable(where)!r} has {mark[0]} outside quoted text. Join conditions by AND")
+    open_brackets = 0
+    for bracket in re.findall(r"[()]", _QUOTED.sub("", where or "")):
+        open_brackets += 1 if bracket == "(" else -1
+        if open_brackets < 0:
+            raise ZseError(f"The filter {printable(where or '')!r} has a ) without a (")
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:

@@ -56,10 +56,14 @@ def first_of(looks: np.ndarray, details_of: Callable[[np.ndarray], Sequence[np.n
     """
     out = list(range(len(looks)))
     near = _near(looks)
-    asked = np.unique(near)
-    found = dict(zip(asked.tolist(), details_of(asked), strict=True)) if len(asked) else {}
-    for earlier, later in near.tolist():
-        if out[later] == later and out[earlier] == earlier and alike(found[earlier], found[later]):
+    if not len(near):
+        return out
+    asked, places = np.unique(near, return_inverse=True)
+    found = np.stack(details_of(asked))
+    pairs = places.reshape(-1, 2)
+    likely = _likely(found, pairs)
+    for (earlier, later), (one, other) in zip(near[likely].tolist(), pairs[likely].tolist(), strict=True):
+        if out[later] == later and out[earlier] == earlier and alike(found[one], found[other]):
             out[later] = earlier
     return out
 
@@ -67,6 +71,24 @@ def first_of(looks: np.ndarray, details_of: Callable[[np.ndarray], Sequence[np.n
 def details(photo: Image.Image) -> np.ndarray:
     """float32 [FINE, FINE, 3]: the colours of a photo's cells."""
     return np.asarray(photo.convert("RGB").resize((FINE, FINE), Image.Resampling.BOX), dtype=np.float32)
+
+
+def _likely(found: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """bool [m]: which pairs, int64 [m, 2], of details [n, FINE, FINE, 3] may pass the second test of `alike`. Of 600
+    products on white, which have 178,000 near pairs, `alike` alone took 44 s."""
+    flat = found.reshape(len(found), -1)
+    squares = (flat**2).mean(1)
+    variance = (found - found.mean((1, 2), keepdims=True)).reshape(len(found), -1).var(1)
+    out = np.empty(len(pairs), dtype=bool)
+    for start in range(0, len(found), BLOCK):  # pairs are compared where the rows of their earlier photo are
+        inside = np.flatnonzero((pairs[:, 0] >= start) & (pairs[:, 0] < start + BLOCK))
+        one, other = pairs[inside].T
+        products = flat[start : start + BLOCK] @ flat.T / flat.shape[1]
+        apart = squares[one] + squares[other] - 2 * products[one - start, other]
+        out[inside] = (
+            apart <= SHARE * (variance[one] + variance[other]) / 2 + 1.1
+        )  # a tenth for rounding: `alike` decides
+    return out
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> bool:

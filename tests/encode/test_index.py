@@ -362,10 +362,13 @@ def test_quotation_marks_swallow_no_row(tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     commas.write_text('path,price,title\na/0.png,5,"Hello\nb/1.png,7,plain\na/2.png,8,Bye"\n')
     updated(source, tmp_path / "other", metadata=str(commas))
-    assert "the title of row 1 holds a whole line of the file" in capsys.readouterr().err
-    commas.write_text('path,title\na/0.png,"of two\nlines"\n')
+    assert "the title that begins with 'Hello' holds a whole line of the file" in capsys.readouterr().err
+    commas.write_text('path,title\na/0.png,"of two\nlines, and more"\n')
     updated(source, tmp_path / "third", metadata=str(commas))
     assert "whole line" not in capsys.readouterr().err
+    tabs.write_text('"path"\t"title"\na/0.png\t"of two\nlines, ""and"" more"\n')
+    updated(source, tmp_path / "fourth", metadata=str(tabs))
+    assert rows(tmp_path / "fourth")[0]["title"] == 'of two\nlines, "and" more', "as R and Excel write it"
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
@@ -627,6 +630,29 @@ def test_a_writer_that_was_suspended_writes_no_more(tmp_path: Path, monkeypatch:
         updated(None, url)
     assert len(ids(url)) == 3
 
+    def ended_since(*given: Any, **options: Any) -> Any:
+        for file in (url / "lease").iterdir():
+            file.unlink()
+        return encode(*given, **options)
+
+    monkeypatch.setattr(encoding, "encode", ended_since)
+    (url / "lease" / "7.json").unlink()
+    with pytest.raises(HeldError, match="was made by another process while this one was suspended"):
+        updated(None, url)
+    assert len(ids(url)) == 3
+    (source / "c" / "9.png").unlink()
+    (source / "a" / "0.png").unlink()
+    planned = indexing._planned
+
+    def taken(*given: Any) -> Any:
+        storage.write_json(str(url / "lease" / "9.json"), {"host": "other", "pid": 1, "since": 0.0})
+        return planned(*given)
+
+    monkeypatch.setattr(indexing, "_planned", taken)
+    with pytest.raises(HeldError, match="by process 1 on other"):
+        updated(None, url)
+    assert len(ids(url)) == 3, "a deletion is a commit, too"
+
 
 def test_the_index_is_not_the_folder_of_the_photos(tmp_path: Path) -> None:
     source = catalogue(tmp_path / "photos", 2)
@@ -657,7 +683,27 @@ def test_a_photo_that_may_not_be_read_is_skipped(tmp_path: Path, monkeypatch: py
     assert updated(None, url).photos == 3 and skipped(url) == {}, "a permission changes neither size nor time"
     put(source / "a" / "0.png", photo(30))
     monkeypatch.setattr(storage, "read_many", lambda url, paths: [refused, *read(url, paths[1:])])
-    assert updated(None, url).deleted == 0 and len(ids(url)) == 3, "the photo of before stays"
+    file = tmp_path / "about.csv"
+    file.write_text("path,price\na/0.png,7\n")
+    done = updated(None, url, metadata=str(file))
+    assert done.deleted == 0 and len(ids(url)) == 3, "the photo of before stays"
+    assert {row["id"]: row["price"] for row in rows(url)}["a/0.png"] == 7, "and has its metadata"
+    (one,) = PhotoIndex(str(url)).generations()
+    versions = one.skipped().version, photos(url).version
+    updated(None, url)
+    assert (one.skipped().reopened().version, photos(url).version) == versions, "nothing new is written"
+
+
+def test_a_photo_for_which_memory_was_short_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, url = catalogue(tmp_path / "photos", 1), tmp_path / "index"
+
+    def short(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as context:
+        context.setattr("zse_model.transforms.Image.open", short)
+        assert updated(source, url).photos == 0 and "MemoryError" in skipped(url)["a/0.png"]
+    assert updated(None, url).photos == 1 and skipped(url) == {}
 
 
 def test_the_same_bytes_in_another_version_are_not_encoded_again(tmp_path: Path, encoded: list[int]) -> None:
@@ -725,12 +771,21 @@ def test_a_filter_has_a_limit(tmp_path: Path) -> None:
             photos(tmp_path / "index").count(bad)
 
 
-@pytest.mark.parametrize("mark", ["; width < 1", "-- AND width < 1", "/* AND width < 1"])
-def test_no_part_of_a_filter_is_left_out(tmp_path: Path, mark: str) -> None:
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *("; width < 1", "-- AND width < 1", "/* AND width < 1", "width < 1", ", width < 1", "LIMIT 1", "ORDER BY id"),
+        *("HAVING width < 1", "GROUP BY id", ") LIMIT (1", "\n-- AND width < 1"),
+    ],
+)
+def test_no_part_of_a_filter_is_left_out(tmp_path: Path, rest: str) -> None:
     updated(catalogue(tmp_path / "photos", 1), tmp_path / "index")
-    with pytest.raises(ZseError, match="outside quoted text. Join conditions by AND"):
-        photos(tmp_path / "index").count(f"width < 1000 {mark}")
-    assert photos(tmp_path / "index").count("id != 'it''s; -- /*' AND width > - -1") == 1
+    table = photos(tmp_path / "index")
+    with pytest.raises(ZseError, match="The filter 'width < 1000"):
+        table.count(f"width < 1000 {rest}")
+    with pytest.raises(ZseError, match="The filter 'width < 1000"):
+        list(table.scan(["id"], f"width < 1000 {rest}"))
+    assert table.count("id != 'it''s; -- /* )' AND (width > - -1 OR id = 'x') /* so */") == 1
 
 
 @pytest.mark.parametrize("given", ["source", "metadata"])

@@ -62,6 +62,16 @@ def test_a_holder_that_was_suspended_learns_that_its_lease_is_taken(tmp_path: Pa
         write(tmp_path, ELSEWHERE)
         with pytest.raises(HeldError, match="the training is being made by process .* on other"):
             lease.refuse_lost()
+        for file in (tmp_path / "lease").iterdir():
+            file.unlink()
+        time.sleep(0.3)
+        assert not list((tmp_path / "lease").iterdir()), "a renewal does not take it back"
+        with pytest.raises(HeldError, match="by another process while this one was suspended"):
+            lease.refuse_lost()
+        storage.write_json(str(tmp_path / "lease" / "1.json"), {**ELSEWHERE, "renewed": 0.0})
+        with pytest.raises(HeldError, match="on other"):
+            lease.refuse_lost()
+    assert (tmp_path / "lease" / "1.json").exists(), "the lease of the other process stays"
 
 
 @pytest.mark.parametrize("clock", [-3600, 0, 3600])

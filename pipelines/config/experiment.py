@@ -98,13 +98,6 @@ class ExperimentConfig:
                 "cluster.min_workers must be null with train.gather: the photos that a batch is compared with would "
                 "depend on the number of workers. Set cluster.min_workers=null or train.gather=false"
             )
-        if self.backbone.weights is None and self.start is None:
-            for name, method in self.methods.items():
-                if weight := getattr(method, "distillation", 0):
-                    raise ZseError(
-                        f"methods.{name}.distillation is {weight}, but backbone.weights is null: the classifier to "
-                        f"distil from would be random. Set methods.{name}.distillation=0 or give backbone.weights"
-                    )
 
     @staticmethod
     def __read_as__() -> dict[str, Any]:

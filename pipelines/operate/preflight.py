@@ -22,7 +22,7 @@ from pipelines.store import storage
 from pipelines.tracking import reachable
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.items import ItemPlan
-from pipelines.train.networks import check_networks
+from pipelines.train.networks import check_networks, refuse_random_teacher
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import Members, leakable, training_members
 from zse_model.checkpoint import load_checkpoint
@@ -51,6 +51,8 @@ def check(
         problems.of(lambda: check_searched(members, split, config))
     if last >= 2:
         problems.of(lambda: check_networks(config))
+        for name in config.methods if fresh else ():
+            problems.of(lambda name=name: refuse_random_teacher(config, name))
         if fresh and (writable or config.tracking.uri):  # by default MLflow's database is in the workspace
             problems.of(lambda: reachable(config, workspace))
     if split is not None and last >= 1:

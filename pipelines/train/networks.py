@@ -36,6 +36,17 @@ def check_networks(config: ExperimentConfig) -> None:
             create_method(name, buildable(method), backbone, size=config.transforms.size, classes=classes)
 
 
+def refuse_random_teacher(config: ExperimentConfig, name: str) -> None:
+    """Raise ZseError for a method that would be distilled from random numbers. An earlier version trained such ones:
+    their checkpoints are found and evaluated as before."""
+    weight = getattr(config.methods[name], "distillation", 0)
+    if weight and config.backbone.weights is None and config.start is None:
+        raise ZseError(
+            f"methods.{name}.distillation is {weight}, but backbone.weights is null: the classifier to distil from "
+            f"would be random. Set methods.{name}.distillation=0 or give backbone.weights"
+        )
+
+
 def buildable(method: Any) -> Any:
     """A method's configuration that can be built without data: `dropped_units`, which depends on the split, is () if
     undecided."""

@@ -24,6 +24,7 @@ from pipelines.store.lease import held
 from pipelines.tracking import TrainingRun
 from pipelines.train.contexts import Event
 from pipelines.train.job import Job, make_job
+from pipelines.train.networks import refuse_random_teacher
 from pipelines.train.publish import publish, write_checkpoint
 from pipelines.train.workers import locally, on_ray
 from pipelines.workspace.endings import ENDED, ending, heeding_sigterm
@@ -58,6 +59,7 @@ def _train(job: Job, workspace: str, note: dict[str, Any]) -> Training:
     """note: progress for `zse status`, kept in the lease: from (the first step), step, total, images_per_second,
     seconds_left."""
     config = job.config
+    refuse_random_teacher(config, job.method)
     if config.start is not None:
         _check_start(job)
     write_run(

@@ -62,6 +62,15 @@ def test_an_experiment_that_can_run_passes_and_nothing_is_written(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+def test_random_numbers_are_no_teacher(tmp_path: Path) -> None:
+    """Of a checkpoint that an earlier version distilled so, the stages are found as before."""
+    config = tiny_folder(world(tmp_path / "in"), ["fish"], methods={"global": {"distillation": 0.5}})
+    assert config.backbone.weights is None
+    with pytest.raises(ZseError, match="methods.global.distillation is 0.5, but backbone.weights is null"):
+        look(config, tmp_path / "w")
+    look(config, tmp_path / "w", fresh=False)
+
+
 def test_an_unseen_class_without_photos_is_named_and_one_without_pictures_is_suggested(tmp_path: Path) -> None:
     source = world(tmp_path / "in")
     shutil.rmtree(tmp_path / "in" / "photo" / "teapot")

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.world import REAL, as_bytes, originals
-from pipelines.workspace.looks import NEAR, SIDE, look
+from pipelines.workspace.looks import CELL, FINE, NEAR, SHARE, SIDE, details, look
+from pipelines.workspace.looks import apart as details_apart
 
 PHOTOS = 300
 AGAIN: dict[str, Callable[[Image.Image], bytes]] = {
@@ -36,11 +37,19 @@ def measure(photos: Path) -> None:
     print(f"{photos.parent.name}, grey levels of {SIDE}x{SIDE} thumbnails, limit {NEAR}")
     files = sorted(p for p in photos.rglob("*") if p.is_file())
     for name, store in AGAIN.items():
-        far = []
+        far, fine = [], []
         for file in files[:: max(1, len(files) // PHOTOS)]:
             picture = Image.open(file).convert("RGB")
-            far.append(apart(picture, Image.open(io.BytesIO(store(picture)))))
-        print(f"  {name:15s} median {np.median(far):5.2f}  99 % {np.percentile(far, 99):5.2f}  most {max(far):5.2f}")
+            again = Image.open(io.BytesIO(store(picture)))
+            far.append(apart(picture, again))
+            cell, square, variance = details_apart(details(picture), details(again))
+            fine.append((cell, square / max(variance, 1)))
+        cells, shares = zip(*fine, strict=True)
+        print(
+            f"  {name:15s} median {np.median(far):5.2f}  99 % {np.percentile(far, 99):5.2f}  most {max(far):5.2f}; of "
+            f"{FINE}x{FINE} cells: most of a cell {max(cells):.1f} (limit {CELL}), of the variance {max(shares):.3f} "
+            f"(limit {SHARE})"
+        )
     nearest = []
     for folder in sorted(p for p in photos.iterdir() if p.is_dir()):
         inside = sorted(p for p in folder.rglob("*") if p.is_file())

@@ -47,9 +47,10 @@ def compact_index(url: str) -> None:
     """Join the small files of every table, and delete old versions."""
     there = PhotoIndex(url)
     there.required()
-    with turn(there.url):
+    with turn(there.url) as refuse_lost:
         for place, *tables in _tables(there):
             for table in tables:
+                refuse_lost()
                 table.compact()
             say(f"{place.rsplit('/', 1)[1]}: compacted, version {tables[0].version}")
 
@@ -60,7 +61,7 @@ def purge_photos(url: str, ids: Sequence[str]) -> int:
     the index does."""
     there = PhotoIndex(url)
     source = there.required()
-    with turn(there.url):
+    with turn(there.url) as refuse_lost:
         found = [(table, table.addresses(ids)) for _, *tables in _tables(there) for table in tables]
         known = {id for _, rows in found for id in rows}
         if missing := [printable(id) for id in ids if id not in known]:
@@ -69,6 +70,7 @@ def purge_photos(url: str, ids: Sequence[str]) -> int:
                 logging.WARNING,
             )
         for table, rows in found:
+            refuse_lost()
             table.purge(np.array(list(rows.values()), dtype=np.int64))
     if not is_archive(source.url):
         left = [printable(id) for id in known if storage.exists(storage.join(source.url, as_path(id)))]

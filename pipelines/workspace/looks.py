@@ -20,10 +20,11 @@ SIDE = 8
 NEAR = 3.0  # grey levels, root mean square: less is a repeated photo
 BLOCK = 1024  # photos compared with the rest of their class at once
 FINE = 32
-"""Cells a side of a photo's details. Of 300 real photos stored again (quality 30 and 75, half and twice the size),
-no cell of 2x2 differed by more than 23 grey levels, and the difference had at most 0.12 of the photo's variance. The
-prints of a shirt differed by 64 or more, a ring and a cross by a variance of 0.24 or more."""
-CELL, SHARE = 25.0, 0.15
+"""Cells a side of a photo's details."""
+CELL, SHARE, BLANK = 40.0, 0.15, 1.0
+"""Of real photos stored again, a cell of 2x2 differs by at most CELL, and the square of the difference is at most SHARE
+of the variance (`python -m benchmarks duplicates`); BLANK is for pictures without variance. The prints of a shirt
+differ by 60 or more in a cell, a small ring and a cross by 0.24 of the variance."""
 
 
 def look(photo: Image.Image) -> bytes:
@@ -84,19 +85,24 @@ def _likely(found: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         inside = np.flatnonzero((pairs[:, 0] >= start) & (pairs[:, 0] < start + BLOCK))
         one, other = pairs[inside].T
         products = flat[start : start + BLOCK] @ flat.T / flat.shape[1]
-        apart = squares[one] + squares[other] - 2 * products[one - start, other]
-        out[inside] = (
-            apart <= SHARE * (variance[one] + variance[other]) / 2 + 1.1
-        )  # a tenth for rounding: `alike` decides
+        square = squares[one] + squares[other] - 2 * products[one - start, other]
+        # A tenth above `alike`, which decides, for rounding.
+        out[inside] = square <= SHARE * (variance[one] + variance[other]) / 2 + BLANK + 0.1
     return out
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two photos with near looks are one picture: `details` of both."""
-    apart = one - other
-    cells = np.abs(apart.reshape(FINE // 2, 2, FINE // 2, 2, 3).mean((1, 3))).mean(2)
-    variance = (one - one.mean((0, 1))).var() + (other - other.mean((0, 1))).var()
-    return bool(cells.max() <= CELL and (apart**2).mean() <= SHARE * variance / 2 + 1)  # 1: of blank pictures
+    cell, square, variance = apart(one, other)
+    return cell <= CELL and square <= SHARE * variance + BLANK
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
+    """How details differ, in grey levels: most of a cell of 2x2, the mean square, and the mean variance of the two."""
+    difference = one - other
+    cells = np.abs(difference.reshape(FINE // 2, 2, FINE // 2, 2, 3).mean((1, 3))).mean(2)
+    variance = ((one - one.mean((0, 1))).var() + (other - other.mean((0, 1))).var()) / 2
+    return float(cells.max()), float((difference**2).mean()), float(variance)
 
 
 def _near(looks: np.ndarray) -> np.ndarray:

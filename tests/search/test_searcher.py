@@ -247,11 +247,13 @@ def product(kind: str, side: int = 100) -> bytes:
     ground = Image.new("RGB", (800, 800), "white")
     draw, low, high, thick = ImageDraw.Draw(ground), 400 - side // 2, 400 + side // 2, side // 10
     if kind in ("plus", "disc"):  # a shirt and its print
-        draw.polygon(
-            [(200, 150), (600, 150), (750, 330), (600, 330), (600, 700), (200, 700), (200, 330), (50, 330)], 90
-        )
-        draw.rectangle((380, 300, 420, 460), fill="white") if kind == "plus" else None
-        draw.ellipse((330, 310, 470, 450), fill="white") if kind == "disc" else None
+        outline = [(200, 150), (600, 150), (750, 300), (650, 380), (600, 330), (600, 700), (200, 700), (200, 330)]
+        draw.polygon([*outline, (150, 380), (50, 300)], fill=(40, 60, 120))
+        if kind == "plus":
+            draw.rectangle((380, 300, 420, 460), fill=(230, 230, 230))
+            draw.rectangle((320, 360, 480, 400), fill=(230, 230, 230))
+        else:
+            draw.ellipse((345, 325, 455, 435), fill=(230, 230, 230))
     elif kind == "ring":
         draw.ellipse((low, low, high, high), outline=(212, 175, 55), width=thick)
     else:

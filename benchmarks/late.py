@@ -75,7 +75,7 @@ def recalled(checkpoint: Checkpoint, method: LateInteraction, folder: Path, coun
 
     codes = {name: CodeIndex(head.projection.shape[1]) for name, head in heads.items()}
     rows = VectorIndex(photos["embedding"].shape[1])
-    scorer = LateScorer(method.device, photos["places"].shape[1], photos["places"].shape[2])
+    scorer = LateScorer(method.device, method.backbone.grid, method.config.place_dim, method.config.late_distance)
     generator, began = torch.Generator().manual_seed(0), time.time()
     exact: dict[str, list[Tensor]] = {"ret": [], "late": []}
     for start in range(0, count, PART):

@@ -77,7 +77,7 @@ def late() -> Iterator[Ways]:
     sketches, photos = (normalize(torch.randn(n, 144, 96, generator=generator), dim=2) for n in (4, 2000))
     sketches[:, ::2] = 0
     sketches /= sketches.norm(dim=2).sum(1)[:, None, None]
-    scorer = LateScorer(torch.device("cpu"), *photos.shape[1:])
+    scorer = LateScorer(torch.device("cpu"), (12, 12), 96)
     yield Ways(
         lambda: score_all(scorer, {"places": sketches}, {"places": photos}),
         lambda: plain.late(sketches, photos),

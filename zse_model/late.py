@@ -1,15 +1,17 @@
 """Late interaction: two pictures are compared place by place, and the score is the weighted sum of the best matches.
 
-    score(sketch, photo) = sum over the sketch's places i: max over the photo's places j: <w_i s_i, p_j>
+    score = sum over the places i of a sketch: w_i max over the places j of a photo: <s_i, p_j> - c |x_i - x_j|^2
 
-s and p are L2-normalised, and the weights w of a sketch sum to 1, so that scores lie in -1..1 and compare between
-sketches. w is 0 where a sketch has no ink. A sketch is kept as the products w_i s_i. What a pair costs is n * m dot
-products of d numbers, without a network. The form is ColBERT's (Khattab and Zaharia, SIGIR 2020); weights from ink and
-a learned salience are our design.
+s and p are L2-normalised. x is where a place is, with the picture's side as unit, and c what a distance costs: 0 by
+default. The weights w of a sketch sum to 1, so that scores are at most 1 and compare between sketches. w is 0 where a
+sketch has no ink. A sketch is kept as the products w_i s_i. What a pair costs is n * m dot products of d numbers, with
+a cost of distance d + 4, without a network. The form is ColBERT's (Khattab and Zaharia, SIGIR 2020); weights from ink
+and a learned salience, and the cost of distance, are our design.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -108,6 +110,22 @@ def inked(sketches: Tensor, grid: tuple[int, int]) -> Tensor:
     return ink >= INK * ink.amax(1, keepdim=True)
 
 
+def located(places: Tensor, side: Modality, grid: tuple[int, int], distance: float) -> Tensor:
+    """Places [..., n, d] of a grid, row-major -> [..., n, d + 4]: the dot product of a sketch's and a photo's place is
+    less by w times `distance` times the squared distance |x|^2 + |y|^2 - 2 <x, y>. With the distance 0 the places as
+    they are."""
+    if not distance:
+        return places
+    rows, columns = grid
+    down, right = ((torch.arange(n, device=places.device) + 0.5) / n - 0.5 for n in grid)
+    at = math.sqrt(2 * distance) * torch.cartesian_prod(down, right)  # [rows * columns, 2]
+    square, one = (at * at).sum(1, keepdim=True) / 2, torch.ones(rows * columns, 1, device=places.device)
+    if side == "photo":
+        return torch.cat([places, torch.cat([at, one, -square], 1).expand(*places.shape[:-1], 4)], -1)
+    weighted = places.norm(dim=-1, keepdim=True) * torch.cat([at, -square, one], 1)
+    return torch.cat([places, weighted], -1)
+
+
 def products(sketch: Tensor, photos: Tensor) -> Tensor:
     """Dot products of every place of a sketch [n, d] with every place of photos [g, m, d]: float32 [n, g, m]."""
     with full_precision(sketch.device):
@@ -136,11 +154,12 @@ class LateScorer:
     A photo in the place of a sketch ("more like this") has places of equal weight.
     """
 
-    def __init__(self, device: torch.device, places: int, dim: int) -> None:
-        """places, dim: of a photo."""
-        self.device, self.places = device, places
+    def __init__(self, device: torch.device, grid: tuple[int, int], dim: int, distance: float = 0.0) -> None:
+        """grid, dim: rows and columns of a picture's places, and the numbers of a place. distance: `located`."""
+        self.device, self.grid, self.distance = device, grid, distance
+        self.places = grid[0] * grid[1]
         self.chunk = GPU_CHUNK if device.type == "cuda" else CPU_CHUNK
-        self.tile = max(1, TILE_BYTES // (4 * places * dim))
+        self.tile = max(1, TILE_BYTES // (4 * self.places * (dim + 4)))
 
     def reads(self, side: Modality) -> tuple[str, ...]:
         return ("places",)
@@ -148,7 +167,9 @@ class LateScorer:
     @torch.inference_mode()
     def precompute(self, pictures: Encoding, side: Modality) -> Tensor:
         places = pictures["places"].to(self.device, torch.float32)
-        return places / places.norm(dim=2).sum(1)[:, None, None] if side == "sketch" else places
+        if side == "sketch":
+            places = places / places.norm(dim=2).sum(1)[:, None, None]
+        return located(places, side, self.grid, self.distance)
 
     @torch.inference_mode()
     def score(self, queries: Tensor, gallery: Tensor, wanted: Tensor | None = None) -> Tensor:

@@ -37,9 +37,10 @@ CAPTIONS = {
     "matches": (
         "What is the score made of?",
         "Each numbered place of the sketch is joined to the place of the photo that matches it best. The score late is "
-        "the sum over all inked places of the sketch: weight x cosine. The numbered ones were asked for, or add most, "
-        "no two of them neighbours; the list says how much they add. A place has seen more than its box: the network's "
-        "last layers read a wide part of the picture.",
+        "the sum over all inked places of the sketch: weight x match, which is the cosine, less what the distance of "
+        "the two places in the picture costs. The numbered ones were asked for, or add most, no two of them "
+        "neighbours; the list says how much they add. A place has seen more than its box: the network's last layers "
+        "read a wide part of the picture.",
     ),
     "contributions": (
         "Where does the score come from?",
@@ -50,7 +51,7 @@ CAPTIONS = {
     "similarity": (
         "How clear is the match?",
         "The similarity of each numbered sketch patch to every photo patch; the highest is boxed. One dark spot is a "
-        "clear match, a wide tint is none. Each map is tinted from its median to its highest cosine, both written "
+        "clear match, a wide tint is none. Each map is tinted from its median to its highest value, both written "
         "below it. Do not compare the tints of two maps.",
     ),
     "attention-sketch": (

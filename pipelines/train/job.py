@@ -138,7 +138,7 @@ def _licence(config: ExperimentConfig) -> str | None:
 
 def _method_identity(method: Any) -> dict[str, Any]:
     """The part of a method's configuration in the key. Undecided `dropped_units` are () there, as in older keys."""
-    settings = to_dict(method)
+    settings = _without_newer(to_dict(method), {"late_distance": 0.0})
     if not isinstance(method, CrossATNetConfig):
         settings = _without_newer(settings, {"bits": 0})
     if isinstance(method, ZseSbirConfig):

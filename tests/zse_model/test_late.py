@@ -34,7 +34,7 @@ from zse_model.errors import ZseError
 from zse_model.explanation.faithfulness import curves, orders
 from zse_model.explanation.matches import MatchExplanation, strongest_places
 from zse_model.explanation.pair import explain_pair
-from zse_model.late import LateScorer, inked, late_scores, pair_scores
+from zse_model.late import LateScorer, inked, late_scores, located, pair_scores
 from zse_model.methods import LateInteraction, LateInteractionConfig, TrainBatch, create_method
 from zse_model.scoring import score_all
 from zse_model.synthetic import draw_photo
@@ -84,8 +84,15 @@ def weights(method: LateInteraction, role: str) -> list[Any]:
     return out
 
 
-def matched(sketch: Any, weight: Any, photo: Any) -> float:
-    return float(sum(w * max(s @ p for p in photo) for w, s in zip(weight, sketch, strict=True)))
+def matched(sketch: Any, weight: Any, photo: Any, distance: float = 0.0) -> float:
+    """`late` of a sketch's and a photo's places, on a square grid of the picture, whose side is 1."""
+    side = math.isqrt(len(photo))
+    at = [((i // side + 0.5) / side, (i % side + 0.5) / side) for i in range(len(photo))]
+    best = [
+        max(s @ p - distance * math.dist(here, there) ** 2 for p, there in zip(photo, at, strict=True))
+        for s, here in zip(sketch, at, strict=True)
+    ]
+    return float(sum(w * b for w, b in zip(weight, best, strict=True)))
 
 
 def nce(scores: list[float], label: int, labels: list[int], temperature: float) -> float:
@@ -94,8 +101,9 @@ def nce(scores: list[float], label: int, labels: list[int], temperature: float) 
     return sum(right) / len(right)
 
 
-def test_losses_of_places_by_hand() -> None:
-    method = network()
+@pytest.mark.parametrize("distance", [0.0, 1.5])
+def test_losses_of_places_by_hand(distance: float) -> None:
+    method = network(late_distance=distance)
     drawn = replace(batch(), sketch=half_drawn("sketch"), sketch2=half_drawn("sketch2"))
     p = {role: places(method, role) for role in ROLES}
     w = {role: weights(method, role) for role in ("sketch", "sketch2")}
@@ -104,12 +112,12 @@ def test_losses_of_places_by_hand() -> None:
     expected: dict[str, list[float]] = {"late": [], "pairs": []}
     for i, label in enumerate(LABELS):
         asked = [
-            nce([matched(p[role][i], w[role][i], photo) for photo in photos], label, labels, 0.2)
+            nce([matched(p[role][i], w[role][i], photo, distance) for photo in photos], label, labels, 0.2)
             for role in ("sketch", "sketch2")
         ]
-        back = nce([matched(s, v, p["photo"][i]) for s, v in sketches], label, LABELS + LABELS, 0.2)
+        back = nce([matched(s, v, p["photo"][i], distance) for s, v in sketches], label, LABELS + LABELS, 0.2)
         expected["late"].append(0.8 * (sum(asked) / 2 + back) / 2)
-        own, other = (matched(p["sketch"][i], w["sketch"][i], p[role][i]) for role in ("photo", "negative"))
+        own, other = (matched(p["sketch"][i], w["sketch"][i], p[role][i], distance) for role in ("photo", "negative"))
         expected["pairs"].append(0.6 * math.log1p(math.exp((other - own) / 0.2)))
     pooled = {role: [x for x, _ in features(method.backbone, role)] for role in ROLES}
     x = {role: [unit(linear(method.head, one)) for one in pooled[role]] for role in ROLES}  # type: ignore[arg-type]
@@ -128,20 +136,22 @@ def test_pictures_are_encoded_as_they_are_trained() -> None:
     np.testing.assert_allclose(doubles(encoded["places"]), places(method, "photo"), atol=1e-5)
 
 
-@pytest.mark.parametrize("chunk", [1, 100, 2**21])
-def test_scores_are_the_sums_of_the_best_matches(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("chunk", "distance"), [(1, 0.0), (100, 0.8), (2**21, 0.0), (2**21, 2.5)])
+def test_scores_are_the_sums_of_the_best_matches(chunk: int, distance: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(late, "CPU_CHUNK", chunk)
     generator = torch.manual_seed(3)
     s, p = (torch.randn(n, 9, 7, generator=generator) for n in (5, 33))
     s, p = torch.nn.functional.normalize(s, dim=2), torch.nn.functional.normalize(p, dim=2)
     v = torch.rand(5, 9, generator=generator).masked_fill(torch.rand(5, 9, generator=generator) < 0.4, 0)
     v = v / v.sum(1, keepdim=True)
-    expected = [[matched(doubles(s[i]), doubles(v[i]), doubles(p[j])) for j in range(33)] for i in range(5)]
+    expected = [[matched(doubles(s[i]), doubles(v[i]), doubles(p[j]), distance) for j in range(33)] for i in range(5)]
     weighted = v[:, :, None] * s
-    scorer, queries, gallery = LateScorer(CPU, 9, 7), {"places": weighted}, {"places": p}
+    scorer, queries, gallery = LateScorer(CPU, (3, 3), 7, distance), {"places": weighted}, {"places": p}
     np.testing.assert_allclose(doubles(score_all(scorer, queries, gallery)), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(doubles(late_scores(weighted, p)), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(doubles(pair_scores(weighted, p[:5])), np.diagonal(expected), rtol=1e-5, atol=1e-5)
+    compared = located(weighted, "sketch", (3, 3), distance), located(p, "photo", (3, 3), distance)
+    np.testing.assert_allclose(doubles(late_scores(*compared)), expected, rtol=1e-5, atol=1e-5)
+    found = pair_scores(compared[0], compared[1][:5])
+    np.testing.assert_allclose(doubles(found), np.diagonal(expected), rtol=1e-5, atol=1e-5)
     wanted = torch.rand(5, 33, generator=generator) < 0.3
     wanted[2] = False
     some = score_all(scorer, queries, gallery, wanted)
@@ -209,9 +219,11 @@ def test_places_without_ink_are_not_compared() -> None:
     assert inked(sketch, GRID).tolist() == [[True, False, False, False], [False, False, False, True], [True] * 4]
 
 
-def test_an_explanation_sums_to_the_score() -> None:
+@pytest.mark.parametrize("distance", [0.0, 2.5])
+def test_an_explanation_sums_to_the_score(distance: float) -> None:
     torch.manual_seed(4)
-    method = create_method("late_interaction", LateInteractionConfig(dim=8), BACKBONE, size=64, classes=3).eval()
+    config = LateInteractionConfig(dim=8, late_distance=distance)
+    method = create_method("late_interaction", config, BACKBONE, size=64, classes=3).eval()
     sketch = torch.full((1, 64, 64), 255, dtype=torch.uint8)
     sketch[:, 5:40, 20] = 0
     photo = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
@@ -230,10 +242,11 @@ def test_an_explanation_sums_to_the_score() -> None:
             found.similarity(*patch)
 
 
-def test_a_photo_as_a_query_is_scored_as_a_sketch_of_equal_weights() -> None:
+@pytest.mark.parametrize("distance", [0.0, 2.5])
+def test_a_photo_as_a_query_is_scored_as_a_sketch_of_equal_weights(distance: float) -> None:
     photos = torch.nn.functional.normalize(torch.randn(3, 9, 7, generator=torch.manual_seed(7)), dim=2)
-    scores = score_all(LateScorer(CPU, 9, 7), {"places": photos}, {"places": photos})
-    expected = [[matched(doubles(s), np.full(9, 1 / 9), doubles(p)) for p in photos] for s in photos]
+    scores = score_all(LateScorer(CPU, (3, 3), 7, distance), {"places": photos}, {"places": photos})
+    expected = [[matched(doubles(s), np.full(9, 1 / 9), doubles(p), distance) for p in photos] for s in photos]
     np.testing.assert_allclose(doubles(scores), expected, atol=1e-5)
     assert scores.diagonal() == pytest.approx([1, 1, 1])
 

@@ -25,7 +25,8 @@ class MatchExplanation(Explanation):
     weights: Tensor
     """float32 [n] in 0..1, of the sketch's places; they sum to 1, and are 0 where the sketch has no ink."""
     correspondence: Tensor
-    """float32 [n, n] in -1..1: the cosine of the sketch's place i with the photo's place j; 0 without ink."""
+    """float32 [n, n], at most 1: how well the photo's place j matches the sketch's place i, which is their cosine less
+    what their distance costs; 0 without ink."""
 
     @property
     def matches(self) -> Tensor:
@@ -50,7 +51,7 @@ class MatchExplanation(Explanation):
         return torch.from_numpy(np.lexsort((-nearly.numpy(), -self.importance.numpy())).copy())
 
     def similarity(self, row: int, column: int) -> Tensor:
-        """float32 [rows, columns]: the cosine of a place of the sketch, counted from 0, with every place of the photo.
+        """float32 [rows, columns]: how well every place of the photo matches a place of the sketch, counted from 0.
 
         Raises ZseError for a place that is not in the grid or has no ink.
         """
@@ -72,10 +73,11 @@ def explain_matches(method: Placing, sketch: Tensor, photo: Tensor, mode: str) -
     query = method.encode(sketch.to(method.device)[None], "sketch")
     found = method.encode(photo.to(method.device)[None], "photo")
     places = query["places"][0]
+    compared = method.located(normalised(places), "sketch"), method.located(found["places"], "photo")
     return MatchExplanation(
         **scored(method, query, found, mode),
         weights=places.norm(dim=1).cpu(),
-        correspondence=products(normalised(places), found["places"])[:, 0].cpu().clamp(-1, 1),
+        correspondence=products(*compared)[:, 0].cpu().clamp(max=1),
     )
 
 

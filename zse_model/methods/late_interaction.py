@@ -40,6 +40,9 @@ class LateInteractionConfig(GlobalConfig):
     """
     late_temperature: float = 0.05
     """Of `late` and `pairs`."""
+    late_distance: float = 0.0
+    """What a match of `late` costs: this times the squared distance of its two places, with the picture's side as unit,
+    is taken from their cosine."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

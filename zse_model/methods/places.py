@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zse_model.errors import ZseError
 from zse_model.gather import gathered
-from zse_model.late import LateScorer, LocalHead, Moments, inked, late_scores
+from zse_model.late import LateScorer, LocalHead, Moments, inked, late_scores, located
 from zse_model.losses import infonce, item_means
 from zse_model.methods.base import TrainBatch
 from zse_model.methods.fusion import Fusing
@@ -19,14 +19,17 @@ from zse_model.transforms import Modality
 
 LATE = Mode(
     name="late",
-    score="Weighted sum, over the inked places of the sketch, of the best cosine with a place of the photo.",
-    explanation="late is the sum of the matches below: of each place of the sketch, its weight times its cosine "
-    "with the place of the photo that matches it best.",
+    score="Weighted sum, over the inked places of the sketch, of the best match with a place of the photo: the cosine, "
+    "less late_distance times the squared distance.",
+    explanation="late is the sum of the matches below: of each place of the sketch, its weight times how well the "
+    "place of the photo matches that matches it best: their cosine, less what their distance in the picture costs.",
     pair_network=True,
     places=True,
     ready=lambda method: method.local is not None,
     lacking="late needs a network trained with late or late_distillation above 0.",
-    scorer=lambda method, *_: LateScorer(method.device, method.backbone.tokens, method.config.place_dim),
+    scorer=lambda method, *_: LateScorer(
+        method.device, method.backbone.grid, method.config.place_dim, method.config.late_distance
+    ),
 )
 
 
@@ -35,7 +38,7 @@ MEASURED_BATCHES = 8
 
 
 class Placing(Fusing):
-    """A method that compares places. Its configuration has `place_dim`, `late` and `late_temperature`."""
+    """A method that compares places. Its configuration has `place_dim`, `late`, and what starts with `late_`."""
 
     local: LocalHead | None
     """None where no loss trains it."""
@@ -90,7 +93,13 @@ class Placing(Fusing):
         return (item_means(from_sketch, b) + from_photo) / 2
 
     def places_of_batch(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Places of the sketches and of the photos of a batch, float32 [2b, n, place_dim] each: tokens
-        [4b, n, token_dim] and images in the order of `TrainBatch.pictures`."""
+        """Places of the sketches and of the photos of a batch, as losses compare them, float32 [2b, n, place_dim] each,
+        with `late_distance` `located`: tokens [4b, n, token_dim] and images in the order of `TrainBatch.pictures`."""
         two = len(tokens) // 2
-        return self.places(tokens[:two], images[:two], "sketch"), self.places(tokens[two:], images[two:], "photo")
+        sketches = self.places(tokens[:two], images[:two], "sketch")
+        photos = self.places(tokens[two:], images[two:], "photo")
+        return self.located(sketches, "sketch"), self.located(photos, "photo")
+
+    def located(self, places: Tensor, side: Modality) -> Tensor:
+        """Places [..., n, place_dim] as they are compared: `zse_model.late.located`."""
+        return located(places, side, self.backbone.grid, self.config.late_distance)

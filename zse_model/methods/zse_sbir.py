@@ -92,6 +92,9 @@ class ZseSbirConfig(MethodConfig):
     scores from that of rn's logits. rn learns nothing by it. Needs `relation`."""
     late_temperature: float = 0.05
     """Of the scores in both."""
+    late_distance: float = 0.0
+    """What a match of `late` costs: this times the squared distance of its two places, with the picture's side as unit,
+    is taken from their cosine."""
     place_dim: int = 64
     """Of the vector of a place."""
     temperature: float = 0.07

@@ -11,7 +11,8 @@ Codes are fitted to pictures of the classes that it trained on. Recall is the sh
 are computed as the photos are made.
 
 The time is measured in two parts: the shortlist among all photos in memory, and reading and ranking the places of a
-shortlist, by `Searcher` on an index of the real photos.
+shortlist, by `Searcher` on an index of the real photos. What the type of stored places costs is measured on
+pseudo-unseen classes.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.results import tables
+from benchmarks.results.columns import text
 from benchmarks.results.tables import line
 from benchmarks.world import originals
 from pipelines.encode.index import index
 from pipelines.search.searcher import Searcher
+from pipelines.workspace.photo_index import EncodingForm
+from zse_model import Task, evaluate_scores
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
+from zse_model.evaluation.metrics import paired_difference
 from zse_model.hashing import Asymmetric, CodeHead, pack
 from zse_model.late import LateScorer
 from zse_model.methods.late_interaction import LateInteraction
@@ -57,7 +63,8 @@ def main(arguments: Sequence[str] = ()) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = originals(Path(scratch))
         recalled(checkpoint, method, folder, options.photos, options.queries)
-        timed(checkpoint, method.config.place_dim, options.checkpoint, folder, Path(scratch))
+        stored(checkpoint, folder)
+        timed(checkpoint, options.checkpoint, folder, Path(scratch))
 
 
 def recalled(checkpoint: Checkpoint, method: LateInteraction, folder: Path, count: int, asked: int) -> None:
@@ -110,12 +117,44 @@ def recalled(checkpoint: Checkpoint, method: LateInteraction, folder: Path, coun
             print(line(name, f"{size:,}", f"{took:.1f}", ranked_by, *(f"{value:.3f}" for value in shares)))
 
 
-def timed(checkpoint: Checkpoint, place_dim: int, url: str, folder: Path, scratch: Path) -> None:
+def stored(checkpoint: Checkpoint, folder: Path) -> None:
+    """Print what the types of stored places cost in quality, on pseudo-unseen classes."""
+    classes, method = checkpoint.split.pseudo_unseen, checkpoint.method
+    sketches, labels = encoded(checkpoint, folder, "sketch", classes)
+    photos, others = encoded(checkpoint, folder, "photo", classes)
+    task = Task(
+        setting="stored",
+        query_labels=labels,
+        gallery_labels=others,
+        query_groups=labels,
+        metrics=("mAP_all",),
+        protocols=("plain",),
+    )
+    print(
+        *tables.head("places", "bytes a photo", "mode", "mAP_all", "minus the first", "largest change of a score"),
+        sep="\n",
+    )
+    first: dict[str, tuple[Tensor, Tensor]] = {}
+    for dtype in ("float32", "float16", "int8"):
+        form = EncodingForm(dtype, tuple(photos["places"].shape[1:]))
+        kept = torch.from_numpy(form.values(form.column(photos["places"].numpy()))).float()
+        for mode in ("late", "fused"):
+            scores = method.score(sketches, {**photos, "places": kept}, mode)
+            values = evaluate_scores([scores], task).values("plain", "mAP_all")
+            cells = ("", "")
+            if mode in first:
+                before, of = first[mode]
+                cells = text(paired_difference(values, before, labels)), f"{float((scores - of).abs().max()):.1e}"
+            first.setdefault(mode, (values, scores))
+            print(line(dtype, f"{form.bytes:,}", mode, f"{float(values.nanmean()):.4f}", *cells), flush=True)
+
+
+def timed(checkpoint: Checkpoint, url: str, folder: Path, scratch: Path) -> None:
     """Print what encoding a sketch, and reading and ranking a shortlist, take in a real index."""
     index(str(folder / "photo"), str(scratch / "index"), url, called=url, tokens=True)
     searcher = Searcher.open(str(scratch / "index"), url)
-    size = checkpoint.method.backbone.tokens * place_dim * 2
     sketches = sorted((folder / "sketch" / checkpoint.split.unseen[0]).iterdir())
+    size = searcher.generation.forms["places"].bytes
     print(f"{len(searcher):,} photos in an index; places of a photo take {size:,} bytes there")
     alone = median(lambda i: searcher.search(str(sketches[i % len(sketches)]), group=False))
     print(f"ret, with encoding and 20 thumbnails: p50 {alone:.1f} ms")

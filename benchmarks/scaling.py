@@ -62,7 +62,7 @@ class Counted:
     late_flop: float
     """FLOP of a pair by `late`."""
     late_bytes: int
-    """Bytes of the places of a photo, float16."""
+    """Bytes of the places of a photo, int8."""
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ def catalogue_table(counted: Counted, constants: Mapping[str, Constant]) -> list
         f"embeddings of {of.embedding_bytes // 2:,} numbers (EfficientNet-Lite2), float16, GB": short(
             PHOTOS * of.embedding_bytes / 1e9
         ),
-        "places for `late` (EfficientNet-Lite2), float16, GB": short(PHOTOS * counted.late_bytes / 1e9),
+        "places for `late` (EfficientNet-Lite2), int8, GB": short(PHOTOS * counted.late_bytes / 1e9),
         "tokens for `rn` (ViT-B), float16, GB": short(PHOTOS * scoring_tables.TOKEN_BYTES / 2e9),
         "the index on disk, thumbnails and embeddings (EfficientNet-Lite2), GB": short(PHOTOS * of.row_bytes / 1e9),
         "the codes in memory, measured at this size, GB": short(scan["mb"] / 1e3),

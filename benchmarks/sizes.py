@@ -147,7 +147,7 @@ def measure() -> Constants:
         return Constants(
             index_cpu_s=index_cpu_s,
             row_bytes=row_bytes,
-            place_bytes=(SIZE // 16) ** 2 * PLACE_DIM * 2,
+            place_bytes=(SIZE // 16) ** 2 * PLACE_DIM,
             embedding_bytes=forms["embedding"].bytes,
             code_bytes=BITS // 8,
             process_mb=process_mb,

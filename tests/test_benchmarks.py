@@ -106,7 +106,7 @@ def test_the_constants_of_sizes_are_measured(monkeypatch: pytest.MonkeyPatch) ->
     for name, value in {**small, "SHORTLIST": 10, "PIXELS": (320, 240)}.items():
         monkeypatch.setattr(sizes, name, value)
     found = sizes.measure()
-    assert (found.embedding_bytes, found.code_bytes, found.place_bytes) == (2560, 8, 4 * 4 * 96 * 2)
+    assert (found.embedding_bytes, found.code_bytes, found.place_bytes) == (2560, 8, 4 * 4 * 96)
     assert 1000 < found.row_bytes < 100_000 and 100 < found.process_mb < 4000
     assert min(found.index_cpu_s, found.query_ms, found.embeddings_ms, found.codes_ms) > 0
 

@@ -183,7 +183,7 @@ def test_a_row_is_written_whole(tmp_path: Path) -> None:
 def test_costs_are_those_of_the_networks() -> None:
     """A place of 96 numbers is the most that costs a thirtieth of `rn`: 144 places of a sketch with 144 of a photo."""
     zse, late = costs("zse"), costs("late")
-    assert late["late"] == (2 * 144 * 144 * 96, 2 * 144 * 96)
+    assert late["late"] == (2 * 144 * 144 * 96, 144 * 96)
     assert late["fused"] == (late["late"][0] + 2 * 1280, late["late"][1] + 2 * 1280)
     assert zse["rn"][0] > 30 * zse["late"][0] and zse["late"] == late["late"]
     assert costs("crossatnet")["hash-64"][1] == 8 and "hash-64" not in late

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.results.plan import FINAL
 from pipelines.config.load import load_experiment
+from pipelines.encode.photos import form_of
 from pipelines.evaluate.costs import count_flop
 from pipelines.train.networks import buildable
 from zse_model.methods import RetrievalMethod, create_method
@@ -20,7 +21,7 @@ CLASSES = 100
 
 @cache
 def costs(row: str) -> dict[str, tuple[float, int]]:
-    """Mode -> (FLOP of a pair, bytes of a photo) of a row of FINAL: floats as float16, codes of 64 bits."""
+    """Mode -> (FLOP of a pair, bytes of a photo) of a row of FINAL, as an index keeps them; codes of 64 bits."""
     (found,) = (one for one in FINAL if one.name == f"sketchy-25.{row}")
     return costs_of(network(found.experiment, [s for s in found.overrides(0) if "$" not in s]))
 
@@ -66,5 +67,5 @@ def cost(method: RetrievalMethod, parts: list[Mode], sketch: Encoding, photo: En
         scorer = mode.scorer(method, mode.name, "fp32")
         sides = scorer.precompute(sketch, "sketch"), scorer.precompute(photo, "photo")
         flop += count_flop(lambda scorer=scorer, sides=sides: scorer.score(*sides))
-        read |= {name: 2 * photo[name].numel() for name in scorer.reads("photo")}
+        read |= {name: form_of(name, photo[name]).bytes for name in scorer.reads("photo")}
     return flop, sum(read.values())

@@ -185,10 +185,12 @@ def large(table: str, name: str, method: str, *settings: str, note: str = "", **
     return Row(table, name, experiment, (*LARGE, *changed), note=note, **options)
 
 
+FREE = "late_distance=0"  # before `DISTANT` was measured
+DISTANT = "late_distance=1.6"
 ZSE_LATE = ("late=1", "late_distillation=1")
 LATE = [
     large("late", "global", "global", note="one vector a picture"),
-    large("late", "late-96", "late_interaction", "place_dim=96", note="of 96"),
+    large("late", "late-96", "late_interaction", "place_dim=96", FREE, note="of 96"),
     large("late", "zse-late", "zse_sbir", *ZSE_LATE, "place_dim=96", note="`late` learns from classes and `rn`"),
 ]
 PHOTOS_ALONE = [
@@ -199,7 +201,7 @@ KNOWN = ("shard.own_photo=1", "pairs=1", "shard.hard_negatives=0.5")
 DRAWN = "evaluation.distractors=[drawn]"
 STROKES = tuple(f"shard.augment.{kind}" for kind in ("wobble=0.03", "pressure=0.5", "gaps=0.3", "merge=0.015"))
 STYLES = [
-    large("styles", name, "late_interaction", *settings, note=note, steps=160, cross=True)
+    large("styles", name, "late_interaction", FREE, *settings, note=note, steps=160, cross=True)
     for name, note, *settings in (
         ("plain", "settings of `folder+late_interaction`"),
         ("strokes", "wobbled, of varying width, with gaps, merged", *STROKES),
@@ -209,11 +211,20 @@ STYLES = [
 ]
 PAIRS = [
     large(
-        "pairs", name, "late_interaction", "evaluation.modes=[ret,late,fused]", DRAWN, *settings, note=note, steps=160
+        "pairs",
+        name,
+        "late_interaction",
+        "evaluation.modes=[ret,late,fused]",
+        DRAWN,
+        distance,
+        *settings,
+        note=note,
+        steps=160,
     )
-    for name, note, *settings in (
-        ("plain", "settings of `folder+late_interaction`"),
-        ("pairs", "own photos, and half of the negatives of the class", *KNOWN),
+    for name, note, distance, *settings in (
+        ("plain", "a match costs nothing", FREE),
+        ("pairs", "nor here; own photos, and half of the negatives of the class", FREE, *KNOWN),
+        ("distance", "a match costs its distance", DISTANT),
     )
 ]
 MODES = ("ret", "rn", "late", "fused", "fused-late", "hash-64", "asym-64", "itq-64", "rerank-100")
@@ -234,7 +245,8 @@ def final(name: str, method: str, *settings: str, note: str, faithful: bool = Fa
 
 FINAL = [
     *final("global", "global", note="one vector a picture"),
-    *final("late", "late_interaction", "place_dim=96", note="places beside it", faithful=True),
+    *final("late", "late_interaction", "place_dim=96", FREE, note="places beside it", faithful=True),
+    *final("near", "late_interaction", "place_dim=96", DISTANT, note="a match costs its distance", faithful=True),
     *final("zse", "zse_sbir", *ZSE_LATE, "place_dim=96", note="with the losses of `global`, and `late`", faithful=True),
     *final("crossatnet", "crossatnet", WORD2VEC, note="CrossATNet as reconstructed, 512-d"),
 ]
@@ -250,13 +262,13 @@ def diffusion(split: str, name: str, method: str, *settings: str, modes: tuple[s
 
 PLACES, STUDENT = ("ret", "late", "fused"), ("ret", "late", "fused-late")
 DIFFUSED_FINAL = [
-    diffusion("sketchy-25", "late", "late_interaction", "place_dim=96", modes=PLACES, cross=True),
-    diffusion("sketchy-21", "late", "late_interaction", "place_dim=96", modes=PLACES),
+    diffusion("sketchy-25", "late", "late_interaction", "place_dim=96", FREE, modes=PLACES, cross=True),
+    diffusion("sketchy-21", "late", "late_interaction", "place_dim=96", FREE, modes=PLACES),
     diffusion("sketchy-25", "zse", "zse_sbir", *ZSE_LATE, "place_dim=96", modes=STUDENT, cross=True),
     diffusion("sketchy-21", "zse", "zse_sbir", *ZSE_LATE, "place_dim=96", modes=STUDENT),
 ]
 DIFFUSION = [
-    diffusion("sketchy-selection", "late", "late_interaction", modes=PLACES, steps=160, cross=True),
+    diffusion("sketchy-selection", "late", "late_interaction", FREE, modes=PLACES, steps=160, cross=True),
     *DIFFUSED_FINAL,
 ]
 ALL_ROWS = [

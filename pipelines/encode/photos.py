@@ -86,16 +86,15 @@ def stored_forms(checkpoint: Checkpoint, *, tokens: bool) -> dict[str, EncodingF
         values = method.encode(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=method.device), "photo")
     cheap = [mode for mode in method.modes if not method.mode(mode).pair_network]
     wanted = {name for mode in cheap for name in method.scorer(mode).reads("photo")}
-    return {
-        name: EncodingForm(_stored_type(value), tuple(value.shape[1:]))
-        for name, value in sorted(values.items())
-        if tokens or name in wanted
-    }
+    return {name: form_of(name, value) for name, value in sorted(values.items()) if tokens or name in wanted}
 
 
-def _stored_type(value: torch.Tensor) -> str:
-    """float16 for floats; other types as they are: codes are uint8, positions int64."""
-    return "float16" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
+def form_of(name: str, values: torch.Tensor) -> EncodingForm:
+    """How an index keeps an encoding of photos, [n, ...]. Places are many and of length 1: int8 halves an index
+    (docs/searching.md has what it costs)."""
+    whole = str(values.dtype).removeprefix("torch.")
+    dtype = "int8" if name == "places" else "float16" if values.is_floating_point() else whole
+    return EncodingForm(dtype, tuple(values.shape[1:]))
 
 
 def _row(path: str, data: bytes, checkpoint: Checkpoint) -> tuple[dict[str, Any], np.ndarray]:

@@ -52,9 +52,11 @@ class OtherCheckpointError(ZseError):
 
 @dataclass(frozen=True)
 class EncodingForm:
-    """How an encoding of a photo is stored: floats as float16, its numbers in one list."""
+    """How an encoding of a photo is stored, its numbers in one list."""
 
     dtype: str
+    """float16 for floats; int8 for vectors of length 1, of which the direction is kept: the largest number is 127 or
+    -127, and what is read has the length 1 again. Others as they are: codes are uint8, positions int64."""
     shape: tuple[int, ...]
 
     @property
@@ -68,13 +70,20 @@ class EncodingForm:
 
     def column(self, values: np.ndarray) -> pa.Array:
         """[n, *shape] -> a column of n rows."""
+        if self.dtype == "int8":
+            largest = np.abs(values).max(axis=-1, keepdims=True, initial=1e-9)
+            values = np.rint(values * (127 / largest))
         flat = np.ascontiguousarray(values, dtype=self.dtype).reshape(-1)
         return pa.FixedSizeListArray.from_arrays(pa.array(flat), math.prod(self.shape))
 
     def values(self, column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """A column of n rows -> [n, *shape]."""
+        """A column of n rows -> [n, *shape]; float32 of an int8."""
         whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        return whole.flatten().to_numpy().reshape(-1, *self.shape)
+        found = whole.flatten().to_numpy().reshape(-1, *self.shape)
+        if self.dtype != "int8":
+            return found
+        wide = found.astype(np.float32)
+        return wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1)
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ class Generation(Kept):
     """The photos of an index, encoded by one checkpoint. The key is the digest of the checkpoint."""
 
     KIND, MADE_BY = "generations", "zse index"
+    VERSION, OLDER = 2, {1: lambda manifest: manifest}  # 1 knew no int8
 
     @property
     def checkpoint_hash(self) -> str:

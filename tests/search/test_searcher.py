@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from pipelines.encode import photos
+from pipelines.encode.index import index
 from pipelines.encode.index_upkeep import purge_photos
 from pipelines.runtime.errors import StorageError
 from pipelines.search.searcher import AskedError, Found, Rows, Searcher
-from pipelines.workspace.photo_index import OtherCheckpointError
+from pipelines.workspace.photo_index import EncodingForm, Generation, OtherCheckpointError
 from tests.encode.test_index import CODES, KEPT, OTHER, catalogue, photo, put, rows, updated
 from tests.helpers.pictures import picture, png
 from tests.zse_model.test_crossatnet import with_codes
@@ -70,7 +72,8 @@ def expected(
     for name in names:
         like = photos[name]
         values = np.array([row[name] for row in kept], dtype=np.float16 if like.is_floating_point() else np.uint8)
-        gallery[name] = torch.from_numpy(values).to(like.dtype).view(-1, *like.shape[1:])
+        read = torch.from_numpy(values).to(like.dtype).view(-1, *like.shape[1:])
+        gallery[name] = torch.nn.functional.normalize(read, dim=2) if name == "places" else read
     scores = score_all(loaded.method.scorer(mode), encode(loaded, [SKETCH], "sketch"), gallery)
     found = rank(scores)
     return [(kept[i]["id"], s) for i, s in zip(found.indices[0].tolist(), found.scores[0].tolist(), strict=True)]
@@ -145,23 +148,46 @@ def test_diffusion_ranks_the_best_of_a_mode_again(world: Path) -> None:
         searcher.search(SKETCH, mode="asym-32-diffused-9", rerank=12)
 
 
-def test_codes_find_and_places_rank(world: Path, tmp_path: Path) -> None:
+def late_checkpoint(folder: Path) -> str:
     torch.manual_seed(0)
-    config = LateInteractionConfig(dim=16, place_dim=16, bits=32)
+    config = LateInteractionConfig(dim=16, place_dim=16, bits=32, late_distance=1.0)
     method = create_method("late_interaction", config, BackboneConfig(name="test_resnet"), size=64, classes=2).eval()
     late, split = (
         with_codes(cast(LateInteraction, method)),
         ZeroShotSplit(name="s", citation="c", seen=("a", "b"), unseen=("c",)),
     )
-    checkpoint = str(tmp_path / "late")
-    save_checkpoint(
-        Checkpoint("late_interaction", late, TransformConfig(size=64), split, seen_keys([]), {}), Path(checkpoint)
-    )
+    save_checkpoint(Checkpoint("late_interaction", late, TransformConfig(size=64), split, seen_keys([]), {}), folder)
+    return str(folder)
+
+
+def test_places_of_an_older_index_stay_float16(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read and continued as it was begun; and what int8 changes of a score is small."""
+    checkpoint, place = late_checkpoint(tmp_path / "late"), tmp_path / "older"
+    shutil.copytree(world / "photos", tmp_path / "photos")
+    (last := tmp_path / "photos" / "b" / "23.png").rename(tmp_path / "later.png")
+    with monkeypatch.context() as older:
+        older.setattr(photos, "form_of", lambda name, values: EncodingForm("float16", tuple(values.shape[1:])))
+        older.setattr(Generation, "VERSION", 1)
+        index(str(tmp_path / "photos"), str(place), checkpoint, called=checkpoint, tokens=True)
+    (tmp_path / "later.png").rename(last)
+    index(str(tmp_path / "photos"), str(place), checkpoint, called=checkpoint, tokens=True)
+    index(str(tmp_path / "photos"), str(tmp_path / "newer"), checkpoint, called=checkpoint, tokens=True)
+    asked: dict[str, Any] = {"mode": "late", "top": COUNT, "group": False}
+    searchers = [Searcher.open(str(tmp_path / name), checkpoint) for name in ("older", "newer")]
+    assert [one.generation.manifest["encodings"]["places"]["dtype"] for one in searchers] == ["float16", "int8"]
+    before, now = ({one.id: one.score for one in searcher.search(SKETCH, **asked)} for searcher in searchers)
+    assert len(before) == COUNT and "b/23.png" in before
+    assert now == pytest.approx(before, abs=2e-3) and now != pytest.approx(before, abs=1e-6)
+
+
+def test_codes_find_and_places_rank(world: Path, tmp_path: Path) -> None:
+    checkpoint = late_checkpoint(tmp_path / "late")
     updated(world / "photos", world / "index", checkpoint, tokens=True)
     codes = [id for id, _ in expected(world, checkpoint, "asym-32", lambda row: True)[:9]]
     by_places = [one for one in expected(world, checkpoint, "late", lambda row: True) if one[0] in codes]
     asked = {"mode": "asym-32", "rerank": 9, "group": False}
     searcher = opened(world, checkpoint)
+    assert searcher.generation.forms["places"].dtype == "int8"
     same(searcher.search(SKETCH, top=9, rerank_mode="late", **asked), by_places)
     assert [one[0] for one in by_places] != codes, "places rank otherwise"
     with pytest.raises(ZseError, match="rerank_mode 'late' needs rerank, the number of photos"):

@@ -137,7 +137,7 @@ def stored(checkpoint: Checkpoint, folder: Path) -> None:
     first: dict[str, tuple[Tensor, Tensor]] = {}
     for dtype in ("float32", "float16", "int8"):
         form = EncodingForm(dtype, tuple(photos["places"].shape[1:]))
-        kept = torch.from_numpy(form.values(form.column(photos["places"].numpy()))).float()
+        kept = torch.from_numpy(form.values(form.column(photos["places"].numpy())).copy()).float()
         for mode in ("late", "fused"):
             scores = method.score(sketches, {**photos, "places": kept}, mode)
             values = evaluate_scores([scores], task).values("plain", "mAP_all")

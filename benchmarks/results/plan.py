@@ -203,7 +203,7 @@ STROKES = tuple(f"shard.augment.{kind}" for kind in ("wobble=0.03", "pressure=0.
 STYLES = [
     large("styles", name, "late_interaction", FREE, *settings, note=note, steps=160, cross=True)
     for name, note, *settings in (
-        ("plain", "settings of `folder+late_interaction`"),
+        ("plain", "settings of `folder+late_interaction` but `late_distance`"),
         ("strokes", "wobbled, of varying width, with gaps, merged", *STROKES),
         ("pseudo", "a quarter of the items is drawn from photos", "shard.pseudo_sketches=0.25"),
         ("both", "", *STROKES, "shard.pseudo_sketches=0.25"),

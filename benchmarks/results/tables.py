@@ -226,14 +226,14 @@ def faithful_rows(name: str, one: Found, mode: str) -> list[str]:
 
 LABELS = {
     "global": "`global`",
-    "late": "`late_interaction`",
+    "near": "`late_interaction`",
     "zse": "`zse_sbir` with `late`",
     "crossatnet": "`crossatnet`",
 }
 SPLITS = ("sketchy-25", "sketchy-21")
 README_ROWS = (
     ("global", "ret"),
-    *(("late", mode) for mode in ("late", "fused")),
+    *(("near", mode) for mode in ("late", "fused")),
     *(("zse", mode) for mode in ("ret", "rn", "fused", "late", "fused-late")),
     *(("crossatnet", mode) for mode in ("ret", "hash-64", "asym-64")),
 )

@@ -34,7 +34,7 @@ from benchmarks.results.tables import line
 from benchmarks.world import originals
 from pipelines.encode.index import index
 from pipelines.search.searcher import Searcher
-from pipelines.workspace.photo_index import EncodingForm
+from pipelines.workspace.photo_index import UNIT, EncodingForm
 from zse_model import Task, evaluate_scores
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
@@ -43,7 +43,7 @@ from zse_model.hashing import Asymmetric, CodeHead, pack
 from zse_model.late import LateScorer
 from zse_model.methods.late_interaction import LateInteraction
 from zse_model.retrieval import encode
-from zse_model.scoring import Encoding
+from zse_model.scoring import Encoding, score_all
 from zse_model.transforms import Modality
 from zse_model.vector_index import VectorIndex
 
@@ -87,7 +87,7 @@ def recalled(checkpoint: Checkpoint, method: LateInteraction, folder: Path, coun
     exact: dict[str, list[Tensor]] = {"ret": [], "late": []}
     for start in range(0, count, PART):
         some = mixed(photos, min(PART, count - start), method.backbone.grid, generator)
-        exact["late"].append(scorer.score(queries["places"], some["places"]))
+        exact["late"].append(score_all(scorer, {"places": queries["places"]}, {"places": some["places"]}))
         exact["ret"].append(queries["embedding"] @ some["embedding"].T)
         rows.add(some["embedding"].half())
         for name, head in heads.items():
@@ -135,7 +135,7 @@ def stored(checkpoint: Checkpoint, folder: Path) -> None:
         sep="\n",
     )
     first: dict[str, tuple[Tensor, Tensor]] = {}
-    for dtype in ("float32", "float16", "int8"):
+    for dtype in ("float32", "float16", UNIT):
         form = EncodingForm(dtype, tuple(photos["places"].shape[1:]))
         kept = torch.from_numpy(form.values(form.column(photos["places"].numpy())).copy()).float()
         for mode in ("late", "fused"):

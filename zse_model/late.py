@@ -4,14 +4,13 @@
 
 s and p are L2-normalised. x is where a place is, with the picture's side as unit, and c what a distance costs: 0 by
 default. The weights w of a sketch sum to 1, so that scores are at most 1 and compare between sketches. w is 0 where a
-sketch has no ink. A sketch is kept as the products w_i s_i. What a pair costs is n * m dot products of d numbers, with
-a cost of distance d + 4, without a network. The form is ColBERT's (Khattab and Zaharia, SIGIR 2020); weights from ink
-and a learned salience, and the cost of distance, are our design.
+sketch has no ink. A sketch is kept as the products w_i s_i. What a pair costs is n * m dot products of d numbers,
+without a network. The form is ColBERT's (Khattab and Zaharia, SIGIR 2020); weights from ink and a learned salience, and
+the cost of distance, are our design.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -110,20 +109,14 @@ def inked(sketches: Tensor, grid: tuple[int, int]) -> Tensor:
     return ink >= INK * ink.amax(1, keepdim=True)
 
 
-def located(places: Tensor, side: Modality, grid: tuple[int, int], distance: float) -> Tensor:
-    """Places [..., n, d] of a grid, row-major -> [..., n, d + 4]: the dot product of a sketch's and a photo's place is
-    less by w times `distance` times the squared distance |x|^2 + |y|^2 - 2 <x, y>. With the distance 0 the places as
-    they are."""
+def distance_costs(grid: tuple[int, int], distance: float, device: torch.device) -> Tensor | None:
+    """What a match of the sketch's place i with the photo's place j costs, float32 [n, n], row-major: `distance` times
+    the squared distance of the middles of the places, with a picture of 1 by 1. None without a cost (0)."""
     if not distance:
-        return places
-    rows, columns = grid
-    down, right = ((torch.arange(n, device=places.device) + 0.5) / n - 0.5 for n in grid)
-    at = math.sqrt(2 * distance) * torch.cartesian_prod(down, right)  # [rows * columns, 2]
-    square, one = (at * at).sum(1, keepdim=True) / 2, torch.ones(rows * columns, 1, device=places.device)
-    if side == "photo":
-        return torch.cat([places, torch.cat([at, one, -square], 1).expand(*places.shape[:-1], 4)], -1)
-    weighted = places.norm(dim=-1, keepdim=True) * torch.cat([at, -square, one], 1)
-    return torch.cat([places, weighted], -1)
+        return None
+    down, right = ((torch.arange(n, device=device) + 0.5) / n for n in grid)
+    at = torch.cartesian_prod(down, right)
+    return distance * (at[:, None] - at).square().sum(2)
 
 
 def products(sketch: Tensor, photos: Tensor) -> Tensor:
@@ -132,20 +125,31 @@ def products(sketch: Tensor, photos: Tensor) -> Tensor:
         return (sketch @ photos.flatten(0, 1).T).unflatten(1, photos.shape[:2])
 
 
-def late_scores(sketches: Tensor, photos: Tensor) -> Tensor:
-    """Scores of all pairs for a loss: places [a, n, d] and [b, m, d] -> float32 [a, b].
+def late_scores(sketches: Tensor, photos: Tensor, costs: Tensor | None = None) -> Tensor:
+    """Scores of all pairs for a loss: places [a, n, d] and [b, m, d], `distance_costs` [n, m] -> float32 [a, b].
 
     Holds a * n * b * m products and their gradient: 0.5 GB for 32 x 32 pictures with 196 places.
     """
     with full_precision(sketches.device):
         found = sketches.flatten(0, 1) @ photos.flatten(0, 1).T
-    return found.view(*sketches.shape[:2], *photos.shape[:2]).amax(3).sum(1)
+    found = found.view(*sketches.shape[:2], *photos.shape[:2])
+    if costs is not None:
+        found -= charged(sketches, costs)[:, :, None]
+    return found.amax(3).sum(1)
 
 
-def pair_scores(sketches: Tensor, photos: Tensor) -> Tensor:
-    """Scores of pairs, row by row: places [b, n, d] and [b, m, d] -> float32 [b]."""
+def pair_scores(sketches: Tensor, photos: Tensor, costs: Tensor | None = None) -> Tensor:
+    """Scores of pairs, row by row: places [b, n, d] and [b, m, d], `distance_costs` [n, m] -> float32 [b]."""
     with full_precision(sketches.device):
-        return (sketches @ photos.transpose(1, 2)).amax(2).sum(1)
+        found = sketches @ photos.transpose(1, 2)
+    if costs is not None:
+        found -= charged(sketches, costs)
+    return found.amax(2).sum(1)
+
+
+def charged(sketches: Tensor, costs: Tensor) -> Tensor:
+    """The costs [n, m] times the weights of a sketch's places [..., n, d]: [..., n, m]."""
+    return sketches.norm(dim=-1, keepdim=True) * costs
 
 
 class LateScorer:
@@ -155,11 +159,11 @@ class LateScorer:
     """
 
     def __init__(self, device: torch.device, grid: tuple[int, int], dim: int, distance: float = 0.0) -> None:
-        """grid, dim: rows and columns of a picture's places, and the numbers of a place. distance: `located`."""
-        self.device, self.grid, self.distance = device, grid, distance
-        self.places = grid[0] * grid[1]
+        """grid, dim: rows and columns of a picture's places, and the numbers of a place. distance: what a match costs
+        (`distance_costs`)."""
+        self.device, self.places, self.costs = device, grid[0] * grid[1], distance_costs(grid, distance, device)
         self.chunk = GPU_CHUNK if device.type == "cuda" else CPU_CHUNK
-        self.tile = max(1, TILE_BYTES // (4 * self.places * (dim + 4)))
+        self.tile = max(1, TILE_BYTES // (4 * self.places * dim))
 
     def reads(self, side: Modality) -> tuple[str, ...]:
         return ("places",)
@@ -167,21 +171,24 @@ class LateScorer:
     @torch.inference_mode()
     def precompute(self, pictures: Encoding, side: Modality) -> Tensor:
         places = pictures["places"].to(self.device, torch.float32)
-        if side == "sketch":
-            places = places / places.norm(dim=2).sum(1)[:, None, None]
-        return located(places, side, self.grid, self.distance)
+        return places / places.norm(dim=2).sum(1)[:, None, None] if side == "sketch" else places
 
     @torch.inference_mode()
     def score(self, queries: Tensor, gallery: Tensor, wanted: Tensor | None = None) -> Tensor:
         scores = torch.full((len(queries), len(gallery)), -torch.inf, device=self.device)
         for row, places in enumerate(queries):
+            costs = None if self.costs is None else charged(places, self.costs)[:, None]
             if not places.is_meta:  # where FLOPs are counted without numbers, all places count
-                places = places[places.any(1)]
+                inked = places.any(1)
+                places, costs = places[inked], None if costs is None else costs[inked]
             at_once = max(1, self.chunk // (max(len(places), 1) * self.places))
             if wanted is None:  # slices, because an index would copy the gallery
                 chunks: Sequence[slice | Tensor] = [slice(i, i + at_once) for i in range(0, len(gallery), at_once)]
             else:
                 chunks = wanted[row].nonzero().flatten().to(self.device).split(at_once)
             for chunk in chunks:
-                scores[row, chunk] = products(places, gallery[chunk]).amax(2).sum(0)
+                found = products(places, gallery[chunk])
+                if costs is not None:
+                    found -= costs
+                scores[row, chunk] = found.amax(2).sum(0)
         return scores

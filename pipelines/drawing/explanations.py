@@ -300,7 +300,7 @@ def _similarity(patches: Sequence[tuple[int, int]], maps: Sequence[Tensor], phot
         tinted = _tinted(photo, ((values - median) / max(high - median, 1e-6)).clamp(min=0), colour)
         box = _box(_best(values), SMALL / values.shape[1], SMALL / values.shape[0], 0, 0)
         ImageDraw.Draw(tinted).rectangle(box, outline=TEXT, width=2)
-        note = f"cosine {median:.2f} to {high:.2f}"
+        note = f"{median:.2f} to {high:.2f}"
         panels.append(_Panel(tinted, f"{i + 1}: patch {patch[0]},{patch[1]}", note, colour))
     return _lines(panels)
 

@@ -146,6 +146,7 @@ def index(
         with storage.local_copy(checkpoint_url) as copy:
             checkpoint = load_checkpoint(copy)
     place = there.place(checkpoint.name, checkpoint.digest)
+    Generation.find(place, checkpoint.digest)  # refuses what newer code wrote, before anything is written
     with turn(there.url) as refuse_lost:
         followed = _followed(there, source, metadata)
         catalogue = _listed(followed.url, there.url)
@@ -179,7 +180,8 @@ def index(
         for one in (table, skipped):
             one.compact_if_scattered()
         if Generation.find(place, checkpoint.digest) is None:
-            Generation.write(place, checkpoint.digest, **about)
+            version = Generation.version_of(forms_of(about["encodings"]))
+            Generation.write(place, checkpoint.digest, schema_version=version, **about)
         run.done.photos, run.done.skipped = len(table), len(skipped)
     return run.done
 

@@ -17,7 +17,7 @@ from pipelines.runtime.redaction import printable
 from pipelines.store import storage
 from pipelines.workspace.ids import as_id
 from pipelines.workspace.looks import look
-from pipelines.workspace.photo_index import OWN, EncodingForm, forms_of
+from pipelines.workspace.photo_index import OWN, UNIT, EncodingForm, forms_of
 from pipelines.workspace.tensors import to_tensor
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.retrieval import encode
@@ -90,10 +90,10 @@ def stored_forms(checkpoint: Checkpoint, *, tokens: bool) -> dict[str, EncodingF
 
 
 def form_of(name: str, values: torch.Tensor) -> EncodingForm:
-    """How an index keeps an encoding of photos, [n, ...]. Places are many and of length 1: int8 halves an index
-    (docs/searching.md has what it costs)."""
+    """How an index keeps an encoding of photos, [n, ...]. Places are many: int8 halves an index (docs/searching.md has
+    what it loses)."""
     whole = str(values.dtype).removeprefix("torch.")
-    dtype = "int8" if name == "places" else "float16" if values.is_floating_point() else whole
+    dtype = UNIT if name == "places" else "float16" if values.is_floating_point() else whole
     return EncodingForm(dtype, tuple(values.shape[1:]))
 
 

@@ -668,5 +668,8 @@ def _row(of: Any, i: int) -> Any:
 
 
 def _tensor(form: EncodingForm, column: Any) -> Tensor:
-    values = torch.from_numpy(form.values(column).copy())
-    return values.float() if values.is_floating_point() else values
+    values = form.values(column)
+    if not values.flags.writeable:  # the memory of the store
+        values = values.copy()
+    found = torch.from_numpy(values)
+    return found.float() if found.is_floating_point() else found

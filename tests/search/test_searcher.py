@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipelines.encode.index import index
 from pipelines.encode.index_upkeep import purge_photos
 from pipelines.runtime.errors import StorageError
 from pipelines.search.searcher import AskedError, Found, Rows, Searcher
-from pipelines.workspace.photo_index import EncodingForm, Generation, OtherCheckpointError
+from pipelines.workspace.photo_index import UNIT, EncodingForm, OtherCheckpointError
 from tests.encode.test_index import CODES, KEPT, OTHER, catalogue, photo, put, rows, updated
 from tests.helpers.pictures import picture, png
 from tests.zse_model.test_crossatnet import with_codes
@@ -167,14 +168,15 @@ def test_places_of_an_older_index_stay_float16(world: Path, tmp_path: Path, monk
     (last := tmp_path / "photos" / "b" / "23.png").rename(tmp_path / "later.png")
     with monkeypatch.context() as older:
         older.setattr(photos, "form_of", lambda name, values: EncodingForm("float16", tuple(values.shape[1:])))
-        older.setattr(Generation, "VERSION", 1)
         index(str(tmp_path / "photos"), str(place), checkpoint, called=checkpoint, tokens=True)
     (tmp_path / "later.png").rename(last)
     index(str(tmp_path / "photos"), str(place), checkpoint, called=checkpoint, tokens=True)
     index(str(tmp_path / "photos"), str(tmp_path / "newer"), checkpoint, called=checkpoint, tokens=True)
     asked: dict[str, Any] = {"mode": "late", "top": COUNT, "group": False}
     searchers = [Searcher.open(str(tmp_path / name), checkpoint) for name in ("older", "newer")]
-    assert [one.generation.manifest["encodings"]["places"]["dtype"] for one in searchers] == ["float16", "int8"]
+    manifests = [json.loads(Path(one.generation.url, "manifest.json").read_text()) for one in searchers]
+    kept = [(one["schema_version"], one["encodings"]["places"]["dtype"]) for one in manifests]
+    assert kept == [(1, "float16"), (2, UNIT)]
     before, now = ({one.id: one.score for one in searcher.search(SKETCH, **asked)} for searcher in searchers)
     assert len(before) == COUNT and "b/23.png" in before
     assert now == pytest.approx(before, abs=2e-3) and now != pytest.approx(before, abs=1e-6)
@@ -187,7 +189,7 @@ def test_codes_find_and_places_rank(world: Path, tmp_path: Path) -> None:
     by_places = [one for one in expected(world, checkpoint, "late", lambda row: True) if one[0] in codes]
     asked = {"mode": "asym-32", "rerank": 9, "group": False}
     searcher = opened(world, checkpoint)
-    assert searcher.generation.forms["places"].dtype == "int8"
+    assert searcher.generation.forms["places"].dtype == UNIT
     same(searcher.search(SKETCH, top=9, rerank_mode="late", **asked), by_places)
     assert [one[0] for one in by_places] != codes, "places rank otherwise"
     with pytest.raises(ZseError, match="rerank_mode 'late' needs rerank, the number of photos"):

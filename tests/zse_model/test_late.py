@@ -34,7 +34,7 @@ from zse_model.errors import ZseError
 from zse_model.explanation.faithfulness import curves, orders
 from zse_model.explanation.matches import MatchExplanation, strongest_places
 from zse_model.explanation.pair import explain_pair
-from zse_model.late import LateScorer, inked, late_scores, located, pair_scores
+from zse_model.late import LateScorer, distance_costs, inked, late_scores, pair_scores
 from zse_model.methods import LateInteraction, LateInteractionConfig, TrainBatch, create_method
 from zse_model.scoring import score_all
 from zse_model.synthetic import draw_photo
@@ -148,9 +148,9 @@ def test_scores_are_the_sums_of_the_best_matches(chunk: int, distance: float, mo
     weighted = v[:, :, None] * s
     scorer, queries, gallery = LateScorer(CPU, (3, 3), 7, distance), {"places": weighted}, {"places": p}
     np.testing.assert_allclose(doubles(score_all(scorer, queries, gallery)), expected, rtol=1e-5, atol=1e-5)
-    compared = located(weighted, "sketch", (3, 3), distance), located(p, "photo", (3, 3), distance)
-    np.testing.assert_allclose(doubles(late_scores(*compared)), expected, rtol=1e-5, atol=1e-5)
-    found = pair_scores(compared[0], compared[1][:5])
+    costs = distance_costs((3, 3), distance, CPU)
+    np.testing.assert_allclose(doubles(late_scores(weighted, p, costs)), expected, rtol=1e-5, atol=1e-5)
+    found = pair_scores(weighted, p[:5], costs)
     np.testing.assert_allclose(doubles(found), np.diagonal(expected), rtol=1e-5, atol=1e-5)
     wanted = torch.rand(5, 33, generator=generator) < 0.3
     wanted[2] = False
@@ -219,6 +219,14 @@ def test_places_without_ink_are_not_compared() -> None:
     assert inked(sketch, GRID).tolist() == [[True, False, False, False], [False, False, False, True], [True] * 4]
 
 
+def test_rows_and_columns_of_places_have_their_own_distances() -> None:
+    costs = distance_costs((2, 4), 3.0, CPU)
+    assert costs is not None and distance_costs((2, 4), 0.0, CPU) is None
+    at = [((i // 4 + 0.5) / 2, (i % 4 + 0.5) / 4) for i in range(8)]
+    expected = [[3 * math.dist(here, there) ** 2 for there in at] for here in at]
+    np.testing.assert_allclose(doubles(costs), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("distance", [0.0, 2.5])
 def test_an_explanation_sums_to_the_score(distance: float) -> None:
     torch.manual_seed(4)
@@ -259,6 +267,9 @@ def test_places_are_removed_in_the_order_of_what_they_give() -> None:
     assert found.contributions.tolist() == pytest.approx([0.54, 0.28, 0, 0])
     assert found.importance.tolist() == pytest.approx([0.54, 0, 0, 0.28])
     assert found.order.tolist() == [0, 3, 2, 1]
+    dear = correspondence - 2 * (torch.tensor([[1.0], [1], [0], [0]]))
+    found = MatchExplanation(**fields, weights=torch.tensor([0.6, 0.4, 0, 0]), correspondence=dear)
+    assert found.order.tolist() == [3, 0, 2, 1], "matches that cost more than they give come first, too"
 
 
 def test_what_gives_most_is_removed_first() -> None:

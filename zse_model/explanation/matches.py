@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zse_model.errors import ZseError
 from zse_model.explanation.base import Explainer, Explanation, scored
-from zse_model.late import products
+from zse_model.late import charged, products
 from zse_model.losses import normalised
 
 if TYPE_CHECKING:
@@ -45,10 +45,12 @@ class MatchExplanation(Explanation):
 
     @property
     def order(self) -> Tensor:
-        """int64 [n], the places of the photo: first those that give most to `late`, then those that match best without
-        being the best match of any place."""
-        nearly = (self.weights[:, None] * self.correspondence).amax(0)
-        return torch.from_numpy(np.lexsort((-nearly.numpy(), -self.importance.numpy())).copy())
+        """int64 [n], the places of the photo: first the matches, those that give most to `late` before others, then the
+        places that match best without being the best match of any place."""
+        inked = self.weights > 0
+        nearly = (self.weights[:, None] * self.correspondence)[inked].amax(0)
+        others = torch.ones_like(inked).index_fill_(0, self.matches[inked], 0)
+        return torch.from_numpy(np.lexsort((-nearly.numpy(), -self.importance.numpy(), others.numpy())).copy())
 
     def similarity(self, row: int, column: int) -> Tensor:
         """float32 [rows, columns]: how well every place of the photo matches a place of the sketch, counted from 0.
@@ -73,11 +75,13 @@ def explain_matches(method: Placing, sketch: Tensor, photo: Tensor, mode: str) -
     query = method.encode(sketch.to(method.device)[None], "sketch")
     found = method.encode(photo.to(method.device)[None], "photo")
     places = query["places"][0]
-    compared = method.located(normalised(places), "sketch"), method.located(found["places"], "photo")
+    matches = products(normalised(places), found["places"])[:, 0]
+    if (costs := method.distance_costs) is not None:
+        matches -= charged(normalised(places), costs)
     return MatchExplanation(
         **scored(method, query, found, mode),
         weights=places.norm(dim=1).cpu(),
-        correspondence=products(*compared)[:, 0].cpu().clamp(max=1),
+        correspondence=matches.cpu().clamp(max=1),
     )
 
 

@@ -111,6 +111,7 @@ class LateInteraction(GlobalEmbedding, Placing):
         if c.late:
             losses["late"] = c.late * self.late_contrast(sketches, photos, labels)
         if c.pairs:
-            own, other = (pair_scores(sketches[:b], some) for some in photos.split(b))
+            costs = self.distance_costs
+            own, other = (pair_scores(sketches[:b], some, costs) for some in photos.split(b))
             losses["pairs"] = c.pairs * F.softplus((other - own) / c.late_temperature)
         return losses

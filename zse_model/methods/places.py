@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zse_model.errors import ZseError
 from zse_model.gather import gathered
-from zse_model.late import LateScorer, LocalHead, Moments, inked, late_scores, located
+from zse_model.late import LateScorer, LocalHead, Moments, distance_costs, inked, late_scores
 from zse_model.losses import infonce, item_means
 from zse_model.methods.base import TrainBatch
 from zse_model.methods.fusion import Fusing
@@ -86,20 +86,20 @@ class Placing(Fusing):
         two, t = len(sketches), self.config.late_temperature
         b, of, to = two // 2, labels[:two], labels[two:]
         others, their_sketches = gathered(photos), gathered(sketches)
-        scores = late_scores(sketches, others)
-        of_photos = scores.T[:b] if others is photos else late_scores(their_sketches, photos[:b]).T
+        costs = self.distance_costs
+        scores = late_scores(sketches, others, costs)
+        of_photos = scores.T[:b] if others is photos else late_scores(their_sketches, photos[:b], costs).T
         from_sketch = infonce(scores, of, gathered(to), t)
         from_photo = infonce(of_photos, to[:b], gathered(of), t)
         return (item_means(from_sketch, b) + from_photo) / 2
 
     def places_of_batch(self, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Places of the sketches and of the photos of a batch, as losses compare them, float32 [2b, n, place_dim] each,
-        with `late_distance` `located`: tokens [4b, n, token_dim] and images in the order of `TrainBatch.pictures`."""
+        """Places of the sketches and of the photos of a batch, float32 [2b, n, place_dim] each: tokens
+        [4b, n, token_dim] and images in the order of `TrainBatch.pictures`."""
         two = len(tokens) // 2
-        sketches = self.places(tokens[:two], images[:two], "sketch")
-        photos = self.places(tokens[two:], images[two:], "photo")
-        return self.located(sketches, "sketch"), self.located(photos, "photo")
+        return self.places(tokens[:two], images[:two], "sketch"), self.places(tokens[two:], images[two:], "photo")
 
-    def located(self, places: Tensor, side: Modality) -> Tensor:
-        """Places [..., n, place_dim] as they are compared: `zse_model.late.located`."""
-        return located(places, side, self.backbone.grid, self.config.late_distance)
+    @property
+    def distance_costs(self) -> Tensor | None:
+        """What matches cost, float32 [n, n] (`late_distance`)."""
+        return distance_costs(self.backbone.grid, self.config.late_distance, self.device)

@@ -350,7 +350,8 @@ class ZseSbir(Placing, Coding):
             losses["late"] = c.late * self.late_contrast(sketches, photos, labels)
         if c.late_distillation:
             known = _EAGER(self, x[:b], x[2 * b :]).softmax(1)
-            divergence = soft_label_divergence(late_scores(sketches[:b], photos) / c.late_temperature, known)
+            scores = late_scores(sketches[:b], photos, self.distance_costs)
+            divergence = soft_label_divergence(scores / c.late_temperature, known)
             losses["late_distillation"] = c.late_distillation * divergence
         return losses
 

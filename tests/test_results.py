@@ -190,3 +190,10 @@ def test_costs_are_those_of_the_networks() -> None:
     student = ("backbone.weights=null", "methods.zse_sbir.late_distillation=1", "methods.zse_sbir.place_dim=64")
     published = costs_of(network("zse_sbir-sketchy-25", student))
     assert round(published["rn"][0] / published["late"][0]) == 457  # docs/results.md
+
+
+def test_rows_of_a_cost_of_distance_have_the_cost_of_the_recipe() -> None:
+    config = load_experiment("folder+late_interaction", ["dataset.source=none"])
+    shipped = f"methods.late_interaction.late_distance={config.methods['late_interaction'].late_distance}"
+    rows = [row for row in ALL_ROWS if row.name in ("distance", "sketchy-25.near", "sketchy-21.near")]
+    assert len(rows) == 3 and all(shipped in row.settings for row in rows)

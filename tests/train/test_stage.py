@@ -23,14 +23,14 @@ from pipelines.config.experiment import ExperimentConfig
 from pipelines.ingest.stage import ingest
 from pipelines.run import run
 from pipelines.store import storage
-from pipelines.train.job import make_job
+from pipelines.train.job import _method_identity, make_job
 from pipelines.train.shard import shard
 from pipelines.train.stage import train
 from pipelines.workspace.training import Training
 from tests.conftest import TINY, tiny, tiny_folder
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError
-from zse_model.methods import CrossATNetConfig, ZseSbirConfig
+from zse_model.methods import CrossATNetConfig, LateInteractionConfig, ZseSbirConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -192,3 +192,10 @@ def test_the_whole_path_on_s3(s3: str, tmp_path: Path) -> None:
     assert {row["metric"] for row in out.rows()} >= {"mAP_all", "P_1"}
     kinds = {file.path.split("/")[0] for file in storage.list_files(f"{s3}/out")}
     assert kinds == {"images", "pairs", "checkpoints", "encodings", "reports"}
+
+
+def test_late_interaction_without_a_cost_of_distance_keeps_the_key_of_older_code() -> None:
+    for config in (LateInteractionConfig, ZseSbirConfig):
+        kept = _method_identity(config(dropped_units=()))
+        assert kept == _method_identity(config(dropped_units=(), late_distance=0.0)) and "late_distance" not in kept
+        assert _method_identity(config(dropped_units=(), late_distance=1.6)) == {**kept, "late_distance": 1.6}

@@ -428,22 +428,27 @@ def test_losses_of_zse_sbir(negatives: Any) -> None:
     check(method(batch()), expected)
 
 
+@pytest.mark.parametrize("distance", [0.0, 1.5])
 @torch.no_grad()
-def test_late_learns_of_rn_how_all_photos_of_the_batch_rank_for_a_sketch() -> None:
+def test_late_learns_of_rn_how_all_photos_of_the_batch_rank_for_a_sketch(distance: float) -> None:
     """The divergence of what the matches say from what the relation network says, without its dropout."""
-    method = zse_sbir(late=0.8, late_distillation=0.6, late_temperature=0.2, place_dim=5)
+    method = zse_sbir(late=0.8, late_distillation=0.6, late_temperature=0.2, place_dim=5, late_distance=distance)
     tokens = {role: tokens_of(method, role) for role in ROLES}
     places = {
         role: doubles(method.encode(numbered(role), "sketch" if "sketch" in role else "photo")["places"])
         for role in ROLES
     }
     photos = [*places["photo"], *places["negative"]]
+    side = math.isqrt(len(photos[0]))
+    at = [((i // side + 0.5) / side, (i % side + 0.5) / side) for i in range(side * side)]
+    costs = np.array([[distance * math.dist(here, there) ** 2 for there in at] for here in at])
     expected = []
     for i in range(ITEMS):
         logits = [
             float(related(method, tokens["sketch"][i], other)[0][0]) for other in tokens["photo"] + tokens["negative"]
         ]
-        scores = np.array([(places["sketch"][i] @ photo.T).max(1).sum() for photo in photos])
+        weights = np.linalg.norm(places["sketch"][i], axis=1, keepdims=True)
+        scores = np.array([(places["sketch"][i] @ photo.T - weights * costs).max(1).sum() for photo in photos])
         expected.append(0.6 * divergence(scores / 0.2, np.exp(oracles.log_softmax(np.array(logits)))))
     method.train()  # dropout in both directions and in the relation network
     found = method(batch())

@@ -54,7 +54,11 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "zse_model/test_methods.py",
     ),
     "zse_model/methods/codes.py": ("zse_model/test_crossatnet.py", "zse_model/test_methods.py"),
-    "zse_model/methods/places.py": ("zse_model/test_late.py", "zse_model/test_method_losses.py"),
+    "zse_model/methods/places.py": (
+        "zse_model/test_late.py",
+        "zse_model/test_method_losses.py",
+        "zse_model/test_workers.py",
+    ),
     "zse_model/methods/late_interaction.py": ("zse_model/test_late.py", "zse_model/test_method_losses.py"),
     "zse_model/late.py": ("zse_model/test_late.py", "zse_model/test_method_losses.py"),
     "zse_model/tuning.py": ("zse_model/test_tuning.py",),

@@ -111,10 +111,10 @@ def inked(sketches: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def distance_costs(grid: tuple[int, int], distance: float, device: torch.device) -> Tensor | None:
     """What a match of the sketch's place i with the photo's place j costs, float32 [n, n], row-major: `distance` times
-    the squared distance of the middles of the places, with a picture of 1 by 1. None without a cost (0)."""
+    the squared distance of the places, with a picture of 1 by 1. None without a cost (0)."""
     if not distance:
         return None
-    down, right = ((torch.arange(n, device=device) + 0.5) / n for n in grid)
+    down, right = (torch.arange(n, device=device) / n for n in grid)
     at = torch.cartesian_prod(down, right)
     return distance * (at[:, None] - at).square().sum(2)
 

@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.photographed import files
+from benchmarks.photographed import by_class, files
 from benchmarks.results.columns import text
 from benchmarks.results.tables import head, line
 from benchmarks.world import originals
 from pipelines.workspace.tensors import to_tensor
-from zse_model import Task, encode, evaluate_scores, load_checkpoint
+from zse_model import encode, evaluate_scores, load_checkpoint
 from zse_model.evaluation.metrics import paired_difference
 from zse_model.transforms import prepare_photo, prepare_sketch
 
@@ -79,14 +79,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     queries = {name: encode(checkpoint, form(sketches), "sketch") for name, form in SKETCHES.items()}
     galleries = {name: encode(checkpoint, form(photos), "photo") for name, form in PHOTOS.items()}
     scores = {(a, b): checkpoint.method.score(queries[a], galleries[b], mode) for a, b in product(queries, galleries)}
-    task = Task(
-        setting="averaging",
-        query_labels=labels,
-        gallery_labels=others,
-        query_groups=labels,
-        metrics=("mAP_all",),
-        protocols=("plain",),
-    )
+    task = by_class(labels, others)
     print(*head("sketches", "photos", f"mAP_all of `{mode}`", "minus the first"), sep="\n")
     first = None
     for forms in WAYS:

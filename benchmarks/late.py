@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.photographed import by_class
 from benchmarks.results import tables
 from benchmarks.results.columns import text
 from benchmarks.results.tables import line
@@ -35,7 +36,7 @@ from benchmarks.world import originals
 from pipelines.encode.index import index
 from pipelines.search.searcher import Searcher
 from pipelines.workspace.photo_index import UNIT, EncodingForm
-from zse_model import Task, evaluate_scores
+from zse_model import evaluate_scores
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
 from zse_model.evaluation.metrics import paired_difference
@@ -122,14 +123,7 @@ def stored(checkpoint: Checkpoint, folder: Path) -> None:
     classes, method = checkpoint.split.pseudo_unseen, checkpoint.method
     sketches, labels = encoded(checkpoint, folder, "sketch", classes)
     photos, others = encoded(checkpoint, folder, "photo", classes)
-    task = Task(
-        setting="stored",
-        query_labels=labels,
-        gallery_labels=others,
-        query_groups=labels,
-        metrics=("mAP_all",),
-        protocols=("plain",),
-    )
+    task = by_class(labels, others)
     print(
         *tables.head("places", "bytes a photo", "mode", "mAP_all", "minus the first", "largest change of a score"),
         sep="\n",

@@ -180,6 +180,12 @@ def test_places_of_an_older_index_stay_float16(world: Path, tmp_path: Path, monk
     before, now = ({one.id: one.score for one in searcher.search(SKETCH, **asked)} for searcher in searchers)
     assert len(before) == COUNT and "b/23.png" in before
     assert now == pytest.approx(before, abs=2e-3) and now != pytest.approx(before, abs=1e-6)
+    later = Path(searchers[1].generation.url, "manifest.json")
+    later.write_text(json.dumps({**manifests[1], "schema_version": 3}))
+    last.unlink()
+    with pytest.raises(StorageError, match="schema version 3"):
+        index(str(tmp_path / "photos"), str(tmp_path / "newer"), checkpoint, called=checkpoint, tokens=True)
+    assert len(searchers[1].generation.photos()) == COUNT, "refused before the index is touched"
 
 
 def test_codes_find_and_places_rank(world: Path, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ LATE = Mode(
     name="late",
     score="Weighted sum, over the inked places of the sketch, of the best match with a place of the photo: the cosine, "
     "less late_distance times the squared distance.",
-    explanation="late is the sum of the matches below: of each place of the sketch, its weight times how well the "
-    "place of the photo matches that matches it best: their cosine, less what their distance in the picture costs.",
+    explanation="late is the sum of the matches below: of each place of the sketch, its weight times its best match "
+    "with a place of the photo. A match is the cosine of two places, less what their distance in the picture costs.",
     pair_network=True,
     places=True,
     ready=lambda method: method.local is not None,

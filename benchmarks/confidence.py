@@ -3,8 +3,8 @@
     python -m benchmarks confidence --checkpoint workspace/checkpoints/...
 
 The unseen classes of the checkpoint's split search their photos, these and the photos of all other classes, and these
-and crops of the other photos, 20,000 in all. A checkpoint without confidences gets them first, from its pseudo-unseen
-classes as at the end of a training.
+and crops of the other photos, 20,000 in all. Then each sketch searches small catalogues: the photos of a few unseen
+classes. A checkpoint without confidences gets them first, from its pseudo-unseen classes as at the end of a training.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from benchmarks.world import originals
 from pipelines.train.selection import CALIBRATION_QUERIES, DISTRACTORS
 from zse_model import Task, encode, evaluate_scores, load_checkpoint
 from zse_model.checkpoint import Checkpoint
+from zse_model.confidence import Confidence, median_of
 from zse_model.scoring import Encoding, count
 
 LARGEST = 20_000  # photos of the largest gallery
 QUERIES = 100  # rows of scores at once
+FEW = (8, 4, 2)  # classes of a small catalogue
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         print(method.confidence_of(mode), flush=True)
         sketches, labels = files(folder / "sketch", split.unseen, None)
         photos, of = files(folder / "photo", split.unseen, None)
-        others, _ = files(folder / "photo", split.seen, None)
+        others = files(folder / "photo", split.seen, None)[0][: max(0, options.largest - len(photos))]
         wanted = max(0, options.largest - len(photos) - len(others))
         queries = encode(checkpoint, sketches, "sketch")
         print(line("photos", "mAP_all", "ECE", "refused", "caught", "caught at 10 % refused"))
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str] = ()) -> None:
                     name: torch.cat([gallery[name], value]) if gallery else value for name, value in further.items()
                 }
                 _measure(checkpoint, mode, queries, labels, gallery, of)
+        own = {name: value[: len(photos)] for name, value in gallery.items()}
+        _measure_few(checkpoint.method.score(queries, own, mode), labels, of, method.confidence_of(mode))
 
 
 def _measure(
@@ -91,6 +95,23 @@ def _measure(
     print(line(f"{size:,}", *told), flush=True)
     for one in checked.bins:
         print("   ", ", ".join(f"{name} {x:.2f}" for name, x in one.items()))
+
+
+def _measure_few(scores: Tensor, labels: Tensor, of: Tensor, confidence: Confidence | None) -> None:
+    """Print how many sketches are told "nothing similar" in catalogues of few classes, with their own class and without
+    it."""
+    assert confidence is not None
+    draw = random.Random(0)
+    classes = of.unique().tolist()
+    print(line("classes", "refused", "caught"))
+    for few in FEW:
+        told = {True: 0, False: 0}
+        for row, label in zip(scores, labels.tolist(), strict=True):
+            others = draw.sample([one for one in classes if one != label], few)
+            for there, catalogue in ((True, [label, *others[1:]]), (False, others)):
+                found = row[torch.isin(of, torch.tensor(catalogue))][None]
+                told[there] += int(not confidence.similar(found.amax(1), median_of(found)))
+        print(line(str(few), *(f"{told[there] / len(labels):.3f}" for there in (True, False))), flush=True)
 
 
 def crop(path: Path, number: int) -> bytes:

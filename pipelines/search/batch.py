@@ -1,9 +1,9 @@
 """Search an index with every sketch of a folder; `zse search --sketches` calls `search_folder`.
 
 The output is one Parquet file: sketch (path below the folder), rank (from 1), id, score, confidence (null without one)
-and similar (false on all rows of a sketch for which nothing similar was found). A sketch that cannot be used, or that
-no photo answers, has one row with the reason as `error`. Many sketches are shared by workers, each with the whole
-index.
+and similar (false on all rows of a sketch for which nothing similar was found; they have no confidence). A sketch that
+cannot be used, or that no photo answers, has one row with the reason as `error`. Many sketches are shared by workers,
+each with the whole index.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Ranker(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """The best photos of each sketch: columns query (position of the sketch), rank (from 1), id, score (float32),
-        confidence (float32, NaN without one).
+        confidence (float32, NaN without one, and where nothing similar was found).
 
         model_input: one sketch, a list of sketches, or a data frame with the column `sketch`. A sketch is the bytes of
             a picture file or an SVG, the same bytes as base64 text, or an array uint8 [h, w], [h, w, 3] or [h, w, 4].

@@ -78,7 +78,7 @@ class Found:
     """The user's own columns."""
     confidence: float | None = None
     """0..1: how likely it shows what is drawn (`zse_model.confidence`), by the mode that compared all photos. None for
-    a model or a mode without confidences, and for photos like a photo."""
+    a model or a mode without confidences, for photos like a photo, and where nothing similar was found."""
     repeats: tuple[str, ...] = ()
     """Ids of photos with the same picture, which stand lower."""
 
@@ -501,9 +501,12 @@ class _Search:
         if stands is None or confidence is None:
             return Page(self._shown(shown, [None] * len(shown)))
         best, median = stands
-        confidences = confidence.of(self._found_scores(query, shown), median, self._searched)
         # One photo is its own median: how far it stands out says nothing.
         similar = bool(confidence.similar(best[:, 0], median)) if len(self.now) > 1 else None
+        if similar is False:
+            # A confidence supposes that photos of the class are there: among few photos, it is high without them.
+            return Page(self._shown(shown, [None] * len(shown)), similar)
+        confidences = confidence.of(self._found_scores(query, shown), median, self._searched)
         return Page(self._shown(shown, confidences[0].tolist()), similar)
 
     @property

@@ -455,7 +455,9 @@ def test_nothing_similar_is_said_below_the_level_on_every_page(world: Path) -> N
     for level, similar in ((distance - 1e-3, True), (distance + 1e-3, False)):
         confident(searcher, "ret", level)
         for page in (1, 2):
-            assert searcher.search(SKETCH, top=5, page=page, mode="ret", group=False).similar is similar
+            found = searcher.search(SKETCH, top=5, page=page, mode="ret", group=False)
+            assert found.similar is similar
+            assert {one.confidence is not None for one in found} == {similar}  # no 80 % beside "nothing similar"
             again = searcher.search(SKETCH, top=1, page=page, mode="ret", rerank=9, rerank_mode="asym-32", group=False)
             assert again.similar is similar
     assert searcher.search(SKETCH, where="price < 0").similar is None

@@ -59,6 +59,14 @@ class Compared:
     """Numbers of classes in which the second is better, equal and worse."""
 
 
+@dataclass(frozen=True)
+class Refused:
+    """One metric that two reports have, and why it cannot be compared."""
+
+    setting: str
+    error: ZseError
+
+
 def compare_all(
     first: str,
     others: Sequence[str],
@@ -109,6 +117,17 @@ def compare(
     of the first, fused of the second. setting: the beginning of its name. wanted: the others are not compared. Raises
     ZseError if the queries differ or nothing is left to compare.
     """
+    each = list(_each(first, second, metric, mode, setting, wanted))
+    found = [one for one in each if isinstance(one, Compared)]
+    if not found and each:
+        raise next(one.error for one in each if isinstance(one, Refused))
+    return found
+
+
+def _each(
+    first: Side, second: Side, metric: str | None, mode: str | None, setting: str | None, wanted: Wanted | None
+) -> Iterator[Compared | Refused]:
+    """Every measurement of `compare`, those that cannot be compared among them. Raises ZseError if there is none."""
     a, b = Queries(first.report), Queries(second.report)
     mine = [key_parts(key) for key in a.keys]
     theirs = {key_parts(key) for key in b.keys}
@@ -133,18 +152,12 @@ def compare(
         given = {"setting": setting, "mode": mode, "metric": metric}
         said = ", ".join(f"{name} {value!r}" for name, value in given.items() if value is not None)
         raise ZseError(f"No common measurement has {said}. Common, as setting/protocol/mode/metric: {known}")
-    found: list[Compared] = []
-    refused: ZseError | None = None
     for x, y in asked:
-        if wanted is not None and not wanted(x[0], x[1]):
-            continue
-        try:
-            found.append(_compared(a, b, x, y))
-        except ZseError as error:
-            refused = refused or error
-    if not found and refused is not None:
-        raise refused
-    return found
+        if wanted is None or wanted(x[0], x[1]):
+            try:
+                yield _compared(a, b, x, y)
+            except ZseError as error:
+                yield Refused(x[0], error)
 
 
 def compare_reports(
@@ -160,8 +173,14 @@ def compare_reports(
     If several pairs have the same measurement, the first pair counts. Raises ZseError if no pair can be compared.
     """
     found: dict[tuple[str, ...], tuple[tuple[Side, Side], Compared]] = {}
+    refused: ZseError | None = None
     for pair, one in comparisons(first, second, metric=metric, mode=mode, setting=setting):
-        found.setdefault((one.setting, one.protocol, one.metric, *one.modes), (pair, one))
+        if isinstance(one, Compared):
+            found.setdefault((one.setting, one.protocol, one.metric, *one.modes), (pair, one))
+        else:
+            refused = refused or one.error
+    if not found and refused is not None:
+        raise refused
     return list(found.values())
 
 
@@ -173,27 +192,32 @@ def comparisons(
     mode: str | None = None,
     setting: str | None = None,
     wanted: Wanted | None = None,
-) -> Iterator[tuple[tuple[Side, Side], Compared]]:
+) -> Iterator[tuple[tuple[Side, Side], Compared | Refused]]:
     """`compare` each report of `first` with each of `second`, one pair of reports at a time.
 
-    Pairs of one split come before pairs of two splits, which may have the same unseen classes. wanted: the values of a
-    pair are read, and resampled, only if it has a wanted setting. Raises ZseError if no pair can be compared.
+    The data are in the order of `first`. On the same data, pairs of one split come before pairs of two splits, which
+    may have the same unseen classes. wanted: the values of a pair are read, and resampled, only if it has a wanted
+    setting. Raises ZseError if no pair has a common measurement.
     """
     measured = {side.report.url: measured_on(side) for side in (*first, *second)}
     data: dict[str, list[Side]] = {}  # fingerprint -> the second reports on it
     for side in second:
         data.setdefault(side.report.fingerprint, []).append(side)
     every = [(a, b) for a in first for b in data.get(a.report.fingerprint, ())]
-    alike = [measured[a.report.url] == measured[b.report.url] for a, b in every]
-    pairs = [pair for pair, same in zip(every, alike, strict=True) if same]
-    pairs += [pair for pair, same in zip(every, alike, strict=True) if not same and _overlap(*pair)]
+    order = list(dict.fromkeys(side.report.fingerprint for side in first))
+
+    def rank(pair: tuple[Side, Side]) -> tuple[int, bool]:
+        a, b = (side.report for side in pair)
+        return order.index(a.fingerprint), measured[a.url] != measured[b.url]
+
+    pairs = sorted((pair for pair in every if not rank(pair)[1] or _overlap(*pair)), key=rank)
     asked = (pair for pair in pairs if wanted is None or _has(pair, wanted))
     none, refused = True, None
-    for pair in asked if pairs else [(first[0], second[0])]:  # that pair raises the error
+    for a, b in asked if pairs else [(first[0], second[0])]:  # that pair raises the error
         try:
-            for one in compare(*pair, metric=metric, mode=mode, setting=setting, wanted=wanted):
+            for one in _each(a, b, metric, mode, setting, wanted):
                 none = False
-                yield pair, one
+                yield (a, b), one
         except ZseError as error:
             refused = refused or error
     if none and refused is not None:
@@ -225,10 +249,11 @@ def _compared(a: Queries, b: Queries, x: tuple[str, ...], y: tuple[str, ...]) ->
             f"{a.report.url} and {b.report.url} searched different galleries of {setting}: {photos[0]} and {photos[1]} "
             "photos. Evaluate both on the same data and split"
         )
-    ours, theirs = a.values(key), b.values(other)
-    signs = np.sign(list(by_class_difference(a.category, (theirs - ours).numpy()).values()))
+    asked = a.answered(key)
+    ours, theirs = a.values(key)[asked], b.values(other)[b.answered(other)]
+    signs = np.sign(list(by_class_difference(a.category[asked], (theirs - ours).numpy()).values()))
     classes = int((signs > 0).sum()), int((signs == 0).sum()), int((signs < 0).sum())
-    means = float(ours.nanmean()), float(theirs.nanmean())
+    means = float(ours.mean()), float(theirs.mean())
     return Compared(setting, protocol, metric, (mode, y[2]), means, found, classes)
 
 
@@ -251,12 +276,13 @@ def difference_sheet(first: Side, second: Side, compared: Compared) -> bytes:
     """
     sides = [Queries(first.report), Queries(second.report)]
     keys = ["/".join((compared.setting, compared.protocol, mode, compared.metric)) for mode in compared.modes]
-    values = [queries.values(key).numpy() for queries, key in zip(sides, keys, strict=True)]
-    ranked = np.argsort(-np.nan_to_num(values[1] - values[0], nan=0.0), kind="stable")
+    asked = [queries.answered(key) for queries, key in zip(sides, keys, strict=True)]
+    values = [side.values(key).numpy()[own] for side, key, own in zip(sides, keys, asked, strict=True)]
+    ranked = np.argsort(values[0] - values[1], kind="stable")
     half = min(SHOWN, len(ranked) // 2)
     chosen = [*ranked[:half], *ranked[len(ranked) - half :]]
-    ids: list[str] = sides[0].id.tolist()
-    category = sides[0].category
+    ids: list[str] = sides[0].id[asked[0]].tolist()
+    category = sides[0].category[asked[0]]
     tops = [_first_photos(side, mode) for side, mode in zip((first, second), compared.modes, strict=True)]
     wanted = list(
         dict.fromkeys(id for query in chosen for id in (ids[query], *(p for top in tops for p in top[ids[query]])))

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from pipelines.judge.compare import Compared, Side, compare_reports, comparisons, measured_on
+from pipelines.judge.compare import Compared, Refused, Side, compare_reports, comparisons, measured_on
 from pipelines.judge.missing import evaluated_by, evaluation_command, searching
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.validate import read_section
@@ -213,21 +213,29 @@ def _paired(
 
     above: what the interval's lower end must exceed, or reach with `at`; with few classes, the difference itself.
     """
-    newest: dict[str, tuple[Side, Compared]] = {}  # only the newest version of a data set counts
+    newest: dict[str, tuple[Side, Compared | Refused]] = {}  # only the newest version of a data set counts
 
     def wanted(setting: str, protocol: str) -> bool:
-        return rule.names(setting) and protocol == rule.protocol and setting.rpartition(".")[0] not in newest
+        _, known = newest.get(setting.rpartition(".")[0], (None, None))
+        # Other reports on the same data may compare where two do not.
+        undecided = known is None or (isinstance(known, Refused) and known.setting == setting)
+        return undecided and rule.names(setting) and protocol == rule.protocol
 
     why = ""
     try:
         for (report, _), one in comparisons(champion, candidate, metric=rule.metric, mode=rule.mode, wanted=wanted):
-            newest.setdefault(one.setting.rpartition(".")[0], (report, one))
+            name = one.setting.rpartition(".")[0]
+            if name not in newest or isinstance(one, Compared):
+                newest[name] = report, one
     except ZseError as error:
         why = str(error)
     if not newest:
         missing = _missing(rule, (champion, candidate), workspace) or f" {why}"
         yield _Verdict(False, f"{rule.setting} {rule.metric} {rule.mode}: no common measurement.{missing}")
     for report, one in newest.values():
+        if isinstance(one, Refused):
+            yield _Verdict(False, f"{_where(rule, report, one.setting)}: cannot be compared. {one.error}")
+            continue
         d = one.difference
         low = d.value if d.few else d.low
         numbers = f"{one.means[0]:.3f} to {one.means[1]:.3f}, {d.text()}, {asked}"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipelines.judge.drift import beyond
-from pipelines.runtime.redaction import shown, shown_within
+from pipelines.runtime.redaction import printable, shown, shown_within
 from pipelines.workspace.queries import FEW, Difference, Queries, difference, key_parts, metric_key
 from pipelines.workspace.reports import Report
 from zse_model.evaluation.metrics import difference_of_means
@@ -51,6 +51,8 @@ class Line:
     """Mode -> change since the data set's last version."""
     first: dict[str, Difference] = field(default_factory=dict)
     """Mode -> this minus the first model, on the same queries; below 0 = worse."""
+    no_first: str = ""
+    """Why it cannot be compared with the first model."""
     drift: dict[str, float] = field(default_factory=dict)
     drift_classes: dict[str, int] = field(default_factory=dict)
     """Measure -> number of classes; too few give no verdict."""
@@ -167,8 +169,8 @@ def markdown(summary: Summary) -> str:
     out = [
         f"# Re-evaluation: {summary.status}",
         "",
-        f"{summary.catalog}: {datasets} data sets, {len(summary.broken)} of them broken; {len(summary.models)} models. "
-        f"{done} reports made now, {known} existing, {refused} refused.",
+        f"{_plainly(summary.catalog)}: {datasets} data sets, {len(summary.broken)} of them broken; "
+        f"{len(summary.models)} models. {done} reports made now, {known} existing, {refused} refused.",
         "",
         *(f"- {asked} is {now}" for asked, now in summary.models.items()),
         "",
@@ -178,35 +180,44 @@ def markdown(summary: Summary) -> str:
     for line in summary.lines:
         if line.refused or line.broken:
             what = f"refused: {line.refused}" if line.refused else f"broken: {line.broken}"
-            out.append(f"| {line.dataset} | {line.model} | {what.splitlines()[0]} | | | | | |")
+            told = map(_plainly, (line.dataset, line.model, what.splitlines()[0]))
+            out.append(f"| {' | '.join(told)} | | | | | |")
             continue
         for i, (mode, (value, low, high)) in enumerate(line.values.items()):
             change = line.changes.get(mode)
             worse = change is not None and change.regression(summary.tolerance)
             cells = [
-                line.dataset,
-                f"{line.model} {mode}",
+                _plainly(line.dataset),
+                _plainly(f"{line.model} {mode}"),
                 f"{value:.3f}",
                 FEW if low is None else f"{low:.3f} to {high:.3f}",
                 f"{change.before:.3f}" if change else "",
                 f"{'**regression** ' if worse else ''}{change.difference.text()}" if change else "",
-                line.first[mode].text() if mode in line.first else "",
+                line.first[mode].text() if mode in line.first else _plainly(line.no_first),
                 _drifted(line) if i == 0 else "",
             ]
             out.append(f"| {' | '.join(cells)} |")
     if refused:
         asked = sorted({f"{line.model} on {line.dataset}" for line in summary.lines if line.refused})
-        out += ["", f"Not evaluated, because the model has seen the data: {', '.join(asked)}."]
+        out += ["", f"Not evaluated, because the model has seen the data: {_plainly(', '.join(asked))}."]
     if few := sorted({line.dataset for line in summary.lines if any(c.difference.few for c in line.changes.values())}):
-        out += ["", f"Changed, but with {FEW} for a verdict: {', '.join(few)}."]
+        out += ["", f"Changed, but with {FEW} for a verdict: {_plainly(', '.join(few))}."]
     for name, why in summary.broken.items():
-        out += ["", f"**{name} is broken**: {why}".replace("\n", "\n    ")]
+        out += ["", f"**{_plainly(name)} is broken**: " + "\n    ".join(map(_plainly, why.splitlines()))]
     if summary.promotion:
         out += ["", "## Promotion", ""]
         for model, decision in summary.promotion.items():
             out.append(f"{model} {'is the new champion' if decision['promoted'] else 'is not promoted'}:")
             out += [f"- {'holds' if r['holds'] else 'fails'}: {r['text']}" for r in decision["reasons"]]
     return shown("\n".join(out) + "\n")
+
+
+_MARKS = str.maketrans({"|": "\\|", "[": "\\[", "<": "&lt;"})
+
+
+def _plainly(text: str) -> str:
+    """Text on one line, as it is for a reader of Markdown or of a chat: a data set that arrives has any name."""
+    return printable(text).translate(_MARKS)
 
 
 def _drifted(line: Line) -> str:

@@ -99,6 +99,10 @@ class Queries:
         """float64 [q], NaN for a query that is not in the setting or has no relevant photo."""
         return torch.from_numpy(self._file.read(columns=[key]).column(0).to_numpy().astype(np.float64))
 
+    def answered(self, key: str) -> np.ndarray:
+        """bool [q]: the queries that have a value."""
+        return ~self.values(key).isnan().numpy()
+
     def groups(self, key: str) -> Tensor:
         """int64 [q]: the resampling group of each query: its photo for fine-grained retrieval (acc_k), else its
         class."""
@@ -129,17 +133,14 @@ def key_parts(key: str) -> tuple[str, str, str, str]:
 
 
 def difference(ours: Queries, theirs: Queries, key: str, their_key: str) -> Difference:
-    """Ours minus theirs by query, resampled like the intervals of a report. Raises ZseError for different queries."""
-    if not np.array_equal(ours.id, theirs.id):
+    """Ours minus theirs by query, resampled like the intervals of a report. Further queries, of other settings, make no
+    difference. Raises ZseError unless the queries with a value are the same."""
+    asked, their_asked = ours.answered(key), theirs.answered(their_key)
+    if not asked.any() or not np.array_equal(ours.id[asked], theirs.id[their_asked]):
         raise ZseError(
-            f"{ours.report.url} and {theirs.report.url} have different queries, {len(ours.id)} and {len(theirs.id)}: "
-            "only equal queries can be paired. Evaluate both on the same data"
+            f"{ours.report.url} and {theirs.report.url} have different queries in {key.partition('/')[0]}, "
+            f"{asked.sum()} and {their_asked.sum()}: only equal queries can be paired. Evaluate both on the same data"
         )
-    values, others, groups = ours.values(key), theirs.values(their_key), ours.groups(key)
-    if bool((values.isnan() != others.isnan()).any()) or bool(values.isnan().all()):
-        raise ZseError(
-            f"{ours.report.url} and {theirs.report.url} answer different queries of {key.partition('/')[0]}: "
-            "their galleries differ. Evaluate both on the same data"
-        )
-    found = paired_difference(values, others, groups)
-    return Difference.of(found, len(groups[~values.isnan()].unique()))
+    groups = ours.groups(key)[asked]
+    found = paired_difference(ours.values(key)[asked], theirs.values(their_key)[their_asked], groups)
+    return Difference.of(found, len(groups.unique()))

@@ -25,11 +25,12 @@ def measured(
     *,
     classes: int = 10,
     gallery: int = 50,
+    others: int = 0,
     **about: Any,
 ) -> list[Side]:
     """The reports of a model whose queries score about this, on classes to choose by and on others.
 
-    classes: of the former. about: what their manifests say besides."""
+    classes: of the former. others: further queries, of another setting. about: what their manifests say besides."""
     reports = []
     for setting, mean, use, count in ((SELECTION, selection, "selection", classes), (TEST, test, "report", 10)):
         url, key = str(folder / name / use), f"{setting}/plain/ret/mAP_all"
@@ -42,6 +43,8 @@ def measured(
             "instance": [None] * 8 * count,
             key: values,
         }
+        further = {"id": "sketch/x", "category": "dog", "instance": None, key: np.nan}
+        columns = {name: [*values, *[further[name]] * others] for name, values in columns.items()}
         storage.write_bytes(f"{url}/queries.parquet", encode_part(pa.table(columns), row_group=80))
         names = dict(zip(("setting", "protocol", "mode", "metric"), key.split("/"), strict=True))
         row = {"value": values.mean(), "ci_low": mean - 0.03, "ci_high": mean + 0.03, "classes": count}

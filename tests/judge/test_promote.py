@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -51,6 +52,35 @@ def test_every_rule_must_hold(tmp_path: Path, selection: float, test: float, ms:
     told = [reason.text for reason in decision.reasons]
     assert "(selection)" in told[0] and "must exceed +0" in told[0]
     assert "(report)" in told[1] and "may fall by 0.02" in told[1]
+
+
+def test_a_guard_is_not_dropped_where_reports_differ(tmp_path: Path) -> None:
+    """A report that also has queries of another setting still compares. One of another gallery does not, and fails."""
+    rules = load_rules(None)
+    champion, candidate = measured(tmp_path, "a", 0.5, 0.5), measured(tmp_path, "bb", 0.6, 0.2)
+    wider = measured(tmp_path, "wider", 0.6, 0.2, others=1)
+    other = measured(tmp_path, "other", 0.6, 0.6, gallery=70)
+    for test, said in ((candidate, "0.2"), (wider, "0.2"), (other, "cannot be compared. .* 50 and 70 photos")):
+        decision = decide(rules, champion, [candidate[0], test[1]])
+        (failed,) = [reason.text for reason in decision.reasons if not reason.holds]
+        assert not decision.promoted and failed.startswith(f"{TEST} (report)") and re.search(said, failed)
+    again = measured(tmp_path, "again", 0.6, 0.5)  # an older report on the same data, which compares
+    assert decide(rules, champion, [candidate[0], other[1], again[1]]).promoted
+
+
+def test_the_newest_data_decide_whatever_else_was_evaluated_on_them(tmp_path: Path) -> None:
+    rules = Rules(better=(Paired(setting="shop-selection", metric="mAP_all"),))
+    wider = {"settings": [SELECTION, "shop-generalised.01234567"]}
+    champion = [
+        measured(tmp_path, "new", 0.5, 0, dataset_fingerprint="new", **wider)[0],
+        measured(tmp_path, "old", 0.5, 0, dataset_fingerprint="old")[0],
+    ]
+    candidate = [
+        measured(tmp_path, "newer", 0.3, 0, dataset_fingerprint="new")[0],
+        measured(tmp_path, "older", 0.6, 0, dataset_fingerprint="old")[0],
+    ]
+    decision = decide(rules, champion, candidate)
+    assert not decision.promoted and "to 0.3" in decision.reasons[0].text
 
 
 def test_an_equal_candidate_is_not_better(tmp_path: Path) -> None:

@@ -14,22 +14,26 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import ray
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from typer.testing import CliRunner, Result
 
 from pipelines.cli.app import app
 from pipelines.datasets.arrivals import arrived
 from pipelines.judge import drift
+from pipelines.judge import reevaluate as job
 from pipelines.judge.notify import notify
 from pipelines.judge.summary import Line, Summary, changed, headlines, markdown
 from pipelines.operate.watch import seconds
 from pipelines.run import Outputs, run
 from pipelines.runtime.errors import ConfigError, StorageError
+from pipelines.store import storage
 from tests.conftest import tiny
 from tests.helpers.pictures import CLASSES, picture, write
 from tests.helpers.reports import measured
@@ -84,9 +88,9 @@ def tracked(place: Path) -> list[Any]:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_week(place: Path) -> None:
-    """Data sets arrive: one becomes worse, one is half broken, one has classes that the model has seen. Only here do
-    re-evaluations follow each other, each with the history of those before."""
+def test_a_week(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data sets arrive: one becomes worse, one is half broken, one has classes that the model has seen, and once MLflow
+    takes no results. Only here do re-evaluations follow each other, each with the history of those before."""
     shop = place / "datasets" / "Shop 1"
     write(shop)
     done, summary = reevaluated(place)
@@ -117,6 +121,12 @@ def test_a_week(place: Path) -> None:
     write(place / "datasets" / "known", classes=("key", "airplane"))
     (place / "datasets" / "wrong").mkdir()
     (place / "datasets" / "wrong" / "dataset.yaml").write_text("splt: all\n")
+    with monkeypatch.context() as away:  # MLflow answers, but takes no results
+        away.setattr(MlflowClient, "log_dict", Mock(side_effect=MlflowException("503")))
+        done, summary = reevaluated(place, "--exit-code")
+    new = [line for line in summary["lines"] if line["dataset"] == "Shop 1"]
+    assert all("MLflow has not taken the results" in line["broken"] and not line["changes"] for line in new)
+    assert done.exit_code == 4 and len(tracked(place)) == 2
     done, summary = reevaluated(place, "--exit-code")
     lines = {(x["dataset"], x["model"]): x for x in summary["lines"]}
     assert lines["thick", "zse@champion"]["drift"]["ink"] > 1 and "deviations of ink" not in done.output
@@ -189,6 +199,41 @@ def test_a_reevaluation_of_which_a_part_was_refused_is_not_fine() -> None:
     for lines in ([good, seen], [seen], []):
         assert Summary("c", {}, 0.01, lines).status == "partial"
     assert "because the model has seen the data: zse@former on shop." in markdown(Summary("c", {}, 0.01, [good, seen]))
+
+
+def test_what_cannot_be_compared_is_said_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """Other transforms may skip other pictures, and some modes have no mAP_all."""
+    reports = {
+        "a": measured(tmp_path, "a", 0.5, 0.5)[0].report,
+        "b": measured(tmp_path, "b", 0.5, 0.5, classes=11)[0].report,
+        "c": measured(tmp_path, "c", 0.6, 0.5)[0].report,
+    }
+    models = {key: Mock(asked=key) for key in reports}
+    for key, model in models.items():
+        model.name = key
+    wanted = [job.Wanted(models[key], "shop", Mock(), Mock(), key) for key in reports]
+    values = {"ret": (0.5, 0.4, 0.6)}
+    summary = Summary("c", {}, 0.01, [Line(key, "shop", report.url, True, values) for key, report in reports.items()])
+    job._compare(summary, wanted, {}, dict(reports))
+    _, b, c = summary.lines
+    assert not b.first and "different queries" in b.no_first and "different queries" in markdown(summary)
+    assert c.first["ret"].value == pytest.approx(0.1, abs=0.01) and not c.no_first
+    rows = [{**row, "metric": "P_1"} for row in reports["c"].rows()]
+    storage.write_json(reports["c"].file("report.json"), rows)
+    summary.lines = [Line("c", "shop", reports["c"].url, True)]
+    job._read(summary)
+    assert summary.status == "partial" and "no mAP_all" in summary.lines[0].broken
+    with pytest.raises(ConfigError, match=r"tracking\.enabled is false"):
+        job.how_to_evaluate(["tracking.enabled=false"])
+
+
+def test_a_name_of_a_data_set_is_text_in_the_summary() -> None:
+    name = "a|b ![x](http://evil/p.png) <!channel>\n# Re-evaluation: fine"
+    line = Line("zse@champion", name, "r", True, {"ret": (0.5, 0.4, 0.6)})
+    text = markdown(Summary(name, {}, 0.01, [line, Line("zse@champion", name, refused="seen")], {name: "cut\noff"}))
+    assert "](" not in text.replace("\\[x](", "") and "<" not in text
+    assert len([row for row in text.splitlines() if row.startswith("#")]) == 1
+    assert all(row.replace("\\|", "").count("|") == 9 for row in text.splitlines() if row.startswith("|"))
 
 
 def test_drift_is_seen_and_new_classes_alone_are_not() -> None:

@@ -61,6 +61,7 @@ class Row:
 
     method: str
     mode: str
+    """The mode, and the protocol of the values if it is not plain."""
     value: float | None
     """The section's first metric."""
     interval: tuple[float, float] | None
@@ -107,7 +108,7 @@ class Trend:
 class Section:
     """One setting: the newest evaluation of each model on the newest data, and older ones for the trend."""
 
-    name: str
+    setting: str
     """The setting without its fingerprint."""
     now: list[Standing]
     history: list[Standing]
@@ -115,6 +116,12 @@ class Section:
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     """Name -> PNG of the best model."""
     reports: Reports = field(default_factory=Reports)
+    apart: str = ""
+    """What tells it from another section of the same setting; empty if there is none."""
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, (self.setting, self.apart)))
 
     @cached_property
     def first(self) -> str:
@@ -141,7 +148,7 @@ class Section:
     @property
     def about(self) -> str:
         """What is searched, in words."""
-        return next((said for form, said in FORMS.items() if self.name.endswith(form)), UNSEEN)
+        return next((said for form, said in FORMS.items() if self.setting.endswith(form)), UNSEEN)
 
     def drifts(self) -> list[tuple[str, str]]:
         """(model, what drifted, in words), once for each model."""
@@ -187,28 +194,34 @@ class Section:
         return ["model and mode", self.first, "", *self._others, *(COSTS[name] for name in self._costs)]
 
     def rows(self) -> list[Row]:
-        """The table's rows: models, best first, then published rows of the same data and training."""
-        rows = [self._row(one, mode) for one, mode in self.lines()]
-        if any(not self.difference(*line) for line in self.lines()):
-            rows += map(self._published, self._known)
+        """The table's rows: models, best first, then published rows of the same data and training. If their protocol
+        is not `plain`, the comparable models stand before them once more, with their values by that protocol."""
+        rows = [self._row(*line) for line in self.lines()]
+        if self.published and (comparable := [line for line in self.lines() if not self.difference(*line)]):
+            protocol = self.published.protocol
+            rows += [self._row(*line, protocol) for line in comparable if protocol != "plain"]
+            rows += [self._published(line, protocol) for line in self._known]
         return rows
 
     @property
     def _known(self) -> Sequence[Mapping[str, Any]]:
         return self.published.published if self.published else ()
 
-    def _row(self, one: Standing, mode: str) -> Row:
-        key = f"plain/{mode}/{self.first}"
+    def _row(self, one: Standing, mode: str, protocol: str = "plain") -> Row:
+        key = f"{protocol}/{mode}/{self.first}"
         low, high = (one.metrics.get(f"{key}.{end}") for end in ("ci_low", "ci_high"))
-        cells = [_metric(one.metrics.get(f"plain/{mode}/{metric}")) for metric in self._others]
+        cells = [_metric(one.metrics.get(f"{protocol}/{mode}/{metric}")) for metric in self._others]
         cells += [_cost(name, one.metrics.get(f"cost/{mode}/{name}")) for name in self._costs]
         interval = None if low is None or high is None else (low, high)
         model = "" if one.model == one.method else one.model
-        return Row(called(replace(one, model=one.method)), mode, one.metrics[key], interval, cells, model=model)
+        method = called(replace(one, model=one.method))
+        return Row(method, _by(mode, protocol), one.metrics.get(key), interval, cells, model=model)
 
-    def _published(self, line: Mapping[str, Any]) -> Row:
+    def _published(self, line: Mapping[str, Any], protocol: str) -> Row:
         cells = [_metric(line.get(metric)) for metric in self._others] + [""] * len(self._costs)
-        return Row(line["method"], line["mode"], line.get(self.first), None, cells, source=line["source"])
+        return Row(
+            line["method"], _by(line["mode"], protocol), line.get(self.first), None, cells, source=line["source"]
+        )
 
     @cached_property
     def _others(self) -> list[str]:
@@ -261,6 +274,8 @@ class Section:
             return "the published counts are not known"
         if (one.queries, one.gallery) != (known.queries, known.gallery):
             return f"{one.queries:,} x {one.gallery:,}, published {known.queries:,} x {known.gallery:,}"
+        if not any(key.startswith(f"{known.protocol}/{mode}/") for key in one.metrics):
+            return f"not evaluated by the published protocol, {known.protocol}"
         return f"{mode}: {why}" if (why := ranks_together(mode)) else ""
 
 
@@ -289,17 +304,35 @@ def modes(one: Standing) -> list[str]:
 
 
 def sections(everything: Sequence[Standing], known: Sequence[Setting]) -> list[Section]:
-    """Group evaluations by setting. The newest version of its data is current, the others are history."""
+    """Group evaluations by setting and split. The newest version of its data is current, the others are history.
+
+    Splits of one setting may have different classes. The name of a published setting fixes its classes, so that it has
+    one section; with held-back pictures it has one for each split. A split that only older data have belongs to the
+    history of every section, since new data may bring classes.
+    """
     by_name: dict[str, list[Standing]] = {}
     for one in everything:
         by_name.setdefault(one.setting.rpartition(".")[0], []).append(one)
     published = {setting.split + setting.form: setting for setting in known}
     found, reports = [], Reports()
     for name, each in sorted(by_name.items()):
+        setting = published.get(name)
+        if setting and not setting.form.endswith(("-generalised", "-seen")):
+            each = [replace(one, split_hash="") for one in each]
         newest = max(each, key=lambda one: one.started).setting
-        now = {one.checkpoint_hash + one.method: one for one in each if one.setting == newest}
-        found.append(Section(name, list(now.values()), each, published.get(name), reports=reports))
+        current = [one for one in each if one.setting == newest]
+        splits = sorted({one.split_hash for one in current})
+        for split in splits:
+            now = {one.checkpoint_hash + one.method: one for one in current if one.split_hash == split}
+            before = [one for one in each if one.split_hash == split or one.split_hash not in splits]
+            apart = "" if len(splits) == 1 else f"(split {split[:8] or 'unknown'})"
+            found.append(Section(name, list(now.values()), before, setting, reports=reports, apart=apart))
     return found
+
+
+def _by(mode: str, protocol: str) -> str:
+    """How values were measured; the protocol is named if it is not plain."""
+    return mode if protocol == "plain" else f"{mode}, {protocol}"
 
 
 def page(found: Sequence[Section], source: str, made: datetime | None = None) -> str:

@@ -129,6 +129,8 @@ class Standing:
     """False for a setting that searches seen classes on purpose."""
     report: str = ""
     """The URL of its report."""
+    split_hash: str = ""
+    """The hash of its split; empty if its run has none."""
 
 
 def standings(store: Store, setting: str = "") -> list[Standing]:
@@ -147,7 +149,7 @@ def standings(store: Store, setting: str = "") -> list[Standing]:
         for run in _evaluations(store, *beginning):
             if run.data.tags["zse.setting"].startswith(setting) and run.info.run_id not in found:
                 one = _standing(run, trainings, names)
-                model = one.setting, one.checkpoint_hash, one.method
+                model = one.setting, one.split_hash, one.checkpoint_hash, one.method
                 current = newest.setdefault(one.setting.rpartition(".")[0], one.setting) == one.setting
                 kept = one.metrics if current and model not in shown else _course(one.metrics)
                 shown.add(model)
@@ -180,6 +182,7 @@ def _standing(run: Any, trainings: Mapping[str, tuple[str, str]], names: Mapping
         run=run.info.run_id,
         zero_shot=tags.get("zse.zero_shot") != "false",
         report=tags.get("zse.report", ""),
+        split_hash=tags.get("zse.split_hash", ""),
     )
 
 

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +175,9 @@ def deliver_evaluation(config: ExperimentConfig, workspace: str, report: Report,
             mine = [row for row in rows if row["setting"] == setting]
             runs[setting], made = _evaluation_run(store, setting, mine, report, trained)
             new = new or made
-        if "run" in trained and new:
-            log_metrics(store, trained["run"], _summary(rows))
+        summary = _summary(rows)
+        if "run" in trained and (new or not summary.keys() <= store.client.get_run(trained["run"]).data.metrics.keys()):
+            log_metrics(store, trained["run"], summary)
         return {"runs": runs}
 
     _deliver(config, workspace, report.url, log)
@@ -327,8 +328,8 @@ def _history(client: Any, run_id: str, key: str) -> list[Any]:
 def _evaluation_run(
     store: Store, setting: str, rows: list[dict[str, Any]], report: Report, trained: dict[str, Any]
 ) -> tuple[str, bool]:
-    """(id of a report's finished run, whether this call finished it). A repeated metric has the same time stamp, so
-    MLflow stores it once."""
+    """(id of a report's finished run, whether this call finished it). A finished run is linked to a training that was
+    delivered later. A repeated metric has the same time stamp, so MLflow stores it once."""
     from mlflow.entities import LoggedModelInput
 
     client, first = store.client, rows[0]
@@ -359,12 +360,16 @@ def _evaluation_run(
     short = {name.removeprefix(f"{setting}/"): value for name, value in _summary(rows).items()}
     experiment, is_first = store.experiment(setting), setting == report.settings[0]
 
+    def log_results(run: Any) -> None:
+        if model:
+            client.log_inputs(run.info.run_id, models=[LoggedModelInput(trained["model"])])
+        results = short | _confidences(report, setting)
+        log_metrics(store, run.info.run_id, results, run.info.start_time, **of, **model)
+
     def log(run: Any) -> None:
         run_id, at = run.info.run_id, run.info.start_time
         _log_dataset(store, run_id, setting, first["dataset_fingerprint"], report.url, "evaluation")
-        if model:
-            client.log_inputs(run_id, models=[LoggedModelInput(trained["model"])])
-        log_metrics(store, run_id, short | _confidences(report, setting), at, **of, **model)
+        log_results(run)
         client.log_dict(run_id, {"rows": rows}, report.ROWS)
         client.log_text(run_id, "\n".join(requirements()) + "\n", "requirements.txt")
         if is_first:
@@ -373,8 +378,13 @@ def _evaluation_run(
 
     key = f"{report.report_key}-{first['method']}"
     run, made = run_once(store, experiment, key, f"evaluate {report.name}", tags, log)
-    if not made and run.data.tags.get("zse.report") != report.url:  # the report was moved
-        client.set_tag(run.info.run_id, "zse.report", report.url)
+    if not made:  # the report may have been moved, or the training delivered later
+        links = {name: tags[name] for name in ("zse.report", "zse.training_run", "zse.model") if tags[name]}
+        changed = {name: link for name, link in links.items() if run.data.tags.get(name) != link}
+        if "zse.model" in changed:
+            beside_others(lambda: log_results(run))
+        for name, link in changed.items():  # last, so that a killed process leaves them to the next
+            beside_others(partial(client.set_tag, run.info.run_id, name, link))
     return run.info.run_id, made
 
 

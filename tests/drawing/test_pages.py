@@ -69,7 +69,7 @@ def report(name: str) -> str:
     of = (f"{name}.1", "report", "m", name, name, "c", 1, 1)
     now, before = (Standing(*of, at, name, name, metrics, "r") for at in (1000, 0))
     line = {"method": name, "mode": name, "source": name, "mAP_all": 0.5}
-    known = cast(Setting, SimpleNamespace(published=[line], trained_on=name, queries=1, gallery=1))
+    known = cast(Setting, SimpleNamespace(published=[line], protocol="plain", trained_on=name, queries=1, gallery=1))
     section = standings.Section(name, [now], [before, now], known, {f"{name}.png": buffer.getvalue()})
     return standings.page([section], name)
 

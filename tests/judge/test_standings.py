@@ -113,3 +113,61 @@ def test_a_row_by_diffusion_does_not_compare_with_published_ones(tmp_path: Path)
     assert both.incomparable() == ["ret-diffused-500: diffusion ranks photos by each other"]
     alone = standings.Section("shop", [replace(one, metrics=again)], [], known)
     assert len(alone.rows()) == 1, "no published row stands beside it"
+
+
+def test_published_values_stand_beside_those_of_their_protocol(tmp_path: Path) -> None:
+    (_, side) = measured(tmp_path, "a", 0.5, 0.5)
+    plain = standing(side, 0.5, trained_on="sketchy-25")
+    line = {"method": "CVH", "mode": "rn", "source": "paper", "mAP_all": 0.6}
+    known = Setting(name="shop", data="shop", split="sketchy-25", metrics=("mAP_all",), published=(line,))
+    known = replace(known, protocol="zse_paper", queries=plain.queries, gallery=plain.gallery)
+    paper = {f"zse_paper/ret/mAP_all{end}": value for end, value in (("", 0.55), (".ci_low", 0.5), (".ci_high", 0.6))}
+    both = replace(plain, metrics={**plain.metrics, **paper, "zse_paper/ret/P_1": 0.7})
+    section = standings.Section("shop", [both], [both], known)
+    rows = [("global", "ret", 0.5), ("global", "ret, zse_paper", 0.55), ("CVH", "rn, zse_paper", 0.6)]
+    assert [(row.method, row.mode, row.value) for row in section.rows()] == rows
+    ours = section.rows()[1]
+    assert ours.interval == (0.5, 0.6) and "0.700" in ours.cells and not section.incomparable()
+    page = standings.page([section], "here")
+    assert "global <b>ret, zse_paper</b>" in page and "CVH <b>rn, zse_paper</b>, published: paper" in page
+    alone = standings.Section("shop", [plain], [plain], known)
+    assert [row.mode for row in alone.rows()] == ["ret"], "no published row stands beside another protocol"
+    assert alone.incomparable() == ["not evaluated by the published protocol, zse_paper"]
+    assert [row.mode for row in replace(section, published=replace(known, protocol="plain")).rows()] == ["ret", "rn"]
+
+
+def test_the_splits_of_a_setting_are_sections(tmp_path: Path) -> None:
+    sides = [measured(tmp_path, name, 0.5, 0.5)[1] for name in ("a", "bb", "ccc")]
+    a, b, old = (
+        standing(side, 0.5, split_hash=hash) for side, hash in zip(sides, ("1" * 64, "2" * 64, ""), strict=True)
+    )
+    before = replace(a, setting="shop.76543210", started=-1)
+    gone = replace(before, split_hash="3" * 64)
+
+    def found(
+        *evaluations: Standing, known: tuple[Setting, ...] = ()
+    ) -> dict[str, tuple[list[Standing], list[Standing]]]:
+        return {section.name: (section.now, section.history) for section in standings.sections(evaluations, known)}
+
+    assert found(a) == {"shop": ([a], [a])}
+    assert found(b, a, old) == {
+        "shop (split unknown)": ([old], [old]),
+        "shop (split 11111111)": ([a], [a]),
+        "shop (split 22222222)": ([b], [b]),
+    }
+    # A split that only older data have is history: the data may have got classes since.
+    assert found(before, gone, a) == {"shop": ([a], [before, gone, a])}
+    assert found(before, gone, a, b) == {
+        "shop (split 11111111)": ([a], [before, gone, a]),
+        "shop (split 22222222)": ([b], [gone, b]),
+    }
+    page = standings.page(standings.sections([a, b], []), "here")
+    assert page.count("is the only model here") == 2 and "leads" not in page
+    anchors = re.findall(r'<section id="(.*?)">', page)
+    assert len(set(anchors)) == 2 and all(f'<a href="#{anchor}">shop (split ' in page for anchor in anchors)
+    assert {section.about for section in standings.sections([a, b], [])} == {standings.UNSEEN}
+    # The name of a published setting fixes its classes, but not its held-back photos.
+    known = Setting(name="shop", data="shop", split="shop", metrics=("mAP_all",))
+    assert len(found(a, b, known=(known,))["shop"][0]) == 2
+    apart = [replace(one, setting="shop-generalised.01234567") for one in (a, b)]
+    assert len(found(*apart, known=(replace(known, form="-generalised"),))) == 2

@@ -68,3 +68,19 @@ def test_older_evaluations_keep_what_is_drawn_over_time(store: Store) -> None:
     assert [one.started for one in older] == sorted(one.started for one in older)
     assert [one.setting for one in history.standings(store, "shop.00000001")] == ["shop.00000001"] * 2
     assert not history.standings(store, "sho'_")
+
+
+def test_evaluations_of_two_splits_keep_their_metrics(store: Store) -> None:
+    newest = history.standings(store)[-1]
+    tags = store.client.get_run(newest.run).data.tags
+    place = store.experiment(newest.setting)
+    for i, split in enumerate("xy"):
+        about = {**tags, KEY: f"{split}-global", "zse.split_hash": split}
+        run = store.client.create_run(place, tags=about, start_time=RUNS + 2 + i)
+        for name in newest.metrics:
+            store.client.log_metric(run.info.run_id, name, 0.5)
+        store.client.set_terminated(run.info.run_id)
+    *older, untagged, first, second = history.standings(store)
+    assert [one.split_hash for one in (untagged, first, second)] == ["", "x", "y"]
+    assert untagged == newest and first.metrics == second.metrics == newest.metrics
+    assert {one.split_hash for one in older} == {""}

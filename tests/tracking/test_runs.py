@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from pipelines.operate import preflight
 from pipelines.operate.status import statuses
@@ -20,7 +21,7 @@ from pipelines.runtime.redaction import shown
 from pipelines.store import storage
 from pipelines.tracking import deliver_evaluation, ui_command
 from pipelines.tracking.once import KEY, run_once
-from pipelines.tracking.runs import _log_dataset
+from pipelines.tracking.runs import _log_dataset, log_metrics
 from pipelines.tracking.store import Store
 from pipelines.train.publish import publish
 from pipelines.workspace.queries import Queries
@@ -315,6 +316,53 @@ def test_training_survives_a_tracking_server_that_is_away_and_delivers_later(
     assert [m.step for m in client.get_metric_history(training.info.run_id, "train/loss")][-1] == 6
     assert f"{setting}/plain/ret/mAP_all" in training.data.metrics
     assert len(runs(client, setting, "evaluation")) == 1
+
+
+def test_an_evaluation_is_linked_to_a_training_that_is_delivered_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(tracking={"enabled": True, "system_metrics": False})
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+
+    def away(*_: Any) -> None:
+        raise MlflowException("does not answer")
+
+    def away_for_trainings(store: Store, run_id: str, *args: Any, **of: Any) -> None:
+        if client.get_run(run_id).data.tags["zse.kind"] == "training":
+            away()
+        log_metrics(store, run_id, *args, **of)
+
+    def tracked() -> tuple[Any, Any]:
+        """The training and the evaluation after the same command."""
+        setting = run(config, str(tmp_path)).rows()[0]["setting"]
+        training, evaluation = (runs(client, setting, kind)[0] for kind in ("training", "evaluation"))
+        return training, client.get_run(evaluation.info.run_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.tracking.runs.log_model", away)
+        training, evaluation = tracked()
+    assert (training.info.status, evaluation.info.status) == ("RUNNING", "FINISHED")
+    assert evaluation.data.tags["zse.training_run"] == evaluation.data.tags["zse.model"] == ""
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.tracking.runs.log_metrics", away_for_trainings)
+        training, evaluation = tracked()
+    (model,) = client.search_logged_models([training.info.experiment_id])
+    assert evaluation.data.tags["zse.training_run"] == training.info.run_id
+    assert evaluation.data.tags["zse.model"] == model.model_id
+    assert [one.model_id for one in evaluation.inputs.model_inputs] == [model.model_id]
+    key, setting = "plain/ret/mAP_all", evaluation.data.tags["zse.setting"]
+    (metric,) = [m for m in model.metrics if m.key == key]
+    assert (metric.dataset_name, metric.value) == (setting, evaluation.data.metrics[key])
+    assert f"{setting}/{key}" not in training.data.metrics, "MLflow went away before"
+
+    for _ in range(2):  # nothing is logged twice
+        training, again = tracked()
+        (stored,) = client.get_metric_history(training.info.run_id, f"{setting}/{key}")
+        assert stored.value == evaluation.data.metrics[key]
+        assert again.data.tags == evaluation.data.tags
+        assert len(client.get_metric_history(again.info.run_id, key)) == 1
+        assert len(client.get_logged_model(model.model_id).metrics) == len(model.metrics)
 
 
 def test_the_way_to_the_ui_is_printed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,9 @@ import torch
 
 from benchmarks.results import prose, record
 from benchmarks.results.__main__ import finished
-from benchmarks.results.columns import Column, Found
+from benchmarks.results.columns import Column, Found, bounds, text
 from benchmarks.results.costs import costs, costs_of, network
-from benchmarks.results.figures import figures
+from benchmarks.results.figures import figures, svg
 from benchmarks.results.make import kept_as, kept_part
 from benchmarks.results.page import PAGE, PICTURES, README, by_table, page, stale_quotes, with_table
 from benchmarks.results.plan import ALL_ROWS, DIFFUSED_FINAL, FINAL, ROWS, SELECTION, Row
@@ -65,7 +66,7 @@ def test_the_files_are_small_and_of_rows_that_are_declared() -> None:
     assert max(file.stat().st_size for file in kept) < 32_000
     for file in kept:
         (row, seed), command = files[file], json.loads(file.read_text())["command"]
-        assert command.startswith(f"zse run -e {row.experiment} --set ") and f"train.seed={seed} " in f"{command} "
+        assert command == row.command(seed), "a recorded command makes its row with the shipped recipes"
 
 
 def test_a_row_without_a_planned_part_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +104,8 @@ def drawn(seed: int, classes: list[str], photos: list[str]) -> tuple[Found, dict
     return Found(row, [{"test": form} for form in forms]), means
 
 
-CLASSES = [f"class {i % 7}" for i in range(60)]
-PHOTOS = [f"class {i % 7}/photo {i % 3}" for i in range(60)]
+CLASSES = [f"class {i % 11}" for i in range(60)]
+PHOTOS = [f"class {i % 11}/photo {i % 3}" for i in range(60)]
 
 
 @pytest.mark.parametrize(("key", "names"), [("ret/mAP_all", CLASSES), ("fg:ret/acc_1", PHOTOS)])
@@ -117,7 +118,21 @@ def test_sums_give_what_the_queries_gave(key: str, names: list[str]) -> None:
     whole = torch.from_numpy(values[key])
     assert bootstrap_interval(a.values, a.groups) == pytest.approx(bootstrap_interval(whole, groups), abs=1e-12)
     expected = paired_difference(whole, torch.from_numpy(other[key]), groups)
-    assert vars(a.minus(b)) == pytest.approx(vars(expected), abs=1e-12)
+    assert vars(a.minus(b)) == pytest.approx(vars(expected) | {"classes": len(set(names))}, abs=1e-12)
+
+
+@pytest.mark.parametrize(("classes", "intervals"), [(9, 0), (10, 1)])
+def test_few_classes_have_no_interval_in_tables_sentences_and_figures(classes: int, intervals: int) -> None:
+    names = [f"class {i % classes}" for i in range(60)]
+    (ours, _), (theirs, _) = drawn(0, names, names), drawn(1, names, names)
+    a, b = ours.column("ret/mAP_all"), theirs.column("ret/mAP_all")
+    assert a is not None and b is not None
+    difference = a.minus(b)
+    assert str(a).startswith(f"{a.mean:.3f}") and str(a).count("(") == intervals
+    assert text(difference).startswith(f"{difference.value:+.3f}") and text(difference).count("[") == intervals
+    assert (bounds(difference) == "too few classes (n < 10)") == (not intervals)
+    whiskers = re.findall('<path d="[^"]*"[^>]*stroke-width: 1.2', svg({"a row": {"ret": a}}, "mAP_all"))
+    assert len(whiskers) == intervals
 
 
 def test_a_column_is_of_all_seeds_or_none() -> None:

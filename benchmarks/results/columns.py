@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isnan, nan
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from benchmarks.results.plan import Row
 from benchmarks.results.record import is_by_photo, of_digits
-from zse_model.evaluation.metrics import PairedDifference, bootstrap_interval, paired_difference
+from pipelines.workspace.queries import FEW, Difference
+from zse_model.evaluation.metrics import bootstrap_interval, paired_difference
+from zse_model.split import FEWEST
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,28 @@ class Column:
     def mean(self) -> float:
         return float(self.values.mean())
 
-    def minus(self, other: Column) -> PairedDifference:
+    @property
+    def classes(self) -> int:
+        """Of `acc_k`: photos."""
+        return len(self.groups.unique())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """NaN with fewer than FEWEST classes."""
+        return (nan, nan) if self.classes < FEWEST else bootstrap_interval(self.values, self.groups)
+
+    def minus(self, other: Column) -> Difference:
         """The paired difference to another column. Raises ValueError for a column of other queries."""
         if self.queries != other.queries:
             raise ValueError(
                 f"Rows of different queries cannot be paired: digests {self.queries} and {other.queries}. Make both on "
                 "the same data."
             )
-        return paired_difference(self.values, other.values, self.groups)
+        return Difference.of(paired_difference(self.values, other.values, self.groups), self.classes)
 
     def __str__(self) -> str:
-        low, high = bootstrap_interval(self.values, self.groups)
-        return f"{self.mean:.3f} ({low:.3f}-{high:.3f})"
+        low, high = self.interval
+        return f"{self.mean:.3f}" + ("" if isnan(low) else f" ({low:.3f}-{high:.3f})")
 
 
 @dataclass
@@ -87,9 +100,9 @@ def read(rows: Iterable[Row]) -> list[Found]:
     ]
 
 
-def text(difference: PairedDifference) -> str:
-    return f"{difference.value:+.3f} {bounds(difference)}"
+def text(difference: Difference) -> str:
+    return f"{difference.value:+.3f}" + ("" if difference.few else f" {bounds(difference)}")
 
 
-def bounds(difference: PairedDifference) -> str:
-    return f"[{difference.low:+.3f}, {difference.high:+.3f}]"
+def bounds(difference: Difference) -> str:
+    return FEW if difference.few else f"[{difference.low:+.3f}, {difference.high:+.3f}]"

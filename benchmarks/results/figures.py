@@ -1,4 +1,4 @@
-"""Draw the tables of docs/results.md as figures: a dot with its 95 % interval for each row and mode."""
+"""Draw the tables of docs/results.md as figures: a dot with its 95 % interval, if it has one, for each row and mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from benchmarks.results.columns import Column, Found
 from benchmarks.results.plan import DIFFUSED, DIFFUSED_MODES
 from benchmarks.results.tables import LABELS, README_ROWS, SPLITS
-from zse_model.evaluation.metrics import bootstrap_interval
 
 Rows = Mapping[str, Found]
 Lines = Mapping[str, Mapping[str, Column]]
@@ -101,7 +100,7 @@ def svg(lines: Lines, metric: str) -> str:
         for i, name in enumerate(series):
             shift = (i - (len(series) - 1) / 2) * 0.7 / len(series)
             points = [(y + shift, columns[name]) for y, columns in enumerate(lines.values()) if name in columns]
-            bounds = [(column.mean, *bootstrap_interval(column.values, column.groups)) for _, column in points]
+            bounds = [(column.mean, *column.interval) for _, column in points]
             axes.errorbar(
                 [mean for mean, _, _ in bounds],
                 [y for y, _ in points],

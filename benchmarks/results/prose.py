@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.results.columns import Found, bounds
 from benchmarks.results.plan import DIFFUSED
-from zse_model.evaluation.metrics import PairedDifference
+from pipelines.workspace.queries import Difference
 
 Tables = Mapping[str, Mapping[str, Found]]
 
@@ -23,7 +23,8 @@ This page has every measured row of the methods on real pictures, for readers wh
   published numbers.
 - **Metric**: mAP_all of the plain protocol, unless the column says otherwise.
 - **Intervals**: 95 % bootstrap intervals over classes. Differences are paired on the same queries and resampled by
-  class.
+  class. With fewer than 10 classes (`acc_k`: photos) nothing is significant, so there is no interval
+  ([why ten](choosing.md#why-ten-classes)).
 - **Seeds**: with several seeds, the value of a query is its mean over the seeds.
 - **Budget**: CPU minutes over all workers and threads, on two AVX-512 cores. The number of steps of a row is fixed to
   fit the budget, so that the row can be made again. On a busy machine (some rows ran two at a time) the same steps take
@@ -133,9 +134,9 @@ seconds, from memory. They are of five classes that this training has not seen a
 """
 
 STYLES_READ = """
-No way gains on either style: the settings of `folder+late_interaction`, here without the cost of a distance, hold on
-both, and stay as they are. Both ways together lose {both_styles} on Sketchy; what augmented strokes alone lose,
-{strokes_styles}, is hardly told from 0. On QuickDraw the five classes leave intervals of 0.1 or more. One seed.
+No way gains on Sketchy: the settings of `folder+late_interaction`, here without the cost of a distance, stay as they
+are. Both ways together lose {both_styles}; what augmented strokes alone lose, {strokes_styles}, is hardly told from 0.
+The five classes of QuickDraw are too few to tell any difference from 0. One seed.
 """
 
 PAIRS_TEXT = """
@@ -216,7 +217,8 @@ The same checkpoints, and that of the row `plain` above. The 500 best photos of 
 resemble each other ([scoring.md](scoring.md#diffusion)). The order then depends on the other photos of the gallery, so
 these numbers do not compare with published ones, whose methods score each photo alone. No label is read. The constants
 were chosen on pseudo-unseen classes, before the unseen classes were read. `acc_1 of the own photo` is among the drawn
-photos of all unseen classes.
+photos of all unseen classes. Of QuickDraw, `sketchy-selection.late` has the five classes of
+[other ways to draw](#other-ways-to-draw).
 """
 
 SEEN_TEXT = """
@@ -304,7 +306,7 @@ def lost(table: Mapping[str, Found], name: str, reference: str, mode: str) -> st
 
 def minus(
     table: Mapping[str, Found], name: str, reference: str, mode: str, metric: str = "mAP_all"
-) -> PairedDifference | None:
+) -> Difference | None:
     ours, theirs = (table[row].column(f"{mode}/{metric}") if row in table else None for row in (name, reference))
     return None if ours is None or theirs is None else ours.minus(theirs)
 

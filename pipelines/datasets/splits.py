@@ -34,16 +34,15 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     categories = sorted(categories)
     refuse_names(categories)
     present = {normalise_name(category): category for category in categories}
-    if config.use == "selection" and isinstance(config.split, str) and {*config.split.split("+")} & {*split_names()}:
-        raise ZseError(
-            f"dataset.use is selection, but the test classes of the published split {config.split!r} are for reports. "
-            "Select on pseudo-unseen classes (--set evaluation.classes=pseudo_unseen) or on other data"
-        )
+    if config.use == "selection" and isinstance(config.split, str):
+        _refuse_published({*config.split.split("+")} & {*split_names()})
     if isinstance(config.split, str) and "+" in config.split:
         if is_split_name(config.split) or not storage.exists(config.split):
             return _without(config, present)
     name, citation, unseen, seen = _named_classes(config, present)
     wanted = [normalise_name(c) for c in unseen]
+    if config.use == "selection":
+        _refuse_published(split for split in split_names() if normalised(_test_classes(split)) == {*wanted})
     _refuse_missing(config.split, dict(zip(wanted, unseen, strict=True)), present)
     trained = [normalise_name(c) for c in seen] if seen is not None else [c for c in present if c not in set(wanted)]
     split = ZeroShotSplit(
@@ -54,6 +53,20 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         held_back=config.held_back,
     )
     return split.with_pseudo_unseen(config.pseudo_unseen, seed=config.split_seed)
+
+
+def _refuse_published(splits: Iterable[str]) -> None:
+    """Raise ZseError if the test classes of a data set to choose models by are those of published splits."""
+    if names := " and ".join(repr(split) for split in sorted(splits)):
+        raise ZseError(
+            f"dataset.use is selection, but the test classes of the published split {names} are for reports. "
+            "Select on pseudo-unseen classes (--set evaluation.classes=pseudo_unseen) or on other data"
+        )
+
+
+def _test_classes(split: str) -> Collection[str]:
+    """The unseen classes of a built-in split."""
+    return synthetic.UNSEEN if split == "synthetic" else built_in(split)["unseen"]
 
 
 class _Classes(NamedTuple):

@@ -1,8 +1,9 @@
 """Write a report's files (`pipelines/workspace/reports.py`) and their manifest. `evaluate` and `raw_pixels` call it.
 
 `report.json` has the result rows (docs/evaluation.md), `queries.parquet` the values of each query, for comparisons
-paired by query, `top.parquet` the first photos of each query. The other tables are of the first setting:
-average precision by class, classes of the first ten photos, and interpolated precision at eleven recalls.
+paired by query, `top.parquet` the first photos of each query. These photos, the charts, the sheets and the other tables
+are of the first setting, by `plain` if it is asked for: average precision by class, classes of the first ten photos,
+and interpolated precision at eleven recalls.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.experiment import ExperimentConfig, to_dict
 from pipelines.drawing import report_charts, sheets
 from pipelines.drawing.charts import Charted
 from pipelines.evaluate.searches import Search
@@ -45,9 +46,10 @@ def provenance_of(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: s
 
 
 def report_key(config: ExperimentConfig, split: ZeroShotSplit, fingerprint: str, checkpoint_hash: str) -> str:
-    """A digest of checkpoint, data, split and settings. Reports with the same key have the same rows, even if their
-    pictures come from different folders."""
-    return storage.digest([checkpoint_hash, fingerprint, split.digest, *_settings(config)], 16)
+    """A digest of checkpoint, data, split and settings, of raw pixels also of the transforms, which a checkpoint holds.
+    Reports with the same key have the same rows, even if their pictures come from different folders."""
+    transforms = [to_dict(config.transforms)] if checkpoint_hash == "none" else []
+    return storage.digest([checkpoint_hash, fingerprint, split.digest, *transforms, *_settings(config)], 16)
 
 
 def _settings(config: ExperimentConfig) -> list[Any]:

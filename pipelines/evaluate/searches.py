@@ -52,9 +52,9 @@ def plan_searches(
     photos: Members,
     everyone: Members | None,
 ) -> list[Search]:
-    """The searches of an evaluation, the one by class among unseen photos first. With `seen_classes` held-back sketches
-    of trained classes are searched by class, too, among the held-back photos of these classes (SEEN). That is no
-    zero-shot setting.
+    """The searches of an evaluation, the one by class among unseen photos first. `plain` is the first protocol of each,
+    if it is asked for. With `seen_classes` held-back sketches of trained classes are searched by class, too, among the
+    held-back photos of these classes (SEEN). That is no zero-shot setting.
 
     With known pairs a sketch's own photo is also searched: among the unseen photos that have a sketch (`-fg`), among
     the unseen photos of the sketch's class (`-fg-class`), and with `seen_classes` a held-back sketch of a seen class
@@ -75,10 +75,11 @@ def plan_searches(
         name = setting_name(split, fingerprint, form)
         return Task(setting=name, query_labels=wanted, gallery_labels=there, query_groups=wanted, **how)
 
+    protocols = tuple(name for name in PROTOCOLS if name in config.evaluation.protocols)
+    by_class = {"metrics": CATEGORY_METRICS, "protocols": protocols}
     searches = []
     for form, gallery in galleries.items():
-        how = {"metrics": CATEGORY_METRICS, "protocols": config.evaluation.protocols}
-        own = task(form, classes[asked], others[gallery], **how)
+        own = task(form, classes[asked], others[gallery], **by_class)
         searches.append(Search(own, np.flatnonzero(asked), np.flatnonzero(gallery)))
     names = {category: i for i, category in enumerate(sorted({*sketches.category, *photos.category}))}
     named = [torch.tensor([names[c] for c in m.category]) for m in (sketches, photos)]
@@ -86,8 +87,7 @@ def plan_searches(
         of_trained = [held_back(m, split) & np.isin(m.category, list(split.training)) for m in (sketches, photos)]
         queries, gallery = map(np.flatnonzero, of_trained)
         if np.isin(named[0][queries], named[1][gallery]).any():
-            how = {"metrics": CATEGORY_METRICS, "protocols": config.evaluation.protocols}
-            own = task(SEEN, named[0][queries], named[1][gallery], **how)
+            own = task(SEEN, named[0][queries], named[1][gallery], **by_class)
             searches.append(Search(own, queries, gallery))
         else:
             say("No held-back sketch of a trained class has a held-back photo: there is no setting of seen classes")
@@ -116,9 +116,9 @@ def plan_searches(
 
 
 def without_repeated(searches: Sequence[Search], images: Images, photos: Members) -> list[Search]:
-    """The searches, split by protocols that keep and that drop repeated photos of the gallery, if it has any. Photos of
-    different classes are never repeated; nor, at instance level, are photos of different instances, because each is
-    relevant to another query.
+    """The searches, split by protocols that drop and that keep repeated photos of the gallery, if it has any: `plain`,
+    which drops them, stays first. Photos of different classes are never repeated; nor, at instance level, are photos of
+    different instances, because each is relevant to another query.
     """
     if all(PROTOCOLS[name].repeated for search in searches for name in search.task.protocols):
         return list(searches)
@@ -128,7 +128,7 @@ def without_repeated(searches: Sequence[Search], images: Images, photos: Members
         by_class = search.task.metrics == CATEGORY_METRICS
         groups = photos.category if by_class else photos.instance
         left_out = repeated(looks[search.gallery], groups[search.gallery])
-        for kept in (True, False) if left_out.any() else (None,):
+        for kept in (False, True) if left_out.any() else (None,):
             protocols = tuple(n for n in search.task.protocols if kept in (None, PROTOCOLS[n].repeated))
             if protocols:
                 found.append(_of_gallery(search, protocols, ~left_out if kept is False else slice(None)))

@@ -5,6 +5,8 @@
 # The job's id is the hour and a checksum of INDEX, or ID. Ray refuses a second job of the same id, so two machines may
 # have the same crontab.
 # With authentication, also set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN.
+# The exit status says whether Ray took the job, not how the job ends: cron does not report a job that fails later.
+# `ray job status ID` and `ray job logs ID` tell it.
 set -eu
 : "${RAY_ADDRESS:?http://HEAD:8265}" "${INDEX:?s3://BUCKET/photos.index}" "${ZSE_WORKSPACE:?s3://BUCKET/zse}"
 id="${ID:-index-$(date -u +%Y%m%dT%H)-$(printf %s "$INDEX" | cksum | cut -d ' ' -f 1)}"

@@ -11,14 +11,14 @@ from pipelines.store import storage
 from pipelines.tracking import Store, checkpoint_of
 from pipelines.tracking.models import NAMES, REGISTERED
 from pipelines.tracking.registry import CHAMPION, version_at
-from pipelines.workspace.photo_index import PhotoIndex
+from pipelines.workspace.photo_index import PhotoIndex, about_of
 from zse_model.checkpoint import load_checkpoint
 from zse_model.errors import ZseError
 
 
 def index_by_champion(model: str, urls: Sequence[str], workspace: str, tracking: str | None = None) -> list[str]:
     """Encode the photos of each index by the champion, where it has no complete generation of it; returns those
-    indexes.
+    indexes. A new generation has tokens if the newest one has them.
 
     model: NAME@ALIAS or models:/NAME/VERSION, whose name has the champion. What serves keeps its own generation until
     then. A URL that is no index is named and left out.
@@ -40,9 +40,13 @@ def index_by_champion(model: str, urls: Sequence[str], workspace: str, tracking:
         if there.source is None:
             say(f"{there.url} is not an index yet. Run: zse index SOURCE --index {there.url} --model {champion}")
             continue
-        if any(generation.key == checkpoint.digest for generation in there.generations()):
+        generations = there.generations()
+        if any(generation.key == checkpoint.digest for generation in generations):
             continue
         say(f"{there.url} has no complete generation of {champion}: its photos are encoded now")
-        say(index(None, one, url, called=champion, checkpoint=checkpoint).text())
+        newest = max(generations, key=lambda one: about_of(one.photos().schema)["made"], default=None)
+        # Without the tokens that were asked for once, modes that serve now would end.
+        tokens = newest is not None and any(len(form.shape) > 1 for form in newest.forms.values())
+        say(index(None, one, url, called=champion, tokens=tokens, checkpoint=checkpoint).text())
         built.append(there.url)
     return built

@@ -32,7 +32,10 @@ from zse_model.transforms import MAX_PIXELS, BadPicture, TransformConfig, prepar
 Strokes: TypeAlias = Sequence[Sequence[Sequence[float]]]
 Query: TypeAlias = str | Path | bytes | np.ndarray | Image.Image | Strokes
 
-MAX_POINTS = 100_000  # of strokes: seven minutes with a pen that reports 240 points a second; drawn in about 2 s
+# Of strokes. The most takes a core 1.3 s to draw.
+MAX_POINTS = 100_000  # seven minutes with a pen that reports 240 points a second
+MAX_STROKES = 10_000  # drawings of people have a few hundred
+MAX_LENGTH = 5_000  # longer sides of the drawing: a line of less than 100 blackens all of it
 SVG_SIDE = 512  # px, as the data set `tuberlin` has it by default; twice the network's size if that is more
 LONGEST_NAME = 300  # characters of a query's name in an error; text that is no path may be a whole document
 
@@ -81,7 +84,7 @@ def prepare_query(
         `never` cleans none. SVG and strokes are clean.
 
     Raises BadPicture for a query that is blank, no drawing, or cannot be decoded or drawn, ZseError for another type,
-    malformed strokes and more than MAX_POINTS points, StorageError for a file that cannot be read.
+    malformed strokes and more than MAX_POINTS, MAX_STROKES or MAX_LENGTH, StorageError for a file that cannot be read.
     """
     name = _name(query, name)
     data, drawn = _file(query, transforms.size, name)
@@ -194,6 +197,8 @@ def _file_of_pixels(picture: np.ndarray | Image.Image) -> bytes:
 
 def _drawn(strokes: Sequence[Any], size: int) -> bytes:
     """Strokes as a PNG file, drawn as the data set `quickdraw_strokes` draws them by default."""
+    if len(strokes) > MAX_STROKES:
+        raise ZseError(f"the drawing has more than {MAX_STROKES:,} strokes. Leave out empty and short ones")
     if sum(_points(stroke, i) for i, stroke in enumerate(strokes)) > MAX_POINTS:
         raise ZseError(f"the strokes have more than {MAX_POINTS:,} points. Leave out points that are close together")
     lines = [np.array([_numbers(axis, i) for axis in stroke[:2]]) for i, stroke in enumerate(strokes)]
@@ -202,9 +207,12 @@ def _drawn(strokes: Sequence[Any], size: int) -> bytes:
         raise BadPicture("blank: no strokes")
     # To numbers of about 1, by a power of two, which keeps every digit; then no step of the drawing overflows.
     _, exponent = math.frexp(abs(points).max())
-    placed = [np.ldexp(line, -exponent).tolist() for line in lines]
+    lines = [np.ldexp(line, -exponent) for line in lines]
+    length = sum(np.hypot(*np.diff(line)).sum() for line in lines)
+    if length > MAX_LENGTH * np.ptp(np.ldexp(points, -exponent), axis=1).max():
+        raise ZseError(f"the strokes are more than {MAX_LENGTH:,} times as long as the drawing. Draw fewer lines")
     side = max(SIZE, size)
-    return draw(placed, side, LINE_WIDTH * side / SIZE)
+    return draw([line.tolist() for line in lines], side, LINE_WIDTH * side / SIZE)
 
 
 def _drawn_file(data: bytes, size: int) -> bytes:

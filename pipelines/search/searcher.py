@@ -41,7 +41,6 @@ from pipelines.workspace.looks import SIDE, details, first_of
 from pipelines.workspace.photo_index import (
     EncodingForm,
     Generation,
-    OtherCheckpointError,
     PhotoIndex,
     about_of,
     own_columns,
@@ -86,8 +85,10 @@ class Found:
 class Page(list[Found]):
     """The photos of one page, best first."""
 
-    def __init__(self, found: Sequence[Found] = (), similar: bool | None = None) -> None:
+    def __init__(self, found: Sequence[Found] = (), similar: bool | None = None, more: bool = False) -> None:
         super().__init__(found)
+        self.more = more
+        """Whether another page follows."""
         self.similar = similar
         """False = nothing similar was found: the best photo stands out less than in 9 of 10 searches for something that
         is there. None without confidences, or without photos."""
@@ -279,25 +280,41 @@ class Searcher:
     queries. Safe for several threads."""
 
     def __init__(
-        self, index: PhotoIndex, called: str, resolve: Callable[[], str], checkpoint: Checkpoint | None = None
+        self,
+        index: PhotoIndex,
+        called: str,
+        resolve: Callable[[], str],
+        checkpoint: Checkpoint | None = None,
+        mode: str | None = None,
     ) -> None:
         """called: the name of the model. resolve: the folder of its checkpoint now. checkpoint: its content, if that is
-        loaded already."""
-        self._index, self._called, self._resolve = index, called, resolve
+        loaded already. mode: as in `open`."""
+        self._index, self._called, self._resolve, self._mode = index, called, resolve, mode
         url = resolve()
         self._following = threading.Lock()
+        self._failures: dict[str, type[Exception]] = {}
+        """The errors of the last look at the model and at the index."""
         self._next: tuple[str, Checkpoint] | None = None
         """The model that takes over when its generation is complete, and its URL."""
         self._now = self._reloaded(checkpoint or self._checkpoint(url), url, None)
 
     @classmethod
-    def open(cls, index: str, model: str, *, workspace: str = "workspace", tracking: str | None = None) -> Searcher:
+    def open(
+        cls,
+        index: str,
+        model: str,
+        *,
+        workspace: str = "workspace",
+        tracking: str | None = None,
+        mode: str | None = None,
+    ) -> Searcher:
         """Open an index with the model that encoded it.
 
         model: a checkpoint's folder or URL, or models:/NAME@ALIAS, found by `workspace` and `tracking` as by `zse`.
+        mode: another model takes over only if it and its generation answer by this mode; None = any may.
         Raises StorageError for a folder that is no index, OtherCheckpointError for the index of another checkpoint.
         """
-        return cls(PhotoIndex(index), model, lambda: checkpoint_of(model, workspace, tracking))
+        return cls(PhotoIndex(index), model, lambda: checkpoint_of(model, workspace, tracking), mode=mode)
 
     @classmethod
     def of(cls, index: str, checkpoint: Checkpoint) -> Searcher:
@@ -365,13 +382,23 @@ class Searcher:
 
     def follow(self) -> bool:
         """Take up the latest version of the index, and the model that the name means now, if the index has its complete
-        generation; whether anything changed. A failure keeps what serves, and is logged."""
+        generation; whether anything changed. A failure keeps what serves, and is logged. The index is followed while
+        the model cannot be: a version that was purged answers no more."""
         with self._following:  # one thread at a time: a slower one must not go back
-            try:
-                return self._changed_model() or self._changed_index()
-            except (ZseError, StorageError, OSError) as error:
-                say(f"The index cannot be followed: {error}. Version {self.version} answers", logging.WARNING)
-                return False
+            return self._followed("model", self._changed_model) or self._followed("index", self._changed_index)
+
+    def _followed(self, what: str, changed: Callable[[], bool]) -> bool:
+        """Whether it changed. A failure is logged when it first comes, not at each look."""
+        try:
+            found = changed()
+        except (ZseError, OSError) as error:
+            if self._failures.get(what) is not type(error):
+                serves = f"version {self.version} of {self._now.generation.name}"
+                say(f"The {what} cannot be followed: {error}. Until then {serves} answers", logging.WARNING)
+            self._failures[what] = type(error)
+            return False
+        self._failures.pop(what, None)
+        return found
 
     def _changed_model(self) -> bool:
         url = self._resolve()
@@ -379,11 +406,8 @@ class Searcher:
             return False
         if self._next is None or self._next[0] != url:
             self._next = url, self._checkpoint(url)
-        try:
-            self._now = self._reloaded(self._next[1], url, self._now)
-        except OtherCheckpointError as error:
-            say(f"{error}. Until then {self._now.generation.name} answers", logging.WARNING)
-            return False
+            self._failures.pop("model", None)  # it was another model's
+        self._now = self._reloaded(self._next[1], url, self._now, self._mode)
         self._next = None
         return True
 
@@ -405,9 +429,12 @@ class Searcher:
         with storage.local_copy(url) as copy:
             return load_checkpoint(copy, usable_device())
 
-    def _reloaded(self, checkpoint: Checkpoint, url: str, before: Snapshot | None) -> Snapshot:
-        """The latest snapshot, with everything in memory that `before` had."""
+    def _reloaded(self, checkpoint: Checkpoint, url: str, before: Snapshot | None, mode: str | None = None) -> Snapshot:
+        """The latest snapshot, with everything in memory that `before` had. Raises AskedError if it does not answer by
+        the mode, before anything is read to memory."""
         new = Snapshot(self._index.generation(checkpoint.digest, self._called), checkpoint, url)
+        if mode is not None:
+            _Search(new, mode=mode).check_stored()
         for name in before.loaded if before else ():
             if name in new.forms:
                 new.index(name)
@@ -452,8 +479,8 @@ class _Search:
             if self.method.mode(self.mode).shortlist:
                 message = f"Mode {self.mode} ranks a shortlist already. Leave out rerank, or choose another mode"
                 raise AskedError(message, "rerank")
-        self.start, self.most = top * (page - 1), deepest(self.mode, rerank)
-        self.wanted = min(top * page, self.most)  # the last page of a shortlist is short
+        self.start, self.end, self.most = top * (page - 1), top * page, deepest(self.mode, rerank)
+        self.wanted = min(self.end + 1, self.most)  # one more shows whether another page follows
         if top < 1 or page < 1:
             raise AskedError(f"top and page must be 1 or more, got {top} and {page}", "top" if top < 1 else "page")
         if self.start >= self.most or top > self.most:
@@ -496,18 +523,18 @@ class _Search:
             depth = min(self.most, 2 * depth)
             ranking, _ = self._first(query, depth)
             groups = self._groups(ranking, own)
-        shown = groups[self.start : self.wanted]
+        shown, more = groups[self.start : self.end], len(groups) > self.end
         confidence = self.method.confidence_of(self._finds)
         if stands is None or confidence is None:
-            return Page(self._shown(shown, [None] * len(shown)))
+            return Page(self._shown(shown, [None] * len(shown)), more=more)
         best, median = stands
         # One photo is its own median: how far it stands out says nothing.
         similar = bool(confidence.similar(best[:, 0], median)) if len(self.now) > 1 else None
         if similar is False:
             # A confidence supposes that photos of the class are there: among few photos, it is high without them.
-            return Page(self._shown(shown, [None] * len(shown)), similar)
+            return Page(self._shown(shown, [None] * len(shown)), similar, more)
         confidences = confidence.of(self._found_scores(query, shown), median, self._searched)
-        return Page(self._shown(shown, confidences[0].tolist()), similar)
+        return Page(self._shown(shown, confidences[0].tolist()), similar, more)
 
     @property
     def _finds(self) -> str:
@@ -595,6 +622,12 @@ class _Search:
                 "filter",
                 "mode" if self.rerank is None else "rerank",
             )
+
+    def check_stored(self) -> None:
+        """Raises AskedError if the index lacks an encoding that the mode reads."""
+        self._stored(self.mode, self.method.reads(self.mode, "photo"))
+        if self.diffused:
+            self._stored(self.mode, ["embedding"])
 
     def _stored(self, mode: str, names: Sequence[str]) -> Sequence[str]:
         """The names. Raises ZseError for one that the index does not keep."""

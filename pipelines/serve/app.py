@@ -68,6 +68,7 @@ def create_app(settings: Settings, token: str | None, failed: Callable[[], objec
         Guard,
         token=token,
         hosts=settings.hosts,
+        origins=settings.origins,
         body_bytes=settings.body_bytes,
         buffered_bytes=settings.buffered_bytes,
         took=service.metrics.took,
@@ -79,6 +80,7 @@ def create_app(settings: Settings, token: str | None, failed: Callable[[], objec
             allow_origins=list(settings.origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
         )
     app.add_exception_handler(HTTPException, _as_problem)
     app.add_exception_handler(RequestValidationError, _as_problem)
@@ -143,7 +145,10 @@ def _add_photos(app: FastAPI, service: Service) -> None:
     @app.get("/v1/thumbnails/{id:path}", response_class=Response)
     def thumbnail(id: str, request: Request) -> Response:
         """The thumbnail of a photo: a JPEG, upright, at most 256 pixels long."""
-        return _cached(service.thumbnail(id), "image/jpeg", request)
+        answer = _cached(service.thumbnail(id), "image/jpeg", request)
+        if service.settings.origins:  # their pages show it in an <img>
+            answer.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        return answer
 
     if service.settings.originals:
         originals = Originals(service.settings.index, service.settings.originals_at_once, service.metrics.refused.inc)

@@ -14,12 +14,14 @@ from pipelines.search.searcher import Snapshot
 
 pc: Any = pyarrow.compute  # makes its functions when it is imported: type checkers do not see them
 OFFERED = 50  # different texts of a column that are listed
+EXACT = 2**53  # up to here JavaScript reads each integer of JSON as it is
 
 
 def columns(snapshot: Snapshot) -> list[dict[str, Any]]:
     """The user's columns as JSON values: name, type, and `values` or `low` and `high`, null where there are none.
 
-    Reads the columns of all photos. Times of day and columns without a value cannot be filtered by the page.
+    Reads the columns of all photos. Times of day, columns without a value and integers above `EXACT` cannot be filtered
+    by the page.
     """
     own = {name: kind for name in snapshot.own_columns if (kind := _kind(snapshot.table.schema.field(name).type))}
     texts: dict[str, set[str] | None] = {name: set() for name, kind in own.items() if kind == "text"}
@@ -32,7 +34,11 @@ def columns(snapshot: Snapshot) -> list[dict[str, Any]]:
         for name, ends in ranges.items():
             both = pc.min_max(batch[name]).as_py()
             ends += [value for value in both.values() if value is not None]
-    return [_column(name, kind, texts.get(name), ranges.get(name)) for name, kind in own.items()]
+    return [
+        _column(name, kind, texts.get(name), ranges.get(name))
+        for name, kind in own.items()
+        if not any(map(_inexact, ranges.get(name, [])))
+    ]
 
 
 def _column(name: str, kind: str, texts: set[str] | None, ends: list[Any] | None) -> dict[str, Any]:
@@ -57,10 +63,18 @@ def _kind(of: pa.DataType) -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """A value of a column as JSON has it: times in ISO 8601; an infinite number is null."""
+    """A value of a column as JSON has it: times in ISO 8601; an infinite number is null; an integer above `EXACT` is
+    text."""
+    if _inexact(value):
+        return str(value)
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _inexact(value: Any) -> bool:
+    """Whether JavaScript rounds a number of JSON."""
+    return isinstance(value, int) and abs(value) > EXACT
 
 
 def plain_row(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,16 +55,18 @@ class Guard:
         *,
         token: str | None,
         hosts: Sequence[str],
+        origins: Sequence[str],
         body_bytes: int,
         buffered_bytes: int,
         took: Callable[[str, int, float], object],
         refused: Callable[[], object],
     ) -> None:
         """hosts: names that a request may be sent to; () = all. A page of another site whose name leads to this machine
-        (DNS rebinding) is refused by it. body_bytes: of a body; buffered_bytes: of the bodies of all requests that are
-        under way. took: called with the route, the status and the seconds of each answer. refused: called when the
-        bodies of others leave no room."""
-        self._app, self._token, self._hosts, self._took, self._refused = app, token, hosts, took, refused
+        (DNS rebinding) is refused by it. origins: other sites whose pages may send a POST. body_bytes: of a body;
+        buffered_bytes: of the bodies of all requests that are under way. took: called with the route, the status and
+        the seconds of each answer. refused: called when the bodies of others leave no room."""
+        self._app, self._token, self._hosts, self._origins = app, token, hosts, origins
+        self._took, self._refused = took, refused
         self._body_bytes, self._buffered_bytes = body_bytes, buffered_bytes
         self._buffered = 0
 
@@ -115,6 +117,12 @@ class Guard:
         if self._hosts and path not in PROBES and _name(headers.get("host", "")) not in self._hosts:
             raise ServiceError(
                 421, "This service does not answer to this host name. zse serve --allow-host NAME adds one"
+            )
+        # A browser sends a form of any site without asking first. Its work keeps others waiting, read or not.
+        foreign = scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site"
+        if foreign and headers.get("origin") not in self._origins:
+            raise ServiceError(
+                403, "Pages of this site may not use the service. zse serve --allow-origin https://SITE lets them"
             )
         if self._token is not None and not (path in OPEN or path.startswith(FILES)):
             kind, _, given = headers.get("authorization", "").partition(" ")

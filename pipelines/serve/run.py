@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import re
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from zse_model.errors import ZseError
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 CONNECTIONS = 1024
-FIRST = 10.0  # s until the header of a connection's first request must be complete
+HEADER = 10.0  # s until a header must be complete: of the first request since the connection, else since its begin
 KEEP_ALIVE = 75  # s: longer than a proxy keeps an idle connection, which would else send into a closed one
 UNREAD = 30  # s that a client may leave what was sent to it unread; then the kernel ends its connection
 GRACE = 30  # s that running requests may take after SIGTERM; Kubernetes kills a pod after 30 s unless told otherwise
@@ -38,6 +39,8 @@ def serve(settings: Settings, host: str, port: int) -> None:
     opened.
     """
     settings, token = guarded(settings, host)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # CONNECTIONS and files: a shell allows 1,024 of both
     with listening(host, port) as opened:
         address = f"http://{host if ':' not in host else f'[{host}]'}:{opened.getsockname()[1]}"
 
@@ -77,18 +80,33 @@ def guarded(settings: Settings, host: str) -> tuple[Settings, str | None]:
 
 
 class _Impatient(H11Protocol):
-    """Uvicorn waits for ever for the first request of a connection, and for a client that does not read. Above
-    `CONNECTIONS` it refuses all others."""
+    """Uvicorn waits for ever for the first request of a connection, for the rest of a header, and for a client that
+    does not read. Above `CONNECTIONS` it refuses all others."""
+
+    _header: asyncio.TimerHandle | None = None
+    """Closes the connection, unless the header that is awaited is complete before."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNREAD)
-        self.loop.call_later(FIRST, self._close_unless_asked)
+        self._header = self.loop.call_later(HEADER, transport.close)
 
-    def _close_unless_asked(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._header_came()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._header_came()
+        elif self._header is None:  # one byte of a header has ended the wait of KEEP_ALIVE
+            self._header = self.loop.call_later(HEADER, self.transport.close)
+
+    def _header_came(self) -> None:
+        if self._header is not None:
+            self._header.cancel()
+            self._header = None
 
 
 def server_of(app: FastAPI) -> uvicorn.Server:

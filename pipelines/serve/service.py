@@ -20,8 +20,8 @@ import numpy as np
 from pipelines.drawing.explanations import CAPTIONS, explained, png
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
-from pipelines.search.query import MAX_POINTS, prepared_photo
-from pipelines.search.searcher import MOST, Asked, AskedError, Page, Photo, Searcher, Snapshot, asking, deepest
+from pipelines.search.query import MAX_POINTS, MAX_STROKES, prepared_photo
+from pipelines.search.searcher import MOST, Asked, AskedError, Page, Photo, Searcher, Snapshot, asking
 from pipelines.serve.asked import PAIRS, TOP, Drawing, SearchRequest
 from pipelines.serve.batches import MOST as TOGETHER
 from pipelines.serve.batches import Batches
@@ -41,7 +41,7 @@ Answer = TypeVar("Answer")
 KEPT = 2_000  # thumbnails, of some 10 kB: each of a page is asked for after its search
 DIFFUSED = 500  # photos that the mode of diffusion ranks again, which takes some 20 ms
 SHORTLIST = 100  # photos that a network of pairs ranks again in a large index
-DECODERS = 2  # pictures that are decoded at once: one of 64 megapixels takes 0.5 GB
+DECODERS = 2  # pictures that are decoded at once: one of 64 megapixels takes up to 0.8 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,9 @@ class Service:
         request, which waits for nothing.
         """
         given, began = self.settings, time.monotonic()
-        searcher = Searcher.open(given.index, given.model, workspace=given.workspace, tracking=given.tracking)
+        searcher = Searcher.open(
+            given.index, given.model, workspace=given.workspace, tracking=given.tracking, mode=given.mode
+        )
         drawing = _any_drawing(searcher.checkpoint.transforms.size)
 
         def answered(sizes: Sequence[int]) -> list[int]:
@@ -256,7 +258,6 @@ class Service:
             | urls(one.id, one.thumbnail, self.settings.originals)
             for one in found
         ]
-        more = len(found) == top and top * page < deepest(mode, asked.get("rerank"))
         for one in found:
             self._thumbnails[now.made, one.id] = one.thumbnail
         while len(self._thumbnails) > KEPT:
@@ -266,7 +267,7 @@ class Service:
             "similar": found.similar,
             "page": page,
             "top": top,
-            "more": more,
+            "more": found.more,
             "mode": mode,
         } | self._which(now)
 
@@ -309,6 +310,7 @@ class Service:
             "body_bytes": self.settings.body_bytes,
             "pixels": MAX_PIXELS,
             "points": MAX_POINTS,
+            "strokes": MAX_STROKES,
             "photos": MOST,
             "top": TOP,
         }

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from pipelines.datasets import strokes as drawn_strokes
 from pipelines.datasets import svg
 from pipelines.datasets.strokes import LINE_WIDTH, SIZE, draw
 from pipelines.runtime.errors import StorageError
@@ -131,6 +132,34 @@ def test_malformed_strokes_say_where(strokes: Any, why: str) -> None:
 def test_strokes_have_a_limit_of_points() -> None:
     many = [0.0] * (queries.MAX_POINTS // 2)
     assert "more than 100,000 points" in faults([[many, many], [many, many], [[1], [1]]], error=ZseError)
+
+
+def test_strokes_have_a_limit_of_work() -> None:
+    """Each of these, of a megabyte, took seconds."""
+    for empty in ([[], []], [[1], [1]]):
+        assert "more than 10,000 strokes" in faults([*FLAG, *[empty] * queries.MAX_STROKES], error=ZseError)
+    zigzag = [0, 7e305] * (queries.MAX_LENGTH // 2)
+    assert "5,000 times as long as the drawing" in faults([[zigzag, zigzag]], error=ZseError)
+    long = [0, 9] * 500
+    prepared([[long, [0] * 999 + [9]], *[[[i % 9, 9], [0, 0]] for i in range(900)]], CONFIG)
+
+
+@pytest.mark.parametrize("width", [0.1, 3.0, 7.5])
+def test_pieces_of_a_line_are_the_line(width: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of Pillow for all of it would keep all other threads waiting."""
+    rng, calls, line = np.random.default_rng(0), [], ImageDraw.ImageDraw.line
+
+    def counted(self: Any, xy: Any, *arguments: Any, **options: Any) -> None:
+        calls.append(len(xy))
+        line(self, xy, *arguments, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "line", counted)
+    count = drawn_strokes.PIECE
+    strokes = [rng.random((2, n)).tolist() for n in (1, 2, count, count + 1, count + 2, 5 * count)]
+    found = draw(strokes, 64, width)
+    assert max(calls) == count + 1
+    monkeypatch.setattr(drawn_strokes, "PIECE", 10**6)
+    assert draw(strokes, 64, width) == found
 
 
 def test_a_query_of_another_type_is_named() -> None:

@@ -17,9 +17,11 @@ from PIL import Image, ImageDraw
 from pipelines.encode import photos
 from pipelines.encode.index import index
 from pipelines.encode.index_upkeep import purge_photos
+from pipelines.judge import indexes
 from pipelines.runtime.errors import StorageError
 from pipelines.search.searcher import AskedError, Found, Rows, Searcher
-from pipelines.workspace.photo_index import UNIT, EncodingForm, OtherCheckpointError
+from pipelines.tracking import TrackingError
+from pipelines.workspace.photo_index import UNIT, EncodingForm, OtherCheckpointError, PhotoIndex
 from tests.encode.test_index import CODES, KEPT, OTHER, catalogue, photo, put, rows, updated
 from tests.helpers.pictures import picture, png
 from tests.zse_model.test_crossatnet import with_codes
@@ -370,8 +372,6 @@ def test_another_model_serves_only_with_its_own_complete_generation(tmp_path: Pa
     source, url = catalogue(tmp_path / "photos", 5), tmp_path / "index"
     updated(source, url)
     alias = [CODES]
-    from pipelines.workspace.photo_index import PhotoIndex
-
     searcher = Searcher(PhotoIndex(str(url)), "models:/zse@champion", lambda: alias[0])
     before = [one.score for one in searcher.search(SKETCH)]
     alias[0] = OTHER
@@ -380,6 +380,67 @@ def test_another_model_serves_only_with_its_own_complete_generation(tmp_path: Pa
     updated(None, url, OTHER)
     assert searcher.follow() and searcher.checkpoint.name == "zse_sbir" == searcher.generation.method
     assert [one.score for one in searcher.search(SKETCH)] != before
+
+
+def test_the_index_is_followed_while_the_model_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, url, away = catalogue(tmp_path / "photos", 5), tmp_path / "index", False
+
+    def resolve() -> str:
+        if away:
+            raise TrackingError(f"MLflow does not answer {object()}")
+        return CODES
+
+    updated(source, url)
+    searcher = Searcher(PhotoIndex(str(url)), "models:/zse@champion", resolve)
+    away = True
+    put(source / "new.png", photo(77))
+    updated(None, url)
+    capsys.readouterr()
+    assert searcher.follow() and len(searcher) == 6
+    assert "The model cannot be followed: MLflow does not answer" in capsys.readouterr().err
+    purge_photos(str(url), ["a/0.png"])
+    assert len(searcher.search(SKETCH, group=False)) == 5 and not searcher.follow()
+    assert "MLflow" not in capsys.readouterr().err, "it is said once"
+    away = False
+    searcher.follow()
+    away = True
+    searcher.follow()
+    assert "MLflow" in capsys.readouterr().err, "it is said again when it has answered meanwhile"
+
+
+def test_a_model_takes_over_only_if_it_answers_by_the_mode(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(world / "index", tmp_path / "index")
+    updated(None, tmp_path / "index", OTHER)
+    alias = [TOKENS]
+    index_of = PhotoIndex(str(tmp_path / "index"))
+    searcher = Searcher(index_of, "models:/zse@champion", lambda: alias[0], mode="fused-diffused-9")
+    for other, why in ((CODES, "Unknown retrieval mode"), (OTHER, "was indexed without")):
+        alias[0] = other
+        for said in (True, False):
+            assert not searcher.follow() and searcher.generation.key == load_checkpoint(Path(TOKENS)).digest
+            assert (why in capsys.readouterr().err) is said
+    assert searcher.search(SKETCH, mode="fused-diffused-9")
+    for mode in ("ret-diffused-9", None):
+        alias[0] = TOKENS
+        searcher = Searcher(index_of, "models:/zse@champion", lambda: alias[0], mode=mode)
+        alias[0] = OTHER
+        assert searcher.follow()
+
+
+@pytest.mark.parametrize("tokens", [True, False])
+def test_the_generation_of_a_new_champion_has_tokens_if_the_newest_one_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: bool
+) -> None:
+    url = tmp_path / "index"
+    updated(catalogue(tmp_path / "photos", 2), url, CODES if tokens else TOKENS, tokens=not tokens)
+    updated(None, url, TOKENS if tokens else CODES, tokens=tokens)
+    monkeypatch.setattr(indexes, "version_at", lambda *arguments: 2)
+    monkeypatch.setattr(indexes, "checkpoint_of", lambda *arguments: OTHER)
+    assert indexes.index_by_champion("zse@champion", [str(url)], str(tmp_path), "sqlite://") == [str(url)]
+    (new,) = [one for one in PhotoIndex(str(url)).generations() if one.key == load_checkpoint(Path(OTHER)).digest]
+    assert ("tokens" in new.forms) is tokens
 
 
 def test_an_empty_index_finds_nothing(tmp_path: Path) -> None:

@@ -143,12 +143,12 @@ def draw_by_mouse(page: Page, points: Points = ZIGZAG) -> None:
     page.mouse.up()
 
 
-def draw_by_finger(page: Page, points: Points = ZIGZAG) -> None:
+def draw_by_finger(page: Page, points: Points = ZIGZAG, end: str = "touchEnd") -> None:
     client = page.context.new_cdp_session(page)
     for i, (x, y) in enumerate(on_paper(page, points)):
         kind = "touchMove" if i else "touchStart"
         client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
-    client.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    client.send("Input.dispatchTouchEvent", {"type": end, "touchPoints": []})
 
 
 def draw_by_pen(page: Page, points: Points = ZIGZAG) -> None:

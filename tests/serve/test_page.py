@@ -110,6 +110,11 @@ def found(page: Page) -> None:
     page.locator(".tile").first.wait_for()
 
 
+def heard(page: Page, text: str) -> None:
+    """Waits until a screen reader is told the text."""
+    page.get_by_role("status").filter(has_text=re.compile(f"^{text}$")).wait_for(state="attached")
+
+
 @pytest.mark.parametrize(
     ("device", "draw"), [("desktop", draw_by_mouse), ("phone", draw_by_finger), ("desktop", draw_by_pen)]
 )
@@ -162,6 +167,7 @@ def test_lines_and_tools_outlive_a_reload(opens: Opens) -> None:
     draw_by_mouse(page, [(0.5, 0.4), (0.5, 0.6)])
     assert [round(line["points"][0][1], -1) for line in strokes(page)] == [200, 800]
     page.get_by_label("Undo").click()
+    heard(page, "Undone")
     page.get_by_label("Width of the pen").press("End")
     with page.expect_response("**/v1/search") as response:
         page.reload()
@@ -170,8 +176,36 @@ def test_lines_and_tools_outlive_a_reload(opens: Opens) -> None:
     page.get_by_label("Redo").click()
     assert len(strokes(page)) == 2
     page.get_by_label("Clear").click()
+    heard(page, "Cleared")
     page.locator("#empty").wait_for()
     assert strokes(page) == [] and page.locator(".tile").count() == 0
+    page.wait_for_timeout(1100)  # the number of photos would be read now
+    heard(page, "The paper is empty")
+
+
+def test_undo_is_the_same_key_on_layouts_of_other_letters(opens: Opens) -> None:
+    page, _ = opens()
+    for y in (0.2, 0.8):
+        draw_by_mouse(ready(page), [(0.1, y), (0.9, y)])
+    counts = []
+    for key, code, shift in (("я", "KeyZ", False), ("Я", "KeyZ", True), ("z", "KeyY", False), ("н", "KeyY", False)):
+        given = {"key": key, "code": code, "shiftKey": shift, "ctrlKey": True, "bubbles": True}
+        page.evaluate("(given) => document.body.dispatchEvent(new KeyboardEvent('keydown', given))", given)
+        counts.append(len(strokes(page)))
+    assert counts == [1, 2, 1, 2], "Cyrillic, Cyrillic again, German, Cyrillic"
+
+
+def test_a_line_that_the_system_cancels_stays_and_a_palm_does_not(opens: Opens) -> None:
+    page, _ = opens("phone")
+    ready(page)
+    draw_by_finger(page, [(0.3 + 0.01 * i, 0.3) for i in range(4)], end="touchCancel")
+    page.wait_for_timeout(100)
+    assert strokes(page) == []
+    draw_by_finger(page, [(0.1 + 0.02 * i, 0.5 + 0.3 * (i % 2)) for i in range(40)], end="touchCancel")
+    found(page)
+    assert len(strokes(page)) == 1
+    page.get_by_label("Undo").click()
+    assert strokes(page) == []
 
 
 def test_zoom_rotation_and_resize_change_neither_the_drawing_nor_the_query(opens: Opens) -> None:
@@ -284,12 +318,19 @@ def test_a_large_picture_is_shrunk_an_svg_is_sent_as_it_is_and_a_text_is_refused
         page.set_input_files("#file", {"name": "big.png", "mimeType": "image/png", "buffer": png((9000, 7000))})
     assert response.value.ok
     assert page.evaluate(SIZE_OF_SENT) == [2048, 1593]
+    clear = np.zeros((1500, 3000, 4), np.uint8)
+    clear[700:800, 300:2700, 3] = 255  # a black line on nothing
+    with page.expect_response("**/v1/search") as response:
+        buffer = picture(clear)
+        page.set_input_files("#file", {"name": "clear.png", "mimeType": "image/png", "buffer": buffer})
+    assert response.value.ok and page.evaluate("sent.type") == "image/png"
     turned = Image.Exif()
     turned[0x0112] = 6  # a camera on its side: the stored rows are columns
     with page.expect_response("**/v1/search") as response:
         big = png((4000, 1000), "RGB", "JPEG", exif=turned)
         page.set_input_files("#file", {"name": "turned.jpg", "mimeType": "image/jpeg", "buffer": big})
     assert response.value.ok and page.evaluate(SIZE_OF_SENT) == [512, 2048]
+    assert page.evaluate("sent.type") == "image/jpeg", "a photo as PNG is several times larger"
 
 
 def test_a_photographed_drawing_is_shown_as_it_was_cleaned(opens: Opens) -> None:
@@ -393,6 +434,118 @@ def test_an_older_answer_never_replaces_a_newer_one(opens: Opens) -> None:
     assert names(page) == ["newer.jpg"] and len(watch.searches) == 2
 
 
+def test_more_and_explain_while_a_newer_search_runs(opens: Opens) -> None:
+    """More leaves the newer search alone. The explanation is of the search that found the photo."""
+    held: list[Route] = []
+
+    def prepare(page: Page) -> None:
+        answered_by(page, answer([photo("older.jpg")], more=True))
+        explained = {"mode": "ret", "scores": {}, "notes": [], "detail": "It is like it.", "pictures": []}
+        page.route("**/v1/explain", lambda route: route.fulfill(json=explained))
+
+    page, watch = opens(prepare=prepare)
+    draw_by_mouse(ready(page))
+    found(page)
+    page.route("**/v1/search", lambda route: held.append(route))
+    with page.expect_request("**/v1/search"):
+        draw_by_mouse(page, [(0.1, 0.1), (0.9, 0.1)])
+    page.get_by_role("button", name="More", exact=True).click()
+    page.locator(".tile").click()
+    page.route("**/v1/search", lambda route: route.fulfill(json=answer([photo("newer.jpg")])))
+    for route in held:
+        route.fulfill(json=answer([photo("newer.jpg")]))
+    until(page, "document.querySelector('.tile').title === 'newer.jpg'")
+    assert {body["page"] for body in watch.bodies} == {1} and len(watch.bodies[-1]["strokes"]) == 2
+    with page.expect_request("**/v1/explain") as request:
+        page.get_by_role("button", name="Explain").click()
+    body = request.value.post_data_json
+    assert body["id"] == "older.jpg" and len(body["strokes"]) == 1
+    page.locator("#explanation").filter(has_text="It is like it.").wait_for()
+
+
+def test_a_late_picture_is_never_shown_in_place_of_another(opens: Opens) -> None:
+    held: list[Route] = []
+
+    def thumbnails(route: Route) -> None:
+        if held and route.request.url.endswith("/a"):
+            held.append(route)
+        else:
+            route.fulfill(body=png((30 if route.request.url.endswith("/a") else 40, 20)), content_type="image/png")
+
+    def prepare(page: Page) -> None:
+        page.add_init_script("sessionStorage.setItem('zse.token', '\"a-token\"')")
+        two = [photo(f"{name}.jpg", thumbnail=f"v1/thumbnails/{name}") for name in "ab"]
+        page.route("**/v1/search", lambda route: route.fulfill(json=answer([] if '"like"' in sent(route) else two)))
+        page.route("**/v1/thumbnails/**", thumbnails)
+
+    def sent(route: Route) -> str:
+        return (route.request.post_data_buffer or b"").decode(errors="replace")
+
+    def shows(id: str, width: int) -> None:
+        shown = f"document.getElementById('{id}').naturalWidth"
+        until(page, f"{shown} === {width}")
+        held.pop().fulfill(body=png((30, 20)), content_type="image/png")
+        page.wait_for_timeout(200)
+        assert page.evaluate(shown) == width
+
+    page, _ = opens(prepare=prepare)
+    draw_by_mouse(ready(page))
+    until(page, "[...document.querySelectorAll('.tile img')].filter((image) => image.naturalWidth).length === 2")
+    held.append(None)  # pictures of a are late from now on
+    tiles = page.locator(".tile")
+    tiles.nth(0).click()
+    page.keyboard.press("Escape")
+    tiles.nth(1).click()
+    shows("dialog-picture", 40)
+    page.keyboard.press("Escape")
+    tiles.nth(0).click()
+    with page.expect_request("**/v1/thumbnails/a"):
+        page.get_by_role("button", name="More like this").click()
+    page.locator("#message").filter(has_text="The index holds no other photo.").wait_for()
+    page.set_input_files("#file", {"name": "mine.png", "mimeType": "image/png", "buffer": png((50, 20))})
+    shows("instead-picture", 50)
+
+
+def test_a_search_without_an_answer_is_asked_again_and_the_photos_are_called_earlier(opens: Opens) -> None:
+    wait = "1"
+    offline = True
+
+    def away(route: Route) -> None:
+        nonlocal offline
+        if offline:
+            route.abort("internetdisconnected")
+            offline = False
+        else:
+            route.fulfill(status=502, headers={"Retry-After": wait}, json={"status": 502, "detail": "It is away"})
+
+    page, watch = opens(prepare=lambda page: answered_by(page, answer([photo("any.jpg")], more=True)))
+    heading, message = page.locator("#count"), page.locator("#message")
+    earlier, now = re.compile("^Photos of an earlier search$"), re.compile("^1 photo found")
+    draw_by_mouse(ready(page))
+    heading.filter(has_text=now).wait_for()
+    page.route("**/v1/search", away)
+    page.get_by_role("button", name="Search").click()
+    message.filter(has_text="The service cannot be reached. Check the connection. The page asks again in 2").wait_for()
+    assert earlier.search(heading.inner_text())
+    message.filter(has_text="It is away. The page asks again in 1 second.").wait_for()
+    before = len(watch.searches)
+    message.filter(has_text=re.compile(r"^It is away\.$")).wait_for()
+    assert len(watch.searches) - before <= 4, "six tries in all"
+    assert earlier.search(heading.inner_text())
+    page.unroute("**/v1/search", away)
+    page.get_by_role("button", name="More", exact=True).click()
+    heading.filter(has_text=now).wait_for()
+    assert message.inner_text() == "" and {body["page"] for body in watch.bodies} == {1}
+    wait = "60"
+    page.route("**/v1/search", away)
+    page.get_by_role("button", name="Search").click()
+    heading.filter(has_text=earlier).wait_for()
+    page.unroute("**/v1/search", away)
+    page.evaluate("dispatchEvent(new Event('online'))")
+    heading.filter(has_text=now).wait_for()
+    assert watch.faults.pop().endswith("net::ERR_INTERNET_DISCONNECTED")
+
+
 def test_a_busy_service_is_asked_again(opens: Opens) -> None:
     refused = set()
 
@@ -420,13 +573,17 @@ def test_a_token_is_asked_for_and_goes_with_every_request(opens: Opens) -> None:
             route.fulfill(status=401, json={"status": 401, "detail": "A token is needed"})
 
     page, _ = opens(prepare=lambda page: page.route("**/v1/**", guarded))
+    page.set_input_files("#file", {"name": "early.png", "mimeType": "image/png", "buffer": png()})
     for token in ("wrong", "right"):
         page.get_by_label("This service asks for a token.").fill(token)
         page.keyboard.press("Enter")
         page.locator("#message").filter(has_text="refused" if token == "wrong" else re.compile("^$")).wait_for(
             state="attached"
         )
-    draw_by_mouse(ready(page))
+    found(page)
+    assert page.locator("#instead-text").inner_text() == "early.png", "it was given before the token"
+    page.get_by_role("button", name="Back to drawing").click()
+    draw_by_mouse(page)
     until(page, "document.querySelector('.tile img')?.naturalWidth > 9")
     assert str(page.locator(".tile img").first.get_attribute("src")).startswith("blob:")
     assert page.evaluate("localStorage.length") == 0 and page.context.cookies() == []
@@ -598,6 +755,7 @@ def test_axe_finds_no_serious_fault(opens: Opens, device: str) -> None:
     assert faults() == []
     draw_by_mouse(ready(page))
     found(page)
+    heard(page, r"\d+ photos found")  # no search runs: a slow one fades the photos
     for summary in page.locator("summary:visible").all():
         summary.click()
     assert faults() == []

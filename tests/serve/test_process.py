@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -78,6 +79,17 @@ def test_what_keeps_it_from_starting_is_named(catalogue: Settings, tmp_path: Pat
         serve(catalogue, "no.such.name.example", 0)
     with pytest.raises(ZseError, match="is not an index"):
         serve(Settings(index=str(tmp_path), model=TOKENS), "127.0.0.1", 0)
+
+
+def test_it_may_open_as_many_files_as_the_machine_allows(catalogue: Settings) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard - 1, 1024), hard))
+    try:
+        with pytest.raises(ZseError, match="is no address"):
+            serve(catalogue, "no.such.name.example", 0)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.cluster

@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 from PIL import Image
@@ -31,7 +32,7 @@ from tests.encode.test_index import put, rows, updated
 from tests.helpers.pictures import picture, png
 from tests.search.test_searcher import TOKENS
 from tests.serve.client import STROKES, Answer, asked, form, searched
-from tests.serve.conftest import NAMES, Running, running, until_ready
+from tests.serve.conftest import KINDS, NAMES, Running, running, until_ready
 from zse_model.errors import ZseError
 from zse_model.synthetic import draw_photo, draw_sketch
 
@@ -90,6 +91,10 @@ def test_pages_end_where_no_photo_follows(service: Running) -> None:
     assert len(found) == len(set(found)) == 45 and [page["more"] for page in pages] == [True] * 4 + [False]
     last = searched(service.url, mode="rerank-20", top=10, page=2).json
     assert not last["more"], "rerank-20 ranks no third page"
+    for top, more in ((8, True), (9, False), (10, False)):
+        assert searched(service.url, where="price < 9", top=top, group=False).json["more"] is more
+        like = f"{KINDS[0]}/0.png"  # its price is 0: nine others pass
+        assert searched(service.url, like=like, where="price < 10", top=top, group=False).json["more"] is more
 
 
 def test_every_name_leads_to_its_own_thumbnail(service: Running) -> None:
@@ -500,6 +505,29 @@ def test_pages_of_other_sites_read_answers_only_where_named(guarded: Running, se
     assert asked(f"{guarded.url}healthz", origin=named).headers["access-control-allow-origin"] == named
     assert "access-control-allow-origin" not in asked(f"{guarded.url}healthz", origin=other).headers
     assert "access-control-allow-origin" not in asked(f"{service.url}healthz", origin=named).headers
+    thumbnail, token = thumbnail_url(NAMES[0]), "Bearer correct-horse-battery"
+    answer = asked(guarded.url + thumbnail, origin=named, authorization=token)
+    assert answer.headers["cross-origin-resource-policy"] == "cross-origin", "an <img> shows it"
+    assert answer.headers["access-control-expose-headers"] == "Retry-After"
+    kept = asked(guarded.url + thumbnail, authorization=token, if_none_match=answer.headers["etag"])
+    assert (kept.status, kept.headers["cross-origin-resource-policy"]) == (304, "cross-origin")
+    for url in (f"{service.url}{thumbnail}", f"{guarded.url}healthz"):
+        assert asked(url).headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_pages_of_other_sites_search_only_where_named(guarded: Running, service: Running) -> None:
+    """A browser sends a form to another site without asking it first."""
+    named, other = "https://shop.example", "https://evil.example"
+    body, kind = form(("drawing", png("sketch", 1)))
+
+    def status(running: Running, origin: str, site: str) -> int:
+        headers = {"origin": origin, "sec_fetch_site": site, "authorization": "Bearer correct-horse-battery"}
+        return asked(f"{running.url}v1/search", body, kind, **headers).status
+
+    assert [status(guarded, origin, "cross-site") for origin in (named, other, "null")] == [200, 403, 403]
+    assert status(service, named, "cross-site") == 403
+    assert status(service, other, "same-origin") == status(service, other, "none") == 200
+    assert asked(f"{service.url}healthz", origin=other, sec_fetch_site="cross-site").status == 200
 
 
 def test_originals_are_given_out_where_allowed(guarded: Running, service: Running) -> None:
@@ -596,6 +624,48 @@ def test_a_client_that_does_not_read_loses_its_connection(tmp_path: Path, monkey
             time.sleep(0.05)
         assert not held
         waiting.close()
+
+
+def test_a_connection_that_does_not_complete_a_header_is_closed(
+    service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one, and one that has begun after an answer: uvicorn waits for ever for the rest of it."""
+    monkeypatch.setattr("pipelines.serve.run.HEADER", 0.5)
+    host, port = urlsplit(service.url).hostname, urlsplit(service.url).port
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with ExitStack() as stack:
+        fresh, begun, patient = (
+            stack.enter_context(socket.create_connection((host, port), timeout=10)) for _ in range(3)
+        )
+        for connection in (begun, patient):
+            connection.sendall(request)
+            assert connection.recv(9999).startswith(b"HTTP/1.1 200")
+        patient.sendall(request[:9])
+        begun.sendall(request[:1])
+        patient.sendall(request[9:])
+        assert patient.recv(9999).startswith(b"HTTP/1.1 200")
+        with suppress(ConnectionError):
+            for byte in request[1:9]:  # more bytes do not prolong it
+                begun.sendall(bytes([byte]))
+                time.sleep(0.2)
+        with suppress(ConnectionResetError):
+            assert begun.recv(9999) == b""
+        assert fresh.recv(9999) == b""
+        patient.sendall(request)
+        assert patient.recv(9999).startswith(b"HTTP/1.1 200"), "the header of its request was complete"
+
+
+def test_integers_that_javascript_rounds_are_text(tmp_path: Path) -> None:
+    for i in range(2):
+        put(tmp_path / "photos" / f"{i}.png", picture(draw_photo("fish", i, size=64)))
+    (tmp_path / "about.csv").write_text(f"path,post,seen\n0.png,{2**53 + 1},{2**53}\n1.png,7,-1\n")
+    updated(tmp_path / "photos", tmp_path / "index", TOKENS, metadata=str(tmp_path / "about.csv"))
+    with running(Settings(index=str(tmp_path / "index"), model=TOKENS)) as service:
+        assert asked(f"{service.url}v1/photos/0.png").json["metadata"] == {"post": str(2**53 + 1), "seen": 2**53}
+        (found,) = searched(service.url, where=f"post = {2**53 + 1}").json["photos"]
+        assert found["metadata"]["post"] == str(2**53 + 1)
+        columns = asked(f"{service.url}v1/about").json["columns"]
+        assert columns == [{"name": "seen", "type": "number", "low": -1, "high": 2**53}]
 
 
 def until_answered(url: str) -> bytes:

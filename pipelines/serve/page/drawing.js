@@ -9,6 +9,7 @@ import { getStroke } from "./vendor/perfect-freehand/index.mjs";
 const PAPER = 1000; // Side of the paper in its own units. A resize, zoom or rotation changes the scale only.
 const CLOSEST = 1; // Distance of two points of a line, in units of the paper.
 const STATES = 200; // Steps that can be undone.
+const PALM = 8; // Points of a cancelled touch, at most, that is no line.
 const STEP = { small: 10, large: 50 }; // Of the pen, moved by keys.
 const ERASER = 12; // Reach beyond the edge of a line.
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -87,13 +88,16 @@ function commit(strokes) {
 
 function goTo(at) {
   if (gesture || blocked || !past.states[at]) return;
+  announce(at < past.at ? "Undone" : "Done again");
   past.at = at;
   changed();
 }
 
 function clear() {
   abandon();
-  if (now().length) commit([]);
+  if (!now().length) return;
+  commit([]);
+  announce("Cleared");
 }
 
 function changed() {
@@ -262,9 +266,10 @@ function pointerUp(event) {
   if (gesture?.owner === event.pointerId) finish();
 }
 
-// The system took the touch for a palm, or for a gesture of its own.
+// The system took the touch for a palm, or for a gesture of its own. A line of many points was meant: undo removes it.
 function pointerCancel(event) {
   if (gesture?.owner !== event.pointerId) return;
+  if (gesture.stroke?.points.length > PALM) return finish();
   abandon();
   heard.changed();
 }
@@ -317,7 +322,8 @@ function hideCursor() {
 
 function undoKey(event) {
   const control = event.ctrlKey || event.metaKey;
-  const key = event.key.toLowerCase();
+  // Ctrl+Z has the key "я" on a Cyrillic layout, and the code "KeyY" on a German one.
+  const key = (/^[a-z]$/i.test(event.key) ? event.key : event.code.replace("Key", "")).toLowerCase();
   if (!control || event.altKey || (key !== "z" && key !== "y")) return;
   if (event.target.closest("dialog, select, input:not([type=range])")) return; // It has an undo of its own.
   event.preventDefault();

@@ -13,6 +13,7 @@ const SPARE = 600; // px above and below the window in which tiles exist.
 const LONGEST_SIDE = 2048; // px of a picture that is sent.
 const OTHER_FIELDS = 10_000; // Bytes of a form beside its picture.
 const BYTES_OF_POINT = 16; // At most, as JSON: two numbers such as 999.9, and commas.
+const UNREACHED = [0, 502, 503]; // Statuses after which the same request may be answered. A search of 504 took too long.
 const DECODED = /^image\/(png|jpeg|gif|webp|bmp)$/; // What every browser can decode.
 const KEPT = 60_000; // ms that a photo which was opened can be loaded.
 const DAY = 24 * 3600 * 1000; // ms
@@ -24,6 +25,7 @@ const state = {
   like: null, // A photo that is the query, instead of the drawing.
   request: null, // The search that the results answer.
   version: "", // Of the index and the model that answered it.
+  unanswered: false, // The newest search has no answer: the results are of an earlier one.
   results: [],
   more: false, // The service has another page.
   nothing: false, // Nothing similar was found,
@@ -83,24 +85,33 @@ function submit() {
   else search();
 }
 
+// A newer search comes first: the photos shown are not its photos.
 function nextPage() {
-  stopAsking();
-  ask({ ...state.request, page: state.request.page + 1 });
+  if (timer || state.unanswered) search();
+  else if (!running) ask({ ...state.request, page: state.request.page + 1 });
+}
+
+function online() {
+  if (state.unanswered) search();
 }
 
 // note: told with the photos.
 async function ask(request, note = "") {
   const control = (running = new AbortController());
   const { query, ...fields } = request;
+  const first = request.page === 1;
+  const tell = (text) => (say(text), first && showEarlier());
   $("answer").setAttribute("aria-busy", "true");
   try {
     const body = bodyOf(query, { ...fields, top: Math.min(SHOWN, state.about.limits.top) });
-    const answer = await json("v1/search", { body, signal: control.signal });
+    const answer = await json("v1/search", { body, signal: control.signal }, { retried: UNREACHED, tell });
     if (control.signal.aborted) return;
-    if (request.page > 1 && versionOf(answer) !== state.version) return startAgain(request);
+    if (!first && versionOf(answer) !== state.version) return startAgain(request);
     show(request, answer, note);
   } catch (error) {
-    if (!control.signal.aborted) fail(error);
+    if (control.signal.aborted) return;
+    fail(error);
+    if (first) showEarlier();
   }
   if (running === control) stopRunning();
 }
@@ -122,7 +133,8 @@ function show(request, answer, note) {
   const { photos, more } = answer;
   const first = request.page === 1;
   const version = versionOf(answer);
-  Object.assign(state, { request, version, more, results: first ? photos : [...state.results, ...photos] });
+  const results = first ? photos : [...state.results, ...photos];
+  Object.assign(state, { request, version, more, results, unanswered: false });
   say(note);
   $("filter-message").textContent = "";
   if (answer.cleaned && first) showCleaned(answer.cleaned);
@@ -134,8 +146,17 @@ function show(request, answer, note) {
   const found = `${counted(state.results.length, "photo")} found`;
   if (!state.nothing) $("count").textContent = more ? `${found}, and there are more` : found;
   if (!isDrawing()) announce(state.nothing ? "Nothing similar found" : found, QUIET);
-  if (!state.results.length) say(request.where ? "No photo passes the filters." : "The index holds no photo.");
+  const missing = "like" in request.query ? "other photo" : "photo"; // The photo itself is not among those like it.
+  if (!results.length) say(request.where ? `No ${missing} passes the filters.` : `The index holds no ${missing}.`);
   if (version !== versionOf(state.about)) refresh();
+}
+
+// The photos of an earlier search stay while the newest has no answer. The heading says whose they are.
+function showEarlier() {
+  state.unanswered = true;
+  $("nothing").hidden = true;
+  $("count").textContent = state.results.length && !$("grid").hidden ? "Photos of an earlier search" : "Photos";
+  announce("");
 }
 
 // Photos for which nothing similar was found are shown when they are asked for, and then until the paper is cleared.
@@ -189,7 +210,8 @@ function choose({ focused, given }) {
 const settingFields = () => $("more-ways").querySelectorAll("input, select"); // Those of filters, and of the mode.
 
 function showNothing() {
-  Object.assign(state, { request: null, more: false, results: [], nothing: false, anyway: false });
+  if (state.request) announce("The paper is empty"); // In place of the number of photos, which may not be read yet.
+  Object.assign(state, { request: null, unanswered: false, more: false, results: [], nothing: false, anyway: false });
   say("");
   hideNearest();
   resetGrid();
@@ -256,7 +278,7 @@ function uncover() {
 
 // The drawing that the service made of a photo or scan of paper.
 function showCleaned({ done, png }) {
-  $("instead-picture").src = png;
+  Object.assign($("instead-picture"), { wanted: null, src: png });
   $("instead-text").replaceChildren(isolated(nameOf(state.picture)), sentence(`: ${done}`));
   offerToClean("never");
 }
@@ -281,8 +303,15 @@ function searchLike(photo) {
 
 const nameOf = (file) => file.name || "Picture";
 
+let early = null; // A file that came before the limits of the service were known.
+
 async function usePicture(file) {
-  if (!file || !state.about) return;
+  if (!file) return;
+  if (!state.about) {
+    early = file;
+    say("The picture is used as soon as the service answers.");
+    return;
+  }
   try {
     const ready = await readyToSend(file);
     cover(ready, null, isolated(nameOf(file)));
@@ -303,7 +332,8 @@ async function readyToSend(file) {
     const longest = Math.max(bitmap.width, bitmap.height);
     const fits = file.size <= room && longest <= LONGEST_SIDE && bitmap.width * bitmap.height <= pixels;
     if (fits) return file;
-    const blob = await shrunk(bitmap, Math.min(LONGEST_SIDE, longest, Math.floor(Math.sqrt(pixels))), room);
+    const type = file.type === "image/jpeg" ? file.type : "image/png"; // A photo as PNG is several times larger.
+    const blob = await shrunk(bitmap, Math.min(LONGEST_SIDE, longest, Math.floor(Math.sqrt(pixels))), room, type);
     return new File([blob], name, { type: blob.type });
   }
   if (!svg && (!file.type.startsWith("image/") || DECODED.test(file.type))) {
@@ -313,15 +343,15 @@ async function readyToSend(file) {
   return file;
 }
 
-async function shrunk(bitmap, side, room) {
+async function shrunk(bitmap, side, room, type) {
   const scale = side / Math.max(bitmap.width, bitmap.height);
   const [width, height] = [bitmap.width, bitmap.height].map((length) => Math.max(1, Math.round(length * scale)));
   const drawn = element("canvas", { width, height });
   const brush = drawn.getContext("2d");
   brush.imageSmoothingQuality = "high";
   brush.drawImage(bitmap, 0, 0, width, height);
-  const blob = await new Promise((done) => drawn.toBlob(done, "image/png"));
-  return blob.size <= room || side < 64 ? blob : shrunk(bitmap, Math.floor(side / 2), room);
+  const blob = await new Promise((done) => drawn.toBlob(done, type, 0.9));
+  return blob.size <= room || side < 64 ? blob : shrunk(bitmap, Math.floor(side / 2), room, type);
 }
 
 function pasted(event) {
@@ -524,10 +554,12 @@ function gridKey(event) {
 // The dialog of a photo.
 
 let opened = null; // Its photo.
+let foundBy = null; // The search that found it. Another may be answered behind the dialog.
 let explaining = null; // The AbortController of its explanation.
 
 function openPhoto(photo) {
   opened = photo;
+  foundBy = state.request;
   const { id, score, confidence, repeats, metadata } = photo;
   const also = repeats?.length ? [["also as", repeats.join(", ")]] : [];
   const sure = typeof confidence === "number" ? [["confidence", percent(confidence)]] : [];
@@ -537,7 +569,7 @@ function openPhoto(photo) {
   $("dialog-picture").alt = fileName(id);
   $("dialog-picture").removeAttribute("src");
   showPicture($("dialog-picture"), photo.thumbnail);
-  $("explain").hidden = !state.about.explains || "like" in state.request.query;
+  $("explain").hidden = !state.about.explains || "like" in foundBy.query;
   $("explain").disabled = false;
   $("explanation").replaceChildren();
   $("original").hidden = !photo.original;
@@ -571,7 +603,7 @@ function shownValue(value) {
 
 async function explain() {
   const control = (explaining = new AbortController());
-  const { query, mode, clean } = state.request;
+  const { query, mode, clean } = foundBy;
   const tell = (text) => $("explanation").replaceChildren(element("p", { textContent: text }));
   $("explain").disabled = true;
   tell("The explanation is being made.");
@@ -612,7 +644,7 @@ function moreLikeThis() {
 
 async function start() {
   try {
-    state.about = await json("v1/about", {}, { tries: Infinity, retried: [0, 502, 503, 504] });
+    state.about = await json("v1/about", {}, { tries: Infinity, retried: [...UNREACHED, 504] });
   } catch (error) {
     fail(error);
     return;
@@ -621,6 +653,8 @@ async function start() {
   showAbout(state.about);
   showSettings(state.about);
   search();
+  usePicture(early);
+  early = null;
 }
 
 function showAbout({ photos, model, index, credit }) {
@@ -656,7 +690,7 @@ function fileChosen() {
 
 function listen() {
   on(document, { paste: pasted, drop: dropped, dragover: draggedOver, dragleave: draggedAway });
-  on(window, { scroll: () => layGrid(), resize: () => layGrid() });
+  on(window, { scroll: () => layGrid(), resize: () => layGrid(), online });
   new ResizeObserver(() => layGrid()).observe($("answer"));
   on(grid, { keydown: gridKey });
   on($("search"), { click: submit });

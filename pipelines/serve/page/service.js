@@ -66,18 +66,21 @@ export function bodyOf(query, fields) {
 
 export const fetchBlob = async (path) => (await call(path)).blob();
 
-// An <img> sends no token: with one, the bytes are fetched.
+// An <img> sends no token: with one, the bytes are fetched. They may arrive after those of a picture that is wanted
+// later: image.wanted says which one it is.
 export async function showPicture(image, path) {
+  image.wanted = path;
   if (!remembered("token")) {
     image.src = new URL(path, document.baseURI).href;
     return;
   }
   const blob = await fetchBlob(path).catch(() => null);
-  if (blob) showBlob(image, blob);
+  if (blob && image.wanted === path) showBlob(image, blob);
 }
 
 export function showBlob(image, blob) {
   const url = URL.createObjectURL(blob);
+  image.wanted = null;
   image.onload = image.onerror = () => URL.revokeObjectURL(url);
   image.src = url;
 }

@@ -52,6 +52,14 @@ def test_records_are_read_as_they_are_listed() -> None:
         assert coloured == (record.modality == "photo")
 
 
+def test_another_version_of_the_pictures_is_another_listing_of_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = create_dataset(load_experiment(EXPERIMENT, []).dataset)
+    before = data.records()
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "0.1")
+    changed = {old.modality for old, new in zip(before, data.records(), strict=True) if old != new}
+    assert changed == {"photo"}, "the drawings are not of the package"
+
+
 def test_pictures_are_installed_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

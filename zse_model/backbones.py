@@ -56,7 +56,8 @@ class BackboneConfig:
     the CPU time of an image."""
     tune: Tune = "full"
     """What a training changes of the pretrained weights: full = all but the frozen groups, norms = the weights of
-    norms, lora = low-rank additions to linear layers (`lora`), frozen = nothing."""
+    norms, lora = low-rank additions to linear layers (`lora`), frozen = nothing. With distillation the pretrained
+    classifier is trained in every case, as the other heads are."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     modality_blocks: int = 0
     """Last blocks of a vision transformer that sketches and photos have one set of weights each for."""

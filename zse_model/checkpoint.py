@@ -234,6 +234,8 @@ def read_seen(folder: Path) -> Tensor:
     return seen
 
 
+CLASSIFIER = "backbone.classifier."
+"""How the weights of a backbone's pretrained classifier begin, which only a network that is distilled keeps."""
 # Heads may differ between stages: after token selection the relation network has another size.
 HEADS = (
     "local.",
@@ -241,7 +243,7 @@ HEADS = (
     "classifier.",
     "distillation.",
     "fusion",
-    "backbone.classifier.",
+    CLASSIFIER,
     "graph.",
     "codes.",
     "confidence",
@@ -254,8 +256,8 @@ def start_from(method: RetrievalMethod, start: Checkpoint) -> list[str]:
     """Copy the weights of a trained network into a new one. Returns the names of the weights that are not copied.
 
     Heads are copied where they fit, and a module that a loss weight of 0 leaves out where both networks have it. All
-    else must fit. From another method only the backbone is copied. Codes, the weights of mode fused, and the graph of
-    classes are never copied.
+    else must fit. From another method only the backbone is copied, and its classifier where it fits. Codes, the weights
+    of mode fused, and the graph of classes are never copied.
     Raises ZseError for names and shapes that do not fit.
     """
     mine = method.state_dict()
@@ -287,20 +289,18 @@ def _plain(names: Iterable[str]) -> set[str]:
 
 def _backbone_from(method: RetrievalMethod, mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
     """`start_from` another method. A backbone of the sketches' own starts from the one that there is."""
-    wanted = [
-        n
-        for n in mine
-        if n.removeprefix("sketch_").startswith(("backbone.model.", "backbone.sketch_blocks.")) and not is_lora(n)
-    ]
+    wanted = [n for n in mine if n.removeprefix("sketch_").startswith("backbone.") and not is_lora(n)]
     source = {n: theirs.get(n, theirs.get(n.removeprefix("sketch_"))) for n in wanted}
-    if wrong := sorted(n for n, value in source.items() if value is None or value.shape != mine[n].shape):
+    fits = {n: value for n, value in source.items() if value is not None and value.shape == mine[n].shape}
+    others = source.keys() - fits.keys()
+    if wrong := sorted(n for n in others if not n.removeprefix("sketch_").startswith(CLASSIFIER)):
         raise ZseError(
             f"start: the backbones differ in {wrong[:5]}"
             + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
             + ". Give the experiment the backbone of the checkpoint"
         )
-    method.load_state_dict(mine | {name: value for name, value in source.items() if value is not None})
-    return sorted(name for name in mine.keys() - source.keys() if not is_lora(name))
+    method.load_state_dict(mine | fits)
+    return sorted(name for name in mine.keys() - fits.keys() if not is_lora(name))
 
 
 def from_dict(config: type, values: Mapping[str, Any]) -> Any:

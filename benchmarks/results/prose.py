@@ -44,7 +44,7 @@ The table decided the following, in the order of the effect:
 1. The losses beside the published ones ({losses} together, of which distillation {distillation}).
 2. The readout of pooled features instead of the retrieval token ({readout}).
 3. Negative pairs of another class drawn at random instead of the hardest of the batch ({batch}, and {batch_rn} of `rn`)
-   or of the same class ({hard}).
+   or of the same class ({hard}). A negative of the same class could be the sketch's own photo at the time.
 
 By `fused`, the intervals of 1 and 2 exclude 0, and those of 3 do not. Attention variant, layout, width, depth, dropout
 and the other weights made no measurable difference with one seed, the published layout and attention included. So

@@ -24,6 +24,11 @@ class IngestConfig:
     row_group: int = 128
     """Pictures per row group."""
 
+    def __post_init__(self) -> None:
+        for name in ("part_size", "row_group"):
+            if getattr(self, name) < 1:
+                raise ZseError(f"ingest.{name} must be 1 or more, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
@@ -51,6 +56,9 @@ class ShardConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("items", "part_size", "row_group"):
+            if getattr(self, name) < 1:
+                raise ZseError(f"shard.{name} must be 1 or more, got {getattr(self, name)}")
         for name in ("own_photo", "hard_negatives", "pseudo_sketches"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ZseError(f"shard.{name} is a share, 0..1, got {getattr(self, name)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 import numpy as np
 
 from pipelines.datasets.built_in import is_split_name
+from pipelines.store import storage
 from pipelines.workspace.members import Members
 from zse_model.errors import ZseError
 from zse_model.transforms import Modality
@@ -37,6 +38,9 @@ class ImageRecord:
     """Bytes."""
     version: str
     """Changes with the content, as far as the store reports changes without a read."""
+    source: str = ""
+    """`source_hash` of the folder that `path` is relative to. Empty for pictures without a folder, and of an archive,
+    whose version covers its URL. The last field: names of parts leave it out where it is empty."""
 
     def values(self) -> list[str | int | None]:
         """The fields in order, for JSON. `of` is the inverse."""
@@ -45,6 +49,12 @@ class ImageRecord:
     @classmethod
     def of(cls, values: Sequence[Any]) -> ImageRecord:
         return cls(**dict(zip(cls.__slots__, values, strict=True)))
+
+
+def source_hash(folder: str) -> str:
+    """Tells folders apart whose files have equal paths, sizes and times. Empty for S3, whose ETags are hashes of the
+    content; a web server's ETags are often made of time and size."""
+    return "" if folder.startswith(("s3://", "s3a://")) else storage.digest(storage.absolute(folder), 16)
 
 
 @dataclass(frozen=True, kw_only=True)

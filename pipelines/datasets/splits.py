@@ -9,16 +9,21 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from pipelines.datasets.base import DatasetConfig
 from pipelines.datasets.built_in import CROSS, built_in, is_split_name, normalised, split_names
 from pipelines.datasets.texts import named, rows, some
 from pipelines.runtime.errors import StorageError
+from pipelines.runtime.progress import say
 from pipelines.store import storage
 from zse_model import synthetic
 from zse_model.errors import ZseError
 from zse_model.split import ZeroShotSplit, conflicts, draw_classes, normalise_name, same_thing
+
+FORMS = ("-selection", "-generalised", "-seen", "-fg", "-fg-class", "-fg-all", "-fg-seen")
+"""What stands between split and fingerprint in the names of settings."""
 
 
 class MissingClassesError(ZseError):
@@ -28,8 +33,9 @@ class MissingClassesError(ZseError):
 def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSplit:
     """The split of a data set with these categories, with its pseudo-unseen classes drawn.
 
-    A class that a built-in split does not name is neither seen nor unseen. Raises MissingClassesError for an unseen
-    class that the data does not have, and ZseError for an unknown split or class names that clash.
+    A class that a built-in split does not name is neither seen nor unseen. Nor is, with a list or a file, a class that
+    means the same as an unseen one. Raises MissingClassesError for an unseen class that the data does not have, and
+    ZseError for an unknown split, class names that clash, or a name of the data set that ends like a form of settings.
     """
     categories = sorted(categories)
     refuse_names(categories)
@@ -44,7 +50,9 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
     if config.use == "selection":
         _refuse_published(split for split in split_names() if normalised(_test_classes(split)) == {*wanted})
     _refuse_missing(config.split, dict(zip(wanted, unseen, strict=True)), present)
-    trained = [normalise_name(c) for c in seen] if seen is not None else [c for c in present if c not in set(wanted)]
+    trained = [normalise_name(c) for c in seen] if seen is not None else _others(present, wanted)
+    if name == config.name:
+        _refuse_form(config)
     split = ZeroShotSplit(
         name=name,
         citation=citation,
@@ -53,6 +61,32 @@ def load_split(config: DatasetConfig, categories: Iterable[str]) -> ZeroShotSpli
         held_back=config.held_back,
     )
     return split.with_pseudo_unseen(config.pseudo_unseen, seed=config.split_seed)
+
+
+def _others(present: Mapping[str, str], unseen: Collection[str]) -> list[str]:
+    """The classes that are not unseen, without those that mean the same as one that is: training on a bike shows a
+    model what a bicycle is."""
+    others = [c for c in present if c not in {*unseen}]
+    same = dict(conflicts(others, unseen))
+    if same:
+        _tell_left_out(tuple(f"{named(present[a])} = {named(present[b])}" for a, b in same.items()))
+    return [c for c in others if c not in same]
+
+
+@cache  # a process asks for the split several times
+def _tell_left_out(same: tuple[str, ...]) -> None:
+    more = f" and {len(same) - 20} more" if len(same) > 20 else ""
+    say(f"Not trained on, because they mean the same as an unseen class: {', '.join(same[:20])}{more}")
+
+
+def _refuse_form(config: DatasetConfig) -> None:
+    """Raise ZseError for a data set whose settings would be taken for those of a form, by rules and pages."""
+    forms = [form for form in FORMS if config.name.endswith(form)]
+    if forms and not (forms == ["-selection"] and config.use == "selection"):
+        raise ZseError(
+            f"dataset.name {config.name!r} ends in {forms[0]}, as the names of some settings do (docs/evaluation.md). "
+            "Give the data set another name"
+        )
 
 
 def _refuse_published(splits: Iterable[str]) -> None:

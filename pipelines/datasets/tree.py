@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
 from pipelines.datasets.archives import opened
-from pipelines.datasets.base import DatasetConfig, ImageRecord, Place
+from pipelines.datasets.base import DatasetConfig, ImageRecord, Place, source_hash
 from pipelines.datasets.texts import named, rows, some, tell
 from pipelines.runtime.errors import StorageError
 from pipelines.runtime.progress import say
@@ -149,6 +149,8 @@ class Root:
     url: str
     version: str | None
     """Version of the archive; None for a folder."""
+    source: str
+    """`ImageRecord.source` of its records."""
     mark: str = ""
     """Prefix of its records' paths, if there are several sources."""
 
@@ -204,7 +206,16 @@ class Tree:
 
     def roots(self) -> list[Root]:
         found = [opened(source) for source in self.sources]
-        return [Root(i, o.folder, o.version, f"{i}//" if len(found) > 1 else "") for i, o in enumerate(found)]
+        return [
+            Root(
+                index=i,
+                url=o.folder,
+                version=o.version,
+                source="" if o.version else source_hash(o.folder),
+                mark=f"{i}//" if len(found) > 1 else "",
+            )
+            for i, o in enumerate(found)
+        ]
 
     def places(self) -> list[tuple[Root, str]]:
         """(root, folder) of each place where a data set may be: each source, and each folder in it."""
@@ -416,6 +427,7 @@ def _record(listed: _Listed, category: str) -> ImageRecord:
         path=root.mark + path,
         size=listed.file.size,
         version=" ".join(filter(None, (root.version or listed.file.version, branch.drawn_at))),
+        source=root.source,
     )
 
 

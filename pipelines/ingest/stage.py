@@ -2,25 +2,25 @@
 
     <workspace>/images/<dataset>-<hash>/part-<hash>.parquet ... manifest.json
 
-The folder's hash covers the listing and the transforms: a changed picture or size gives another folder. An interrupted
-ingest continues. A part has pictures of one class and modality, and its name is the hash of its inputs, so parts of
-earlier ingests of the data set are copied: only changed classes are read, and each folder is complete. The manifest's
-fingerprint covers the content alone: equal pictures have equal fingerprints in any place and with any number of
-workers.
+The folder's hash covers the listing, the source and the transforms: a changed picture or size gives another folder. An
+interrupted ingest continues. A part has pictures of one class and modality, and its name is the hash of its inputs, so
+parts of earlier ingests of the data set are copied: only changed classes are read, and each folder is complete. The
+manifest's fingerprint covers the content alone: equal pictures have equal fingerprints in any place and with any number
+of workers.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress, groupby, islice
 from typing import Any
 
 from pipelines.config.experiment import ExperimentConfig, to_dict
-from pipelines.datasets.base import ImageRecord
+from pipelines.datasets.base import ImageRecord, source_hash
 from pipelines.datasets.registry import create_dataset
 from pipelines.ingest.prepare import packed, write_images
 from pipelines.runtime import logs, prometheus
@@ -28,7 +28,7 @@ from pipelines.runtime.progress import say
 from pipelines.runtime.ray_tasks import run_parts
 from pipelines.store import storage
 from pipelines.workspace.images import Images
-from pipelines.workspace.kept import MANIFEST
+from pipelines.workspace.kept import MANIFEST, complete
 from pipelines.workspace.parts import batched_parts, open_part, part_extra, read_parts
 from zse_model.errors import ZseError
 from zse_model.transforms import BadPicture
@@ -62,18 +62,12 @@ def ingest(config: ExperimentConfig, workspace: str, planned: Planned | None = N
     folder, parts = planned.folder, planned.parts
     logs.about(run=_name(folder))
     if (done := Images.find(folder, planned.key)) is not None:
+        _refuse_bad(config, done.skipped, done.manifest["listed"])  # other settings may have let it finish
         return done
     write_parts(config, folder, parts)
     about = _about(folder, parts, config)
     skipped, listed = about["skipped"], about["listed"]
-    _raise_if_asked(config, skipped)
-    if len(skipped) > config.ingest.max_bad_fraction * listed:
-        first = "\n".join(f"  {s['uri']}: {s['reason']}" for s in skipped[:10])
-        raise TooManyBadPicturesError(
-            f"{len(skipped)} of {listed} pictures cannot be used, but ingest.max_bad_fraction allows "
-            f"{config.ingest.max_bad_fraction:.1%}. The first:\n{first}\nRepair or remove them, or raise the limit: "
-            f"--set ingest.max_bad_fraction={len(skipped) / listed + 0.005:.2f}. Finished work is kept"
-        )
+    _refuse_bad(config, skipped, listed)
     images = Images.write(folder, planned.key, **about)
     if skipped:
         reasons = Counter(s["reason"] for s in skipped).most_common(3)
@@ -88,20 +82,43 @@ def listing(config: ExperimentConfig) -> list[ImageRecord]:
 
 
 def plan_ingest(config: ExperimentConfig, workspace: str, listed: Sequence[ImageRecord] | None = None) -> Planned:
-    """Plan the parts of the pictures. Reads no picture. listed: their `listing`, if it is known."""
+    """Plan the parts of the pictures. Reads no picture. listed: their `listing`, if it is known.
+
+    Names of earlier code do not cover the source. A finished ingest of that name is not made again if its manifest
+    names the sources of all pictures.
+    """
     pictures = listing(config) if listed is None else listed
+    planned = _planned(config, workspace, pictures, of_source=True)
+    sources = {record.source for record in pictures} - {""}
+    if not sources or complete(planned.folder):
+        return planned
+    earlier = _planned(config, workspace, pictures, of_source=False)
+    found = Images.find(earlier.folder, earlier.key)
+    named = found.manifest["source"] if found is not None else None  # a list where there are several
+    known = {source_hash(url) for url in ([named] if isinstance(named, str) else named or ())}
+    return earlier if sources <= known else planned
+
+
+def _planned(config: ExperimentConfig, workspace: str, pictures: Sequence[ImageRecord], *, of_source: bool) -> Planned:
+    """of_source: whether names cover the sources of pictures that have one. All other names are those of earlier
+    code."""
     made_by = [Images.VERSION, Images.SCHEMA.names, to_dict(config.transforms), config.ingest.row_group]
     parts: dict[str, list[ImageRecord]] = {}
     for _, alike in groupby(pictures, key=lambda record: (record.modality, record.category)):
         while records := list(islice(alike, config.ingest.part_size)):
-            lines = storage.digest_lines(json.dumps(record.values()) for record in records)
+            values = (record.values() if of_source and record.source else record.values()[:-1] for record in records)
+            lines = storage.digest_lines(map(json.dumps, values))
             parts[Images.part_name(storage.digest([lines, *made_by], 16))] = records
     key = storage.digest(list(parts))
     return Planned(Images.place(workspace, config.dataset.name, key), key, parts)
 
 
 def write_parts(config: ExperimentConfig, folder: str, parts: dict[str, list[ImageRecord]]) -> None:
-    """Write the missing parts: copy those of other ingests of the data set, read and prepare the rest."""
+    """Write the missing parts: copy those of other ingests of the data set, read and prepare the rest.
+
+    Parts that exist are kept, also those with skipped pictures: a few bad files in each class would make an interrupted
+    ingest begin anew.
+    """
     there = storage.names(folder) & parts.keys()
     if there:
         say(f"{len(there)} of {len(parts)} parts already exist")
@@ -157,7 +174,19 @@ def _copy_part(source: str, folder: str, name: str) -> bool:
     return True
 
 
-def _raise_if_asked(config: ExperimentConfig, skipped: list[dict[str, str]]) -> None:
+def _refuse_bad(config: ExperimentConfig, skipped: Sequence[Mapping[str, str]], listed: int) -> None:
+    """Raise BadPicture or TooManyBadPicturesError for skipped pictures that the configuration does not allow."""
+    _raise_if_asked(config, skipped)
+    if len(skipped) > config.ingest.max_bad_fraction * listed:
+        first = "\n".join(f"  {s['uri']}: {s['reason']}" for s in skipped[:10])
+        raise TooManyBadPicturesError(
+            f"{len(skipped)} of {listed} pictures cannot be used, but ingest.max_bad_fraction allows "
+            f"{config.ingest.max_bad_fraction:.1%}. The first:\n{first}\nRepair or remove them, or raise the limit: "
+            f"--set ingest.max_bad_fraction={len(skipped) / listed + 0.005:.2f}. Finished work is kept"
+        )
+
+
+def _raise_if_asked(config: ExperimentConfig, skipped: Sequence[Mapping[str, str]]) -> None:
     if skipped and config.ingest.on_bad == "raise":
         raise BadPicture(f"{skipped[0]['uri']}: {skipped[0]['reason']} (ingest.on_bad is raise)")
 

@@ -23,9 +23,10 @@ from pipelines.tracking import reachable
 from pipelines.train.class_vectors import class_vectors_of
 from pipelines.train.items import ItemPlan
 from pipelines.train.networks import check_networks, refuse_random_teacher
+from pipelines.train.selection import by_pairs, chosen_by
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import Members, leakable, training_members
-from zse_model.checkpoint import load_checkpoint
+from zse_model.checkpoint import load_checkpoint, picture_key, read_seen
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError, refuse_leaks, refuse_start
 from zse_model.split import ZeroShotSplit
@@ -167,25 +168,39 @@ def check_transforms(trained: TransformConfig, asked: TransformConfig) -> None:
 
 
 def refuse_repeats(config: ExperimentConfig, images: Images) -> None:
-    """Raise LeakError, with both names, for a training picture with the same content as a picture that is tested or
-    that checkpoints are chosen by. Runs after ingest and before the cost of training."""
+    """Raise LeakError, with both names, for a picture of this training or of its start with the same content as a
+    picture that is tested or that checkpoints are chosen by. Runs after ingest and before the cost of training."""
     split = load_split(config.dataset, images.counts)
     members, asked = images.members(), config.evaluation
     trained = training_members(members, split)
-    first = trained.names()
+    first, started = trained.names(), _seen_by_start(config)
     tested = leakable(members, split, asked.distractors, seen_classes=asked.seen_classes)
-    chosen_by = members.of(categories=split.pseudo_unseen)
+    pairs = by_pairs(split, config.shard)
+    others = "give both one instance" if pairs else "draw other pseudo-unseen classes by --set dataset.split_seed=N"
     for what, pictures, fix in (
         ("tested", tested, "put both classes on one side of dataset.split"),
-        ("chosen by", chosen_by, "draw other pseudo-unseen classes by --set dataset.split_seed=N"),
+        ("chosen by", chosen_by(members, split, pairs=pairs), others),
     ):
-        both = [(first[sha], id) for sha, id in zip(pictures.sha256, pictures.id, strict=True) if sha in first]
+        both = [
+            (first.get(sha, "a picture of start"), id)
+            for sha, id in zip(pictures.sha256, pictures.id, strict=True)
+            if sha in first or (started and picture_key(sha) in started)
+        ]
         if both:
             named = "; ".join(f"{a} = {b}" for a, b in both[:NAMED]) + (" ..." if len(both) > NAMED else "")
             raise LeakError(
                 f"{len(both)} pictures with the same content are trained on and {what}: {named}. Remove one of each "
                 f"pair from {images.source}, or {fix}"
+                + (", or start from a checkpoint that has not seen them" if started else "")
             )
+
+
+def _seen_by_start(config: ExperimentConfig) -> set[int]:
+    """The `picture_key` of every picture that the start has seen."""
+    if config.start is None:
+        return set()
+    with storage.local_copy(config.start) as copy:
+        return set(read_seen(copy).tolist())
 
 
 def _few(names: Sequence[str]) -> str:

@@ -109,7 +109,8 @@ class ItemPlan:
 
     def _check_one_class(self) -> None:
         """Check a training on one class. Every negative is then an instance of the class, other than those of photo and
-        second sketch: at least three instances are needed, and every picture's instance must be known."""
+        both sketches. These are at most two instances where the photo is the sketch's own, else three. So photos of one
+        instance more are needed, and every picture's instance must be known."""
         if not self.classes or self.config.hard_negatives < 1:
             raise ZseError(
                 f"Training needs at least two classes with sketches and photos, got {self.classes}; classes without "
@@ -118,11 +119,12 @@ class ItemPlan:
             )
         drawn, photographed = self._instance[self._sketches[0]], self._instance[self._photos[0]]
         unknown = np.count_nonzero(drawn < 0) + np.count_nonzero(photographed < 0)
-        known = len(np.unique(photographed[photographed >= 0]))
-        if unknown or known < 3:
+        known, needed = len(np.unique(photographed[photographed >= 0])), 3 if self.config.own_photo == 1 else 4
+        if unknown or known < needed:
             raise ZseError(
                 f"Training on the class {self.classes[0]!r} alone needs the instance of every picture (unknown: "
-                f"{unknown}) and photos of at least 3 instances (found: {known}). Add pairs or a second class"
+                f"{unknown}) and, with shard.own_photo={self.config.own_photo:g}, photos of at least {needed} "
+                f"instances (found: {known}). Add pairs or a second class"
             )
 
     def __getitem__(self, i: int) -> Item:
@@ -138,8 +140,12 @@ class ItemPlan:
         own = self._photos_of[instance[sketch]] if instance[sketch] >= 0 else ()
         use_own = len(own) > 0 and rng.random() < self.config.own_photo
         photo = int(rng.choice(own)) if use_own else int(rng.choice(photos))
-        # The negative is paired with the second sketch. A hard negative is another instance of the same class.
-        others = photos[(instance[photos] != instance[sketch2]) & (instance[photos] != instance[photo])]
+        # A hard negative is another instance of the class. It is a negative of both sketches and of the photo, so it is
+        # an own photo of none of them.
+        strange = (instance[photos] != instance[sketch2]) & (instance[photos] != instance[photo])
+        if len(own):
+            strange &= instance[photos] != instance[sketch]
+        others = photos[strange]
         if instance[sketch2] >= 0 and len(others) and rng.random() < self.config.hard_negatives:
             return Item(sketch, photo, sketch2, int(rng.choice(others)), label, label)
         negative_label = (label + 1 + int(rng.integers(len(self.classes) - 1))) % len(self.classes)

@@ -108,6 +108,8 @@ def make_job(
         "fingerprint": pairs.fingerprint,
         "seed": config.train.seed,
     }
+    if pairs.pictures_hash is not None:  # trainings on pair shards of earlier code keep their names
+        depends["pictures"] = pairs.pictures_hash
     if not untrained:
         depends |= {
             "pairs": pairs.settings,

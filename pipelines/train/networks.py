@@ -17,6 +17,7 @@ import torch
 from pipelines.config.experiment import ExperimentConfig
 from pipelines.store import storage
 from zse_model.backbones import BackboneConfig
+from zse_model.checkpoint import CLASSIFIER, WEIGHTS, read_tensors
 from zse_model.errors import ZseError
 from zse_model.installed_weights import INSTALLED, installed_file
 from zse_model.methods import create_method
@@ -40,11 +41,18 @@ def refuse_random_teacher(config: ExperimentConfig, name: str) -> None:
     """Raise ZseError for a method that would be distilled from random numbers. An earlier version trained such ones:
     their checkpoints are found and evaluated as before."""
     weight = getattr(config.methods[name], "distillation", 0)
-    if weight and config.backbone.weights is None and config.start is None:
-        raise ZseError(
-            f"methods.{name}.distillation is {weight}, but backbone.weights is null: the classifier to distil from "
-            f"would be random. Set methods.{name}.distillation=0 or give backbone.weights"
-        )
+    if not weight or config.backbone.weights is not None:
+        return
+    why, or_start = "", ""
+    if config.start is not None:
+        with storage.local_copy(config.start) as copy:
+            if any(tensor.startswith(CLASSIFIER) for tensor in read_tensors(copy / WEIGHTS)):
+                return
+        why, or_start = ", and start was not distilled, so that it has no classifier", ", or start from one that was"
+    raise ZseError(
+        f"methods.{name}.distillation is {weight}, but backbone.weights is null{why}: the classifier to distil from "
+        f"would be random. Set methods.{name}.distillation=0 or give backbone.weights{or_start}"
+    )
 
 
 def buildable(method: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pipelines.config.data import ShardConfig
 from pipelines.workspace.images import Images
 from pipelines.workspace.members import Members, held_back, training_members
 from pipelines.workspace.tensors import encode_pictures
@@ -34,9 +35,7 @@ class Selection:
     """
 
     def __init__(self, images: Images, split: ZeroShotSplit, batch_size: int, *, pairs: bool = False) -> None:
-        members = images.members()
-        members = _held_back_pairs(members, split) if pairs else members.of(categories=split.pseudo_unseen)
-        members = members.by_content()
+        members = chosen_by(images.members(), split, pairs=pairs).by_content()
         names = members.instance if pairs else members.category
         self.batch_size, self.numbers = batch_size, {name: i for i, name in enumerate(sorted(set(names)))}
         self.sketches, self.query_labels = self._load(images, members, names, "sketch")
@@ -136,6 +135,17 @@ def _some_photos(images: Images, split: ZeroShotSplit, count: int) -> Members:
     """Photos that are trained on, the first by content hash: none that a test asks for."""
     members = training_members(images.members(), split).by_content()
     return members.where(np.flatnonzero(members.modality == "photo")[:count])
+
+
+def by_pairs(split: ZeroShotSplit, shard: ShardConfig) -> bool:
+    """Whether a training chooses by held-back pairs. Where a fine-grained one has no pseudo-unseen classes, the pairs
+    are its task."""
+    return not split.pseudo_unseen and shard.hard_negatives == 1
+
+
+def chosen_by(members: Members, split: ZeroShotSplit, *, pairs: bool) -> Members:
+    """The pictures that a checkpoint is chosen by: those of the pseudo-unseen classes, or held-back `pairs`."""
+    return _held_back_pairs(members, split) if pairs else members.of(categories=split.pseudo_unseen)
 
 
 def _held_back_pairs(members: Members, split: ZeroShotSplit) -> Members:

@@ -29,6 +29,7 @@ from pipelines.workspace.images import Images
 from pipelines.workspace.members import Members, training_members
 from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.parts import batched_parts, part_name
+from zse_model.split import ZeroShotSplit
 
 
 @logs.stage("shard")
@@ -37,20 +38,21 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
     planned."""
     split = load_split(config.dataset, images.counts)
     settings = config.shard
-    key = storage.digest(
-        {
-            "schema": Pairs.VERSION,
-            "fingerprint": images.fingerprint,
-            "transforms": images.transforms,
-            "split": split.digest,
-            "shard": _identity(settings),
-        }
-    )
+    members = training_members(images.members(), split)
+    pictures = _pictures_hash(members)
+    depends = {
+        "schema": Pairs.VERSION,
+        "fingerprint": images.fingerprint,
+        "transforms": images.transforms,
+        "split": split.digest,
+        "shard": _identity(settings),
+    }
+    key, earlier = storage.digest(depends | {"pictures": pictures}), storage.digest(depends)
     folder = Pairs.place(workspace, config.dataset.name, key)
     logs.about(run=folder.rsplit("/", 1)[1])
-    if (done := Pairs.find(folder, key)) is not None:
+    done = Pairs.find(folder, key) or _find_earlier(workspace, config.dataset.name, earlier, split, pictures)
+    if done is not None:
         return done
-    members = training_members(images.members(), split)
     plan = ItemPlan(members, settings)
     if plan.incomplete:
         say(f"Classes without sketches or without photos are not trained on: {', '.join(plan.incomplete[:20])}")
@@ -77,6 +79,7 @@ def shard(config: ExperimentConfig, workspace: str, images: Images) -> Pairs:
         classes=plan.classes,
         left_out=plan.incomplete,
         pictures=len(members),
+        pictures_hash=pictures,
         shard=_identity(settings),
         row_group=settings.row_group,
         shards=written,
@@ -96,11 +99,30 @@ def items_sheet(plan: ItemPlan, members: Members, images: Images, items: int = 1
     return draw_sheet(rows)
 
 
+def _pictures_hash(members: Members) -> str:
+    """Of ids and contents. The fingerprint has no ids, but items depend on them: planning draws pictures in the order
+    of their ids, an id names the part of a union, and without an instance it decides what is held back."""
+    return storage.digest_lines(json.dumps(picture) for picture in zip(members.id, members.sha256, strict=True))
+
+
+def _find_earlier(workspace: str, name: str, key: str, split: ZeroShotSplit, pictures: str) -> Pairs | None:
+    """Pair shards under the key of earlier code, which does not cover the ids; None unless the image shards that they
+    were made of are there and have the same training pictures."""
+    if (found := Pairs.find(Pairs.place(workspace, name, key), key)) is None:
+        return None
+    made_of = Images.find(storage.join(workspace, Images.KIND, found.images.rsplit("/", 1)[1]))
+    if made_of is None or _pictures_hash(training_members(made_of.members(), split)) != pictures:
+        return None
+    return found
+
+
 def _identity(settings: ShardConfig) -> dict[str, Any]:
     """The settings that items depend on. Newer ones count only above 0, so that older pair shards keep their names."""
     out = to_dict(settings)
     augment = {k: v for k, v in out["augment"].items() if v or k not in ("wobble", "pressure", "gaps", "merge")}
-    return {k: v for k, v in out.items() if v or k != "pseudo_sketches"} | {"augment": augment}
+    kept = {k: v for k, v in out.items() if v or k != "pseudo_sketches"} | {"augment": augment}
+    # Earlier code drew a sketch's own photo as its hard negative, where the item's photo was another one.
+    return kept | ({"own_photo_is_no_negative": True} if settings.hard_negatives and settings.own_photo < 1 else {})
 
 
 def _write(

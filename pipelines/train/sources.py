@@ -1,9 +1,10 @@
 """Training batches from the two layouts, behind one interface: `batch(step, rank, world_size)`. `workers` makes the
 source, and `zse_model.fit` reads from it.
 
-The batch of step k is items [k*B, (k+1)*B) of an order that depends on the seed alone; B is the items of all workers,
-and each worker takes its slice. So a resumed worker needs only its step, and B items in one or several workers are the
-same items.
+The batch of step k is items [k*B, (k+1)*B) of an order; B is the items of all workers, and each worker takes its slice.
+The order of pair shards depends on `train.seed` alone. Items in memory are in the order of their numbers: they depend
+on `shard.seed`, and `train.seed` changes no batch. So a resumed worker needs only its step, and B items in one or
+several workers are the same items.
 """
 
 from __future__ import annotations

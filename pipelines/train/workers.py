@@ -35,7 +35,7 @@ from pipelines.train.contexts import Event, ProcessContext, RayContext
 from pipelines.train.items import ItemPlan
 from pipelines.train.job import Job
 from pipelines.train.machine import sampled
-from pipelines.train.selection import Selection
+from pipelines.train.selection import Selection, by_pairs
 from pipelines.train.sources import MemorySource, ShardSource
 from pipelines.workspace.members import training_members
 from pipelines.workspace.states import STATES, last_state, state_copy
@@ -62,8 +62,7 @@ def run_worker(job: Job, context: WorkerContext) -> FitState:
     else:
         source = ShardSource(job.pairs, config.train.batch_size, config.train.seed)
     validate = calibrate = None
-    # A fine-grained training without pseudo-unseen classes chooses by held-back pairs, which are its task.
-    pairs = not split.pseudo_unseen and config.shard.hard_negatives == 1
+    pairs = by_pairs(split, config.shard)
     if context.rank == 0 and (split.pseudo_unseen or pairs):
         selection = Selection(job.images, split, config.evaluation.batch_size, pairs=pairs)
         validate, calibrate = (selection, selection.calibrate) if selection.usable else (None, None)

@@ -78,6 +78,12 @@ class Pairs(Kept):
         return self.manifest["pictures"]
 
     @property
+    def pictures_hash(self) -> str | None:
+        """sha256 of the ids and contents of these pictures; None in a manifest of earlier code, whose key does not
+        cover the ids."""
+        return self.manifest.get("pictures_hash")
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """The settings of the `ShardConfig`."""
         return self.manifest["shard"]

@@ -4,14 +4,60 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
 
+from pipelines.config.experiment import ExperimentConfig
 from pipelines.config.load import validate
-from pipelines.ingest.stage import ingest, plan_ingest
+from pipelines.datasets.base import source_hash
+from pipelines.ingest.stage import _planned, ingest, listing, plan_ingest
 from pipelines.workspace.images import Images
 from pipelines.workspace.parts import write_part
+from tests.conftest import TINY, tiny_folder
+
+
+def folder_of_names(root: Path) -> ExperimentConfig:
+    """A data set of pictures whose names, sizes and times are those of every such folder."""
+    for modality in ("sketch", "photo"):
+        for i in range(3):
+            file = root / modality / "a" / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"")
+            os.utime(file, (0, 0))
+    return tiny_folder(str(root), ["a"])
+
+
+def test_pictures_of_another_source_are_other_parts(tmp_path: Path) -> None:
+    """The listing is the same. Parts of one name would be copied."""
+    plans = [plan_ingest(folder_of_names(tmp_path / name), str(tmp_path / "w")) for name in ("one", "two")]
+    assert plans[0].key != plans[1].key and not plans[0].parts.keys() & plans[1].parts.keys()
+    assert [record.id for record in plans[0].records] == [record.id for record in plans[1].records]
+    strokes = []
+    for name in ("one", "two"):
+        file = tmp_path / name / "a.ndjson"
+        file.write_text('{"key_id": "1", "drawing": []}\n')
+        os.utime(file, (0, 0))
+        dataset = {"adapter": "quickdraw_strokes", "name": "x", "split": ["a"], "source": str(tmp_path / name)}
+        strokes.append(plan_ingest(validate(TINY | {"dataset": dataset}), str(tmp_path / "w")))
+    assert strokes[0].key != strokes[1].key
+    assert source_hash("s3://bucket/one") == "", "an ETag is a hash of the content"
+
+
+def test_a_finished_ingest_of_earlier_code_is_kept_for_its_own_source(tmp_path: Path) -> None:
+    """Its name does not cover the source."""
+    first, second, workspace = folder_of_names(tmp_path / "one"), folder_of_names(tmp_path / "two"), str(tmp_path / "w")
+    records = listing(first)
+    earlier = _planned(first, workspace, records, of_source=False)
+    assert plan_ingest(first, workspace, records).key != earlier.key
+    for source in (str(tmp_path / "one"), [str(tmp_path / "one")]):
+        Images.write(earlier.folder, earlier.key, source=source)
+        assert plan_ingest(first, workspace, records) == earlier
+        assert plan_ingest(second, workspace).key != earlier.key
+    Images.write(earlier.folder, earlier.key, source=None)
+    assert plan_ingest(first, workspace, records).key != earlier.key, "a union names no source"
+
 
 CLASSES = ("a", "a b", "a!", "a#", 'a"b', "a-b", "b", "é", "京", "A")
 """Their order differs between plain text and JSON."""

@@ -27,18 +27,19 @@ from pipelines.operate.preflight import check, check_searched, check_test, refus
 from pipelines.run import evaluate_checkpoint, run
 from pipelines.runtime.failures import to_fix
 from pipelines.store import storage
-from pipelines.train.networks import check_networks, weights_at_hand, weights_hash
+from pipelines.train.networks import check_networks, refuse_random_teacher, weights_at_hand, weights_hash
 from pipelines.workspace.members import Members
 from tests.conftest import TINY, merged, tiny, tiny_folder
 from tests.encode.test_index import CODES
 from tests.helpers.command import invoked
 from tests.helpers.pictures import build
 from zse_model.backbones import BackboneConfig
-from zse_model.checkpoint import load_checkpoint
+from zse_model.checkpoint import SEEN, Checkpoint, load_checkpoint, save_checkpoint, seen_keys
 from zse_model.errors import ZseError
 from zse_model.evaluation.leaks import LeakError
+from zse_model.methods import CrossATNetConfig, GlobalConfig, create_method
 from zse_model.split import ZeroShotSplit
-from zse_model.transforms import Modality
+from zse_model.transforms import Modality, TransformConfig
 
 CLASSES = ("fish", "car", "giraffe", "teapot")
 
@@ -49,7 +50,9 @@ def world(root: Path, classes: tuple[str, ...] = CLASSES) -> str:
 
 def listed(modality: Modality, classes: Sequence[str]) -> Members:
     """One picture of each class."""
-    return listed_members([ImageRecord.of([f"{modality}/{c}/0.png", modality, c, None, "", 1, ""]) for c in classes])
+    return listed_members(
+        [ImageRecord.of([f"{modality}/{c}/0.png", modality, c, None, "", 1, "", ""]) for c in classes]
+    )
 
 
 def look(config: ExperimentConfig, workspace: Path | str, until: str = "evaluate", *, fresh: bool = True) -> None:
@@ -69,6 +72,25 @@ def test_random_numbers_are_no_teacher(tmp_path: Path) -> None:
     with pytest.raises(ZseError, match="methods.global.distillation is 0.5, but backbone.weights is null"):
         look(config, tmp_path / "w")
     look(config, tmp_path / "w", fresh=False)
+
+
+@pytest.mark.parametrize("method", ["global", "crossatnet"])
+def test_a_start_is_a_teacher_where_it_was_distilled(method: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"distillation": 1.0, "dropped_units": ()}
+    made = {
+        "global": GlobalConfig(**settings),
+        "crossatnet": CrossATNetConfig(dim=16, neighbours=1, **settings),
+    }[method]
+    for config, distilled in ((made, True), (replace(made, distillation=0.0), False)):
+        network = create_method(method, config, BackboneConfig(name="test_resnet"), size=32, classes=3)
+        split = ZeroShotSplit(name="s", citation="", seen=CLASSES[1:], unseen=CLASSES[:1])
+        start = str(tmp_path / str(distilled))
+        save_checkpoint(Checkpoint(method, network, TransformConfig(size=32), split, seen_keys([]), {}), Path(start))
+        asked = tiny_folder(world(tmp_path / "in"), ["fish"], methods={"global": {"distillation": 0.5}}, start=start)
+        with nullcontext() if distilled else pytest.raises(ZseError, match="is 0.5, but .* null, and start was not"):
+            look(asked, tmp_path / "w")
+            refuse_random_teacher(asked, "global")
+    look(asked, tmp_path / "w", fresh=False)
 
 
 def test_an_unseen_class_without_photos_is_named_and_one_without_pictures_is_suggested(tmp_path: Path) -> None:
@@ -224,10 +246,61 @@ def test_a_picture_with_the_content_of_a_training_picture_is_refused_with_both_n
             refuse_repeats(config, images(same))
 
 
+def paired(instances: int = 20) -> Members:
+    """A sketch and a photo of each instance of two classes, each picture of its own content."""
+    rows = [(m, c, f"{c}/{i}") for c in ("car", "fish") for m in ("photo", "sketch") for i in range(instances)]
+    modality, category, instance = (np.array(column, dtype=object) for column in zip(*rows, strict=True))
+    id = np.array([f"{m}/{i}.png" for m, _, i in rows], dtype=object)
+    sha256 = np.array([f"{i:064x}" for i in range(1, len(rows) + 1)], dtype=object)
+    sha256 = np.array([sha[::-1] for sha in sha256], dtype=object)  # a `picture_key` is of the first digits
+    return Members(id, modality, category, instance, sha256, np.zeros(len(rows), np.int64), np.arange(len(rows)))
+
+
+@pytest.mark.parametrize("hard_negatives", [1.0, 0.5])
+def test_a_held_back_pair_that_chooses_the_checkpoint_is_not_trained_on(hard_negatives: float) -> None:
+    """The pairs choose in a fine-grained training. Any other one takes its last weights."""
+    config = tiny_folder("x", ["fish"], dataset={"held_back": 0.3}, shard={"hard_negatives": hard_negatives})
+    members = paired()
+    counts = {c: {"sketch": 20, "photo": 20} for c in ("car", "fish")}
+    split = load_split(config.dataset, counts)
+    car = (members.modality == "photo") & (members.category == "car")
+    held = np.array([split.is_held_back(instance) for instance in members.instance])
+    inside, outside = np.flatnonzero(car & ~held)[0], np.flatnonzero(car & held)[0]
+    sha256 = members.sha256.copy()
+    sha256[outside] = sha256[inside]
+    images: Any = SimpleNamespace(counts=counts, source="pictures", members=lambda: members)
+    refuse_repeats(config, images)
+    members = replace(members, sha256=sha256)
+    both = (
+        f"1 pictures .* chosen by: {members.id[inside]} = {members.id[outside]}. Remove .* or give both one instance$"
+    )
+    with pytest.raises(LeakError, match=both) if hard_negatives == 1 else nullcontext():
+        refuse_repeats(config, images)
+
+
+@pytest.mark.parametrize("what", ["tested", "chosen by"])
+def test_a_picture_that_the_start_has_seen_is_neither_tested_nor_chosen_by(what: str, tmp_path: Path) -> None:
+    members = paired()
+    counts = {c: {"sketch": 20, "photo": 20} for c in ("car", "fish")}
+    images: Any = SimpleNamespace(counts=counts, source="pictures", members=lambda: members)
+    changes: dict[str, Any] = {"dataset": {"held_back": 0.3}, "shard": {"hard_negatives": 1}, "start": str(tmp_path)}
+    config = tiny_folder("x", ["fish"], **changes)
+    split = load_split(config.dataset, counts)
+    held = np.array([split.is_held_back(instance) for instance in members.instance])
+    asked = members.category == "fish" if what == "tested" else (members.category == "car") & held
+    seen = np.flatnonzero(~asked & ~held & (members.category == "car"))
+    save_file({"pictures": seen_keys(members.sha256[seen])}, tmp_path / SEEN)
+    refuse_repeats(config, images)
+    one = np.flatnonzero(asked)[0]
+    save_file({"pictures": seen_keys(members.sha256[[*seen, one]])}, tmp_path / SEEN)
+    with pytest.raises(LeakError, match=f"on and {what}: a picture of start = {members.id[one]}. .* or start from a"):
+        refuse_repeats(config, images)
+
+
 @pytest.mark.parametrize(("count", "ends"), [(10, "photo/9.png"), (11, r"photo/9.png \.\.\.")])
 def test_of_many_repeated_pictures_the_first_ten_are_named(count: int, ends: str) -> None:
     records = [
-        ImageRecord.of([f"photo/{i}{more}.png", "photo", category, None, "", 1, ""])
+        ImageRecord.of([f"photo/{i}{more}.png", "photo", category, None, "", 1, "", ""])
         for category, more in (("car", "a"), ("fish", ""))
         for i in range(count)
     ]

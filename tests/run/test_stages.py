@@ -112,7 +112,13 @@ def test_too_many_bad_files_fail_with_their_names(odd: ExperimentConfig, tmp_pat
     with pytest.raises(TooManyBadPicturesError, match=r"4 of 24 .*max_bad_fraction allows 1\.0%"):
         ingest(strict, str(tmp_path / "w"))
     # What was read is kept: with the limit raised only the manifest is missing.
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "w").rglob("part-*")}
     assert ingest(odd, str(tmp_path / "w")).pictures == 20
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "w").rglob("part-*")} == kept
+    with pytest.raises(TooManyBadPicturesError, match="4 of 24"):  # a finished ingest allows no more than another
+        ingest(strict, str(tmp_path / "w"))
+    with pytest.raises(BadPicture, match="on_bad is raise"):
+        ingest(replace(odd, ingest=replace(odd.ingest, on_bad="raise")), str(tmp_path / "w"))
     with pytest.raises(BadPicture, match=r"(empty canvas|truncated|zero|page)\.\w+: "):
         ingest(replace(odd, ingest=replace(odd.ingest, on_bad="raise")), str(tmp_path / "other"))
 

@@ -62,6 +62,20 @@ def test_items_are_a_function_of_their_number_and_classes_are_uniform() -> None:
     assert 0.45 < np.mean([item.label == item.negative_label for item in items]) < 0.55
 
 
+@pytest.mark.parametrize("own_photo", [0.0, 0.5, 1.0])
+def test_a_hard_negative_is_an_own_photo_of_neither_sketch(own_photo: float) -> None:
+    some = members()
+    few = some.where(np.isin(some.instance, [f"{c}/{i}" for c in "ab" for i in range(4)]))
+    plan = ItemPlan(few, ShardConfig(own_photo=own_photo, hard_negatives=1.0))
+    photos_of_others = 0
+    for i in range(500):
+        item = plan[i]
+        sketch, photo, sketch2, negative = (few.instance[index] for index in item.pictures())
+        assert item.negative_label == item.label and negative not in (sketch, photo, sketch2)
+        photos_of_others += photo != sketch
+    assert bool(photos_of_others) == (own_photo < 1)
+
+
 def test_rendering_is_deterministic_and_mirrors_pairs_together() -> None:
     plan = ItemPlan(training_members(members(), SPLIT), ShardConfig(augment=AugmentConfig(flip=1.0)))
     left = np.tile(np.arange(16, dtype=np.uint8), (16, 1))
@@ -89,11 +103,24 @@ def test_one_class_with_known_pairs_is_enough_for_hard_negatives() -> None:
     with pytest.raises(ValueError, match=r"got \['a'\].*hard_negatives=1 \(now 0.9\)"):
         ItemPlan(alone, ShardConfig(hard_negatives=0.9))
     two = sorted(set(alone.instance))[:2]
-    with pytest.raises(ValueError, match=r"at least 3 instances \(found: 2\)"):
-        ItemPlan(alone.where(np.isin(alone.instance, two)), ShardConfig(hard_negatives=1.0))
+    with pytest.raises(ValueError, match=r"shard.own_photo=1, photos of at least 3 instances \(found: 2\)"):
+        ItemPlan(alone.where(np.isin(alone.instance, two)), ShardConfig(hard_negatives=1.0, own_photo=1.0))
     unknown = replace(alone, instance=np.array([None if i == two[0] else i for i in alone.instance], dtype=object))
     with pytest.raises(ValueError, match=r"every picture \(unknown: 3\)"):
         ItemPlan(unknown, ShardConfig(hard_negatives=1.0))
+
+
+def test_one_class_has_a_negative_for_photos_of_three_instances() -> None:
+    """Photos of a sketch that is not theirs may leave one instance fewer than own photos do."""
+    inside = training_members(members(), SPLIT)
+    three, four = (
+        inside.where(np.isin(inside.instance, sorted(set(inside.instance[inside.category == "a"]))[:n])) for n in (3, 4)
+    )
+    own, any_photo = (ShardConfig(hard_negatives=1.0, own_photo=share) for share in (1.0, 0.9))
+    for plan in (ItemPlan(three, own), ItemPlan(four, any_photo)):
+        assert all(plan[i].negative_label == 0 for i in range(500))
+    with pytest.raises(ValueError, match=r"shard.own_photo=0.9, photos of at least 4 instances \(found: 3\)"):
+        ItemPlan(three, any_photo)
 
 
 def pixels_of(plan: ItemPlan, some: Members, item: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -133,9 +160,14 @@ def test_parts_of_a_union_are_not_weighted_where_sketches_are_of_no_part() -> No
 
 
 def test_without_pseudo_sketches_items_are_those_of_before() -> None:
-    """Of 1afa7fd, whose pair shards are kept."""
-    plan = ItemPlan(training_members(members(), SPLIT), ShardConfig(own_photo=0.5, hard_negatives=0.5, seed=3))
-    assert [plan[i].pictures() for i in (0, 7, 1234)] == [(133, 135, 136, 0), (98, 87, 94, 33), (145, 144, 140, 141)]
+    """Of 1afa7fd, whose pair shards are kept. Hard negatives are of before where every photo is the sketch's own."""
+    expected = {
+        (0.5, 0.0): [(133, 135, 136, 0), (98, 87, 94, 144), (145, 144, 140, 75)],
+        (1.0, 0.5): [(133, 132, 136, 0), (98, 96, 94, 84), (145, 144, 140, 141)],
+    }
+    for (own, hard), pictures in expected.items():
+        plan = ItemPlan(training_members(members(), SPLIT), ShardConfig(own_photo=own, hard_negatives=hard, seed=3))
+        assert [plan[i].pictures() for i in (0, 7, 1234)] == pictures
 
 
 def test_a_part_receives_arrays_and_no_text_of_the_pictures() -> None:

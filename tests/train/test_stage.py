@@ -20,14 +20,18 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.config.experiment import ExperimentConfig
+from pipelines.config.load import validate
 from pipelines.ingest.stage import ingest
 from pipelines.run import run
 from pipelines.store import storage
 from pipelines.train.job import _method_identity, make_job
 from pipelines.train.shard import shard
 from pipelines.train.stage import train
+from pipelines.workspace.members import training_members
+from pipelines.workspace.pairs import Pairs
 from pipelines.workspace.training import Training
 from tests.conftest import TINY, tiny, tiny_folder
+from tests.helpers.pictures import write
 from zse_model.checkpoint import load_checkpoint
 from zse_model.evaluation.leaks import LeakError
 from zse_model.methods import CrossATNetConfig, LateInteractionConfig, ZseSbirConfig
@@ -64,6 +68,77 @@ def test_settings_that_change_the_weights_change_the_name(tmp_path: Path) -> Non
 
     assert name(activation_checkpointing=True) == name(), "the weights are the same"
     assert len({name(), name(gather=True), name(accumulate=2), name(compile=True)}) == 4
+
+
+def of_names(tmp_path: Path) -> ExperimentConfig:
+    """Pictures whose instance is unknown, so that their names decide what is held back."""
+    write(tmp_path / "set", range(6))
+    return tiny_folder(
+        str(tmp_path / "set"), ["cat"], dataset={"held_back": 0.3}, shard={"layout": "memory"}, cluster={"workers": 0}
+    )
+
+
+def rename(tmp_path: Path) -> None:
+    for file in (tmp_path / "set").rglob("*.png"):
+        file.rename(file.with_name(f"img_{file.name}"))
+
+
+def test_pictures_under_other_names_give_other_pair_shards_and_another_training(tmp_path: Path) -> None:
+    """They have the same fingerprint, but others of them are held back: a training that was found would be tested on
+    what it was trained on, and would not say so."""
+    config, workspace = of_names(tmp_path), str(tmp_path / "w")
+    made = []
+    for _ in range(2):
+        images = ingest(config, workspace)
+        pairs = shard(config, workspace, images)
+        jobs = [make_job(config, "global", workspace, images, pairs, untrained=un).key for un in (False, True)]
+        trained_on = {*training_members(images.members(), pairs.split).sha256}
+        made.append((images.fingerprint, trained_on, pairs.key, *jobs))
+        rename(tmp_path)
+    (fingerprint, *before), (same, *after) = made
+    assert fingerprint == same and all(a != b for a, b in zip(before, after, strict=True))
+
+
+def test_parts_of_a_union_that_change_their_names_give_another_training(tmp_path: Path) -> None:
+    """`shard.weights` reads the names. The pictures are the same."""
+    for name, instances in (("one", range(3)), ("two", range(3, 6))):
+        write(tmp_path / name, instances)
+    keys = []
+    for x, y in (("one", "two"), ("two", "one")):
+        parts = {part: {"adapter": "folder", "source": str(tmp_path / of)} for part, of in (("x", x), ("y", y))}
+        dataset = {"adapter": "union", "name": "u", "split": ["cat"], "pseudo_unseen": 0, "parts": parts}
+        config = validate(TINY | {"dataset": dataset, "shard": {"layout": "memory", "weights": {"x": 9, "y": 1}}})
+        images = ingest(config, str(tmp_path))
+        pairs = shard(config, str(tmp_path), images)
+        keys.append((images.fingerprint, pairs.key, make_job(config, "global", str(tmp_path), images, pairs).key))
+    assert keys[0][0] == keys[1][0] and keys[0][1] != keys[1][1] and keys[0][2] != keys[1][2]
+
+
+def test_pair_shards_of_earlier_code_are_kept_for_their_own_pictures(tmp_path: Path) -> None:
+    """Their key covers the fingerprint alone, and so does the key of their trainings."""
+    config, workspace = of_names(tmp_path), str(tmp_path / "w")
+    images = ingest(config, workspace)
+    now = shard(config, workspace, images)
+    depends = {"schema": 1, "fingerprint": images.fingerprint, "transforms": images.transforms}
+    key = storage.digest(depends | {"split": now.split_hash, "shard": now.settings})
+    about = {name: value for name, value in now.about.items() if name not in ("schema_version", "pictures_hash")}
+    earlier = Pairs.write(Pairs.place(workspace, "pictures", key), **about | {"images": f"/moved/{images.name}"})
+    storage.remove_folder(now.url)
+    assert shard(config, workspace, images) == earlier, "its workspace may have moved"
+    names = [make_job(config, "global", workspace, images, pairs).name for pairs in (earlier, now)]
+    assert len({*names}) == 2
+
+    for file in (tmp_path / "set").rglob("*.png"):
+        os.utime(file, (0, 0))
+    again = ingest(config, workspace)
+    assert again.url != images.url and shard(config, workspace, again) == earlier, "the same pictures, listed anew"
+    assert make_job(config, "global", workspace, again, earlier).name == names[0]
+
+    rename(tmp_path)
+    other = ingest(config, workspace)
+    assert other.fingerprint == images.fingerprint and shard(config, workspace, other).url != earlier.url
+    storage.remove_folder(images.url)
+    assert shard(config, workspace, again).url == now.url, "nothing says what the earlier ones were made of"
 
 
 @pytest.mark.cluster
@@ -153,8 +228,13 @@ def test_a_second_stage_selects_tokens_with_a_new_head(tmp_path: Path) -> None:
 
 
 def test_a_training_starts_from_the_backbone_of_another_method(tmp_path: Path) -> None:
-    workspace = str(tmp_path)
-    start = run(tiny(train={"steps": 2, "checks": 1}), workspace, until="train").checkpoints["global"].url
+    """The second is distilled from the classifier that the first began with and trained."""
+    workspace, weights = str(tmp_path), tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    first = tiny(
+        train={"steps": 2, "checks": 1}, backbone={"weights": str(weights)}, methods={"global": {"distillation": 1.0}}
+    )
+    start = run(first, workspace, until="train").checkpoints["global"].url
 
     def stage(backbone: str = "test_resnet", **changes: Any) -> ExperimentConfig:
         config = tiny(train={"steps": 1, "checks": 1}, start=start, backbone={"name": backbone}, **changes)
@@ -166,8 +246,10 @@ def test_a_training_starts_from_the_backbone_of_another_method(tmp_path: Path) -
     job = make_job(config, "crossatnet", workspace, images, shard(config, workspace, images))
     tuned, mine = load_checkpoint(start).method.state_dict(), job.create_method().state_dict()
     for side in ("", "sketch_"):
-        names = [n for n in mine if n.startswith(f"{side}backbone.model.")]
-        assert names and all(torch.equal(mine[n], tuned[n.removeprefix(side)]) for n in names)
+        names = [n for n in mine if n.startswith(f"{side}backbone.")]
+        assert f"{side}backbone.classifier.weight" in names and all(
+            torch.equal(mine[n], tuned[n.removeprefix(side)]) for n in names
+        )
     run(config, workspace, until="train")
     with pytest.raises(LeakError, match="trained on the pseudo-unseen classes"):
         run(stage(dataset={"split_seed": 1}), workspace, until="train")

@@ -368,14 +368,15 @@ def test_a_start_may_lack_a_part_that_a_loss_weight_of_0_leaves_out() -> None:
         start_from(network("zse_sbir", 1, ffn=8), whole)
 
 
-def test_from_another_method_the_backbone_alone_is_taken_over() -> None:
-    """Also into a backbone of the sketches' own."""
-    fresh, start = network("crossatnet", 1, share_backbone=False), checkpoint_of("global")
+@pytest.mark.parametrize(("distilled", "parts"), [(1.0, ("model.", "classifier.")), (0.0, ("model.",))])
+def test_from_another_method_the_backbone_alone_is_taken_over(distilled: float, parts: tuple[str, ...]) -> None:
+    """Also into a backbone of the sketches' own, and with the classifier where both networks have it."""
+    fresh, start = network("crossatnet", 1, share_backbone=False), checkpoint_of("global", distillation=distilled)
     before = {name: value.clone() for name, value in fresh.state_dict().items()}
     left = start_from(fresh, start)
     theirs = start.method.state_dict()
     for name, value in fresh.state_dict().items():
-        taken = name.removeprefix("sketch_").startswith("backbone.model.")
+        taken = name.removeprefix("sketch_").startswith(tuple(f"backbone.{part}" for part in parts))
         assert torch.equal(value, theirs[name.removeprefix("sketch_")] if taken else before[name]), name
         assert (name in left) != taken
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -34,8 +35,12 @@ from zse_model.errors import ZseError
 from zse_model.explanation.faithfulness import curves, orders
 from zse_model.explanation.matches import MatchExplanation, strongest_places
 from zse_model.explanation.pair import explain_pair
+from zse_model.fit import LocalContext, TrainConfig
+from zse_model.fit.state import Best
+from zse_model.fit.trainer import Trainer
 from zse_model.late import LateScorer, distance_costs, inked, late_scores, pair_scores
 from zse_model.methods import LateInteraction, LateInteractionConfig, TrainBatch, create_method
+from zse_model.methods.places import MEASURED_STEPS
 from zse_model.scoring import score_all
 from zse_model.synthetic import draw_photo
 
@@ -192,6 +197,51 @@ def test_a_new_head_is_the_principal_axes_of_the_tokens_of_each_modality() -> No
     trained = method.local.project.weight.clone()
     method.measure_start(iter(batches), lambda x: x)
     assert trained.equal(method.local.project.weight), "a head that came trained stays"
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_new_head_does_not_depend_on_the_number_of_workers_that_are_there(accumulate: int) -> None:
+    """Each of two workers measures its own shares of the first steps. One alone measures the shares of both."""
+
+    class Source:
+        def __init__(self) -> None:
+            self.asked: list[tuple[int, int]] = []
+
+        def batch(self, step: int, share: int, shares: int) -> TrainBatch:
+            self.asked.append((step, share))
+            return real_batch(2, step * shares + share)
+
+    class OfTwo(LocalContext):
+        world_size = 2
+
+        def __init__(self, rank: int, others: list[Tensor]) -> None:
+            super().__init__(None, None, CPU)
+            self.rank, self.others = rank, others
+
+        def total(self, value: Tensor) -> Tensor:
+            if self.rank == 0:
+                return value + self.others.pop(0)
+            self.others.append(value.clone())
+            return value
+
+    config = TrainConfig(steps=1, batch_size=2, accumulate=accumulate)
+
+    def started(context: LocalContext) -> tuple[set[tuple[int, int]], Tensor]:
+        torch.manual_seed(0)
+        settings = LateInteractionConfig(dim=8, place_dim=4)
+        method = create_method("late_interaction", settings, BACKBONE, size=64, classes=3)
+        best, source = Best("selection/mAP_all"), Source()
+        trainer = Trainer(method, source, context, config, validate=None, calibrate=None, best=best, workers=2)
+        trainer.restore(10)
+        return set(source.asked), method.local.project.weight
+
+    others: list[Tensor] = []
+    second, _ = started(OfTwo(1, others))
+    first, of_two = started(OfTwo(0, others))
+    alone, of_one = started(LocalContext(None, None, CPU))
+    steps = set(itertools.product(range(MEASURED_STEPS), range(2 * accumulate)))
+    assert first | second == alone == steps and not first & second
+    torch.testing.assert_close(of_one, of_two, rtol=1e-3, atol=1e-3)
 
 
 def real_batch(b: int, seed: int) -> TrainBatch:

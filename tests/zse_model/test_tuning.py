@@ -133,6 +133,20 @@ def test_what_is_not_tuned_stays(weights: Any, tune: Any, what: str) -> None:
     assert bool(found) == bool(what) and all(what in name for name in found)
 
 
+@pytest.mark.parametrize("tune", ["frozen", "norms"])
+def test_a_classifier_that_is_distilled_learns_beside_a_backbone_that_is_kept(tune: Any, tmp_path: Path) -> None:
+    file = tmp_path / "cnn.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    backbone = BackboneConfig(name="test_resnet", weights=str(file), tune=tune)
+    settings = GlobalConfig(dim=8, distillation=1.0, dropped_units=())
+    method = create_method("global", settings, backbone, size=64, classes=4)
+    before = copy.deepcopy(method.state_dict())
+    step(method, 64)
+    found = changed(before, method.state_dict())
+    assert found >= {"backbone.classifier.weight", "backbone.classifier.bias"}
+    assert all("classifier" in name for name in found) == (tune == "frozen")
+
+
 def test_a_frozen_backbone_keeps_the_statistics_of_its_norms(tmp_path: Path) -> None:
     file = tmp_path / "cnn.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), file)

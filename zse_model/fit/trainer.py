@@ -116,7 +116,8 @@ class Trainer:
             if folder is None:
                 self.method.eval()
                 positions = itertools.product(range(prepare_steps), self.mine)
-                self.method.measure_start((self._batch(*position) for position in positions), self.context.total)
+                batches = (self._batch(*position) for position in positions)
+                self.method.measure_start(batches, self.context.total, shares=len(self.mine))
             else:
                 self.state = load(folder, self.method, self.optimizer, self.best)
         if known := self.state.metrics:  # resumed: what the checks so far gave is what there is to choose by

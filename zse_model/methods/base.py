@@ -271,10 +271,14 @@ class RetrievalMethod(nn.Module, ABC):
         """`losses`, under the name that DistributedDataParallel calls."""
         return self.losses(batch)
 
-    def measure_start(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:
+    def measure_start(
+        self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor], *, shares: int = 1
+    ) -> None:
         """Called once before a new training, in eval mode: measure the pretrained network on training batches.
 
         `total` sums a tensor over all workers. A result must be a buffer, so that the checkpoint has it.
+        shares: how many batches of each step are this worker's. Count steps, not batches: fewer workers have more
+        batches each, and the result must not depend on the number of workers.
         """
         if self.distillation is not None:
             self.distillation.measure(self.backbone, batches, total)

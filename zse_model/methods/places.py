@@ -33,8 +33,8 @@ LATE = Mode(
 )
 
 
-MEASURED_BATCHES = 8
-"""Of each worker: with 32 pictures of 144 places each, 25 times as many tokens as the 1,400 numbers of a token."""
+MEASURED_STEPS = 8
+"""With one batch a step, of 32 pictures of 144 places: 25 times as many tokens as the 1,400 numbers of a token."""
 
 
 class Placing(Fusing):
@@ -61,12 +61,14 @@ class Placing(Fusing):
             return self.local.photo(tokens)
         return self.local.sketch(tokens, inked(images, self.backbone.grid))
 
-    def measure_start(self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor]) -> None:
-        """Also start the head from the tokens of the first batches, unless it came trained."""
+    def measure_start(
+        self, batches: Iterator[TrainBatch], total: Callable[[Tensor], Tensor], *, shares: int = 1
+    ) -> None:
+        """Also start the head from the tokens of the first steps, unless it came trained."""
         if self.local is None or self.local.started:
-            super().measure_start(batches, total)
+            super().measure_start(batches, total, shares=shares)
             return
-        few = list(itertools.islice(batches, MEASURED_BATCHES))
+        few = list(itertools.islice(batches, MEASURED_STEPS * shares))
         moments = [Moments(self.backbone.token_dim, self.device) for _ in ("sketch", "photo")]
         with torch.no_grad():
             for batch in few:
@@ -77,7 +79,7 @@ class Placing(Fusing):
                 moments[1].add(tokens[half:].flatten(0, 1))
         if few:
             self.local.start(*(one.summed(total) for one in moments))
-        super().measure_start(itertools.chain(few, batches), total)
+        super().measure_start(itertools.chain(few, batches), total, shares=shares)
 
     def late_contrast(self, sketches: Tensor, photos: Tensor, labels: Tensor) -> Tensor:
         """InfoNCE of classes on late scores, the mean of both directions: `places_of_batch`, and labels int64 [4b] in

@@ -42,6 +42,8 @@ class EmojiPictures:
     def _record(self, modality: Modality, category: str, file: str) -> ImageRecord:
         path = f"{modality}/{category}/{file}.png"
         version = f"{self.config.size} px"
+        if modality == "photo":  # another version of the package may draw it in another way
+            version += f", OpenMoji {emoji.version()}"
         return ImageRecord(
             id=path, modality=modality, category=category, instance=None, path=path, size=0, version=version
         )

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, cast
 
-from pipelines.datasets.archives import opened
-from pipelines.datasets.base import DatasetConfig, ImageRecord, Place
+from pipelines.datasets.archives import Opened, opened
+from pipelines.datasets.base import DatasetConfig, ImageRecord, Place, source_hash
 from pipelines.datasets.strokes import LINE_WIDTH, SIZE, draw
 from pipelines.datasets.tree import Branch, LayoutError, PassedOver, Tree, in_order, is_picture
 from pipelines.store import storage
@@ -80,7 +80,7 @@ class QuickDrawStrokes:
             raise ZseError(f"{self.source} has several files for the classes {doubled}. Keep one file for each")
         records: list[ImageRecord] = []
         for file, category in zip(files, categories, strict=True):
-            records += self._of_file(source.folder, file, category, source.version or file.version)
+            records += self._of_file(source, file, category)
         if not records:
             raise LayoutError(
                 f"{self.source} has no drawings. Expected <class>{ENDING} files, as "
@@ -92,9 +92,10 @@ class QuickDrawStrokes:
             records += self.photos.records([Branch(modality="photo", folders=(".",))], spelled=categories)
         return in_order(records, f"dataset.source {self.source!r}")
 
-    def _of_file(self, folder: str, file: storage.FileInfo, category: str, version: str) -> Iterator[ImageRecord]:
+    def _of_file(self, source: Opened, file: storage.FileInfo, category: str) -> Iterator[ImageRecord]:
         left = self.config.limit or math.inf
-        with storage.open_read(storage.join(folder, file.path)) as lines:
+        version, place = source.version or file.version, "" if source.version else source_hash(source.folder)
+        with storage.open_read(storage.join(source.folder, file.path)) as lines:
             for number, start, line in _lines(lines):
                 if left <= 0:
                     return
@@ -110,6 +111,7 @@ class QuickDrawStrokes:
                     path=f"{file.path}#{start}+{len(line)}",
                     size=len(line),
                     version=f"{version} {self.config.size} px, lines {self.config.line_width} px",
+                    source=place,
                 )
 
     def read(self, records: Sequence[ImageRecord]) -> list[bytes | Exception]:

@@ -19,12 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.photographed import by_class, files
-from benchmarks.results.columns import text
+from benchmarks.results.columns import paired, text
 from benchmarks.results.tables import head, line
 from benchmarks.world import originals
 from pipelines.workspace.tensors import to_tensor
 from zse_model import encode, evaluate_scores, load_checkpoint
-from zse_model.evaluation.metrics import paired_difference
 from zse_model.transforms import prepare_photo, prepare_sketch
 
 
@@ -85,6 +84,6 @@ def main(arguments: Sequence[str] = ()) -> None:
     for forms in WAYS:
         mean = torch.stack([scores[pair] for pair in product(*forms)]).mean(0)
         values = evaluate_scores([mean], task).values("plain", "mAP_all")
-        gained = "" if first is None else text(paired_difference(values, first, labels))
+        gained = "" if first is None else text(paired(values, first, labels))
         first = values if first is None else first
         print(line(*(", ".join(names) for names in forms), f"{float(values.nanmean()):.3f}", gained), flush=True)

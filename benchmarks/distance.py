@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.photographed import by_class, files
-from benchmarks.results.columns import text
+from benchmarks.results.columns import paired, text
 from benchmarks.results.tables import head, line
 from benchmarks.world import REAL
 from zse_model import encode, evaluate_scores, load_checkpoint
-from zse_model.evaluation.metrics import paired_difference
 
 DISTANCES = (0.0, 0.4, 0.8, 1.6, 3.2, 6.4)
 
@@ -63,6 +62,6 @@ def main(arguments: Sequence[str] = ()) -> None:
                 same = values is before
                 cells += [
                     f"{float(values.nanmean()):.3f}",
-                    "" if same else text(paired_difference(values, before, labels)),
+                    "" if same else text(paired(values, before, labels)),
                 ]
             print(line(mode, f"{distance:g}", *cells), flush=True)

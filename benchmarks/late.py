@@ -30,7 +30,7 @@ from torch import Tensor
 
 from benchmarks.photographed import by_class
 from benchmarks.results import tables
-from benchmarks.results.columns import text
+from benchmarks.results.columns import paired, text
 from benchmarks.results.tables import line
 from benchmarks.world import originals
 from pipelines.encode.index import index
@@ -39,7 +39,6 @@ from pipelines.workspace.photo_index import UNIT, EncodingForm
 from zse_model import evaluate_scores
 from zse_model.checkpoint import Checkpoint, load_checkpoint
 from zse_model.code_index import CodeIndex
-from zse_model.evaluation.metrics import paired_difference
 from zse_model.hashing import Asymmetric, CodeHead, pack
 from zse_model.late import LateScorer
 from zse_model.methods.late_interaction import LateInteraction
@@ -138,7 +137,7 @@ def stored(checkpoint: Checkpoint, folder: Path) -> None:
             cells = ("", "")
             if mode in first:
                 before, of = first[mode]
-                cells = text(paired_difference(values, before, labels)), f"{float((scores - of).abs().max()):.1e}"
+                cells = text(paired(values, before, labels)), f"{float((scores - of).abs().max()):.1e}"
             first.setdefault(mode, (values, scores))
             print(line(dtype, f"{form.bytes:,}", mode, f"{float(values.nanmean()):.4f}", *cells), flush=True)
 

@@ -52,7 +52,7 @@ class Column:
                 f"Rows of different queries cannot be paired: digests {self.queries} and {other.queries}. Make both on "
                 "the same data."
             )
-        return Difference.of(paired_difference(self.values, other.values, self.groups), self.classes)
+        return paired(self.values, other.values, self.groups)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -98,6 +98,11 @@ def read(rows: Iterable[Row]) -> list[Found]:
     return [
         Found(row, [json.loads(row.file(s).read_text()) for s in row.seeds if row.file(s).exists()]) for row in rows
     ]
+
+
+def paired(values: Tensor, others: Tensor, groups: Tensor) -> Difference:
+    """values minus others by query, float64 [q], resampled by groups int64 [q]."""
+    return Difference.of(paired_difference(values, others, groups), len(groups[~values.isnan()].unique()))
 
 
 def text(difference: Difference) -> str:

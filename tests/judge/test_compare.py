@@ -91,7 +91,7 @@ def test_what_cannot_be_compared_says_why(two: tuple[Path, Outputs, Outputs], tm
     with pytest.raises(ValueError, match="No common measurement has metric 'mAP_7'. Common, as setting/protocol/mode"):
         compare(a, b, metric="mAP_7")
     elsewhere = run(tiny(dataset={"split": ["airplane", "car"]}), str(tmp_path)).reports["global"]
-    with pytest.raises(ValueError, match="have different queries, 8 and 12: only equal queries"):
+    with pytest.raises(ValueError, match=r"have different queries in synthetic\.\w+, 8 and 12: only equal queries"):
         compare(a, Side("c", elsewhere))
 
 

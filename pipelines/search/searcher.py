@@ -60,6 +60,7 @@ from zse_model.vector_index import VectorIndex
 T = TypeVar("T")
 TILE = 2**28  # bytes of encodings that are read at once for a network of pairs
 MOST = 10_000  # photos of all pages of a query
+FOLLOWS = ("model", "index")  # what a searcher takes up newer ones of, in this order
 FOLLOWED = 30.0  # s between looks for a new version of the index or another model
 
 
@@ -338,6 +339,11 @@ class Searcher:
     def made(self) -> tuple[str, int]:
         """What tells what answers now from anything else: when its generation was begun, and its version."""
         return self._now.made
+
+    @property
+    def failing(self) -> frozenset[str]:
+        """Those of `FOLLOWS` that the last look could not take up: what serves may be old."""
+        return frozenset(self._failures)
 
     def __len__(self) -> int:
         return len(self._now)

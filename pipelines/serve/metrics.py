@@ -26,6 +26,9 @@ class Metrics:
         self.refused = Counter("zse_serve_refused", "Requests refused because too much waited", registry=self._all)
         self.photos = Gauge("zse_serve_photos", "Photos of the index that answers", registry=self._all)
         self.version = Gauge("zse_serve_index_version", "Version of the index that answers", registry=self._all)
+        self.behind = Gauge(
+            "zse_serve_behind", "1 = the last look for a newer one failed, 0 = not", ["what"], registry=self._all
+        )
 
     def took(self, route: str, status: int, seconds: float) -> None:
         """A request was answered. route: as it is declared, so that ids make no labels."""

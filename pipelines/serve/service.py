@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from pipelines.drawing.explanations import CAPTIONS, explained, png
 from pipelines.runtime.progress import say
 from pipelines.runtime.redaction import printable
 from pipelines.search.query import MAX_POINTS, MAX_STROKES, prepared_photo
-from pipelines.search.searcher import MOST, Asked, AskedError, Page, Photo, Searcher, Snapshot, asking
+from pipelines.search.searcher import FOLLOWS, MOST, Asked, AskedError, Page, Photo, Searcher, Snapshot, asking
 from pipelines.serve.asked import PAIRS, TOP, Drawing, SearchRequest
 from pipelines.serve.batches import MOST as TOGETHER
 from pipelines.serve.batches import Batches
@@ -89,6 +90,11 @@ class Service:
         self._under_way = 0
         self.metrics.photos.set_function(lambda: len(self._searcher) if self._searcher else 0)
         self.metrics.version.set_function(lambda: self._searcher.version if self._searcher else 0)
+        for what in FOLLOWS:
+            self.metrics.behind.labels(what).set_function(partial(self._behind, what))
+
+    def _behind(self, what: str) -> bool:
+        return self._searcher is not None and what in self._searcher.failing
 
     # Life -----------------------------------------------------------------------------------------------------------
 

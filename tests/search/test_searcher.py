@@ -398,11 +398,13 @@ def test_the_index_is_followed_while_the_model_cannot_be(tmp_path: Path, capsys:
     capsys.readouterr()
     assert searcher.follow() and len(searcher) == 6
     assert "The model cannot be followed: MLflow does not answer" in capsys.readouterr().err
+    assert searcher.failing == {"model"}
     purge_photos(str(url), ["a/0.png"])
     assert len(searcher.search(SKETCH, group=False)) == 5 and not searcher.follow()
     assert "MLflow" not in capsys.readouterr().err, "it is said once"
     away = False
     searcher.follow()
+    assert not searcher.failing
     away = True
     searcher.follow()
     assert "MLflow" in capsys.readouterr().err, "it is said again when it has answered meanwhile"

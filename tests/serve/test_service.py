@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import random
+import re
 import socket
 import threading
 import time
@@ -324,7 +325,7 @@ def test_a_changed_index_is_taken_up_without_a_failed_request(tmp_path: Path) ->
         (tmp_path / "photos" / "1.png").unlink()
         before = service.service.searcher.version
         updated(None, tmp_path / "index", TOKENS)
-        assert service.service.searcher.follow()
+        service.service.searcher.follow()
         assert searched(service.url, top=20).json["index"]["version"] == service.service.searcher.version > before
         time.sleep(0.2)
         ended.set()
@@ -682,3 +683,25 @@ def test_metrics_have_routes_and_no_ids(service: Running) -> None:
     text = asked(f"{service.url}metrics").body.decode()
     assert 'route="/v1/thumbnails/{id:path}",status="200"' in text and "gr%C3%BCn" not in text and "grün" not in text
     assert "zse_serve_photos 45.0" in text
+    there = set(re.findall(r"^zse_serve_\w+", text, re.MULTILINE))
+    drawn = set(re.findall(r"zse_serve_\w+", (Path(__file__).parents[2] / "infra/grafana/service.json").read_text()))
+    families = set(re.findall(r"^# TYPE (zse_serve_\w+?)(?:_total|_created)? ", text, re.MULTILINE))
+    assert drawn <= there and all(any(name.startswith(one) for name in drawn) for one in families)
+
+
+def test_a_model_or_an_index_that_cannot_be_followed_is_a_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "photos" / "1.png", picture(draw_photo("fish", 1, size=64)))
+    updated(tmp_path / "photos", tmp_path / "index", TOKENS)
+    with running(Settings(index=str(tmp_path / "index"), model=TOKENS)) as service:
+
+        def behind() -> list[str]:
+            service.service.searcher.follow()
+            return re.findall(r'zse_serve_behind{what="(\w+)"} 1.0', asked(f"{service.url}metrics").body.decode())
+
+        assert behind() == []
+        (tmp_path / "index").rename(tmp_path / "away")
+        assert behind() == ["index"]
+        (tmp_path / "away").rename(tmp_path / "index")
+        assert behind() == []

@@ -689,9 +689,7 @@ def test_metrics_have_routes_and_no_ids(service: Running) -> None:
     assert drawn <= there and all(any(name.startswith(one) for name in drawn) for one in families)
 
 
-def test_a_model_or_an_index_that_cannot_be_followed_is_a_metric(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_that_cannot_be_followed_is_a_metric(tmp_path: Path) -> None:
     put(tmp_path / "photos" / "1.png", picture(draw_photo("fish", 1, size=64)))
     updated(tmp_path / "photos", tmp_path / "index", TOKENS)
     with running(Settings(index=str(tmp_path / "index"), model=TOKENS)) as service:

@@ -67,6 +67,7 @@ def test_two_indexers_at_once_lose_nothing(tmp_path: Path) -> None:
     assert rows(url) == rows(tmp_path / "at once")
 
 
+@pytest.mark.timeout(600)  # a model's worker starts in two minutes beside other tests on a slow machine
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_bucket_of_many_photos_costs_its_pages(tmp_path: Path, s3: str, store: FaultyStore) -> None:
     source, url = f"{s3}/many-{os.getpid()}", str(tmp_path / "index")

@@ -34,6 +34,7 @@ from tests.helpers.faulty_store import FaultyStore
 from tests.helpers.nodes import Nodes
 from tests.helpers.pictures import write
 from tests.helpers.servers import free_ports, mlflow_server, s3_server
+from tests.helpers.trainings import copy_inputs
 
 OVERCOME = 600.0  # s; nothing takes longer
 
@@ -46,6 +47,8 @@ class Chaos:
         self.mlflow_port, self.mlflow = free_ports(1)[0], ExitStack()
         self.environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.mlflow_port}", "AWS_MAX_ATTEMPTS": "8"}
         self.environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
+        # Without its head a driver gives up after so many seconds, by Ray's default after 60.
+        self.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "10"
         self._open_mlflow()
         stack.callback(self.mlflow.close)
         self._open_cluster()
@@ -232,6 +235,7 @@ def run(faults: int, seed: int) -> None:
         done, workspace = 0, ""
         while done < faults - later:  # a training that ends between two faults is followed by another
             workspace = f"s3://zse/work-{done}"
+            copy_inputs("s3://zse/whole", workspace)
             chaos.begin("train", "-e", file, "-w", workspace)
             done += hit(chaos, rng, done, faults - later, partial(states, workspace))
             assert digests(workspace) == digests("s3://zse/whole"), "other weights than the undisturbed training's"

@@ -29,6 +29,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+# Ray gives its workers the lowest priority but one: the tests of another process would starve them. The other two leave
+# out processes that no test needs: Ray Data's actor of usage statistics, 5 s of CPU time at the start of each Ray, and
+# the seven of an MLflow server that would run its jobs, 30 s.
+os.environ |= {
+    "RAY_worker_niceness": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 TINY: dict[str, Any] = {

@@ -260,6 +260,7 @@ def _on_a_cluster(scratch: Path) -> tokens.Traffic:
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(600)  # 94 s alone, once over 300 beside the nodes of other tests
 def test_a_node_of_a_cluster_reads_each_token_once(tmp_path: Path) -> None:
     # A process joins one cluster, and this one may have joined that of `ray_cluster`.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:

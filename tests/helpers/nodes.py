@@ -10,8 +10,10 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import psutil
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
-from tests.helpers.servers import BIN, free_ports, kill_all, ray_head
+from tests.helpers.servers import BIN, NO_MONITOR, free_ports, kill_all, ray_head
 
 STORE = "--object-store-memory=500000000"  # bytes: with 100 MB Ray Data waits for ever
 
@@ -35,7 +37,7 @@ class Nodes:
         """
         self.count += 1
         own = f"127.0.0.{1 + self.count}"  # a machine of its own, as far as Ray can tell
-        command = [str(BIN / "ray"), "start", "--block", STORE, f"--address={self.head.address}"]
+        command = [str(BIN / "ray"), "start", "--block", NO_MONITOR, STORE, f"--address={self.head.address}"]
         command += [f"--num-cpus={cpus}", f"--node-ip-address={own}"]
         flags = ("--dashboard-agent-listen-port", "--metrics-export-port", "--runtime-env-agent-port")
         command += [f"{flag}={port}" for flag, port in zip(flags, free_ports(len(flags)), strict=True)]
@@ -67,15 +69,13 @@ class Nodes:
         node.wait()
 
     def drain(self, number: int, seconds: int) -> None:
-        """As a cloud's notice that it takes the machine away in so many seconds; `kill` takes it."""
-        command = ["ray", "drain-node", f"--address={self.head.address}", f"--node-id={self.alive()[number]}"]
-        notice = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot"]
-        subprocess.run(
-            [*command, *notice, f"--deadline-remaining-seconds={seconds}"],
-            env=self.head.env,
-            check=True,
-            capture_output=True,
-        )
+        """As a cloud's notice that it takes the machine away in so many seconds; `kill` takes it.
+
+        It is what `ray drain-node` asks for, without the seconds of its start, in which a short training would end.
+        """
+        reason, end = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), 1000 * (int(time.time()) + seconds)
+        accepted, why = GcsClient(address=self.head.address).drain_node(self.alive()[number], reason, "spot", end)
+        assert accepted, why
 
     def workers(self, name: str = "RayTrainWorker") -> dict[int, list[psutil.Process]]:
         """The processes of each node with this in their name: those that train."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -25,16 +26,21 @@ INITDB = next(map(str, _PLACES), None) or shutil.which("initdb")
 """PostgreSQL's, None where it is not installed."""
 
 
+_CANDIDATES = range(20_000, 32_768)
+"""Above the ports that Ray gives to its workers, below those that Linux gives to connections: one of the latter may be
+taken between the choice of a port and its use, as it once was."""
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports that nobody listens on, at any address of this machine."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(_CANDIDATES, len(_CANDIDATES)):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("", port))  # Ray listens on the machine's own address, not on 127.0.0.1
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise OSError(f"fewer than {count} ports of {_CANDIDATES} are free")
 
 
 def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
@@ -135,6 +141,8 @@ HEAD_PORTS = (
     "--metrics-export-port",
     "--runtime-env-agent-port",
 )
+NO_MONITOR = "--include-log-monitor=false"
+"""What workers say goes to no driver here; the process that would send it takes a twentieth of a core for each node."""
 
 
 @contextmanager
@@ -147,11 +155,21 @@ def ray_head(*arguments: str, port: int | None = None, environment: Mapping[str,
     ports["--port"] = port or ports["--port"]
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     # Ray gives its workers the lowest priority but one: whatever else the machine does would starve them.
-    fixed = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    fixed = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    fixed["PATH"] = f"{BIN}:{os.environ['PATH']}"
     env = kept | fixed | dict(environment or {})
     folder = Path(tempfile.mkdtemp(prefix="zr"))  # short: the path of a socket has at most 107 bytes
     listening = [f"{flag}={port}" for flag, port in ports.items()]
-    command = [str(BIN / "ray"), "start", "--head", "--block", f"--temp-dir={folder}", *listening, *arguments]
+    command = [
+        str(BIN / "ray"),
+        "start",
+        "--head",
+        "--block",
+        NO_MONITOR,
+        f"--temp-dir={folder}",
+        *listening,
+        *arguments,
+    ]
     output = folder / "head.log"
     with output.open("wb") as log:
         head = subprocess.Popen(command, env=env, stdout=log, stderr=log)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipelines.store import storage
 from tests.conftest import TINY, merged
 
 LONG: dict[str, Any] = {"train": {"steps": 60, "checks": 4}, "cluster": {"workers": 2}}
@@ -19,6 +20,14 @@ def experiment(folder: Path, **changes: Any) -> str:
     file = folder / "tiny.yaml"
     file.write_text(yaml.safe_dump(merged(TINY, merged(LONG, changes))))
     return str(file)
+
+
+def copy_inputs(source: str, target: str) -> None:
+    """The images and pairs of one workspace to another: what is left to make is the training."""
+    for folder in (storage.join(source, "images"), storage.join(source, "pairs")):
+        for file in storage.list_files(folder):
+            copy = storage.join(target, folder.rpartition("/")[2], file.path)
+            storage.write_bytes(copy, storage.read_bytes(storage.join(folder, file.path)))
 
 
 def states(workspace: Path) -> list[int]:

@@ -51,7 +51,7 @@ def holders(text: dict[str, bytes]) -> dict[str, list[str]]:
 @pytest.mark.ray
 @pytest.mark.timeout(500)
 def test_a_submitted_run_leaves_no_secret_and_writes_lines_for_machines(tmp_path: Path, s3: str) -> None:
-    """Ingest, train, evaluate on nodes that have the secrets: then every file of the bucket, of MLflow, of Ray's logs
+    """Submitted as README says, on nodes that have the secrets: then every file of the bucket, of MLflow, of Ray's logs
     and what Ray tells of the job is looked through."""
     workspace, database, experiment = f"{s3}/secrets", tmp_path / "mlflow.db", tmp_path / "tiny.yaml"
     changes = {"cluster": {"workers": 1}, "tracking": {"enabled": True}, "train": {"steps": 30}}
@@ -59,14 +59,17 @@ def test_a_submitted_run_leaves_no_secret_and_writes_lines_for_machines(tmp_path
     to_the_store = {name: os.environ[name] for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION")}
     of_nodes = {**to_the_store, **HIDDEN, "MLFLOW_TRACKING_URI": f"sqlite:///{database}", "ZSE_LOG": "json"}
     with ray_head("--num-cpus=4", environment=of_nodes) as head:
+        command = ["zse", "run", "-e", str(experiment), "-w", workspace, "--report", str(tmp_path / "report.json")]
         done = subprocess.run(
-            [*head.job("--submission-id", "run"), "zse", "run", "-e", str(experiment), "-w", workspace],
+            [*head.job("--submission-id", "run"), *command],
             env={name: value for name, value in head.env.items() if name not in of_nodes},
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        rows = json.loads((tmp_path / "report.json").read_text())
+        assert {row["metric"] for row in rows} >= {"mAP_all", "acc_1"}
         with urllib.request.urlopen(f"{head.dashboard}/api/jobs/", timeout=10) as answer:
             text = {"the job": answer.read(), "what it said": (done.stdout + done.stderr).encode()}
         logs = {str(file): file.read_bytes() for file in head.folder.rglob("*") if file.is_file()}

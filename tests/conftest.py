@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # Ray gives its workers the lowest priority but one: the tests of another process would starve them. The other two leave
 # out processes that no test needs: Ray Data's actor of usage statistics, 5 s of CPU time at the start of each Ray, and
-# the seven of an MLflow server that would run its jobs, 30 s.
+# the eight of an MLflow server that would run its jobs, 40 s.
 os.environ |= {
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",

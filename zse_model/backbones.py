@@ -167,8 +167,9 @@ class Backbone(nn.Module):
                 self.model.prune_intermediate_layers(self._stages, prune_norm=True, prune_head=True)
         # In a tuple, which hides it from torch: its weights are those of `model` and `sketch_blocks`.
         self._of_sketches = (with_last_blocks(self.model, self.sketch_blocks),) if len(self.sketch_blocks) else ()
-        mean = config.mean or getattr(cfg, "mean", None) or (0.5, 0.5, 0.5)
-        std = config.std or getattr(cfg, "std", None) or (0.5, 0.5, 0.5)
+        mean = tuple(config.mean or getattr(cfg, "mean", None) or (0.5, 0.5, 0.5))
+        std = tuple(config.std or getattr(cfg, "std", None) or (0.5, 0.5, 0.5))
+        self.normalisation = {"mean": mean, "std": std}
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("scale", 1 / (torch.tensor(std).view(1, 3, 1, 1) * 255), persistent=False)
         try:

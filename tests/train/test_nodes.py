@@ -109,7 +109,7 @@ def test_a_training_continues_with_fewer_workers_and_uses_new_nodes(
     nodes: Nodes, tmp_path: Path, prepared: str
 ) -> None:
     cluster = {"workers": 2, "min_workers": 1, "cpus_per_worker": 2}  # a node has room for one, and for a task
-    changes = {"train": {"steps": 1_000_000, "checks": 5000}, "cluster": cluster}
+    changes = {"train": {"steps": 1_000_000, "checks": 20_000}, "cluster": cluster}
     training = Training(nodes, tmp_path, prepared, **changes)
 
     def working(count: int) -> int:

@@ -80,7 +80,7 @@ class Job:
                 method.set_class_vectors(self.class_vectors)
             if start is not None:  # after the pretrained weights: the start may lack the classifier to distil from
                 start_from(method, load_checkpoint(stack.enter_context(storage.local_copy(start))))
-        # A checkpoint keeps the mean and std: another timm may name others for this model, and every score would change.
+        # A checkpoint names the mean and std: another timm may have others for this model, and scores would change.
         method.backbone_config = dataclasses.replace(self.config.backbone, **method.backbone.normalisation)
         return method
 

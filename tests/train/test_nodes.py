@@ -30,9 +30,9 @@ def _nodes() -> Iterator[Nodes]:
 
 @pytest.fixture
 def nodes(_nodes: Nodes) -> Nodes:
-    """A head and two nodes, with room for both workers each and for a task beside them."""
+    """A head and two nodes, with room for two workers each."""
     while len(_nodes.nodes) < 2:
-        _nodes.add(3)
+        _nodes.add(2)
     return _nodes
 
 
@@ -52,7 +52,7 @@ def whole(_nodes: Nodes, tmp_path_factory: pytest.TempPathFactory, prepared: str
     folder = tmp_path_factory.mktemp("whole")
     copy_inputs(prepared, str(folder))
     while len(_nodes.nodes) < 2:
-        _nodes.add(3)
+        _nodes.add(2)
     ended(_nodes.zse("train", "-e", experiment(folder, **CHANGES), "-w", str(folder)))
     return folder
 
@@ -108,8 +108,7 @@ def test_a_worker_that_hangs_is_ended_with_its_stacks(nodes: Nodes, tmp_path: Pa
 def test_a_training_continues_with_fewer_workers_and_uses_new_nodes(
     nodes: Nodes, tmp_path: Path, prepared: str
 ) -> None:
-    cluster = {"workers": 2, "min_workers": 1, "cpus_per_worker": 2}  # a node has room for one, and for a task
-    changes = {"train": {"steps": 1_000_000, "checks": 20_000}, "cluster": cluster}
+    changes = {"train": {"steps": 1_000_000, "checks": 20_000}, "cluster": {"workers": 3, "min_workers": 1}}
     training = Training(nodes, tmp_path, prepared, **changes)
 
     def working(count: int) -> int:
@@ -118,11 +117,11 @@ def test_a_training_continues_with_fewer_workers_and_uses_new_nodes(
         before = max(states(training.workspace), default=0)
         return training.until(lambda: [step for step in states(training.workspace) if step > before])[-1]
 
-    steps = [working(2)]
+    steps = [working(3)]
     nodes.kill(next(iter(nodes.nodes)))
-    steps.append(working(1))
-    nodes.add(3)
     steps.append(working(2))
+    nodes.add(2)
+    steps.append(working(3))
     assert steps == sorted(steps), "it never began again"
     training.process.terminate()
     training.process.wait(timeout=60)

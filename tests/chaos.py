@@ -47,8 +47,6 @@ class Chaos:
         self.mlflow_port, self.mlflow = free_ports(1)[0], ExitStack()
         self.environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.mlflow_port}", "AWS_MAX_ATTEMPTS": "8"}
         self.environment["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
-        # Without its head a driver gives up after so many seconds, by Ray's default after 60.
-        self.environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "10"
         self._open_mlflow()
         stack.callback(self.mlflow.close)
         self._open_cluster()
@@ -83,6 +81,7 @@ class Chaos:
         said = self.process.communicate()[0]
         assert self.attempts < 40, f"it fails whenever it is given:\n{said[-3000:]}"
         self.attempts += 1
+        say("   it failed, and is given again")
         self.process = self.nodes.zse(*self.command)
         return False
 

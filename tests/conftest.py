@@ -29,13 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-# Ray gives its workers the lowest priority but one: the tests of another process would starve them. The other two leave
-# out processes that no test needs: Ray Data's actor of usage statistics, 5 s of CPU time at the start of each Ray, and
-# the eight of an MLflow server that would run its jobs, 40 s.
 os.environ |= {
-    "RAY_worker_niceness": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "RAY_AUTH_MODE": "disabled",  # whatever the user's own Ray has
+    "RAY_worker_niceness": "0",  # by default the workers of one test would be starved by another process of the tests
+    "RAY_USAGE_STATS_ENABLED": "0",  # the actor that collects them for Ray Data takes 5 s of CPU time to start
 }
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -1,4 +1,4 @@
-"""The command line from outside: help, errors, search, and a submitted job."""
+"""The command line from outside: help, errors, search, and jobs that cron submits."""
 
 from __future__ import annotations
 

@@ -26,9 +26,10 @@ INITDB = next(map(str, _PLACES), None) or shutil.which("initdb")
 """PostgreSQL's, None where it is not installed."""
 
 
-_CANDIDATES = range(20_000, 32_768)
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_CANDIDATES = range(20_000 + _PROCESS % 8, 32_768, 8)
 """Above the ports that Ray gives to its workers, below those that Linux gives to connections: one of the latter may be
-taken between the choice of a port and its use, as it once was."""
+taken between the choice of a port and its use, as it once was. Each process of the tests has its own."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -58,7 +59,10 @@ def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def _running(command: list[str], answers: str) -> Iterator[None]:
     """The server of a command, which has a session of its own: its children end with it, and no Ctrl-C reaches it."""
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    # Eight processes for background jobs of MLflow's, of which zse uses none, take 40 s of CPU time to start.
+    env = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, env=env, start_new_session=True, **quiet)
     try:
         wait_for(answers, server)
         yield
@@ -154,7 +158,7 @@ def ray_head(*arguments: str, port: int | None = None, environment: Mapping[str,
     ports = dict(zip(HEAD_PORTS, free_ports(len(HEAD_PORTS)), strict=True))
     ports["--port"] = port or ports["--port"]
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    # Ray gives its workers the lowest priority but one: whatever else the machine does would starve them.
+    # By default workers have a low priority: whatever else the machine does would starve them.
     fixed = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     fixed["PATH"] = f"{BIN}:{os.environ['PATH']}"
     env = kept | fixed | dict(environment or {})

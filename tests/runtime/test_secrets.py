@@ -68,13 +68,13 @@ def test_a_submitted_run_leaves_no_secret_and_writes_lines_for_machines(tmp_path
             check=False,
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        rows = json.loads((tmp_path / "report.json").read_text())
-        assert {row["metric"] for row in rows} >= {"mAP_all", "acc_1"}
+        report = (tmp_path / "report.json").read_bytes()
+        assert {row["metric"] for row in json.loads(report)} >= {"mAP_all", "acc_1"}
         with urllib.request.urlopen(f"{head.dashboard}/api/jobs/", timeout=10) as answer:
             text = {"the job": answer.read(), "what it said": (done.stdout + done.stderr).encode()}
         logs = {str(file): file.read_bytes() for file in head.folder.rglob("*") if file.is_file()}
     text |= {file.path: storage.read_bytes(f"{workspace}/{file.path}") for file in storage.list_files(workspace)}
-    text |= logs | {"MLflow": database.read_bytes()}
+    text |= logs | {"MLflow": database.read_bytes(), "the report": report}
     assert any("mlartifacts/" in place for place in text) and any("job-driver" in place for place in logs)
     assert holders(text) == {} and holders({"a": HIDDEN["ZSE_WEBHOOK"].encode()}) == {"a": ["ZSE_WEBHOOK"]}
     discovery = head.folder / "prom_metrics_service_discovery.json"

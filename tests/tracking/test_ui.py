@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +13,7 @@ from mlflow import MlflowClient
 from pipelines.run import run
 from pipelines.tracking import Store, registry
 from tests.conftest import tiny
-from tests.helpers.servers import free_ports, wait_for
+from tests.helpers.servers import mlflow_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -34,17 +31,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, MlflowClient]]:
     """Two models in an MLflow server, one of them the champion."""
-    workspace, (port,) = tmp_path_factory.mktemp("ui"), free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{workspace}/mlflow.db"]
-        + ["--artifacts-destination", str(workspace / "artifacts"), "--port", str(port), "--workers", "1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for(f"{url}/health", process)
+    workspace = tmp_path_factory.mktemp("ui")
+    with mlflow_server(f"sqlite:///{workspace}/mlflow.db", str(workspace / "artifacts")) as url:
         quick = {"instance_level": False}
         for seed in (0, 1):
             config = tiny(tracking={"enabled": True, "uri": url}, train={"seed": seed}, evaluation=quick)
@@ -52,9 +40,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Mlfl
         store = Store.at(str(workspace), url)
         registry.set_champion(store, registry.register(store, out.checkpoints["global"].url, "zse"))
         yield url, store.client
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
 
 
 def seen(url: str, *texts: str, folder: Path) -> None:

@@ -42,8 +42,9 @@ def test_a_stopped_training_resumes_to_the_weights_of_a_plain_process(tmp_path: 
         until(lambda: any(step > 0 for step in states(stopped)), job, 300)
         # What `ray job stop` asks for, without the seconds of its start, in which a short training would end.
         request = Request(f"{head.dashboard}/api/jobs/stopped/stop", method="POST")
-        urlopen(request, timeout=30).close()
-        assert "stopped" in job.communicate(timeout=120)[0]
+        with urlopen(request, timeout=30) as answer:
+            assert json.load(answer) == {"stopped": True}
+        assert "Job 'stopped' was stopped" in job.communicate(timeout=120)[0]
         assert not list(stopped.glob("checkpoints/*/manifest.json")), "it was in the middle of its work"
         kept = max(states(stopped))
         assert 0 < kept < STEPS

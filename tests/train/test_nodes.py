@@ -137,5 +137,6 @@ def test_a_node_that_dies_while_shards_are_written_changes_no_byte(nodes: Nodes,
     process = nodes.zse("shard", "-e", file, "-w", str(tmp_path / "lost"))
     until(lambda: len(parts("lost")) >= 5, process)
     nodes.kill(next(iter(nodes.nodes)))
+    assert len(parts("lost")) < 40, "it was in the middle of its work"
     ended(process)
     assert len(parts("whole")) == 40 and parts("whole") == parts("lost")

@@ -186,6 +186,16 @@ def test_a_norm_that_tokens_do_not_use_is_frozen_and_stays_in_the_checkpoint() -
     assert set(tokens.state_dict()) == set(pooled.state_dict())
 
 
+def test_a_backbone_says_how_it_normalises_pixels_where_timm_chose() -> None:
+    config = BackboneConfig(name="mobilenetv2_100")
+    backbone = Backbone(config, size=SIZE, load_weights=False)
+    named = timm.get_pretrained_cfg("mobilenetv2_100")
+    assert backbone.normalisation == {"mean": named.mean, "std": named.std} and named.mean[0] != named.mean[1]
+    again = Backbone(replace(config, **backbone.normalisation), size=SIZE, load_weights=False)
+    pixels = torch.arange(3 * SIZE * SIZE).view(1, 3, SIZE, SIZE).to(torch.uint8)
+    assert torch.equal(again.normalise(pixels), backbone.normalise(pixels))
+
+
 @pytest.mark.parametrize(
     ("name", "size", "said"),
     [

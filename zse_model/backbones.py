@@ -115,6 +115,8 @@ class Backbone(nn.Module):
     Raises ZseError for an unknown model or argument, weights that do not fit, and outputs that the model does not have.
     """
 
+    normalisation: dict[str, Any]
+    """`mean` and `std` as fields of BackboneConfig: those of the configuration, else those that timm names."""
     _of_sketches: tuple[Any, ...] = ()
     """The model with the sketches' own last blocks, if there are any."""
 

@@ -61,6 +61,7 @@ def test_services_name_each_other(compose: dict[str, Any], services: dict[str, d
     postgres = services["postgres"]["environment"]
     assert database.scheme == "postgresql+psycopg2" and database.hostname == "postgres"
     assert (database.username, database.path) == (postgres["POSTGRES_USER"], f"/{postgres['POSTGRES_DB']}")
+    assert services["mlflow"]["environment"]["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false", "1.8 GB of memory"
     assert services["mlflow"]["environment"]["PGPASSWORD"] == postgres["POSTGRES_PASSWORD"]
     held = [volume.split(":")[0] for service in services.values() for volume in service.get("volumes", [])]
     assert sorted(held) == sorted(compose["volumes"])

@@ -128,6 +128,13 @@ def test_jobs_only_run_zse(overlay: Documents) -> None:
                 assert kind in passive, f"{name}: say here what a {kind} may run"
 
 
+def test_mlflow_starts_no_processes_for_jobs_of_its_own(overlay: Documents) -> None:
+    servers = [
+        c for pod in pods(overlay) for c in pod["containers"] if c.get("command", [])[:2] == ["mlflow", "server"]
+    ]
+    assert [{"name": "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "value": "false"} in c["env"] for c in servers] == [True]
+
+
 def test_images_are_of_this_version_and_cuda_is_where_gpus_are(overlay: Documents) -> None:
     for pod in pods(overlay):
         for container in pod["containers"]:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from zse_model.backbones import BackboneConfig
 from zse_model.errors import ZseError
 from zse_model.methods import METHODS, RetrievalMethod, create_method
+from zse_model.proof import check_proof
 from zse_model.split import ZeroShotSplit
 from zse_model.transforms import TransformConfig
 from zse_model.tuning import ORIGINAL, is_lora, merged, with_lora_names, with_sketch_blocks
@@ -33,7 +34,9 @@ from zse_model.weight_names import LATER, OPTIONAL, module_of, original, todays
 
 FORMAT_VERSION = 1
 WEIGHTS, INFO, SEEN = "model.safetensors", "checkpoint.json", "seen.safetensors"
-MANIFEST = "manifest.json"  # beside them where a training or an import wrote the folder: it has the hash as `digest`
+# Beside them where a training or an import wrote the folder. It has the hash as `digest`, and what `proof_of` returned
+# as `proof`: not in the hash, because rounding differs between machines.
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> C
 
     Raises ZseError for a folder that is none, another format version, files that are missing, cut or damaged, weights
     that are not those that the folder's manifest names, and weights that do not fit or are not finite: it names the
-    file, and of weights the tensor.
+    file, and of weights the tensor. Raises it also for a network that computes something else than the manifest's proof
+    (`zse_model.proof`).
     """
     folder = Path(folder)
     info = _read_info(folder)
@@ -129,15 +133,16 @@ def load_checkpoint(folder: str | Path, device: torch.device | str = "cpu") -> C
     except ZseError as error:
         raise ZseError(f"{folder / INFO}: {error}") from error
     weights, trained = read_tensors(folder / WEIGHTS), _trained(folder, info)
-    digest = _digest(info, weights)
-    _refuse_exchanged(folder, digest)
+    digest, manifest = _digest(info, weights), _read_manifest(folder)
+    _refuse_exchanged(folder, manifest, digest)
     method = create_method(
         name, config, backbone, size=trained.transforms.size, classes=info["classes"], load_weights=False
     )
     fill(method, weights, folder / WEIGHTS)
+    _refuse_disproved(folder, manifest, method.eval(), trained.transforms)
     checkpoint = Checkpoint(
         name=name,
-        method=method.to(device).eval(),
+        method=method.to(device),
         transforms=trained.transforms,
         split=trained.split,
         seen_pictures=trained.seen_pictures,
@@ -338,19 +343,41 @@ def _digest(info: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _refuse_exchanged(folder: Path, found: str) -> None:
-    """Raise ZseError where a training's manifest names another digest, by which its results are filed."""
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Empty for a folder without one. Raises ZseError for a damaged one."""
     if not (folder / MANIFEST).exists():
-        return
+        return {}
     try:
-        said = json.loads((folder / MANIFEST).read_text()).get("digest")
-    except (ValueError, AttributeError) as error:
-        raise ZseError(f"{folder / MANIFEST} is damaged: it is no JSON object. {AGAIN}") from error
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except ValueError:  # neither JSON nor UTF-8
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise ZseError(f"{folder / MANIFEST} is damaged: it is no JSON object. {AGAIN}")
+    return manifest
+
+
+def _refuse_exchanged(folder: Path, manifest: Mapping[str, Any], found: str) -> None:
+    """Raise ZseError where a training's manifest names another digest, by which its results are filed."""
+    said = manifest.get("digest")
     if said is not None and said != found:
         raise ZseError(
             f"{folder} is not the checkpoint that its {MANIFEST} names: that has the hash {said[:16]}, {WEIGHTS} and "
             f"{INFO} have {found[:16]}. Fetch or train it again"
         )
+
+
+def _refuse_disproved(
+    folder: Path, manifest: Mapping[str, Any], method: RetrievalMethod, transforms: TransformConfig
+) -> None:
+    """Raise ZseError where the network computes something else than the proof of a manifest; older code wrote none."""
+    if "proof" not in manifest:
+        return
+    try:
+        check_proof(manifest["proof"], method, transforms)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ZseError(f"{folder / MANIFEST} is damaged: its proof is none. {AGAIN}") from error
+    except ZseError as error:
+        raise ZseError(f"{folder}: {error}") from error
 
 
 def _canonical(value: Any) -> str:

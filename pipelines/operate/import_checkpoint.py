@@ -18,6 +18,7 @@ from pipelines.store import storage
 from pipelines.workspace.training import Training
 from zse_model.checkpoint import INFO, Checkpoint, save_checkpoint, seen_keys
 from zse_model.errors import ZseError
+from zse_model.proof import proof_of
 from zse_model.published import RELEASED_SIZE, read_published, released_method
 from zse_model.transforms import TransformConfig
 
@@ -73,7 +74,7 @@ def import_checkpoint(file: str, split: str, out: str) -> str:
             return out
         storage.upload_folder(folder, out, last=INFO)
     about = {"name": checkpoint.training["run"], "method": checkpoint.name, "digest": checkpoint.digest}
-    Training.write(out, **about, training=checkpoint.training)
+    Training.write(out, **about, training=checkpoint.training, proof=proof_of(method, checkpoint.transforms))
     say(
         f"{len(translation.state)} tensors imported, {len(translation.dropped)} dropped, "
         f"{len(translation.initialised)} initialised; {INFO} names them\n{note}"

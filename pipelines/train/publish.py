@@ -34,6 +34,7 @@ from zse_model.fit import (
     FitState,
 )
 from zse_model.methods import RetrievalMethod
+from zse_model.proof import proof_of
 from zse_model.split import FEWEST
 from zse_model.transforms import TransformConfig
 from zse_model.tuning import merged
@@ -100,4 +101,4 @@ def write_checkpoint(
         (folder / HISTORY).write_text(json.dumps(history or []))
         storage.upload_folder(folder, job.folder, last=INFO)
     about = {"name": job.name, "method": job.method, "digest": checkpoint.digest, "training": training}
-    return Training.write(job.folder, job.key, **about, **extra)
+    return Training.write(job.folder, job.key, **about, **extra, proof=proof_of(method, checkpoint.transforms))

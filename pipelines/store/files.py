@@ -27,6 +27,7 @@ from pipelines.runtime.errors import StorageError
 from pipelines.store.listing import exists, names
 from pipelines.store.retry import FETCH_AT_ONCE, NO_FAILURE, answer_of, ask, failure, filesystem, persist
 from pipelines.store.urls import absolute, in_url, is_local, join
+from zse_model.errors import ZseError
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -306,7 +307,8 @@ def local_copy(url: str, files: Collection[str] = ()) -> Iterator[Path]:
     """A local path with the content of a file or a flat folder: `url` itself, or a copy that is deleted at the end.
 
     files: of a folder, all that is copied; empty = every file.
-    Raises StorageError for a missing local path, FileNotFoundError for a missing file in a store.
+    Raises StorageError for a missing local path, FileNotFoundError for a missing file in a store. A ZseError of the
+    caller that names the copy names `url` instead.
     """
     if is_local(url):
         local = Path(absolute(url))
@@ -317,11 +319,22 @@ def local_copy(url: str, files: Collection[str] = ()) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="zse-") as temporary:
         folder = Path(temporary)
         if ask(url, "isdir"):
-            yield download_folder(url, folder, files)
+            copy = download_folder(url, folder, files)
         else:
-            target = folder / url.rsplit("/", 1)[-1]
-            target.write_bytes(read_bytes(url))
-            yield target
+            copy = folder / url.rsplit("/", 1)[-1]
+            copy.write_bytes(read_bytes(url))
+        with naming(copy, url):
+            yield copy
+
+
+@contextmanager
+def naming(copy: Path, url: str) -> Iterator[None]:
+    """A ZseError of the context that names a copy, which is deleted, names the URL that it is of."""
+    try:
+        yield
+    except ZseError as error:
+        error.args = tuple(str(arg).replace(str(copy), url) for arg in error.args)
+        raise
 
 
 def remove(url: str) -> None:

@@ -312,8 +312,9 @@ def _copied(store: Store, name: str, model: Any, digest: str, workspace: str) ->
     folder = _place(digest, workspace)
     with TemporaryDirectory(prefix="zse-") as temporary:
         copy = _fetched(store, model, Path(temporary))
-        if not all((copy / part).is_file() for part in PARTS) or load_checkpoint(copy).digest != digest:
-            raise TrackingError(_another(name, model))
+        with storage.naming(copy, name):
+            if not all((copy / part).is_file() for part in PARTS) or load_checkpoint(copy).digest != digest:
+                raise TrackingError(_another(name, model))
         logged = {"uri": shown(store.uri), "run": model.source_run_id, "model": model.model_id}
         storage.write_json(storage.join(folder, TRACKED), logged)
         for part in PARTS:

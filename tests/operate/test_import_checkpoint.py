@@ -93,6 +93,7 @@ def test_an_import_is_there_goes_on_or_is_refused(
 ) -> None:
     out = str(tmp_path / "out") if where == "folder" else request.getfixturevalue("s3") + "/imported"
     assert import_checkpoint(str(file), "sketchy-25", out) == out
+    assert Training.open(out).manifest["proof"]["encodings"].keys() >= {"sketch/embedding", "photo/embedding"}
     weights = storage.read_bytes(f"{out}/model.safetensors")
     storage.write_json(f"{out}/tracked.json", {})  # what others add to a complete checkpoint
     import_checkpoint(str(file), "sketchy-25", out)

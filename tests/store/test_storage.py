@@ -242,6 +242,15 @@ def test_a_write_conflict_is_retried_and_a_failed_condition_is_an_answer(
     assert not storage.create(f"{url}.2", b"theirs"), "whose it was has removed it since"
 
 
+def test_an_error_about_a_copy_names_the_url(s3: str, tmp_path: Path) -> None:
+    url = f"{s3}/{tmp_path.name}/damaged"
+    storage.write_bytes(f"{url}/weights", b"")
+    for of, file in ((url, "/weights"), (f"{url}/weights", "")):
+        with pytest.raises(StorageError) as refused, storage.local_copy(of) as copy:
+            raise StorageError(f"{copy}{file} is damaged")
+        assert str(refused.value) == f"{url}/weights is damaged"
+
+
 def test_uploads_and_downloads_of_a_folder_go_side_by_side(s3: str, store: FaultyStore, tmp_path: Path) -> None:
     (tmp_path / "from").mkdir()
     for name in (*"abcdef", "manifest.json"):

@@ -82,6 +82,7 @@ def test_everything_is_valid_by_the_published_schemas(folder: str) -> None:
         ("CronJob/zse-reevaluate", "spec.concurencyPolicy", "Forbid"),
         ("Deployment/mlflow", "spec.template.spec.containers.0.ports.0.containerPort", "http"),
         ("NetworkPolicy/zse", "spec.ingress.0.form", []),
+        ("PodDisruptionBudget/zse-serve", "spec.maxUnavailabel", 1),
     ],
 )
 def test_a_planted_mistake_is_refused(overlay: Documents, name: str, path: str, value: Any) -> None:
@@ -124,7 +125,7 @@ def test_jobs_only_run_zse(overlay: Documents) -> None:
                     container["command"][:2] in (["mlflow", "server"], ["zse", "serve"]) for container in containers
                 )
             case kind:
-                passive = {"Service", "ServiceAccount", "ConfigMap", "NetworkPolicy"}
+                passive = {"Service", "ServiceAccount", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget"}
                 assert kind in passive, f"{name}: say here what a {kind} may run"
 
 
@@ -215,6 +216,15 @@ def test_the_service_is_probed_where_it_answers(overlay: Documents) -> None:
     assert pod["terminationGracePeriodSeconds"] > GRACE + int(container["lifecycle"]["preStop"]["exec"]["command"][1])
     (token,) = container["env"]
     assert token["name"] == TOKEN
+
+
+def test_a_drained_node_leaves_a_replica_that_answers(overlay: Documents) -> None:
+    deployment, budget = overlay["Deployment/zse-serve"]["spec"], overlay["PodDisruptionBudget/zse-serve"]["spec"]
+    (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
+    labels = deployment["template"]["metadata"]["labels"]
+    for selector in (budget["selector"], spread["labelSelector"]):
+        assert selector["matchLabels"].items() <= labels.items()
+    assert 0 < budget["maxUnavailable"] < deployment["replicas"]
 
 
 def routes() -> list[Any]:

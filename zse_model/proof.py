@@ -113,14 +113,15 @@ def _encoded(method: RetrievalMethod, transforms: TransformConfig) -> dict[str, 
 
 def _photo(side: int) -> bytes:
     """A PNG with edges in every direction: three waves, one a channel."""
-    y, x = np.mgrid[: side * 2 // 3, :side] * 90 // side
-    waves = np.stack([x * y // 8, x * x // 16 + y * 5, (x - 45) ** 2 // 8 + (y - 30) ** 2 // 8], axis=-1)
-    return _png((waves % 256).astype(np.uint8))
+    y, x = np.arange(side * 2 // 3)[:, None] * 90 // side, np.arange(side)[None] * 90 // side
+    waves = (x * y // 8, x * x // 16 + y * 5, (x - 45) ** 2 // 8 + (y - 30) ** 2 // 8)
+    return _png(np.stack([(wave % 256).astype(np.uint8) for wave in waves], axis=-1))
 
 
 def _drawing(side: int) -> bytes:
     """A PNG of a black ring with a grey bar through it on white paper."""
-    y, x = np.mgrid[:side, :side] - side // 2
+    x = np.arange(side)[None] - side // 2
+    y = x.T
     radius, thick = x * x + y * y, max(1, side // 40)
     paper = np.full((side, side), 255, dtype=np.uint8)
     paper[abs(x - 2 * y) < thick] = 90
@@ -130,5 +131,5 @@ def _drawing(side: int) -> bytes:
 
 def _png(pixels: np.ndarray) -> bytes:
     file = BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()

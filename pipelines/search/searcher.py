@@ -297,6 +297,8 @@ class Searcher:
         """The errors of the last look at the model and at the index."""
         self._next: tuple[str, Checkpoint] | None = None
         """The model that takes over when its generation is complete, and its URL."""
+        self._refused: tuple[object, ZseError] | None = None
+        """The files of a checkpoint that was refused, and why: reading it again takes seconds of the queries' time."""
         self._now = self._reloaded(checkpoint or self._checkpoint(url), url, None)
 
     @classmethod
@@ -432,8 +434,15 @@ class Searcher:
             yield
 
     def _checkpoint(self, url: str) -> Checkpoint:
-        with storage.local_copy(url) as copy:
-            return load_checkpoint(copy, usable_device())
+        files = url, frozenset(storage.list_files(url))
+        if self._refused and self._refused[0] == files:
+            raise self._refused[1].with_traceback(None)  # which would grow with each look
+        try:
+            with storage.local_copy(url) as copy:
+                return load_checkpoint(copy, usable_device())
+        except ZseError as error:
+            self._refused = files, error
+            raise
 
     def _reloaded(self, checkpoint: Checkpoint, url: str, before: Snapshot | None, mode: str | None = None) -> Snapshot:
         """The latest snapshot, with everything in memory that `before` had. Raises AskedError if it does not answer by

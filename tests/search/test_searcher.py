@@ -19,6 +19,7 @@ from pipelines.encode.index import index
 from pipelines.encode.index_upkeep import purge_photos
 from pipelines.judge import indexes
 from pipelines.runtime.errors import StorageError
+from pipelines.search import searcher as searcher_room
 from pipelines.search.searcher import AskedError, Found, Rows, Searcher
 from pipelines.tracking import TrackingError
 from pipelines.workspace.photo_index import UNIT, EncodingForm, OtherCheckpointError, PhotoIndex
@@ -408,6 +409,28 @@ def test_the_index_is_followed_while_the_model_cannot_be(tmp_path: Path, capsys:
     away = True
     searcher.follow()
     assert "MLflow" in capsys.readouterr().err, "it is said again when it has answered meanwhile"
+
+
+def test_a_refused_model_is_read_again_when_its_files_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, url, other = catalogue(tmp_path / "photos", 5), tmp_path / "index", tmp_path / "other"
+    shutil.copytree(OTHER, other)
+    updated(source, url)
+    updated(None, url, OTHER)
+    manifest = (other / "manifest.json").read_text()
+    (other / "manifest.json").write_text(json.dumps(json.loads(manifest) | {"proof": "cut off"}))
+    alias, loads = [CODES], []
+    load = searcher_room.load_checkpoint
+    monkeypatch.setattr(searcher_room, "load_checkpoint", lambda *given: loads.append(1) or load(*given))
+    searcher = Searcher(PhotoIndex(str(url)), "models:/zse@champion", lambda: alias[0])
+    alias[0] = str(other)
+    capsys.readouterr()
+    for _ in range(3):
+        assert not searcher.follow() and searcher.failing == {"model"}
+    assert len(loads) == 2 and capsys.readouterr().err.count("The model cannot be followed") == 1
+    (other / "manifest.json").write_text(manifest)
+    assert searcher.follow() and searcher.checkpoint.name == "zse_sbir" and not searcher.failing
 
 
 def test_a_model_takes_over_only_if_it_answers_by_the_mode(

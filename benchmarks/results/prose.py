@@ -171,7 +171,7 @@ FINAL_TEXT = """
 ## Final table
 
 The unseen classes of two published splits, EfficientNet-Lite2 at 192 px, trained on nine tenths of the seen photos for
-500 steps of `global`, 460 of `late_interaction` and `crossatnet`, 360 of `zse_sbir`: 24 to 51 CPU minutes on two such
+500 steps of `global`, 460 of `late_interaction` and `crossatnet`, 360 of `zse_sbir`: 24 to 53 CPU minutes on two such
 cores, by the steps and minutes of the tables above. `folder+*` trains for 15. `near` is `late_interaction` where a
 match costs its distance, as in `folder+late_interaction`; in `late` it costs nothing. A row ran in one process with 16
 items a step; `folder+*` has two workers of 8, whose batch norms see half as many pictures. `zse` also trains `late`,

@@ -59,16 +59,18 @@ def check_proof(proof: Any, method: RetrievalMethod, transforms: TransformConfig
 
 
 def _advice(made: Mapping[str, str]) -> str:
+    here = _versions()
     others = [
-        f"{package} {made.get(package)}, here is {v}" for package, v in _versions().items() if made.get(package) != v
+        f"{package} {made.get(package)}, not {number}"
+        for package, number in here.items()
+        if made.get(package) != number
     ]
-    if not others:
-        return f"It was made with {_listed(made)}, as here: use the zse that it was made with"
-    return f"It was made with {'; '.join(others)}. Install what it was made with, or delete it and train it again"
-
-
-def _listed(versions: Mapping[str, str]) -> str:
-    return ", ".join(f"{package} {number}" for package, number in versions.items())
+    if others:
+        return (
+            f"It was made with {'; '.join(others)}. Install those versions, or delete the checkpoint and train it again"
+        )
+    same = ", ".join(f"{package} {number}" for package, number in here.items())
+    return f"It was made with {same}, which are here, too: use the version of zse that it was made with"
 
 
 def _versions() -> dict[str, str]:
@@ -82,9 +84,9 @@ def _read(proof: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         kept = {name: np.array(values, dtype=np.float64) for name, values in proof["encodings"].items()}
         made = dict(proof["versions"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ZseError("its proof is damaged. Copy it again, or delete it and train it again") from error
+        raise ZseError("its proof is damaged. Copy the checkpoint again, or delete it and train it again") from error
     if not kept or any(values.shape != (VALUES,) for values in kept.values()):
-        raise ZseError(f"its proof is damaged: it has no {VALUES} numbers of each encoding. Copy or train it again")
+        raise ZseError(f"its proof is damaged: it has not {VALUES} numbers of each encoding. Copy the checkpoint again")
     return kept, made
 
 

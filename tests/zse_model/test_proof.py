@@ -86,11 +86,13 @@ def test_another_way_of_computing_is_refused_with_the_versions_that_differ(
     written("global", tmp_path)
     with monkeypatch.context() as changed:
         change(changed)
-        with pytest.raises(ZseError, match=r"torch .*, Pillow [\d.]+, as here: use the zse that it was made with"):
+        with pytest.raises(ZseError, match=r"torch .*, Pillow [\d.]+, which are here, too: use the version of zse"):
             load_checkpoint(tmp_path)
         changed.setattr(torch, "__version__", torch.__version__.partition("+")[0] + "+another")  # only a build
         changed.setattr(timm, "__version__", "99")
-        with pytest.raises(ZseError, match=r"made with timm [\d.]+, here is 99\. Install what it was made with, or"):
+        with pytest.raises(
+            ZseError, match=r"made with timm [\d.]+, not 99\. Install those versions, or delete the checkpoint"
+        ):
             load_checkpoint(tmp_path)
     load_checkpoint(tmp_path)
 

@@ -31,7 +31,9 @@ from tests.conftest import tiny
 from tests.helpers.command import invoked
 from tests.helpers.kept import SAMPLES
 from tests.helpers.pictures import picture
+from zse_model import proof
 from zse_model.checkpoint import load_checkpoint
+from zse_model.errors import ZseError
 from zse_model.synthetic import draw_photo, draw_sketch
 from zse_model.transforms import prepare_sketch
 
@@ -162,7 +164,9 @@ def test_a_model_is_text_and_safetensors(home: tuple[Path, Outputs], tmp_path: P
     assert best.endswith(".png") and Path(used).is_relative_to(folder)
 
 
-def test_a_registered_name_is_its_checkpoint(home: tuple[Path, Outputs], tmp_path: Path) -> None:
+def test_a_registered_name_is_its_checkpoint(
+    home: tuple[Path, Outputs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace, out = home
     checkpoint = out.checkpoints["global"].url
     (version,) = MlflowClient().search_model_versions("name='zse'")
@@ -186,6 +190,9 @@ def test_a_registered_name_is_its_checkpoint(home: tuple[Path, Outputs], tmp_pat
         runs = storage.read_json(storage.join(again.reports["global"].url, "tracked.json"))["runs"]
         tags = MlflowClient().get_run(next(iter(runs.values()))).data.tags
         assert tags["zse.model"] == version.source.removeprefix("models:/")
+        monkeypatch.setattr(proof, "ROUNDING", -1)
+        with pytest.raises(ZseError, match="^models:/zse@champion: the network computes something else here"):
+            checkpoint_of(CHAMPION, str(tmp_path / "other"))
     finally:
         shutil.move(kept, checkpoint)
 
